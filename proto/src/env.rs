@@ -1,0 +1,135 @@
+//! The only doors to time, chance and the network. `run()` passes the real ones in, the simulation its own.
+//!
+//! Monotonic time is tokio's (`tokio::time::Instant`, `sleep`, `timeout`): the simulation turns that clock itself.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::attr::Timestamp;
+
+/// Wall-clock time, for what users see. Never for deciding how long something took.
+pub trait Clock: Send + Sync + 'static {
+    fn now(&self) -> Timestamp;
+}
+
+/// The machine's clock.
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[allow(clippy::disallowed_methods, reason = "this is the door that everyone else goes through")]
+    fn now(&self) -> Timestamp {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Timestamp { seconds: since.as_secs() as i64, nanos: since.subsec_nanos() }
+    }
+}
+
+/// A seeded source of chance, shared by cloning. The lock is held for one draw and never with another.
+#[derive(Clone)]
+pub struct Rng(Arc<Mutex<SmallRng>>);
+
+impl Rng {
+    pub fn seeded(seed: u64) -> Rng {
+        Rng(Arc::new(Mutex::new(SmallRng::seed_from_u64(seed))))
+    }
+
+    /// Seeded by the operating system.
+    pub fn from_os() -> Rng {
+        Rng(Arc::new(Mutex::new(SmallRng::from_os_rng())))
+    }
+
+    fn with<T>(&self, draw: impl FnOnce(&mut SmallRng) -> T) -> T {
+        draw(&mut self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+
+    pub fn u64(&self) -> u64 {
+        self.with(|rng| rng.random())
+    }
+
+    /// Never 0, so that it can stand for "known".
+    pub fn u128(&self) -> u128 {
+        self.with(|rng| rng.random::<u128>()).max(1)
+    }
+
+    /// Uniform in `0..bound`; 0 when `bound` is 0.
+    pub fn below(&self, bound: u64) -> u64 {
+        if bound == 0 { 0 } else { self.with(|rng| rng.random_range(0..bound)) }
+    }
+}
+
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// One connection: bytes in order, both ways.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
+
+/// The network: TCP here, turmoil's in the simulation. Addresses are `host:port`.
+pub trait Net: Send + Sync + 'static {
+    /// Without a deadline of its own: the caller has one.
+    fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Stream>>>;
+    fn bind(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Listener>>>;
+}
+
+pub trait Listener: Send + 'static {
+    /// The next connection and the address it comes from.
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(Box<dyn Stream>, String)>>;
+    /// Where it listens, with the port that was chosen when the configured one was 0.
+    fn local_address(&self) -> String;
+}
+
+/// The machine's TCP, without Nagle's delay.
+pub struct Tcp;
+
+struct TcpAcceptor(tokio::net::TcpListener);
+
+impl Net for Tcp {
+    fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {
+        let address = address.to_owned();
+        Box::pin(async move {
+            let stream = tokio::net::TcpStream::connect(&address).await?;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream) as Box<dyn Stream>)
+        })
+    }
+
+    fn bind(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Listener>>> {
+        let address = address.to_owned();
+        Box::pin(async move {
+            let listener = tokio::net::TcpListener::bind(&address).await?;
+            Ok(Box::new(TcpAcceptor(listener)) as Box<dyn Listener>)
+        })
+    }
+}
+
+impl Listener for TcpAcceptor {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(Box<dyn Stream>, String)>> {
+        Box::pin(async move {
+            let (stream, from) = self.0.accept().await?;
+            stream.set_nodelay(true)?;
+            Ok((Box::new(stream) as Box<dyn Stream>, from.to_string()))
+        })
+    }
+
+    fn local_address(&self) -> String {
+        self.0.local_addr().map(|a| a.to_string()).unwrap_or_default()
+    }
+}
+
+/// What a process gets from its surroundings.
+#[derive(Clone)]
+pub struct Env {
+    pub clock: Arc<dyn Clock>,
+    pub rng: Rng,
+    pub net: Arc<dyn Net>,
+}
+
+impl Env {
+    pub fn real() -> Env {
+        Env { clock: Arc::new(SystemClock), rng: Rng::from_os(), net: Arc::new(Tcp) }
+    }
+}

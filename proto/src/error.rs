@@ -1,0 +1,172 @@
+//! The refusals that travel. Each says what the one who gets it may do next: [`MetaError::retry`], [`ChunkError::retry`].
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::ids::{ChunkId, ServerId, SessionId, SetVersion};
+
+/// What to do after a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// The answer is final: the application sees it.
+    Never,
+    /// The same request to the same server, after a pause.
+    SameReplica,
+    /// Another member or another copy may answer.
+    OtherReplica,
+    /// Fetch what the request was based on (leader, map, extents, groups) again, then try once more.
+    AfterRefresh,
+}
+
+/// What a metaserver refuses, and why.
+#[derive(Clone, Debug, Error, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MetaError {
+    #[error("no such file or directory")]
+    NotFound,
+    #[error("it exists already")]
+    Exists,
+    #[error("not a directory")]
+    NotDirectory,
+    #[error("is a directory")]
+    IsDirectory,
+    #[error("directory not empty")]
+    NotEmpty,
+    /// The mode bits refuse (EACCES).
+    #[error("permission denied")]
+    PermissionDenied,
+    /// The caller's identity refuses (EPERM).
+    #[error("operation not permitted")]
+    NotPermitted,
+    /// Supplementary groups would decide and were not given: send them (P5.6).
+    #[error("supplementary groups are needed to decide")]
+    GroupsNeeded,
+    #[error("name too long")]
+    NameTooLong,
+    #[error("too many links")]
+    TooManyLinks,
+    #[error("across volumes")]
+    CrossVolume,
+    #[error("invalid argument: {what}")]
+    InvalidArgument { what: String },
+    #[error("file too large")]
+    FileTooLarge,
+    #[error("no space left: {what}")]
+    NoSpace { what: String },
+    /// The inode was removed and its last holder released it.
+    #[error("stale inode")]
+    Stale,
+    #[error("{session} has ended")]
+    SessionExpired { session: SessionId },
+    /// The request id is below the window: it was executed or given up long ago, and is not executed now (P8.1).
+    #[error("request id below the window of remembered results")]
+    RequestTooOld,
+    /// Ask the leader; its address if it is known.
+    #[error("not the leader")]
+    NotLeader { leader: Option<String> },
+    #[error("this cluster does not have the volume (map version {map_version})")]
+    WrongCluster { map_version: u64 },
+    /// No quorum, an election, too few chunkservers heard: later it may work.
+    #[error("not available now: {what}")]
+    Unavailable { what: String },
+    #[error("{chunk} is sealed or not open for this session")]
+    ChunkNotOpen { chunk: ChunkId },
+    #[error("{chunk}: replica set is at {actual}, the request names {named}")]
+    WrongSetVersion { chunk: ChunkId, actual: SetVersion, named: SetVersion },
+    #[error("commit refused: {what}")]
+    CommitRefused { what: String },
+    #[error("not supported: {what}")]
+    Unsupported { what: String },
+    /// Something that must not happen, with what was seen.
+    #[error("internal error: {what}")]
+    Internal { what: String },
+}
+
+impl MetaError {
+    pub fn retry(&self) -> Retry {
+        match self {
+            MetaError::NotFound
+            | MetaError::Exists
+            | MetaError::NotDirectory
+            | MetaError::IsDirectory
+            | MetaError::NotEmpty
+            | MetaError::PermissionDenied
+            | MetaError::NotPermitted
+            | MetaError::NameTooLong
+            | MetaError::TooManyLinks
+            | MetaError::CrossVolume
+            | MetaError::InvalidArgument { .. }
+            | MetaError::FileTooLarge
+            | MetaError::NoSpace { .. }
+            | MetaError::Stale
+            | MetaError::SessionExpired { .. }
+            | MetaError::RequestTooOld
+            | MetaError::CommitRefused { .. }
+            | MetaError::Unsupported { .. }
+            | MetaError::Internal { .. } => Retry::Never,
+            MetaError::GroupsNeeded
+            | MetaError::WrongCluster { .. }
+            | MetaError::ChunkNotOpen { .. }
+            | MetaError::WrongSetVersion { .. } => Retry::AfterRefresh,
+            MetaError::NotLeader { .. } => Retry::OtherReplica,
+            MetaError::Unavailable { .. } => Retry::SameReplica,
+        }
+    }
+}
+
+/// What a chunkserver refuses, and why.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum ChunkError {
+    /// No such chunk here. For a reader: fetch the extents again; if they still name it, this copy is bad (P10.4).
+    #[error("{chunk} is not here")]
+    Gone { chunk: ChunkId },
+    /// The append is not at the end; a gap, or different bytes for a place that has some (P1.2).
+    #[error("{chunk}: append at {named}, but it ends at {held}")]
+    AppendOutOfPlace { chunk: ChunkId, held: u64, named: u64 },
+    /// This server started anew since the chunk was opened, or an I/O failed: no more appends, go on elsewhere.
+    #[error("{chunk} takes no more appends here")]
+    NotOpen { chunk: ChunkId },
+    /// A checksum does not match: on arrival, or at rest from `at` on.
+    #[error("{chunk}: damaged at {at}")]
+    Damaged { chunk: ChunkId, at: u64 },
+    /// Fewer bytes are held than asked for.
+    #[error("{chunk}: {held} bytes held, {wanted} wanted")]
+    TooShort { chunk: ChunkId, held: u64, wanted: u64 },
+    /// Another member of the replica set failed; which one, and how.
+    #[error("{chunk}: {server} failed: {what}")]
+    ReplicaFailed { chunk: ChunkId, server: ServerId, what: String },
+    #[error("disk full")]
+    NoSpace,
+    /// The disk failed under this chunk.
+    #[error("disk error: {what}")]
+    Disk { what: String },
+    /// The set version or incarnation named is older than one that this server has seen.
+    #[error("the request is older than what this server knows: {what}")]
+    Outdated { what: String },
+    #[error("invalid request: {what}")]
+    Invalid { what: String },
+    #[error("busy")]
+    Busy,
+    /// The transport failed before an answer came: what was asked may or may not have happened.
+    #[error("{server}: {what}")]
+    Unreachable { server: ServerId, what: String },
+}
+
+impl ChunkError {
+    /// For a reader. A writer goes on in a new chunk after any of these but `Busy`.
+    pub fn retry(&self) -> Retry {
+        match self {
+            ChunkError::Gone { .. } => Retry::AfterRefresh,
+            ChunkError::Busy => Retry::SameReplica,
+            ChunkError::Invalid { .. } => Retry::Never,
+            ChunkError::AppendOutOfPlace { .. }
+            | ChunkError::NotOpen { .. }
+            | ChunkError::Damaged { .. }
+            | ChunkError::TooShort { .. }
+            | ChunkError::ReplicaFailed { .. }
+            | ChunkError::NoSpace
+            | ChunkError::Disk { .. }
+            | ChunkError::Outdated { .. }
+            | ChunkError::Unreachable { .. } => Retry::OtherReplica,
+        }
+    }
+}

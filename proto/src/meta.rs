@@ -1,0 +1,351 @@
+//! The operations of a cluster's namespace, as everyone in Rust speaks them. The wire form is `proto/meta.proto`;
+//! `convert` maps between the two and is where input is validated.
+//!
+//! A *change* goes through Raft and is executed exactly once: `(session, request)` finds the result of a first try
+//! (P8.1). A *read* is answered by the leader under its lease.
+
+use serde::{Deserialize, Serialize};
+
+use crate::attr::{AccessMask, Caller, InodeAttr, Name, Timestamp};
+use crate::error::MetaError;
+use crate::extent::Extent;
+use crate::ids::{
+    ChunkId, ClusterId, Incarnation, InodeId, RequestId, ServerId, SessionId, SessionNonce, SetVersion,
+};
+use crate::units::{ByteLen, Offset};
+
+/// A change with everything needed to execute it once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeRequest {
+    pub cluster: ClusterId,
+    pub session: SessionId,
+    pub request: RequestId,
+    /// Every request below this one was answered or given up; its result need not be kept.
+    pub answered_below: RequestId,
+    pub caller: Caller,
+    pub change: Change,
+}
+
+/// What may be changed through a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    Create(Create),
+    Link {
+        inode: InodeId,
+        parent: InodeId,
+        name: Name,
+    },
+    Unlink {
+        parent: InodeId,
+        name: Name,
+    },
+    Rmdir {
+        parent: InodeId,
+        name: Name,
+    },
+    Rename(Rename),
+    SetAttr(SetAttr),
+    OpenChunk(OpenChunk),
+    SealChunk {
+        chunk: ChunkId,
+    },
+    CommitExtents(CommitExtents),
+    /// Inodes whose last name is gone and which this session has no longer open: their space may go.
+    ReleaseOrphans {
+        inodes: Vec<InodeId>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Create {
+    pub parent: InodeId,
+    pub name: Name,
+    /// Permission bits with the umask already applied.
+    pub mode: u32,
+    pub what: NewInode,
+    /// O_CREAT without O_EXCL: an existing *regular file* is answered with its attributes (`existed`), not refused.
+    pub or_existing: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NewInode {
+    File,
+    Directory,
+    Symlink { target: Vec<u8> },
+    Fifo,
+    Socket,
+    CharDevice { rdev: u32 },
+    BlockDevice { rdev: u32 },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rename {
+    pub parent: InodeId,
+    pub name: Name,
+    pub new_parent: InodeId,
+    pub new_name: Name,
+    /// RENAME_NOREPLACE.
+    pub no_replace: bool,
+}
+
+/// Only what is `Some` changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAttr {
+    pub inode: InodeId,
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub size: Option<ByteLen>,
+    pub atime: Option<SetTime>,
+    pub mtime: Option<SetTime>,
+    /// The size is set through a file that is open for writing: the mode is not asked again (P2.4).
+    pub by_handle: bool,
+    /// Clear set-uid, set-gid as a write by an unprivileged caller does (FUSE_HANDLE_KILLPRIV_V2).
+    pub kill_privileges: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SetTime {
+    /// The cluster's clock, when the change is proposed.
+    Now,
+    At(Timestamp),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenChunk {
+    /// Servers that this session has just seen fail: not chosen if there are others.
+    pub avoid: Vec<ServerId>,
+    /// Copies wanted; 0: the cluster's default.
+    pub copies: u32,
+}
+
+/// Makes bytes that every replica has on stable storage part of files (P2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommitExtents {
+    pub chunks: Vec<ChunkCommit>,
+    pub files: Vec<FileCommit>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkCommit {
+    pub chunk: ChunkId,
+    pub set_version: SetVersion,
+    /// Bytes of the chunk's data durable on every replica.
+    pub up_to: ByteLen,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileCommit {
+    pub inode: InodeId,
+    /// One more than the last of this session for this inode; the first after an open is `next_commit` of its answer.
+    pub number: u64,
+    /// In file order, disjoint.
+    pub extents: Vec<Extent>,
+    /// The file is at least this long afterwards.
+    pub size_at_least: ByteLen,
+    /// When the bytes were written; `None` leaves the times (set explicitly since the write, P2.3).
+    pub mtime: Option<Timestamp>,
+    /// Clear set-uid and set-gid, as a write by an unprivileged caller does.
+    pub kill_privileges: bool,
+}
+
+/// What a change answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Changed {
+    Done,
+    /// Create, link, setattr. `next_commit`: see [`FileCommit::number`].
+    Inode {
+        attr: InodeAttr,
+        existed: bool,
+        next_commit: u64,
+    },
+    /// Unlink, rmdir, rename. `orphan`: an inode that lost its last name; release it once no handle of this session
+    /// has it open.
+    Removed {
+        orphan: Option<InodeId>,
+    },
+    Chunk(OpenedChunk),
+    Sealed {
+        committed: ByteLen,
+    },
+    /// The attributes of each committed file, in the request's order.
+    Committed {
+        attrs: Vec<InodeAttr>,
+    },
+}
+
+/// A chunk to append to. The first replica is the primary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenedChunk {
+    pub chunk: ChunkId,
+    pub set_version: SetVersion,
+    pub replicas: Vec<Replica>,
+}
+
+/// Where one copy is. The address is of the frame port, as the server last gave it; empty while it is not known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replica {
+    pub server: ServerId,
+    pub address: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadRequest {
+    pub cluster: ClusterId,
+    pub session: SessionId,
+    pub caller: Caller,
+    pub read: Read,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// `name` may be `.` or `..` here.
+    Lookup {
+        parent: InodeId,
+        name: Vec<u8>,
+    },
+    GetAttr {
+        inode: InodeId,
+    },
+    /// `access(2)`: are these rights there for the caller?
+    Access {
+        inode: InodeId,
+        mask: AccessMask,
+    },
+    /// Checks the rights that an open wants; they then belong to the open file.
+    Open {
+        inode: InodeId,
+        mask: AccessMask,
+    },
+    ReadLink {
+        inode: InodeId,
+    },
+    /// Entries behind `cookie` (0: from the start), at most `limit`; with attributes if `plus`.
+    ReadDir {
+        inode: InodeId,
+        cookie: u64,
+        limit: u32,
+        plus: bool,
+    },
+    /// The extents that touch `[offset, offset + len)`, at most `limit` of them, whole (not clipped).
+    Extents {
+        inode: InodeId,
+        offset: Offset,
+        len: u64,
+        limit: u32,
+    },
+    StatFs {
+        inode: InodeId,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReadReply {
+    Attr(InodeAttr),
+    Opened {
+        attr: InodeAttr,
+        next_commit: u64,
+    },
+    Granted,
+    Target(Vec<u8>),
+    /// `end`: nothing follows. `parent`: the directory's parent, for `..`.
+    Entries {
+        entries: Vec<DirEntry>,
+        end: bool,
+        parent: InodeId,
+    },
+    Extents(FileExtents),
+    StatFs(StatFs),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirEntry {
+    pub name: Name,
+    pub inode: InodeId,
+    pub kind: crate::attr::FileKind,
+    /// Give this back to go on behind the entry; stable while the directory changes (P7.6). Never 0.
+    pub cookie: u64,
+    pub attr: Option<InodeAttr>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileExtents {
+    pub attr: InodeAttr,
+    pub extents: Vec<Extent>,
+    /// The answer is complete up to here (`offset + len`, unless `limit` cut it).
+    pub up_to: Offset,
+    /// Every chunk that `extents` name.
+    pub chunks: Vec<ChunkLocation>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkLocation {
+    pub chunk: ChunkId,
+    pub set_version: SetVersion,
+    pub committed: ByteLen,
+    pub sealed: bool,
+    pub replicas: Vec<Replica>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StatFs {
+    pub total: ByteLen,
+    pub free: ByteLen,
+    pub inodes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenSession {
+    /// Unknown: whichever cluster answers.
+    pub cluster: ClusterId,
+    pub nonce: SessionNonce,
+    /// For people: host name and mount point.
+    pub client: String,
+}
+
+/// What a client needs to know of the cluster it has a session at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionOpened {
+    pub session: SessionId,
+    pub cluster: ClusterId,
+    pub incarnation: Incarnation,
+    pub root: InodeId,
+    /// Replicas that new chunks get by default.
+    pub copies: u32,
+    /// Renew at least this often; three in a row may be lost.
+    pub heartbeat_interval_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RenewSession {
+    pub cluster: ClusterId,
+    pub session: SessionId,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRenewed {
+    /// The cluster's clock.
+    pub now: Timestamp,
+    /// gRPC addresses of all metaservers, the leader first.
+    pub metaservers: Vec<String>,
+}
+
+/// A copy that did not give the bytes that the metadata promises.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaReport {
+    pub cluster: ClusterId,
+    pub chunk: ChunkId,
+    pub server: ServerId,
+    pub problem: ReplicaProblem,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReplicaProblem {
+    /// Not reached in time.
+    Unreachable,
+    /// A checksum failed or bytes are missing.
+    Damaged,
+}
+
+/// Shorthand for what every metadata call returns.
+pub type MetaResult<T> = Result<T, MetaError>;

@@ -1,0 +1,479 @@
+//! Chunk bytes over framed TCP: requests multiplexed by id over a few connections per peer.
+//!
+//! F1  Requests submitted to one peer for one chunk (appends, syncs) travel on one connection, in the order in which
+//!     `submit` returned (keeps P1.2).
+//! F2  Every request ends: with its answer, at its deadline, or when its connection breaks.
+//! F3  What is in flight to one side of a connection is bounded by the credit that this side gave in its greeting; a
+//!     server that is behind stops reading, a client waits in `submit`.
+//! One reader and one writer task each. A connection on which a request timed out while nothing at all arrived is
+//! closed, so that the next request makes a new one.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use prost::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout};
+
+use super::grpc::SharedIdentity;
+use super::{CREDIT_BYTES, Expected, Role, answer_greeting, check_answer, greeting};
+use crate::chunk::{ChunkKey, ChunkReply, ChunkRequest, ChunkService};
+use crate::convert;
+use crate::env::{Env, Listener, Stream};
+use crate::error::ChunkError;
+use crate::frame::{self, FrameHeader, FrameKind, HEADER_LEN};
+use crate::ids::ServerId;
+use crate::meta::Replica;
+use crate::wire;
+
+/// Connections to one peer: one large transfer does not hold up the others, and two cores can work.
+const CONNECTIONS_PER_PEER: usize = 3;
+/// Frames waiting for one connection's writer; more would add delay, not throughput.
+const WRITE_QUEUE_MAX: usize = 64;
+/// A greeting must arrive this soon after the connection.
+const GREETING_DEADLINE: Duration = Duration::from_secs(5);
+/// After a failed accept (out of descriptors): time for some to be closed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Counted against the credit for a request beside its payload.
+const REQUEST_COST_BYTES: u64 = 4096;
+
+struct Outgoing {
+    head: Bytes,
+    payload: Bytes,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Ready when the flag turns true or its owner is gone.
+async fn stopped(flag: &mut watch::Receiver<bool>) {
+    let _ = flag.wait_for(|stop| *stop).await;
+}
+
+fn broken(what: impl std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.to_string())
+}
+
+struct Incoming {
+    header: FrameHeader,
+    body: Bytes,
+    payload: Bytes,
+}
+
+async fn read_frame(reader: &mut ReadHalf<Box<dyn Stream>>) -> io::Result<Incoming> {
+    let mut head = [0u8; HEADER_LEN];
+    reader.read_exact(&mut head).await?;
+    let header = frame::decode_header(&head).map_err(broken)?;
+    let body = read_bytes(reader, header.body_len).await?;
+    frame::verify_body(&header, &head, &body).map_err(broken)?;
+    let payload = read_bytes(reader, header.payload_len).await?;
+    Ok(Incoming { header, body, payload })
+}
+
+async fn read_bytes(reader: &mut ReadHalf<Box<dyn Stream>>, len: usize) -> io::Result<Bytes> {
+    let mut buf = BytesMut::with_capacity(len);
+    let mut limited = reader.take(len as u64);
+    while buf.len() < len {
+        if limited.read_buf(&mut buf).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(buf.freeze())
+}
+
+/// Writes what is queued, in order, until the queue or the connection ends.
+async fn write_frames(mut writer: WriteHalf<Box<dyn Stream>>, mut queue: mpsc::Receiver<Outgoing>) {
+    while let Some(outgoing) = queue.recv().await {
+        let mut bytes = outgoing.head.chain(outgoing.payload);
+        if writer.write_all_buf(&mut bytes).await.is_err() {
+            return;
+        }
+    }
+    let _ = writer.shutdown().await; // the peer sees the end either way
+}
+
+async fn send_message(
+    writer: &mut WriteHalf<Box<dyn Stream>>,
+    kind: FrameKind,
+    message: &impl Message,
+) -> io::Result<()> {
+    writer.write_all(&frame::encode(kind, 0, message, 0)).await
+}
+
+// --- the side that listens ---
+
+/// Serves chunk requests on `listener` until `shutdown` turns true, then lets connections end.
+pub async fn serve(
+    mut listener: Box<dyn Listener>,
+    identity: SharedIdentity,
+    service: Arc<dyn ChunkService>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopped(&mut shutdown) => break,
+            Some(_) = connections.join_next() => continue,
+        };
+        match accepted {
+            Ok((stream, from)) => {
+                let (identity, service) = (identity.clone(), service.clone());
+                connections.spawn(serve_connection(stream, from, identity, service, shutdown.clone()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accept a frame connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+async fn serve_connection(
+    stream: Box<dyn Stream>,
+    from: String,
+    identity: SharedIdentity,
+    service: Arc<dyn ChunkService>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    match timeout(GREETING_DEADLINE, accept_greeting(&mut reader, &mut writer, &identity)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return tracing::warn!(%from, %error, "refused a frame connection"),
+        Err(_) => return tracing::debug!(%from, "a frame connection did not greet in time"),
+    }
+    let (replies, queue) = mpsc::channel(WRITE_QUEUE_MAX);
+    let writing = tokio::spawn(write_frames(writer, queue));
+    let credit = Arc::new(Semaphore::new(CREDIT_BYTES as usize));
+    tokio::select! {
+        result = serve_requests(&mut reader, &service, &replies, &credit) => {
+            if let Err(error) = result && error.kind() == io::ErrorKind::InvalidData {
+                tracing::warn!(%from, %error, "ended a frame connection");
+            }
+        }
+        () = stopped(&mut shutdown) => {}
+        () = replies.closed() => {}
+    }
+    drop(replies);
+    // Replies still being made are written before the connection ends; a peer that does not read them is cut off.
+    let _ = timeout(GREETING_DEADLINE, writing).await;
+}
+
+async fn accept_greeting(
+    reader: &mut ReadHalf<Box<dyn Stream>>,
+    writer: &mut WriteHalf<Box<dyn Stream>>,
+    identity: &SharedIdentity,
+) -> io::Result<()> {
+    let incoming = read_frame(reader).await?;
+    if incoming.header.kind != FrameKind::Greeting {
+        return Err(broken("the first frame is not a greeting"));
+    }
+    let theirs = wire::Greeting::decode(incoming.body).map_err(broken)?;
+    let reply = answer_greeting(&identity.get(), &theirs);
+    send_message(writer, FrameKind::GreetingReply, &reply).await?;
+    if reply.refusal.is_empty() { Ok(()) } else { Err(broken(reply.refusal)) }
+}
+
+async fn serve_requests(
+    reader: &mut ReadHalf<Box<dyn Stream>>,
+    service: &Arc<dyn ChunkService>,
+    replies: &mpsc::Sender<Outgoing>,
+    credit: &Arc<Semaphore>,
+) -> io::Result<()> {
+    loop {
+        let incoming = read_frame(reader).await?;
+        if incoming.header.kind != FrameKind::Request {
+            return Err(broken("expected a request"));
+        }
+        let id = incoming.header.request;
+        let message = wire::ChunkRequest::decode(incoming.body).map_err(broken)?;
+        let request = convert::request_from_wire(message, incoming.payload);
+        let permit = match &request {
+            Ok(request) => acquire(credit, cost(request)).await,
+            Err(_) => None,
+        };
+        // The call is made here, in arrival order; only its completion moves to a task of its own (F1).
+        let answer = request.map(|request| service.call(request));
+        let replies = replies.clone();
+        tokio::spawn(async move {
+            let result = match answer {
+                Ok(answer) => answer.await,
+                Err(error) => Err(error),
+            };
+            let (message, payload) = convert::reply_to_wire(result);
+            let head = frame::encode(FrameKind::Reply, id, &message, payload.len());
+            let _ = replies.send(Outgoing { head, payload }).await; // the connection is gone: nobody waits
+            drop(permit);
+        });
+    }
+}
+
+/// Bytes that a request holds while it is in flight.
+fn cost(request: &ChunkRequest) -> u64 {
+    REQUEST_COST_BYTES
+        + match request {
+            ChunkRequest::Append(append) => append.data.len() as u64,
+            ChunkRequest::Read(read) => read.len,
+            ChunkRequest::Sync(_) | ChunkRequest::Stat { .. } => 0,
+        }
+}
+
+async fn acquire(credit: &Arc<Semaphore>, cost: u64) -> Option<OwnedSemaphorePermit> {
+    let cost = cost.min(CREDIT_BYTES) as u32;
+    credit.clone().acquire_many_owned(cost).await.ok()
+}
+
+// --- the side that connects ---
+
+/// Carries chunk requests to chunkservers: the seam that the frame transport and test doubles fill.
+pub trait ChunkTransport: Send + Sync + 'static {
+    /// Queues the request; what is submitted in order for one chunk arrives in order (F1). The inner future is the
+    /// answer. Errors of the outer one mean that the request was certainly not sent.
+    fn submit(
+        &self,
+        to: &Replica,
+        request: ChunkRequest,
+        deadline: Duration,
+    ) -> crate::env::BoxFuture<'static, Result<PendingReply, ChunkError>>;
+}
+
+/// An answer that is on its way.
+pub type PendingReply = crate::env::BoxFuture<'static, Result<ChunkReply, ChunkError>>;
+
+/// Submit and wait, within one deadline.
+pub async fn call(
+    transport: &dyn ChunkTransport,
+    to: &Replica,
+    request: ChunkRequest,
+    deadline: Duration,
+) -> Result<ChunkReply, ChunkError> {
+    transport.submit(to, request, deadline).await?.await
+}
+
+/// Connections to every peer that was ever asked, made when first needed.
+pub struct FrameTransport {
+    env: Env,
+    own: SharedIdentity,
+    connect_deadline: Duration,
+    peers: Mutex<HashMap<(ServerId, String), Arc<Peer>>>,
+}
+
+struct Peer {
+    connections: [tokio::sync::Mutex<Option<Arc<Connection>>>; CONNECTIONS_PER_PEER],
+    next: AtomicU64,
+}
+
+struct Connection {
+    requests: mpsc::Sender<Outgoing>,
+    shared: Arc<Shared>,
+    credit: Arc<Semaphore>,
+}
+
+/// What the reader task and the waiting requests share.
+struct Shared {
+    pending: Mutex<Pending>,
+    next_id: AtomicU64,
+    stop: watch::Sender<bool>,
+}
+
+struct Pending {
+    /// `None` once the connection is broken: nothing may wait on it any more.
+    waiting: Option<HashMap<u64, Waiter>>,
+    last_arrival: Instant,
+}
+
+/// Its credit is free again when the answer arrived, whether or not somebody reads it.
+struct Waiter {
+    answer: oneshot::Sender<(wire::ChunkReply, Bytes)>,
+    _credit: Option<OwnedSemaphorePermit>,
+}
+
+impl FrameTransport {
+    pub fn new(env: Env, own: SharedIdentity, connect_deadline: Duration) -> FrameTransport {
+        FrameTransport { env, own, connect_deadline, peers: Mutex::new(HashMap::new()) }
+    }
+
+    fn peer(&self, to: &Replica) -> Arc<Peer> {
+        let mut peers = lock(&self.peers);
+        let peer = peers
+            .entry((to.server, to.address.clone()))
+            .or_insert_with(|| Arc::new(Peer { connections: Default::default(), next: AtomicU64::new(0) }));
+        peer.clone()
+    }
+}
+
+impl ChunkTransport for FrameTransport {
+    fn submit(
+        &self,
+        to: &Replica,
+        request: ChunkRequest,
+        deadline: Duration,
+    ) -> crate::env::BoxFuture<'static, Result<PendingReply, ChunkError>> {
+        let (env, own, connect_deadline) = (self.env.clone(), self.own.get(), self.connect_deadline);
+        let (peer, to) = (self.peer(to), to.clone());
+        Box::pin(async move {
+            let until = Instant::now() + deadline;
+            let server = to.server;
+            let unreachable = |what: String| ChunkError::Unreachable { server, what };
+            let index = match &request {
+                ChunkRequest::Append(_) | ChunkRequest::Sync(_) => request.key().chunk.0,
+                ChunkRequest::Read(_) | ChunkRequest::Stat { .. } => {
+                    peer.next.fetch_add(1, Ordering::Relaxed)
+                }
+            } as usize
+                % CONNECTIONS_PER_PEER;
+            let sending = async {
+                // Held until the request is queued: that is what keeps the order (F1).
+                let mut slot = peer.connections[index].lock().await;
+                let connection = match slot.as_ref().filter(|c| c.is_alive()) {
+                    Some(connection) => connection.clone(),
+                    None => {
+                        let expected =
+                            Expected { role: Role::Chunkserver, id: server.0, cluster: own.cluster };
+                        let made = timeout(connect_deadline, open(&env, &own, &expected, &to.address));
+                        let made = made.await.map_err(|_| "no connection in time".to_owned())??;
+                        slot.insert(Arc::new(made)).clone()
+                    }
+                };
+                connection.send(request).await
+            };
+            let sent = tokio::time::timeout_at(until, sending).await;
+            let sent = sent.map_err(|_| unreachable("not sent in time".into()))?.map_err(unreachable)?;
+            Ok(Box::pin(sent.answer(server, until)) as PendingReply)
+        })
+    }
+}
+
+impl ChunkRequest {
+    pub fn key(&self) -> &ChunkKey {
+        match self {
+            ChunkRequest::Append(append) => &append.key,
+            ChunkRequest::Sync(sync) => &sync.key,
+            ChunkRequest::Read(read) => &read.key,
+            ChunkRequest::Stat { key } => key,
+        }
+    }
+}
+
+async fn open(
+    env: &Env,
+    own: &super::Identity,
+    expected: &Expected,
+    address: &str,
+) -> Result<Connection, String> {
+    let stream = env.net.connect(address).await.map_err(|e| format!("connect to {address}: {e}"))?;
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let shake = |e: io::Error| format!("shake hands with {address}: {e}");
+    send_message(&mut writer, FrameKind::Greeting, &greeting(own, expected)).await.map_err(shake)?;
+    let incoming = read_frame(&mut reader).await.map_err(shake)?;
+    let reply = wire::GreetingReply::decode(incoming.body).map_err(|e| shake(broken(e)))?;
+    check_answer(expected, &reply)?;
+    let credit_bytes = reply.greeting.map_or(CREDIT_BYTES, |g| g.credit_bytes).clamp(1 << 20, CREDIT_BYTES);
+
+    let (requests, queue) = mpsc::channel(WRITE_QUEUE_MAX);
+    let (stop, stop_seen) = watch::channel(false);
+    let pending = Pending { waiting: Some(HashMap::new()), last_arrival: Instant::now() };
+    let shared = Arc::new(Shared { pending: Mutex::new(pending), next_id: AtomicU64::new(1), stop });
+    tokio::spawn(run_connection(reader, writer, queue, shared.clone(), stop_seen));
+    Ok(Connection { requests, shared, credit: Arc::new(Semaphore::new(credit_bytes as usize)) })
+}
+
+/// Both directions of a client's connection; when one ends, everything that waits is told.
+async fn run_connection(
+    mut reader: ReadHalf<Box<dyn Stream>>,
+    writer: WriteHalf<Box<dyn Stream>>,
+    queue: mpsc::Receiver<Outgoing>,
+    shared: Arc<Shared>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let reading = async {
+        while let Ok(incoming) = read_frame(&mut reader).await {
+            let Ok(reply) = wire::ChunkReply::decode(incoming.body) else { return };
+            let mut pending = lock(&shared.pending);
+            pending.last_arrival = Instant::now();
+            let waiter = pending.waiting.as_mut().and_then(|w| w.remove(&incoming.header.request));
+            drop(pending);
+            if let Some(waiter) = waiter {
+                let _ = waiter.answer.send((reply, incoming.payload)); // its deadline has passed
+            }
+        }
+    };
+    tokio::select! {
+        () = reading => {}
+        () = write_frames(writer, queue) => {}
+        () = stopped(&mut stop) => {}
+    }
+    lock(&shared.pending).waiting = None; // drops every sender: F2
+}
+
+/// A request that was queued.
+struct Sent {
+    id: u64,
+    key: ChunkKey,
+    at: Instant,
+    reply: oneshot::Receiver<(wire::ChunkReply, Bytes)>,
+    shared: Arc<Shared>,
+    _connection: Arc<Connection>,
+}
+
+impl Connection {
+    fn is_alive(&self) -> bool {
+        lock(&self.shared.pending).waiting.is_some()
+    }
+
+    async fn send(self: Arc<Self>, request: ChunkRequest) -> Result<Sent, String> {
+        let permit = acquire(&self.credit, cost(&request).min(self.credit_bytes())).await;
+        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+        let (answer, reply) = oneshot::channel();
+        let waiter = Waiter { answer, _credit: permit };
+        let lost = || "connection lost".to_owned();
+        lock(&self.shared.pending).waiting.as_mut().ok_or_else(lost)?.insert(id, waiter);
+        let (message, payload) = convert::request_to_wire(&request);
+        let head = frame::encode(FrameKind::Request, id, &message, payload.len());
+        self.requests.send(Outgoing { head, payload }).await.map_err(|_| lost())?;
+        let (key, at, shared) = (*request.key(), Instant::now(), self.shared.clone());
+        Ok(Sent { id, key, at, reply, shared, _connection: self })
+    }
+
+    fn credit_bytes(&self) -> u64 {
+        1 << 20 // one request never waits for more than the smallest credit that a peer may give
+    }
+}
+
+impl Sent {
+    async fn answer(mut self, server: ServerId, until: Instant) -> Result<ChunkReply, ChunkError> {
+        match tokio::time::timeout_at(until, &mut self.reply).await {
+            Ok(Ok((reply, payload))) => convert::reply_from_wire(&self.key, reply, payload),
+            Ok(Err(_)) => Err(ChunkError::Unreachable { server, what: "connection lost".into() }),
+            Err(_) => {
+                if self.give_up() {
+                    let _ = self.shared.stop.send(true); // it may have ended already
+                }
+                Err(ChunkError::Unreachable { server, what: "no answer in time".into() })
+            }
+        }
+    }
+
+    /// True when nothing at all arrived since the request was sent; then nobody else is to use the connection.
+    fn give_up(&self) -> bool {
+        let mut pending = lock(&self.shared.pending);
+        let is_silent = pending.last_arrival < self.at;
+        if is_silent {
+            pending.waiting = None;
+        } else if let Some(waiting) = pending.waiting.as_mut() {
+            waiting.remove(&self.id);
+        }
+        is_silent
+    }
+}
+
+#[cfg(test)]
+#[path = "frames_tests.rs"]
+mod tests;

@@ -1,0 +1,131 @@
+use std::sync::atomic::AtomicUsize;
+
+use super::*;
+use crate::chunk::{Append, SyncChunk};
+use crate::env::{BoxFuture, Net, Tcp};
+use crate::ids::{ChunkId, ClusterId, Incarnation, InodeId, SessionId, SetVersion};
+use crate::rpc::Identity;
+use crate::units::{ByteLen, ChunkOffset, Offset};
+
+const CLUSTER: ClusterId = ClusterId(5);
+
+/// Appends are recorded in arrival order; syncs never answer.
+#[derive(Default)]
+struct Recorder {
+    offsets: Mutex<Vec<u64>>,
+    dropped: AtomicUsize,
+}
+
+impl ChunkService for Recorder {
+    fn call(&self, request: ChunkRequest) -> BoxFuture<'static, Result<ChunkReply, ChunkError>> {
+        match request {
+            ChunkRequest::Append(append) => {
+                lock(&self.offsets).push(append.offset.0);
+                let len = ByteLen(append.offset.0 + append.data.len() as u64);
+                Box::pin(async move { Ok(ChunkReply::Appended { len }) })
+            }
+            ChunkRequest::Sync(_) => Box::pin(std::future::pending()),
+            ChunkRequest::Read(_) | ChunkRequest::Stat { .. } => {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+                Box::pin(async { Err(ChunkError::Busy) })
+            }
+        }
+    }
+}
+
+fn key(cluster: ClusterId) -> ChunkKey {
+    ChunkKey { cluster, incarnation: Incarnation(1), chunk: ChunkId(3), set_version: SetVersion(1) }
+}
+
+fn append(offset: u64, data: Bytes) -> ChunkRequest {
+    let key = key(CLUSTER);
+    let block_checksums = crate::chunk::block_checksums(&key, ChunkOffset(offset), &data);
+    ChunkRequest::Append(Append {
+        key,
+        offset: ChunkOffset(offset),
+        session: SessionId(1),
+        inode: InodeId(1),
+        file_offset: Offset(0),
+        block_checksums,
+        forward: Vec::new(),
+        data,
+    })
+}
+
+async fn start(service: Arc<dyn ChunkService>) -> (Replica, watch::Sender<bool>) {
+    let listener = Tcp.bind("127.0.0.1:0").await.unwrap();
+    let replica = Replica { server: ServerId(2), address: listener.local_address() };
+    let identity = SharedIdentity::new(Identity { role: Role::Chunkserver, id: 2, cluster: CLUSTER });
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(serve(listener, identity, service, stopped));
+    (replica, stop)
+}
+
+fn transport(cluster: ClusterId) -> FrameTransport {
+    let own = SharedIdentity::new(Identity { role: Role::Client, id: 0, cluster });
+    FrameTransport::new(Env::real(), own, Duration::from_secs(2))
+}
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+#[tokio::test]
+async fn appends_submitted_in_order_arrive_in_order_and_are_all_answered() {
+    let recorder = Arc::new(Recorder::default());
+    let (replica, _stop) = start(recorder.clone()).await;
+    let transport = transport(CLUSTER);
+    let data = Bytes::from(vec![1u8; 1 << 20]);
+    let mut answers = Vec::new();
+    for index in 0..40u64 {
+        answers.push(transport.submit(&replica, append(index << 20, data.clone()), DEADLINE).await.unwrap());
+    }
+    for (index, answer) in answers.into_iter().enumerate() {
+        assert_eq!(answer.await, Ok(ChunkReply::Appended { len: ByteLen((index as u64 + 1) << 20) }));
+    }
+    let offsets = lock(&recorder.offsets).clone();
+    assert_eq!(offsets, (0..40u64).map(|i| i << 20).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_request_without_an_answer_ends_at_its_deadline() {
+    let (replica, _stop) = start(Arc::new(Recorder::default())).await;
+    let transport = transport(CLUSTER);
+    let sync = ChunkRequest::Sync(SyncChunk { key: key(CLUSTER), up_to: ByteLen(1), forward: Vec::new() });
+    let error = call(&transport, &replica, sync, Duration::from_millis(50)).await;
+    assert!(matches!(error, Err(ChunkError::Unreachable { server: ServerId(2), .. })), "{error:?}");
+    // The silent connection was given up; the next request works on a new one.
+    let reply = call(&transport, &replica, append(0, Bytes::from_static(b"x")), DEADLINE).await;
+    assert_eq!(reply, Ok(ChunkReply::Appended { len: ByteLen(1) }));
+}
+
+#[tokio::test]
+async fn a_client_of_another_cluster_is_refused_at_the_handshake() {
+    let (replica, _stop) = start(Arc::new(Recorder::default())).await;
+    let error = call(&transport(ClusterId(6)), &replica, append(0, Bytes::from_static(b"x")), DEADLINE).await;
+    assert!(
+        matches!(&error, Err(ChunkError::Unreachable { what, .. }) if what.contains("cluster")),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn garbage_on_the_port_ends_only_its_own_connection() {
+    let (replica, _stop) = start(Arc::new(Recorder::default())).await;
+    let mut garbage = Tcp.connect(&replica.address).await.unwrap();
+    garbage.write_all(b"GET / HTTP/1.1\r\nHost: dfs\r\n\r\n and more than a header").await.unwrap();
+    let mut rest = Vec::new();
+    let _ = garbage.read_to_end(&mut rest).await; // a reset is as good as an end
+    assert!(rest.is_empty());
+    let reply = call(&transport(CLUSTER), &replica, append(0, Bytes::from_static(b"x")), DEADLINE).await;
+    assert_eq!(reply, Ok(ChunkReply::Appended { len: ByteLen(1) }));
+}
+
+#[tokio::test]
+async fn requests_that_wait_on_a_broken_connection_are_told_at_once() {
+    let (replica, stop) = start(Arc::new(Recorder::default())).await;
+    let transport = transport(CLUSTER);
+    let sync = ChunkRequest::Sync(SyncChunk { key: key(CLUSTER), up_to: ByteLen(1), forward: Vec::new() });
+    let pending = transport.submit(&replica, sync, Duration::from_secs(60)).await.unwrap();
+    stop.send(true).unwrap();
+    let error = timeout(Duration::from_secs(20), pending).await.expect("told before the deadline");
+    assert!(matches!(error, Err(ChunkError::Unreachable { .. })), "{error:?}");
+}

@@ -1,0 +1,193 @@
+//! Finds a cluster's leader and stays with it: used by clients, chunkservers and the admin tool.
+//!
+//! A call is tried at the member that answered last; a hint (`NotLeader`) is followed, a member that does not answer is
+//! passed over, and all of it repeats until the deadline. Whoever sends a *change* gives it a request id, so that
+//! trying again is safe (P8.1).
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+use tonic::Status;
+use tonic::transport::Channel;
+
+use super::{Expected, Identity, Role, grpc};
+use crate::env::Env;
+use crate::error::MetaError;
+use crate::ids::ClusterId;
+
+/// Longest wait for one member while the call's deadline still allows to ask another. A stopped leader is passed over
+/// after this long, so it bounds the stall of a failover that no closed connection announces.
+const ATTEMPT_MAX: Duration = Duration::from_secs(2);
+/// Between rounds over all members without a leader; an election takes about a second.
+const ROUND_PAUSE: Duration = Duration::from_millis(50);
+/// Addresses remembered: configured ones and those that members told us.
+const ADDRESSES_MAX: usize = 32;
+
+/// One cluster's metaservers, as seen from one process. Cheap to clone.
+#[derive(Clone)]
+pub struct LeaderChannel(Arc<Inner>);
+
+struct Inner {
+    env: Env,
+    own: grpc::SharedIdentity,
+    connect_deadline: Duration,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Where to look, the last one that answered as leader first.
+    addresses: Vec<String>,
+    channels: HashMap<String, Channel>,
+}
+
+impl LeaderChannel {
+    /// `addresses`: gRPC addresses of some metaservers, at least one.
+    pub fn new(
+        env: Env,
+        own: grpc::SharedIdentity,
+        addresses: Vec<String>,
+        connect_deadline: Duration,
+    ) -> LeaderChannel {
+        let state = Mutex::new(State { addresses, channels: HashMap::new() });
+        LeaderChannel(Arc::new(Inner { env, own, connect_deadline, state }))
+    }
+
+    /// For a process without an id of its own.
+    pub fn anonymous(
+        env: Env,
+        role: Role,
+        addresses: Vec<String>,
+        connect_deadline: Duration,
+    ) -> LeaderChannel {
+        let own = grpc::SharedIdentity::new(Identity { role, id: 0, cluster: ClusterId::UNKNOWN });
+        LeaderChannel::new(env, own, addresses, connect_deadline)
+    }
+
+    /// Names the cluster from now on: connections to another one are refused.
+    pub fn bind_cluster(&self, cluster: ClusterId) {
+        self.0.own.set(Identity { cluster, ..self.0.own.get() });
+    }
+
+    /// Addresses as they are tried, the presumed leader first.
+    pub fn addresses(&self) -> Vec<String> {
+        self.with(|state| state.addresses.clone())
+    }
+
+    /// Takes over a list of members that the cluster itself gave; configured ones stay behind them.
+    pub fn learn(&self, members: &[String]) {
+        self.with(|state| {
+            let known = std::mem::take(&mut state.addresses);
+            for address in members.iter().chain(&known) {
+                if !address.is_empty() && !state.addresses.contains(address) {
+                    state.addresses.push(address.clone());
+                }
+            }
+            state.addresses.truncate(ADDRESSES_MAX);
+        });
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+        look(&mut self.0.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+
+    fn prefer(&self, address: &str) {
+        self.with(|state| {
+            state.addresses.retain(|a| a != address);
+            state.addresses.insert(0, address.to_owned());
+            state.addresses.truncate(ADDRESSES_MAX);
+        });
+    }
+
+    /// A connection to one member, made if there is none.
+    pub async fn channel(&self, address: &str, deadline: Instant) -> Result<Channel, String> {
+        if let Some(channel) = self.with(|state| state.channels.get(address).cloned()) {
+            return Ok(channel);
+        }
+        let own = self.0.own.get();
+        let expected = Expected { role: Role::Metaserver, id: 0, cluster: own.cluster };
+        let left = deadline.saturating_duration_since(Instant::now()).min(self.0.connect_deadline);
+        let channel = grpc::connect(&self.0.env, address, &own, &expected, left).await?;
+        self.with(|state| state.channels.insert(address.to_owned(), channel.clone()));
+        Ok(channel)
+    }
+
+    /// Forgets a connection that did not work, so that the next call makes a new one.
+    pub fn drop_channel(&self, address: &str) {
+        self.with(|state| state.channels.remove(address));
+    }
+
+    /// Runs `call` at the leader until it answers or `deadline` has passed. `call` turns a reply into a result; it may
+    /// run several times. `NotLeader` and `Unavailable` are tried again; every other answer is final.
+    pub async fn call<T, F>(&self, deadline: Duration, call: impl Fn(Channel) -> F) -> Result<T, MetaError>
+    where
+        F: Future<Output = Result<Result<T, MetaError>, Status>>,
+    {
+        let deadline = Instant::now() + deadline;
+        let mut hint: Option<String> = None;
+        let mut last = String::from("no metaserver is configured");
+        loop {
+            let addresses = match hint.take() {
+                Some(address) => vec![address],
+                None => self.addresses(),
+            };
+            let is_round = addresses.len() > 1;
+            for address in addresses {
+                match self.attempt(&address, deadline, &call).await {
+                    Ok(Ok(value)) => {
+                        self.prefer(&address);
+                        return Ok(value);
+                    }
+                    Ok(Err(MetaError::NotLeader { leader })) => {
+                        last = format!("{address} is not the leader");
+                        hint = leader.filter(|l| *l != address);
+                        if hint.is_some() {
+                            break;
+                        }
+                    }
+                    Ok(Err(MetaError::Unavailable { what })) => last = format!("{address}: {what}"),
+                    Ok(Err(error)) => return Err(error),
+                    Err(what) => last = format!("{address}: {what}"),
+                }
+                if Instant::now() >= deadline {
+                    return Err(MetaError::Unavailable { what: last });
+                }
+            }
+            if hint.is_none() || !is_round {
+                sleep(ROUND_PAUSE).await;
+            }
+            if Instant::now() >= deadline {
+                return Err(MetaError::Unavailable { what: last });
+            }
+        }
+    }
+
+    async fn attempt<T, F>(
+        &self,
+        address: &str,
+        deadline: Instant,
+        call: &impl Fn(Channel) -> F,
+    ) -> Result<Result<T, MetaError>, String>
+    where
+        F: Future<Output = Result<Result<T, MetaError>, Status>>,
+    {
+        let until = deadline.min(Instant::now() + ATTEMPT_MAX);
+        let answer = timeout_at(until, async {
+            let channel = self.channel(address, until).await?;
+            call(channel).await.map_err(|status| status.message().to_owned())
+        });
+        match answer.await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(what)) => {
+                self.drop_channel(address);
+                Err(what)
+            }
+            Err(_) => {
+                self.drop_channel(address);
+                Err("no answer in time".to_owned())
+            }
+        }
+    }
+}
