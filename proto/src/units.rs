@@ -10,6 +10,8 @@ pub const GIB: u64 = 1 << 30;
 
 /// A chunk holds at most this many bytes of data.
 pub const CHUNK_LEN: u64 = 64 * MIB;
+/// Appends that one chunk takes, so that the index of its frames stays small; its writer goes on in another one.
+pub const CHUNK_APPENDS_MAX: u64 = 65_536;
 /// Bytes that one checksum covers: a small read moves no more than the blocks it touches (P1.3).
 pub const BLOCK_LEN: u64 = 4 * KIB;
 /// One append carries at most this much; it is also the largest FUSE request.

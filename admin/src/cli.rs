@@ -1,0 +1,198 @@
+//! The command tree. The doc comments are what `--help` prints.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Where a local federation lives unless `--dir` says otherwise.
+pub const DEFAULT_DIR: &str = "/var/lib/dfs/local";
+/// Where it is mounted unless `--mount` says otherwise.
+pub const DEFAULT_MOUNT: &str = "/mnt/dfs";
+
+/// Start, look at and stop a dfs federation.
+///
+/// The federation is found by --federation, else by the configuration file: the first that exists of --config,
+/// $DFS_CONFIG, ~/.config/dfs/dfs.toml and /etc/dfs/dfs.toml (section [federation], key metaservers).
+#[derive(Debug, Parser)]
+#[command(name = "dfs", version, arg_required_else_help = true, max_term_width = 110)]
+pub struct Cli {
+    #[command(flatten)]
+    pub source: Source,
+
+    /// Print JSON instead of a table.
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How the federation is found.
+#[derive(Debug, Default, Args)]
+pub struct Source {
+    /// Configuration file (TOML). Default: $DFS_CONFIG, ~/.config/dfs/dfs.toml, /etc/dfs/dfs.toml, the first that exists.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Metaservers to ask, host:port of their gRPC ports, separated by commas; before the configuration file. Default: none.
+    #[arg(long, global = true, value_name = "HOST:PORT,…", value_delimiter = ',', env = "DFS_FEDERATION")]
+    pub federation: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a federation of one cluster on this machine, on loopback, and mount it; on a running one start what is dead.
+    Up(Up),
+    /// Unmount and stop a federation that `dfs up` started.
+    Down(Down),
+    /// Show leader, members, chunkservers, chunks, volumes and a verdict. Exit code: 0 healthy, 1 degraded, 2 unavailable.
+    Status,
+    /// Clusters of the federation.
+    Cluster {
+        #[command(subcommand)]
+        verb: ClusterVerb,
+    },
+    /// Servers of the federation.
+    Node {
+        #[command(subcommand)]
+        verb: NodeVerb,
+    },
+    /// Volumes of the federation.
+    Volume {
+        #[command(subcommand)]
+        verb: VolumeVerb,
+    },
+    /// Files.
+    File {
+        #[command(subcommand)]
+        verb: FileVerb,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ClusterVerb {
+    /// One line per cluster: name, leader, members, chunkservers, copies, files.
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NodeVerb {
+    /// One line per metaserver and chunkserver: role, id, address, state.
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum VolumeVerb {
+    /// One line per volume: number, name, cluster, inodes.
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum FileVerb {
+    /// Show a file's inode, volume, cluster, extents, chunks, and where each copy is.
+    Show {
+        /// A path below a dfs mount of this machine, or else from the root of the federation (/a/b).
+        path: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Metaservers: 1, 3 or 5. Effect: a majority of them must live. Fixed when DIR is made. Default: 3.
+    #[arg(long, value_name = "N", value_parser = parse_metaservers)]
+    pub metaservers: Option<u32>,
+
+    /// Chunkservers: 1 to 64. More than before adds new ones. Default: 3.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub chunkservers: Option<u32>,
+
+    /// Copies of each chunk: 1 to 8, at most one per chunkserver. Fixed when DIR is made. Default: 2.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub copies: Option<u32>,
+
+    /// Directory for data, logs, configuration and chosen ports.
+    #[arg(long, value_name = "DIR", env = "DFS_DIR", default_value = DEFAULT_DIR)]
+    pub dir: PathBuf,
+
+    /// Where to mount; made if it does not exist. Default: where it was mounted last, at first /mnt/dfs.
+    #[arg(long, value_name = "DIR")]
+    pub mount: Option<PathBuf>,
+
+    /// Start the servers only.
+    #[arg(long, conflicts_with = "mount")]
+    pub no_mount: bool,
+
+    /// Zone labels, given to the chunkservers in turn; copies of a chunk prefer different zones. Default: none.
+    #[arg(long, value_name = "ZONE,…", value_delimiter = ',')]
+    pub zones: Vec<String>,
+
+    /// Do not write ~/.config/dfs/dfs.toml, which makes `dfs` find this federation without flags. It is also left
+    /// alone when $DFS_CONFIG is set, when it was not written by `dfs up`, and while another federation that it
+    /// names is running.
+    #[arg(long)]
+    pub no_config: bool,
+
+    /// Seconds until everything must be healthy; at least 1.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct Down {
+    /// Directory that was given to `dfs up`.
+    #[arg(long, value_name = "DIR", env = "DFS_DIR", default_value = DEFAULT_DIR)]
+    pub dir: PathBuf,
+
+    /// Also delete the directory with all data, after asking.
+    #[arg(long)]
+    pub purge: bool,
+
+    /// Take the mount away even while processes use it: they keep their open files until the servers stop.
+    #[arg(long)]
+    pub lazy: bool,
+
+    /// Do not ask before deleting.
+    #[arg(long, short = 'y')]
+    pub yes: bool,
+}
+
+fn parse_metaservers(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(count @ (1 | 3 | 5)) => Ok(count),
+        Ok(_) | Err(_) => Err("1, 3 or 5 (a majority decides, so an even number only costs)".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_consistent_and_every_argument_has_its_help() {
+        fn check(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{} has no help", command.get_name());
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} {}", command.get_name(), argument.get_id());
+            }
+            command.get_subcommands().filter(|c| c.get_name() != "help").for_each(check);
+        }
+        let command = Cli::command();
+        command.clone().debug_assert();
+        check(&command);
+    }
+
+    #[test]
+    fn an_even_number_of_metaservers_is_refused() {
+        assert!(Cli::try_parse_from(["dfs", "up", "--metaservers", "2"]).is_err());
+        assert!(Cli::try_parse_from(["dfs", "up", "--metaservers", "5"]).is_ok());
+    }
+
+    #[test]
+    fn flags_that_find_the_federation_may_stand_behind_the_verb() {
+        let cli = Cli::try_parse_from(["dfs", "status", "--json", "--federation", "a:1,b:2"]).unwrap();
+        assert!(cli.json);
+        assert_eq!(cli.source.federation, ["a:1", "b:2"]);
+    }
+}

@@ -1,0 +1,259 @@
+//! `dfs file show PATH`: where a file's bytes are.
+
+use std::path::{Component, Path};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use dfs_proto::attr::InodeAttr;
+use dfs_proto::convert::{attr_from_wire, refusal};
+use dfs_proto::env::Env;
+use dfs_proto::rpc::Role;
+use dfs_proto::rpc::leader::LeaderChannel;
+use dfs_proto::units::ByteLen;
+use dfs_proto::wire;
+use dfs_proto::wire::admin_client::AdminClient;
+use serde::Serialize;
+
+use crate::cli::Source;
+use crate::finder;
+use crate::local::mounted::{self, Mount};
+use crate::overview::ServerState;
+use crate::print::{self, Table, bytes};
+
+/// For one page of extents; an election fits in.
+const DEADLINE: Duration = Duration::from_secs(8);
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+
+#[derive(Serialize)]
+struct Shown {
+    path: String,
+    inode: u64,
+    volume: u32,
+    number: u64,
+    cluster: String,
+    kind: String,
+    mode: String,
+    uid: u32,
+    gid: u32,
+    nlink: u32,
+    size: u64,
+    allocated: u64,
+    mtime_seconds: i64,
+    content_version: u64,
+    extents: Vec<Extent>,
+}
+
+#[derive(Serialize)]
+struct Extent {
+    offset: u64,
+    len: u64,
+    chunk: u64,
+    chunk_offset: u64,
+    chunk_state: String,
+    set_version: u64,
+    copies: Vec<Copy>,
+}
+
+#[derive(Serialize)]
+struct Copy {
+    server: u64,
+    address: String,
+    state: ServerState,
+    damaged: bool,
+}
+
+pub async fn show(env: &Env, source: &Source, path: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    let found = finder::find(source)?;
+    let absolute = std::path::absolute(path).with_context(|| format!("use {}", path.display()))?;
+    let inside = inside_federation(&absolute, path, &mounted::all()?)?;
+    let leader = LeaderChannel::anonymous(env.clone(), Role::Admin, found.metaservers, CONNECT_DEADLINE);
+    let shown = fetch(&leader, &inside).await.with_context(|| format!("show {inside}"))?;
+    if json {
+        print::json(&shown)?;
+    } else {
+        print!("{}", page(&shown));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A path below a dfs mount becomes one from the federation's root; any other absolute path is one already.
+fn inside_federation(absolute: &Path, given: &Path, mounts: &[Mount]) -> anyhow::Result<String> {
+    let below = mounts.iter().filter(|m| m.is_dfs()).filter_map(|m| absolute.strip_prefix(&m.point).ok());
+    let path = match below.min_by_key(|rest| rest.components().count()) {
+        Some(rest) => rest,
+        None => {
+            anyhow::ensure!(
+                given.is_absolute(),
+                "{}: not below a dfs mount; give a path from the federation's root, as /a/b",
+                given.display()
+            );
+            given
+        }
+    };
+    let mut names = Vec::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => {
+                names.push(name.to_str().with_context(|| format!("{}: not UTF-8", path.display()))?);
+            }
+            Component::ParentDir => {
+                names.pop();
+            }
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+    Ok(format!("/{}", names.join("/")))
+}
+
+async fn fetch(leader: &LeaderChannel, path: &str) -> anyhow::Result<Shown> {
+    let mut shown: Option<Shown> = None;
+    let mut after_offset = 0;
+    loop {
+        let reply = leader
+            .call(DEADLINE, |channel| {
+                let request = wire::FileShowRequest { path: path.to_owned(), after_offset };
+                async move {
+                    let mut reply = AdminClient::new(channel).file_show(request).await?.into_inner();
+                    Ok(refusal(reply.error.take()).map(|()| reply))
+                }
+            })
+            .await?;
+        let shown = match &mut shown {
+            Some(shown) => shown,
+            None => {
+                let attr = attr_from_wire(reply.attr.context("the answer has no attributes")?)?;
+                shown.insert(head(path, reply.cluster_name, &attr))
+            }
+        };
+        shown.extents.extend(reply.extents.into_iter().map(extent));
+        let end = shown.extents.last().map_or(0, |e| e.offset + e.len);
+        // An answer that promises more and brings nothing would be asked for ever.
+        if !reply.more || end <= after_offset {
+            break;
+        }
+        after_offset = end;
+    }
+    shown.context("no answer")
+}
+
+fn head(path: &str, cluster: String, attr: &InodeAttr) -> Shown {
+    let ByteLen(size) = attr.size;
+    let ByteLen(allocated) = attr.allocated;
+    Shown {
+        path: path.to_owned(),
+        inode: attr.inode.0,
+        volume: attr.inode.volume().0,
+        number: attr.inode.number(),
+        cluster,
+        kind: format!("{:?}", attr.kind).to_lowercase(),
+        mode: format!("{:04o}", attr.mode),
+        uid: attr.uid,
+        gid: attr.gid,
+        nlink: attr.nlink,
+        size,
+        allocated,
+        mtime_seconds: attr.mtime.seconds,
+        content_version: attr.content_version,
+        extents: Vec::new(),
+    }
+}
+
+fn extent(extent: wire::ShownExtent) -> Extent {
+    let copies = extent.copies.into_iter().map(|copy| Copy {
+        server: copy.server,
+        address: copy.address,
+        state: ServerState::from_wire(copy.state),
+        damaged: copy.damaged,
+    });
+    Extent {
+        offset: extent.offset,
+        len: extent.len,
+        chunk: extent.chunk,
+        chunk_offset: extent.chunk_offset,
+        chunk_state: extent.chunk_state,
+        set_version: extent.set_version,
+        copies: copies.collect(),
+    }
+}
+
+fn page(shown: &Shown) -> String {
+    let mut text = format!(
+        "{}: {} {} (volume {}, number {}) in cluster {}\nmode {}, owner {}:{}, {} links, {} ({} bytes), {} allocated, content {}\n",
+        shown.path,
+        shown.kind,
+        shown.inode,
+        shown.volume,
+        shown.number,
+        shown.cluster,
+        shown.mode,
+        shown.uid,
+        shown.gid,
+        shown.nlink,
+        bytes(shown.size),
+        shown.size,
+        bytes(shown.allocated),
+        shown.content_version
+    );
+    if shown.extents.is_empty() {
+        return text;
+    }
+    let mut table = Table::new(["offset", "length", "chunk", "at", "state", "set", "copies"]);
+    for extent in &shown.extents {
+        let copies: Vec<String> = extent.copies.iter().map(copy_text).collect();
+        table.row([
+            extent.offset.to_string(),
+            extent.len.to_string(),
+            extent.chunk.to_string(),
+            extent.chunk_offset.to_string(),
+            extent.chunk_state.clone(),
+            extent.set_version.to_string(),
+            copies.join(", "),
+        ]);
+    }
+    text.push('\n');
+    text += &table.render();
+    text
+}
+
+fn copy_text(copy: &Copy) -> String {
+    let state = match (copy.damaged, copy.state) {
+        (true, _) => " damaged",
+        (false, ServerState::Alive | ServerState::Full) => "",
+        (false, ServerState::Away | ServerState::NotHeard) => " away",
+    };
+    format!("chunkserver {} at {}{state}", copy.server, copy.address)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn a_path_below_a_mount_becomes_one_from_the_root() {
+        let mount = |point: &str, kind: &str| Mount {
+            point: PathBuf::from(point),
+            kind: kind.to_owned(),
+            source: "dfs".to_owned(),
+        };
+        let mounts = [mount("/", "ext4"), mount("/mnt/dfs", "fuse.dfs")];
+        let inside = |absolute: &str, given: &str| {
+            inside_federation(Path::new(absolute), Path::new(given), &mounts).map_err(|e| e.to_string())
+        };
+        assert_eq!(inside("/mnt/dfs/a/b", "b").as_deref(), Ok("/a/b"));
+        assert_eq!(inside("/mnt/dfs/a/../c", "/mnt/dfs/a/../c").as_deref(), Ok("/c"));
+        assert_eq!(inside("/mnt/dfs", "/mnt/dfs").as_deref(), Ok("/"));
+        assert_eq!(inside("/x/y", "/x/y").as_deref(), Ok("/x/y"));
+        assert!(inside("/home/y", "y").is_err_and(|e| e.contains("not below a dfs mount")));
+    }
+
+    #[test]
+    fn damage_and_absence_of_a_copy_are_shown() {
+        let copy = |state, damaged| copy_text(&Copy { server: 3, address: "h:1".into(), state, damaged });
+        assert_eq!(copy(ServerState::Full, false), "chunkserver 3 at h:1");
+        assert_eq!(copy(ServerState::Away, false), "chunkserver 3 at h:1 away");
+        assert_eq!(copy(ServerState::Alive, true), "chunkserver 3 at h:1 damaged");
+    }
+}

@@ -1,0 +1,43 @@
+//! What the `dfs` command does: starts and stops a local federation, and shows what a federation says of itself.
+//!
+//! * `cli` is the command tree; its doc comments are the help.
+//! * `cmd` has one file per verb: collect, then print.
+//! * `overview` asks every metaserver within a few seconds and joins the answers; `verdict` judges them, purely.
+//! * `local` knows the directory of a local federation: shape and ports, processes, the mount.
+//! * `print` makes tables and JSON.
+//!
+//! Nothing here changes a federation's content; what destroys data (`down --purge`) asks first.
+
+use std::process::ExitCode;
+
+use dfs_proto::env::Env;
+
+pub mod cli;
+pub mod cmd;
+pub mod finder;
+pub mod local;
+pub mod overview;
+pub mod print;
+pub mod verdict;
+
+/// The command could not do what it was asked to. Chosen apart from the verdicts 0, 1 and 2 of `status` but for
+/// usage errors, which clap ends with 2 before anything was asked.
+pub const EXIT_FAILED: u8 = 3;
+
+/// Runs one command; errors are printed by the caller, as one line.
+pub async fn run(cli: cli::Cli) -> anyhow::Result<ExitCode> {
+    use cli::{ClusterVerb, Command, FileVerb, NodeVerb, VolumeVerb};
+    let env = Env::real();
+    let json = cli.json;
+    match cli.command {
+        Command::Up(arguments) => cmd::up::run(&env, arguments, json).await,
+        Command::Down(arguments) => cmd::down::run(arguments, json).await,
+        Command::Status => cmd::status::run(&env, &cli.source, json).await,
+        Command::Cluster { verb: ClusterVerb::List } => cmd::cluster::list(&env, &cli.source, json).await,
+        Command::Node { verb: NodeVerb::List } => cmd::node::list(&env, &cli.source, json).await,
+        Command::Volume { verb: VolumeVerb::List } => cmd::volume::list(&env, &cli.source, json).await,
+        Command::File { verb: FileVerb::Show { path } } => {
+            cmd::file::show(&env, &cli.source, &path, json).await
+        }
+    }
+}

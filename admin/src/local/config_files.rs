@@ -1,0 +1,167 @@
+//! The files that daemons and clients of a local federation read. They are written anew at each `dfs up`: edits belong
+//! into a federation of one's own (README, "Three machines").
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use super::federation::{Chunkserver, Federation, Metaserver, loopback};
+use super::{Dir, read_if_exists, write_whole};
+
+/// First line of every file that we write, so that we never replace one that we did not.
+const MARK: &str = "# Written by `dfs up`; do not edit.";
+/// Second line of the user's file: whose it is.
+const OF: &str = "# Federation: ";
+
+#[derive(Serialize)]
+struct FederationSection {
+    metaservers: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Member {
+    id: u64,
+    address: String,
+}
+
+#[derive(Serialize)]
+struct MetaserverSection {
+    id: u64,
+    cluster: String,
+    data: PathBuf,
+    listen: String,
+    http: String,
+    copies: u32,
+    bootstrap: Vec<Member>,
+}
+
+#[derive(Serialize)]
+struct ChunkserverSection {
+    data: PathBuf,
+    listen: String,
+    frames_listen: String,
+    http: String,
+    zone: String,
+}
+
+#[derive(Serialize)]
+struct File {
+    federation: FederationSection,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metaserver: Option<MetaserverSection>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chunkserver: Option<ChunkserverSection>,
+}
+
+/// Writes all of them.
+pub fn write(dir: &Dir, federation: &Federation) -> anyhow::Result<()> {
+    write_whole(&dir.client_config(), &text(dir, &client(federation))?)?;
+    for server in &federation.metaservers {
+        let mut file = client(federation);
+        file.metaserver = Some(metaserver(dir, federation, server));
+        write_whole(&dir.config(&server.name()), &text(dir, &file)?)?;
+    }
+    for server in &federation.chunkservers {
+        let mut file = client(federation);
+        file.chunkserver = Some(chunkserver(dir, server));
+        write_whole(&dir.config(&server.name()), &text(dir, &file)?)?;
+    }
+    Ok(())
+}
+
+fn client(federation: &Federation) -> File {
+    let federation = FederationSection { metaservers: federation.metaserver_addresses() };
+    File { federation, metaserver: None, chunkserver: None }
+}
+
+fn metaserver(dir: &Dir, federation: &Federation, server: &Metaserver) -> MetaserverSection {
+    let member = |m: &Metaserver| Member { id: m.id, address: m.address() };
+    MetaserverSection {
+        id: server.id,
+        cluster: federation.cluster.clone(),
+        data: dir.data(&server.name()),
+        listen: loopback(server.grpc),
+        http: loopback(server.http),
+        copies: federation.copies,
+        bootstrap: federation.metaservers.iter().map(member).collect(),
+    }
+}
+
+fn chunkserver(dir: &Dir, server: &Chunkserver) -> ChunkserverSection {
+    ChunkserverSection {
+        data: dir.data(&server.name()),
+        listen: loopback(server.grpc),
+        frames_listen: loopback(server.frames),
+        http: loopback(server.http),
+        zone: server.zone.clone(),
+    }
+}
+
+fn text(dir: &Dir, file: &File) -> anyhow::Result<String> {
+    let body = toml::to_string(file).context("write a configuration file")?;
+    Ok(format!("{MARK}\n{OF}{}\n\n{body}", dir.path().display()))
+}
+
+/// Whose a configuration file is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Owner {
+    Nobody,
+    /// `dfs up --dir` of this directory.
+    Up(PathBuf),
+    /// Someone wrote it by hand.
+    User,
+}
+
+pub fn owner(path: &Path) -> anyhow::Result<Owner> {
+    let Some(text) = read_if_exists(path)? else { return Ok(Owner::Nobody) };
+    let mut lines = text.lines();
+    let (mark, of) = (lines.next(), lines.next().and_then(|line| line.strip_prefix(OF)));
+    Ok(match (mark, of) {
+        (Some(MARK), Some(dir)) => Owner::Up(PathBuf::from(dir)),
+        (_, _) => Owner::User,
+    })
+}
+
+/// Makes the client's file the user's own.
+pub fn write_user_config(path: &Path, dir: &Dir, federation: &Federation) -> anyhow::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("make directory {}", folder.display()))?;
+    }
+    write_whole(path, &text(dir, &client(federation))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use dfs_proto::config::{ConfigFile, parse};
+
+    use super::super::federation::Shape;
+    use super::*;
+
+    #[test]
+    fn the_files_parse_and_every_one_names_the_metaservers() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::new(temp.path()).unwrap();
+        dir.create().unwrap();
+        let federation = Federation::plan(None, &Shape::default(), &dir).unwrap();
+        write(&dir, &federation).unwrap();
+        let names = ["meta1", "meta3", "chunk1", "chunk3"].map(|name| dir.config(name));
+        for path in names.into_iter().chain([dir.client_config()]) {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let file: ConfigFile = parse(&path, &text).unwrap();
+            assert_eq!(file.federation.metaservers, federation.metaserver_addresses());
+            assert_eq!(owner(&path).unwrap(), Owner::Up(dir.path().to_owned()));
+        }
+        let table: toml::Table = std::fs::read_to_string(dir.config("meta2")).unwrap().parse().unwrap();
+        assert_eq!(table["metaserver"]["id"].as_integer(), Some(2));
+        assert_eq!(table["metaserver"]["bootstrap"].as_array().map(Vec::len), Some(3));
+    }
+
+    #[test]
+    fn a_file_written_by_hand_is_the_users() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "[federation]\nmetaservers = [\"a:1\"]\n").unwrap();
+        assert_eq!(owner(file.path()).unwrap(), Owner::User);
+        assert_eq!(owner(Path::new("/nonexistent/dfs.toml")).unwrap(), Owner::Nobody);
+    }
+}

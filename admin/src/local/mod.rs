@@ -1,0 +1,104 @@
+//! A federation on this machine, all of it below one directory:
+//!
+//! ```text
+//! federation.json   its shape and ports: written once, extended when chunkservers are added
+//! processes.json    what runs: pid, start time and boot of every process started here
+//! dfs.toml          for clients: where the metaservers are
+//! config/NAME.toml  one file per daemon
+//! logs/NAME.log     stderr of each daemon, appended
+//! meta1 … chunk1 …  the data directories
+//! lock              held by `dfs up` and `dfs down`, so that two of them take turns
+//! ```
+
+pub mod config_files;
+pub mod federation;
+pub mod mounted;
+pub mod ports;
+pub mod process;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+/// Names the places inside the directory.
+#[derive(Clone, Debug)]
+pub struct Dir(PathBuf);
+
+impl Dir {
+    /// Makes the path absolute, so that what is written into files does not depend on where `dfs` was called.
+    pub fn new(path: &Path) -> anyhow::Result<Dir> {
+        let path = std::path::absolute(path).with_context(|| format!("use --dir {}", path.display()))?;
+        Ok(Dir(path))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn federation(&self) -> PathBuf {
+        self.0.join("federation.json")
+    }
+
+    pub fn processes(&self) -> PathBuf {
+        self.0.join("processes.json")
+    }
+
+    pub fn client_config(&self) -> PathBuf {
+        self.0.join("dfs.toml")
+    }
+
+    pub fn config(&self, name: &str) -> PathBuf {
+        self.0.join("config").join(format!("{name}.toml"))
+    }
+
+    pub fn logs(&self) -> PathBuf {
+        self.0.join("logs")
+    }
+
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.logs().join(format!("{name}.log"))
+    }
+
+    pub fn data(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Makes the directory and its folders.
+    pub fn create(&self) -> anyhow::Result<()> {
+        for path in [self.0.clone(), self.0.join("config"), self.logs()] {
+            std::fs::create_dir_all(&path).with_context(|| format!("make directory {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Waits for its turn; the lock ends with the file.
+    pub fn lock(&self) -> anyhow::Result<std::fs::File> {
+        let path = self.0.join("lock");
+        let file = std::fs::File::create(&path).with_context(|| format!("make {}", path.display()))?;
+        file.lock().with_context(|| format!("lock {}", path.display()))?;
+        Ok(file)
+    }
+}
+
+/// Replaces a file by a rename, so that a reader sees the old one or the new one.
+fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {
+    let next = path.with_extension("next");
+    std::fs::write(&next, text).with_context(|| format!("write {}", next.display()))?;
+    std::fs::rename(&next, path).with_context(|| format!("replace {}", path.display()))
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
+    let mut text = serde_json::to_string_pretty(value)?;
+    text.push('\n');
+    write_whole(path, &text)
+}
+
+/// `None` when there is no such file.
+fn read_if_exists(path: &Path) -> anyhow::Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+    }
+}

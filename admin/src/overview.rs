@@ -1,0 +1,379 @@
+//! What a cluster says of itself: every known metaserver is asked at once, then `join` makes one picture of the answers.
+//!
+//! With every server dead the whole of it ends within [`ASK_DEADLINE`] twice, which is below the 3 s that `dfs status`
+//! promises.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use dfs_proto::convert::refusal;
+use dfs_proto::env::Env;
+use dfs_proto::ids::ClusterId;
+use dfs_proto::rpc::{Expected, Identity, Role, grpc};
+use dfs_proto::wire;
+use dfs_proto::wire::admin_client::AdminClient;
+use futures::future::join_all;
+use serde::Serialize;
+use tokio::time::timeout;
+
+/// For one round of questions, connecting included. Two rounds fit into the 3 s of `dfs status`: those configured, then
+/// those that they name.
+pub const ASK_DEADLINE: Duration = Duration::from_millis(1200);
+
+/// One cluster, joined from all answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Overview {
+    /// Where the addresses came from.
+    pub found_by: String,
+    /// `None`: nobody answered.
+    pub cluster: Option<Cluster>,
+    pub members: Vec<Member>,
+    /// What only a leader knows; `None`: there is none, or it did not answer.
+    pub leader: Option<Leader>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Cluster {
+    pub id: String,
+    pub name: String,
+    pub copies: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Member {
+    /// `None`: it never answered, and nobody who did names it.
+    pub id: Option<u64>,
+    pub address: String,
+    pub state: MemberState,
+    pub last_log: Option<u64>,
+    /// Entries that its log is behind the leader's.
+    pub log_lag: Option<u64>,
+    /// Why it did not answer.
+    pub problem: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberState {
+    Leader,
+    Follower,
+    Unreachable,
+}
+
+impl MemberState {
+    pub fn name(self) -> &'static str {
+        match self {
+            MemberState::Leader => "leader",
+            MemberState::Follower => "follower",
+            MemberState::Unreachable => "unreachable",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Leader {
+    pub member: u64,
+    pub term: u64,
+    pub last_log: u64,
+    pub last_applied: u64,
+    pub chunkservers: Vec<Chunkserver>,
+    pub chunks: Chunks,
+    pub inodes: u64,
+    pub sessions: u64,
+    pub volumes: Vec<Volume>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Chunks {
+    pub open: u64,
+    pub sealed: u64,
+    pub degraded: u64,
+    pub damaged: u64,
+    pub dead: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Volume {
+    pub number: u32,
+    pub name: String,
+    pub cluster: String,
+    pub inodes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerState {
+    Alive,
+    Away,
+    Full,
+    /// Registered, but this leader has not heard it since its election.
+    NotHeard,
+}
+
+impl ServerState {
+    pub fn name(self) -> &'static str {
+        match self {
+            ServerState::Alive => "alive",
+            ServerState::Away => "away",
+            ServerState::Full => "full",
+            ServerState::NotHeard => "not heard",
+        }
+    }
+
+    /// Can it be read from now?
+    pub fn is_here(self) -> bool {
+        matches!(self, ServerState::Alive | ServerState::Full)
+    }
+
+    /// As a leader tells it on the wire; what an unknown number may mean is not "alive".
+    pub fn from_wire(state: i32) -> ServerState {
+        match wire::ServerState::try_from(state) {
+            Ok(wire::ServerState::Alive) => ServerState::Alive,
+            Ok(wire::ServerState::Full) => ServerState::Full,
+            Ok(wire::ServerState::Away | wire::ServerState::Unspecified) | Err(_) => ServerState::Away,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Chunkserver {
+    pub id: u64,
+    pub grpc_address: String,
+    pub frames_address: String,
+    pub http_address: String,
+    pub zone: String,
+    pub state: ServerState,
+    pub report_age_ms: u64,
+    pub cpu_percent: u32,
+    pub memory_total: u64,
+    pub memory_available: u64,
+    pub disk_total: u64,
+    pub disk_free: u64,
+    pub requests_in_flight: u64,
+    pub chunks: u64,
+}
+
+type Answers = BTreeMap<String, Result<wire::StatusReply, String>>;
+
+/// Asks `addresses`, then those members that the answers name and that were not asked yet.
+pub async fn collect(env: &Env, addresses: &[String], found_by: &str) -> Overview {
+    let mut answers = Answers::new();
+    let mut next: BTreeSet<String> = addresses.iter().cloned().collect();
+    for _round in 0..2 {
+        let asked = next.iter().map(|address| async move { (address.clone(), ask(env, address).await) });
+        answers.extend(join_all(asked).await);
+        let replies = answers.values().flatten();
+        let named = replies.flat_map(|reply| &reply.members).map(|member| member.address.clone());
+        next = named.filter(|address| !address.is_empty() && !answers.contains_key(address)).collect();
+        if next.is_empty() {
+            break;
+        }
+    }
+    Overview { found_by: found_by.to_owned(), ..join(&answers) }
+}
+
+async fn ask(env: &Env, address: &str) -> Result<wire::StatusReply, String> {
+    let own = Identity { role: Role::Admin, id: 0, cluster: ClusterId::UNKNOWN };
+    let expected = Expected { role: Role::Metaserver, ..own };
+    let asked = async {
+        let channel = grpc::connect(env, address, &own, &expected, ASK_DEADLINE).await?;
+        let mut admin = AdminClient::new(channel).max_decoding_message_size(grpc::MESSAGE_LEN_MAX);
+        let mut reply =
+            admin.status(wire::StatusRequest {}).await.map_err(|s| s.message().to_owned())?.into_inner();
+        refusal(reply.error.take()).map_err(|error| error.to_string())?;
+        Ok(reply)
+    };
+    timeout(ASK_DEADLINE, asked).await.unwrap_or_else(|_| Err(format!("no answer within {ASK_DEADLINE:?}")))
+}
+
+/// One picture of all answers. Of several that claim to lead, the one of the highest term does.
+fn join(answers: &Answers) -> Overview {
+    let replies = || answers.values().flatten();
+    let leader = replies().filter(|reply| reply.is_leader).max_by_key(|reply| reply.term);
+    let known = leader.or_else(|| replies().max_by_key(|reply| reply.last_applied));
+    let Some(known) = known else {
+        let members = answers.iter().map(|(address, answer)| member(address, answer, None, None)).collect();
+        return Overview { members, ..Overview::default() };
+    };
+    let cluster = Cluster {
+        id: ClusterId::from_wire(&known.cluster).unwrap_or_default().to_string(),
+        name: known.cluster_name.clone(),
+        copies: known.copies,
+    };
+    Overview {
+        found_by: String::new(),
+        cluster: Some(cluster),
+        members: members(answers, known, leader),
+        leader: leader.map(leader_view),
+    }
+}
+
+fn members(answers: &Answers, known: &wire::StatusReply, leader: Option<&wire::StatusReply>) -> Vec<Member> {
+    let ids: BTreeMap<&str, u64> = known.members.iter().map(|m| (m.address.as_str(), m.member)).collect();
+    let unasked = Err("not asked".to_owned());
+    let addresses: BTreeSet<&str> = answers.keys().map(String::as_str).chain(ids.keys().copied()).collect();
+    let mut members: Vec<Member> = addresses
+        .into_iter()
+        .map(|address| {
+            let answer = answers.get(address).unwrap_or(&unasked);
+            let foreign = answer.as_ref().is_ok_and(|reply| reply.cluster != known.cluster);
+            let stranger = Err(format!("belongs to another cluster than {}", known.cluster_name));
+            member(address, if foreign { &stranger } else { answer }, ids.get(address).copied(), leader)
+        })
+        .collect();
+    // One member may be reachable under two addresses: that is one row, the one it is known by.
+    let answered: BTreeSet<u64> =
+        members.iter().filter(|m| m.problem.is_none()).filter_map(|m| m.id).collect();
+    members.retain(|m| m.id.is_none_or(|id| !answered.contains(&id) || m.problem.is_none()));
+    members.sort_by_key(|m| (m.id.unwrap_or(u64::MAX), !ids.contains_key(m.address.as_str())));
+    members.dedup_by(|a, b| a.id.is_some() && a.id == b.id);
+    members
+}
+
+fn member(
+    address: &str,
+    answer: &Result<wire::StatusReply, String>,
+    id: Option<u64>,
+    leader: Option<&wire::StatusReply>,
+) -> Member {
+    let told_lag = |id: u64| leader?.members.iter().find(|m| m.member == id)?.log_lag;
+    match answer {
+        Ok(reply) => {
+            let leads = leader.is_some_and(|leader| leader.answered_by == reply.answered_by);
+            let lag = leader.map(|leader| leader.last_log.saturating_sub(reply.last_log));
+            Member {
+                id: Some(reply.answered_by),
+                address: address.to_owned(),
+                state: if leads { MemberState::Leader } else { MemberState::Follower },
+                last_log: Some(reply.last_log),
+                log_lag: if leads { Some(0) } else { told_lag(reply.answered_by).or(lag) },
+                problem: None,
+            }
+        }
+        Err(problem) => Member {
+            id,
+            address: address.to_owned(),
+            state: MemberState::Unreachable,
+            last_log: None,
+            log_lag: id.and_then(told_lag),
+            problem: Some(problem.clone()),
+        },
+    }
+}
+
+fn leader_view(reply: &wire::StatusReply) -> Leader {
+    let mut chunkservers: Vec<Chunkserver> = reply.chunkservers.iter().map(chunkserver).collect();
+    chunkservers.sort_by_key(|server| server.id);
+    let volumes = reply.volumes.iter().map(|v| Volume {
+        number: v.volume,
+        name: v.name.clone(),
+        cluster: v.cluster.clone(),
+        inodes: v.inodes,
+    });
+    Leader {
+        member: reply.answered_by,
+        term: reply.term,
+        last_log: reply.last_log,
+        last_applied: reply.last_applied,
+        chunkservers,
+        chunks: Chunks {
+            open: reply.chunks_open,
+            sealed: reply.chunks_sealed,
+            degraded: reply.chunks_degraded,
+            damaged: reply.chunks_damaged,
+            dead: reply.chunks_dead,
+        },
+        inodes: reply.inodes,
+        sessions: reply.sessions,
+        volumes: volumes.collect(),
+    }
+}
+
+fn chunkserver(server: &wire::ServerStatus) -> Chunkserver {
+    Chunkserver {
+        id: server.server,
+        grpc_address: server.grpc_address.clone(),
+        frames_address: server.frames_address.clone(),
+        http_address: server.http_address.clone(),
+        zone: server.zone.clone(),
+        state: if server.heard { ServerState::from_wire(server.state) } else { ServerState::NotHeard },
+        report_age_ms: server.report_age_ms,
+        cpu_percent: server.cpu_percent,
+        memory_total: server.memory_total,
+        memory_available: server.memory_available,
+        disk_total: server.disk_total,
+        disk_free: server.disk_free,
+        requests_in_flight: server.requests_in_flight,
+        chunks: server.chunks,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(member: u64, term: u64, is_leader: bool, last_log: u64) -> wire::StatusReply {
+        let members = (1..=3)
+            .map(|id| wire::MemberStatus { member: id, address: format!("h:{id}"), ..Default::default() })
+            .collect();
+        wire::StatusReply {
+            cluster: vec![7; 16].into(),
+            cluster_name: "local".to_owned(),
+            answered_by: member,
+            is_leader,
+            term,
+            last_log,
+            members,
+            ..Default::default()
+        }
+    }
+
+    fn answers(list: impl IntoIterator<Item = (u64, Result<wire::StatusReply, String>)>) -> Answers {
+        list.into_iter().map(|(id, answer)| (format!("h:{id}"), answer)).collect()
+    }
+
+    #[test]
+    fn of_two_that_claim_to_lead_the_higher_term_does() {
+        let overview = join(&answers([(1, Ok(reply(1, 4, true, 90))), (2, Ok(reply(2, 5, true, 100)))]));
+        let leader = overview.leader.unwrap();
+        assert_eq!((leader.member, leader.term), (2, 5));
+        let states: Vec<_> = overview.members.iter().map(|m| (m.id, m.state, m.log_lag)).collect();
+        use MemberState::{Follower, Leader, Unreachable};
+        assert_eq!(
+            states,
+            [(Some(1), Follower, Some(10)), (Some(2), Leader, Some(0)), (Some(3), Unreachable, None)]
+        );
+    }
+
+    #[test]
+    fn without_any_answer_every_address_is_listed_with_its_problem() {
+        let overview = join(&answers([(1, Err("refused".to_owned())), (2, Err("no answer".to_owned()))]));
+        assert_eq!((overview.cluster, overview.leader), (None, None));
+        let problems: Vec<_> = overview.members.iter().map(|m| m.problem.as_deref()).collect();
+        assert_eq!(problems, [Some("refused"), Some("no answer")]);
+    }
+
+    #[test]
+    fn followers_alone_name_the_cluster_and_nobody_leads() {
+        let overview = join(&answers([(1, Ok(reply(1, 4, false, 90)))]));
+        assert_eq!(overview.cluster.map(|c| c.name).as_deref(), Some("local"));
+        assert_eq!(overview.leader, None);
+        assert_eq!(overview.members.len(), 3);
+    }
+
+    #[test]
+    fn a_member_that_moved_is_shown_once_and_a_stranger_is_named() {
+        let mut stranger = reply(9, 1, true, 1);
+        stranger.cluster = vec![8; 16].into();
+        let list = [
+            ("h:1", Ok(reply(1, 4, true, 90))),
+            ("moved:2", Ok(reply(2, 4, false, 90))),
+            ("other:9", Ok(stranger)),
+        ];
+        let overview = join(&list.map(|(a, r)| (a.to_owned(), r)).into_iter().collect());
+        let rows: Vec<_> = overview.members.iter().map(|m| (m.address.as_str(), m.state)).collect();
+        use MemberState::{Follower, Leader, Unreachable};
+        assert_eq!(rows[..3], [("h:1", Leader), ("moved:2", Follower), ("h:3", Unreachable)]);
+        assert!(overview.members[3].problem.as_deref().is_some_and(|p| p.contains("another cluster")));
+    }
+}

@@ -1,0 +1,223 @@
+//! One line that says how a federation is, and the exit code that goes with it. Pure.
+
+use serde::Serialize;
+
+use crate::overview::{MemberState, Overview, ServerState};
+use crate::print::count;
+
+/// A member this many entries behind is catching up, not keeping up: under full load the followers are a few batches
+/// (hundreds of entries) behind.
+const LOG_LAG_MAX: u64 = 5_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    Healthy,
+    Degraded,
+    Unavailable,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    pub health: Health,
+    /// What is wrong; when healthy, what was counted.
+    pub because: Vec<String>,
+}
+
+impl Verdict {
+    pub fn exit_code(&self) -> u8 {
+        match self.health {
+            Health::Healthy => 0,
+            Health::Degraded => 1,
+            Health::Unavailable => 2,
+        }
+    }
+
+    pub fn line(&self) -> String {
+        let health = match self.health {
+            Health::Healthy => "healthy",
+            Health::Degraded => "degraded",
+            Health::Unavailable => "unavailable",
+        };
+        format!("{health}: {}", self.because.join("; "))
+    }
+}
+
+pub fn judge(overview: &Overview) -> Verdict {
+    let unreachable: Vec<String> = overview
+        .members
+        .iter()
+        .filter_map(|m| Some(format!("metaserver {} unreachable ({})", m.address, m.problem.as_deref()?)))
+        .collect();
+    let unavailable = |first: String| {
+        let because = std::iter::once(first).chain(unreachable.clone()).collect();
+        Verdict { health: Health::Unavailable, because }
+    };
+    if overview.cluster.is_none() {
+        return unavailable("no metaserver answers".to_owned());
+    }
+    let Some(leader) = &overview.leader else {
+        return unavailable("no metaserver leads".to_owned());
+    };
+    let servers = &leader.chunkservers;
+    let here = servers.iter().filter(|server| server.state.is_here()).count();
+    if here == 0 {
+        return unavailable(match servers.len() {
+            0 => "no chunkserver has registered".to_owned(),
+            all => format!("none of {} answers", count(all as u64, "chunkserver")),
+        });
+    }
+    let mut problems = unreachable;
+    problems.extend(server_problems(overview));
+    if !problems.is_empty() {
+        return Verdict { health: Health::Degraded, because: problems };
+    }
+    let all =
+        [count(overview.members.len() as u64, "metaserver"), count(here as u64, "chunkserver")].join(", ");
+    Verdict { health: Health::Healthy, because: vec![format!("{all}, every chunk has its copies")] }
+}
+
+fn server_problems(overview: &Overview) -> Vec<String> {
+    let mut problems = Vec::new();
+    let behind = overview.members.iter().filter(|m| m.state == MemberState::Follower);
+    for member in behind.filter(|m| m.log_lag.is_some_and(|lag| lag > LOG_LAG_MAX)) {
+        let lag = member.log_lag.unwrap_or_default();
+        problems.push(format!("metaserver {} is {lag} entries behind", member.address));
+    }
+    let Some(leader) = &overview.leader else { return problems };
+    for server in &leader.chunkservers {
+        match server.state {
+            ServerState::Alive => {}
+            ServerState::Full => problems.push(format!("chunkserver {} is full", server.id)),
+            ServerState::Away | ServerState::NotHeard => {
+                problems.push(format!("chunkserver {} is {}", server.id, server.state.name()));
+            }
+        }
+    }
+    let here = leader.chunkservers.iter().filter(|server| server.state.is_here()).count() as u32;
+    if let Some(cluster) = overview.cluster.as_ref().filter(|cluster| here < cluster.copies) {
+        problems.push(format!(
+            "{} copies wanted, {} there",
+            cluster.copies,
+            count(here.into(), "chunkserver")
+        ));
+    }
+    for (number, what) in
+        [(leader.chunks.degraded, "degraded chunk"), (leader.chunks.damaged, "damaged chunk")]
+    {
+        if number > 0 {
+            problems.push(count(number, what));
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::overview::{Chunks, Chunkserver, Cluster, Leader, Member};
+
+    fn server(id: u64, state: ServerState) -> Chunkserver {
+        Chunkserver {
+            id,
+            grpc_address: String::new(),
+            frames_address: String::new(),
+            http_address: String::new(),
+            zone: String::new(),
+            state,
+            report_age_ms: 0,
+            cpu_percent: 0,
+            memory_total: 0,
+            memory_available: 0,
+            disk_total: 0,
+            disk_free: 0,
+            requests_in_flight: 0,
+            chunks: 0,
+        }
+    }
+
+    fn member(id: u64, state: MemberState) -> Member {
+        let problem = (state == MemberState::Unreachable).then(|| "refused".to_owned());
+        Member { id: Some(id), address: format!("h:{id}"), state, last_log: None, log_lag: Some(0), problem }
+    }
+
+    fn healthy() -> Overview {
+        Overview {
+            found_by: String::new(),
+            cluster: Some(Cluster { id: "1".into(), name: "local".into(), copies: 2 }),
+            members: vec![
+                member(1, MemberState::Leader),
+                member(2, MemberState::Follower),
+                member(3, MemberState::Follower),
+            ],
+            leader: Some(Leader {
+                member: 1,
+                term: 1,
+                last_log: 1,
+                last_applied: 1,
+                chunkservers: [1, 2, 3].map(|id| server(id, ServerState::Alive)).into(),
+                chunks: Chunks { dead: 4, ..Chunks::default() },
+                inodes: 1,
+                sessions: 0,
+                volumes: Vec::new(),
+            }),
+        }
+    }
+
+    fn judged(change: impl FnOnce(&mut Overview)) -> (u8, String) {
+        let mut overview = healthy();
+        change(&mut overview);
+        let verdict = judge(&overview);
+        (verdict.exit_code(), verdict.line())
+    }
+
+    #[test]
+    fn all_there_is_healthy_and_dead_chunks_are_no_problem() {
+        let (code, line) = judged(|_| {});
+        assert_eq!(
+            (code, line.as_str()),
+            (0, "healthy: 3 metaservers, 3 chunkservers, every chunk has its copies")
+        );
+    }
+
+    #[test]
+    fn whatever_is_missing_is_named_and_degrades() {
+        let leader = |change: fn(&mut Leader)| judged(|o| change(o.leader.as_mut().unwrap()));
+        let cases = [
+            (judged(|o| o.members[2] = member(3, MemberState::Unreachable)), "h:3 unreachable (refused)"),
+            (judged(|o| o.members[1].log_lag = Some(LOG_LAG_MAX + 1)), "h:2 is 5001 entries behind"),
+            (leader(|l| l.chunkservers[0].state = ServerState::Away), "chunkserver 1 is away"),
+            (leader(|l| l.chunkservers[0].state = ServerState::Full), "chunkserver 1 is full"),
+            (leader(|l| l.chunkservers.truncate(1)), "2 copies wanted, 1 chunkserver there"),
+            (leader(|l| l.chunks.degraded = 1), "1 degraded chunk"),
+            (leader(|l| l.chunks.damaged = 2), "2 damaged chunks"),
+        ];
+        for ((code, line), expected) in cases {
+            assert_eq!(code, 1, "{line}");
+            assert!(line.contains(expected), "{line}");
+        }
+    }
+
+    #[test]
+    fn without_leader_members_or_chunkservers_it_is_unavailable() {
+        let nobody = |o: &mut Overview| {
+            *o = Overview { members: vec![member(1, MemberState::Unreachable)], ..Overview::default() };
+        };
+        let cases = [
+            (judged(nobody), "no metaserver answers; metaserver h:1 unreachable"),
+            (judged(|o| o.leader = None), "no metaserver leads"),
+            (judged(|o| o.leader.as_mut().unwrap().chunkservers.clear()), "no chunkserver has registered"),
+            (
+                judged(|o| {
+                    let servers = &mut o.leader.as_mut().unwrap().chunkservers;
+                    servers.iter_mut().for_each(|s| s.state = ServerState::Away);
+                }),
+                "none of 3 chunkservers answers",
+            ),
+        ];
+        for ((code, line), expected) in cases {
+            assert_eq!(code, 2, "{line}");
+            assert!(line.contains(expected), "{line}");
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! A disk in memory, for the simulation and for tests of what a crash leaves.
+//!
+//! The fault model: at [`MemoryDisk::crash`] each file keeps what was synced and a random part of what was written
+//! behind it, the last piece of which may be noise; a name made or removed since its directory was synced is there or
+//! not, by chance. A [`MemoryDisk::fail_syncs`] makes every sync fail, and what it should have made durable is not.
+//! Files only grow at their end: nothing here rewrites (P11.2), and a write anywhere else panics.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use dfs_proto::env::Rng;
+
+use super::{Disk, DiskFile, DiskLock, Space};
+
+/// Cloning gives another handle to the same disk: it survives the process that used it.
+#[derive(Clone)]
+pub struct MemoryDisk(Arc<Mutex<Contents>>);
+
+struct Contents {
+    capacity_bytes: u64,
+    names: BTreeMap<PathBuf, Node>,
+    /// What a crash certainly leaves: as of the last sync of each entry's directory.
+    durable_names: BTreeMap<PathBuf, Node>,
+    locked: Vec<PathBuf>,
+    syncs_fail: bool,
+    syncs: u64,
+}
+
+#[derive(Clone)]
+enum Node {
+    Directory,
+    File(Arc<Mutex<Content>>),
+}
+
+#[derive(Default)]
+struct Content {
+    bytes: Vec<u8>,
+    synced_len: usize,
+}
+
+struct MemoryFile {
+    disk: MemoryDisk,
+    content: Arc<Mutex<Content>>,
+}
+
+struct MemoryLock {
+    disk: MemoryDisk,
+    path: PathBuf,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl MemoryDisk {
+    pub fn new(capacity_bytes: u64) -> MemoryDisk {
+        MemoryDisk(Arc::new(Mutex::new(Contents {
+            capacity_bytes,
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            locked: Vec::new(),
+            syncs_fail: false,
+            syncs: 0,
+        })))
+    }
+
+    /// The power fails: see the fault model above. Whoever used the disk must be gone by then.
+    pub fn crash(&self, rng: &Rng) {
+        let mut contents = lock(&self.0);
+        contents.locked.clear();
+        let mut left = contents.durable_names.clone();
+        for (path, node) in &contents.names {
+            if !left.contains_key(path) && rng.below(2) == 0 {
+                left.insert(path.clone(), node.clone());
+            }
+        }
+        let removed: Vec<_> =
+            left.keys().filter(|path| !contents.names.contains_key(*path)).cloned().collect();
+        for path in removed {
+            if rng.below(2) == 0 {
+                left.remove(&path);
+            }
+        }
+        for node in left.values() {
+            if let Node::File(content) = node {
+                lock(content).crash(rng);
+            }
+        }
+        contents.names = left.clone();
+        contents.durable_names = left;
+    }
+
+    /// From now on every sync fails, or none does.
+    pub fn fail_syncs(&self, fail: bool) {
+        lock(&self.0).syncs_fail = fail;
+    }
+
+    /// Syncs of files that succeeded so far.
+    pub fn syncs(&self) -> u64 {
+        lock(&self.0).syncs
+    }
+
+    pub fn set_capacity(&self, bytes: u64) {
+        lock(&self.0).capacity_bytes = bytes;
+    }
+
+    /// Turns one bit of the byte at `position`, as a failing medium does.
+    pub fn flip(&self, path: &Path, position: usize) {
+        let contents = lock(&self.0);
+        match contents.names.get(path) {
+            Some(Node::File(content)) => lock(content).bytes[position] ^= 1,
+            Some(Node::Directory) | None => panic!("no file {} to flip a bit of", path.display()),
+        }
+    }
+
+    /// Every file there is, sorted by path.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let contents = lock(&self.0);
+        let is_file = |node: &Node| matches!(node, Node::File(_));
+        contents.names.iter().filter(|(_, node)| is_file(node)).map(|(path, _)| path.clone()).collect()
+    }
+}
+
+impl Content {
+    fn crash(&mut self, rng: &Rng) {
+        let unsynced = (self.bytes.len() - self.synced_len) as u64;
+        let kept = self.synced_len + rng.below(unsynced + 1) as usize;
+        self.bytes.truncate(kept);
+        if kept > self.synced_len && rng.below(2) == 0 {
+            let noise_from = self.synced_len + rng.below((kept - self.synced_len) as u64) as usize;
+            self.bytes[noise_from..].fill(rng.u64() as u8);
+        }
+        self.synced_len = kept;
+    }
+}
+
+impl Contents {
+    fn used_bytes(&self) -> u64 {
+        let len = |node: &Node| match node {
+            Node::File(content) => lock(content).bytes.len() as u64,
+            Node::Directory => 0,
+        };
+        self.names.values().map(len).sum()
+    }
+
+    fn insert(&mut self, path: &Path, node: Node) -> io::Result<()> {
+        let parent = path.parent().unwrap_or(Path::new(""));
+        match self.names.get(parent) {
+            Some(Node::Directory) => {
+                self.names.insert(path.to_owned(), node);
+                Ok(())
+            }
+            Some(Node::File(_)) | None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+}
+
+impl Disk for MemoryDisk {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let mut contents = lock(&self.0);
+        if contents.names.contains_key(path) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let content = Arc::new(Mutex::new(Content::default()));
+        contents.insert(path, Node::File(Arc::clone(&content)))?;
+        Ok(Arc::new(MemoryFile { disk: self.clone(), content }))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        match lock(&self.0).names.get(path) {
+            Some(Node::File(content)) => {
+                Ok(Arc::new(MemoryFile { disk: self.clone(), content: Arc::clone(content) }))
+            }
+            Some(Node::Directory) | None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        lock(&self.0).names.remove(path).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut contents = lock(&self.0);
+        let node = contents.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        contents.insert(to, node)
+    }
+
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        let mut contents = lock(&self.0);
+        for ancestor in path.ancestors() {
+            contents.names.entry(ancestor.to_owned()).or_insert(Node::Directory);
+            contents.durable_names.entry(ancestor.to_owned()).or_insert(Node::Directory);
+        }
+        Ok(())
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        let contents = lock(&self.0);
+        if !matches!(contents.names.get(path), Some(Node::Directory)) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let below = contents.names.range(path.to_owned()..).map(|(name, _)| name);
+        let children =
+            below.take_while(|name| name.starts_with(path)).filter(|name| name.parent() == Some(path));
+        Ok(children.filter_map(|name| name.file_name()).map(ToOwned::to_owned).collect())
+    }
+
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        let mut contents = lock(&self.0);
+        if contents.syncs_fail {
+            return Err(io::Error::other("this disk's syncs fail"));
+        }
+        contents.durable_names.retain(|name, _| name.parent() != Some(path));
+        let children: Vec<_> = contents
+            .names
+            .iter()
+            .filter(|(name, _)| name.parent() == Some(path))
+            .map(|(name, node)| (name.clone(), node.clone()))
+            .collect();
+        contents.durable_names.extend(children);
+        Ok(())
+    }
+
+    fn space(&self, _path: &Path) -> io::Result<Space> {
+        let contents = lock(&self.0);
+        Ok(Space {
+            total_bytes: contents.capacity_bytes,
+            free_bytes: contents.capacity_bytes.saturating_sub(contents.used_bytes()),
+            filesystem: Vec::new(),
+        })
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
+        let mut contents = lock(&self.0);
+        if contents.locked.iter().any(|locked| locked == path) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        contents.locked.push(path.to_owned());
+        Ok(Box::new(MemoryLock { disk: self.clone(), path: path.to_owned() }))
+    }
+}
+
+impl DiskLock for MemoryLock {}
+
+impl Drop for MemoryLock {
+    fn drop(&mut self) {
+        lock(&self.disk.0).locked.retain(|locked| *locked != self.path);
+    }
+}
+
+impl DiskFile for MemoryFile {
+    fn file_len(&self) -> io::Result<u64> {
+        Ok(lock(&self.content).bytes.len() as u64)
+    }
+
+    fn write_at(&self, parts: &mut [IoSlice<'_>], position: u64) -> io::Result<()> {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        {
+            let contents = lock(&self.disk.0);
+            if contents.used_bytes() + len as u64 > contents.capacity_bytes {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+        }
+        let mut content = lock(&self.content);
+        assert_eq!(position, content.bytes.len() as u64, "a file is only written at its end");
+        for part in parts {
+            content.bytes.extend_from_slice(part);
+        }
+        Ok(())
+    }
+
+    fn read_at(&self, parts: &mut [IoSliceMut<'_>], position: u64) -> io::Result<usize> {
+        let content = lock(&self.content);
+        let mut left = content.bytes.get(position as usize..).unwrap_or_default();
+        let mut filled = 0;
+        for part in parts {
+            let len = part.len().min(left.len());
+            part[..len].copy_from_slice(&left[..len]);
+            left = &left[len..];
+            filled += len;
+        }
+        Ok(filled)
+    }
+
+    fn start_writeback(&self, _position: u64, _len: u64) {}
+
+    fn sync(&self) -> io::Result<()> {
+        let mut contents = lock(&self.disk.0);
+        if contents.syncs_fail {
+            return Err(io::Error::other("this disk's syncs fail"));
+        }
+        contents.syncs += 1;
+        let mut content = lock(&self.content);
+        content.synced_len = content.bytes.len();
+        Ok(())
+    }
+}

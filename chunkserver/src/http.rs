@@ -1,0 +1,60 @@
+//! `/metrics` for Prometheus and `/healthz` for whoever restarts us.
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use dfs_proto::env::{Listener, Stream};
+use tokio::time::{Duration, sleep};
+
+use crate::heartbeat::Registration;
+use crate::metrics::Metrics;
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// After a failed accept (out of descriptors): trying at once again would only burn a core.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until `shutdown` is ready.
+pub(crate) async fn serve(
+    listener: Box<dyn Listener>,
+    metrics: Metrics,
+    registration: Registration,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) {
+    let health = move || async move {
+        match registration.last_failure() {
+            None => (StatusCode::OK, "ok\n".to_owned()),
+            Some(failure) => (StatusCode::SERVICE_UNAVAILABLE, format!("{failure}\n")),
+        }
+    };
+    let numbers = move || async move { ([(CONTENT_TYPE, OPEN_METRICS)], metrics.encode()).into_response() };
+    let router = Router::new().route("/metrics", get(numbers)).route("/healthz", get(health));
+    let served = axum::serve(Accepting(listener), router).with_graceful_shutdown(shutdown).await;
+    if let Err(error) = served {
+        tracing::warn!("http: {error}");
+    }
+}
+
+struct Accepting(Box<dyn Listener>);
+
+impl axum::serve::Listener for Accepting {
+    type Io = Box<dyn Stream>;
+    type Addr = String;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            match self.0.accept().await {
+                Ok(accepted) => return accepted,
+                Err(error) => {
+                    tracing::warn!("http: accept: {error}");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<String> {
+        Ok(self.0.local_address())
+    }
+}

@@ -1,0 +1,246 @@
+//! A chunkserver: it stores chunks in one data directory, passes appends on to the other replicas, and reports to its
+//! cluster's metaservers.
+//!
+//! The way of an append: `service` checks whom it is for, `store` writes it (`open.rs`) while `replicate` passes it on,
+//! and the answer goes out when all have it. A byte becomes durable in `store/open.rs`, `sync_file`; a stale append is
+//! refused there too, in `queue` and `check`. `heartbeat` registers this server, carries load up and deletion orders
+//! down. Blocking work runs in `workers`; the disk is behind `disk`, the machine's figures behind `machine`.
+//!
+//! [`start`] wires the parts; [`Server::run`] serves until it is told to stop, and ends them in order.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use dfs_proto::env::{Env, Listener};
+use dfs_proto::ids::ClusterId;
+use dfs_proto::rpc::frames::FrameTransport;
+use dfs_proto::rpc::grpc::SharedIdentity;
+use dfs_proto::rpc::leader::LeaderChannel;
+use dfs_proto::rpc::{Identity, Role, frames};
+use thiserror::Error;
+use tokio::sync::watch;
+
+pub mod config;
+pub mod disk;
+mod grpc;
+pub mod heartbeat;
+mod http;
+pub mod machine;
+pub mod metrics;
+mod replicate;
+pub mod service;
+pub mod store;
+pub mod workers;
+
+use config::{Config, ConfigError};
+use disk::{Disk, RealDisk};
+use heartbeat::{Advertised, Deletions, Heartbeat, RegisterError, Registration};
+use machine::{Machine, RealMachine};
+use metrics::Metrics;
+use service::Service;
+use store::stamp::{Directory, DirectoryError};
+use store::{ChunkStore, StoreOptions};
+use workers::Workers;
+
+/// What a chunkserver gets from its surroundings beside [`Env`]: the simulation passes its own.
+pub struct Seams {
+    pub disk: Arc<dyn Disk>,
+    pub machine: Arc<Mutex<dyn Machine>>,
+    /// For reads and writes.
+    pub io: Workers,
+    /// For syncs and deletions.
+    pub syncs: Workers,
+}
+
+impl Seams {
+    /// The machine's. To be called within a tokio runtime, whose blocking threads are used.
+    pub fn real(config: &Config) -> Seams {
+        Seams {
+            disk: Arc::new(RealDisk),
+            machine: Arc::new(Mutex::new(RealMachine::new())),
+            io: Workers::threads(config.chunkserver.io_threads),
+            syncs: Workers::threads(config.chunkserver.sync_threads),
+        }
+    }
+}
+
+/// Why a chunkserver does not start or does not go on: one line for whoever started it.
+#[derive(Debug, Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    #[error("data directory {}: {source}", path.display())]
+    Store { path: std::path::PathBuf, source: io::Error },
+    #[error("listen on {address} ({key}): {source}")]
+    Bind { key: &'static str, address: String, source: io::Error },
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+}
+
+/// A chunkserver whose ports are open and whose directory is claimed.
+pub struct Server {
+    grpc: Box<dyn Listener>,
+    frames: Box<dyn Listener>,
+    http: Option<Box<dyn Listener>>,
+    identity: SharedIdentity,
+    heartbeat: Heartbeat,
+}
+
+/// Checks the settings, claims the directory, opens the ports.
+pub async fn start(config: Config, env: Env, seams: Seams) -> Result<Server, RunError> {
+    config.validate()?;
+    let section = config.chunkserver.clone();
+    let metrics = Metrics::new();
+    let (directory, store) = open_store(&config, &env, &seams, &metrics).await?;
+    let stamp = directory.stamp();
+    let identity = Identity { role: Role::Chunkserver, id: stamp.server.0, cluster: stamp.cluster };
+    let identity = SharedIdentity::new(identity);
+
+    let grpc = bind(&env, "listen", &section.listen).await?;
+    let frames = bind(&env, "frames_listen", &section.frames_listen).await?;
+    let http = match section.http.is_empty() {
+        true => None,
+        false => Some(bind(&env, "http", &section.http).await?),
+    };
+    let advertised = Advertised {
+        grpc: given_or(&section.advertise, grpc.local_address()),
+        frames: given_or(&section.frames_advertise, frames.local_address()),
+        http: http.as_ref().map(|listener| listener.local_address()).unwrap_or_default(),
+        zone: section.zone.clone(),
+    };
+    let transport = FrameTransport::new(env.clone(), identity.clone(), section.connect_deadline());
+    let service = Service::new(
+        store.clone(),
+        Arc::new(transport),
+        identity.clone(),
+        section.data_deadline(),
+        metrics.clone(),
+    );
+    // Without a cluster of its own in the handshake: a leader of another cluster shall answer the registration, whose
+    // refusal ends this server, and not refuse the connection, which would be tried for ever.
+    let metaservers = config.federation.metaservers.clone();
+    let leader = LeaderChannel::anonymous(env, Role::Chunkserver, metaservers, section.connect_deadline());
+    let heartbeat = Heartbeat {
+        leader,
+        directory: Arc::new(Mutex::new(directory)),
+        identity: identity.clone(),
+        advertised,
+        store,
+        service,
+        machine: seams.machine,
+        workers: seams.io,
+        interval: section.heartbeat_interval(),
+        registration: Registration::new(),
+        metrics,
+        deletions: Deletions::default(),
+    };
+    Ok(Server { grpc, frames, http, identity, heartbeat })
+}
+
+async fn open_store(
+    config: &Config,
+    env: &Env,
+    seams: &Seams,
+    metrics: &Metrics,
+) -> Result<(Directory, ChunkStore), RunError> {
+    let section = config.chunkserver.clone();
+    let (disk, rng, metrics) = (Arc::clone(&seams.disk), env.rng.clone(), metrics.clone());
+    let options =
+        StoreOptions { full: section.full_below(), io: seams.io.clone(), syncs: seams.syncs.clone() };
+    let open = move || {
+        let directory = Directory::claim(Arc::clone(&disk), &section.data, &rng)?;
+        let store = ChunkStore::open(disk, &section.data, options, metrics);
+        let store = store.map_err(|source| RunError::Store { path: section.data.clone(), source })?;
+        Ok((directory, store))
+    };
+    let stopped =
+        || RunError::Store { path: config.chunkserver.data.clone(), source: io::Error::other("stopped") };
+    seams.io.run(open).await.unwrap_or_else(|| Err(stopped()))
+}
+
+async fn bind(env: &Env, key: &'static str, address: &str) -> Result<Box<dyn Listener>, RunError> {
+    let bound = env.net.bind(address).await;
+    bound.map_err(|source| RunError::Bind { key, address: address.to_owned(), source })
+}
+
+fn given_or(given: &str, otherwise: String) -> String {
+    if given.is_empty() { otherwise } else { given.to_owned() }
+}
+
+impl Server {
+    /// Where others are told to reach it.
+    pub fn advertised(&self) -> &Advertised {
+        &self.heartbeat.advertised
+    }
+
+    /// The cluster stamped on the directory; unknown before the first registration.
+    pub fn cluster(&self) -> ClusterId {
+        self.identity.get().cluster
+    }
+
+    /// One line for each port that other machines can reach.
+    pub fn warnings(&self) -> Vec<String> {
+        let ports = [Some(&self.grpc), Some(&self.frames), self.http.as_ref()];
+        let addresses = ports.into_iter().flatten().map(|listener| listener.local_address());
+        addresses
+            .filter(|address| !config::is_loopback(address))
+            .map(|address| {
+                format!("listening on {address}: there is no authentication yet, whoever reaches this port may use it")
+            })
+            .collect()
+    }
+
+    /// Serves until `shutdown` turns true: then takes no more requests, puts what it has on stable storage, returns.
+    /// An error when this server turns out not to belong to the cluster.
+    pub async fn run(self, mut shutdown: watch::Receiver<bool>) -> Result<(), RunError> {
+        let Server { grpc, frames, http, identity, heartbeat } = self;
+        let (stop, stopped) = watch::channel(false);
+        let service = Arc::new(heartbeat.service.clone());
+        let store = heartbeat.store.clone();
+        let router = dfs_proto::rpc::grpc::server()
+            .add_service(dfs_proto::rpc::grpc::hello(identity.clone()))
+            .add_service(grpc::chunk_service(service.clone()));
+        let mut tasks = tokio::task::JoinSet::new();
+        let grpc_stopped = until(stopped.clone());
+        tasks.spawn(async move {
+            if let Err(error) = dfs_proto::rpc::grpc::serve(grpc, router, grpc_stopped).await {
+                tracing::warn!("gRPC port: {error}");
+            }
+        });
+        tasks.spawn(frames::serve(frames, identity, service, stopped.clone()));
+        if let Some(listener) = http {
+            let (metrics, registration) = (heartbeat.metrics.clone(), heartbeat.registration.clone());
+            tasks.spawn(http::serve(listener, metrics, registration, until(stopped)));
+        }
+        let ended = tokio::select! {
+            error = heartbeat.run() => Err(error.into()),
+            _ = shutdown.wait_for(|stop| *stop) => Ok(()),
+        };
+        let _ = stop.send(true); // the tasks may have ended already
+        // A peer that keeps its connection open must not keep us: what it is owed was answered by then.
+        let served = async { while tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(STOP_DEADLINE, served).await;
+        store.flush().await;
+        ended
+    }
+}
+
+/// How long running requests may take after a stop.
+const STOP_DEADLINE: std::time::Duration = std::time::Duration::from_secs(3);
+
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // Its sender gone means the same.
+    let _ = stopped.wait_for(|stop| *stop).await;
+}
+
+/// [`start`] and [`Server::run`].
+pub async fn run(
+    config: Config,
+    env: Env,
+    seams: Seams,
+    shutdown: watch::Receiver<bool>,
+) -> Result<(), RunError> {
+    start(config, env, seams).await?.run(shutdown).await
+}

@@ -1,0 +1,53 @@
+//! How busy the machine is, as heartbeats report it.
+
+use sysinfo::{MemoryRefreshKind, System};
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MachineLoad {
+    /// Of all cores together, 0 to 100, since the last measurement.
+    pub cpu_percent: u32,
+    pub memory_total_bytes: u64,
+    pub memory_available_bytes: u64,
+}
+
+/// The door to the machine's figures: the simulation has its own behind it. Blocking.
+pub trait Machine: Send + 'static {
+    fn measure(&mut self) -> MachineLoad;
+}
+
+/// From the operating system; only what is reported is refreshed.
+pub struct RealMachine(Option<System>);
+
+/// Always the same: for simulations and tests.
+pub struct FixedMachine(pub MachineLoad);
+
+impl RealMachine {
+    pub fn new() -> RealMachine {
+        RealMachine(System::new().ok())
+    }
+}
+
+impl Default for RealMachine {
+    fn default() -> RealMachine {
+        RealMachine::new()
+    }
+}
+
+impl Machine for RealMachine {
+    fn measure(&mut self) -> MachineLoad {
+        let Some(system) = &mut self.0 else { return MachineLoad::default() };
+        system.refresh_cpu_usage();
+        system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
+        MachineLoad {
+            cpu_percent: system.global_cpu_usage().round().clamp(0.0, 100.0) as u32,
+            memory_total_bytes: system.total_memory(),
+            memory_available_bytes: system.available_memory(),
+        }
+    }
+}
+
+impl Machine for FixedMachine {
+    fn measure(&mut self) -> MachineLoad {
+        self.0
+    }
+}

@@ -1,0 +1,167 @@
+//! Where each frame of one chunk lies in its file: enough to find, and to verify, any block without reading a header.
+//!
+//! Built as frames are appended, or by walking the frame headers when a chunk is first read. 12 bytes a frame and 4
+//! bytes a block: 65 KiB for a full chunk of 1 MiB appends, 1 MiB for one of the smallest.
+
+use dfs_proto::units::{BLOCK_LEN, CHUNK_APPENDS_MAX, CHUNK_LEN, ChunkOffset};
+
+use super::format::{FrameHeader, frame_header_len};
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FrameIndex {
+    /// In chunk order, without gaps: each begins where the one before ends.
+    frames: Vec<FramePlace>,
+    checksums: Vec<u32>,
+    len: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FramePlace {
+    /// Of its first byte in the chunk.
+    offset: u32,
+    /// Of its payload in the file. Fits: `format` asserts it.
+    payload: u32,
+    first_checksum: u32,
+}
+
+/// Whole blocks of one frame: one run of bytes in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Piece<'a> {
+    pub(crate) offset: ChunkOffset,
+    pub(crate) file_position: u64,
+    pub(crate) len: usize,
+    pub(crate) checksums: &'a [u32],
+}
+
+impl FrameIndex {
+    /// Bytes of the chunk that frames hold.
+    pub(crate) fn len(&self) -> u64 {
+        u64::from(self.len)
+    }
+
+    /// It takes no more frames, however much room the chunk has: memory and answers are bounded by that.
+    pub(crate) fn is_full(&self) -> bool {
+        self.frames.len() as u64 >= CHUNK_APPENDS_MAX
+    }
+
+    /// What it costs in memory, about.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.frames.len() * size_of::<FramePlace>() + self.checksums.len() * 4
+    }
+
+    /// Adds the frame whose header stands at `file_position`. It must begin where the last one ends.
+    pub(crate) fn push(&mut self, frame: &FrameHeader, file_position: u64) {
+        debug_assert_eq!(frame.offset.0, self.len());
+        debug_assert!(self.len() + u64::from(frame.payload_len) <= CHUNK_LEN);
+        self.frames.push(FramePlace {
+            offset: self.len,
+            payload: (file_position + frame_header_len(u64::from(frame.payload_len)) as u64) as u32,
+            first_checksum: self.checksums.len() as u32,
+        });
+        self.checksums.extend_from_slice(&frame.block_checksums);
+        self.len += frame.payload_len;
+    }
+
+    fn frame_end(&self, frame: usize) -> u32 {
+        self.frames.get(frame + 1).map_or(self.len, |next| next.offset)
+    }
+
+    fn frame_checksums(&self, frame: usize) -> &[u32] {
+        let first = self.frames[frame].first_checksum as usize;
+        let end =
+            self.frames.get(frame + 1).map_or(self.checksums.len(), |next| next.first_checksum as usize);
+        &self.checksums[first..end]
+    }
+
+    /// Is there exactly this frame: the same place, length and bytes? Checksums cover the chunk and the place too.
+    pub(crate) fn has_frame(&self, offset: ChunkOffset, len: u64, checksums: &[u32]) -> bool {
+        let found = self.frames.binary_search_by_key(&offset.0, |frame| u64::from(frame.offset));
+        found.is_ok_and(|frame| {
+            u64::from(self.frame_end(frame)) == offset.0 + len && self.frame_checksums(frame) == checksums
+        })
+    }
+
+    /// The whole blocks that cover `[from, to)`, one piece a frame, in order and without gaps. `to` is at most
+    /// [`Self::len`].
+    pub(crate) fn cover(&self, from: u64, to: u64) -> Vec<Piece<'_>> {
+        let first = self.frames.partition_point(|frame| u64::from(frame.offset) <= from).saturating_sub(1);
+        let mut pieces = Vec::new();
+        for (index, frame) in self.frames.iter().enumerate().skip(first) {
+            let (start, end) = (u64::from(frame.offset), u64::from(self.frame_end(index)));
+            if start >= to || from >= to {
+                break;
+            }
+            let skipped = from.saturating_sub(start) / BLOCK_LEN;
+            let blocks_end = (to.min(end) - start).div_ceil(BLOCK_LEN);
+            let offset = start + skipped * BLOCK_LEN;
+            pieces.push(Piece {
+                offset: ChunkOffset(offset),
+                file_position: u64::from(frame.payload) + skipped * BLOCK_LEN,
+                len: ((start + blocks_end * BLOCK_LEN).min(end) - offset) as usize,
+                checksums: &self.frame_checksums(index)[skipped as usize..blocks_end as usize],
+            });
+        }
+        pieces
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dfs_proto::ids::{ChunkId, Incarnation, InodeId};
+    use dfs_proto::units::Offset;
+    use proptest::prelude::*;
+
+    use super::super::format::block_count;
+    use super::*;
+
+    fn index(lens: &[u32]) -> FrameIndex {
+        let mut index = FrameIndex::default();
+        let mut position = 80;
+        for &payload_len in lens {
+            let block_checksums =
+                (0..block_count(u64::from(payload_len))).map(|_| index.checksums.len() as u32).collect();
+            let frame = FrameHeader {
+                chunk: ChunkId(1),
+                incarnation: Incarnation(1),
+                offset: ChunkOffset(index.len()),
+                inode: InodeId(0),
+                file_offset: Offset(0),
+                payload_len,
+                block_checksums,
+            };
+            index.push(&frame, position);
+            position += frame_header_len(u64::from(payload_len)) as u64 + u64::from(payload_len);
+        }
+        index
+    }
+
+    #[test]
+    fn a_frame_is_recognised_only_with_its_place_length_and_checksums() {
+        let index = index(&[5000, 100]);
+        assert!(index.has_frame(ChunkOffset(0), 5000, &[0, 0]));
+        assert!(index.has_frame(ChunkOffset(5000), 100, &[2]));
+        assert!(!index.has_frame(ChunkOffset(0), 4999, &[0, 0]));
+        assert!(!index.has_frame(ChunkOffset(0), 5000, &[0, 1]));
+        assert!(!index.has_frame(ChunkOffset(1), 4999, &[0, 0]));
+    }
+
+    proptest! {
+        #[test]
+        fn the_pieces_of_a_range_cover_it_with_whole_blocks_and_not_more(
+            lens in prop::collection::vec(1u32..20_000, 1..20), from: prop::sample::Index, len: prop::sample::Index
+        ) {
+            let index = index(&lens);
+            let from = from.index(index.len() as usize) as u64;
+            let to = from + 1 + len.index((index.len() - from) as usize) as u64;
+            let pieces = index.cover(from, to);
+            prop_assert!(pieces[0].offset.0 <= from && from < pieces[0].offset.0 + BLOCK_LEN);
+            let mut at = pieces[0].offset.0;
+            for piece in &pieces {
+                prop_assert_eq!(piece.offset.0, at);
+                prop_assert_eq!(piece.checksums.len(), block_count(piece.len as u64));
+                at += piece.len as u64;
+            }
+            prop_assert!(to <= at && at < to + BLOCK_LEN);
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! One chunk that still takes appends: its queue, its writer, its sync.
+//!
+//! ```text
+//!   append ──► queue ──► one writer job (several frames, one write) ──► written ──► one sync job ──► synced
+//!      │                      │ an error                                                │ an error
+//!      └─ refused at once     └──────────────► failed: takes nothing any more ◄─────────┘
+//!         if out of place
+//! ```
+//!
+//! Its place is given to an append when it is queued, so that a gap or a difference is refused at once, and appends
+//! are written in the order in which they came (P1.2).
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use dfs_proto::chunk::Append;
+use dfs_proto::error::ChunkError;
+use dfs_proto::ids::ChunkId;
+use dfs_proto::units::MIB;
+use tokio::sync::watch;
+
+use super::Context;
+use super::format::{
+    CHUNK_HEADER_LEN, ChunkHeader, FrameHeader, encode_chunk_header, encode_frame_header, frame_header_len,
+};
+use super::index::FrameIndex;
+use super::plan::Plan;
+use crate::disk::DiskFile;
+
+/// One write carries at most this much, so that the first append of a long queue is acknowledged soon.
+const WRITE_LEN_MAX: usize = 4 * MIB as usize;
+/// … and this many frames: two buffers each, and the chunk header, fit one system call.
+const WRITE_FRAMES_MAX: usize = 256;
+const _: () = assert!(2 * WRITE_FRAMES_MAX < crate::disk::PARTS_MAX);
+/// Writeback is started for each whole MiB as it arrives (P11.3).
+const WRITEBACK_LEN: u64 = MIB;
+
+pub(super) struct OpenChunk {
+    header: ChunkHeader,
+    path: PathBuf,
+    /// The directory that `path` is in.
+    shard: PathBuf,
+    context: Arc<Context>,
+    /// Set once the file exists and is ours.
+    file: OnceLock<Arc<dyn DiskFile>>,
+    /// Taken before `progress` is changed, never the other way round.
+    state: Mutex<State>,
+    progress: watch::Sender<Progress>,
+}
+
+struct State {
+    /// Of everything written or queued.
+    index: FrameIndex,
+    /// Where the next frame goes in the file.
+    file_end: u64,
+    queue: VecDeque<Queued>,
+    is_writing: bool,
+    is_syncing: bool,
+    /// A sync of this much was asked for.
+    sync_wanted: u64,
+    writeback_end: u64,
+}
+
+struct Queued {
+    header: FrameHeader,
+    payload: Bytes,
+    /// Where it goes in the file.
+    position: u64,
+}
+
+/// How far the chunk is; both lengths are of its data. `synced` ≤ `written`.
+#[derive(Clone, Debug, Default)]
+struct Progress {
+    written: u64,
+    synced: u64,
+    failure: Option<ChunkError>,
+}
+
+impl OpenChunk {
+    pub(super) fn new(
+        header: ChunkHeader,
+        path: PathBuf,
+        shard: PathBuf,
+        context: Arc<Context>,
+    ) -> OpenChunk {
+        OpenChunk {
+            header,
+            path,
+            shard,
+            context,
+            file: OnceLock::new(),
+            state: Mutex::new(State {
+                index: FrameIndex::default(),
+                file_end: CHUNK_HEADER_LEN as u64,
+                queue: VecDeque::new(),
+                is_writing: false,
+                is_syncing: false,
+                sync_wanted: 0,
+                writeback_end: 0,
+            }),
+            progress: watch::Sender::new(Progress::default()),
+        }
+    }
+
+    fn chunk(&self) -> ChunkId {
+        self.header.chunk
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the file been made by us? Until then a chunk of this id is somebody else's.
+    pub(super) fn exists(&self) -> bool {
+        self.file.get().is_some()
+    }
+
+    /// Nothing is queued or running, so that it can be forgotten.
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.lock();
+        !state.is_writing && !state.is_syncing && state.queue.is_empty()
+    }
+
+    pub(super) fn written(&self) -> u64 {
+        self.progress.borrow().written
+    }
+
+    pub(super) fn takes_appends(&self) -> bool {
+        self.progress.borrow().failure.is_none()
+    }
+
+    /// No append or sync succeeds after this; bytes that were synced stay readable.
+    pub(super) fn fail(&self, failure: ChunkError) {
+        self.fail_locked(&mut self.lock(), failure);
+    }
+
+    fn fail_locked(&self, state: &mut State, failure: ChunkError) {
+        state.queue.clear();
+        self.progress.send_modify(|progress| {
+            progress.failure.get_or_insert(failure);
+        });
+    }
+
+    /// Gives the append its place and queues it; what is returned waits until it is written.
+    pub(super) fn queue(self: &Arc<Self>, append: &Append) -> Result<Written, ChunkError> {
+        let len = append.data.len() as u64;
+        let end = append.offset.0 + len;
+        let mut state = self.lock();
+        self.check(append)?;
+        let held = state.index.len();
+        if append.offset.0 < held && state.index.has_frame(append.offset, len, &append.block_checksums) {
+            return Ok(Written { chunk: Arc::clone(self), up_to: end }); // keeps P1.2: a repeat is acknowledged again
+        }
+        if append.offset.0 != held {
+            return Err(ChunkError::AppendOutOfPlace { chunk: self.chunk(), held, named: append.offset.0 });
+        }
+        if state.index.is_full() {
+            return Err(ChunkError::NotOpen { chunk: self.chunk() });
+        }
+        let header = FrameHeader {
+            chunk: self.chunk(),
+            incarnation: self.header.incarnation,
+            offset: append.offset,
+            inode: append.inode,
+            file_offset: append.file_offset,
+            payload_len: len as u32,
+            block_checksums: append.block_checksums.clone(),
+        };
+        let position = state.file_end;
+        state.index.push(&header, position);
+        state.file_end += frame_header_len(len) as u64 + len;
+        state.queue.push_back(Queued { header, payload: append.data.clone(), position });
+        let start = !std::mem::replace(&mut state.is_writing, true);
+        drop(state);
+        if start {
+            let chunk = Arc::clone(self);
+            self.context.io.submit(move || chunk.write_queue());
+        }
+        Ok(Written { chunk: Arc::clone(self), up_to: end })
+    }
+
+    fn check(&self, append: &Append) -> Result<(), ChunkError> {
+        if let Some(failure) = &self.progress.borrow().failure {
+            return Err(failure.clone());
+        }
+        if append.key.incarnation != self.header.incarnation {
+            let what = format!("{} named, opened in {}", append.key.incarnation, self.header.incarnation);
+            return Err(ChunkError::Outdated { what });
+        }
+        if append.session != self.header.session {
+            return Err(ChunkError::NotOpen { chunk: self.chunk() }); // keeps P1.1: one writer
+        }
+        Ok(())
+    }
+
+    /// The writer job: until the queue is empty. There is one at a time.
+    fn write_queue(&self) {
+        loop {
+            let mut state = self.lock();
+            let batch = take_batch(&mut state.queue);
+            let (Some(last), true) = (batch.last(), self.takes_appends()) else {
+                state.is_writing = false;
+                return;
+            };
+            let up_to = last.header.offset.0 + u64::from(last.header.payload_len);
+            drop(state);
+            let written = self.write(&batch);
+            let mut state = self.lock();
+            match written {
+                Ok(end) => {
+                    self.progress.send_modify(|progress| progress.written = up_to);
+                    let writeback_end = end / WRITEBACK_LEN * WRITEBACK_LEN;
+                    let from = std::mem::replace(&mut state.writeback_end, writeback_end);
+                    drop(state);
+                    if let (true, Some(file)) = (writeback_end > from, self.file.get()) {
+                        file.start_writeback(from, writeback_end - from);
+                    }
+                }
+                Err(error) => {
+                    state.is_writing = false;
+                    self.fail_locked(&mut state, self.write_failure(&error));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn write_failure(&self, error: &io::Error) -> ChunkError {
+        match error.kind() {
+            // A file of this name is from before a restart, or another writer's: not open (P1.1).
+            io::ErrorKind::AlreadyExists => ChunkError::NotOpen { chunk: self.chunk() },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ChunkError::NoSpace,
+            _ => ChunkError::Disk { what: format!("write {}: {error}", self.chunk()) },
+        }
+    }
+
+    /// Appends the frames with one write; answers the position behind them in the file.
+    fn write(&self, batch: &[Queued]) -> io::Result<u64> {
+        let chunk_header = encode_chunk_header(&self.header);
+        let headers: Vec<_> = batch.iter().map(|queued| encode_frame_header(&queued.header)).collect();
+        let mut parts = Vec::with_capacity(2 * batch.len() + 1);
+        let mut position = batch.first().map_or(0, |queued| queued.position);
+        let file = match self.file.get() {
+            Some(file) => file,
+            None => {
+                let file = self.context.disk.create(&self.path)?;
+                self.context.chunk_created();
+                parts.push(IoSlice::new(&chunk_header));
+                position = 0;
+                self.file.get_or_init(|| file)
+            }
+        };
+        for (header, queued) in headers.iter().zip(batch) {
+            parts.push(IoSlice::new(header));
+            parts.push(IoSlice::new(&queued.payload));
+        }
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        file.write_at(&mut parts, position)?;
+        Ok(position + len as u64)
+    }
+
+    /// Waits until `up_to`, or all that was appended before this call, is on stable storage; answers how much is.
+    pub(super) async fn sync(self: Arc<Self>, up_to: u64) -> Result<u64, ChunkError> {
+        let target = up_to.min(self.lock().index.len());
+        self.reached(|progress| progress.written >= target).await?;
+        self.start_sync(target);
+        let progress = self.reached(|progress| progress.synced >= target).await?;
+        Ok(progress.synced)
+    }
+
+    async fn reached(&self, goal: impl Fn(&Progress) -> bool) -> Result<Progress, ChunkError> {
+        let mut progress = self.progress.subscribe();
+        let seen = match progress.wait_for(|progress| goal(progress) || progress.failure.is_some()).await {
+            Ok(seen) => seen.clone(),
+            // The sender lives in `self`.
+            Err(_) => return Err(ChunkError::NotOpen { chunk: self.chunk() }),
+        };
+        match seen.failure {
+            Some(failure) if !goal(&seen) => Err(failure),
+            Some(_) | None => Ok(seen),
+        }
+    }
+
+    fn start_sync(self: &Arc<Self>, target: u64) {
+        let mut state = self.lock();
+        state.sync_wanted = state.sync_wanted.max(target);
+        let is_needed = self.progress.borrow().synced < target;
+        if is_needed && !std::mem::replace(&mut state.is_syncing, true) {
+            drop(state);
+            let chunk = Arc::clone(self);
+            self.context.syncs.submit(move || chunk.sync_written());
+        }
+    }
+
+    /// The sync job: one for all who wait, again while somebody wants more than it covered.
+    fn sync_written(&self) {
+        loop {
+            let mut state = self.lock();
+            let Progress { written, synced, failure } = self.progress.borrow().clone();
+            if failure.is_some() || synced >= state.sync_wanted.min(written) {
+                state.is_syncing = false;
+                return;
+            }
+            drop(state);
+            let result = self.sync_file(synced == 0);
+            let mut state = self.lock();
+            match result {
+                Ok(()) => self.progress.send_modify(|progress| progress.synced = written),
+                Err(error) => {
+                    state.is_syncing = false;
+                    // Never retried: which bytes are lost nobody knows, and a second sync would say "all well" (P1.4).
+                    self.progress.send_modify(|progress| progress.written = progress.synced);
+                    let what = format!("sync {}: {error}", self.chunk());
+                    self.fail_locked(&mut state, ChunkError::Disk { what });
+                    return;
+                }
+            }
+        }
+    }
+
+    fn sync_file(&self, is_first: bool) -> io::Result<()> {
+        let Some(file) = self.file.get() else { return Ok(()) };
+        // A test-only bug, to be found by the simulation: see the feature in Cargo.toml.
+        if cfg!(feature = "bug-skipped-sync") {
+            return Ok(());
+        }
+        file.sync()?;
+        if is_first {
+            self.context.disk.sync_directory(&self.shard)?; // keeps P1.4: the name of a new file too
+        }
+        Ok(())
+    }
+
+    /// What to read of the file for `[offset, offset + len)`, and from which file.
+    pub(super) fn plan(&self, offset: u64, len: u64) -> Result<(Arc<dyn DiskFile>, Plan), ChunkError> {
+        let held = self.written();
+        let file = self.file.get().ok_or(ChunkError::Gone { chunk: self.chunk() })?;
+        let plan = Plan::new(&self.lock().index, &self.header, held, offset, len)?;
+        Ok((Arc::clone(file), plan))
+    }
+}
+
+/// An append that is on its way to the file.
+pub(super) struct Written {
+    chunk: Arc<OpenChunk>,
+    up_to: u64,
+}
+
+impl Written {
+    /// The chunk's length behind this append, once it is written.
+    pub(super) async fn wait(self) -> Result<u64, ChunkError> {
+        self.chunk.reached(|progress| progress.written >= self.up_to).await?;
+        Ok(self.up_to)
+    }
+}
+
+fn take_batch(queue: &mut VecDeque<Queued>) -> Vec<Queued> {
+    let mut len = 0;
+    let mut count = 0;
+    for queued in queue.iter().take(WRITE_FRAMES_MAX) {
+        len += queued.payload.len();
+        if count > 0 && len > WRITE_LEN_MAX {
+            break;
+        }
+        count += 1;
+    }
+    queue.drain(..count).collect()
+}

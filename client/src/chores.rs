@@ -1,0 +1,126 @@
+//! What has to be told to the metaserver some time soon, by nobody in particular: orphans to release, chunks to seal,
+//! copies that are bad.
+//!
+//! C1  An orphan stays here until its release was answered. The others are only for tidiness: beyond their bound, and
+//!     after a failure, they are dropped (a session that ends seals its chunks and releases its orphans).
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dfs_proto::error::MetaError;
+use dfs_proto::ids::{ChunkId, InodeId, ServerId, SessionId};
+use dfs_proto::meta::ReplicaProblem;
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use crate::meta::MetaClient;
+
+/// Orphans in one request.
+const ORPHANS_BATCH: usize = 1000;
+/// Whoever adds beyond this many releases some before going on.
+const ORPHANS_MAX: usize = 8 * ORPHANS_BATCH;
+const SEALS_MAX: usize = 4096;
+const REPORTS_MAX: usize = 1024;
+/// Time for more of them to gather.
+const GATHER: Duration = Duration::from_millis(200);
+
+#[derive(Default)]
+struct Pending {
+    orphans: BTreeSet<(SessionId, InodeId)>,
+    seals: BTreeSet<(SessionId, ChunkId)>,
+    reports: BTreeSet<(ChunkId, ServerId, bool)>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Chores {
+    pending: Mutex<Pending>,
+    added: Notify,
+}
+
+impl Chores {
+    pub(crate) fn new() -> Arc<Chores> {
+        Arc::new(Chores::default())
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn seal(&self, session: SessionId, chunk: ChunkId) {
+        let mut pending = self.pending();
+        if pending.seals.len() < SEALS_MAX {
+            pending.seals.insert((session, chunk));
+        }
+        self.added.notify_one();
+    }
+
+    pub(crate) fn report(&self, chunk: ChunkId, server: ServerId, problem: ReplicaProblem) {
+        let mut pending = self.pending();
+        if pending.reports.len() < REPORTS_MAX {
+            pending.reports.insert((chunk, server, problem == ReplicaProblem::Damaged));
+        }
+        self.added.notify_one();
+    }
+
+    /// True when there are so many that the caller should [`Chores::work`] a little.
+    pub(crate) fn release_orphan(&self, session: SessionId, inode: InodeId) -> bool {
+        let mut pending = self.pending();
+        pending.orphans.insert((session, inode));
+        self.added.notify_one();
+        pending.orphans.len() > ORPHANS_MAX
+    }
+
+    /// Runs for ever.
+    pub(crate) async fn run(&self, meta: &MetaClient) {
+        loop {
+            self.added.notified().await;
+            if self.pending().orphans.len() < ORPHANS_BATCH {
+                sleep(GATHER).await;
+            }
+            while self.work(meta).await {}
+        }
+    }
+
+    /// One batch of each kind. True when more can be done at once.
+    pub(crate) async fn work(&self, meta: &MetaClient) -> bool {
+        let reports = std::mem::take(&mut self.pending().reports);
+        for (chunk, server, is_damaged) in reports {
+            let problem = if is_damaged { ReplicaProblem::Damaged } else { ReplicaProblem::Unreachable };
+            meta.report(chunk, server, problem).await;
+        }
+        let seals = std::mem::take(&mut self.pending().seals);
+        for (session, chunk) in seals {
+            // Refused: it is sealed, or its session is over and seals it.
+            if let Err(error) = meta.seal_chunk(session, chunk).await {
+                tracing::debug!(%chunk, %error, "seal a chunk");
+            }
+        }
+        self.work_on_orphans(meta).await
+    }
+
+    async fn work_on_orphans(&self, meta: &MetaClient) -> bool {
+        let batch: Vec<(SessionId, InodeId)> = {
+            let pending = self.pending();
+            let Some(&(session, _)) = pending.orphans.first() else { return false };
+            pending.orphans.iter().take_while(|(of, _)| *of == session).take(ORPHANS_BATCH).copied().collect()
+        };
+        let Some(&(session, _)) = batch.first() else { return false };
+        let inodes = batch.iter().map(|(_, inode)| *inode).collect();
+        match meta.release_orphans(session, inodes).await {
+            Err(error @ MetaError::Unavailable { .. }) => {
+                tracing::debug!(%error, "release orphans");
+                self.added.notify_one(); // keeps C1
+                return false;
+            }
+            Err(MetaError::SessionExpired { .. }) | Ok(()) => {}
+            Err(error) => tracing::warn!(%error, "release orphans"),
+        }
+        let mut pending = self.pending();
+        for orphan in &batch {
+            pending.orphans.remove(orphan);
+        }
+        !pending.orphans.is_empty()
+    }
+}

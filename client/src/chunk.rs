@@ -1,0 +1,266 @@
+//! Reading chunks, and what is known about the servers that hold them.
+//!
+//! R1  Bytes are answered only after they matched the checksums made where they were written.
+//! R2  A copy that does not answer soon is not waited for alone: the next one is asked beside it.
+//! R3  A copy that is damaged, or missing although fresh metadata names it, is reported (P10.4).
+//! Appending is `stream`'s.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dfs_proto::chunk::{ChunkKey, ChunkReply, ChunkRequest, ReadChunk};
+use dfs_proto::env::Rng;
+use dfs_proto::error::ChunkError;
+use dfs_proto::ids::ServerId;
+use dfs_proto::meta::{Replica, ReplicaProblem};
+use dfs_proto::rpc::frames::{self, ChunkTransport};
+use dfs_proto::units::{BLOCK_LEN, ChunkOffset};
+use futures::StreamExt;
+use futures::future::{BoxFuture, join_all};
+use futures::stream::FuturesUnordered;
+use tokio::time::{Instant, sleep};
+
+use crate::chores::Chores;
+use crate::retry::Deadline;
+
+/// Longest wait for one copy.
+const READ_TIMEOUT: Duration = Duration::from_millis(2500);
+/// A copy silent for this long gets company. A healthy server under load answers sooner nearly always.
+const HEDGE_AFTER: Duration = Duration::from_millis(500);
+/// Is anybody there? Asked after a timeout to find out which of several servers it was.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(750);
+/// A server that failed is asked last, and avoided for new chunks, this long.
+const SUSPECT_FOR: Duration = Duration::from_secs(10);
+
+/// Which bytes, and who has them.
+#[derive(Clone, Copy)]
+pub(crate) struct ChunkRange<'a> {
+    pub(crate) key: ChunkKey,
+    pub(crate) replicas: &'a [Replica],
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
+    /// The replicas come from metadata fetched because of an earlier failure.
+    pub(crate) is_fresh: bool,
+}
+
+/// Why no copy gave the bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ReadFailure {
+    /// Metadata is old, or these copies are bad: fetch it and try again.
+    Gone,
+    /// Some copy did not answer; it may later.
+    Unreachable { what: String },
+    /// All copies are damaged or missing here, at this offset of the chunk.
+    Lost { at: u64, what: String },
+}
+
+#[derive(Default)]
+struct Health {
+    in_flight: u32,
+    slow_until: Option<Instant>,
+    avoided_until: Option<Instant>,
+}
+
+/// See the module.
+pub(crate) struct ChunkClient {
+    pub(crate) transport: Arc<dyn ChunkTransport>,
+    pub(crate) chores: Arc<Chores>,
+    rng: Rng,
+    health: Mutex<BTreeMap<ServerId, Health>>,
+}
+
+/// Counts a request at its server while it is under way.
+struct InFlight<'a> {
+    client: &'a ChunkClient,
+    server: ServerId,
+}
+
+impl ChunkClient {
+    pub(crate) fn new(transport: Arc<dyn ChunkTransport>, chores: Arc<Chores>, rng: Rng) -> ChunkClient {
+        ChunkClient { transport, chores, rng, health: Mutex::default() }
+    }
+
+    fn health(&self) -> MutexGuard<'_, BTreeMap<ServerId, Health>> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A server did not answer: read elsewhere first, write elsewhere.
+    pub(crate) fn suspect(&self, server: ServerId) {
+        let mut health = self.health();
+        let health = health.entry(server).or_default();
+        health.slow_until = Some(Instant::now() + SUSPECT_FOR);
+        health.avoided_until = health.slow_until;
+    }
+
+    /// A server takes no bytes now, but may serve what it has.
+    pub(crate) fn avoid(&self, server: ServerId) {
+        self.health().entry(server).or_default().avoided_until = Some(Instant::now() + SUSPECT_FOR);
+    }
+
+    /// Servers not to put new chunks on.
+    pub(crate) fn avoided(&self) -> Vec<ServerId> {
+        let now = Instant::now();
+        let is_avoided = |health: &Health| health.avoided_until.is_some_and(|until| until > now);
+        self.health().iter().filter(|(_, health)| is_avoided(health)).map(|(server, _)| *server).collect()
+    }
+
+    /// Best first: not suspect, fewest requests under way, then by chance.
+    fn order(&self, replicas: &[Replica]) -> Vec<Replica> {
+        let now = Instant::now();
+        let health = self.health();
+        let score = |replica: &Replica| {
+            let known = health.get(&replica.server);
+            let is_slow = known.is_some_and(|h| h.slow_until.is_some_and(|until| until > now));
+            (is_slow || replica.address.is_empty(), known.map_or(0, |h| h.in_flight))
+        };
+        let mut ordered: Vec<_> = replicas.iter().map(|r| (score(r), self.rng.u64(), r)).collect();
+        ordered.sort_by_key(|(score, chance, _)| (*score, *chance));
+        ordered.into_iter().map(|(_, _, replica)| replica.clone()).collect()
+    }
+
+    /// Which of these servers do not answer at all.
+    pub(crate) async fn probe(&self, key: ChunkKey, replicas: &[Replica]) -> Vec<ServerId> {
+        let probes = replicas.iter().map(|replica| async move {
+            let asked =
+                frames::call(self.transport.as_ref(), replica, ChunkRequest::Stat { key }, PROBE_TIMEOUT).await;
+            matches!(asked, Err(ChunkError::Unreachable { .. })).then_some(replica.server)
+        });
+        join_all(probes).await.into_iter().flatten().collect()
+    }
+
+    /// Reads from whichever copy has the bytes whole (R1). Where every copy has some damage, but not at the same place,
+    /// the pieces are put together; so damage fails only the blocks that it is in.
+    pub(crate) fn read<'a>(
+        &'a self,
+        range: ChunkRange<'a>,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Bytes, ReadFailure>> {
+        Box::pin(async move {
+            let failure = match self.read_whole(range, deadline).await {
+                Err(failure @ ReadFailure::Lost { .. }) if range.len > BLOCK_LEN => failure,
+                result => return result,
+            };
+            if range.replicas.len() < 2 {
+                return Err(failure);
+            }
+            let half = range.len.div_ceil(2).next_multiple_of(BLOCK_LEN).min(range.len - 1);
+            let head = self.read(ChunkRange { len: half, ..range }, deadline).await?;
+            let rest = ChunkRange { offset: range.offset + half, len: range.len - half, ..range };
+            let tail = self.read(rest, deadline).await?;
+            Ok([head, tail].concat().into())
+        })
+    }
+
+    async fn read_whole(&self, range: ChunkRange<'_>, deadline: Deadline) -> Result<Bytes, ReadFailure> {
+        let mut order = self.order(range.replicas).into_iter();
+        let mut running = FuturesUnordered::new();
+        let mut failures = Vec::new();
+        loop {
+            if running.is_empty() {
+                let Some(replica) = order.next() else { break };
+                running.push(self.attempt(replica, range, deadline));
+            }
+            tokio::select! {
+                biased;
+                Some((replica, result)) = running.next() => match result {
+                    Ok(bytes) => return Ok(bytes),
+                    Err(error) => {
+                        self.note(&range, replica.server, &error);
+                        failures.push(error);
+                    }
+                },
+                () = sleep(HEDGE_AFTER), if order.len() > 0 => { // keeps R2
+                    if let Some(replica) = order.next() {
+                        running.push(self.attempt(replica, range, deadline));
+                    }
+                }
+            }
+        }
+        Err(summary(&range, &failures))
+    }
+
+    async fn attempt(
+        &self,
+        replica: Replica,
+        range: ChunkRange<'_>,
+        deadline: Deadline,
+    ) -> (Replica, Result<Bytes, ChunkError>) {
+        let server = replica.server;
+        if replica.address.is_empty() {
+            return (replica, Err(ChunkError::Unreachable { server, what: "its address is not known".into() }));
+        }
+        self.health().entry(server).or_default().in_flight += 1;
+        let _in_flight = InFlight { client: self, server };
+        let (offset, len) = (ChunkOffset(range.offset), range.len);
+        let request = ChunkRequest::Read(ReadChunk { key: range.key, offset, len });
+        let timeout = deadline.at_most(READ_TIMEOUT);
+        let result = match frames::call(self.transport.as_ref(), &replica, request, timeout).await {
+            Ok(ChunkReply::Read(blocks)) => blocks.verify(&range.key, offset, len), // keeps R1
+            Ok(_) => Err(ChunkError::Invalid { what: "the answer is not one to a read".to_owned() }),
+            Err(error) => Err(error),
+        };
+        (replica, result)
+    }
+
+    fn note(&self, range: &ChunkRange<'_>, server: ServerId, error: &ChunkError) {
+        let chunk = range.key.chunk;
+        tracing::debug!(%chunk, %server, %error, "read a copy");
+        match verdict(error, range.is_fresh) {
+            Verdict::Bad => {
+                tracing::warn!(%chunk, %server, %error, "a copy is bad");
+                self.chores.report(chunk, server, ReplicaProblem::Damaged); // keeps R3
+            }
+            Verdict::Silent => {
+                self.suspect(server);
+                self.chores.report(chunk, server, ReplicaProblem::Unreachable);
+            }
+            Verdict::Outdated | Verdict::Later => {}
+        }
+    }
+}
+
+/// What an error says about the copy it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Bad,
+    Silent,
+    Outdated,
+    Later,
+}
+
+fn verdict(error: &ChunkError, is_fresh: bool) -> Verdict {
+    match error {
+        ChunkError::Damaged { .. } | ChunkError::TooShort { .. } | ChunkError::Disk { .. } => Verdict::Bad,
+        ChunkError::Gone { .. } if is_fresh => Verdict::Bad,
+        ChunkError::Gone { .. } | ChunkError::Outdated { .. } => Verdict::Outdated,
+        ChunkError::Unreachable { .. } => Verdict::Silent,
+        ChunkError::AppendOutOfPlace { .. }
+        | ChunkError::NotOpen { .. }
+        | ChunkError::ReplicaFailed { .. }
+        | ChunkError::NoSpace
+        | ChunkError::Invalid { .. }
+        | ChunkError::Busy => Verdict::Later,
+    }
+}
+
+fn summary(range: &ChunkRange<'_>, failures: &[ChunkError]) -> ReadFailure {
+    let has = |wanted: Verdict| failures.iter().any(|e| verdict(e, range.is_fresh) == wanted);
+    let what = failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    if has(Verdict::Outdated) {
+        ReadFailure::Gone
+    } else if has(Verdict::Silent) || has(Verdict::Later) {
+        ReadFailure::Unreachable { what }
+    } else {
+        ReadFailure::Lost { at: range.offset, what }
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        if let Some(health) = self.client.health().get_mut(&self.server) {
+            health.in_flight = health.in_flight.saturating_sub(1);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! A metaserver and chunkservers in memory, which fail when told to.
+
+mod chunks;
+mod metaserver;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_proto::attr::{Caller, InodeAttr, Name};
+use dfs_proto::env::{Env, Rng};
+use dfs_proto::ids::{InodeId, ServerId};
+use dfs_proto::meta::{Create, NewInode};
+use dfs_proto::units::Offset;
+
+pub(crate) use self::chunks::FakeChunks;
+pub(crate) use self::metaserver::FakeMeta;
+use crate::{Client, ClientConfig, File, OpenMode};
+
+pub(crate) const READ_WRITE: OpenMode = OpenMode { read: true, write: true, append: false, truncate: false };
+pub(crate) const USER: Caller = Caller { uid: 1000, gid: 1000, groups: None };
+
+/// Three chunkservers, two copies.
+pub(crate) struct Cluster {
+    pub(crate) meta: Arc<FakeMeta>,
+    pub(crate) chunks: Arc<FakeChunks>,
+}
+
+impl Cluster {
+    pub(crate) fn new() -> Cluster {
+        let servers = [ServerId(1), ServerId(2), ServerId(3)];
+        Cluster { meta: FakeMeta::new(&servers), chunks: FakeChunks::new(&servers) }
+    }
+
+    pub(crate) async fn client(&self) -> Arc<Client> {
+        self.client_with(ClientConfig::default()).await
+    }
+
+    pub(crate) async fn client_with(&self, config: ClientConfig) -> Arc<Client> {
+        let env = Env { rng: Rng::seeded(7), ..Env::real() };
+        let connected = Client::assemble(config, env, self.meta.clone(), self.chunks.clone()).await;
+        connected.expect("the fake answers")
+    }
+
+    /// What another client that opens the file now reads.
+    pub(crate) async fn read_elsewhere(&self, inode: InodeId) -> Vec<u8> {
+        let other = self.client().await;
+        let file = other.open(&USER, inode, READ_WRITE).await.unwrap();
+        let size = file.attr().size.0;
+        let bytes = file.read_at(Offset(0), size).await.unwrap();
+        assert_eq!(bytes.len() as u64, size);
+        file.release().await;
+        bytes.to_vec()
+    }
+}
+
+pub(crate) fn new_file(name: &str) -> Create {
+    Create {
+        parent: InodeId::ROOT,
+        name: Name::new(name).unwrap(),
+        mode: 0o644,
+        what: NewInode::File,
+        or_existing: false,
+    }
+}
+
+pub(crate) async fn make(client: &Client, name: &str) -> Arc<File> {
+    client.create_open(&USER, new_file(name), READ_WRITE).await.unwrap().0
+}
+
+/// Bytes that tell where they should stand.
+pub(crate) fn pattern(seed: u64, len: u64) -> Vec<u8> {
+    (0..len).map(|at| (seed.wrapping_mul(31) ^ at ^ (at >> 8) ^ (at >> 16)) as u8).collect()
+}
+
+/// Waits for a condition, a minute at most.
+pub(crate) async fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..6000 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("waited a minute for: {what}");
+}
+
+pub(crate) fn size_of(attr: &InodeAttr) -> u64 {
+    attr.size.0
+}

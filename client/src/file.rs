@@ -1,0 +1,178 @@
+//! The story of one open file.
+//!
+//! O1  A write that returned is seen by every read and `stat` of this client that starts later; `flush` and `sync`
+//!     return when all of it is durable on every replica and committed.
+//! O2  What could not be committed is reported once by each file that was open then: by its next write, flush or sync.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use dfs_proto::attr::{Caller, InodeAttr};
+use dfs_proto::ids::InodeId;
+use dfs_proto::meta::SetAttr;
+use dfs_proto::units::{FILE_LEN_MAX, Offset};
+
+use crate::core::Core;
+use crate::node::{Node, Pin, State};
+use crate::readahead::ReadAhead;
+use crate::retry::Deadline;
+use crate::{ClientError, OpenMode, Result};
+
+const SET_UID: u32 = 0o4000;
+const SET_GID: u32 = 0o2000;
+const GROUP_EXECUTE: u32 = 0o0010;
+
+/// One open file. Dropping it without [`File::release`] leaves what is buffered to the background.
+pub struct File {
+    core: Arc<Core>,
+    node: Arc<Node>,
+    pin: Mutex<Option<Pin>>,
+    mode: OpenMode,
+    /// Failures of the inode that this file has reported, or that came before it was opened.
+    reported: AtomicU64,
+    read_ahead: ReadAhead,
+}
+
+impl File {
+    pub(crate) fn new(core: Arc<Core>, pin: Pin, mode: OpenMode) -> Arc<File> {
+        let node = pin.node.clone();
+        let (failures, _) = node.with(core.meta.session_id(), |state| state.failure());
+        let reported = AtomicU64::new(failures);
+        Arc::new(File { core, node, pin: Mutex::new(Some(pin)), mode, reported, read_ahead: ReadAhead::default() })
+    }
+
+    pub fn inode(&self) -> InodeId {
+        self.node.inode
+    }
+
+    pub fn mode(&self) -> OpenMode {
+        self.mode
+    }
+
+    fn look<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+        self.node.with(self.core.meta.session_id(), look)
+    }
+
+    /// As this client sees the file now: the newest committed attributes that it heard of, under what is buffered.
+    pub fn attr(&self) -> InodeAttr {
+        let shown = self.look(|state| state.shown());
+        shown.expect("a file is made after its attributes were taken in, and those stay")
+    }
+
+    /// The bytes at `offset`; fewer than `len` only at the end of the file.
+    pub async fn read_at(&self, offset: Offset, len: u64) -> Result<Bytes> {
+        if !self.mode.read {
+            return Err(ClientError::NotOpenFor { inode: self.inode(), wanted: "reading" });
+        }
+        let size = self.look(|state| state.size());
+        let (from, to) = (offset.0, offset.0.saturating_add(len).min(size));
+        if from >= to {
+            return Ok(Bytes::new());
+        }
+        if let Some(bytes) = self.read_ahead.read(&self.core, &self.node, from, to, size).await {
+            return Ok(bytes);
+        }
+        let (bytes, _) = self.core.read(&self.node, State::view, from, to).await?;
+        Ok(bytes)
+    }
+
+    /// Buffers the bytes; long runs are sent meanwhile. Waits while the session's memory is full.
+    pub async fn write_at(&self, caller: &Caller, offset: Offset, data: &[u8]) -> Result<()> {
+        self.put(caller, Some(offset), data).await.map(drop)
+    }
+
+    /// O_APPEND: places the bytes at the end, wherever that is now, and answers where it was. Appends of several
+    /// processes on this client never lie over each other.
+    pub async fn append(&self, caller: &Caller, data: &[u8]) -> Result<Offset> {
+        self.put(caller, None, data).await
+    }
+
+    async fn put(&self, caller: &Caller, at: Option<Offset>, data: &[u8]) -> Result<Offset> {
+        if !self.mode.write {
+            return Err(ClientError::NotOpenFor { inode: self.inode(), wanted: "writing" });
+        }
+        self.report()?;
+        let len = data.len() as u64;
+        let fits = |offset: u64| offset.checked_add(len).is_some_and(|end| end <= FILE_LEN_MAX);
+        if !fits(at.map_or(0, |offset| offset.0)) {
+            return Err(ClientError::FileTooLarge);
+        }
+        self.kill_privileges(caller).await?;
+        let deadline = Deadline::after(self.core.config.data_timeout);
+        let room = self.core.memory.reserve(len, deadline).await?;
+        let now = self.core.meta.cluster_now();
+        let written = self.look(|state| {
+            let offset = at.map_or(state.size(), |offset| offset.0);
+            if !fits(offset) {
+                return Err(ClientError::FileTooLarge);
+            }
+            let has_full = len > 0 && state.write(offset, data, now, !caller.is_root());
+            Ok((Offset(offset), has_full))
+        });
+        drop(room); // what the buffer really took is counted now
+        let (offset, has_full) = written?;
+        if has_full {
+            self.noting(self.core.send(&self.node).await)?;
+        }
+        Ok(offset)
+    }
+
+    /// A write by anyone but root takes set-uid and set-gid away, and `stat` shows it at once.
+    async fn kill_privileges(&self, caller: &Caller) -> Result<()> {
+        let is_set = |mode: u32| mode & SET_UID != 0 || mode & (SET_GID | GROUP_EXECUTE) == SET_GID | GROUP_EXECUTE;
+        if caller.is_root() || !self.look(|state| state.base().is_some_and(|base| is_set(base.mode))) {
+            return Ok(());
+        }
+        let set = SetAttr { inode: self.inode(), by_handle: true, kill_privileges: true, ..SetAttr::default() };
+        let done = self.core.meta.setattr(&Caller::ROOT, set).await?;
+        self.look(|state| state.observe(&done.attr));
+        Ok(())
+    }
+
+    /// close(2): as [`File::sync`], but what nobody can open again is not worth the disks' time.
+    pub async fn flush(&self) -> Result<()> {
+        if self.core.nodes.is_orphan(self.inode()) {
+            return self.report();
+        }
+        self.sync().await
+    }
+
+    /// fsync(2): everything written to the file until now, through whichever open file, is durable and visible.
+    pub async fn sync(&self) -> Result<()> {
+        self.noting(self.core.flush(&self.node).await)?;
+        self.report()
+    }
+
+    /// The last close: commits what is left (pages that mmap wrote back) and lets a file without a name go.
+    pub async fn release(&self) {
+        let inode = self.inode();
+        if self.core.nodes.is_last(inode) {
+            if self.core.nodes.is_orphan(inode) {
+                self.look(|state| state.drop_buffered());
+            } else if let Err(error) = self.core.flush(&self.node).await {
+                tracing::error!(%inode, %error, "written after the last close, and lost");
+            }
+        }
+        let pin = self.pin.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(pin);
+    }
+
+    /// Keeps O2: a failure that this file has not reported yet.
+    fn report(&self) -> Result<()> {
+        let (failures, last) = self.look(|state| state.failure());
+        if self.reported.swap(failures, Ordering::Relaxed) >= failures {
+            return Ok(());
+        }
+        last.map_or(Ok(()), Err)
+    }
+
+    /// A failure that this file reports now need not be reported again.
+    fn noting(&self, result: Result<()>) -> Result<()> {
+        if result.is_err() {
+            let (failures, _) = self.look(|state| state.failure());
+            self.reported.store(failures, Ordering::Relaxed);
+        }
+        result
+    }
+}

@@ -1,0 +1,187 @@
+//! From buffer to truth: send, sync on every replica, commit.
+//!
+//! F1  An inode has one commit under way at a time, in the order of its writes (`Node::flushing`).
+//! F2  Bytes are dropped from the buffer when the commit that names them was answered, not before (P1.6). A chunk that
+//!     fails meanwhile costs sending them again.
+//! F3  When it cannot be done by the deadline, or is refused for good, the buffered bytes are dropped and the failure is
+//!     reported (P6.4). Nothing is half committed that was acknowledged.
+//! A flush that began goes on when its caller stops waiting: a commit under way must not meet another of its inode.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use dfs_proto::attr::{AccessMask, Caller};
+use dfs_proto::error::MetaError;
+use dfs_proto::ids::SessionId;
+use dfs_proto::meta::MetaResult;
+use futures::future::try_join_all;
+use tokio::time::timeout_at;
+
+use crate::ClientError;
+use crate::buffer::{RUN_LEN_MAX, Run, RunId};
+use crate::core::Core;
+use crate::node::Node;
+use crate::retry::{Backoff, Deadline};
+use crate::writer::Parcel;
+
+/// Commits refused for their number before giving up: an earlier one whose answer was lost may still arrive.
+const REFUSALS_MAX: u32 = 5;
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+impl Core {
+    /// Makes everything written to the inode until now durable and visible to all.
+    pub(crate) async fn flush(self: &Arc<Core>, node: &Arc<Node>) -> Result<(), ClientError> {
+        if node.dirty_since().is_none() {
+            // What somebody else is committing just now counts as clean only when it is.
+            return Ok(());
+        }
+        let (core, node) = (self.clone(), node.clone());
+        let flushing = tokio::spawn(async move {
+            let _flushing = node.flushing.lock().await;
+            core.flush_locked(&node).await
+        });
+        let ended = |error| ClientError::Internal { what: format!("the flush ended: {error}") };
+        flushing.await.map_err(ended)?
+    }
+
+    /// The same for a caller that holds `Node::flushing`.
+    pub(crate) async fn flush_locked(&self, node: &Arc<Node>) -> Result<(), ClientError> {
+        let session = self.meta.session_id();
+        let end = node.with(session, |state| state.buffer.freeze_all());
+        let deadline = Deadline::after(self.config.data_timeout);
+        let result = self.commit_below(node, session, end, deadline).await;
+        result.map_err(|error| self.fail(node, error.into()))
+    }
+
+    /// Keeps F3.
+    fn fail(&self, node: &Node, error: ClientError) -> ClientError {
+        tracing::warn!(inode = %node.inode, %error, "what was written cannot be committed and is dropped");
+        node.with(self.meta.session_id(), |state| state.fail(error.clone()));
+        error
+    }
+
+    /// Sends what can be sent while the writer goes on. A failure is one of the writer's.
+    pub(crate) async fn send(&self, node: &Arc<Node>) -> Result<(), ClientError> {
+        let session = self.meta.session_id();
+        let end = node.with(session, |state| state.buffer.frozen_end());
+        let deadline = Deadline::after(self.config.data_timeout);
+        let result = self.place_below(node, session, end, deadline).await;
+        result.map_err(|error| self.fail(node, error.into()))
+    }
+
+    async fn commit_below(
+        &self,
+        node: &Arc<Node>,
+        session: SessionId,
+        end: RunId,
+        deadline: Deadline,
+    ) -> MetaResult<()> {
+        let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX, self.env.rng.clone());
+        let mut refusals = 0;
+        loop {
+            self.place_below(node, session, end, deadline).await?;
+            let streams = node.with(session, |state| state.streams_below(end));
+            let syncs = streams.iter().map(|(stream, up_to)| stream.sync(*up_to));
+            let synced = timeout_at(deadline.instant(), try_join_all(syncs)).await;
+            let error = match synced {
+                Err(_) => MetaError::Unavailable { what: "the chunkservers do not answer".to_owned() },
+                Ok(Err(error)) => MetaError::Unavailable { what: error.to_string() },
+                Ok(Ok(_)) => match self.commit_parts(node, session, end).await {
+                    Ok(()) => return Ok(()),
+                    Err(error) => error,
+                },
+            };
+            match &error {
+                MetaError::ChunkNotOpen { chunk } | MetaError::WrongSetVersion { chunk, .. } => {
+                    for (stream, _) in streams.iter().filter(|(stream, _)| stream.key.chunk == *chunk) {
+                        stream.end(); // keeps F2: its bytes go elsewhere
+                    }
+                }
+                MetaError::CommitRefused { .. } if refusals < REFUSALS_MAX => {
+                    refusals += 1;
+                    node.with(session, |state| state.next_commit = None);
+                }
+                MetaError::Unavailable { .. } if !deadline.is_over() => {}
+                _ => return Err(error),
+            }
+            tracing::debug!(inode = %node.inode, %error, "commit again");
+            if !backoff.pause(deadline).await {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Sends the runs below `end` that are nowhere, several small ones in one append.
+    async fn place_below(
+        &self,
+        node: &Arc<Node>,
+        session: SessionId,
+        end: RunId,
+        deadline: Deadline,
+    ) -> MetaResult<()> {
+        let _sending = node.sending.lock().await;
+        let unplaced = node.with(session, |state| state.unplaced(end));
+        for runs in parcels(&unplaced) {
+            let parcel =
+                Parcel { session, inode: node.inode, file_offset: runs[0].1.offset, data: joined(runs) };
+            let place = self.writer.append(parcel, deadline).await?;
+            node.with(session, |state| state.placed(runs, &place));
+        }
+        Ok(())
+    }
+
+    /// Commits the runs below `end`, which are all durable, in as few commits as they need.
+    async fn commit_parts(&self, node: &Arc<Node>, session: SessionId, end: RunId) -> MetaResult<()> {
+        loop {
+            if node.with(session, |state| state.next_commit.is_none()) {
+                let (attr, next) = self.meta.open(&Caller::ROOT, node.inode, AccessMask::NONE).await?;
+                node.with(session, |state| {
+                    state.observe(&attr);
+                    state.next_commit.get_or_insert(next);
+                });
+            }
+            let Some(part) = node.with(session, |state| state.part(end)) else {
+                let is_done = node.with(session, |state| state.buffer.runs_below(end).next().is_none());
+                let moved = || MetaError::Unavailable { what: "a chunk ended before the commit".to_owned() };
+                return is_done.then_some(()).ok_or_else(moved);
+            };
+            let attr = self.committer.commit(part.commit.clone()).await.inspect_err(|error| {
+                // Nobody knows whether it happened.
+                if matches!(error, MetaError::Unavailable { .. }) {
+                    node.with(session, |state| state.next_commit = None);
+                }
+            })?;
+            node.with(session, |state| state.committed(&part, &attr));
+            self.writer.succeeded();
+        }
+    }
+}
+
+/// Neighbouring runs that fit one append together.
+fn parcels(runs: &[(RunId, Run)]) -> impl Iterator<Item = &[(RunId, Run)]> {
+    let mut rest = runs;
+    std::iter::from_fn(move || {
+        let mut len = 0;
+        let fits = |run: &Run, len: &mut u64| {
+            *len += run.data.len() as u64;
+            *len <= RUN_LEN_MAX
+        };
+        let count = rest.iter().take_while(|(_, run)| fits(run, &mut len)).count().max(1);
+        let (parcel, behind) = rest.split_at_checked(count)?;
+        rest = behind;
+        Some(parcel)
+    })
+}
+
+fn joined(runs: &[(RunId, Run)]) -> Bytes {
+    if let [(_, run)] = runs {
+        return run.data.clone();
+    }
+    let mut data = BytesMut::with_capacity(runs.iter().map(|(_, run)| run.data.len()).sum());
+    for (_, run) in runs {
+        data.extend_from_slice(&run.data);
+    }
+    data.freeze()
+}

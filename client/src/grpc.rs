@@ -1,0 +1,109 @@
+//! The metadata calls over gRPC, at whoever leads.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dfs_proto::convert;
+use dfs_proto::ids::ClusterId;
+use dfs_proto::meta::{
+    ChangeRequest, MetaResult, OpenSession, ReadReply, ReadRequest, RenewSession, ReplicaReport, SessionOpened,
+    SessionRenewed,
+};
+use dfs_proto::rpc::grpc::MESSAGE_LEN_MAX;
+use dfs_proto::rpc::leader::LeaderChannel;
+use dfs_proto::wire;
+use dfs_proto::wire::meta_client::MetaClient;
+use tonic::transport::Channel;
+
+use crate::meta::{Answer, MetaCalls};
+
+/// See the module.
+pub(crate) struct GrpcMeta(pub(crate) LeaderChannel);
+
+fn client(channel: Channel) -> MetaClient<Channel> {
+    MetaClient::new(channel).max_decoding_message_size(MESSAGE_LEN_MAX)
+}
+
+#[async_trait]
+impl MetaCalls for GrpcMeta {
+    async fn open_session(&self, open: OpenSession, timeout: Duration) -> MetaResult<SessionOpened> {
+        let message = convert::open_session_to_wire(&open);
+        let call = |channel| {
+            let message = message.clone();
+            async move {
+                let reply = client(channel).open_session(message).await?;
+                Ok(convert::session_opened_from_wire(reply.into_inner()))
+            }
+        };
+        self.0.call(timeout, call).await
+    }
+
+    async fn renew(&self, renew: RenewSession, timeout: Duration) -> MetaResult<SessionRenewed> {
+        let message = convert::renew_to_wire(&renew);
+        let call = |channel| {
+            let message: wire::RenewSessionRequest = message.clone();
+            async move {
+                let reply = client(channel).renew_session(message).await?;
+                Ok(convert::renewed_from_wire(reply.into_inner()))
+            }
+        };
+        self.0.call(timeout, call).await
+    }
+
+    async fn close_session(&self, close: RenewSession, timeout: Duration) -> MetaResult<()> {
+        let message = convert::renew_to_wire(&close);
+        let call = |channel| {
+            let message: wire::RenewSessionRequest = message.clone();
+            async move {
+                let reply = client(channel).close_session(message).await?;
+                Ok(convert::refusal(reply.into_inner().error))
+            }
+        };
+        self.0.call(timeout, call).await
+    }
+
+    async fn change(&self, request: ChangeRequest, timeout: Duration) -> Answer {
+        let message = convert::change_request_to_wire(&request);
+        let tries = AtomicU32::new(0);
+        let call = |channel| {
+            tries.fetch_add(1, Ordering::Relaxed);
+            let message = message.clone();
+            async move {
+                let reply = client(channel).change(message).await?;
+                Ok(convert::changed_from_wire(reply.into_inner()))
+            }
+        };
+        let result = self.0.call(timeout, call).await;
+        Answer { result, is_first_try: tries.load(Ordering::Relaxed) <= 1 }
+    }
+
+    async fn read(&self, request: ReadRequest, timeout: Duration) -> MetaResult<ReadReply> {
+        let message = convert::read_request_to_wire(&request);
+        let call = |channel| {
+            let message = message.clone();
+            async move {
+                let reply = client(channel).read(message).await?;
+                Ok(convert::read_reply_from_wire(reply.into_inner()))
+            }
+        };
+        self.0.call(timeout, call).await
+    }
+
+    async fn report(&self, report: ReplicaReport, timeout: Duration) -> MetaResult<()> {
+        let message = convert::report_to_wire(&report);
+        let call = |channel| {
+            let message: wire::ReportReplicaRequest = message.clone();
+            async move {
+                let reply = client(channel).report_replica(message).await?;
+                Ok(convert::refusal(reply.into_inner().error))
+            }
+        };
+        self.0.call(timeout, call).await
+    }
+
+    fn learn(&self, cluster: ClusterId, metaservers: &[String]) {
+        self.0.bind_cluster(cluster);
+        self.0.learn(metaservers);
+    }
+}

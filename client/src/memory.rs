@@ -1,0 +1,98 @@
+//! How much all write buffers of the session take together (P1.6).
+//!
+//! Writers reserve before they buffer and wait while there is no room; above half of the capacity the oldest dirty
+//! inodes are committed (`chores`).
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::ClientError;
+use crate::retry::Deadline;
+
+/// See the module.
+pub(crate) struct SessionMemory {
+    capacity: u64,
+    used: Mutex<u64>,
+    freed: Notify,
+    half_full: Notify,
+}
+
+/// Room for a write that is about to be buffered. Given back when dropped: what the buffer really took is counted by
+/// [`SessionMemory::moved`].
+pub(crate) struct Reservation {
+    memory: Arc<SessionMemory>,
+    bytes: u64,
+}
+
+impl SessionMemory {
+    pub(crate) fn new(capacity: u64) -> Arc<SessionMemory> {
+        let (freed, half_full) = (Notify::new(), Notify::new());
+        Arc::new(SessionMemory { capacity: capacity.max(1), used: Mutex::new(0), freed, half_full })
+    }
+
+    fn used(&self) -> MutexGuard<'_, u64> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `bytes` fit. A write larger than everything waits for all of it.
+    pub(crate) async fn reserve(
+        self: &Arc<SessionMemory>,
+        bytes: u64,
+        deadline: Deadline,
+    ) -> Result<Reservation, ClientError> {
+        let bytes = bytes.min(self.capacity);
+        loop {
+            let freed = self.freed.notified();
+            if self.try_take(bytes) {
+                return Ok(Reservation { memory: self.clone(), bytes });
+            }
+            if timeout(deadline.left(), freed).await.is_err() {
+                let what = "the write buffer is full and cannot be committed".to_owned();
+                return Err(ClientError::Unavailable { what });
+            }
+        }
+    }
+
+    fn try_take(&self, bytes: u64) -> bool {
+        let mut used = self.used();
+        let fits = *used + bytes <= self.capacity;
+        if fits {
+            *used += bytes;
+        }
+        if *used > self.capacity / 2 || !fits {
+            self.half_full.notify_one();
+        }
+        fits
+    }
+
+    /// A buffer took `before` and takes `after` now.
+    pub(crate) fn moved(&self, before: u64, after: u64) {
+        if before == after {
+            return;
+        }
+        let mut used = self.used();
+        *used = (*used + after).saturating_sub(before);
+        if after < before {
+            self.freed.notify_waiters();
+        } else if *used > self.capacity / 2 {
+            self.half_full.notify_one();
+        }
+    }
+
+    pub(crate) fn is_half_full(&self) -> bool {
+        *self.used() > self.capacity / 2
+    }
+
+    /// Ready when it may be more than half full.
+    pub(crate) async fn half_full(&self) {
+        self.half_full.notified().await;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.memory.moved(self.bytes, 0);
+    }
+}

@@ -1,0 +1,410 @@
+//! The cluster's metadata: one method per operation.
+//!
+//! M1  A change keeps its request id over every try, so that it happens once (P8.1). It is not sent again under another
+//!     session, unless its first try was the one that was told so: then it certainly did not happen.
+//! M2  A session that has ended is replaced by the first request that is told so; the others wait for that.
+//! Every call ends by `metadata_timeout`. Not here: what the answers mean for open files (`node`).
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dfs_proto::attr::{AccessMask, Caller, InodeAttr, Name, Timestamp};
+use dfs_proto::env::Env;
+use dfs_proto::error::MetaError;
+use dfs_proto::ids::{ChunkId, ClusterId, InodeId, ServerId, SessionId, SessionNonce};
+use dfs_proto::meta::{
+    Change, ChangeRequest, Changed, CommitExtents, Create, FileExtents, MetaResult, OpenChunk, OpenSession,
+    OpenedChunk, Read, ReadReply, ReadRequest, Rename, RenewSession, ReplicaProblem, ReplicaReport,
+    SessionOpened, SessionRenewed, SetAttr, StatFs,
+};
+use dfs_proto::units::{ByteLen, Offset};
+
+use crate::session::Session;
+use crate::{Created, DirPage};
+
+/// A chunkserver that failed is reported once; an answer is of no use, so it is not waited for long.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(3);
+const NANOS: i64 = 1_000_000_000;
+
+/// What a change answered, and whether only one try was made: then a refusal means that nothing happened.
+pub(crate) struct Answer {
+    pub(crate) result: MetaResult<Changed>,
+    pub(crate) is_first_try: bool,
+}
+
+/// The calls as they travel: the seam that gRPC and the tests' metaserver fill.
+#[async_trait]
+pub(crate) trait MetaCalls: Send + Sync + 'static {
+    async fn open_session(&self, open: OpenSession, timeout: Duration) -> MetaResult<SessionOpened>;
+    async fn renew(&self, renew: RenewSession, timeout: Duration) -> MetaResult<SessionRenewed>;
+    async fn close_session(&self, close: RenewSession, timeout: Duration) -> MetaResult<()>;
+    async fn change(&self, request: ChangeRequest, timeout: Duration) -> Answer;
+    async fn read(&self, request: ReadRequest, timeout: Duration) -> MetaResult<ReadReply>;
+    async fn report(&self, report: ReplicaReport, timeout: Duration) -> MetaResult<()>;
+    /// Takes over the list of members that the cluster gave.
+    fn learn(&self, cluster: ClusterId, metaservers: &[String]);
+}
+
+/// See the module.
+pub(crate) struct MetaClient {
+    calls: Arc<dyn MetaCalls>,
+    env: Env,
+    name: String,
+    timeout: Duration,
+    current: Mutex<Arc<Session>>,
+    /// Held while a session is opened (M2). Never taken with another lock.
+    opening: tokio::sync::Mutex<()>,
+    /// The cluster's clock minus ours, as the last heartbeat showed it.
+    clock_lead_nanos: AtomicI64,
+}
+
+impl MetaClient {
+    /// Opens the first session.
+    pub(crate) async fn connect(
+        calls: Arc<dyn MetaCalls>,
+        env: Env,
+        name: String,
+        timeout: Duration,
+    ) -> MetaResult<MetaClient> {
+        let opened = open(calls.as_ref(), &env, &name, ClusterId::UNKNOWN, timeout).await?;
+        let client = MetaClient {
+            calls,
+            env,
+            name,
+            timeout,
+            current: Mutex::new(Session::new(opened)),
+            opening: tokio::sync::Mutex::new(()),
+            clock_lead_nanos: AtomicI64::new(0),
+        };
+        Ok(client)
+    }
+
+    pub(crate) fn session(&self) -> Arc<Session> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn session_id(&self) -> SessionId {
+        self.session().id()
+    }
+
+    /// The cluster's clock, as heartbeats estimate it: what a write's mtime is taken from (P6.3).
+    pub(crate) fn cluster_now(&self) -> Timestamp {
+        let own = self.env.clock.now();
+        let lead = self.clock_lead_nanos.load(Ordering::Relaxed);
+        let nanos = i64::from(own.nanos) + lead.rem_euclid(NANOS);
+        Timestamp {
+            seconds: own.seconds + lead.div_euclid(NANOS) + nanos / NANOS,
+            nanos: (nanos % NANOS) as u32,
+        }
+    }
+
+    /// One heartbeat. A session that has ended is replaced.
+    pub(crate) async fn renew(&self) -> MetaResult<()> {
+        let session = self.session();
+        let cluster = session.opened.cluster;
+        let sent = self.env.clock.now();
+        let renew = RenewSession { cluster, session: session.id() };
+        match self.calls.renew(renew, self.heartbeat_interval().max(REPORT_TIMEOUT)).await {
+            Ok(renewed) => {
+                self.estimate_clock(sent, renewed.now);
+                self.calls.learn(cluster, &renewed.metaservers);
+                Ok(())
+            }
+            Err(MetaError::SessionExpired { session }) => self.replace(session).await.map(drop),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The server read its clock between `sent` and now: the middle is wrong by half the round trip at most.
+    fn estimate_clock(&self, sent: Timestamp, theirs: Timestamp) {
+        let nanos = |t: Timestamp| t.seconds.saturating_mul(NANOS).saturating_add(i64::from(t.nanos));
+        let middle = nanos(sent) / 2 + nanos(self.env.clock.now()) / 2;
+        self.clock_lead_nanos.store(nanos(theirs).saturating_sub(middle), Ordering::Relaxed);
+    }
+
+    pub(crate) fn heartbeat_interval(&self) -> Duration {
+        let millis = self.session().opened.heartbeat_interval_ms;
+        Duration::from_millis(millis.clamp(100, 60_000))
+    }
+
+    pub(crate) async fn close(&self, timeout: Duration) -> MetaResult<()> {
+        let session = self.session();
+        let close = RenewSession { cluster: session.opened.cluster, session: session.id() };
+        self.calls.close_session(close, timeout).await
+    }
+
+    /// Opens a session in place of `lost`, unless that was done meanwhile (keeps M2, S3).
+    async fn replace(&self, lost: SessionId) -> MetaResult<Arc<Session>> {
+        let _opening = self.opening.lock().await;
+        let current = self.session();
+        if current.id() != lost {
+            return Ok(current);
+        }
+        tracing::warn!(session = lost.0, "the session has ended; what was not committed is lost");
+        let cluster = current.opened.cluster;
+        let opened = open(self.calls.as_ref(), &self.env, &self.name, cluster, self.timeout).await?;
+        let session = Session::new(opened);
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = session.clone();
+        Ok(session)
+    }
+
+    /// Sends a change until it is answered (M1).
+    async fn change(&self, caller: &Caller, change: Change) -> MetaResult<Changed> {
+        let mut session = self.session();
+        loop {
+            let ticket = session.begin().await;
+            let request = ChangeRequest {
+                cluster: session.opened.cluster,
+                session: session.id(),
+                request: ticket.id,
+                answered_below: session.answered_below(),
+                caller: caller.clone(),
+                change: change.clone(),
+            };
+            let answer = self.calls.change(request, self.timeout).await;
+            match answer.result {
+                Err(MetaError::SessionExpired { session: lost }) => {
+                    let replaced = self.replace(session.id()).await;
+                    if !answer.is_first_try {
+                        return Err(MetaError::SessionExpired { session: lost }); // keeps M1
+                    }
+                    session = replaced?;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// The same for what belongs to `owner`, a session: refused once that one has ended.
+    async fn change_of(&self, owner: SessionId, change: Change) -> MetaResult<Changed> {
+        let session = self.session();
+        if session.id() != owner {
+            return Err(MetaError::SessionExpired { session: owner });
+        }
+        let ticket = session.begin().await;
+        let request = ChangeRequest {
+            cluster: session.opened.cluster,
+            session: owner,
+            request: ticket.id,
+            answered_below: session.answered_below(),
+            caller: Caller::ROOT,
+            change,
+        };
+        let answer = self.calls.change(request, self.timeout).await;
+        if let Err(MetaError::SessionExpired { .. }) = answer.result {
+            self.replace(owner).await?;
+        }
+        answer.result
+    }
+
+    async fn read(&self, caller: &Caller, read: Read) -> MetaResult<ReadReply> {
+        let mut session = self.session();
+        loop {
+            let request = ReadRequest {
+                cluster: session.opened.cluster,
+                session: session.id(),
+                caller: caller.clone(),
+                read: read.clone(),
+            };
+            match self.calls.read(request, self.timeout).await {
+                Err(MetaError::SessionExpired { .. }) => session = self.replace(session.id()).await?,
+                result => return result,
+            }
+        }
+    }
+
+    pub(crate) async fn lookup(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> MetaResult<InodeAttr> {
+        match self.read(caller, Read::Lookup { parent, name: name.to_vec() }).await? {
+            ReadReply::Attr(attr) => Ok(attr),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub(crate) async fn getattr(&self, caller: &Caller, inode: InodeId) -> MetaResult<InodeAttr> {
+        match self.read(caller, Read::GetAttr { inode }).await? {
+            ReadReply::Attr(attr) => Ok(attr),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub(crate) async fn access(&self, caller: &Caller, inode: InodeId, mask: AccessMask) -> MetaResult<()> {
+        match self.read(caller, Read::Access { inode, mask }).await? {
+            ReadReply::Granted => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The attributes and the number of the next commit (P2.1).
+    pub(crate) async fn open(
+        &self,
+        caller: &Caller,
+        inode: InodeId,
+        mask: AccessMask,
+    ) -> MetaResult<(InodeAttr, u64)> {
+        match self.read(caller, Read::Open { inode, mask }).await? {
+            ReadReply::Opened { attr, next_commit } => Ok((attr, next_commit)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub(crate) async fn readlink(&self, caller: &Caller, inode: InodeId) -> MetaResult<Vec<u8>> {
+        match self.read(caller, Read::ReadLink { inode }).await? {
+            ReadReply::Target(target) => Ok(target),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub(crate) async fn read_dir(
+        &self,
+        caller: &Caller,
+        inode: InodeId,
+        cookie: u64,
+        limit: u32,
+        plus: bool,
+    ) -> MetaResult<DirPage> {
+        match self.read(caller, Read::ReadDir { inode, cookie, limit, plus }).await? {
+            ReadReply::Entries { entries, end, parent } => Ok(DirPage { entries, end, parent }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub(crate) async fn extents(
+        &self,
+        inode: InodeId,
+        offset: Offset,
+        len: u64,
+        limit: u32,
+    ) -> MetaResult<FileExtents> {
+        // The right to read was checked at the open and belongs to the open file (P2.4).
+        match self.read(&Caller::ROOT, Read::Extents { inode, offset, len, limit }).await? {
+            ReadReply::Extents(extents) => Ok(extents),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub(crate) async fn statfs(&self, inode: InodeId) -> MetaResult<StatFs> {
+        match self.read(&Caller::ROOT, Read::StatFs { inode }).await? {
+            ReadReply::StatFs(stat) => Ok(stat),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub(crate) async fn create(&self, caller: &Caller, create: Create) -> MetaResult<Created> {
+        self.change(caller, Change::Create(create)).await.and_then(inode_of)
+    }
+
+    pub(crate) async fn link(
+        &self,
+        caller: &Caller,
+        inode: InodeId,
+        parent: InodeId,
+        name: &Name,
+    ) -> MetaResult<Created> {
+        let link = Change::Link { inode, parent, name: name.clone() };
+        self.change(caller, link).await.and_then(inode_of)
+    }
+
+    pub(crate) async fn setattr(&self, caller: &Caller, set: SetAttr) -> MetaResult<Created> {
+        self.change(caller, Change::SetAttr(set)).await.and_then(inode_of)
+    }
+
+    /// Answers the inode that lost its last name, if one did.
+    pub(crate) async fn unlink(
+        &self,
+        caller: &Caller,
+        parent: InodeId,
+        name: &Name,
+    ) -> MetaResult<Option<InodeId>> {
+        self.change(caller, Change::Unlink { parent, name: name.clone() }).await.and_then(orphan_of)
+    }
+
+    pub(crate) async fn rmdir(
+        &self,
+        caller: &Caller,
+        parent: InodeId,
+        name: &Name,
+    ) -> MetaResult<Option<InodeId>> {
+        self.change(caller, Change::Rmdir { parent, name: name.clone() }).await.and_then(orphan_of)
+    }
+
+    pub(crate) async fn rename(&self, caller: &Caller, rename: Rename) -> MetaResult<Option<InodeId>> {
+        self.change(caller, Change::Rename(rename)).await.and_then(orphan_of)
+    }
+
+    pub(crate) async fn open_chunk(
+        &self,
+        owner: SessionId,
+        avoid: Vec<ServerId>,
+        copies: u32,
+    ) -> MetaResult<OpenedChunk> {
+        match self.change_of(owner, Change::OpenChunk(OpenChunk { avoid, copies })).await? {
+            Changed::Chunk(opened) => Ok(opened),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub(crate) async fn seal_chunk(&self, owner: SessionId, chunk: ChunkId) -> MetaResult<ByteLen> {
+        match self.change_of(owner, Change::SealChunk { chunk }).await? {
+            Changed::Sealed { committed } => Ok(committed),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The attributes of each committed file, in order.
+    pub(crate) async fn commit(
+        &self,
+        owner: SessionId,
+        commit: CommitExtents,
+    ) -> MetaResult<Vec<InodeAttr>> {
+        let files = commit.files.len();
+        match self.change_of(owner, Change::CommitExtents(commit)).await? {
+            Changed::Committed { attrs } if attrs.len() == files => Ok(attrs),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub(crate) async fn release_orphans(&self, owner: SessionId, inodes: Vec<InodeId>) -> MetaResult<()> {
+        self.change_of(owner, Change::ReleaseOrphans { inodes }).await.map(drop)
+    }
+
+    pub(crate) async fn report(&self, chunk: ChunkId, server: ServerId, problem: ReplicaProblem) {
+        let cluster = self.session().opened.cluster;
+        let report = ReplicaReport { cluster, chunk, server, problem };
+        if let Err(error) = self.calls.report(report, REPORT_TIMEOUT).await {
+            tracing::debug!(%chunk, %server, %error, "report a replica");
+        }
+    }
+}
+
+async fn open(
+    calls: &dyn MetaCalls,
+    env: &Env,
+    name: &str,
+    cluster: ClusterId,
+    timeout: Duration,
+) -> MetaResult<SessionOpened> {
+    let nonce = SessionNonce(env.rng.u128());
+    let opened = calls.open_session(OpenSession { cluster, nonce, client: name.to_owned() }, timeout).await?;
+    calls.learn(opened.cluster, &[]);
+    Ok(opened)
+}
+
+fn inode_of(changed: Changed) -> MetaResult<Created> {
+    match changed {
+        Changed::Inode { attr, existed, next_commit } => Ok(Created { attr, existed, next_commit }),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn orphan_of(changed: Changed) -> MetaResult<Option<InodeId>> {
+    match changed {
+        Changed::Removed { orphan } => Ok(orphan),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn unexpected(reply: &dyn std::fmt::Debug) -> MetaError {
+    MetaError::Internal { what: format!("the metaserver answered something else: {reply:?}") }
+}

@@ -1,0 +1,529 @@
+//! One inode that this client has open: what all its open files share.
+//!
+//! N1  A write, its size and its mtime are visible to every reader on this client from when it was buffered.
+//! N2  What a buffer loses by a commit, the extents gain under the same lock: a reader sees either, never neither.
+//! N3  Content is ordered by its version: an older answer never replaces what a newer one showed.
+//! N4  A failed flush drops what was buffered and raises `failures`; each open file reports it once (P6.4).
+//! N5  What belongs to a session that has ended is dropped, and reported so, when the inode is next touched (P3.1).
+//! Locks, in the order in which they are taken: `flushing`, `sending`, the table, `state`. The last two are never held
+//! over an `await`.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use dfs_proto::attr::{InodeAttr, Timestamp};
+use dfs_proto::extent::{Extent, ExtentMap};
+use dfs_proto::ids::{ChunkId, InodeId, SessionId};
+use dfs_proto::meta::{ChunkCommit, ChunkLocation, FileCommit};
+use dfs_proto::units::{ByteLen, COMMIT_EXTENTS_MAX, ChunkOffset, Offset};
+use tokio::time::Instant;
+
+use crate::ClientError;
+use crate::buffer::{Run, RunId, WriteBuffer};
+use crate::cache::{ExtentCache, Located};
+use crate::commit::FilePart;
+use crate::memory::SessionMemory;
+use crate::stream::ChunkStream;
+use crate::writer::Place;
+
+/// See the module.
+pub(crate) struct Node {
+    pub(crate) inode: InodeId,
+    memory: Arc<SessionMemory>,
+    state: Mutex<State>,
+    /// Held by whoever commits, truncates or sets attributes: changes of one inode stay in order.
+    pub(crate) flushing: tokio::sync::Mutex<()>,
+    /// Held by whoever sends runs, so that none is sent twice.
+    pub(crate) sending: tokio::sync::Mutex<()>,
+}
+
+pub(crate) struct State {
+    inode: InodeId,
+    session: SessionId,
+    /// The newest committed attributes that were heard of.
+    base: Option<InodeAttr>,
+    pub(crate) buffer: WriteBuffer,
+    /// Of the last buffered write; `None` when times were set explicitly since (P2.3).
+    mtime: Option<Timestamp>,
+    /// A buffered write takes set-uid and set-gid away.
+    kill_privileges: bool,
+    places: BTreeMap<RunId, Place>,
+    pub(crate) next_commit: Option<u64>,
+    failures: u64,
+    last_failure: Option<ClientError>,
+    cache: ExtentCache,
+    dirty_since: Option<Instant>,
+}
+
+/// A commit on its way, and what it commits.
+pub(crate) struct Part {
+    pub(crate) commit: FilePart,
+    runs: Vec<RunId>,
+    locations: Vec<Arc<ChunkLocation>>,
+}
+
+/// What a reader sees of a range at one moment (N2).
+pub(crate) struct View {
+    /// Of the committed content below.
+    pub(crate) version: u64,
+    pub(crate) overlay: Vec<(u64, Bytes)>,
+    pub(crate) extents: Vec<Located>,
+}
+
+impl Node {
+    fn new(inode: InodeId, memory: Arc<SessionMemory>, session: SessionId) -> Node {
+        let state = State {
+            inode,
+            session,
+            base: None,
+            buffer: WriteBuffer::default(),
+            mtime: None,
+            kill_privileges: false,
+            places: BTreeMap::new(),
+            next_commit: None,
+            failures: 0,
+            last_failure: None,
+            cache: ExtentCache::default(),
+            dirty_since: None,
+        };
+        let (flushing, sending) = (tokio::sync::Mutex::new(()), tokio::sync::Mutex::new(()));
+        Node { inode, memory, state: Mutex::new(state), flushing, sending }
+    }
+
+    /// Looks at, or changes, the state under its lock, as of `session`; keeps the session's memory account.
+    pub(crate) fn with<T>(&self, session: SessionId, look: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = state.buffer.memory();
+        state.move_to(session);
+        let seen = look(&mut state);
+        self.memory.moved(before, state.buffer.memory());
+        seen
+    }
+
+    /// Whether something is buffered, and since when.
+    pub(crate) fn dirty_since(&self) -> Option<Instant> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).dirty_since
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.memory.moved(state.buffer.memory(), 0);
+    }
+}
+
+impl State {
+    /// Keeps N5. Session numbers grow: whoever still works for an older one changes nothing.
+    fn move_to(&mut self, session: SessionId) {
+        if session <= self.session {
+            return;
+        }
+        self.session = session;
+        self.next_commit = None;
+        self.fail(ClientError::SessionLost);
+    }
+
+    /// Keeps N4. Nothing to report when nothing was buffered.
+    pub(crate) fn fail(&mut self, error: ClientError) {
+        if self.buffer.is_empty() {
+            return;
+        }
+        self.drop_buffered();
+        self.failures += 1;
+        self.last_failure = Some(error);
+    }
+
+    /// Forgets what is buffered: nobody can read it any more.
+    pub(crate) fn drop_buffered(&mut self) {
+        self.buffer.clear();
+        self.places.clear();
+        self.settle();
+    }
+
+    /// The number of failures so far, and the last one.
+    pub(crate) fn failure(&self) -> (u64, Option<ClientError>) {
+        (self.failures, self.last_failure.clone())
+    }
+
+    /// Takes in attributes that the cluster answered (N3).
+    pub(crate) fn observe(&mut self, attr: &InodeAttr) {
+        let merged = match self.base.take() {
+            Some(base) => newest(attr, &base),
+            None => attr.clone(),
+        };
+        if merged.content_version > self.cache.version() {
+            self.cache.reset(merged.content_version);
+        }
+        self.base = Some(merged);
+    }
+
+    /// What `stat` shows now (N1). `None` before anything was heard of the inode.
+    pub(crate) fn shown(&self) -> Option<InodeAttr> {
+        let mut attr = self.base.clone()?;
+        if let Some(end) = self.buffer.end() {
+            attr.size = attr.size.max(ByteLen(end));
+            // What lies over older extents is counted twice until it is committed; a hole is never counted.
+            let allocated = attr.allocated.0 + self.buffer.dirty_bytes();
+            attr.allocated = ByteLen(allocated.min(attr.size.0));
+        }
+        if let Some(mtime) = self.mtime {
+            attr.mtime = mtime;
+            attr.ctime = attr.ctime.max(mtime);
+        }
+        Some(attr)
+    }
+
+    pub(crate) fn base(&self) -> Option<&InodeAttr> {
+        self.base.as_ref()
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        let committed = self.base.as_ref().map_or(0, |base| base.size.0);
+        committed.max(self.buffer.end().unwrap_or(0))
+    }
+
+    /// Buffers a write. True when there is something that can be sent.
+    pub(crate) fn write(&mut self, offset: u64, data: &[u8], mtime: Timestamp, kills: bool) -> bool {
+        let has_full = self.buffer.write(offset, data);
+        self.mtime = Some(mtime);
+        self.kill_privileges |= kills;
+        self.dirty_since.get_or_insert_with(Instant::now);
+        has_full
+    }
+
+    /// Times were set explicitly: a later commit of earlier writes leaves them (P2.3).
+    pub(crate) fn times_were_set(&mut self) {
+        self.mtime = None;
+    }
+
+    /// The mode was set: a later commit of earlier writes leaves its set-uid and set-gid.
+    pub(crate) fn mode_was_set(&mut self) {
+        self.kill_privileges = false;
+    }
+
+    /// A file that this client has just made has no bytes anywhere.
+    pub(crate) fn was_created(&mut self, attr: &InodeAttr) {
+        if self.base.is_none() {
+            self.base = Some(attr.clone());
+            self.cache.start_empty(attr.content_version);
+        }
+    }
+
+    // --- sending and committing ---
+
+    /// Runs below `end` that are nowhere, or where they cannot stay.
+    pub(crate) fn unplaced(&self, end: RunId) -> Vec<(RunId, Run)> {
+        let is_placed = |id: &RunId, run: &Run| {
+            self.places.get(id).is_some_and(|place| place.stream.session == self.session && holds(place, run))
+        };
+        self.buffer
+            .runs_below(end)
+            .filter(|(id, run)| !is_placed(id, run))
+            .map(|(id, run)| (id, run.clone()))
+            .collect()
+    }
+
+    /// Runs were sent, one behind the other, to `place`.
+    pub(crate) fn placed(&mut self, runs: &[(RunId, Run)], place: &Place) {
+        let mut offset = place.offset;
+        for (id, run) in runs {
+            if self.buffer.has_run(*id) {
+                self.places.insert(*id, Place { stream: place.stream.clone(), offset });
+            }
+            offset += run.data.len() as u64;
+        }
+    }
+
+    /// Each chunk that runs below `end` were sent to, and how far.
+    pub(crate) fn streams_below(&self, end: RunId) -> Vec<(Arc<ChunkStream>, u64)> {
+        let mut streams: BTreeMap<ChunkId, (Arc<ChunkStream>, u64)> = BTreeMap::new();
+        for (id, run) in self.buffer.runs_below(end) {
+            let Some(place) = self.places.get(&id) else { continue };
+            let place_end = place.offset + run.data.len() as u64;
+            let entry = streams.entry(place.stream.key.chunk);
+            let (_, up_to) = entry.or_insert_with(|| (place.stream.clone(), 0));
+            *up_to = place_end.max(*up_to);
+        }
+        streams.into_values().collect()
+    }
+
+    /// The next commit of runs below `end`: as many as one may name, oldest first. `None` when all are committed.
+    /// All of them must be placed, and `next_commit` known.
+    pub(crate) fn part(&self, end: RunId) -> Option<Part> {
+        let mut map = ExtentMap::default();
+        let mut streams: BTreeMap<ChunkId, Arc<ChunkStream>> = BTreeMap::new();
+        let (mut runs, mut size) = (Vec::new(), 0);
+        for (id, run) in self.buffer.runs_below(end) {
+            // Laying one extent over others makes at most two more.
+            if map.as_slice().len() + 2 > COMMIT_EXTENTS_MAX {
+                break;
+            }
+            let place = self.places.get(&id)?;
+            map.overlay(Extent {
+                offset: Offset(run.offset),
+                len: run.data.len() as u64,
+                chunk: place.stream.key.chunk,
+                chunk_offset: ChunkOffset(place.offset),
+            });
+            streams.insert(place.stream.key.chunk, place.stream.clone());
+            size = run.end().max(size);
+            runs.push(id);
+        }
+        if runs.is_empty() {
+            return None;
+        }
+        let file = FileCommit {
+            inode: self.inode,
+            number: self.next_commit?,
+            extents: map.as_slice().to_vec(),
+            size_at_least: ByteLen(size),
+            mtime: self.mtime,
+            kill_privileges: self.kill_privileges,
+        };
+        let chunks = streams.values().map(|stream| named(stream)).collect();
+        let locations = streams.values().map(|stream| stream.location.clone()).collect();
+        Some(Part { commit: FilePart { session: self.session, file, chunks }, runs, locations })
+    }
+
+    /// Keeps N2.
+    pub(crate) fn committed(&mut self, part: &Part, attr: &InodeAttr) {
+        if part.commit.session != self.session {
+            return;
+        }
+        self.next_commit = Some(part.commit.file.number + 1);
+        self.cache.committed(attr.content_version, &part.commit.file.extents, &part.locations);
+        self.observe(attr);
+        for run in &part.runs {
+            self.buffer.forget(*run);
+            self.places.remove(run);
+        }
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        if self.buffer.is_empty() {
+            self.mtime = None;
+            self.kill_privileges = false;
+            self.dirty_since = None;
+        } else if self.dirty_since.is_some() {
+            self.dirty_since = Some(Instant::now());
+        }
+    }
+
+    // --- reading ---
+
+    /// `[from, to)` as it is now, or the first position whose extents have to be fetched.
+    pub(crate) fn view(&self, from: u64, to: u64) -> Result<View, u64> {
+        let overlay = self.buffer.overlay(from, to);
+        let mut extents = Vec::new();
+        let mut at = from;
+        for (offset, bytes) in &overlay {
+            if at < *offset {
+                extents.extend(self.cache.range(at, *offset)?);
+            }
+            at = offset + bytes.len() as u64;
+        }
+        if at < to {
+            extents.extend(self.cache.range(at, to)?);
+        }
+        Ok(View { version: self.cache.version(), overlay, extents })
+    }
+
+    /// The committed content only.
+    pub(crate) fn committed_view(&self, from: u64, to: u64) -> Result<View, u64> {
+        let extents = self.cache.range(from, to)?;
+        Ok(View { version: self.cache.version(), overlay: Vec::new(), extents })
+    }
+
+    /// The version of the committed content, if nothing is buffered over `[from, to)`.
+    pub(crate) fn clean_version(&self, from: u64, to: u64) -> Option<u64> {
+        self.buffer.overlay_is_empty(from, to).then(|| self.cache.version())
+    }
+
+    pub(crate) fn install_extents(&mut self, from: u64, found: &dfs_proto::meta::FileExtents) {
+        let known = self.base.as_ref().map_or(0, |base| base.content_version);
+        if found.attr.content_version >= known {
+            self.observe(&found.attr);
+            self.cache.install(from, found);
+        }
+    }
+
+    /// Copies may have moved: the next reader asks where they are.
+    pub(crate) fn forget_extents(&mut self) {
+        let version = self.cache.version();
+        self.cache.reset(version);
+    }
+}
+
+/// `attr`, with the content of `base` where that is newer (N3).
+pub(crate) fn newest(attr: &InodeAttr, base: &InodeAttr) -> InodeAttr {
+    if attr.content_version >= base.content_version {
+        return attr.clone();
+    }
+    InodeAttr {
+        size: base.size,
+        allocated: base.allocated,
+        mtime: base.mtime,
+        ctime: attr.ctime.max(base.ctime),
+        content_version: base.content_version,
+        ..attr.clone()
+    }
+}
+
+/// Bytes can be committed from where they are: the chunk goes on, or had them durable before it ended.
+fn holds(place: &Place, run: &Run) -> bool {
+    let progress = place.stream.progress();
+    progress.failure.is_none() || progress.synced >= place.offset + run.data.len() as u64
+}
+
+fn named(stream: &ChunkStream) -> ChunkCommit {
+    ChunkCommit {
+        chunk: stream.key.chunk,
+        set_version: stream.key.set_version,
+        up_to: ByteLen(stream.progress().synced),
+    }
+}
+
+// --- the table of open inodes ---
+
+/// Attributes remembered of inodes that were closed: answers that were under way meanwhile may be older (N3).
+const RECENT_MAX: usize = 4096;
+
+struct Entry {
+    node: Arc<Node>,
+    /// Open files, and opens under way.
+    pins: u32,
+    /// It has no name left; its space may go with the last pin.
+    is_orphan: bool,
+}
+
+/// Every inode that is open or has something buffered.
+pub(crate) struct Nodes {
+    table: Mutex<Table>,
+    memory: Arc<SessionMemory>,
+    on_orphan: Box<dyn Fn(InodeId) + Send + Sync>,
+}
+
+struct Table {
+    open: BTreeMap<InodeId, Entry>,
+    recent: lru::LruCache<InodeId, InodeAttr>,
+}
+
+/// Keeps an inode in the table.
+pub(crate) struct Pin {
+    pub(crate) node: Arc<Node>,
+    nodes: Arc<Nodes>,
+}
+
+impl Nodes {
+    /// `on_orphan` is told when an inode without a name was closed for good.
+    pub(crate) fn new(
+        memory: Arc<SessionMemory>,
+        on_orphan: impl Fn(InodeId) + Send + Sync + 'static,
+    ) -> Arc<Nodes> {
+        let bound = std::num::NonZeroUsize::new(RECENT_MAX).unwrap_or(std::num::NonZeroUsize::MIN);
+        let table = Table { open: BTreeMap::new(), recent: lru::LruCache::new(bound) };
+        Arc::new(Nodes { table: Mutex::new(table), memory, on_orphan: Box::new(on_orphan) })
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be called before the request that opens, so that what it answers about commits is not outdated by others.
+    pub(crate) fn pin(self: &Arc<Nodes>, inode: InodeId, session: SessionId) -> Pin {
+        let mut table = self.table();
+        let Table { open, recent } = &mut *table;
+        let entry = open.entry(inode).or_insert_with(|| {
+            let node = Arc::new(Node::new(inode, self.memory.clone(), session));
+            if let Some(attr) = recent.pop(&inode) {
+                node.with(session, |state| state.observe(&attr));
+            }
+            Entry { node, pins: 0, is_orphan: false }
+        });
+        entry.pins += 1;
+        Pin { node: entry.node.clone(), nodes: self.clone() }
+    }
+
+    pub(crate) fn pin_open(self: &Arc<Nodes>, inode: InodeId) -> Option<Pin> {
+        let mut table = self.table();
+        let entry = table.open.get_mut(&inode)?;
+        entry.pins += 1;
+        Some(Pin { node: entry.node.clone(), nodes: self.clone() })
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Node>> {
+        self.table().open.values().map(|entry| entry.node.clone()).collect()
+    }
+
+    /// Attributes as this client sees them: what is buffered, and newer content that was heard of, included.
+    pub(crate) fn show(&self, attr: InodeAttr, session: SessionId) -> InodeAttr {
+        let table = self.table();
+        if let Some(entry) = table.open.get(&attr.inode) {
+            let node = entry.node.clone();
+            drop(table);
+            return node.with(session, |state| {
+                state.observe(&attr);
+                state.shown().unwrap_or(attr)
+            });
+        }
+        match table.recent.peek(&attr.inode) {
+            Some(base) => newest(&attr, base),
+            None => attr,
+        }
+    }
+
+    /// The inode lost its last name. True if it is not open here and can be released at once.
+    pub(crate) fn orphaned(&self, inode: InodeId) -> bool {
+        match self.table().open.get_mut(&inode) {
+            Some(entry) if entry.pins > 0 => {
+                entry.is_orphan = true;
+                false
+            }
+            Some(_) | None => true,
+        }
+    }
+
+    pub(crate) fn is_orphan(&self, inode: InodeId) -> bool {
+        self.table().open.get(&inode).is_some_and(|entry| entry.is_orphan)
+    }
+
+    /// Whether one pin is all that keeps it.
+    pub(crate) fn is_last(&self, inode: InodeId) -> bool {
+        self.table().open.get(&inode).is_none_or(|entry| entry.pins <= 1)
+    }
+
+    /// Drops an inode that nobody has open and that has nothing buffered.
+    pub(crate) fn forget_if_closed(&self, inode: InodeId) {
+        let mut table = self.table();
+        let Some(entry) = table.open.get(&inode) else { return };
+        let is_dirty = entry.node.dirty_since().is_some();
+        if entry.pins > 0 || (is_dirty && !entry.is_orphan) {
+            return;
+        }
+        let Some(entry) = table.open.remove(&inode) else { return };
+        let base = entry.node.state.lock().unwrap_or_else(PoisonError::into_inner).base.clone();
+        if let Some(attr) = base.filter(|_| !entry.is_orphan) {
+            table.recent.put(inode, attr);
+        }
+        drop(table);
+        if entry.is_orphan {
+            (self.on_orphan)(inode);
+        }
+    }
+
+    fn unpin(&self, inode: InodeId) {
+        if let Some(entry) = self.table().open.get_mut(&inode) {
+            entry.pins = entry.pins.saturating_sub(1);
+        }
+        self.forget_if_closed(inode);
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.nodes.unpin(self.node.inode);
+    }
+}

@@ -1,0 +1,6 @@
+//! The client against the fakes. Time stands still but where the code waits for it.
+
+mod model;
+mod read;
+mod session;
+mod write;

@@ -1,0 +1,164 @@
+//! Reading, and copies that are bad, gone or silent.
+
+use dfs_proto::ids::ServerId;
+use dfs_proto::meta::ReplicaProblem;
+use dfs_proto::units::{MIB, Offset};
+use tokio::time::{Duration, Instant};
+
+use crate::ClientError;
+use crate::fakes::{Cluster, READ_WRITE, USER, make, pattern, wait_for};
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_copy_is_passed_over_and_reported() {
+    let cluster = Cluster::new();
+    let writer = cluster.client().await;
+    let file = make(&writer, "f").await;
+    let data = pattern(1, MIB);
+    file.write_at(&USER, Offset(0), &data).await.unwrap();
+    file.flush().await.unwrap();
+    let (chunk, at) = cluster.meta.first_extent(file.inode());
+    let bad = cluster.meta.replicas(chunk)[0];
+    cluster.chunks.damage(bad, chunk, at + 5000);
+    // Either copy may be asked first.
+    for _ in 0..20 {
+        assert!(cluster.read_elsewhere(file.inode()).await == data);
+    }
+    wait_for("a report", || {
+        let reports = cluster.meta.state().reports.clone();
+        reports.iter().any(|r| r.chunk == chunk && r.server == bad && r.problem == ReplicaProblem::Damaged)
+    })
+    .await;
+    assert!(cluster.meta.state().reports.iter().all(|r| r.server == bad));
+}
+
+#[tokio::test(start_paused = true)]
+async fn damage_in_every_copy_fails_only_the_blocks_that_it_is_in() {
+    let cluster = Cluster::new();
+    let writer = cluster.client().await;
+    let file = make(&writer, "f").await;
+    let data = pattern(1, MIB);
+    file.write_at(&USER, Offset(0), &data).await.unwrap();
+    file.flush().await.unwrap();
+    let (chunk, at) = cluster.meta.first_extent(file.inode());
+    let copies = cluster.meta.replicas(chunk);
+    // Different blocks: put together from both.
+    cluster.chunks.damage(copies[0], chunk, at + 5000);
+    cluster.chunks.damage(copies[1], chunk, at + 100_000);
+    assert!(cluster.read_elsewhere(file.inode()).await == data);
+    // The same block.
+    cluster.chunks.damage(copies[1], chunk, at + 5001);
+    let other = cluster.client().await;
+    let reader = other.open(&USER, file.inode(), READ_WRITE).await.unwrap();
+    let started = Instant::now();
+    let told = reader.read_at(Offset(0), MIB).await;
+    assert!(matches!(told, Err(ClientError::DataLost { .. })), "{told:?}");
+    assert!(started.elapsed() < Duration::from_secs(2), "promptly");
+    assert!(reader.read_at(Offset(0), 4096).await.unwrap() == data[..4096]);
+    assert!(reader.read_at(Offset(8192), MIB).await.unwrap() == data[8192..]);
+    assert!(reader.read_at(Offset(4096), 4096).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_copy_costs_less_than_a_second() {
+    let cluster = Cluster::new();
+    let writer = cluster.client().await;
+    let file = make(&writer, "f").await;
+    let data = pattern(1, 100_000);
+    file.write_at(&USER, Offset(0), &data).await.unwrap();
+    file.flush().await.unwrap();
+    for silent in 1..=3 {
+        cluster.chunks.silence(ServerId(silent), true);
+        let started = Instant::now();
+        assert!(cluster.read_elsewhere(file.inode()).await == data);
+        assert!(started.elapsed() < Duration::from_secs(1));
+        cluster.chunks.silence(ServerId(silent), false);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_all_copies_silent_a_read_waits_for_them_and_fails_by_its_deadline() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "f").await;
+    file.write_at(&USER, Offset(0), b"data").await.unwrap();
+    file.flush().await.unwrap();
+    (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), true));
+    let started = Instant::now();
+    let told = file.read_at(Offset(0), 4).await;
+    assert!(matches!(told, Err(ClientError::Unavailable { .. })), "{told:?}");
+    let waited = started.elapsed();
+    assert!(waited > Duration::from_secs(25) && waited < Duration::from_secs(33), "{waited:?}");
+
+    let back = async {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), false));
+    };
+    let (read, ()) = tokio::join!(file.read_at(Offset(0), 4), back);
+    assert_eq!(&read.unwrap()[..], b"data");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chunk_that_moved_is_found_again_and_one_that_is_nowhere_is_lost() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "f").await;
+    file.write_at(&USER, Offset(0), b"data").await.unwrap();
+    file.flush().await.unwrap();
+    assert_eq!(&file.read_at(Offset(0), 4).await.unwrap()[..], b"data");
+    let (chunk, _) = cluster.meta.first_extent(file.inode());
+    let holders = cluster.chunks.holders(chunk);
+    cluster.chunks.remove(holders[0], chunk);
+    cluster.meta.move_replicas(chunk, vec![holders[1]]);
+    for _ in 0..10 {
+        assert_eq!(&file.read_at(Offset(0), 4).await.unwrap()[..], b"data");
+    }
+    assert!(cluster.meta.state().reports.is_empty(), "an old map is nobody's fault");
+    cluster.chunks.remove(holders[1], chunk);
+    assert!(matches!(file.read_at(Offset(0), 4).await, Err(ClientError::DataLost { .. })));
+    wait_for("a report", || cluster.meta.state().reports.iter().any(|r| r.server == holders[1])).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_client_closed_is_seen_by_the_next_open() {
+    let cluster = Cluster::new();
+    let (writer, reader) = (cluster.client().await, cluster.client().await);
+    let file = make(&writer, "f").await;
+    let inode = file.inode();
+    let seen = reader.open(&USER, inode, READ_WRITE).await.unwrap();
+    for round in 0..50u64 {
+        let data = pattern(round, 100 + round * 10);
+        file.write_at(&USER, Offset(0), &data).await.unwrap();
+        file.flush().await.unwrap();
+        let again = reader.open(&USER, inode, READ_WRITE).await.unwrap();
+        assert!(again.read_at(Offset(0), MIB).await.unwrap() == data);
+        assert!(seen.read_at(Offset(0), MIB).await.unwrap() == data, "the same inode, the same content");
+        again.release().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_is_read_ahead_and_shows_what_is_written_meanwhile() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "f").await;
+    let mut data = pattern(4, 10 * MIB);
+    file.write_at(&USER, Offset(0), &data).await.unwrap();
+    file.flush().await.unwrap();
+    let reader = client.open(&USER, file.inode(), READ_WRITE).await.unwrap();
+    let step = 128u64 << 10;
+    for at in (0..10 * MIB).step_by(step as usize) {
+        if at == 2 * MIB {
+            let new = pattern(77, 50_000);
+            file.write_at(&USER, Offset(3 * MIB + 100), &new).await.unwrap();
+            data[(3 * MIB + 100) as usize..][..50_000].copy_from_slice(&new);
+        }
+        if at == 4 * MIB {
+            let new = pattern(78, 50_000);
+            file.write_at(&USER, Offset(6 * MIB), &new).await.unwrap();
+            data[(6 * MIB) as usize..][..50_000].copy_from_slice(&new);
+            file.flush().await.unwrap();
+        }
+        let bytes = reader.read_at(Offset(at), step).await.unwrap();
+        assert!(bytes == data[at as usize..(at + step) as usize], "at {at}");
+    }
+}

@@ -1,0 +1,87 @@
+//! Sessions that end, and inodes without a name.
+
+use dfs_proto::attr::Name;
+use dfs_proto::ids::InodeId;
+use dfs_proto::units::{ByteLen, Offset};
+
+use crate::ClientError;
+use crate::fakes::{Cluster, READ_WRITE, USER, make, new_file, wait_for};
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_session_fails_unflushed_files_once_and_a_new_one_goes_on() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let (dirty, clean) = (make(&client, "dirty").await, make(&client, "clean").await);
+    dirty.write_at(&USER, Offset(0), b"kept").await.unwrap();
+    clean.write_at(&USER, Offset(0), b"kept").await.unwrap();
+    dirty.flush().await.unwrap();
+    clean.flush().await.unwrap();
+    dirty.write_at(&USER, Offset(0), b"lost").await.unwrap();
+    cluster.meta.expire_all();
+    assert_eq!(dirty.sync().await, Err(ClientError::SessionLost));
+    assert_eq!(dirty.sync().await, Ok(()));
+    assert_eq!(&dirty.read_at(Offset(0), 9).await.unwrap()[..], b"kept");
+    for file in [&dirty, &clean] {
+        file.write_at(&USER, Offset(4), b" and new").await.unwrap();
+        file.flush().await.unwrap();
+        assert_eq!(cluster.read_elsewhere(file.inode()).await, b"kept and new");
+    }
+    make(&client, "more").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_heartbeat_notices_that_the_session_ended() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "f").await;
+    file.write_at(&USER, Offset(0), b"lost").await.unwrap();
+    cluster.meta.expire_all();
+    wait_for("the bytes to be dropped", || file.attr().size == ByteLen(0)).await;
+    assert_eq!(file.write_at(&USER, Offset(0), b"x").await, Err(ClientError::SessionLost));
+    assert_eq!(file.write_at(&USER, Offset(0), b"x").await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_unlinked_while_open_stays_usable_and_is_released_at_the_last_close() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let first = make(&client, "f").await;
+    let second = client.open(&USER, first.inode(), READ_WRITE).await.unwrap();
+    first.write_at(&USER, Offset(0), b"still").await.unwrap();
+    client.unlink(&USER, InodeId::ROOT, &Name::new("f").unwrap()).await.unwrap();
+    first.flush().await.unwrap();
+    first.release().await;
+    second.write_at(&USER, Offset(5), b" here").await.unwrap();
+    assert_eq!(&second.read_at(Offset(0), 99).await.unwrap()[..], b"still here");
+    assert!(cluster.meta.state().released.is_empty());
+    let commits = cluster.meta.state().commit_requests;
+    second.flush().await.unwrap();
+    second.release().await;
+    wait_for("the release", || cluster.meta.state().released == [second.inode()]).await;
+    assert_eq!(cluster.meta.state().commit_requests, commits, "nobody can ever read it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_has_open_is_released_soon_after_the_unlink_many_in_one_request() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    for index in 0..50 {
+        client.create(&USER, new_file(&format!("f{index}"))).await.unwrap();
+    }
+    for index in 0..50 {
+        let name = Name::new(format!("f{index}")).unwrap();
+        client.unlink(&USER, InodeId::ROOT, &name).await.unwrap();
+    }
+    wait_for("the releases", || cluster.meta.state().released.len() == 50).await;
+    assert!(cluster.meta.state().changes <= 102 + 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_requests_than_the_window_holds_all_get_their_answer() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let names: Vec<String> = (0..1000).map(|i| format!("f{i}")).collect();
+    let creates = names.iter().map(|name| client.create(&USER, new_file(name)));
+    let made = futures::future::join_all(creates).await;
+    assert!(made.iter().all(Result::is_ok));
+}

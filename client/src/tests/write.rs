@@ -1,0 +1,365 @@
+//! Writing, flushing, failing.
+
+use dfs_proto::attr::{Caller, Timestamp};
+use dfs_proto::ids::ServerId;
+use dfs_proto::meta::{SetAttr, SetTime};
+use dfs_proto::units::{ByteLen, MIB, Offset};
+use futures::future::join_all;
+
+use crate::fakes::{Cluster, READ_WRITE, USER, make, new_file, pattern, size_of, wait_for};
+use crate::{ClientConfig, ClientError};
+
+#[tokio::test(start_paused = true)]
+async fn a_write_is_seen_here_at_once_and_elsewhere_once_it_was_flushed() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "f").await;
+    file.write_at(&USER, Offset(0), b"hello").await.unwrap();
+    assert_eq!(&file.read_at(Offset(1), 100).await.unwrap()[..], b"ello");
+    let attr = client.getattr(&USER, file.inode()).await.unwrap();
+    assert_eq!((size_of(&attr), attr.allocated), (5, ByteLen(5)));
+    assert!(attr.mtime.seconds > 0);
+    let by_name = client.lookup(&USER, dfs_proto::ids::InodeId::ROOT, b"f").await.unwrap();
+    assert_eq!((by_name.size, by_name.mtime), (attr.size, attr.mtime));
+    assert_eq!(cluster.read_elsewhere(file.inode()).await, b"");
+    file.flush().await.unwrap();
+    assert_eq!(cluster.read_elsewhere(file.inode()).await, b"hello");
+    assert_eq!(client.getattr(&USER, file.inode()).await.unwrap().mtime, attr.mtime);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_small_file_costs_a_create_and_a_commit_and_an_empty_one_only_the_create() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    make(&client, "first").await.flush().await.unwrap();
+    assert_eq!(cluster.meta.state().changes, 1);
+    let file = make(&client, "second").await;
+    file.write_at(&USER, Offset(0), b"x").await.unwrap();
+    file.flush().await.unwrap();
+    file.release().await;
+    let before = cluster.meta.state().changes;
+    let file = make(&client, "third").await;
+    file.write_at(&USER, Offset(0), b"x").await.unwrap();
+    file.flush().await.unwrap();
+    file.release().await;
+    assert_eq!(cluster.meta.state().changes - before, 2, "the chunk was open");
+    assert_eq!(cluster.meta.chunks_made(), 1, "small files share a chunk");
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_closed_at_the_same_time_share_commits() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let files = join_all((0..100).map(|i| {
+        let client = &client;
+        async move { make(client, &format!("f{i}")).await }
+    }))
+    .await;
+    join_all(files.iter().map(|file| async move {
+        file.write_at(&USER, Offset(0), b"data").await.unwrap();
+        file.flush().await.unwrap();
+    }))
+    .await;
+    let requests = cluster.meta.state().commit_requests;
+    assert!(requests <= 10, "{requests} requests for 100 files");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_stream_uses_several_chunks_and_reads_back() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "big").await;
+    let data = pattern(3, 40 * MIB);
+    for (index, part) in data.chunks(300_000).enumerate() {
+        file.write_at(&USER, Offset(index as u64 * 300_000), part).await.unwrap();
+    }
+    file.flush().await.unwrap();
+    assert!(cluster.meta.chunks_made() >= 4);
+    assert!(cluster.read_elsewhere(file.inode()).await == data);
+    assert!(file.read_at(Offset(0), 40 * MIB).await.unwrap() == data);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_falls_silent_in_mid_stream_costs_time_and_no_byte() {
+    for victim in 1..=3 {
+        let cluster = Cluster::new();
+        let client = cluster.client().await;
+        let file = make(&client, "big").await;
+        let data = pattern(victim, 24 * MIB);
+        for (index, part) in data.chunks(MIB as usize).enumerate() {
+            if index == 9 {
+                cluster.chunks.silence(ServerId(victim), true);
+            }
+            file.write_at(&USER, Offset(index as u64 * MIB), part).await.unwrap();
+        }
+        file.sync().await.unwrap();
+        assert!(cluster.read_elsewhere(file.inode()).await == data);
+        let avoided = cluster.meta.state().avoided.last().cloned();
+        assert_eq!(avoided, Some(vec![ServerId(victim)]), "the others are not suspected");
+        wait_for("a report", || {
+            let reports = &cluster.meta.state().reports;
+            reports.iter().any(|r| r.server == ServerId(victim))
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_append_whose_answer_was_lost_is_repeated_as_it_was() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "f").await;
+    cluster.chunks.lose_answers(1);
+    let data = pattern(5, 3 * MIB);
+    file.write_at(&USER, Offset(0), &data).await.unwrap();
+    file.sync().await.unwrap();
+    assert!(cluster.read_elsewhere(file.inode()).await == data);
+    assert!(cluster.meta.state().reports.is_empty());
+    assert_eq!(cluster.meta.open_chunks(), cluster.meta.chunks_made(), "none was given up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_server_takes_nothing_more_and_the_bytes_go_elsewhere() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "f").await;
+    file.write_at(&USER, Offset(0), &pattern(1, 2 * MIB)).await.unwrap();
+    file.sync().await.unwrap();
+    file.write_at(&USER, Offset(2 * MIB), &pattern(2, 2 * MIB)).await.unwrap();
+    (1..=3).for_each(|id| cluster.chunks.restart(ServerId(id)));
+    file.sync().await.unwrap();
+    let expected = [pattern(1, 2 * MIB), pattern(2, 2 * MIB)].concat();
+    assert!(cluster.read_elsewhere(file.inode()).await == expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chunk_sealed_by_the_leader_before_the_commit_is_written_again_elsewhere() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "f").await;
+    file.write_at(&USER, Offset(0), b"before").await.unwrap();
+    file.sync().await.unwrap();
+    cluster.meta.seal_all();
+    file.write_at(&USER, Offset(6), b" after").await.unwrap();
+    file.sync().await.unwrap();
+    assert_eq!(cluster.read_elsewhere(file.inode()).await, b"before after");
+    assert_eq!(cluster.meta.chunks_made(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_that_fails_is_reported_once_by_each_open_file_and_drops_its_bytes() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let first = make(&client, "f").await;
+    first.write_at(&USER, Offset(0), b"kept").await.unwrap();
+    first.sync().await.unwrap();
+    let second = client.open(&USER, first.inode(), READ_WRITE).await.unwrap();
+    (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), true));
+    first.write_at(&USER, Offset(0), b"lost and lost").await.unwrap();
+    assert!(matches!(first.sync().await, Err(ClientError::Unavailable { .. })));
+    (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), false));
+    assert_eq!(first.sync().await, Ok(()), "reported once");
+    assert!(matches!(second.sync().await, Err(ClientError::Unavailable { .. })), "and once here");
+    assert_eq!(second.flush().await, Ok(()));
+    let third = client.open(&USER, first.inode(), READ_WRITE).await.unwrap();
+    assert_eq!(third.sync().await, Ok(()), "opened later");
+    assert_eq!(&first.read_at(Offset(0), 100).await.unwrap()[..], b"kept");
+    first.write_at(&USER, Offset(4), b" and new").await.unwrap();
+    first.sync().await.unwrap();
+    assert_eq!(cluster.read_elsewhere(first.inode()).await, b"kept and new");
+}
+
+#[tokio::test(start_paused = true)]
+async fn full_disks_are_enospc_and_cost_nothing_that_was_acknowledged() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "f").await;
+    file.write_at(&USER, Offset(0), b"acknowledged").await.unwrap();
+    file.sync().await.unwrap();
+    // The chunkservers know it first, the metaserver later.
+    for metaserver_knows in [false, true] {
+        cluster.chunks.fill(true);
+        cluster.meta.state().is_full = metaserver_knows;
+        file.write_at(&USER, Offset(100), b"too much").await.unwrap();
+        let told = file.flush().await;
+        assert!(matches!(told, Err(ClientError::NoSpace { .. })), "{told:?}");
+        assert_eq!(size_of(&file.attr()), 12);
+        cluster.chunks.fill(false);
+        cluster.meta.state().is_full = false;
+    }
+    assert_eq!(cluster.read_elsewhere(file.inode()).await, b"acknowledged");
+    file.write_at(&USER, Offset(12), b"!").await.unwrap();
+    file.flush().await.unwrap();
+    assert_eq!(cluster.read_elsewhere(file.inode()).await, b"acknowledged!");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_whose_answer_never_came_is_an_error_and_the_next_one_finds_its_number() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "f").await;
+    file.write_at(&USER, Offset(0), b"uncertain").await.unwrap();
+    cluster.meta.state().lost_commit_answers = 1;
+    assert!(file.sync().await.is_err());
+    file.write_at(&USER, Offset(0), b"certainly").await.unwrap();
+    file.sync().await.unwrap();
+    assert_eq!(cluster.read_elsewhere(file.inode()).await, b"certainly");
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_set_after_a_write_survive_its_commit() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "f").await;
+    file.write_at(&USER, Offset(0), b"archive").await.unwrap();
+    let then = Timestamp { seconds: 12345, nanos: 678 };
+    let mtime = Some(SetTime::At(then));
+    let set = SetAttr { inode: file.inode(), mtime, ..SetAttr::default() };
+    let attr = client.setattr(&USER, set).await.unwrap();
+    assert_eq!((size_of(&attr), attr.mtime), (7, then));
+    assert_eq!(client.getattr(&USER, file.inode()).await.unwrap().mtime, then);
+    file.flush().await.unwrap();
+    assert_eq!(cluster.meta.attr(file.inode()).mtime, then);
+    file.write_at(&USER, Offset(0), b"again").await.unwrap();
+    file.flush().await.unwrap();
+    assert_ne!(cluster.meta.attr(file.inode()).mtime, then, "a write after it counts");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mode_set_after_a_write_keeps_its_set_uid() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "f").await;
+    file.write_at(&USER, Offset(0), b"binary").await.unwrap();
+    let set = SetAttr { inode: file.inode(), mode: Some(0o4755), ..SetAttr::default() };
+    client.setattr(&Caller::ROOT, set).await.unwrap();
+    file.flush().await.unwrap();
+    assert_eq!(cluster.meta.attr(file.inode()).mode, 0o4755);
+    file.write_at(&USER, Offset(0), b"changed").await.unwrap();
+    assert_eq!(file.attr().mode, 0o755, "seen at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_truncation_is_ordered_with_the_writes_around_it() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "f").await;
+    file.write_at(&USER, Offset(0), b"0123456789").await.unwrap();
+    let truncate = |len| SetAttr {
+        inode: file.inode(),
+        size: Some(ByteLen(len)),
+        by_handle: true,
+        ..SetAttr::default()
+    };
+    assert_eq!(size_of(&client.setattr(&USER, truncate(4)).await.unwrap()), 4);
+    client.setattr(&USER, truncate(8)).await.unwrap();
+    assert_eq!(&file.read_at(Offset(0), 100).await.unwrap()[..], b"0123\0\0\0\0");
+    file.write_at(&USER, Offset(6), b"xyz").await.unwrap();
+    assert_eq!(&file.read_at(Offset(0), 100).await.unwrap()[..], b"0123\0\0xyz");
+    file.flush().await.unwrap();
+    assert_eq!(cluster.read_elsewhere(file.inode()).await, b"0123\0\0xyz");
+}
+
+#[tokio::test(start_paused = true)]
+async fn appends_of_several_writers_do_not_lie_over_each_other() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "log").await;
+    join_all((0..8u8).map(|writer| {
+        let file = &file;
+        async move {
+            for _ in 0..50 {
+                file.append(&USER, &[b'a' + writer; 10]).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        }
+    }))
+    .await;
+    file.flush().await.unwrap();
+    let bytes = cluster.read_elsewhere(file.inode()).await;
+    assert_eq!(bytes.len(), 4000);
+    assert!(bytes.chunks(10).all(|line| line.iter().all(|b| *b == line[0])));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_written_at_random_places_is_committed_in_several_requests_of_bounded_size() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "random").await;
+    let mut expected = vec![0u8; 2000 * 200];
+    for index in (0..2000u64).rev() {
+        file.write_at(&USER, Offset(index * 200), &[index as u8 | 1; 100]).await.unwrap();
+        expected[index as usize * 200..index as usize * 200 + 100].fill(index as u8 | 1);
+    }
+    expected.truncate(1999 * 200 + 100);
+    file.flush().await.unwrap();
+    assert!(cluster.meta.state().commits_extents.len() >= 4);
+    assert!(cluster.chunks.appends() <= 4, "small runs are packed");
+    assert!(cluster.read_elsewhere(file.inode()).await == expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn writers_wait_for_memory_and_everything_arrives() {
+    let cluster = Cluster::new();
+    let config = ClientConfig { session_memory_bytes: 4 * MIB, ..ClientConfig::default() };
+    let client = cluster.client_with(config).await;
+    let file = make(&client, "big").await;
+    let data = pattern(9, 40 * MIB);
+    for (index, part) in data.chunks(128 << 10).enumerate() {
+        file.write_at(&USER, Offset(index as u64 * (128 << 10)), part).await.unwrap();
+    }
+    file.flush().await.unwrap();
+    assert!(cluster.read_elsewhere(file.inode()).await == data);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_commits_what_is_left_or_names_it() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "f").await;
+    file.write_at(&USER, Offset(0), b"left").await.unwrap();
+    assert_eq!(client.shutdown(std::time::Duration::from_secs(10)).await, Vec::<String>::new());
+    assert_eq!(cluster.read_elsewhere(file.inode()).await, b"left");
+
+    let client = cluster.client().await;
+    let file = make(&client, "g").await;
+    file.write_at(&USER, Offset(0), b"left").await.unwrap();
+    (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), true));
+    let lost = client.shutdown(std::time::Duration::from_secs(10)).await;
+    assert_eq!(lost.len(), 1);
+    assert!(lost[0].starts_with(&file.inode().to_string()), "{lost:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_open_twice_has_one_buffer() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let writer = make(&client, "f").await;
+    let (reader, attr) = {
+        let create = dfs_proto::meta::Create { or_existing: true, ..new_file("f") };
+        client.create_open(&USER, create, READ_WRITE).await.unwrap()
+    };
+    assert_eq!(size_of(&attr), 0);
+    writer.write_at(&USER, Offset(3), b"abc").await.unwrap();
+    assert_eq!(&reader.read_at(Offset(0), 10).await.unwrap()[..], b"\0\0\0abc");
+    assert_eq!(size_of(&reader.attr()), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_stays_open_is_committed_after_a_while_and_chunks_left_behind_are_sealed() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "log").await;
+    file.write_at(&USER, Offset(0), b"line\n").await.unwrap();
+    wait_for("a commit", || cluster.meta.attr(file.inode()).size == ByteLen(5)).await;
+    for index in 0..70u64 {
+        file.write_at(&USER, Offset(index * MIB), &pattern(index, MIB)).await.unwrap();
+    }
+    file.flush().await.unwrap();
+    for index in 0..300u64 {
+        file.write_at(&USER, Offset(index * MIB), &pattern(index, MIB)).await.unwrap();
+    }
+    file.flush().await.unwrap();
+    let open = crate::writer::LANES;
+    wait_for("full chunks to be sealed", || cluster.meta.open_chunks() <= open).await;
+}

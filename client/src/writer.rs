@@ -1,0 +1,177 @@
+//! Where this session's bytes go: a few lanes, each with one open chunk at a time.
+//!
+//! W1  Small things share one lane, so that many small files share a chunk and its syncs; long runs of a stream take
+//!     turns over the others, so that one stream uses several replica sets at once.
+//! W2  A chunk that failed, is full, or belongs to an ended session is left behind; the next bytes open another, not on
+//!     servers that have just failed. What was in it and is not committed is `flush`'s to put elsewhere.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dfs_proto::chunk::block_checksums;
+use dfs_proto::error::{ChunkError, MetaError};
+use dfs_proto::ids::{InodeId, SessionId};
+use dfs_proto::meta::MetaResult;
+use dfs_proto::units::{CHUNK_LEN, ChunkOffset, MIB};
+use tokio::sync::Mutex;
+use tokio::time::timeout_at;
+
+use crate::buffer::RUN_LEN_MAX;
+use crate::chunk::ChunkClient;
+use crate::meta::MetaClient;
+use crate::retry::Deadline;
+use crate::stream::{ChunkStream, Frame, Patience, is_full};
+
+/// Replica sets that one big stream uses at once.
+const STREAM_LANES: u64 = 4;
+/// Chunks open at the same time.
+pub(crate) const LANES: usize = 1 + STREAM_LANES as usize;
+/// A stream stays this long on one lane: longer makes longer extents, shorter spreads sooner.
+const STRIPE_LEN: u64 = 4 * MIB;
+/// Chunks in a row that found no space before an application is told. The metaserver may know of full disks a heartbeat
+/// later than we do.
+const FULL_CHUNKS_MAX: u32 = 4;
+const APPEND_TIMEOUT: Duration = Duration::from_secs(3);
+const SYNC_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time-outs double this often at most.
+const PATIENCE_MAX: u32 = 2;
+
+/// Where bytes were sent to. Keeps the chunk from being sealed.
+#[derive(Clone)]
+pub(crate) struct Place {
+    pub(crate) stream: Arc<ChunkStream>,
+    pub(crate) offset: u64,
+}
+
+/// Bytes of one file for one append. `data` may hold several runs; `file_offset` is the first one's.
+pub(crate) struct Parcel {
+    pub(crate) session: SessionId,
+    pub(crate) inode: InodeId,
+    pub(crate) file_offset: u64,
+    pub(crate) data: Bytes,
+}
+
+#[derive(Default)]
+struct Lane {
+    stream: Option<Arc<ChunkStream>>,
+    len: u64,
+}
+
+/// See the module.
+pub(crate) struct ChunkWriter {
+    meta: Arc<MetaClient>,
+    chunks: Arc<ChunkClient>,
+    copies: u32,
+    /// The first for small things. A lane's lock is held while its chunk is opened and while its queue is full.
+    lanes: Vec<Mutex<Lane>>,
+    full_chunks: AtomicU32,
+    slow_chunks: AtomicU32,
+}
+
+impl ChunkWriter {
+    pub(crate) fn new(meta: Arc<MetaClient>, chunks: Arc<ChunkClient>, copies: u32) -> ChunkWriter {
+        let lanes = (0..LANES).map(|_| Mutex::default()).collect();
+        let (full_chunks, slow_chunks) = (AtomicU32::new(0), AtomicU32::new(0));
+        ChunkWriter { meta, chunks, copies, lanes, full_chunks, slow_chunks }
+    }
+
+    /// Keeps W1.
+    fn lane(&self, parcel: &Parcel) -> &Mutex<Lane> {
+        let is_stream = parcel.data.len() as u64 >= RUN_LEN_MAX && parcel.file_offset >= RUN_LEN_MAX;
+        let turn = (parcel.inode.0.wrapping_add(parcel.file_offset / STRIPE_LEN)) % STREAM_LANES;
+        &self.lanes[if is_stream { 1 + turn as usize } else { 0 }]
+    }
+
+    /// Queues the parcel for a chunk. It is somewhere for sure only after [`ChunkStream::sync`] of its place.
+    pub(crate) async fn append(&self, parcel: Parcel, deadline: Deadline) -> MetaResult<Place> {
+        let late = |_| MetaError::Unavailable { what: "no chunk could be opened in time".to_owned() };
+        timeout_at(deadline.instant(), self.append_in_lane(parcel)).await.map_err(late)?
+    }
+
+    async fn append_in_lane(&self, parcel: Parcel) -> MetaResult<Place> {
+        let len = parcel.data.len() as u64;
+        let mut lane = self.lane(&parcel).lock().await;
+        loop {
+            let stream = self.stream_with_room(&mut lane, parcel.session, len).await?;
+            let Some(room) = stream.room().await else { continue };
+            // From here on nothing waits: a place that is taken is filled.
+            let offset = lane.len;
+            lane.len += len;
+            room.send(Frame {
+                offset,
+                inode: parcel.inode,
+                file_offset: parcel.file_offset,
+                checksums: block_checksums(&stream.key, ChunkOffset(offset), &parcel.data),
+                data: parcel.data,
+            });
+            return Ok(Place { stream, offset });
+        }
+    }
+
+    /// Keeps W2.
+    async fn stream_with_room(
+        &self,
+        lane: &mut Lane,
+        session: SessionId,
+        len: u64,
+    ) -> MetaResult<Arc<ChunkStream>> {
+        if let Some(stream) = lane.stream.as_ref() {
+            let failure = stream.failure();
+            if failure.is_none() && stream.session == session && lane.len + len <= CHUNK_LEN {
+                return Ok(stream.clone());
+            }
+            self.learn_from(stream, failure.as_ref());
+        }
+        lane.stream = None;
+        if self.full_chunks.load(Ordering::Relaxed) >= FULL_CHUNKS_MAX {
+            self.full_chunks.store(0, Ordering::Relaxed);
+            return Err(MetaError::NoSpace { what: "the chunkservers' disks are full".to_owned() });
+        }
+        let opened = self.meta.open_chunk(session, self.chunks.avoided(), self.copies).await?;
+        let current = self.meta.session();
+        if current.id() != session {
+            return Err(MetaError::SessionExpired { session });
+        }
+        let stream = ChunkStream::start(&current, opened, self.chunks.clone(), self.patience());
+        lane.stream = Some(stream.clone());
+        lane.len = 0;
+        Ok(stream)
+    }
+
+    fn learn_from(&self, stream: &ChunkStream, failure: Option<&ChunkError>) {
+        let had_success = stream.progress().acked > 0;
+        match failure {
+            Some(error) if is_full(error) => {
+                self.full_chunks.fetch_add(1, Ordering::Relaxed);
+            }
+            Some(ChunkError::Unreachable { .. }) => {
+                self.slow_chunks.fetch_add(1, Ordering::Relaxed);
+            }
+            Some(_) | None => {}
+        }
+        if had_success && failure.is_none() {
+            self.full_chunks.store(0, Ordering::Relaxed);
+            self.slow_chunks.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Something was committed: there is space, and the servers answer in time.
+    pub(crate) fn succeeded(&self) {
+        self.full_chunks.store(0, Ordering::Relaxed);
+        self.slow_chunks.store(0, Ordering::Relaxed);
+    }
+
+    fn patience(&self) -> Patience {
+        let factor = 1 << self.slow_chunks.load(Ordering::Relaxed).min(PATIENCE_MAX);
+        Patience { append: APPEND_TIMEOUT * factor, sync: SYNC_TIMEOUT * factor }
+    }
+
+    /// Leaves every chunk behind.
+    pub(crate) async fn close(&self) {
+        for lane in &self.lanes {
+            lane.lock().await.stream = None;
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! One metaserver: a member of the Raft group that keeps a cluster's namespace, and while it leads, the one who answers
+//! clients, hears chunkservers and does the background work.
+//!
+//!     service   gRPC: converts, checks, passes the gate          `service::gate` is the one door to consensus (P4.4)
+//!     raft      orders commands and makes them durable           ← durable: `raft::log_writer`
+//!     state     what commands do, and what may be read: pure     ← a stale change is refused: `state::session`
+//!     kv        where the state is kept: RocksDB, or memory
+//!     view, placement, sessions, leases   the leader's soft state
+//!     worker    background work of the leader
+//!
+//! [`start`] wires them, [`Running::run_until`] shuts them down in order. Nothing here uses a thread, a file or a clock but
+//! through [`Storage`] and `Env`: the simulation passes its own.
+
+pub mod command;
+pub mod config;
+mod http;
+pub mod kv;
+mod leases;
+pub mod metrics;
+mod placement;
+pub mod raft;
+mod service;
+mod sessions;
+pub mod state;
+mod view;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_proto::env::{Env, Listener};
+use dfs_proto::ids::{ClusterId, MemberId};
+use dfs_proto::rpc::grpc::SharedIdentity;
+use dfs_proto::rpc::{Identity, Role, grpc};
+use thiserror::Error;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use config::Config;
+use kv::KvHome;
+use kv::rocksdb::{RocksHome, RocksOptions};
+use metrics::Metrics;
+use raft::log_disk::{FileDisk, LogDisk};
+use raft::{ClusterOptions, Consensus, ConsensusOptions, Timing};
+use service::Metaserver;
+use service::gate::Gate;
+use sessions::Sessions;
+use view::View;
+
+/// Requests of one connection that are worked on at once; beyond, the connection waits.
+const STREAMS_MAX: u32 = 1024;
+/// Running calls get this long to end at a shutdown.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+/// For another member to take over the lead before this one goes.
+const HAND_OVER_DEADLINE: Duration = Duration::from_millis(500);
+
+/// Where a metaserver keeps what survives it.
+pub struct Storage {
+    pub log: Arc<dyn LogDisk>,
+    pub state: Arc<dyn KvHome>,
+}
+
+/// What a metaserver's data directory may hold before its stamp (`MEMBER`) is written.
+const BEFORE_THE_STAMP: [&str; 3] = ["LOCK", "MEMBER.new", "state"];
+
+impl Storage {
+    /// The Raft log and the stamp in `config.data`, the state in `config.data/state`; made if they are not there. A directory
+    /// that holds something else is left alone.
+    pub fn open(config: &Config) -> Result<Storage, ServeError> {
+        let data = &config.data;
+        let refuse = |what: String| ServeError::Storage { data: data.clone(), what };
+        if let Some(stranger) = stranger_in(data).map_err(|error| refuse(error.to_string()))? {
+            return Err(refuse(format!("it holds {stranger} and is no metaserver's directory")));
+        }
+        let log = FileDisk::open(data).map_err(|error| refuse(error.to_string()))?;
+        let limits = RocksOptions { block_cache: config.block_cache, write_buffers: config.write_buffer };
+        let home = RocksHome::new(&data.join("state"), limits).map_err(|error| refuse(error.to_string()))?;
+        Ok(Storage { log: Arc::new(log), state: Arc::new(home) })
+    }
+}
+
+/// The name of something that no metaserver has put there.
+fn stranger_in(data: &Path) -> io::Result<Option<String>> {
+    let entries = match std::fs::read_dir(data) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut stranger = None;
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name == "MEMBER" {
+            return Ok(None);
+        }
+        if !BEFORE_THE_STAMP.contains(&name.as_str()) {
+            stranger = Some(name);
+        }
+    }
+    Ok(stranger)
+}
+
+/// Why a metaserver does not start, or not go on. One line each.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    #[error("data directory {}: {what}", data.display())]
+    Storage { data: PathBuf, what: String },
+    #[error("listen on {address} (`{key}`): {source}")]
+    Bind { key: &'static str, address: String, source: io::Error },
+    #[error("`listen` = {listen} does not say where others reach this metaserver: set `advertise`")]
+    NoAddress { listen: String },
+    #[error("data directory {}: {source}", data.display())]
+    Start { data: PathBuf, source: raft::StartError },
+    #[error("{what} has stopped: {why}")]
+    Stopped { what: &'static str, why: String },
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A metaserver that takes part.
+pub struct Running {
+    address: String,
+    http_address: Option<String>,
+    consensus: Consensus,
+    stop: CancellationToken,
+    tasks: JoinSet<(&'static str, Result<(), String>)>,
+}
+
+/// Serves until `shutdown` is ready, then shuts down in order.
+pub async fn run(
+    config: Config,
+    env: Env,
+    storage: Storage,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    start(config, env, storage).await?.run_until(shutdown).await
+}
+
+/// Binds, opens the storage and takes part. Dropping the result without [`Running::run_until`] is a crash.
+pub async fn start(config: Config, env: Env, storage: Storage) -> Result<Running, ServeError> {
+    let listener = bind(&env, "listen", &config.listen).await?;
+    let http_listener = match &config.http {
+        Some(address) => Some(bind(&env, "http", address).await?),
+        None => None,
+    };
+    let address = advertised(&config, &*listener)?;
+    let http_address = http_listener.as_ref().map(|http| http.local_address());
+    let options = consensus_options(&config, address.clone());
+    let started = Consensus::start(options, env.clone(), storage.log, storage.state).await;
+    let consensus = started.map_err(|source| ServeError::Start { data: config.data.clone(), source })?;
+    let now = Instant::now();
+    let view = View::new(config.server_away, now);
+    let sessions = Sessions::new(config.session_expiry, now);
+    let metaserver = Arc::new(Metaserver {
+        id: config.id,
+        address: address.clone(),
+        gate: Gate::new(consensus.clone(), view, sessions),
+        env,
+        metrics: Metrics::new(),
+    });
+
+    let identity = SharedIdentity::new(Identity {
+        role: Role::Metaserver,
+        id: config.id.0,
+        cluster: ClusterId::UNKNOWN,
+    });
+    let router = grpc::server()
+        .max_concurrent_streams(STREAMS_MAX)
+        .add_service(grpc::hello(identity.clone()))
+        .add_service(consensus.service())
+        .add_service(service::meta(metaserver.clone()))
+        .add_service(service::cluster(metaserver.clone()))
+        .add_service(service::admin(metaserver.clone()));
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let stopped = stop.clone().cancelled_owned();
+    tasks.spawn(async move {
+        let served = grpc::serve(listener, router, stopped).await;
+        ("gRPC", served.map_err(|error| error.to_string()))
+    });
+    if let Some(http_listener) = http_listener {
+        let (pages, stopped) = (metaserver.clone(), stop.clone().cancelled_owned());
+        tasks.spawn(async move {
+            let served = http::serve(http_listener, pages, stopped).await;
+            ("HTTP", served.map_err(|error| error.to_string()))
+        });
+    }
+    let stopped = stop.clone().cancelled_owned();
+    let told = tell_cluster(consensus.clone(), identity);
+    tasks.spawn(async move {
+        tokio::select! {
+            () = stopped => {}
+            // The first never ends before the second.
+            ((), ()) = async { tokio::join!(worker::run(metaserver), told) } => {}
+        }
+        ("background work", Ok(()))
+    });
+    tracing::info!(
+        "{} serves gRPC at {address}, HTTP at {}",
+        config.id,
+        http_address.as_deref().unwrap_or("none")
+    );
+    Ok(Running { address, http_address, consensus, stop, tasks })
+}
+
+impl Running {
+    /// `host:port` where others reach its gRPC port.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// `host:port` of `/metrics` and `/healthz`, if they are served.
+    pub fn http_address(&self) -> Option<&str> {
+        self.http_address.as_deref()
+    }
+
+    /// This member of the group: to look at, and to hand over the lead.
+    pub fn consensus(&self) -> &Consensus {
+        &self.consensus
+    }
+
+    /// Serves until `shutdown` is ready or this member cannot go on; then ends calls, then Raft, then closes the storage.
+    pub async fn run_until(mut self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+        let ended = tokio::select! {
+            () = shutdown => Ok(()),
+            failure = self.consensus.failed() => Err(ServeError::Failed(failure.0)),
+            Some(ended) = self.tasks.join_next() => {
+                let (what, why) = ended.unwrap_or_else(|panic| ("a task", Err(panic.to_string())));
+                Err(ServeError::Stopped { what, why: why.err().unwrap_or_else(|| "for no reason".to_owned()) })
+            }
+        };
+        if ended.is_ok() {
+            tracing::info!("shutting down");
+            self.hand_over().await;
+        }
+        self.stop.cancel();
+        let all_ended = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout(SHUTDOWN_GRACE, all_ended).await.is_err() {
+            self.tasks.shutdown().await;
+        }
+        self.consensus.shutdown().await;
+        ended
+    }
+
+    /// Lets another member lead before this one goes, so that nobody waits for an election.
+    async fn hand_over(&self) {
+        let status = self.consensus.status();
+        let others = status.members.iter().filter(|member| member.id != status.own);
+        let nearest = others.filter_map(|member| Some((member.log_lag?, member.id))).min();
+        let mut leadership = self.consensus.leadership();
+        let Some((_, heir)) = nearest.filter(|_| leadership.borrow().is_leader) else { return };
+        if self.consensus.transfer_leader(heir).await.is_ok() {
+            let handed_over = leadership.wait_for(|l| !l.is_leader);
+            // If not, the others elect one when they no longer hear this one.
+            let _ = timeout(HAND_OVER_DEADLINE, handed_over).await;
+        }
+    }
+}
+
+async fn bind(env: &Env, key: &'static str, address: &str) -> Result<Box<dyn Listener>, ServeError> {
+    let bound = env.net.bind(address).await;
+    let listener = bound.map_err(|source| ServeError::Bind { key, address: address.to_owned(), source })?;
+    if !is_loopback(address) {
+        let at = listener.local_address();
+        tracing::warn!(
+            "`{key}` = {at}: whoever reaches it can read and change everything, there is no authentication yet"
+        );
+    }
+    Ok(listener)
+}
+
+fn host(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
+fn is_loopback(address: &str) -> bool {
+    let host = host(address);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Where others reach this member.
+fn advertised(config: &Config, listener: &dyn Listener) -> Result<String, ServeError> {
+    if let Some(address) = &config.advertise {
+        return Ok(address.clone());
+    }
+    let is_anywhere = host(&config.listen).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_unspecified());
+    if is_anywhere {
+        return Err(ServeError::NoAddress { listen: config.listen.clone() });
+    }
+    Ok(listener.local_address())
+}
+
+fn consensus_options(config: &Config, address: String) -> ConsensusOptions {
+    let mut bootstrap: BTreeMap<MemberId, String> =
+        config.bootstrap.iter().map(|member| (MemberId(member.id), member.address.clone())).collect();
+    bootstrap.insert(config.id, address.clone());
+    let mut options = ConsensusOptions::new(config.id, address, bootstrap);
+    options.cluster = ClusterOptions {
+        name: config.cluster.clone(),
+        copies: config.copies,
+        copies_min: config.copies_min,
+        ..options.cluster
+    };
+    options.timing = Timing {
+        heartbeat: config.raft_heartbeat,
+        election_min: config.election_timeout,
+        election_max: config.election_timeout * 7 / 4,
+    };
+    options.snapshot_entries = config.snapshot_every_logs;
+    options.keep_entries = config.snapshot_every_logs / 5;
+    options
+}
+
+/// Names the cluster in handshakes from the moment it is made.
+async fn tell_cluster(consensus: Consensus, identity: SharedIdentity) {
+    let mut cluster = consensus.cluster();
+    if let Ok(cluster) = cluster.wait_for(|cluster| cluster.is_known()).await.map(|cluster| *cluster) {
+        identity.set(Identity { cluster, ..identity.get() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+
+    #[test]
+    fn a_directory_with_something_else_in_it_is_refused_and_left_alone() {
+        let directory = tempfile::tempdir().expect("temp dir");
+        let data = directory.path().join("data");
+        let settings = Settings { id: Some(1), data: Some(data.clone()), ..Settings::default() };
+        let config = Config::validate(settings).expect("sound settings");
+        Storage::open(&config).map(drop).expect("a fresh one is made");
+        Storage::open(&config).map(drop).expect("it has no stamp yet, and is ours");
+        std::fs::write(data.join("thesis.txt"), "mine").expect("writable");
+        let line = Storage::open(&config).map(drop).expect_err("not ours").to_string();
+        assert!(line.contains("thesis.txt") && line.contains(data.to_str().expect("text")), "{line}");
+    }
+
+    #[test]
+    fn loopback_addresses_are_recognised() {
+        for (address, expected) in [
+            ("127.0.0.1:7000", true),
+            ("[::1]:7000", true),
+            ("localhost:1", true),
+            ("0.0.0.0:1", false),
+            ("host:1", false),
+        ] {
+            assert_eq!(is_loopback(address), expected, "{address}");
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Which chunkservers get the copies of a new chunk. Pure: candidates and chance in, servers out.
+//!
+//! L1  Never two copies on one server.
+//! L2  A full server gets none.
+//! L3  Copies go to different zones while there are zones without one, and to servers that the writer has just seen
+//!     fail only when there are no others.
+//!
+//! Each copy goes to the better of two servers drawn at random: nearly as even as always taking the best, without
+//! everybody taking the same one between two reports. Not here: who is alive (`view`), how many copies will do
+//! ([`plan`] says it from the view's numbers).
+
+use std::collections::BTreeSet;
+
+use dfs_proto::env::Rng;
+use dfs_proto::error::MetaError;
+use dfs_proto::ids::ServerId;
+
+/// A chunkserver that is alive, with its last report.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Candidate {
+    pub(crate) server: ServerId,
+    /// Empty: none given, and then equal to every other empty one.
+    pub(crate) zone: String,
+    pub(crate) disk_free: u64,
+    pub(crate) cpu_percent: u32,
+    pub(crate) memory_total: u64,
+    pub(crate) memory_available: u64,
+    /// Requests in flight when it reported, and chunks placed there since.
+    pub(crate) requests_in_flight: u64,
+    pub(crate) full: bool,
+}
+
+/// What `plan` needs to know of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) copies: u32,
+    /// How few will do while servers are missing (P10.2).
+    pub(crate) copies_min: u32,
+    /// Every registered server was heard by this leader, or it had time enough to be.
+    pub(crate) view_complete: bool,
+}
+
+/// With as many requests in flight, a server counts half.
+const IN_FLIGHT_HALF: f64 = 32.0;
+/// No factor of the score falls below this: a busy server with much space still beats a busy one without.
+const FACTOR_MIN: f64 = 0.05;
+/// Scores that differ by less than this share are equal, and chance decides. Otherwise the last of three servers would
+/// get nothing for a percent of load.
+const SCORES_EQUAL_WITHIN: f64 = 0.1;
+
+/// Checks that the copies wanted, or few enough of them, can be placed, and chooses.
+///
+/// Errors: `NoSpace` when servers are there but full, `Unavailable` when more may be heard soon (the client tries again
+/// until its deadline).
+pub(crate) fn plan(
+    candidates: &[Candidate],
+    wanted: Wanted,
+    avoid: &[ServerId],
+    rng: &Rng,
+) -> Result<Vec<ServerId>, MetaError> {
+    let usable = candidates.iter().filter(|c| !c.full).count();
+    let copies = wanted.copies as usize;
+    // keeps P10.2: a new leader's view is empty at first, it would place single copies
+    if usable < copies && !wanted.view_complete {
+        let what = format!("{usable} chunkservers heard since the election, {copies} wanted for a chunk");
+        return Err(MetaError::Unavailable { what });
+    }
+    // Fewer copies are for missing servers, not for full ones: those are no reason to promise less.
+    let least = wanted.copies_min.clamp(1, wanted.copies.max(1)) as usize;
+    let needed = copies.min(candidates.len()).max(least);
+    if usable < needed {
+        let full = candidates.len() - usable;
+        let what = format!("{usable} chunkservers take chunks ({full} are full), {needed} are needed");
+        return Err(match candidates.len() >= needed {
+            true => MetaError::NoSpace { what },
+            false => MetaError::Unavailable { what },
+        });
+    }
+    Ok(choose(candidates, copies, avoid, rng))
+}
+
+/// Up to `copies` servers, the primary first; fewer only when there are not as many with space.
+pub(crate) fn choose(
+    candidates: &[Candidate],
+    copies: usize,
+    avoid: &[ServerId],
+    rng: &Rng,
+) -> Vec<ServerId> {
+    let free_max = candidates.iter().map(|c| c.disk_free).max().unwrap_or(0);
+    let mut left: Vec<&Candidate> = candidates.iter().filter(|c| !c.full).collect(); // keeps L2
+    let mut zones_used = BTreeSet::new();
+    let mut chosen = Vec::with_capacity(copies);
+    while chosen.len() < copies && !left.is_empty() {
+        let pool = preferred(&left, &zones_used, avoid);
+        let best = better_of_two(&pool, free_max, rng);
+        left.retain(|c| c.server != best.server); // keeps L1
+        zones_used.insert(best.zone.as_str());
+        chosen.push(best.server);
+    }
+    chosen
+}
+
+/// The candidates of the best class that has any (L3).
+fn preferred<'a>(
+    left: &[&'a Candidate],
+    zones_used: &BTreeSet<&str>,
+    avoid: &[ServerId],
+) -> Vec<&'a Candidate> {
+    let class = |c: &Candidate| (avoid.contains(&c.server), zones_used.contains(c.zone.as_str()));
+    let best = left.iter().map(|c| class(c)).min();
+    left.iter().filter(|c| Some(class(c)) == best).copied().collect()
+}
+
+/// `pool` is not empty.
+fn better_of_two<'a>(pool: &[&'a Candidate], free_max: u64, rng: &Rng) -> &'a Candidate {
+    let first = rng.below(pool.len() as u64) as usize;
+    if pool.len() == 1 {
+        return pool[first];
+    }
+    let other = rng.below(pool.len() as u64 - 1) as usize;
+    let second = if other < first { other } else { other + 1 };
+    let (a, b) = (score(pool[first], free_max), score(pool[second], free_max));
+    let worst_equal = a * (1.0 - SCORES_EQUAL_WITHIN);
+    if b * (1.0 - SCORES_EQUAL_WITHIN) > a || (b >= worst_equal && rng.below(2) == 1) {
+        pool[second]
+    } else {
+        pool[first]
+    }
+}
+
+/// Higher is better, at most 1: the product of what is left of space, CPU, memory, and of patience with its queue.
+fn score(candidate: &Candidate, free_max: u64) -> f64 {
+    let share = |part: u64, whole: u64| if whole == 0 { 1.0 } else { part as f64 / whole as f64 };
+    let factors = [
+        // Against the one with most, not of its own disk: so free bytes even out between small and large disks.
+        share(candidate.disk_free, free_max),
+        1.0 - f64::from(candidate.cpu_percent.min(100)) / 100.0,
+        share(candidate.memory_available, candidate.memory_total),
+        IN_FLIGHT_HALF / (IN_FLIGHT_HALF + candidate.requests_in_flight as f64),
+    ];
+    factors.iter().map(|factor| factor.clamp(FACTOR_MIN, 1.0)).product()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use dfs_proto::units::GIB;
+
+    use super::*;
+
+    const PLACEMENTS: usize = 10_000;
+
+    fn server(id: u64) -> Candidate {
+        Candidate {
+            server: ServerId(id),
+            zone: String::new(),
+            disk_free: 100 * GIB,
+            cpu_percent: 10,
+            memory_total: 8 * GIB,
+            memory_available: 6 * GIB,
+            requests_in_flight: 2,
+            full: false,
+        }
+    }
+
+    fn ten() -> Vec<Candidate> {
+        (1..=10).map(server).collect()
+    }
+
+    fn counts(candidates: &[Candidate], copies: usize, seed: u64) -> BTreeMap<ServerId, usize> {
+        let rng = Rng::seeded(seed);
+        let mut counts: BTreeMap<ServerId, usize> = candidates.iter().map(|c| (c.server, 0)).collect();
+        for _ in 0..PLACEMENTS {
+            let chosen = choose(candidates, copies, &[], &rng);
+            assert_eq!(chosen.iter().collect::<BTreeSet<_>>().len(), copies, "L1, seed {seed}");
+            for server in chosen {
+                *counts.get_mut(&server).unwrap() += 1;
+            }
+        }
+        counts
+    }
+
+    #[test]
+    fn of_ten_thousand_placements_a_full_server_gets_none() {
+        let mut candidates = ten();
+        candidates[3].full = true;
+        for copies in 1..=3 {
+            assert_eq!(counts(&candidates, copies, 1)[&ServerId(4)], 0);
+        }
+    }
+
+    #[test]
+    fn of_ten_thousand_placements_the_busiest_of_ten_gets_under_half_the_mean() {
+        let busy: [fn(&mut Candidate); 4] = [
+            |c| c.cpu_percent = 95,
+            |c| c.requests_in_flight = 200,
+            |c| c.memory_available = GIB / 2,
+            |c| c.disk_free = 10 * GIB,
+        ];
+        for (seed, make_busy) in busy.into_iter().enumerate() {
+            let mut candidates = ten();
+            make_busy(&mut candidates[6]);
+            for copies in 1..=3 {
+                let mean = PLACEMENTS * copies / 10;
+                let got = counts(&candidates, copies, seed as u64)[&ServerId(7)];
+                assert!(got * 2 < mean, "seed {seed}: {got} of a mean of {mean}, {copies} copies");
+            }
+        }
+    }
+
+    #[test]
+    fn equal_servers_get_equal_shares_also_when_there_are_only_three() {
+        let mut three: Vec<Candidate> = (1..=3).map(server).collect();
+        three[1].cpu_percent = 13;
+        for (candidates, copies) in [(ten(), 2), (three, 2)] {
+            let mean = PLACEMENTS * copies / candidates.len();
+            for (server, got) in counts(&candidates, copies, 3) {
+                assert!(got * 10 > mean * 8 && got * 10 < mean * 12, "{server}: {got} of a mean of {mean}");
+            }
+        }
+    }
+
+    #[test]
+    fn copies_go_to_different_zones_while_there_are_several() {
+        let mut candidates = ten();
+        for candidate in &mut candidates {
+            candidate.zone = if candidate.server.0 <= 8 { "a" } else { "b" }.to_owned();
+        }
+        let rng = Rng::seeded(4);
+        for _ in 0..PLACEMENTS {
+            let chosen = choose(&candidates, 3, &[], &rng);
+            let in_b = chosen.iter().filter(|s| s.0 > 8).count();
+            assert!((1..=2).contains(&in_b), "{chosen:?}");
+            assert!((chosen[0].0 > 8) != (chosen[1].0 > 8), "the first two are in one zone: {chosen:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_to_avoid_is_taken_only_when_there_is_no_other() {
+        let candidates: Vec<Candidate> = (1..=3).map(server).collect();
+        let rng = Rng::seeded(5);
+        for _ in 0..1000 {
+            assert!(!choose(&candidates, 2, &[ServerId(2)], &rng).contains(&ServerId(2)));
+            assert!(choose(&candidates, 3, &[ServerId(2)], &rng).contains(&ServerId(2)));
+        }
+    }
+
+    fn wanted(copies: u32, copies_min: u32, view_complete: bool) -> Wanted {
+        Wanted { copies, copies_min, view_complete }
+    }
+
+    #[test]
+    fn fewer_copies_than_wanted_are_placed_only_once_the_view_is_complete() {
+        let rng = Rng::seeded(6);
+        let one = [server(1)];
+        let early = plan(&one, wanted(2, 1, false), &[], &rng);
+        assert!(matches!(early, Err(MetaError::Unavailable { .. })), "{early:?}");
+        assert_eq!(plan(&one, wanted(2, 1, true), &[], &rng), Ok(vec![ServerId(1)]));
+    }
+
+    #[test]
+    fn below_the_least_number_of_copies_nothing_is_placed() {
+        let rng = Rng::seeded(7);
+        let one = [server(1)];
+        let few = plan(&one, wanted(3, 2, true), &[], &rng);
+        assert!(matches!(few, Err(MetaError::Unavailable { .. })), "{few:?}");
+        let none = plan(&[], wanted(2, 1, true), &[], &rng);
+        assert!(matches!(none, Err(MetaError::Unavailable { .. })), "{none:?}");
+    }
+
+    #[test]
+    fn full_servers_are_no_space_and_no_reason_for_fewer_copies() {
+        let rng = Rng::seeded(8);
+        let full: Vec<Candidate> = (1..=3).map(|id| Candidate { full: true, ..server(id) }).collect();
+        let refused = plan(&full, wanted(2, 1, true), &[], &rng);
+        assert!(matches!(refused, Err(MetaError::NoSpace { .. })), "{refused:?}");
+        let mut all_but_one = full;
+        all_but_one[0].full = false;
+        let refused = plan(&all_but_one, wanted(2, 1, true), &[], &rng);
+        assert!(matches!(refused, Err(MetaError::NoSpace { .. })), "{refused:?}");
+    }
+}

@@ -1,0 +1,298 @@
+//! How a group of fresh members becomes a cluster, and how members find each other again (P7.7).
+//!
+//! Each member makes an id for its data directory. Members tell each other who they are and where; when the one with the
+//! lowest id has heard all that the configuration lists, it makes the Raft membership of them, directories included. The
+//! first leader then makes the cluster. All steps are idempotent; a restart goes on where they ended.
+//!
+//! B1  The membership is made by one member only, and only while no member that answers has one.
+//! B2  A member whose directory is not the recorded one stops: its disk was emptied, and with it went what it promised.
+//! B3  A member may come back at another address: greetings tell it, the membership stays as it is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_proto::error::MetaError;
+use dfs_proto::ids::{ClusterId, DirectoryId, MemberId};
+use dfs_proto::rpc::grpc;
+use dfs_proto::wire;
+use dfs_proto::wire::raft_client::RaftClient;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use tokio::time::{sleep, timeout};
+use tonic::transport::Channel;
+
+use super::group::Group;
+use super::log_disk::LogDisk;
+use super::server::Raft;
+use super::stamp::Stamp;
+use super::state_store::StateStore;
+use super::types::{FORMAT, MemberNode};
+use super::{ClusterOptions, Consensus};
+use crate::command::{Command, InitCluster, Member};
+use crate::state;
+
+/// Between rounds of greetings: while the cluster is being made, and afterwards.
+const ROUND_BEFORE: Duration = Duration::from_millis(100);
+const ROUND_AFTER: Duration = Duration::from_secs(5);
+const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
+const GREETING_DEADLINE: Duration = Duration::from_secs(2);
+/// Between a new leader's tries to make or check the cluster, and between later checks of the members' addresses.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
+const CHECK_AGAIN: Duration = Duration::from_secs(5);
+
+/// The directories that the membership records; empty until there is one.
+pub(crate) fn recorded(raft: &Raft) -> BTreeMap<MemberId, DirectoryId> {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let nodes = metrics.membership_config.membership().nodes();
+    nodes.map(|(id, node)| (MemberId(*id), node.directory)).collect()
+}
+
+/// Greets the others for as long as this member runs.
+pub(crate) struct Greeter {
+    pub(crate) raft: Raft,
+    pub(crate) group: Arc<Group>,
+    channels: BTreeMap<MemberId, (String, Channel)>,
+    /// Who has answered in this round, and this member.
+    heard: BTreeMap<MemberId, MemberNode>,
+    /// What was last wrong with each, to say it once.
+    complaints: BTreeMap<MemberId, String>,
+}
+
+impl Greeter {
+    pub(crate) fn new(raft: Raft, group: Arc<Group>) -> Greeter {
+        Greeter {
+            raft,
+            group,
+            channels: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            complaints: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) async fn run(mut self) {
+        loop {
+            let is_made_elsewhere = self.round().await;
+            let has_membership = !recorded(&self.raft).is_empty();
+            if self.group.has_failed() {
+                return;
+            }
+            if !has_membership && !is_made_elsewhere {
+                self.make_membership().await; // keeps B1
+            }
+            sleep(if has_membership { ROUND_AFTER } else { ROUND_BEFORE }).await;
+        }
+    }
+
+    /// Greets everybody once; true when somebody has a membership already.
+    async fn round(&mut self) -> bool {
+        let mut others = self.group.configured.clone();
+        others.extend(recorded(&self.raft).into_keys());
+        others.sort();
+        others.dedup();
+        others.retain(|member| *member != self.group.own);
+        let greetings = others.iter().map(|member| {
+            let channel = self.channels.get(member).cloned();
+            let group = self.group.clone();
+            async move { (*member, greet(&group, *member, channel).await) }
+        });
+        let answers = futures::future::join_all(greetings).await;
+        // One that was emptied since an earlier round has another directory now.
+        self.heard.clear();
+        self.heard.insert(self.group.own, MemberNode::new(self.group.address.clone(), self.group.directory));
+        let mut is_made_elsewhere = false;
+        for (member, answer) in answers {
+            match answer {
+                Ok((address, channel, reply)) => {
+                    self.channels.insert(member, (address, channel));
+                    is_made_elsewhere |= self.hear(member, &reply);
+                }
+                Err(what) => {
+                    self.channels.remove(&member);
+                    self.complain(member, what);
+                }
+            }
+        }
+        is_made_elsewhere
+    }
+
+    fn complain(&mut self, member: MemberId, what: String) {
+        if self.complaints.get(&member) != Some(&what) {
+            tracing::warn!("{member} cannot be greeted: {what}");
+            self.complaints.insert(member, what);
+        }
+    }
+
+    /// True when the answer names a membership.
+    fn hear(&mut self, member: MemberId, reply: &wire::MemberGreetingReply) -> bool {
+        self.complaints.remove(&member);
+        let own = reply.recorded.iter().find(|recorded| recorded.member == self.group.own.0);
+        let recorded = own.and_then(|recorded| DirectoryId::from_wire(&recorded.directory));
+        if let Some(recorded) = recorded.filter(|recorded| *recorded != self.group.directory) {
+            // keeps B2
+            self.group.fail(format!(
+                "{} is recorded with data directory {recorded} (says {member}), but this one is {}: it was emptied or \
+                 replaced, and what this member had promised is lost; bring the old directory back",
+                self.group.own, self.group.directory
+            ));
+        }
+        if !reply.recorded.is_empty() && own.is_none() {
+            self.group.fail(format!("{} is no member of the group (says {member})", self.group.own));
+        }
+        if let Some(directory) = DirectoryId::from_wire(&reply.directory).filter(|id| id.is_known()) {
+            self.heard.insert(member, MemberNode::new(reply.address.clone(), directory));
+        }
+        !reply.recorded.is_empty()
+    }
+
+    async fn make_membership(&mut self) {
+        let configured = &self.group.configured;
+        let is_lowest = configured.first() == Some(&self.group.own);
+        if !is_lowest || !configured.iter().all(|member| self.heard.contains_key(member)) {
+            return;
+        }
+        let nodes: BTreeMap<u64, MemberNode> =
+            configured.iter().filter_map(|id| Some((id.0, self.heard.get(id)?.clone()))).collect();
+        tracing::info!("all {} members have answered, making the group", nodes.len());
+        if let Err(error) = self.raft.initialize(nodes).await {
+            tracing::warn!("make the group: {error}");
+        }
+    }
+}
+
+type Greeted = (String, Channel, wire::MemberGreetingReply);
+
+async fn greet(
+    group: &Group,
+    member: MemberId,
+    channel: Option<(String, Channel)>,
+) -> Result<Greeted, String> {
+    let address = group.address_of(member).ok_or("its address is not known")?;
+    let channel = match channel.filter(|(connected_to, _)| *connected_to == address) {
+        Some((_, channel)) => channel,
+        None => {
+            let expected = group.identity_of(member);
+            grpc::connect(&group.env, &address, &group.identity(), &expected, CONNECT_DEADLINE)
+                .await
+                .map_err(|what| format!("connect to {address}: {what}"))?
+        }
+    };
+    let greeting = wire::MemberGreeting {
+        format: u32::from(FORMAT),
+        cluster: group.cluster().to_wire().into(),
+        member: group.own.0,
+        directory: group.directory.to_wire().into(),
+        address: group.address.clone(),
+        to_member: member.0,
+        bootstrap: group.configured.iter().map(|id| id.0).collect(),
+    };
+    let mut client = RaftClient::new(channel.clone());
+    let reply = match timeout(GREETING_DEADLINE, client.introduce(greeting)).await {
+        Ok(Ok(reply)) => reply.into_inner(),
+        Ok(Err(status)) => return Err(format!("{address}: {}", status.message())),
+        Err(_) => return Err(format!("{address}: no answer within {GREETING_DEADLINE:?}")),
+    };
+    if reply.member != member.0 {
+        return Err(format!("{address} is {}", MemberId(reply.member)));
+    }
+    group.check_cluster(&reply.cluster).map_err(|status| format!("{address}: {}", status.message()))?;
+    Ok((address, channel, reply))
+}
+
+/// Puts the cluster's id into the stamp and into every request, as soon as the state has it.
+pub(crate) async fn stamp_cluster(
+    raft: Raft,
+    group: Arc<Group>,
+    store: Arc<StateStore>,
+    disk: Arc<dyn LogDisk>,
+    mut stamp: Stamp,
+) {
+    let mut changes = raft.metrics();
+    loop {
+        let record = state::read::cluster(&*store.kv().snapshot());
+        if let Some(record) = record {
+            if stamp.cluster.is_known() && stamp.cluster != record.cluster {
+                let (stamped, found) = (stamp.cluster, record.cluster);
+                group.fail(format!(
+                    "the data directory is stamped with cluster {stamped}, the state is of {found}"
+                ));
+                return;
+            }
+            if !stamp.cluster.is_known() {
+                stamp.cluster = record.cluster;
+                if let Err(error) = stamp.store(&*disk).await {
+                    group.fail(format!("stamp the data directory with its cluster: {error}"));
+                    return;
+                }
+            }
+            group.set_cluster(record.cluster);
+            return;
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What the leader keeps true: the cluster is made, and the state knows the members and where they are.
+pub(crate) async fn lead(consensus: Consensus, options: ClusterOptions) {
+    let mut leadership = consensus.leadership();
+    loop {
+        let is_leader = leadership.borrow_and_update().is_leader;
+        let pause = match is_leader.then_some(()) {
+            None => {
+                if leadership.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            Some(()) => match make_cluster(&consensus, &options).await {
+                Ok(()) => CHECK_AGAIN,
+                Err(error) => {
+                    tracing::debug!("make the cluster: {error}");
+                    TRY_AGAIN
+                }
+            },
+        };
+        // Either is a reason to look again; the end of leadership is seen at the top.
+        drop(timeout(pause, leadership.changed()).await);
+    }
+}
+
+async fn make_cluster(consensus: &Consensus, options: &ClusterOptions) -> Result<(), MetaError> {
+    let (record, members) = {
+        let view = consensus.read().await?;
+        let snapshot = view.snapshot();
+        (state::read::cluster(&*snapshot), state::read::members(&*snapshot))
+    };
+    if record.is_none() {
+        let rng = &consensus.group().env.rng;
+        let init = InitCluster {
+            cluster: ClusterId(rng.u128()),
+            name: options.name.clone(),
+            copies: options.copies,
+            copies_min: options.copies_min,
+            hash_key: rng.u128(),
+            root: options.root,
+        };
+        consensus.propose(Command::InitCluster(init)).await?;
+    }
+    let wanted = consensus.members();
+    if !wanted.is_empty() && members != wanted {
+        consensus.propose(Command::RecordMembers { members: wanted }).await?;
+    }
+    Ok(())
+}
+
+/// The members as the membership and their greetings say.
+pub(crate) fn members(raft: &Raft, group: &Group) -> Vec<Member> {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let nodes = metrics.membership_config.membership().nodes();
+    let member = |(id, node): (&u64, &MemberNode)| {
+        let id = MemberId(*id);
+        let address = group.address_of(id).unwrap_or_else(|| node.address.clone());
+        Member { id, address, directory: node.directory }
+    };
+    nodes.map(member).collect()
+}

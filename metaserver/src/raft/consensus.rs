@@ -1,0 +1,510 @@
+//! [`Consensus`]: this member of the group, as the rest of the server sees it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_proto::env::Env;
+use dfs_proto::error::MetaError;
+use dfs_proto::ids::{ClusterId, DirectoryId, MemberId};
+use dfs_proto::wire::raft_server::{Raft as RaftService, RaftServer};
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::{Config, LinearizerOption, ServerState, SnapshotPolicy};
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::bootstrap::{self, Greeter};
+use super::group::{Failure, Group};
+use super::log_disk::LogDisk;
+use super::log_store::{LogMonitor, LogOptions, LogStore};
+use super::network::Network;
+use super::proposer::{Proposer, not_leader};
+use super::server::{self, Raft};
+use super::stamp::{Stamp, StampError};
+use super::state_machine::StateMachine;
+use super::state_store::{FlushGate, ReadView, StateStore};
+use super::types::TypeConfig;
+use crate::command::{Command, Member, Reply, RootAttr};
+use crate::kv::KvHome;
+
+/// How a leader is noticed and replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    pub heartbeat: Duration,
+    /// A follower that has heard nothing for one lease and this long stands for election.
+    pub election_min: Duration,
+    /// Also the leader's lease: for so long after a heartbeat no follower helps to elect another one.
+    pub election_max: Duration,
+}
+
+impl Default for Timing {
+    /// A killed leader is replaced after 1.2 to 1.5 s. Idle members cost what heartbeats and openraft's ticks cost, and
+    /// the interval of the ticks follows from that of the heartbeats: at 100 ms, three took 22 ms of CPU a second.
+    fn default() -> Timing {
+        Timing {
+            heartbeat: Duration::from_millis(150),
+            election_min: Duration::from_millis(450),
+            election_max: Duration::from_millis(750),
+        }
+    }
+}
+
+/// What the first leader makes the cluster with.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    pub name: String,
+    pub copies: u32,
+    pub copies_min: u32,
+    pub root: RootAttr,
+}
+
+#[derive(Clone, Debug)]
+pub struct ConsensusOptions {
+    pub member: MemberId,
+    /// Where the other members and clients reach this one: `host:port` of its gRPC port.
+    pub address: String,
+    /// Every member of the group with its address; equal on all.
+    pub bootstrap: BTreeMap<MemberId, String>,
+    pub cluster: ClusterOptions,
+    pub timing: Timing,
+    /// A snapshot is made after this many entries; it lets the log be cut.
+    pub snapshot_entries: u64,
+    /// Entries kept behind a snapshot for followers that are a little behind.
+    pub keep_entries: u64,
+    /// A snapshot is also made, and the log cut, when the entries in it have this many bytes; they are in memory.
+    pub log_len_max: usize,
+    pub log: LogOptions,
+    /// A proposal or read that no quorum confirmed within this time is given up.
+    pub deadline: Duration,
+}
+
+impl ConsensusOptions {
+    pub fn new(member: MemberId, address: String, bootstrap: BTreeMap<MemberId, String>) -> ConsensusOptions {
+        ConsensusOptions {
+            member,
+            address,
+            bootstrap,
+            cluster: ClusterOptions {
+                name: "dfs".to_owned(),
+                copies: 2,
+                copies_min: 1,
+                root: RootAttr { mode: 0o755, uid: 0, gid: 0 },
+            },
+            timing: Timing::default(),
+            snapshot_entries: 10_000,
+            keep_entries: 2_000,
+            log_len_max: 32 << 20,
+            log: LogOptions::default(),
+            deadline: Duration::from_secs(4),
+        }
+    }
+}
+
+/// Why a member cannot start. One line each.
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Stamp(#[from] StampError),
+    #[error("open the state store: {0}")]
+    State(std::io::Error),
+    #[error("open the Raft log: {0}")]
+    Log(std::io::Error),
+    #[error(
+        "the state is applied up to entry {applied}, but the log begins at {first}: what lies between is lost, and \
+         this member cannot go on"
+    )]
+    Hole { applied: u64, first: u64 },
+    #[error(
+        "the state was made in data directory {recorded}, but the log beside it is of {actual}: one of the two was \
+         emptied or replaced"
+    )]
+    ForeignState { recorded: DirectoryId, actual: DirectoryId },
+    #[error("{member} is not in the bootstrap list")]
+    NotListed { member: MemberId },
+    #[error("raft settings: {0}")]
+    Config(#[from] openraft::ConfigError),
+    #[error("start raft: {0}")]
+    Raft(String),
+}
+
+/// Who leads, as this member knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leadership {
+    pub term: u64,
+    pub leader: Option<MemberId>,
+    pub leader_address: Option<String>,
+    pub is_leader: bool,
+    /// When this member learned of this term and leader.
+    pub since: Instant,
+}
+
+/// For `dfs status`.
+#[derive(Clone, Debug)]
+pub struct GroupStatus {
+    pub own: MemberId,
+    pub term: u64,
+    pub leader: Option<MemberId>,
+    /// Indexes; 0 when there is none.
+    pub last_log: u64,
+    pub last_applied: u64,
+    pub members: Vec<MemberStatus>,
+}
+
+#[derive(Clone, Debug)]
+pub struct MemberStatus {
+    pub id: MemberId,
+    pub address: String,
+    pub directory: DirectoryId,
+    pub is_leader: bool,
+    /// Entries behind the leader; known to the leader only, and for followers that answered.
+    pub log_lag: Option<u64>,
+}
+
+/// How often the log's length is looked at.
+const LOG_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+/// Entries for one follower in one request, at most; their bytes are bounded by the log's reader.
+const PAYLOAD_ENTRIES_MAX: u64 = 512;
+/// Proposals, reads and requests of others that wait for openraft's one task.
+const API_QUEUE_MAX: u64 = 4096;
+
+/// This member. Clones are handles of the same one; [`Consensus::shutdown`] ends it.
+#[derive(Clone)]
+pub struct Consensus {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    raft: Raft,
+    group: Arc<Group>,
+    store: Arc<StateStore>,
+    log: LogMonitor,
+    proposer: Proposer,
+    leadership: watch::Receiver<Leadership>,
+    votes_from: Instant,
+    timing: Timing,
+    deadline: Duration,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Consensus {
+    /// Opens the directory and takes part. The service of [`Consensus::service`] must be served at `options.address`.
+    pub async fn start(
+        options: ConsensusOptions,
+        env: Env,
+        disk: Arc<dyn LogDisk>,
+        home: Arc<dyn KvHome>,
+    ) -> Result<Consensus, StartError> {
+        if !options.bootstrap.contains_key(&options.member) {
+            return Err(StartError::NotListed { member: options.member });
+        }
+        let stamp = Stamp::load(&*disk, options.member, &env.rng).await?;
+        let (store, applied) = StateStore::open(home).map_err(StartError::State)?;
+        let recorded = applied.membership.membership().get_node(&options.member.0).map(|node| node.directory);
+        if let Some(recorded) = recorded.filter(|recorded| *recorded != stamp.directory) {
+            return Err(StartError::ForeignState { recorded, actual: stamp.directory });
+        }
+        let gate = Arc::new(FlushGate(store.clone()));
+        let (log_store, log) =
+            LogStore::open(disk.clone(), options.log, gate).await.map_err(StartError::Log)?;
+        if log.purged_next() > applied.next_index() {
+            return Err(StartError::Hole { applied: applied.next_index(), first: log.purged_next() });
+        }
+        // keeps P7.5: a fresh member has promised nothing to anybody
+        let is_fresh = log.is_fresh();
+        let votes_from = if is_fresh { Instant::now() } else { Instant::now() + options.timing.election_max };
+        let group = Arc::new(Group::new(
+            env,
+            (stamp.member, stamp.directory),
+            options.address.clone(),
+            options.bootstrap.clone(),
+            stamp.cluster,
+        ));
+        let config = Arc::new(raft_config(&options, is_fresh).validate()?);
+        let machine = StateMachine::new(store.clone(), applied);
+        let network = Network::new(group.clone());
+        let raft = Raft::new(options.member.0, config, network, log_store, machine)
+            .await
+            .map_err(|error| StartError::Raft(error.to_string()))?;
+        let (proposer, proposing) = Proposer::new(raft.clone(), log.clone(), group.clone(), options.deadline);
+        let (leadership_sender, leadership) = watch::channel(current_leadership(&raft, &group, None));
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let inner = Inner {
+            raft: raft.clone(),
+            group: group.clone(),
+            store: store.clone(),
+            log: log.clone(),
+            proposer,
+            leadership,
+            votes_from,
+            timing: options.timing,
+            deadline: options.deadline,
+            stop,
+            tasks,
+        };
+        let consensus = Consensus { inner: Arc::new(inner) };
+        consensus.spawn(proposing.run());
+        consensus.spawn(watch_leadership(raft.clone(), group.clone(), leadership_sender));
+        consensus.spawn(Greeter::new(raft.clone(), group.clone()).run());
+        consensus.spawn(bootstrap::stamp_cluster(raft.clone(), group, store, disk, stamp));
+        consensus.spawn(bootstrap::lead(consensus.clone(), options.cluster));
+        consensus.spawn(stand_from(raft.clone(), votes_from));
+        consensus.spawn(bound_log(raft, log, options.log_len_max));
+        Ok(consensus)
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stopped = self.inner.stop.clone().cancelled_owned();
+        self.inner.tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                () = stopped => (),
+                () = task => (),
+            }
+        });
+    }
+
+    /// What the other members call; to be added to this member's gRPC server.
+    pub fn service(&self) -> RaftServer<impl RaftService + use<>> {
+        let inner = &self.inner;
+        server::service(inner.raft.clone(), inner.group.clone(), inner.store.clone(), inner.votes_from)
+    }
+
+    /// Has a command applied, and returns what `apply` answered. After `Unavailable` or `NotLeader` it may have happened
+    /// or may still happen: the caller's request ids make trying again safe (P8.1).
+    pub async fn propose(&self, command: Command) -> Result<Reply, MetaError> {
+        self.inner.proposer.propose(&command).await
+    }
+
+    /// A view that holds everything that was acknowledged before the call. Only the leader has one.
+    ///
+    /// Whoever takes a lease for what is read registers before calling this (P3.5, P7.5).
+    pub async fn read(&self) -> Result<ReadView, MetaError> {
+        let inner = &self.inner;
+        // Three quarters: clocks may run apart a little, and the read itself takes a moment.
+        let lease = inner.timing.election_max * 3 / 4;
+        let option = LinearizerOption::new(Some(lease), true).with_wait_timeout(inner.timing.election_max);
+        let linearizer =
+            inner.raft.get_read_linearizer(option).await.map_err(|error| self.read_error(error))?;
+        let ready = linearizer.try_await_ready(&inner.raft, Some(inner.deadline)).await;
+        match ready {
+            Ok(Ok(_)) => Ok(ReadView::new(inner.store.kv())),
+            Ok(Err(_)) => Err(unavailable("the state is not applied far enough yet")),
+            Err(stopped) => Err(unavailable(stopped.to_string())),
+        }
+    }
+
+    fn read_error(&self, error: RaftError<TypeConfig, LinearizableReadError<TypeConfig>>) -> MetaError {
+        match error {
+            RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)) => {
+                not_leader(&self.inner.group, &forward)
+            }
+            RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)) => {
+                unavailable("no quorum answers")
+            }
+            RaftError::Fatal(stopped) => unavailable(stopped.to_string()),
+        }
+    }
+
+    /// This member's state as it is, perhaps behind: for status only, never for clients.
+    pub fn stale_view(&self) -> ReadView {
+        ReadView::new(self.inner.store.kv())
+    }
+
+    /// Follow it to know when this member begins or ceases to lead.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.inner.leadership.clone()
+    }
+
+    /// Unknown until the cluster is made.
+    pub fn cluster(&self) -> watch::Receiver<ClusterId> {
+        self.inner.group.watch_cluster()
+    }
+
+    pub fn directory(&self) -> DirectoryId {
+        self.inner.group.directory
+    }
+
+    /// The error to answer with when this member does not lead.
+    pub fn not_leader(&self) -> MetaError {
+        let leadership = self.inner.leadership.borrow();
+        MetaError::NotLeader { leader: leadership.leader_address.clone().filter(|_| !leadership.is_leader) }
+    }
+
+    /// Ready when this member cannot go on: the process should say why and end.
+    pub async fn failed(&self) -> Failure {
+        let mut failure = self.inner.group.watch_failure();
+        match failure.wait_for(Option::is_some).await.map(|failure| failure.clone()) {
+            Ok(Some(failure)) => failure,
+            // The sender lives in `group`, which this holds.
+            Ok(None) | Err(_) => Failure("the group is gone".to_owned()),
+        }
+    }
+
+    /// The members as recorded, where they are now. Empty until the group is made.
+    pub fn members(&self) -> Vec<Member> {
+        bootstrap::members(&self.inner.raft, &self.inner.group)
+    }
+
+    pub fn status(&self) -> GroupStatus {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched().clone();
+        let leader = metrics.current_leader.map(MemberId);
+        let last_log = metrics.last_log_index.unwrap_or(0);
+        let lag = |member: MemberId| {
+            let replication = metrics.replication.as_ref()?;
+            if leader == Some(member) {
+                return Some(0);
+            }
+            let matched = replication.get(&member.0)?.as_ref().map_or(0, |id| id.index);
+            Some(last_log.saturating_sub(matched))
+        };
+        let status = |member: Member| MemberStatus {
+            is_leader: leader == Some(member.id),
+            log_lag: lag(member.id),
+            id: member.id,
+            address: member.address,
+            directory: member.directory,
+        };
+        GroupStatus {
+            own: self.inner.group.own,
+            term: metrics.current_term,
+            leader,
+            last_log,
+            last_applied: metrics.last_applied.map_or(0, |id| id.index),
+            members: self.members().into_iter().map(status).collect(),
+        }
+    }
+
+    /// Asks `to` to lead; returns when it was asked, not when it does.
+    pub async fn transfer_leader(&self, to: MemberId) -> Result<(), MetaError> {
+        if !self.inner.leadership.borrow().is_leader {
+            return Err(self.not_leader());
+        }
+        self.inner
+            .raft
+            .trigger()
+            .transfer_leader(to.0)
+            .await
+            .map_err(|stopped| unavailable(stopped.to_string()))
+    }
+
+    /// Ends this member's part: nothing is written any more when it returns, and a start finds little to apply again.
+    pub async fn shutdown(&self) {
+        self.inner.stop.cancel();
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::warn!("raft did not end well: {error}");
+        }
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+        self.inner.log.closed().await;
+        if let Err(error) = self.inner.store.kv().flush().await {
+            tracing::warn!("flush the state: {error}");
+        }
+    }
+
+    pub(crate) fn group(&self) -> &Group {
+        &self.inner.group
+    }
+
+    #[cfg(test)]
+    pub(crate) fn log(&self) -> &LogMonitor {
+        &self.inner.log
+    }
+}
+
+fn unavailable(what: impl Into<String>) -> MetaError {
+    MetaError::Unavailable { what: what.into() }
+}
+
+fn raft_config(options: &ConsensusOptions, is_fresh: bool) -> Config {
+    let millis = |duration: Duration| duration.as_millis() as u64;
+    Config {
+        cluster_name: "dfs".to_owned(),
+        heartbeat_interval: millis(options.timing.heartbeat),
+        election_timeout_min: millis(options.timing.election_min),
+        election_timeout_max: millis(options.timing.election_max),
+        max_payload_entries: PAYLOAD_ENTRIES_MAX,
+        api_channel_size: Some(API_QUEUE_MAX),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_entries),
+        max_in_snapshot_log_to_keep: options.keep_entries,
+        // A follower further behind than the log reaches needs a snapshot anyway.
+        replication_lag_threshold: options.snapshot_entries.saturating_mul(2).max(options.keep_entries + 1),
+        backoff: "50ms 100ms ...500ms".to_owned(),
+        // keeps P7.5
+        enable_pre_vote: Some(true),
+        enable_leader_restore: Some(false),
+        allow_log_reversion: Some(false),
+        enable_elect: is_fresh,
+        ..Config::default()
+    }
+}
+
+/// Lets a member that was restarted stand for election after one lease (P7.5).
+async fn stand_from(raft: Raft, votes_from: Instant) {
+    sleep_until(votes_from).await;
+    raft.runtime_config().elect(true);
+}
+
+fn current_leadership(raft: &Raft, group: &Group, before: Option<&Leadership>) -> Leadership {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let leader = metrics.current_leader.map(MemberId);
+    let is_leader = metrics.state == ServerState::Leader && leader == Some(group.own);
+    let known = leader.and_then(|leader| group.address_of(leader));
+    let recorded = || {
+        let node = metrics.membership_config.membership().get_node(&leader?.0)?;
+        Some(node.address.clone())
+    };
+    let term = metrics.current_term;
+    let since = before
+        .filter(|before| (before.term, before.leader, before.is_leader) == (term, leader, is_leader))
+        .map_or_else(Instant::now, |before| before.since);
+    Leadership { term, leader, leader_address: known.or_else(recorded), is_leader, since }
+}
+
+async fn watch_leadership(raft: Raft, group: Arc<Group>, leadership: watch::Sender<Leadership>) {
+    let mut changes = raft.metrics();
+    loop {
+        let stopped = changes.borrow_watched().running_state.clone().err();
+        let now = current_leadership(&raft, &group, Some(&leadership.borrow()));
+        leadership.send_if_modified(|before| {
+            let has_changed = *before != now;
+            if has_changed {
+                tracing::info!("term {}: leader {:?}", now.term, now.leader);
+                *before = now;
+            }
+            has_changed
+        });
+        if let Some(stopped) = stopped {
+            group.fail(format!("raft has stopped: {stopped}"));
+            return;
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Keeps the log's memory bounded when entries are large: openraft counts entries, not bytes.
+async fn bound_log(raft: Raft, log: LogMonitor, len_max: usize) {
+    loop {
+        sleep(LOG_CHECK_INTERVAL).await;
+        if log.len_bytes() <= len_max {
+            continue;
+        }
+        let snapshot = raft.metrics().borrow_watched().snapshot.map(|id| id.index);
+        // What the last snapshot covers goes at once; when it was little, a new one is due.
+        let done = match snapshot.filter(|upto| *upto >= log.purged_next()) {
+            Some(upto) => raft.trigger().purge_log(upto).await,
+            None => raft.trigger().snapshot().await,
+        };
+        if done.is_err() {
+            return; // raft has stopped
+        }
+    }
+}

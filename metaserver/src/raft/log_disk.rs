@@ -1,0 +1,334 @@
+//! The seam below the Raft log: a directory of a few large files, and the stamp that says whose directory it is.
+//!
+//! D1  What [`LogDisk::write`], [`LogDisk::create`] and [`LogDisk::write_stamp`] did is on stable storage when they end
+//!     well. When one failed or never ended, any part of it may be there, but nothing of what was written before is gone.
+//!
+//! [`FileDisk`] is the machine's disk. [`SimulatedDisk`] needs neither files nor threads; at a crash it loses, sector by
+//! sector, what was not synced (P7.4).
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use dfs_proto::env::{BoxFuture, Rng};
+
+/// Names a file of the log; chosen by the log store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileId(pub u64);
+
+pub trait LogDisk: Send + Sync + 'static {
+    /// Sorted.
+    fn list(&self) -> BoxFuture<'static, io::Result<Vec<FileId>>>;
+    fn read(&self, file: FileId) -> BoxFuture<'static, io::Result<Vec<u8>>>;
+    /// A file of `len` zeros, so that a later write changes neither its length nor its place on the disk.
+    fn create(&self, file: FileId, len: u64) -> BoxFuture<'static, io::Result<()>>;
+    /// One write and one sync. The buffer comes back to be used again.
+    fn write(&self, file: FileId, offset: u64, bytes: Vec<u8>) -> BoxFuture<'static, io::Result<Vec<u8>>>;
+    fn remove(&self, file: FileId) -> BoxFuture<'static, io::Result<()>>;
+    /// `None` in a fresh directory.
+    fn read_stamp(&self) -> BoxFuture<'static, io::Result<Option<Vec<u8>>>>;
+    /// Replaces the stamp as a whole.
+    fn write_stamp(&self, bytes: Vec<u8>) -> BoxFuture<'static, io::Result<()>>;
+}
+
+const STAMP: &str = "MEMBER";
+const STAMP_NEW: &str = "MEMBER.new";
+const LOCK: &str = "LOCK";
+const SEGMENT_SUFFIX: &str = ".raftlog";
+/// Zeros are written in pieces of this length.
+const ZEROS_LEN: usize = 1 << 20;
+
+/// A directory on the machine's disk, locked for this process.
+#[derive(Clone)]
+pub struct FileDisk {
+    inner: Arc<FileDiskInner>,
+}
+
+struct FileDiskInner {
+    directory: PathBuf,
+    /// Open files; a log has a handful.
+    open: Mutex<BTreeMap<FileId, Arc<File>>>,
+    /// Holds the lock for as long as this is alive.
+    _lock: File,
+}
+
+impl FileDisk {
+    /// Makes the directory if it is not there. Fails when another process uses it.
+    pub fn open(directory: &Path) -> io::Result<FileDisk> {
+        fs::create_dir_all(directory)?;
+        let lock = File::create(directory.join(LOCK))?;
+        lock.try_lock().map_err(|error| match error {
+            fs::TryLockError::WouldBlock => {
+                io::Error::new(io::ErrorKind::ResourceBusy, "another process uses this directory")
+            }
+            fs::TryLockError::Error(error) => error,
+        })?;
+        let inner =
+            FileDiskInner { directory: directory.to_owned(), open: Mutex::new(BTreeMap::new()), _lock: lock };
+        Ok(FileDisk { inner: Arc::new(inner) })
+    }
+
+    fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&FileDiskInner) -> io::Result<T> + Send + 'static,
+    ) -> BoxFuture<'static, io::Result<T>> {
+        let inner = self.inner.clone();
+        Box::pin(
+            async move { tokio::task::spawn_blocking(move || work(&inner)).await.map_err(io::Error::other)? },
+        )
+    }
+}
+
+impl FileDiskInner {
+    fn path(&self, file: FileId) -> PathBuf {
+        self.directory.join(format!("{:08}{SEGMENT_SUFFIX}", file.0))
+    }
+
+    fn files(&self) -> MutexGuard<'_, BTreeMap<FileId, Arc<File>>> {
+        self.open.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn file(&self, file: FileId) -> io::Result<Arc<File>> {
+        if let Some(open) = self.files().get(&file) {
+            return Ok(open.clone());
+        }
+        let opened = Arc::new(OpenOptions::new().read(true).write(true).open(self.path(file))?);
+        self.files().insert(file, opened.clone());
+        Ok(opened)
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        File::open(&self.directory)?.sync_all()
+    }
+
+    fn list(&self) -> io::Result<Vec<FileId>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let name = entry?.file_name();
+            let number = name.to_str().and_then(|name| name.strip_suffix(SEGMENT_SUFFIX));
+            found.extend(number.and_then(|number| number.parse().ok()).map(FileId));
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    fn create(&self, file: FileId, len: u64) -> io::Result<()> {
+        let path = self.path(file);
+        let new = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+        let zeros = vec![0; ZEROS_LEN];
+        let mut offset = 0;
+        while offset < len {
+            let piece = (len - offset).min(ZEROS_LEN as u64);
+            new.write_all_at(&zeros[..piece as usize], offset)?;
+            offset += piece;
+        }
+        new.sync_all()?;
+        self.sync_directory()?;
+        self.files().insert(file, Arc::new(new));
+        Ok(())
+    }
+
+    fn write_stamp(&self, bytes: &[u8]) -> io::Result<()> {
+        let new = self.directory.join(STAMP_NEW);
+        let mut file = File::create(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&new, self.directory.join(STAMP))?;
+        self.sync_directory()
+    }
+}
+
+impl LogDisk for FileDisk {
+    fn list(&self) -> BoxFuture<'static, io::Result<Vec<FileId>>> {
+        self.blocking(|disk| disk.list())
+    }
+
+    fn read(&self, file: FileId) -> BoxFuture<'static, io::Result<Vec<u8>>> {
+        self.blocking(move |disk| fs::read(disk.path(file)))
+    }
+
+    fn create(&self, file: FileId, len: u64) -> BoxFuture<'static, io::Result<()>> {
+        self.blocking(move |disk| disk.create(file, len))
+    }
+
+    fn write(&self, file: FileId, offset: u64, bytes: Vec<u8>) -> BoxFuture<'static, io::Result<Vec<u8>>> {
+        self.blocking(move |disk| {
+            let open = disk.file(file)?;
+            open.write_all_at(&bytes, offset)?;
+            open.sync_data()?;
+            Ok(bytes)
+        })
+    }
+
+    fn remove(&self, file: FileId) -> BoxFuture<'static, io::Result<()>> {
+        self.blocking(move |disk| {
+            disk.files().remove(&file);
+            fs::remove_file(disk.path(file))?;
+            disk.sync_directory()
+        })
+    }
+
+    fn read_stamp(&self) -> BoxFuture<'static, io::Result<Option<Vec<u8>>>> {
+        self.blocking(|disk| match fs::read(disk.directory.join(STAMP)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        })
+    }
+
+    fn write_stamp(&self, bytes: Vec<u8>) -> BoxFuture<'static, io::Result<()>> {
+        self.blocking(move |disk| disk.write_stamp(&bytes))
+    }
+}
+
+/// What the simulated disk tears a write into.
+const SECTOR: usize = 512;
+
+/// A disk in memory. Clones are handles of the same disk; it outlives the process that the simulation kills.
+#[derive(Clone, Default)]
+pub struct SimulatedDisk {
+    inner: Arc<Mutex<Simulated>>,
+    /// How long a sync takes: a crash can fall into it.
+    sync_time: Duration,
+}
+
+#[derive(Default)]
+struct Simulated {
+    stamp: Option<Vec<u8>>,
+    files: BTreeMap<FileId, Vec<u8>>,
+    /// Written, not synced: file, offset, bytes.
+    unsynced: Vec<(FileId, u64, Vec<u8>)>,
+    /// Raised at each crash: what was on its way before it never arrives.
+    crashes: u64,
+}
+
+impl SimulatedDisk {
+    pub fn new(sync_time: Duration) -> SimulatedDisk {
+        SimulatedDisk { inner: Arc::default(), sync_time }
+    }
+
+    /// A power failure: of each write that was not synced, some sectors arrived and some did not.
+    pub fn crash(&self, rng: &Rng) {
+        let mut disk = self.lock();
+        disk.crashes += 1;
+        for (file, offset, bytes) in std::mem::take(&mut disk.unsynced) {
+            for (n, sector) in bytes.chunks(SECTOR).enumerate() {
+                if rng.below(2) == 0 {
+                    disk.store(file, offset as usize + n * SECTOR, sector);
+                }
+            }
+        }
+    }
+
+    /// Changes one byte at rest.
+    pub fn rot(&self, file: FileId, offset: usize) {
+        if let Some(byte) = self.lock().files.get_mut(&file).and_then(|bytes| bytes.get_mut(offset)) {
+            *byte ^= 0x55;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Simulated> {
+        self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn now<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Simulated) -> io::Result<T> + Send + 'static,
+    ) -> BoxFuture<'static, io::Result<T>> {
+        let disk = self.clone();
+        Box::pin(async move { work(&mut disk.lock()) })
+    }
+}
+
+impl Simulated {
+    fn store(&mut self, file: FileId, offset: usize, bytes: &[u8]) {
+        if let Some(held) = self.files.get_mut(&file) {
+            lay(held, offset, bytes);
+        }
+    }
+}
+
+fn lay(file: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+    if file.len() < offset + bytes.len() {
+        file.resize(offset + bytes.len(), 0);
+    }
+    file[offset..offset + bytes.len()].copy_from_slice(bytes);
+}
+
+fn no_such_file(file: FileId) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("no simulated file {}", file.0))
+}
+
+impl LogDisk for SimulatedDisk {
+    fn list(&self) -> BoxFuture<'static, io::Result<Vec<FileId>>> {
+        self.now(|disk| Ok(disk.files.keys().copied().collect()))
+    }
+
+    fn read(&self, file: FileId) -> BoxFuture<'static, io::Result<Vec<u8>>> {
+        self.now(move |disk| {
+            let mut bytes = disk.files.get(&file).cloned().ok_or_else(|| no_such_file(file))?;
+            // What a process wrote and did not sync before it was killed is still in the machine's memory.
+            for (_, offset, written) in disk.unsynced.iter().filter(|(name, ..)| *name == file) {
+                lay(&mut bytes, *offset as usize, written);
+            }
+            Ok(bytes)
+        })
+    }
+
+    fn create(&self, file: FileId, len: u64) -> BoxFuture<'static, io::Result<()>> {
+        self.now(move |disk| {
+            disk.files.insert(file, vec![0; len as usize]);
+            Ok(())
+        })
+    }
+
+    fn write(&self, file: FileId, offset: u64, bytes: Vec<u8>) -> BoxFuture<'static, io::Result<Vec<u8>>> {
+        let disk = self.clone();
+        Box::pin(async move {
+            let crashes = {
+                let mut inner = disk.lock();
+                if !inner.files.contains_key(&file) {
+                    return Err(no_such_file(file));
+                }
+                inner.unsynced.push((file, offset, bytes.clone()));
+                inner.crashes
+            };
+            // Others run, and a crash may come, between the write and the end of the sync.
+            tokio::task::yield_now().await;
+            if !disk.sync_time.is_zero() {
+                tokio::time::sleep(disk.sync_time).await;
+            }
+            let mut inner = disk.lock();
+            if inner.crashes != crashes {
+                return Err(io::Error::other("the machine lost power"));
+            }
+            let synced = std::mem::take(&mut inner.unsynced);
+            let (synced, others) = synced.into_iter().partition(|(name, ..)| *name == file);
+            inner.unsynced = others;
+            let synced: Vec<(FileId, u64, Vec<u8>)> = synced;
+            for (file, offset, bytes) in synced {
+                inner.store(file, offset as usize, &bytes);
+            }
+            Ok(bytes)
+        })
+    }
+
+    fn remove(&self, file: FileId) -> BoxFuture<'static, io::Result<()>> {
+        self.now(move |disk| disk.files.remove(&file).map(drop).ok_or_else(|| no_such_file(file)))
+    }
+
+    fn read_stamp(&self) -> BoxFuture<'static, io::Result<Option<Vec<u8>>>> {
+        self.now(|disk| Ok(disk.stamp.clone()))
+    }
+
+    fn write_stamp(&self, bytes: Vec<u8>) -> BoxFuture<'static, io::Result<()>> {
+        self.now(move |disk| {
+            disk.stamp = Some(bytes);
+            Ok(())
+        })
+    }
+}

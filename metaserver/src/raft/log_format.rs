@@ -1,0 +1,315 @@
+//! The bytes of the Raft log on disk. Pure: bytes in, bytes out.
+//!
+//!     segment file | header 64 B | batch | batch | … | zeros, or what a former use left |
+//!     header       | magic 8 | format u32 | reserved u32 | sequence u64 | crc32c u32 | zeros |
+//!     batch        | magic u32 | body length u32 | sequence u64 | number u64 | body crc32c u32 | head crc32c u32 | body |
+//!     body         records: tag u8, then postcard
+//!
+//! All numbers little-endian. Batches begin at multiples of 64.
+//!
+//! L1  A batch is written by one write and synced before the next one is written: only the last batch of the log can be
+//!     torn by a crash. A damaged batch behind which a later one is found was synced once: that is damage, not a crash.
+//! L2  A segment's sequence is in each of its batches, so what a former use of the file left is not taken for the log.
+//! L3  Batch numbers run on over all segments: a lost segment is noticed.
+//! L4  A segment begins with a `State`, so that all segments before it can be dropped when their entries are purged; the
+//!     newest `State` says from which sequence on segments count.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::types::{LogEntry, LogId, Vote};
+
+pub(crate) const SEGMENT_HEADER_LEN: usize = 64;
+/// Batches begin at multiples of this.
+pub(crate) const BATCH_ALIGN: usize = 64;
+const BATCH_HEAD_LEN: usize = 32;
+const SEGMENT_MAGIC: &[u8; 8] = b"DFSRLOG\0";
+const BATCH_MAGIC: u32 = 0x4c42_5f44;
+/// Of segment and batches.
+const LOG_FORMAT: u32 = 1;
+
+const TAG_STATE: u8 = 1;
+const TAG_TRUNCATED: u8 = 2;
+const TAG_ENTRY: u8 = 3;
+
+/// What is not an entry.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct State {
+    pub(crate) vote: Option<Vote>,
+    pub(crate) purged: Option<LogId>,
+    /// Segments with a lower sequence are not part of the log any more.
+    pub(crate) first_sequence: u64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Record {
+    State(State),
+    /// Entries after this one do not count any more; `None`: no entry before this record does.
+    Truncated {
+        after: Option<LogId>,
+    },
+    Entry(LogEntry),
+}
+
+/// A log that cannot be used as it is.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub(crate) enum DamageError {
+    #[error("the segment header is damaged")]
+    Header,
+    #[error("the log has format {actual}, this release reads {LOG_FORMAT}")]
+    NewerFormat { actual: u32 },
+    #[error("batch {number} at byte {offset} is damaged, and batches written later follow it")]
+    Middle { number: u64, offset: usize },
+    #[error("batch {actual} follows where batch {expected} is expected")]
+    Gap { expected: u64, actual: u64 },
+    #[error("batch {number} at byte {offset} cannot be decoded: {what}")]
+    Records { number: u64, offset: usize, what: String },
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+/// The header of a segment.
+pub(crate) fn segment_header(sequence: u64) -> [u8; SEGMENT_HEADER_LEN] {
+    let mut header = [0; SEGMENT_HEADER_LEN];
+    header[..8].copy_from_slice(SEGMENT_MAGIC);
+    header[8..12].copy_from_slice(&LOG_FORMAT.to_le_bytes());
+    header[16..24].copy_from_slice(&sequence.to_le_bytes());
+    let crc = crc32c(&header[..24]);
+    header[24..28].copy_from_slice(&crc.to_le_bytes());
+    header
+}
+
+/// The sequence of a segment; `None` for a file that was prepared and never used.
+pub(crate) fn read_segment_header(file: &[u8]) -> Result<Option<u64>, DamageError> {
+    let header = file.get(..SEGMENT_HEADER_LEN).unwrap_or(file);
+    if header.iter().all(|byte| *byte == 0) {
+        return Ok(None);
+    }
+    if !header.starts_with(SEGMENT_MAGIC) {
+        return Err(DamageError::Header);
+    }
+    let (format, crc) = (u32_at(header, 8), u32_at(header, 24));
+    if let Some(actual) = format.filter(|format| *format > LOG_FORMAT) {
+        return Err(DamageError::NewerFormat { actual });
+    }
+    if header.len() < SEGMENT_HEADER_LEN || crc != Some(crc32c(&header[..24])) {
+        return Err(DamageError::Header);
+    }
+    Ok(u64_at(header, 16))
+}
+
+/// Appends one record to a body.
+pub(crate) fn put_state(body: &mut Vec<u8>, state: &State) -> Result<(), postcard::Error> {
+    put(body, TAG_STATE, state)
+}
+
+pub(crate) fn put_truncated(body: &mut Vec<u8>, after: &Option<LogId>) -> Result<(), postcard::Error> {
+    put(body, TAG_TRUNCATED, after)
+}
+
+pub(crate) fn put_entry(body: &mut Vec<u8>, entry: &LogEntry) -> Result<(), postcard::Error> {
+    put(body, TAG_ENTRY, entry)
+}
+
+fn put<T: Serialize>(body: &mut Vec<u8>, tag: u8, value: &T) -> Result<(), postcard::Error> {
+    body.push(tag);
+    *body = postcard::to_extend(value, std::mem::take(body))?;
+    Ok(())
+}
+
+/// Appends `body` as a batch to `out`, with the padding that brings the next one to its alignment.
+///
+/// `out` must end at an aligned place of the file.
+pub(crate) fn put_batch(out: &mut Vec<u8>, sequence: u64, number: u64, body: &[u8]) {
+    let start = out.len();
+    out.extend_from_slice(&BATCH_MAGIC.to_le_bytes());
+    out.extend_from_slice(&(body.len() as u32).to_le_bytes());
+    out.extend_from_slice(&sequence.to_le_bytes());
+    out.extend_from_slice(&number.to_le_bytes());
+    out.extend_from_slice(&crc32c(body).to_le_bytes());
+    let crc = crc32c(&out[start..]);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out.extend_from_slice(body);
+    out.resize(start + batch_len(body.len()), 0);
+}
+
+/// What a batch with a body of this length takes in the file.
+pub(crate) fn batch_len(body_len: usize) -> usize {
+    (BATCH_HEAD_LEN + body_len).next_multiple_of(BATCH_ALIGN)
+}
+
+struct Head {
+    body_len: usize,
+    number: u64,
+    body_crc: u32,
+}
+
+/// The head of a batch of this segment, if a whole one is here.
+fn read_head(file: &[u8], offset: usize, sequence: u64) -> Option<Head> {
+    let head = file.get(offset..offset + BATCH_HEAD_LEN)?;
+    let is_ours = u32_at(head, 0)? == BATCH_MAGIC
+        && u64_at(head, 8)? == sequence
+        && u32_at(head, BATCH_HEAD_LEN - 4)? == crc32c(&head[..BATCH_HEAD_LEN - 4]);
+    is_ours.then_some(Head {
+        body_len: u32_at(head, 4)? as usize,
+        number: u64_at(head, 16)?,
+        body_crc: u32_at(head, 24)?,
+    })
+}
+
+fn read_body<'a>(file: &'a [u8], offset: usize, head: &Head) -> Option<&'a [u8]> {
+    let body = file.get(offset + BATCH_HEAD_LEN..)?.get(..head.body_len)?;
+    (crc32c(body) == head.body_crc).then_some(body)
+}
+
+/// What a segment holds.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Segment {
+    pub(crate) records: Vec<Record>,
+    /// Of the first and last batch; `None` when there is no whole batch.
+    pub(crate) numbers: Option<(u64, u64)>,
+    /// Where the next batch goes.
+    pub(crate) end: usize,
+}
+
+/// Reads a segment up to its last whole batch (L1).
+pub(crate) fn read_segment(file: &[u8], sequence: u64) -> Result<Segment, DamageError> {
+    let mut segment = Segment { end: SEGMENT_HEADER_LEN, ..Segment::default() };
+    while let Some(head) = read_head(file, segment.end, sequence) {
+        let Some(body) = read_body(file, segment.end, &head) else { break };
+        if let Some((_, last)) = segment.numbers
+            && head.number != last + 1
+        {
+            return Err(DamageError::Gap { expected: last + 1, actual: head.number });
+        }
+        segment.numbers = Some((segment.numbers.map_or(head.number, |(first, _)| first), head.number));
+        read_records(body, &mut segment.records).map_err(|what| DamageError::Records {
+            number: head.number,
+            offset: segment.end,
+            what,
+        })?;
+        segment.end += batch_len(head.body_len);
+    }
+    let next = segment.numbers.map(|(_, last)| last + 1);
+    // The batch at `end` is torn or was never written. Of a crash nothing can come after it (L1).
+    let behind = (segment.end + BATCH_ALIGN..file.len()).step_by(BATCH_ALIGN);
+    let later = behind
+        .filter_map(|offset| read_head(file, offset, sequence))
+        .find(|head| next.is_none_or(|next| head.number > next));
+    match later {
+        Some(later) => {
+            let number = next.unwrap_or(later.number.saturating_sub(1));
+            Err(DamageError::Middle { number, offset: segment.end })
+        }
+        None => Ok(segment),
+    }
+}
+
+fn read_records(mut body: &[u8], records: &mut Vec<Record>) -> Result<(), String> {
+    fn take<'a, T: Deserialize<'a>>(body: &mut &'a [u8]) -> Result<T, String> {
+        let (value, rest) = postcard::take_from_bytes(body).map_err(|e| e.to_string())?;
+        *body = rest;
+        Ok(value)
+    }
+    while let Some((tag, rest)) = body.split_first() {
+        body = rest;
+        records.push(match *tag {
+            TAG_STATE => Record::State(take(&mut body)?),
+            TAG_TRUNCATED => Record::Truncated { after: take(&mut body)? },
+            TAG_ENTRY => Record::Entry(take(&mut body)?),
+            other => return Err(format!("unknown record {other}")),
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::entry::RaftEntry as _;
+
+    use super::*;
+
+    const SEQUENCE: u64 = 9;
+
+    fn entry(index: u64) -> LogEntry {
+        LogEntry::new_blank(openraft::testing::log_id::<super::super::types::TypeConfig>(1, 0, index))
+    }
+
+    /// A segment of 4 KiB with batches of one entry each, and where each batch begins.
+    fn segment(count: u64) -> (Vec<u8>, Vec<usize>) {
+        let mut file = segment_header(SEQUENCE).to_vec();
+        let mut starts = Vec::new();
+        for index in 0..count {
+            starts.push(file.len());
+            let mut body = Vec::new();
+            put_entry(&mut body, &entry(index)).unwrap();
+            put_batch(&mut file, SEQUENCE, 100 + index, &body);
+        }
+        file.resize(4096, 0);
+        (file, starts)
+    }
+
+    #[test]
+    fn a_segment_reads_back_what_was_written() {
+        let (file, _) = segment(5);
+        assert_eq!(read_segment_header(&file), Ok(Some(SEQUENCE)));
+        let read = read_segment(&file, SEQUENCE).unwrap();
+        assert_eq!(read.records, (0..5).map(|i| Record::Entry(entry(i))).collect::<Vec<_>>());
+        assert_eq!(read.numbers, Some((100, 104)));
+    }
+
+    #[test]
+    fn a_torn_last_batch_is_cut_wherever_it_is_torn() {
+        let (file, starts) = segment(3);
+        for byte in starts[2]..starts[2] + BATCH_HEAD_LEN + 1 {
+            let mut torn = file.clone();
+            torn[byte] ^= 0x55;
+            let read = read_segment(&torn, SEQUENCE).unwrap();
+            assert_eq!((read.records.len(), read.end), (2, starts[2]), "byte {byte}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_batch_with_a_later_one_behind_it_is_refused() {
+        let (file, starts) = segment(3);
+        for byte in starts[1]..starts[1] + BATCH_HEAD_LEN + 1 {
+            let mut damaged = file.clone();
+            damaged[byte] ^= 0x55;
+            let expected = DamageError::Middle { number: 101, offset: starts[1] };
+            assert_eq!(read_segment(&damaged, SEQUENCE), Err(expected), "byte {byte}");
+        }
+    }
+
+    #[test]
+    fn what_a_former_use_of_the_file_left_is_not_part_of_the_log() {
+        let (mut file, starts) = segment(3);
+        let mut again = segment_header(SEQUENCE + 1).to_vec();
+        let mut body = Vec::new();
+        put_entry(&mut body, &entry(7)).unwrap();
+        put_batch(&mut again, SEQUENCE + 1, 200, &body);
+        file[..again.len()].copy_from_slice(&again);
+        let read = read_segment(&file, SEQUENCE + 1).unwrap();
+        assert_eq!((read.records.len(), read.end), (1, starts[1]));
+    }
+
+    #[test]
+    fn a_header_that_is_neither_ours_nor_empty_is_refused() {
+        assert_eq!(read_segment_header(&[0; 4096]), Ok(None));
+        let (mut file, _) = segment(1);
+        file[17] ^= 1;
+        assert_eq!(read_segment_header(&file), Err(DamageError::Header));
+        file[8] = 2;
+        assert_eq!(read_segment_header(&file), Err(DamageError::NewerFormat { actual: 2 }));
+        assert_eq!(read_segment_header(b"garbage"), Err(DamageError::Header));
+    }
+}

@@ -1,0 +1,250 @@
+//! The one task that writes the log (S1 to S3 of `log_store`).
+
+use std::io;
+use std::sync::Arc;
+
+use openraft::storage::IOFlushed;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::log_disk::{FileId, LogDisk};
+use super::log_format::{
+    BATCH_ALIGN, SEGMENT_HEADER_LEN, State, batch_len, put_batch, put_state, segment_header,
+};
+use super::log_recover::{Files, Live};
+use super::types::{LogId, TypeConfig, Vote};
+
+/// A batch takes in more operations until it has this many bytes.
+const BATCH_LEN_MAX: usize = 4 << 20;
+/// Operations taken from the queue at once.
+const OPS_AT_ONCE: usize = 256;
+/// Files kept to be used again; the others are deleted.
+const SPARES_MAX: usize = 2;
+
+/// What the store asks for.
+pub(crate) enum Op {
+    Append { records: Vec<u8>, last_index: Option<u64>, callback: IOFlushed<TypeConfig> },
+    Truncate { record: Vec<u8>, done: oneshot::Sender<io::Result<()>> },
+    Vote { vote: Vote, done: oneshot::Sender<io::Result<()>> },
+    Purge { upto: LogId },
+}
+
+/// Whom to tell when the batch is synced.
+enum Waiter {
+    Entries(IOFlushed<TypeConfig>),
+    One(oneshot::Sender<io::Result<()>>),
+}
+
+#[derive(Default)]
+struct Batch {
+    body: Vec<u8>,
+    waiters: Vec<Waiter>,
+    /// Bytes of entries in it.
+    entries_len: usize,
+    last_index: Option<u64>,
+}
+
+pub(crate) struct Writer<F> {
+    disk: Arc<dyn LogDisk>,
+    segment_len: u64,
+    state: State,
+    files: Files,
+    /// A file that is being prepared for the next segment.
+    preparing: Option<JoinHandle<io::Result<(FileId, u64)>>>,
+    buffer: Vec<u8>,
+    failed: Option<(io::ErrorKind, String)>,
+    /// Told the bytes of entries that do not wait any more.
+    written: F,
+}
+
+impl<F: Fn(usize) + Send + 'static> Writer<F> {
+    pub(crate) fn new(
+        disk: Arc<dyn LogDisk>,
+        segment_len: u64,
+        state: State,
+        files: Files,
+        written: F,
+    ) -> Writer<F> {
+        Writer { disk, segment_len, state, files, preparing: None, buffer: Vec::new(), failed: None, written }
+    }
+
+    pub(crate) async fn run(mut self, mut waiting: mpsc::Receiver<Op>) {
+        let mut ops = Vec::new();
+        while waiting.recv_many(&mut ops, OPS_AT_ONCE).await > 0 {
+            let mut batch = Batch::default();
+            for op in ops.drain(..) {
+                if batch.body.len() >= BATCH_LEN_MAX {
+                    self.write(std::mem::take(&mut batch)).await;
+                }
+                self.take(op, &mut batch);
+            }
+            self.write(batch).await;
+        }
+        // Another process may open the directory when this one has ended: nothing may be written then.
+        if let Some(preparing) = self.preparing.take() {
+            drop(preparing.await);
+        }
+    }
+
+    /// What [`State`] says, as a batch of its own.
+    pub(crate) async fn write_state(&mut self) -> io::Result<()> {
+        let mut batch = Batch::default();
+        put_state(&mut batch.body, &self.state).map_err(io::Error::other)?;
+        self.try_write(&batch).await
+    }
+
+    fn take(&mut self, op: Op, batch: &mut Batch) {
+        match op {
+            Op::Append { records, last_index, callback } => {
+                batch.entries_len += records.len();
+                batch.body.extend_from_slice(&records);
+                batch.last_index = last_index.max(batch.last_index);
+                batch.waiters.push(Waiter::Entries(callback));
+            }
+            Op::Truncate { record, done } => {
+                batch.body.extend_from_slice(&record);
+                batch.waiters.push(Waiter::One(done));
+            }
+            Op::Vote { vote, done } => {
+                self.state.vote = Some(vote);
+                self.put_state(batch);
+                batch.waiters.push(Waiter::One(done));
+            }
+            Op::Purge { upto } => {
+                self.state.purged = self.state.purged.max(Some(upto));
+                let needed = self.first_needed(upto.index);
+                self.state.first_sequence = self.files.live[needed..].first().map_or(0, |live| live.sequence);
+                self.put_state(batch);
+            }
+        }
+    }
+
+    fn put_state(&mut self, batch: &mut Batch) {
+        if let Err(error) = put_state(&mut batch.body, &self.state) {
+            self.fail(&io::Error::other(error));
+        }
+    }
+
+    /// The first live segment that holds an entry behind `purged`; the last one is always needed.
+    fn first_needed(&self, purged: u64) -> usize {
+        let last = self.files.live.len().saturating_sub(1);
+        let needed =
+            self.files.live.iter().position(|live| live.last_index.is_some_and(|last| last > purged));
+        needed.unwrap_or(last).min(last)
+    }
+
+    fn fail(&mut self, error: &io::Error) {
+        if self.failed.is_none() {
+            tracing::error!("the Raft log cannot be written: {error}");
+            self.failed = Some((error.kind(), error.to_string()));
+        }
+    }
+
+    async fn write(&mut self, batch: Batch) {
+        if self.failed.is_none()
+            && let Err(error) = self.try_write(&batch).await
+        {
+            self.fail(&error); // keeps S3
+        }
+        (self.written)(batch.entries_len);
+        for waiter in batch.waiters {
+            let result = match &self.failed {
+                None => Ok(()),
+                Some((kind, what)) => Err(io::Error::new(*kind, what.clone())),
+            };
+            match waiter {
+                Waiter::Entries(callback) => callback.io_completed(result),
+                // Who does not wait any more has been shut down.
+                Waiter::One(done) => drop(done.send(result)),
+            }
+        }
+        if self.failed.is_none()
+            && let Err(error) = self.tidy().await
+        {
+            self.fail(&error);
+        }
+    }
+
+    async fn try_write(&mut self, batch: &Batch) -> io::Result<()> {
+        let fits = self
+            .files
+            .live
+            .last()
+            .is_some_and(|active| self.files.end + batch_len(batch.body.len()) <= active.len as usize);
+        self.buffer.clear();
+        if fits {
+            let active = self.files.live.last().map_or(0, |active| active.sequence);
+            put_batch(&mut self.buffer, active, self.files.next_number, &batch.body);
+        } else {
+            self.begin_segment(&batch.body).await?;
+        }
+        let buffer = std::mem::take(&mut self.buffer);
+        let len = buffer.len();
+        let Some(active) = self.files.live.last_mut() else {
+            return Err(io::Error::other("the log has no segment"));
+        };
+        active.last_index = active.last_index.max(batch.last_index);
+        self.buffer = self.disk.write(active.file, self.files.end as u64, buffer).await?;
+        self.files.end += len;
+        self.files.next_number += 1;
+        Ok(())
+    }
+
+    /// Makes a new file the last segment; header, state (L4) and `body` are in the buffer afterwards.
+    async fn begin_segment(&mut self, body: &[u8]) -> io::Result<()> {
+        let sequence = self.files.next_sequence;
+        if self.files.live.is_empty() {
+            self.state.first_sequence = sequence;
+        }
+        let mut whole = Vec::with_capacity(body.len() + BATCH_ALIGN);
+        put_state(&mut whole, &self.state).map_err(io::Error::other)?;
+        whole.extend_from_slice(body);
+        let needed = (SEGMENT_HEADER_LEN + batch_len(whole.len())) as u64;
+        let (file, len) = self.file_of(needed).await?;
+        self.files.next_sequence += 1;
+        self.buffer.extend_from_slice(&segment_header(sequence));
+        put_batch(&mut self.buffer, sequence, self.files.next_number, &whole);
+        self.files.live.push(Live { file, sequence, len, last_index: None });
+        self.files.end = 0;
+        Ok(())
+    }
+
+    /// A file with room for `needed` bytes: a spare one if there is one.
+    async fn file_of(&mut self, needed: u64) -> io::Result<(FileId, u64)> {
+        if let Some(preparing) = self.preparing.take() {
+            self.files.spare.push(preparing.await.map_err(io::Error::other)??);
+        }
+        if let Some(at) = self.files.spare.iter().position(|(_, len)| *len >= needed) {
+            return Ok(self.files.spare.remove(at));
+        }
+        let (file, len) = (self.next_file(), needed.max(self.segment_len));
+        self.disk.create(file, len).await?;
+        Ok((file, len))
+    }
+
+    fn next_file(&mut self) -> FileId {
+        let file = FileId(self.files.next_file);
+        self.files.next_file += 1;
+        file
+    }
+
+    /// After a sync: segments that the synced state does not need become spare, and one spare is always prepared.
+    async fn tidy(&mut self) -> io::Result<()> {
+        while self.files.live.first().is_some_and(|oldest| oldest.sequence < self.state.first_sequence) {
+            let oldest = self.files.live.remove(0);
+            self.files.spare.push((oldest.file, oldest.len));
+        }
+        while self.files.spare.len() > SPARES_MAX {
+            let (file, _) = self.files.spare.remove(0);
+            self.disk.remove(file).await?;
+        }
+        if self.files.spare.is_empty() && self.preparing.is_none() {
+            let (disk, file, len) = (self.disk.clone(), self.next_file(), self.segment_len);
+            self.preparing = Some(tokio::spawn(async move {
+                disk.create(file, len).await?;
+                Ok((file, len))
+            }));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,41 @@
+//! Consensus: what is proposed here is applied on every member, in one order, and survives any minority of them.
+//! The only module that knows openraft.
+//!
+//! Start with [`Consensus`]: `propose` and `read` are the two doors to the state. How a command becomes durable:
+//!
+//!     propose → proposer (gathers) → openraft → log_store → log_writer (one write, one sync)  ← durable here
+//!                                             ↘ network → server (the others) → their log_store
+//!     a quorum has it → state_machine::apply → one batch in the Kv → the reply
+//!
+//! `state_store` says which database is current, `snapshot` moves one to another member, `bootstrap` makes the group,
+//! `stamp` says whose directory it is. Rules: the headers of these files, and PROTOCOLS.md P7.
+
+mod bootstrap;
+mod consensus;
+mod group;
+pub mod log_disk;
+mod log_format;
+mod log_recover;
+mod log_store;
+mod log_writer;
+mod network;
+mod proposer;
+mod server;
+mod snapshot;
+mod stamp;
+mod state_machine;
+mod state_store;
+mod types;
+
+pub use consensus::{
+    ClusterOptions, Consensus, ConsensusOptions, GroupStatus, Leadership, MemberStatus, StartError, Timing,
+};
+pub use group::Failure;
+pub use log_store::LogOptions;
+pub use stamp::StampError;
+pub use state_store::ReadView;
+
+#[cfg(test)]
+mod store_tests;
+#[cfg(test)]
+mod group_tests;

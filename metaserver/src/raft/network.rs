@@ -1,0 +1,362 @@
+//! The sending side: one gRPC connection for each other member and each kind of traffic, so that a large append or a
+//! snapshot does not delay a heartbeat.
+//!
+//! N1  Every request names the data directory that is recorded for its receiver (P7.7).
+//! N2  Every request has a deadline. After one that failed, or after several that were late, the connection is made
+//!     anew, to where the member is then.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use dfs_proto::ids::{DirectoryId, MemberId};
+use dfs_proto::rpc::grpc;
+use dfs_proto::wire;
+use dfs_proto::wire::raft_client::RaftClient;
+use openraft::alias::{SnapshotOf, VoteOf};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, RPCTypes};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+
+use super::group::Group;
+use super::snapshot::{PartReader, SnapshotData};
+use super::types::{MemberNode, SnapshotMeta, TypeConfig, Vote};
+
+type RpcError = RPCError<TypeConfig>;
+
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+/// For entries to reach a follower's disk. Longer than openraft's option for it, which is one heartbeat interval: a
+/// slow sync is not a reason to send everything again.
+const APPEND_DEADLINE: Duration = Duration::from_millis(1500);
+/// Late answers in a row after which a connection is taken for hanging: with heartbeats, before the lease is lost.
+const LATE_MAX: u32 = 4;
+/// Parts of a snapshot on their way.
+const PARTS_MAX: usize = 4;
+/// For one part of a snapshot to be taken, and for the whole to be installed after the last one.
+pub(crate) const PART_DEADLINE: Duration = Duration::from_secs(10);
+const INSTALL_DEADLINE: Duration = Duration::from_secs(120);
+
+/// Vote and metadata, ahead of a snapshot's parts.
+pub(crate) type SnapshotBegin = (Vote, SnapshotMeta);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Traffic {
+    Log,
+    Heartbeat,
+    Snapshot,
+}
+
+/// Makes [`Peer`]s for openraft.
+pub(crate) struct Network {
+    group: Arc<Group>,
+    lanes: Mutex<BTreeMap<(MemberId, Traffic), Arc<Lane>>>,
+}
+
+impl Network {
+    pub(crate) fn new(group: Arc<Group>) -> Network {
+        Network { group, lanes: Mutex::new(BTreeMap::new()) }
+    }
+
+    fn peer(&self, target: u64, node: &MemberNode, traffic: Traffic) -> Peer {
+        let member = MemberId(target);
+        let mut lanes = self.lanes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let lane = lanes.entry((member, traffic)).or_insert_with(|| Arc::new(Lane::new(member)));
+        Peer { group: self.group.clone(), member, directory: node.directory, lane: lane.clone() }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u64, node: &MemberNode) -> Peer {
+        self.peer(target, node, Traffic::Log)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &MemberNode) -> Peer {
+        self.peer(target, node, Traffic::Heartbeat)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &MemberNode) -> Peer {
+        self.peer(target, node, Traffic::Snapshot)
+    }
+}
+
+/// One connection, made when it is needed.
+struct Lane {
+    member: MemberId,
+    connection: watch::Sender<Connection>,
+    late: AtomicU32,
+}
+
+#[derive(Clone)]
+enum Connection {
+    /// None yet, or why the last one could not be made.
+    Closed(String),
+    Connecting,
+    Open(Channel),
+}
+
+impl Lane {
+    fn new(member: MemberId) -> Lane {
+        let connection = watch::Sender::new(Connection::Closed(String::new()));
+        Lane { member, connection, late: AtomicU32::new(0) }
+    }
+
+    /// The connection; connecting goes on when the caller gives up, so that a short deadline does not prevent it.
+    async fn channel(self: &Arc<Lane>, group: &Arc<Group>) -> Result<Channel, String> {
+        let mut changes = self.connection.subscribe();
+        let is_mine = self.connection.send_if_modified(|connection| {
+            let is_closed = matches!(connection, Connection::Closed(_));
+            if is_closed {
+                *connection = Connection::Connecting;
+            }
+            is_closed
+        });
+        if is_mine {
+            let (lane, group) = (self.clone(), group.clone());
+            tokio::spawn(async move {
+                let made = lane.connect(&group).await;
+                lane.late.store(0, Ordering::Relaxed);
+                lane.connection.send_replace(made);
+            });
+        }
+        let ready = changes.wait_for(|connection| !matches!(connection, Connection::Connecting)).await;
+        match ready.map(|connection| connection.clone()) {
+            Ok(Connection::Open(channel)) => Ok(channel),
+            Ok(Connection::Closed(why)) => Err(why),
+            Ok(Connection::Connecting) | Err(_) => Err("the connection was given up".to_owned()),
+        }
+    }
+
+    async fn connect(&self, group: &Group) -> Connection {
+        let Some(address) = group.address_of(self.member) else {
+            return Connection::Closed(format!("no address of {} is known", self.member));
+        };
+        let expected = group.identity_of(self.member);
+        match grpc::connect(&group.env, &address, &group.identity(), &expected, CONNECT_DEADLINE).await {
+            Ok(channel) => Connection::Open(channel),
+            Err(what) => Connection::Closed(format!("connect to {} at {address}: {what}", self.member)),
+        }
+    }
+
+    fn close(&self) {
+        self.connection.send_if_modified(|connection| {
+            let is_open = matches!(connection, Connection::Open(_));
+            if is_open {
+                *connection = Connection::Closed(String::new());
+            }
+            is_open
+        });
+    }
+
+    fn answered(&self) {
+        self.late.store(0, Ordering::Relaxed);
+    }
+
+    fn was_late(&self) {
+        if self.late.fetch_add(1, Ordering::Relaxed) + 1 >= LATE_MAX {
+            self.close();
+        }
+    }
+}
+
+/// One member as openraft calls it.
+pub(crate) struct Peer {
+    group: Arc<Group>,
+    member: MemberId,
+    directory: DirectoryId,
+    lane: Arc<Lane>,
+}
+
+fn unreachable(what: impl ToString) -> RpcError {
+    RPCError::Unreachable(Unreachable::from_string(what))
+}
+
+fn broken(what: impl ToString) -> RpcError {
+    RPCError::Network(NetworkError::from_string(what))
+}
+
+impl Peer {
+    async fn call<Q, A, Fut>(
+        &self,
+        action: RPCTypes,
+        deadline: Duration,
+        request: &Q,
+        send: impl FnOnce(RaftClient<Channel>, wire::RaftRequest) -> Fut,
+    ) -> Result<A, RpcError>
+    where
+        Q: Serialize,
+        A: DeserializeOwned,
+        Fut: Future<Output = Result<tonic::Response<wire::RaftReply>, Status>>,
+    {
+        let body = postcard::to_allocvec(request).map_err(broken)?;
+        let request = wire::RaftRequest {
+            header: Some(self.group.header(self.member, self.directory)),
+            body: body.into(),
+        };
+        let attempt = async {
+            let channel = self.lane.channel(&self.group).await.map_err(unreachable)?;
+            send(client(channel), request).await.map_err(|status| {
+                if is_of_transport(&status) {
+                    self.lane.close();
+                }
+                unreachable(format!("{}: {}", self.member, status.message()))
+            })
+        };
+        let Ok(answer) = timeout(deadline, attempt).await else {
+            self.lane.was_late();
+            let (id, target) = (self.group.own.0, self.member.0);
+            return Err(RPCError::Timeout(Timeout { action, id, target, timeout: deadline }));
+        };
+        self.lane.answered();
+        postcard::from_bytes(&answer?.into_inner().body).map_err(broken)
+    }
+
+    async fn send_snapshot(
+        &self,
+        vote: Vote,
+        snapshot: SnapshotOf<TypeConfig, SnapshotData>,
+    ) -> Result<SnapshotResponse<TypeConfig>, RpcError> {
+        let SnapshotData::Checkpoint(kv) = snapshot.snapshot else {
+            return Err(unreachable("a snapshot that was received and not installed cannot be sent"));
+        };
+        let begin: SnapshotBegin = (vote, snapshot.meta);
+        let begin = postcard::to_allocvec(&begin).map_err(broken)?;
+        let channel = self.lane.channel(&self.group).await.map_err(unreachable)?;
+        let (parts, mut waiting) = mpsc::channel(PARTS_MAX);
+        let outgoing = futures::stream::poll_fn(move |cx| waiting.poll_recv(cx));
+        let header = self.group.header(self.member, self.directory);
+        let feed = feed(parts, header, begin, PartReader::new(kv));
+        let mut client = client(channel);
+        let mut call = std::pin::pin!(client.install_snapshot(Request::new(outgoing)));
+        let answer = tokio::select! {
+            biased;
+            // Before everything was sent: a refusal.
+            answer = &mut call => answer.map_err(|status| status.message().to_owned()),
+            fed = feed => match fed {
+                Err(what) => Err(what),
+                Ok(()) => match timeout(INSTALL_DEADLINE, &mut call).await {
+                    Ok(answer) => answer.map_err(|status| status.message().to_owned()),
+                    Err(_) => Err(format!("it was not installed within {INSTALL_DEADLINE:?}")),
+                },
+            },
+        };
+        let answer = answer.map_err(|what| {
+            self.lane.close();
+            unreachable(format!("send a snapshot to {}: {what}", self.member))
+        })?;
+        postcard::from_bytes(&answer.into_inner().body).map_err(broken)
+    }
+}
+
+/// Sends a snapshot's parts at the speed at which they are taken.
+async fn feed(
+    parts: mpsc::Sender<wire::SnapshotPart>,
+    header: wire::RaftHeader,
+    begin: Vec<u8>,
+    mut reader: PartReader,
+) -> Result<(), String> {
+    use wire::snapshot_part::Part as Body;
+    let send = |part: wire::SnapshotPart| {
+        let parts = parts.clone();
+        async move {
+            match timeout(PART_DEADLINE, parts.send(part)).await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(_)) => Err("the receiver gave up".to_owned()),
+                Err(_) => Err(format!("a part was not taken within {PART_DEADLINE:?}")),
+            }
+        }
+    };
+    send(wire::SnapshotPart { header: Some(header), part: Some(Body::Begin(begin.into())) }).await?;
+    while let Some(part) = reader.next_part() {
+        let pairs = wire::SnapshotPairs { pairs: part.pairs, crc32c: part.crc32c };
+        send(wire::SnapshotPart { header: None, part: Some(Body::Pairs(pairs)) }).await?;
+    }
+    let end = wire::SnapshotEnd { count: reader.count };
+    send(wire::SnapshotPart { header: None, part: Some(Body::End(end)) }).await
+}
+
+fn client(channel: Channel) -> RaftClient<Channel> {
+    RaftClient::new(channel)
+        .max_decoding_message_size(grpc::MESSAGE_LEN_MAX)
+        .max_encoding_message_size(grpc::MESSAGE_LEN_MAX)
+}
+
+/// Not an answer of the other side's own.
+fn is_of_transport(status: &Status) -> bool {
+    !matches!(status.code(), tonic::Code::FailedPrecondition | tonic::Code::ResourceExhausted)
+}
+
+impl RaftNetworkV2<TypeConfig> for Peer {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
+        let deadline = if rpc.entries.is_empty() { option.soft_ttl() } else { APPEND_DEADLINE };
+        self.call(RPCTypes::AppendEntries, deadline, &rpc, |mut client, request| async move {
+            client.append_entries(request).await
+        })
+        .await
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        self.call(RPCTypes::Vote, option.soft_ttl(), &rpc, |mut client, request| async move {
+            client.vote(request).await
+        })
+        .await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        self.call(RPCTypes::Vote, option.soft_ttl(), &rpc, |mut client, request| async move {
+            client.pre_vote(request).await
+        })
+        .await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: VoteOf<TypeConfig>,
+        snapshot: SnapshotOf<TypeConfig, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        tokio::select! {
+            sent = self.send_snapshot(vote, snapshot) => Ok(sent?),
+            closed = cancel => Err(closed.into()),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        rpc: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
+        self.call(RPCTypes::TransferLeader, option.soft_ttl(), &rpc, |mut client, request| async move {
+            client.transfer_leader(request).await
+        })
+        .await
+    }
+}

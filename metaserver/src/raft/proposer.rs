@@ -1,0 +1,185 @@
+//! Gathers commands that wait at the same time into one Raft entry, so that they share one sync and one round.
+//!
+//! An entry has at most [`ENTRY_LEN_MAX`] bytes and [`COMMANDS_MAX`] commands (P7.2); some entries are on their way at
+//! once. Nobody waits for an entry to fill.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_proto::env::Clock;
+use dfs_proto::error::MetaError;
+use dfs_proto::ids::MemberId;
+use openraft::errors::{ClientWriteError, ForwardToLeader};
+use openraft::impls::ProgressResponder;
+use openraft::raft::ClientWriteResult;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::group::Group;
+use super::log_store::LogMonitor;
+use super::server::Raft;
+use super::types::{Proposal, TypeConfig};
+use crate::command::{Command, Reply};
+
+const ENTRY_LEN_MAX: usize = 1 << 20;
+const COMMANDS_MAX: usize = 256;
+/// More would make entries smaller, not faster: one batch of the log takes them all anyway.
+const ENTRIES_IN_FLIGHT_MAX: usize = 8;
+/// Commands that wait; beyond, `propose` waits for a place.
+const WAITING_MAX: usize = 1024;
+
+type Answer = oneshot::Sender<Result<Reply, MetaError>>;
+
+struct Waiting {
+    command: Vec<u8>,
+    answer: Answer,
+}
+
+/// Where commands are handed in. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Proposer {
+    queue: mpsc::Sender<Waiting>,
+    deadline: Duration,
+}
+
+/// The other end of the queue.
+pub(crate) struct ProposerTask {
+    pub(crate) raft: Raft,
+    pub(crate) log: LogMonitor,
+    pub(crate) group: Arc<Group>,
+    pub(crate) clock: Arc<dyn Clock>,
+    waiting: mpsc::Receiver<Waiting>,
+    /// Did not fit into the entry before.
+    held: Option<Waiting>,
+}
+
+fn unavailable(what: impl Into<String>) -> MetaError {
+    MetaError::Unavailable { what: what.into() }
+}
+
+impl Proposer {
+    pub(crate) fn new(
+        raft: Raft,
+        log: LogMonitor,
+        group: Arc<Group>,
+        deadline: Duration,
+    ) -> (Proposer, ProposerTask) {
+        let (queue, waiting) = mpsc::channel(WAITING_MAX);
+        let clock = group.env.clock.clone();
+        (Proposer { queue, deadline }, ProposerTask { raft, log, group, clock, waiting, held: None })
+    }
+
+    /// After an error that is not a refusal by `apply`, the command may have happened or may still happen.
+    pub(crate) async fn propose(&self, command: &Command) -> Result<Reply, MetaError> {
+        let command = postcard::to_allocvec(command)
+            .map_err(|error| MetaError::Internal { what: error.to_string() })?;
+        if command.len() > ENTRY_LEN_MAX {
+            return Err(MetaError::InvalidArgument {
+                what: format!("a command of {} bytes, at most {ENTRY_LEN_MAX} are possible", command.len()),
+            });
+        }
+        let (answer, answered) = oneshot::channel();
+        let propose = async {
+            let stopped = || unavailable("this metaserver is shutting down");
+            self.queue.send(Waiting { command, answer }).await.map_err(|_| stopped())?;
+            answered.await.map_err(|_| stopped())?
+        };
+        timeout(self.deadline, propose).await.unwrap_or_else(|_| {
+            Err(unavailable(format!("no quorum has answered within {:?}", self.deadline)))
+        })
+    }
+}
+
+impl ProposerTask {
+    pub(crate) async fn run(mut self) {
+        let places = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT_MAX));
+        while let Some(first) = self.next().await {
+            // While these wait, more commands gather.
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            self.log.has_room().await;
+            let (commands, answers) = self.gather(first);
+            self.propose(commands, answers, place).await;
+        }
+    }
+
+    async fn next(&mut self) -> Option<Waiting> {
+        match self.held.take() {
+            Some(held) => Some(held),
+            None => self.waiting.recv().await,
+        }
+    }
+
+    fn gather(&mut self, first: Waiting) -> (Vec<Vec<u8>>, Vec<Answer>) {
+        let mut len = first.command.len();
+        let (mut commands, mut answers) = (vec![first.command], vec![first.answer]);
+        while commands.len() < COMMANDS_MAX {
+            let Ok(next) = self.waiting.try_recv() else { break };
+            if next.answer.is_closed() {
+                continue; // its caller has given up; unproposed, it leaves no trace
+            }
+            len += next.command.len();
+            if len > ENTRY_LEN_MAX {
+                self.held = Some(next);
+                break;
+            }
+            commands.push(next.command);
+            answers.push(next.answer);
+        }
+        (commands, answers)
+    }
+
+    async fn propose(&self, commands: Vec<Vec<u8>>, answers: Vec<Answer>, place: OwnedSemaphorePermit) {
+        let proposal = match Proposal::join(self.clock.now(), &commands) {
+            Ok(proposal) => proposal,
+            Err(error) => return refuse(answers, &MetaError::Internal { what: error.to_string() }),
+        };
+        let (responder, done) = ProgressResponder::complete_only();
+        if let Err(stopped) = self.raft.client_write_ff(proposal, Some(responder)).await {
+            return refuse(answers, &unavailable(stopped.to_string()));
+        }
+        let group = self.group.clone();
+        tokio::spawn(async move {
+            match done.await {
+                Ok(result) => distribute(&group, answers, result),
+                Err(_) => refuse(answers, &unavailable("this metaserver has stopped")),
+            }
+            drop(place);
+        });
+    }
+}
+
+fn distribute(group: &Group, answers: Vec<Answer>, result: ClientWriteResult<TypeConfig>) {
+    let replies = match result {
+        Ok(written) => written.data.0,
+        Err(error) => return refuse(answers, &write_error(group, error)),
+    };
+    debug_assert_eq!(replies.len(), answers.len(), "apply answers every command of an entry");
+    for (answer, reply) in answers.into_iter().zip(replies) {
+        drop(answer.send(Ok(reply))); // who has given up needs no answer
+    }
+}
+
+fn refuse(answers: Vec<Answer>, error: &MetaError) {
+    for answer in answers {
+        drop(answer.send(Err(error.clone())));
+    }
+}
+
+fn write_error(group: &Group, error: ClientWriteError<TypeConfig>) -> MetaError {
+    match error {
+        ClientWriteError::ForwardToLeader(forward) | ClientWriteError::LogEntryDiscarded(forward) => {
+            not_leader(group, &forward)
+        }
+        ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_) => {
+            MetaError::Internal { what: error.to_string() }
+        }
+    }
+}
+
+pub(crate) fn not_leader(group: &Group, forward: &ForwardToLeader<TypeConfig>) -> MetaError {
+    let known = forward.leader_id.map(MemberId).and_then(|leader| group.address_of(leader));
+    let leader = known.or_else(|| forward.leader_node.as_ref().map(|node| node.address.clone()));
+    // A leader whose lease has run out names itself: that helps nobody.
+    let leader = leader.filter(|address| *address != group.address);
+    MetaError::NotLeader { leader }
+}

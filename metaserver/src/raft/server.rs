@@ -1,0 +1,238 @@
+//! The serving side: checks that a request is meant for this member, then hands it to openraft.
+//!
+//! V1  A request for another cluster, another member or another data directory is refused: an emptied member neither
+//!     votes nor acknowledges (P7.7).
+//! V2  A member that has just started grants no vote for one leader lease (P7.5): before it stopped it may have promised
+//!     a leader that no other would be elected.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use dfs_proto::ids::{DirectoryId, MemberId};
+use dfs_proto::wire;
+use dfs_proto::wire::raft_server::{Raft as RaftService, RaftServer};
+use futures::Stream;
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::bootstrap::recorded;
+use super::group::Group;
+use super::network::{PART_DEADLINE, SnapshotBegin};
+use super::snapshot::{Part, PartWriter, SnapshotData};
+use super::state_machine::StateMachine;
+use super::state_store::StateStore;
+use super::types::{FORMAT, TypeConfig};
+
+pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
+
+/// Snapshots received at once; a leader that is refused tries again later.
+const RECEIVING_MAX: usize = 1;
+
+pub(crate) struct Service {
+    raft: Raft,
+    group: Arc<Group>,
+    store: Arc<StateStore>,
+    votes_from: Instant,
+    receiving: Semaphore,
+}
+
+/// The service for this member's gRPC port.
+pub(crate) fn service(
+    raft: Raft,
+    group: Arc<Group>,
+    store: Arc<StateStore>,
+    votes_from: Instant,
+) -> RaftServer<impl RaftService> {
+    let limit = dfs_proto::rpc::grpc::MESSAGE_LEN_MAX;
+    let service = Service { raft, group, store, votes_from, receiving: Semaphore::new(RECEIVING_MAX) };
+    RaftServer::new(service).max_decoding_message_size(limit).max_encoding_message_size(limit)
+}
+
+fn encode<A: Serialize>(answer: &A) -> Result<Response<wire::RaftReply>, Status> {
+    let body = postcard::to_allocvec(answer).map_err(|error| Status::internal(error.to_string()))?;
+    Ok(Response::new(wire::RaftReply { body: body.into() }))
+}
+
+fn malformed(error: postcard::Error) -> Status {
+    Status::invalid_argument(format!("decode the request: {error}"))
+}
+
+/// The local Raft has stopped, or its disk failed.
+fn stopped(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+impl Service {
+    fn open<Q: DeserializeOwned>(&self, request: Request<wire::RaftRequest>) -> Result<Q, Status> {
+        let request = request.into_inner();
+        self.check(request.header.as_ref())?;
+        postcard::from_bytes(&request.body).map_err(malformed)
+    }
+
+    fn check(&self, header: Option<&wire::RaftHeader>) -> Result<(), Status> {
+        if self.group.has_failed() {
+            return Err(Status::failed_precondition("this member is no part of the group any more"));
+        }
+        self.group.check(header) // keeps V1
+    }
+
+    fn check_may_vote(&self) -> Result<(), Status> {
+        if Instant::now() < self.votes_from {
+            return Err(Status::failed_precondition("this member has just started and does not vote yet")); // keeps V2
+        }
+        Ok(())
+    }
+
+    async fn receive(&self, mut parts: Parts) -> Result<Response<wire::RaftReply>, Status> {
+        use wire::snapshot_part::Part as Body;
+        let first = parts.next().await?;
+        self.check(first.header.as_ref())?;
+        let Some(Body::Begin(begin)) = first.part else {
+            return Err(Status::invalid_argument("a snapshot begins with its metadata"));
+        };
+        let (vote, meta): SnapshotBegin = postcard::from_bytes(&begin).map_err(malformed)?;
+        let _permit = self
+            .receiving
+            .try_acquire()
+            .map_err(|_| Status::resource_exhausted("another snapshot is being received"))?;
+        tracing::info!("receiving a snapshot of the state at {:?}", meta.last_log_id);
+        let mut writer = PartWriter::new(&self.store).map_err(refused)?;
+        let count = loop {
+            match parts.next().await?.part {
+                Some(Body::Pairs(pairs)) => {
+                    let part = Part { pairs: pairs.pairs, crc32c: pairs.crc32c };
+                    writer.write(&part).map_err(refused)?;
+                }
+                Some(Body::End(end)) => break end.count,
+                Some(Body::Begin(_)) | None => {
+                    return Err(Status::invalid_argument("an unexpected part of a snapshot"));
+                }
+            }
+        };
+        let snapshot: SnapshotData = writer.finish(count).await.map_err(refused)?;
+        let snapshot = openraft::Snapshot { meta, snapshot };
+        encode(&self.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?)
+    }
+}
+
+fn refused(error: io::Error) -> Status {
+    match error.kind() {
+        io::ErrorKind::InvalidData => Status::data_loss(error.to_string()),
+        _ => Status::internal(error.to_string()),
+    }
+}
+
+fn ids(members: &[MemberId]) -> String {
+    let ids: Vec<String> = members.iter().map(|member| member.0.to_string()).collect();
+    ids.join(", ")
+}
+
+/// Incoming parts, each within its deadline.
+struct Parts(Pin<Box<dyn Stream<Item = Result<wire::SnapshotPart, Status>> + Send>>);
+
+impl Parts {
+    async fn next(&mut self) -> Result<wire::SnapshotPart, Status> {
+        let next = futures::StreamExt::next(&mut self.0);
+        match timeout(PART_DEADLINE, next).await {
+            Ok(Some(part)) => part,
+            Ok(None) => Err(Status::aborted("the snapshot ended before its last part")),
+            Err(_) => {
+                Err(Status::deadline_exceeded(format!("no part of the snapshot within {PART_DEADLINE:?}")))
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl RaftService for Service {
+    async fn introduce(
+        &self,
+        request: Request<wire::MemberGreeting>,
+    ) -> Result<Response<wire::MemberGreetingReply>, Status> {
+        let greeting = request.into_inner();
+        if greeting.format != u32::from(FORMAT) {
+            let what = format!("raft format {} there, {FORMAT} here: update the older one", greeting.format);
+            return Err(Status::failed_precondition(what));
+        }
+        self.group.check_cluster(&greeting.cluster)?;
+        if greeting.to_member != self.group.own.0 {
+            let what = format!("this is {}, not {}", self.group.own, MemberId(greeting.to_member));
+            return Err(Status::failed_precondition(what));
+        }
+        let directory = DirectoryId::from_wire(&greeting.directory)
+            .filter(|directory| directory.is_known())
+            .ok_or_else(|| Status::invalid_argument("the directory id is malformed"))?;
+        let recorded = recorded(&self.raft);
+        let listed: Vec<MemberId> = greeting.bootstrap.iter().copied().map(MemberId).collect();
+        if recorded.is_empty() && listed != self.group.configured {
+            return Err(Status::failed_precondition(format!(
+                "the bootstrap lists differ: {} here, {} there",
+                ids(&self.group.configured),
+                ids(&listed)
+            )));
+        }
+        let from = MemberId(greeting.member);
+        let is_the_recorded_one = match recorded.get(&from) {
+            Some(known) => *known == directory,
+            None => recorded.is_empty() && self.group.configured.contains(&from),
+        };
+        if is_the_recorded_one {
+            self.group.moved(from, &greeting.address);
+        }
+        let recorded = recorded.into_iter().map(|(member, directory)| wire::RecordedMember {
+            member: member.0,
+            directory: directory.to_wire().into(),
+        });
+        Ok(Response::new(wire::MemberGreetingReply {
+            cluster: self.group.cluster().to_wire().into(),
+            member: self.group.own.0,
+            directory: self.group.directory.to_wire().into(),
+            address: self.group.address.clone(),
+            recorded: recorded.collect(),
+        }))
+    }
+
+    async fn append_entries(
+        &self,
+        request: Request<wire::RaftRequest>,
+    ) -> Result<Response<wire::RaftReply>, Status> {
+        let request: AppendEntriesRequest<TypeConfig> = self.open(request)?;
+        encode(&self.raft.append_entries(request).await.map_err(stopped)?)
+    }
+
+    async fn pre_vote(
+        &self,
+        request: Request<wire::RaftRequest>,
+    ) -> Result<Response<wire::RaftReply>, Status> {
+        let request: VoteRequest<TypeConfig> = self.open(request)?;
+        self.check_may_vote()?;
+        encode(&self.raft.pre_vote(request).await.map_err(stopped)?)
+    }
+
+    async fn vote(&self, request: Request<wire::RaftRequest>) -> Result<Response<wire::RaftReply>, Status> {
+        let request: VoteRequest<TypeConfig> = self.open(request)?;
+        self.check_may_vote()?;
+        encode(&self.raft.vote(request).await.map_err(stopped)?)
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<wire::RaftRequest>,
+    ) -> Result<Response<wire::RaftReply>, Status> {
+        let request: TransferLeaderRequest<TypeConfig> = self.open(request)?;
+        self.check_may_vote()?;
+        encode(&self.raft.handle_transfer_leader(request).await.map_err(stopped)?)
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<wire::SnapshotPart>>,
+    ) -> Result<Response<wire::RaftReply>, Status> {
+        self.receive(Parts(Box::pin(request.into_inner()))).await
+    }
+}

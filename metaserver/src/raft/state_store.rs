@@ -1,0 +1,236 @@
+//! Which database is the current one, and how far it is durable.
+//!
+//! T1  The current database changes only by [`StateStore::install`], to one that is complete and flushed (P7.3).
+//! T2  `durable_next` is never higher than what a finished flush or checkpoint of the current state covers; the log is
+//!     cut by it.
+//! T3  Databases that nobody uses any more are deleted when the next one is made, at the latest at the next start.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
+
+use dfs_proto::env::BoxFuture;
+
+use super::log_store::PurgeGate;
+use super::types::{Applied, FORMAT, SnapshotMeta};
+use crate::kv::{Batch, Kv, KvHome, Snapshot};
+use crate::state::keys::GLUE;
+
+/// The one key of the Raft glue in the state: [`Applied`].
+pub(crate) const APPLIED_KEY: &[u8] = &[GLUE, b'a'];
+
+pub(crate) fn kv_error(error: crate::kv::KvError) -> io::Error {
+    io::Error::other(error)
+}
+
+pub(crate) fn invalid(what: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.into())
+}
+
+/// What a state says about itself; the default for an empty one.
+pub(crate) fn read_applied(view: &dyn Snapshot) -> io::Result<Applied> {
+    let Some(stored) = view.get(APPLIED_KEY) else { return Ok(Applied::default()) };
+    match stored.split_first() {
+        Some((&FORMAT, encoded)) => postcard::from_bytes(encoded)
+            .map_err(|error| invalid(format!("decode what the state store has applied: {error}"))),
+        Some((&actual, _)) => {
+            Err(invalid(format!("the state store has format {actual}, this release reads {FORMAT}")))
+        }
+        None => Err(invalid("the state store's record of what it has applied is empty")),
+    }
+}
+
+pub(crate) fn encode_applied(applied: &Applied) -> io::Result<Vec<u8>> {
+    postcard::to_extend(applied, vec![FORMAT]).map_err(io::Error::other)
+}
+
+/// A state that reads see as of one moment.
+///
+/// Taking the snapshot is left to the reader, so that it comes after the leader's lease was checked (P7.5).
+pub struct ReadView {
+    kv: Arc<dyn Kv>,
+}
+
+impl ReadView {
+    pub(crate) fn new(kv: Arc<dyn Kv>) -> ReadView {
+        ReadView { kv }
+    }
+
+    pub fn snapshot(&self) -> Box<dyn Snapshot + '_> {
+        self.kv.snapshot()
+    }
+}
+
+/// A database and its name in the home.
+#[derive(Clone)]
+pub(crate) struct Named {
+    pub(crate) name: String,
+    pub(crate) kv: Arc<dyn Kv>,
+}
+
+/// The snapshot that followers are sent.
+#[derive(Clone)]
+pub(crate) struct CheckpointState {
+    pub(crate) meta: SnapshotMeta,
+    pub(crate) kv: Arc<dyn Kv>,
+}
+
+pub(crate) struct StateStore {
+    home: Arc<dyn KvHome>,
+    /// Never held with another lock, nor over an await.
+    current: RwLock<Named>,
+    checkpoint: Mutex<Option<CheckpointState>>,
+    /// Every database that is not current, to be deleted when its last user is gone.
+    others: Mutex<Vec<(String, Weak<dyn Kv>)>>,
+    next_name: AtomicU64,
+    /// T2: one more than the last index that is durable.
+    durable_next: AtomicU64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl StateStore {
+    /// Opens the current database, or makes the first one; deletes what a crash left beside it.
+    pub(crate) fn open(home: Arc<dyn KvHome>) -> io::Result<(Arc<StateStore>, Applied)> {
+        let current = home.current().map_err(kv_error)?;
+        let mut next_name = 1;
+        for name in home.list().map_err(kv_error)? {
+            let number = name.split_once('-').and_then(|(_, number)| number.parse::<u64>().ok());
+            next_name = next_name.max(number.unwrap_or(0) + 1);
+            if current.as_ref() != Some(&name) {
+                home.remove(&name).map_err(kv_error)?;
+            }
+        }
+        let current = match current {
+            Some(name) => Named { kv: home.open(&name).map_err(kv_error)?, name },
+            None => {
+                let name = format!("state-{next_name}");
+                next_name += 1;
+                let kv = home.create(&name).map_err(kv_error)?;
+                home.make_current(&name).map_err(kv_error)?;
+                Named { name, kv }
+            }
+        };
+        let applied = read_applied(&*current.kv.snapshot())?;
+        let store = StateStore {
+            home,
+            current: RwLock::new(current),
+            checkpoint: Mutex::new(None),
+            others: Mutex::new(Vec::new()),
+            next_name: AtomicU64::new(next_name),
+            // What a restart finds has been flushed: there is no other log.
+            durable_next: AtomicU64::new(applied.next_index()),
+        };
+        Ok((Arc::new(store), applied))
+    }
+
+    fn current(&self) -> Named {
+        self.current.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// The database that reads and `apply` use now.
+    pub(crate) fn kv(&self) -> Arc<dyn Kv> {
+        self.current().kv
+    }
+
+    pub(crate) fn checkpoint(&self) -> Option<CheckpointState> {
+        lock(&self.checkpoint).clone()
+    }
+
+    fn fresh_name(&self, kind: &str) -> String {
+        format!("{kind}-{}", self.next_name.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn remember(&self, named: &Named) {
+        lock(&self.others).push((named.name.clone(), Arc::downgrade(&named.kv)));
+    }
+
+    /// T3.
+    fn sweep(&self) {
+        let mut unused = Vec::new();
+        lock(&self.others).retain(|(name, kv)| {
+            let is_used = kv.strong_count() > 0;
+            if !is_used {
+                unused.push(name.clone());
+            }
+            is_used
+        });
+        for name in unused {
+            if let Err(error) = self.home.remove(&name) {
+                tracing::warn!("delete the unused state {name}: {error}");
+            }
+        }
+    }
+
+    /// An empty database to receive a state into.
+    pub(crate) fn create_for_receiving(&self) -> io::Result<Named> {
+        self.sweep();
+        let name = self.fresh_name("state");
+        let named = Named { kv: self.home.create(&name).map_err(kv_error)?, name };
+        self.remember(&named);
+        Ok(named)
+    }
+
+    /// Flushes and makes a checkpoint of the present state; it becomes the snapshot that followers are sent.
+    pub(crate) async fn make_checkpoint(&self) -> io::Result<CheckpointState> {
+        self.sweep();
+        let source = self.kv();
+        let name = self.fresh_name("checkpoint");
+        source.checkpoint(&name).await.map_err(kv_error)?;
+        let named = Named { kv: self.home.open(&name).map_err(kv_error)?, name };
+        self.remember(&named);
+        // keeps P7.3: what the snapshot covers is read from the checkpoint itself
+        let applied = read_applied(&*named.kv.snapshot())?;
+        self.durable_next.fetch_max(applied.next_index(), Ordering::SeqCst);
+        let meta = SnapshotMeta { last_log_id: applied.last, last_membership: applied.membership };
+        let made = CheckpointState { meta, kv: named.kv };
+        {
+            let mut held = lock(&self.checkpoint);
+            // One of an older state may finish after a newer state was installed.
+            if held.as_ref().is_none_or(|held| held.meta.last_log_id <= made.meta.last_log_id) {
+                *held = Some(made.clone());
+            }
+        }
+        self.sweep(); // the one before holds on to files that the state does not need any more
+        Ok(made)
+    }
+
+    /// Makes a received, complete and flushed database the current one.
+    pub(crate) fn install(&self, received: Named) -> io::Result<Applied> {
+        let applied = read_applied(&*received.kv.snapshot())?;
+        self.home.make_current(&received.name).map_err(kv_error)?;
+        lock(&self.others).retain(|(name, _)| *name != received.name);
+        let former = {
+            let mut current = self.current.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+            std::mem::replace(&mut *current, received)
+        };
+        self.remember(&former);
+        self.durable_next.fetch_max(applied.next_index(), Ordering::SeqCst);
+        Ok(applied)
+    }
+
+    /// Writes a batch of effects to the current database.
+    pub(crate) fn write(&self, batch: Batch) -> io::Result<()> {
+        self.kv().write(batch).map_err(kv_error)
+    }
+}
+
+/// Cuts the log by T2.
+pub(crate) struct FlushGate(pub(crate) Arc<StateStore>);
+
+impl PurgeGate for FlushGate {
+    fn durable_next(&self, wanted: u64) -> BoxFuture<'static, io::Result<u64>> {
+        let store = self.0.clone();
+        Box::pin(async move {
+            if store.durable_next.load(Ordering::SeqCst) < wanted {
+                let kv = store.kv();
+                let applied = read_applied(&*kv.snapshot())?.next_index();
+                kv.flush().await.map_err(kv_error)?;
+                store.durable_next.fetch_max(applied, Ordering::SeqCst);
+            }
+            Ok(store.durable_next.load(Ordering::SeqCst))
+        })
+    }
+}

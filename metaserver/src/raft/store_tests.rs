@@ -1,0 +1,288 @@
+//! openraft's conformance suite against our log and state machine, and what a crash may do to the log.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_proto::env::{BoxFuture, Rng};
+use futures::{Stream, StreamExt as _};
+use openraft::entry::RaftEntry as _;
+use openraft::storage::{
+    EntryResponder, IOFlushed, RaftLogStorage, RaftLogStorageExt as _, RaftStateMachine,
+};
+use openraft::testing::log::{StoreBuilder, Suite};
+use openraft::testing::log_id;
+use openraft::{OptionalSend, RaftLogReader, StorageError};
+
+use super::log_disk::{FileDisk, FileId, LogDisk, SimulatedDisk};
+use super::log_store::{LogMonitor, LogOptions, LogStore, PurgeGate};
+use super::snapshot::{SnapshotBuilder, SnapshotData};
+use super::state_machine::StateMachine;
+use super::state_store::StateStore;
+use super::types::{LogEntry, LogId, Membership, SnapshotMeta, TypeConfig, Vote};
+use crate::kv::KvHome;
+use crate::kv::memory::MemoryHome;
+use crate::kv::rocksdb::{RocksHome, RocksOptions};
+
+/// Small files, so that the tests go through many.
+const OPTIONS: LogOptions = LogOptions { segment_len: 4096 };
+
+/// Everything is durable: the suite purges without a state machine.
+struct OpenGate;
+
+impl PurgeGate for OpenGate {
+    fn durable_next(&self, wanted: u64) -> BoxFuture<'static, io::Result<u64>> {
+        Box::pin(async move { Ok(wanted) })
+    }
+}
+
+/// The suite applies entries with gaps between them, which A2 refuses: this fills them with blank ones.
+struct GapFilling {
+    inner: StateMachine,
+    next: u64,
+}
+
+impl RaftStateMachine<TypeConfig> for GapFilling {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, Membership), io::Error> {
+        self.inner.applied_state().await
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut filled = Vec::new();
+        while let Some(entry) = entries.next().await {
+            let (entry, responder) = entry?;
+            for index in self.next..entry.log_id.index {
+                filled.push(Ok((LogEntry::new_blank(LogId::new(entry.log_id.leader_id, index)), None)));
+            }
+            self.next = entry.log_id.index + 1;
+            filled.push(Ok((entry, responder)));
+        }
+        self.inner.apply(futures::stream::iter(filled)).await
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        self.inner.get_snapshot_builder().await
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
+        self.inner.install_snapshot(meta, data).await
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<openraft::alias::SnapshotOf<TypeConfig, SnapshotData>>, io::Error> {
+        self.inner.get_current_snapshot().await
+    }
+}
+
+async fn build(disk: Arc<dyn LogDisk>, home: Arc<dyn KvHome>) -> io::Result<(LogStore, GapFilling)> {
+    let (log, _) = LogStore::open(disk, OPTIONS, Arc::new(OpenGate)).await?;
+    let (store, applied) = StateStore::open(home)?;
+    Ok((log, GapFilling { inner: StateMachine::new(store, applied), next: 0 }))
+}
+
+struct Simulated;
+
+impl StoreBuilder<TypeConfig, LogStore, GapFilling> for Simulated {
+    async fn build(&self) -> Result<((), LogStore, GapFilling), StorageError<TypeConfig>> {
+        let disk = SimulatedDisk::new(Duration::ZERO);
+        let (log, machine) = build(Arc::new(disk), Arc::new(MemoryHome::default())).await.unwrap();
+        Ok(((), log, machine))
+    }
+}
+
+/// Conformance is not about syncs, and there are hundreds: in memory where the system has such a directory.
+fn quick_directory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+struct Real;
+
+impl StoreBuilder<TypeConfig, LogStore, GapFilling, tempfile::TempDir> for Real {
+    async fn build(&self) -> Result<(tempfile::TempDir, LogStore, GapFilling), StorageError<TypeConfig>> {
+        let directory = quick_directory();
+        let disk = FileDisk::open(&directory.path().join("log")).unwrap();
+        let home = RocksHome::new(&directory.path().join("state"), RocksOptions::default()).unwrap();
+        let (log, machine) = build(Arc::new(disk), Arc::new(home)).await.unwrap();
+        Ok((directory, log, machine))
+    }
+}
+
+#[tokio::test]
+async fn the_simulated_stores_conform() {
+    Suite::test_all(Simulated).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_real_stores_conform() {
+    Suite::test_all(Real).await.unwrap();
+}
+
+fn entry(term: u64, index: u64) -> LogEntry {
+    LogEntry::new_blank(log_id::<TypeConfig>(term, 0, index))
+}
+
+fn vote(term: u64) -> Vote {
+    Vote::new(term, 1)
+}
+
+async fn open(disk: &SimulatedDisk) -> io::Result<(LogStore, LogMonitor)> {
+    LogStore::open(Arc::new(disk.clone()), OPTIONS, Arc::new(OpenGate)).await
+}
+
+async fn indexes(log: &mut LogStore) -> Vec<u64> {
+    let entries = log.get_log_reader().await.try_get_log_entries(..).await.unwrap();
+    entries.iter().map(|entry| entry.log_id.index).collect()
+}
+
+#[tokio::test]
+async fn what_was_reported_as_durable_survives_a_crash_and_what_follows_is_whole_or_gone() {
+    for seed in 0..200 {
+        let rng = Rng::seeded(seed);
+        let disk = SimulatedDisk::new(Duration::ZERO);
+        let mut reported = Vec::new();
+        for life in 0..4 {
+            let (mut log, monitor) = open(&disk).await.unwrap();
+            let found = indexes(&mut log).await;
+            assert!(
+                found.starts_with(&reported),
+                "seed {seed}: {reported:?} was reported, {found:?} is there"
+            );
+            let mut next = found.last().map_or(0, |last| last + 1);
+            log.save_vote(&vote(life + 1)).await.unwrap();
+            for _ in 0..rng.below(40) {
+                let entries: Vec<LogEntry> =
+                    (0..1 + rng.below(5)).map(|n| entry(life + 1, next + n)).collect();
+                next += entries.len() as u64;
+                log.blocking_append(entries).await.unwrap();
+            }
+            reported = indexes(&mut log).await;
+            // These are on their way when the power fails, or not written at all.
+            for _ in 0..rng.below(3) {
+                let entries: Vec<LogEntry> =
+                    (0..1 + rng.below(90)).map(|n| entry(life + 1, next + n)).collect();
+                next += entries.len() as u64;
+                log.append(entries, IOFlushed::noop()).await.unwrap();
+                for _ in 0..rng.below(4) {
+                    tokio::task::yield_now().await;
+                }
+            }
+            disk.crash(&rng);
+            drop(log);
+            monitor.closed().await;
+            let read = open(&disk).await.unwrap().0.get_log_reader().await.read_vote().await.unwrap();
+            assert_eq!(read, Some(vote(life + 1)), "seed {seed}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn truncation_and_purge_survive_and_old_files_are_used_again() {
+    let disk = SimulatedDisk::new(Duration::ZERO);
+    let (mut log, monitor) = open(&disk).await.unwrap();
+    log.save_vote(&vote(1)).await.unwrap();
+    for index in 0..600 {
+        log.blocking_append([entry(1, index)]).await.unwrap();
+        if index >= 50 {
+            log.purge(entry(1, index - 50).log_id).await.unwrap();
+        }
+    }
+    log.truncate_after(Some(entry(1, 580).log_id)).await.unwrap();
+    log.blocking_append([entry(2, 581)]).await.unwrap();
+    drop(log);
+    monitor.closed().await;
+    assert!(disk.list().await.unwrap().len() <= 6, "600 entries of 64 bytes went through files of 4 KiB");
+    let (mut log, monitor) = open(&disk).await.unwrap();
+    assert_eq!(indexes(&mut log).await, (550..582).collect::<Vec<_>>());
+    assert_eq!(monitor.first_index(), 550);
+    assert_eq!(log.get_log_reader().await.read_vote().await.unwrap(), Some(vote(1)));
+}
+
+#[tokio::test]
+async fn damage_in_the_middle_of_the_log_refuses_to_start_and_says_where() {
+    let disk = SimulatedDisk::new(Duration::ZERO);
+    let (mut log, monitor) = open(&disk).await.unwrap();
+    for index in 0..100 {
+        log.blocking_append([entry(1, index)]).await.unwrap();
+    }
+    drop(log);
+    monitor.closed().await;
+    disk.rot(FileId(0), 1024 + 20);
+    let error = open(&disk).await.map(drop).unwrap_err().to_string();
+    assert!(error.contains("log file 00000000") && error.contains("damaged"), "{error}");
+}
+
+/// A gate that knows of nothing durable beyond `next`.
+struct ShutGate {
+    next: u64,
+}
+
+impl PurgeGate for ShutGate {
+    fn durable_next(&self, _wanted: u64) -> BoxFuture<'static, io::Result<u64>> {
+        let next = self.next;
+        Box::pin(async move { Ok(next) })
+    }
+}
+
+#[tokio::test]
+async fn the_log_is_not_cut_beyond_what_the_state_has_flushed() {
+    let disk = SimulatedDisk::new(Duration::ZERO);
+    let gate = Arc::new(ShutGate { next: 70 });
+    let (mut log, monitor) = LogStore::open(Arc::new(disk), OPTIONS, gate).await.unwrap();
+    for index in 0..100 {
+        log.blocking_append([entry(1, index)]).await.unwrap();
+    }
+    log.purge(entry(1, 90).log_id).await.unwrap();
+    assert_eq!(monitor.first_index(), 70);
+}
+
+/// Counts the writes; each takes a while, as on a disk.
+struct SlowDisk {
+    inner: SimulatedDisk,
+    writes: std::sync::atomic::AtomicU64,
+}
+
+impl LogDisk for SlowDisk {
+    fn list(&self) -> BoxFuture<'static, io::Result<Vec<FileId>>> {
+        self.inner.list()
+    }
+    fn read(&self, file: FileId) -> BoxFuture<'static, io::Result<Vec<u8>>> {
+        self.inner.read(file)
+    }
+    fn create(&self, file: FileId, len: u64) -> BoxFuture<'static, io::Result<()>> {
+        self.inner.create(file, len)
+    }
+    fn write(&self, file: FileId, offset: u64, bytes: Vec<u8>) -> BoxFuture<'static, io::Result<Vec<u8>>> {
+        self.writes.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.inner.write(file, offset, bytes)
+    }
+    fn remove(&self, file: FileId) -> BoxFuture<'static, io::Result<()>> {
+        self.inner.remove(file)
+    }
+    fn read_stamp(&self) -> BoxFuture<'static, io::Result<Option<Vec<u8>>>> {
+        self.inner.read_stamp()
+    }
+    fn write_stamp(&self, bytes: Vec<u8>) -> BoxFuture<'static, io::Result<()>> {
+        self.inner.write_stamp(bytes)
+    }
+}
+
+#[tokio::test]
+async fn appends_that_wait_at_the_same_time_share_one_sync() {
+    let inner = SimulatedDisk::new(Duration::from_millis(2));
+    let disk = Arc::new(SlowDisk { inner, writes: std::sync::atomic::AtomicU64::new(0) });
+    let (mut log, monitor) = LogStore::open(disk.clone(), OPTIONS, Arc::new(OpenGate)).await.unwrap();
+    for index in 0..64 {
+        log.append([entry(1, index)], IOFlushed::noop()).await.unwrap();
+    }
+    drop(log);
+    monitor.closed().await;
+    let writes = disk.writes.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(writes <= 4, "64 appends took {writes} syncs");
+}

@@ -1,0 +1,114 @@
+//! The one door to consensus. Every change passes [`Gate::change`] with what it touches, every read [`Gate::read`] with
+//! what it shows (P4.4): the place where leases will be recalled and holders registered.
+//!
+//! G1  Nothing else in this crate calls `propose` or `read` of [`Consensus`]; `tests/tests/tidy.rs` searches for it.
+//!     [`Gate::local`] is for status pages only: what it shows may be old, and no client acts on it.
+//! G2  A holder is registered, then the leader's lease is checked, then the state is read (P4.3, P7.5).
+//! G3  The soft state (`view`, `sessions`) has entered the leader's term before anyone looks at it.
+
+use dfs_proto::error::MetaError;
+use dfs_proto::ids::{ClusterId, SessionId, VolumeId};
+use dfs_proto::meta::MetaResult;
+
+use crate::command::{Command, Reply};
+use crate::kv::Snapshot;
+use crate::leases::{Leases, Touched};
+use crate::raft::Consensus;
+use crate::sessions::Sessions;
+use crate::view::View;
+
+pub(crate) struct Gate {
+    consensus: Consensus,
+    leases: Leases,
+    pub(crate) view: View,
+    pub(crate) sessions: Sessions,
+}
+
+impl Gate {
+    pub(crate) fn new(consensus: Consensus, view: View, sessions: Sessions) -> Gate {
+        Gate { consensus, leases: Leases::default(), view, sessions }
+    }
+
+    /// Executes a command. `touched` is everything that it alters, `by` the session that asks.
+    ///
+    /// Errors: a refusal; `NotLeader` or `Unavailable`, after which it may still happen.
+    pub(crate) async fn change(
+        &self,
+        touched: &Touched,
+        by: Option<SessionId>,
+        command: Command,
+    ) -> MetaResult<Reply> {
+        self.enter_term()?;
+        let _locked = self.leases.lock(touched, by).await;
+        match self.consensus.propose(command).await? {
+            Reply::Refused(refused) => Err(refused),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Shows `look` the state as every change that was answered before has left it. `shown` is what the answer tells,
+    /// `by` the session that asks.
+    pub(crate) async fn read<T>(
+        &self,
+        shown: &Touched,
+        by: Option<SessionId>,
+        look: impl FnOnce(&dyn Snapshot) -> MetaResult<T>,
+    ) -> MetaResult<T> {
+        self.leases.register(shown, by); // keeps G2
+        let state = self.consensus.read().await?;
+        self.enter_term()?;
+        look(&*state.snapshot())
+    }
+
+    /// What this member knows, leader or not.
+    pub(crate) fn local<T>(&self, look: impl FnOnce(&dyn Snapshot) -> T) -> T {
+        look(&*self.consensus.stale_view().snapshot())
+    }
+
+    pub(crate) fn consensus(&self) -> &Consensus {
+        &self.consensus
+    }
+
+    /// Keeps G3.
+    fn enter_term(&self) -> MetaResult<()> {
+        let leadership = self.consensus.leadership();
+        let leadership = leadership.borrow();
+        if !leadership.is_leader {
+            return Err(MetaError::NotLeader { leader: leadership.leader_address.clone() });
+        }
+        self.view.enter_term(leadership.term, leadership.since);
+        self.sessions.enter_term(leadership.term, leadership.since);
+        Ok(())
+    }
+
+    pub(crate) fn is_leading(&self) -> bool {
+        self.consensus.leadership().borrow().is_leader
+    }
+
+    /// Unknown until the cluster was made.
+    pub(crate) fn cluster(&self) -> ClusterId {
+        *self.consensus.cluster().borrow()
+    }
+
+    /// Refuses a request that is meant for another cluster.
+    pub(crate) fn check_cluster(&self, named: ClusterId) -> MetaResult<()> {
+        let own = self.cluster();
+        if !named.is_known() {
+            return Err(MetaError::InvalidArgument { what: "the request names no cluster".to_owned() });
+        }
+        if !own.is_known() {
+            return Err(MetaError::Unavailable { what: "the cluster is not made yet".to_owned() });
+        }
+        if named != own {
+            let what = format!("this is cluster {own}, the request names cluster {named}");
+            return Err(MetaError::InvalidArgument { what });
+        }
+        Ok(())
+    }
+}
+
+/// Everything lives in volume 0 for now; any other volume is some other cluster's (P9.3).
+pub(crate) fn check_volumes(touched: &Touched) -> MetaResult<()> {
+    let is_here = touched.inodes.iter().all(|inode| inode.volume() == VolumeId(0));
+    if is_here { Ok(()) } else { Err(MetaError::WrongCluster { map_version: 0 }) }
+}

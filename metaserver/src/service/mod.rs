@@ -1,0 +1,206 @@
+//! The gRPC services: each handler converts, calls one method of [`Metaserver`], and converts back.
+//!
+//! A change:  `namespace::change` → `chunk::place` (for a new chunk) → `gate::Gate::change` → `state::apply` on every member.
+//! A read:    `namespace::read` → `gate::Gate::read` → `state::read::answer`.
+//!
+//! Refusals travel inside replies; a gRPC status is only for what never reached a handler's logic.
+
+mod admin;
+mod chunk;
+mod cluster;
+pub(crate) mod gate;
+mod namespace;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use dfs_proto::convert;
+use dfs_proto::env::Env;
+use dfs_proto::ids::MemberId;
+use dfs_proto::wire;
+use dfs_proto::wire::admin_server::{Admin, AdminServer};
+use dfs_proto::wire::cluster_server::{Cluster, ClusterServer};
+use dfs_proto::wire::meta_server::{Meta, MetaServer};
+use tonic::{Request, Response, Status};
+
+use crate::http::Pages;
+use crate::metrics::Metrics;
+use crate::state::read;
+use crate::view::ServerState;
+use gate::Gate;
+
+/// One member, as its services and its background work see it.
+pub(crate) struct Metaserver {
+    pub(crate) id: MemberId,
+    /// `host:port` where others reach this member.
+    pub(crate) address: String,
+    pub(crate) gate: Gate,
+    pub(crate) env: Env,
+    pub(crate) metrics: Metrics,
+}
+
+impl Metaserver {
+    /// gRPC addresses of all members, this one, which leads, first.
+    fn metaservers(&self) -> Vec<String> {
+        let mut addresses = vec![self.address.clone()];
+        for member in self.gate.consensus().members() {
+            if member.id != self.id && !member.address.is_empty() {
+                addresses.push(member.address);
+            }
+        }
+        addresses
+    }
+}
+
+/// `Meta`, for the gRPC port.
+pub(crate) fn meta(metaserver: Arc<Metaserver>) -> MetaServer<impl Meta> {
+    MetaServer::new(MetaService(metaserver)).max_decoding_message_size(REQUEST_LEN_MAX)
+}
+
+/// `Cluster`, for the gRPC port.
+pub(crate) fn cluster(metaserver: Arc<Metaserver>) -> ClusterServer<impl Cluster> {
+    ClusterServer::new(ClusterService(metaserver)).max_decoding_message_size(REQUEST_LEN_MAX)
+}
+
+/// `Admin`, for the gRPC port.
+pub(crate) fn admin(metaserver: Arc<Metaserver>) -> AdminServer<impl Admin> {
+    AdminServer::new(AdminService(metaserver)).max_decoding_message_size(REQUEST_LEN_MAX)
+}
+
+/// A commit that fills a Raft entry, in its larger wire form.
+const REQUEST_LEN_MAX: usize = 4 << 20;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+struct MetaService(Arc<Metaserver>);
+
+#[tonic::async_trait]
+impl Meta for MetaService {
+    async fn open_session(&self, request: Request<wire::OpenSessionRequest>) -> Answer<wire::OpenSessionReply> {
+        let result = match convert::open_session_from_wire(request.into_inner()) {
+            Ok(open) => self.0.open_session(open).await,
+            Err(error) => Err(error),
+        };
+        Ok(Response::new(convert::session_opened_to_wire(result)))
+    }
+
+    async fn renew_session(
+        &self,
+        request: Request<wire::RenewSessionRequest>,
+    ) -> Answer<wire::RenewSessionReply> {
+        let result = match convert::renew_from_wire(request.into_inner()) {
+            Ok(renew) => self.0.renew_session(renew).await,
+            Err(error) => Err(error),
+        };
+        Ok(Response::new(convert::renewed_to_wire(result)))
+    }
+
+    async fn close_session(&self, request: Request<wire::RenewSessionRequest>) -> Answer<wire::EmptyReply> {
+        let result = match convert::renew_from_wire(request.into_inner()) {
+            Ok(close) => self.0.close_session(close).await,
+            Err(error) => Err(error),
+        };
+        Ok(Response::new(convert::empty_to_wire(result)))
+    }
+
+    async fn change(&self, request: Request<wire::ChangeRequest>) -> Answer<wire::ChangeReply> {
+        let result = match convert::change_request_from_wire(request.into_inner()) {
+            Ok(change) => self.0.change(change).await,
+            Err(error) => Err(error),
+        };
+        Ok(Response::new(convert::changed_to_wire(result)))
+    }
+
+    async fn read(&self, request: Request<wire::ReadRequest>) -> Answer<wire::ReadReply> {
+        let result = match convert::read_request_from_wire(request.into_inner()) {
+            Ok(read) => self.0.read(read).await,
+            Err(error) => Err(error),
+        };
+        Ok(Response::new(convert::read_reply_to_wire(result)))
+    }
+
+    async fn report_replica(&self, request: Request<wire::ReportReplicaRequest>) -> Answer<wire::EmptyReply> {
+        let result = match convert::report_from_wire(request.into_inner()) {
+            Ok(report) => self.0.report_replica(report).await,
+            Err(error) => Err(error),
+        };
+        Ok(Response::new(convert::empty_to_wire(result)))
+    }
+}
+
+struct ClusterService(Arc<Metaserver>);
+
+#[tonic::async_trait]
+impl Cluster for ClusterService {
+    async fn register(&self, request: Request<wire::RegisterRequest>) -> Answer<wire::RegisterReply> {
+        let result = self.0.register(request.into_inner()).await;
+        Ok(Response::new(cluster::registered_to_wire(result)))
+    }
+
+    async fn heartbeat(&self, request: Request<wire::HeartbeatRequest>) -> Answer<wire::HeartbeatReply> {
+        let result = self.0.heartbeat(request.into_inner()).await;
+        Ok(Response::new(cluster::heartbeat_to_wire(result)))
+    }
+}
+
+struct AdminService(Arc<Metaserver>);
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn status(&self, _request: Request<wire::StatusRequest>) -> Answer<wire::StatusReply> {
+        Ok(Response::new(self.0.status()))
+    }
+
+    async fn file_show(&self, request: Request<wire::FileShowRequest>) -> Answer<wire::FileShowReply> {
+        let result = self.0.show_file(request.into_inner()).await;
+        Ok(Response::new(admin::shown_to_wire(result)))
+    }
+}
+
+impl Pages for Metaserver {
+    fn metrics(&self) -> String {
+        self.refresh_gauges();
+        self.metrics.encode()
+    }
+
+    fn health(&self) -> Result<String, String> {
+        let status = self.gate.consensus().status();
+        match status.leader {
+            Some(leader) => Ok(format!("ok: {} follows {leader}, term {}", self.id, status.term)),
+            None => Err(format!("{} knows no leader, term {}", self.id, status.term)),
+        }
+    }
+}
+
+impl Metaserver {
+    fn refresh_gauges(&self) {
+        let (metrics, status) = (&self.metrics, self.gate.consensus().status());
+        let is_leading = self.gate.is_leading();
+        metrics.leading.set(u64::from(is_leading));
+        metrics.term.set(status.term);
+        metrics.log_last.set(status.last_log);
+        metrics.log_applied.set(status.last_applied);
+        let (registered, totals) = match is_leading {
+            true => self.gate.local(|state| (read::servers(state), read::totals(state))),
+            false => Default::default(),
+        };
+        let now = tokio::time::Instant::now();
+        let in_state = |wanted: ServerState| {
+            let is_wanted = |server: &_| self.gate.view.state(*server, now) == wanted;
+            registered.iter().filter(|(server, _)| is_wanted(server)).count() as u64
+        };
+        metrics.chunkservers.set(registered.len() as u64);
+        metrics.chunkservers_away.set(in_state(ServerState::Away));
+        metrics.chunkservers_full.set(in_state(ServerState::Full));
+        metrics.inodes.set(totals.inodes);
+        metrics.sessions.set(totals.sessions);
+        metrics.chunks_open.set(totals.chunks_open);
+        metrics.chunks_sealed.set(totals.chunks_sealed);
+        metrics.chunks_dead.set(totals.chunks_dead);
+        metrics.chunks_deleting.set(totals.chunks_deleting);
+        metrics.chunks_degraded.set(totals.chunks_degraded);
+        metrics.chunks_damaged.set(totals.chunks_damaged);
+    }
+}

@@ -1,0 +1,139 @@
+//! A client's changes and reads: check whom they are for, pass the gate, fill in what only the leader knows.
+
+use dfs_proto::error::MetaError;
+use dfs_proto::ids::SessionId;
+use dfs_proto::meta::{
+    Change, ChangeRequest, Changed, FileExtents, MetaResult, Read, ReadReply, ReadRequest, StatFs,
+};
+use tokio::time::Instant;
+
+use super::Metaserver;
+use super::gate::check_volumes;
+use crate::command::{Command, Reply};
+use crate::kv::Snapshot;
+use crate::leases::Touched;
+use crate::state::read;
+use crate::view::ServerState;
+
+/// Entries in one answer: with attributes and the longest names less than [`REPLY_LEN_MAX`].
+pub(crate) const ENTRIES_MAX: u32 = 1000;
+/// Extents in one answer, each with its chunk's place.
+pub(crate) const EXTENTS_MAX: u32 = 1000;
+/// An answer to a read is no longer than this.
+pub(crate) const REPLY_LEN_MAX: usize = 1 << 20;
+const ENTRY_LEN_MAX: usize = 512;
+const EXTENT_LEN_MAX: usize = 1024;
+const _: () = assert!(ENTRIES_MAX as usize * ENTRY_LEN_MAX <= REPLY_LEN_MAX);
+const _: () = assert!(EXTENTS_MAX as usize * EXTENT_LEN_MAX <= REPLY_LEN_MAX);
+
+impl Metaserver {
+    /// Executes a change once, however often it is asked (P8.1).
+    pub(crate) async fn change(&self, request: ChangeRequest) -> MetaResult<Changed> {
+        let started = Instant::now();
+        let changed = self.try_change(request).await;
+        self.metrics.changes.inc();
+        self.metrics.change_seconds.observe(started.elapsed().as_secs_f64());
+        if changed.is_err() {
+            self.metrics.refused_changes.inc();
+        }
+        changed
+    }
+
+    async fn try_change(&self, request: ChangeRequest) -> MetaResult<Changed> {
+        self.gate.check_cluster(request.cluster)?;
+        let touched = Touched::by_change(&request.change);
+        check_one_volume(&request.change)?;
+        check_volumes(&touched)?;
+        let placement = match &request.change {
+            Change::OpenChunk(open) => self.place(request.session, open).await?,
+            _ => Vec::new(),
+        };
+        let session = request.session;
+        let command = Command::Change { request, placement };
+        match self.gate.change(&touched, Some(session), command).await? {
+            Reply::Changed(changed) => changed,
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Answers a read from the leader's state.
+    pub(crate) async fn read(&self, request: ReadRequest) -> MetaResult<ReadReply> {
+        let reply = self.try_read(request).await;
+        self.metrics.reads.inc();
+        if reply.is_err() {
+            self.metrics.refused_reads.inc();
+        }
+        reply
+    }
+
+    async fn try_read(&self, mut request: ReadRequest) -> MetaResult<ReadReply> {
+        self.gate.check_cluster(request.cluster)?;
+        let shown = Touched::by_read(&request.read);
+        check_volumes(&shown)?;
+        bound(&mut request.read);
+        let by = Some(request.session);
+        if let Read::StatFs { .. } = request.read {
+            return self.gate.read(&shown, by, |state| self.stat_fs(state, &request)).await;
+        }
+        let reply = self.gate.read(&shown, by, |state| read::answer(state, &request)).await?;
+        Ok(match reply {
+            ReadReply::Extents(extents) => ReadReply::Extents(self.reachable_first(extents)),
+            other => other,
+        })
+    }
+
+    /// A reader tries the copies in order: those on servers that are away come last.
+    fn reachable_first(&self, mut extents: FileExtents) -> FileExtents {
+        let now = Instant::now();
+        for chunk in &mut extents.chunks {
+            if chunk.replicas.len() > 1 {
+                let away = |server| self.gate.view.state(server, now) == ServerState::Away;
+                chunk.replicas.sort_by_cached_key(|replica| away(replica.server));
+            }
+        }
+        extents
+    }
+
+    /// P12.1. Right after an election it waits (the client asks again) until each server was heard or counts as away, so
+    /// that `df` never shows a cluster without space because nobody has reported yet.
+    fn stat_fs(&self, state: &dyn Snapshot, request: &ReadRequest) -> MetaResult<ReadReply> {
+        require_session(state, request.session)?;
+        let registered = read::servers(state);
+        if !self.gate.view.is_settled(&registered, Instant::now()) {
+            return Err(MetaError::Unavailable { what: "waiting for chunkservers to report".to_owned() });
+        }
+        let copies = read::cluster(state).map_or(1, |info| info.copies);
+        let space: StatFs = self.gate.view.space(copies, read::totals(state).inodes);
+        Ok(ReadReply::StatFs(space))
+    }
+}
+
+/// Refuses a session that has ended.
+pub(super) fn require_session(state: &dyn Snapshot, session: SessionId) -> MetaResult<()> {
+    read::session(state, session).map(|_| ()).ok_or(MetaError::SessionExpired { session })
+}
+
+/// What `apply` never answers to this command.
+pub(super) fn unexpected(reply: &Reply) -> MetaError {
+    MetaError::Internal { what: format!("unexpected reply {reply:?}") }
+}
+
+/// P9.3: not across volumes, wherever they are.
+fn check_one_volume(change: &Change) -> MetaResult<()> {
+    let (a, b) = match change {
+        Change::Link { inode, parent, .. } => (inode, parent),
+        Change::Rename(rename) => (&rename.parent, &rename.new_parent),
+        _ => return Ok(()),
+    };
+    if a.volume() == b.volume() { Ok(()) } else { Err(MetaError::CrossVolume) }
+}
+
+/// 0 stands for as many as there may be.
+fn bound(read: &mut Read) {
+    let clamp = |limit: &mut u32, max: u32| *limit = if *limit == 0 { max } else { (*limit).min(max) };
+    match read {
+        Read::ReadDir { limit, .. } => clamp(limit, ENTRIES_MAX),
+        Read::Extents { limit, .. } => clamp(limit, EXTENTS_MAX),
+        _ => {}
+    }
+}

@@ -1,0 +1,58 @@
+//! Sessions: opened and closed through Raft, renewed in the leader's memory (P3.1).
+
+use std::time::Duration;
+
+use dfs_proto::ids::InodeId;
+use dfs_proto::meta::{MetaResult, OpenSession, RenewSession, SessionOpened, SessionRenewed};
+use tokio::time::Instant;
+
+use super::Metaserver;
+use super::namespace::{require_session, unexpected};
+use crate::command::{Command, Reply};
+use crate::kv::Snapshot;
+use crate::leases::Touched;
+
+/// How often a client renews, so that three renewals may be lost long before anything is decided by its silence.
+pub(crate) const RENEW_INTERVAL: Duration = Duration::from_secs(2);
+
+impl Metaserver {
+    /// Idempotent by nonce.
+    pub(super) async fn open_session(&self, open: OpenSession) -> MetaResult<SessionOpened> {
+        if open.cluster.is_known() {
+            self.gate.check_cluster(open.cluster)?;
+        }
+        let command = Command::OpenSession { nonce: open.nonce, client: open.client };
+        match self.gate.change(&Touched::nothing(), None, command).await? {
+            Reply::SessionOpened(opened) => {
+                self.gate.sessions.renewed(opened.session, Instant::now());
+                Ok(SessionOpened {
+                    session: opened.session,
+                    cluster: opened.cluster,
+                    incarnation: opened.incarnation,
+                    root: InodeId::ROOT,
+                    copies: opened.copies,
+                    heartbeat_interval_ms: RENEW_INTERVAL.as_millis() as u64,
+                })
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Refused once the session has ended: then nothing of it can be saved (P3.1).
+    pub(super) async fn renew_session(&self, renew: RenewSession) -> MetaResult<SessionRenewed> {
+        self.gate.check_cluster(renew.cluster)?;
+        let session = renew.session;
+        let look = |state: &dyn Snapshot| require_session(state, session);
+        self.gate.read(&Touched::nothing(), Some(session), look).await?;
+        self.gate.sessions.renewed(session, Instant::now());
+        Ok(SessionRenewed { now: self.env.clock.now(), metaservers: self.metaservers() })
+    }
+
+    pub(super) async fn close_session(&self, close: RenewSession) -> MetaResult<()> {
+        self.gate.check_cluster(close.cluster)?;
+        let command = Command::CloseSession { session: close.session };
+        self.gate.change(&Touched::nothing(), Some(close.session), command).await?;
+        self.gate.sessions.forget(close.session);
+        Ok(())
+    }
+}

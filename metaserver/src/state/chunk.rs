@@ -1,0 +1,247 @@
+//! Chunk records and their indexes.
+//!
+//!     Open{session} ──seal──► Sealed ──last live byte gone──► Dead{since} ──60 s──► Deleting{unconfirmed} ──► no record
+//!         └──────seal, nothing live──────────────────────────────►┘
+//!
+//! A record and its index entries are written by [`put`] alone, which also keeps the totals.
+
+use std::collections::BTreeSet;
+
+use dfs_proto::attr::Timestamp;
+use dfs_proto::error::MetaError;
+use dfs_proto::ids::{ChunkId, ServerId, SessionId, SetVersion};
+use dfs_proto::meta::{ChunkLocation, MetaResult, OpenedChunk, Replica};
+use dfs_proto::units::ByteLen;
+use serde::{Deserialize, Serialize};
+
+use super::cluster::{self, Totals};
+use super::codec::{PRESENT, decode, encode};
+use super::keys;
+use super::server;
+use crate::kv::{Snapshot, Txn, scan_prefix};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChunkState {
+    /// Its one writer (P1.1).
+    Open { session: SessionId },
+    /// At the committed length (P1.5).
+    Sealed,
+    /// Sealed, and nothing names a byte of it. Readers with an older map may still come (P10.4).
+    Dead { since: Timestamp },
+    /// Ordered to be deleted; these servers have not confirmed it (P10.6).
+    Deleting { unconfirmed: Vec<ServerId> },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkRecord {
+    pub state: ChunkState,
+    pub set_version: SetVersion,
+    /// The first is the primary.
+    pub replicas: Vec<ServerId>,
+    /// Replicas wanted.
+    pub copies: u32,
+    pub committed: ByteLen,
+    /// Bytes that extents name.
+    pub live: ByteLen,
+    /// Replicas that did not give what was committed, as readers reported.
+    pub damaged: Vec<ServerId>,
+}
+
+impl ChunkRecord {
+    fn is_in_use(&self) -> bool {
+        match self.state {
+            ChunkState::Open { .. } | ChunkState::Sealed => true,
+            ChunkState::Dead { .. } | ChunkState::Deleting { .. } => false,
+        }
+    }
+
+    pub fn is_degraded(&self) -> bool {
+        self.is_in_use() && (self.replicas.len() as u64) < u64::from(self.copies)
+    }
+
+    pub fn is_damaged(&self) -> bool {
+        self.is_in_use() && !self.damaged.is_empty()
+    }
+
+    /// What it adds to the totals.
+    pub(super) fn totals(&self) -> Totals {
+        let mut totals = Totals {
+            bytes_live: self.live.0,
+            bytes_committed: self.committed.0,
+            chunks_degraded: u64::from(self.is_degraded()),
+            chunks_damaged: u64::from(self.is_damaged()),
+            ..Totals::default()
+        };
+        match self.state {
+            ChunkState::Open { .. } => totals.chunks_open = 1,
+            ChunkState::Sealed => totals.chunks_sealed = 1,
+            ChunkState::Dead { .. } => totals.chunks_dead = 1,
+            ChunkState::Deleting { .. } => totals.chunks_deleting = 1,
+        }
+        totals
+    }
+
+    fn is_indexed_like(&self, other: &ChunkRecord) -> bool {
+        self.state == other.state
+            && self.replicas == other.replicas
+            && self.copies == other.copies
+            && self.damaged.is_empty() == other.damaged.is_empty()
+    }
+
+    /// The keys of its index entries.
+    pub(super) fn index(&self, chunk: ChunkId) -> BTreeSet<Vec<u8>> {
+        let mut index: BTreeSet<Vec<u8>> =
+            self.replicas.iter().map(|&server| keys::chunk_by_server(server, chunk)).collect();
+        match &self.state {
+            ChunkState::Open { session } => {
+                index.insert(keys::chunk_by_session(*session, chunk));
+                index.extend(self.replicas.iter().map(|&server| keys::open_by_server(server, chunk)));
+            }
+            ChunkState::Sealed => {}
+            ChunkState::Dead { since } => {
+                index.insert(keys::dead(*since, chunk));
+            }
+            ChunkState::Deleting { unconfirmed } => {
+                index.extend(unconfirmed.iter().map(|&server| keys::deleting_by_server(server, chunk)));
+            }
+        }
+        if self.is_degraded() || self.is_damaged() {
+            index.insert(keys::attention(chunk));
+        }
+        index
+    }
+}
+
+pub(super) fn get(view: &dyn Snapshot, chunk: ChunkId) -> Option<ChunkRecord> {
+    view.get(&keys::chunk(chunk)).map(|bytes| decode(&bytes, "a chunk"))
+}
+
+/// Writes `new` (`None`: no record any more) over `old`, with index and totals.
+pub(super) fn put(
+    txn: &mut Txn<'_>,
+    chunk: ChunkId,
+    old: Option<&ChunkRecord>,
+    new: Option<&ChunkRecord>,
+) {
+    match new {
+        Some(record) => txn.put(keys::chunk(chunk), encode(record)),
+        None => txn.delete(keys::chunk(chunk)),
+    }
+    // A commit changes lengths only, and is the one that comes often.
+    let is_indexed_alike = matches!((old, new), (Some(old), Some(new)) if old.is_indexed_like(new));
+    if !is_indexed_alike {
+        let index = |record: Option<&ChunkRecord>| record.map_or_else(BTreeSet::new, |r| r.index(chunk));
+        let (before, after) = (index(old), index(new));
+        for key in before.difference(&after) {
+            txn.delete(key.as_slice());
+        }
+        for key in after.difference(&before) {
+            txn.put(key.as_slice(), PRESENT);
+        }
+    }
+    let totals = |record: Option<&ChunkRecord>| record.map_or_else(Totals::default, ChunkRecord::totals);
+    cluster::count(txn, |c| c.totals = c.totals.plus(totals(new)).minus(totals(old)));
+}
+
+/// Reads, changes, writes. The caller knows that the chunk exists.
+pub(super) fn update(txn: &mut Txn<'_>, chunk: ChunkId, change: impl FnOnce(&mut ChunkRecord)) {
+    let Some(old) = get(txn, chunk) else {
+        panic!("broken invariant S5: {chunk} is named and has no record");
+    };
+    let mut new = old.clone();
+    change(&mut new);
+    put(txn, chunk, Some(&old), Some(&new));
+}
+
+/// Adds to the live bytes; a sealed chunk without any is dead from now on (P10.4).
+pub(super) fn change_live(txn: &mut Txn<'_>, chunk: ChunkId, change: i64, now: Timestamp) {
+    update(txn, chunk, |record| {
+        let Some(live) = record.live.0.checked_add_signed(change) else {
+            panic!("broken invariant E3: {chunk} has {} live bytes, {change} are added", record.live);
+        };
+        record.live = ByteLen(live);
+        match record.state {
+            ChunkState::Sealed if live == 0 => record.state = ChunkState::Dead { since: now },
+            ChunkState::Open { .. } | ChunkState::Sealed => {}
+            ChunkState::Dead { .. } | ChunkState::Deleting { .. } => {
+                panic!("broken invariant S5: {chunk} is dead, and {change} live bytes are added")
+            }
+        }
+    });
+}
+
+/// P1.5: at the committed length, whatever the replicas hold. No effect on a chunk that is not open.
+pub(super) fn seal(txn: &mut Txn<'_>, chunk: ChunkId, now: Timestamp) -> bool {
+    let Some(old) = get(txn, chunk) else { return false };
+    let ChunkState::Open { .. } = old.state else { return false };
+    let state = if old.live.0 == 0 { ChunkState::Dead { since: now } } else { ChunkState::Sealed };
+    put(txn, chunk, Some(&old), Some(&ChunkRecord { state, ..old.clone() }));
+    true
+}
+
+/// The chunk, if this session may append to it and commit bytes of it.
+pub(super) fn require_open(
+    view: &dyn Snapshot,
+    chunk: ChunkId,
+    session: SessionId,
+) -> MetaResult<ChunkRecord> {
+    match get(view, chunk) {
+        Some(record) if record.state == (ChunkState::Open { session }) => Ok(record),
+        Some(_) | None => Err(MetaError::ChunkNotOpen { chunk }),
+    }
+}
+
+pub(super) fn replicas(view: &dyn Snapshot, record: &ChunkRecord) -> Vec<Replica> {
+    let replica = |&id: &ServerId| Replica {
+        server: id,
+        address: server::get(view, id).map(|s| s.addresses.frames).unwrap_or_default(),
+    };
+    record.replicas.iter().map(replica).collect()
+}
+
+pub(super) fn opened(view: &dyn Snapshot, chunk: ChunkId, record: &ChunkRecord) -> OpenedChunk {
+    OpenedChunk { chunk, set_version: record.set_version, replicas: replicas(view, record) }
+}
+
+pub(super) fn location(view: &dyn Snapshot, chunk: ChunkId, record: &ChunkRecord) -> ChunkLocation {
+    let sealed = match record.state {
+        ChunkState::Open { .. } => false,
+        ChunkState::Sealed | ChunkState::Dead { .. } | ChunkState::Deleting { .. } => true,
+    };
+    ChunkLocation {
+        chunk,
+        set_version: record.set_version,
+        committed: record.committed,
+        sealed,
+        replicas: replicas(view, record),
+    }
+}
+
+/// The chunks of an index whose keys end with the chunk, from a prefix on.
+fn ids(view: &dyn Snapshot, prefix: Vec<u8>) -> impl Iterator<Item = ChunkId> + '_ {
+    scan_prefix(view, &prefix).map(|(key, _)| ChunkId(keys::number(&key, 1)))
+}
+
+pub(super) fn open_of_session(view: &dyn Snapshot, session: SessionId) -> impl Iterator<Item = ChunkId> + '_ {
+    ids(view, keys::chunks_of_session(session))
+}
+
+pub(super) fn open_of_server(view: &dyn Snapshot, server: ServerId) -> impl Iterator<Item = ChunkId> + '_ {
+    ids(view, keys::open_of_server(server))
+}
+
+pub(super) fn of_server(view: &dyn Snapshot, server: ServerId) -> impl Iterator<Item = ChunkId> + '_ {
+    ids(view, keys::chunks_of_server(server))
+}
+
+pub(super) fn deleting_of_server(
+    view: &dyn Snapshot,
+    server: ServerId,
+) -> impl Iterator<Item = ChunkId> + '_ {
+    ids(view, keys::deleting_of_server(server))
+}
+
+/// Dead chunks, the longest dead first.
+pub(super) fn dead(view: &dyn Snapshot) -> impl Iterator<Item = (Timestamp, ChunkId)> + '_ {
+    scan_prefix(view, &keys::table(keys::DEAD)).map(|(key, _)| keys::dead_parts(&key))
+}

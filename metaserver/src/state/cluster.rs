@@ -1,0 +1,164 @@
+//! What there is once: the cluster itself, its members and volumes, the counters that ids come from, and the totals.
+
+use dfs_proto::attr::Timestamp;
+use dfs_proto::error::MetaError;
+use dfs_proto::ids::{ChunkId, ClusterId, Incarnation, InodeId, ServerId, SessionId, VolumeId};
+use serde::{Deserialize, Serialize};
+
+use super::codec::{decode, encode};
+use super::keys;
+use crate::command::Member;
+use crate::kv::{Snapshot, Txn, scan_prefix};
+
+/// What `InitCluster` recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterRecord {
+    pub cluster: ClusterId,
+    /// For people.
+    pub name: String,
+    pub incarnation: Incarnation,
+    pub copies: u32,
+    pub copies_min: u32,
+}
+
+/// Kept by every change, so that asking costs nothing; `check` recounts them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Orphans are counted, released ones are not.
+    pub inodes: u64,
+    pub sessions: u64,
+    pub chunks_open: u64,
+    /// Dead ones not counted.
+    pub chunks_sealed: u64,
+    /// Sealed, no live byte, deletion not yet ordered (P10.4).
+    pub chunks_dead: u64,
+    pub chunks_deleting: u64,
+    /// Open or sealed, with fewer replicas than wanted (P10.2).
+    pub chunks_degraded: u64,
+    /// Open or sealed, with a copy that was reported damaged.
+    pub chunks_damaged: u64,
+    /// Bytes that extents name.
+    pub bytes_live: u64,
+    /// Committed bytes of all chunks; less the live ones: what compaction could win. Once, not per copy.
+    pub bytes_committed: u64,
+}
+
+impl Totals {
+    /// Field by field with `change(left, right)`, which says why it cannot fail.
+    pub(super) fn combine(self, other: Totals, change: impl Fn(u64, u64) -> u64) -> Totals {
+        Totals {
+            inodes: change(self.inodes, other.inodes),
+            sessions: change(self.sessions, other.sessions),
+            chunks_open: change(self.chunks_open, other.chunks_open),
+            chunks_sealed: change(self.chunks_sealed, other.chunks_sealed),
+            chunks_dead: change(self.chunks_dead, other.chunks_dead),
+            chunks_deleting: change(self.chunks_deleting, other.chunks_deleting),
+            chunks_degraded: change(self.chunks_degraded, other.chunks_degraded),
+            chunks_damaged: change(self.chunks_damaged, other.chunks_damaged),
+            bytes_live: change(self.bytes_live, other.bytes_live),
+            bytes_committed: change(self.bytes_committed, other.bytes_committed),
+        }
+    }
+
+    pub(super) fn plus(self, other: Totals) -> Totals {
+        self.combine(other, |a, b| a + b)
+    }
+
+    pub(super) fn minus(self, other: Totals) -> Totals {
+        self.combine(other, |a, b| match a.checked_sub(b) {
+            Some(rest) => rest,
+            None => panic!("broken invariant S9: a total of {a} is to lose {b}"),
+        })
+    }
+}
+
+/// The last ids given, and the last time applied (P7.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Counters {
+    pub time: Timestamp,
+    pub chunk: ChunkId,
+    pub session: SessionId,
+    pub server: ServerId,
+    /// The queue of released inodes: the last number given, and the last one that the reaper is done with.
+    pub released: u64,
+    pub reaped: u64,
+    pub totals: Totals,
+}
+
+/// A volume that this cluster has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct VolumeRecord {
+    /// The last inode number given.
+    pub number: u64,
+}
+
+pub(super) fn get(view: &dyn Snapshot) -> Option<ClusterRecord> {
+    view.get(&keys::cluster()).map(|bytes| decode(&bytes, "the cluster record"))
+}
+
+pub(super) fn put(txn: &mut Txn<'_>, record: &ClusterRecord) {
+    txn.put(keys::cluster(), encode(record));
+}
+
+pub(super) fn require(view: &dyn Snapshot) -> Result<ClusterRecord, MetaError> {
+    get(view).ok_or_else(|| MetaError::Unavailable { what: "the cluster is not initialised yet".to_owned() })
+}
+
+pub(super) fn hash_key(view: &dyn Snapshot) -> u128 {
+    match view.get(&keys::hash_key()) {
+        Some(bytes) => decode(&bytes, "the hash key"),
+        None => panic!("broken invariant: a directory exists and the hash key does not"),
+    }
+}
+
+pub(super) fn put_hash_key(txn: &mut Txn<'_>, hash_key: u128) {
+    txn.put(keys::hash_key(), encode(&hash_key));
+}
+
+pub(super) fn counters(view: &dyn Snapshot) -> Counters {
+    view.get(&keys::counters()).map_or_else(Counters::default, |bytes| decode(&bytes, "the counters"))
+}
+
+/// Changes the counters and returns what `change` does.
+pub(super) fn count<T>(txn: &mut Txn<'_>, change: impl FnOnce(&mut Counters) -> T) -> T {
+    let mut counters = counters(txn);
+    let result = change(&mut counters);
+    txn.put(keys::counters(), encode(&counters));
+    result
+}
+
+pub(super) fn volume(view: &dyn Snapshot, volume: VolumeId) -> Option<VolumeRecord> {
+    view.get(&keys::volume(volume)).map(|bytes| decode(&bytes, "a volume"))
+}
+
+pub(super) fn put_volume(txn: &mut Txn<'_>, volume: VolumeId, record: VolumeRecord) {
+    txn.put(keys::volume(volume), encode(&record));
+}
+
+/// A new inode number in the volume of `parent`; never given before and never again (P7.1).
+pub(super) fn next_inode(txn: &mut Txn<'_>, parent: InodeId) -> Result<InodeId, MetaError> {
+    let id = parent.volume();
+    let Some(mut record) = volume(txn, id) else {
+        return Err(MetaError::WrongCluster { map_version: 0 });
+    };
+    record.number += 1;
+    let Some(inode) = InodeId::new(id, record.number) else {
+        return Err(MetaError::NoSpace { what: format!("{id} has used all inode numbers") });
+    };
+    put_volume(txn, id, record);
+    Ok(inode)
+}
+
+pub(super) fn members(view: &dyn Snapshot) -> Vec<Member> {
+    scan_prefix(view, &keys::table(keys::MEMBER)).map(|(_, value)| decode(&value, "a member")).collect()
+}
+
+/// Replaces what is recorded.
+pub(super) fn put_members(txn: &mut Txn<'_>, members: &[Member]) {
+    for old in self::members(txn) {
+        txn.delete(keys::member(old.id));
+    }
+    for member in members {
+        txn.put(keys::member(member.id), encode(member));
+    }
+}

@@ -1,0 +1,301 @@
+//! What files are made of. Extents are keyed by the position behind their last byte, so that one forward seek finds the
+//! first one that ends behind an offset.
+//!
+//! E1  The records of one inode are disjoint, also those behind a cut.
+//! E2  A *cut* is a truncation that had more to delete than one command may: every record that begins at or behind it
+//!     and is older (by `ContentSeq`) is gone for every reader, and deleted later by the reaper. No older record
+//!     reaches over it.
+//! E3  A chunk's live bytes are the sum of the records that name it, those behind a cut too: their bytes may go only
+//!     when nothing names them.
+//!
+//! An overlay deletes every record that it covers, at once. That is work in proportion to what is covered, but each
+//! record is deleted once and was paid for by the commit that made it; one commit covers at most what it appended.
+
+use std::collections::BTreeMap;
+
+use dfs_proto::attr::Timestamp;
+use dfs_proto::extent::Extent;
+use dfs_proto::ids::{ChunkId, ContentSeq, InodeId};
+use dfs_proto::units::{ChunkOffset, Offset};
+use serde::{Deserialize, Serialize};
+
+use super::chunk;
+use super::codec::{decode, encode};
+use super::inode::InodeRecord;
+use super::keys;
+use crate::kv::{Snapshot, Txn, prefix_end, scan_prefix};
+
+/// Extents that a truncation deletes at once; more are left to the reaper (P7.2).
+const TRUNCATE_INLINE_MAX: usize = 256;
+/// Cuts of one inode that may wait for the reaper. A truncation that would be one more deletes all it must by itself.
+const CUTS_MAX: usize = 16;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct ExtentRecord {
+    len: u64,
+    chunk: ChunkId,
+    chunk_offset: ChunkOffset,
+    seq: ContentSeq,
+}
+
+/// An extent as it stands in its file, with the number of the commit that laid it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Laid {
+    pub extent: Extent,
+    pub seq: ContentSeq,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct CutRecord {
+    from: u64,
+    /// Nothing that ends at or before this is left for the reaper to look at.
+    reaped_to: u64,
+}
+
+/// See E2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Cut {
+    pub seq: ContentSeq,
+    pub from: u64,
+    reaped_to: u64,
+}
+
+/// True when a cut has removed it (E2).
+pub(super) fn is_hidden(laid: &Laid, cuts: &[Cut]) -> bool {
+    cuts.iter().any(|cut| laid.seq < cut.seq && laid.extent.offset.0 >= cut.from)
+}
+
+/// The cuts of an inode that has `count` of them: most have none, and cost nothing.
+pub(super) fn cuts(view: &dyn Snapshot, inode: InodeId, count: u32) -> Vec<Cut> {
+    if count == 0 {
+        return Vec::new();
+    }
+    scan_prefix(view, &keys::cuts_of(inode)).map(|(key, value)| parse_cut(&key, &value).1).collect()
+}
+
+fn parse_cut(key: &[u8], value: &[u8]) -> (InodeId, Cut) {
+    let record: CutRecord = decode(value, "a cut");
+    let cut = Cut { seq: ContentSeq(keys::number(key, 1)), from: record.from, reaped_to: record.reaped_to };
+    (InodeId(keys::number(key, 0)), cut)
+}
+
+fn put_cut(txn: &mut Txn<'_>, inode: InodeId, cut: Cut) {
+    let record = CutRecord { from: cut.from, reaped_to: cut.reaped_to };
+    txn.put(keys::cut(inode, cut.seq), encode(&record));
+}
+
+/// Any cut that waits for the reaper.
+pub(super) fn first_cut(view: &dyn Snapshot) -> Option<(InodeId, Cut)> {
+    scan_prefix(view, &keys::table(keys::CUT)).next().map(|(key, value)| parse_cut(&key, &value))
+}
+
+/// Those that end behind `offset`, in file order; hidden ones too.
+pub(super) fn ending_after(
+    view: &dyn Snapshot,
+    inode: InodeId,
+    offset: u64,
+) -> impl Iterator<Item = Laid> + '_ {
+    let from = keys::extent(inode, offset.saturating_add(1));
+    let end = prefix_end(&keys::extents_of(inode));
+    view.scan(&from, &end).map(|(key, value)| parse(&key, &value).1)
+}
+
+/// Of a key and value of the table.
+pub(super) fn parse(key: &[u8], value: &[u8]) -> (InodeId, Laid) {
+    let record: ExtentRecord = decode(value, "an extent");
+    let end = keys::number(key, 1);
+    let Some(offset) = end.checked_sub(record.len) else {
+        panic!("the state store is corrupt: an extent of {} bytes ends at {end}", record.len);
+    };
+    let extent = Extent {
+        offset: Offset(offset),
+        len: record.len,
+        chunk: record.chunk,
+        chunk_offset: record.chunk_offset,
+    };
+    (InodeId(keys::number(key, 0)), Laid { extent, seq: record.seq })
+}
+
+fn put(txn: &mut Txn<'_>, inode: InodeId, laid: &Laid) {
+    let Extent { len, chunk, chunk_offset, .. } = laid.extent;
+    let record = ExtentRecord { len, chunk, chunk_offset, seq: laid.seq };
+    txn.put(keys::extent(inode, laid.extent.end()), encode(&record));
+}
+
+/// Changes of chunks' live bytes, gathered so that each chunk is written once a command (E3).
+#[derive(Default)]
+pub(super) struct LiveBytes {
+    changes: BTreeMap<ChunkId, i64>,
+}
+
+impl LiveBytes {
+    fn add(&mut self, extent: &Extent) {
+        *self.changes.entry(extent.chunk).or_default() += extent.len.cast_signed();
+    }
+
+    fn remove(&mut self, extent: &Extent) {
+        *self.changes.entry(extent.chunk).or_default() -= extent.len.cast_signed();
+    }
+
+    /// Writes them into the chunks' records. To be called once, after the last change.
+    pub(super) fn settle(self, txn: &mut Txn<'_>, now: Timestamp) {
+        for (id, change) in self.changes {
+            if change != 0 {
+                chunk::change_live(txn, id, change, now);
+            }
+        }
+    }
+}
+
+/// Changes the extents of one inode, under one `ContentSeq`. The caller writes `inode` and settles `live`.
+pub(super) struct Edit<'e, 't> {
+    pub txn: &'e mut Txn<'t>,
+    pub id: InodeId,
+    pub inode: &'e mut InodeRecord,
+    pub live: &'e mut LiveBytes,
+    pub cuts: Vec<Cut>,
+    pub seq: ContentSeq,
+}
+
+impl<'e, 't> Edit<'e, 't> {
+    pub(super) fn begin(
+        txn: &'e mut Txn<'t>,
+        id: InodeId,
+        inode: &'e mut InodeRecord,
+        live: &'e mut LiveBytes,
+    ) -> Edit<'e, 't> {
+        let cuts = cuts(txn, id, inode.cuts);
+        let seq = inode.next_content();
+        Edit { txn, id, inode, live, cuts, seq }
+    }
+
+    fn erase(&mut self, laid: &Laid) {
+        self.txn.delete(keys::extent(self.id, laid.extent.end()));
+        self.live.remove(&laid.extent);
+        let Some(rest) = self.inode.allocated.0.checked_sub(laid.extent.len) else {
+            panic!("broken invariant E1: {} has more extents than bytes allocated", self.id);
+        };
+        self.inode.allocated.0 = rest;
+    }
+
+    fn lay(&mut self, extent: Extent, seq: ContentSeq) {
+        put(self.txn, self.id, &Laid { extent, seq });
+        self.live.add(&extent);
+        self.inode.allocated.0 += extent.len;
+    }
+
+    /// Lays `new` over what is there. `old_size`: of the file before this commit; behind it there is nothing to cover.
+    pub(super) fn overlay(&mut self, mut new: Extent, old_size: u64) {
+        if new.offset.0 < old_size || !self.cuts.is_empty() {
+            let covered: Vec<Laid> = ending_after(self.txn, self.id, new.offset.0)
+                .take_while(|laid| laid.extent.offset.0 < new.end())
+                .collect();
+            for old in covered {
+                self.erase(&old);
+                if is_hidden(&old, &self.cuts) {
+                    continue;
+                }
+                let (left, right) = (old.extent.clip(0, new.offset.0), old.extent.clip(new.end(), u64::MAX));
+                for piece in left.into_iter().chain(right) {
+                    self.lay(piece, old.seq);
+                }
+            }
+        }
+        // A log that grows by small appends stays one extent for as long as it stays in one chunk.
+        if let Some(before) = self.ending_at(new.offset.0)
+            && before.extent.is_followed_by(&new)
+            && !is_hidden(&before, &self.cuts)
+        {
+            self.erase(&before);
+            new = Extent { len: before.extent.len + new.len, ..before.extent };
+        }
+        self.lay(new, self.seq);
+    }
+
+    fn ending_at(&self, end: u64) -> Option<Laid> {
+        let key = keys::extent(self.id, end);
+        self.txn.get(&key).map(|value| parse(&key, &value).1)
+    }
+
+    /// Removes everything behind `from`: at once if it is little, else by a cut (E2).
+    pub(super) fn truncate(&mut self, from: u64) {
+        let found: Vec<Laid> =
+            ending_after(self.txn, self.id, from).take(TRUNCATE_INLINE_MAX + 1).collect();
+        let (now, later) = found.split_at(found.len().min(TRUNCATE_INLINE_MAX));
+        self.erase_behind(from, now);
+        if later.is_empty() {
+            return;
+        }
+        // An older cut at or behind this one is contained in it.
+        for cut in std::mem::take(&mut self.cuts) {
+            if cut.from >= from {
+                self.txn.delete(keys::cut(self.id, cut.seq));
+            } else {
+                self.cuts.push(cut);
+            }
+        }
+        if self.cuts.len() < CUTS_MAX {
+            let cut = Cut { seq: self.seq, from, reaped_to: from };
+            put_cut(self.txn, self.id, cut);
+            self.cuts.push(cut);
+        } else {
+            let rest: Vec<Laid> = ending_after(self.txn, self.id, from).collect();
+            self.erase_behind(from, &rest);
+        }
+        self.inode.cuts = self.cuts.len() as u32;
+    }
+
+    fn erase_behind(&mut self, from: u64, found: &[Laid]) {
+        for old in found {
+            self.erase(old);
+            if let Some(kept) = old.extent.clip(0, from)
+                && !is_hidden(old, &self.cuts)
+            {
+                self.lay(kept, old.seq);
+            }
+        }
+    }
+}
+
+/// Looks at up to `limit` records behind a cut and deletes those that it hides. The cut goes with the last one.
+/// Returns how many records it looked at, at least 1.
+pub(super) fn reap_cut(
+    txn: &mut Txn<'_>,
+    (id, cut): (InodeId, Cut),
+    inode: &mut InodeRecord,
+    live: &mut LiveBytes,
+    limit: usize,
+) -> usize {
+    let found: Vec<Laid> = ending_after(txn, id, cut.reaped_to).take(limit).collect();
+    for laid in &found {
+        if is_hidden(laid, std::slice::from_ref(&cut)) {
+            txn.delete(keys::extent(id, laid.extent.end()));
+            live.remove(&laid.extent);
+            inode.allocated.0 -= laid.extent.len;
+        }
+    }
+    match found.last() {
+        Some(last) if found.len() == limit => put_cut(txn, id, Cut { reaped_to: last.extent.end(), ..cut }),
+        Some(_) | None => {
+            txn.delete(keys::cut(id, cut.seq));
+            inode.cuts -= 1;
+        }
+    }
+    found.len().max(1)
+}
+
+/// Deletes up to `limit` extents of an inode that is gone, then its cuts. Returns how many records that were; less than
+/// `limit`: nothing is left.
+pub(super) fn reap_all(txn: &mut Txn<'_>, id: InodeId, live: &mut LiveBytes, limit: usize) -> usize {
+    let found: Vec<Laid> = ending_after(txn, id, 0).take(limit).collect();
+    for laid in &found {
+        txn.delete(keys::extent(id, laid.extent.end()));
+        live.remove(&laid.extent);
+    }
+    if found.len() < limit {
+        for cut in cuts(txn, id, 1) {
+            txn.delete(keys::cut(id, cut.seq));
+        }
+    }
+    found.len()
+}

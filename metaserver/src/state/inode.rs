@@ -1,0 +1,117 @@
+//! The inode table.
+
+use dfs_proto::attr::{FileKind, InodeAttr, Timestamp};
+use dfs_proto::error::MetaError;
+use dfs_proto::ids::{ContentSeq, InodeId};
+use dfs_proto::meta::MetaResult;
+use dfs_proto::units::ByteLen;
+use serde::{Deserialize, Serialize};
+
+use super::cluster;
+use super::codec::{decode, encode};
+use super::keys;
+use crate::kv::{Snapshot, Txn};
+
+pub(super) const SET_UID: u32 = 0o4000;
+pub(super) const SET_GID: u32 = 0o2000;
+pub(super) const STICKY: u32 = 0o1000;
+pub(super) const MODE_BITS: u32 = 0o7777;
+const GROUP_EXECUTE: u32 = 0o0010;
+
+/// Everything about a file but its names and extents.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct InodeRecord {
+    pub kind: FileKind,
+    pub mode: u32,
+    /// 0: an orphan.
+    pub nlink: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// Of a directory: its entries.
+    pub size: ByteLen,
+    /// Bytes of its extent records, those behind a cut too.
+    pub allocated: ByteLen,
+    pub rdev: u32,
+    pub atime: Timestamp,
+    pub mtime: Timestamp,
+    pub ctime: Timestamp,
+    pub content_version: u64,
+    /// The last one given to a commit or truncation of this inode.
+    pub content_seq: ContentSeq,
+    /// Truncations that the reaper has not finished.
+    pub cuts: u32,
+    /// Of a directory: where `..` leads. The root's is itself.
+    pub parent: InodeId,
+    /// Of a symbolic link.
+    pub target: Vec<u8>,
+}
+
+impl InodeRecord {
+    pub(super) fn attr(&self, inode: InodeId) -> InodeAttr {
+        InodeAttr {
+            inode,
+            kind: self.kind,
+            mode: self.mode,
+            nlink: self.nlink,
+            uid: self.uid,
+            gid: self.gid,
+            size: self.size,
+            allocated: self.allocated,
+            rdev: self.rdev,
+            atime: self.atime,
+            mtime: self.mtime,
+            ctime: self.ctime,
+            content_version: self.content_version,
+        }
+    }
+
+    pub(super) fn is_directory(&self) -> bool {
+        self.kind == FileKind::Directory
+    }
+
+    /// Clears what must not survive a change of content or owner. Set-gid without group execute is not a privilege.
+    pub(super) fn kill_privileges(&mut self) {
+        if self.is_directory() {
+            return;
+        }
+        self.mode &= !SET_UID;
+        if self.mode & GROUP_EXECUTE != 0 {
+            self.mode &= !SET_GID;
+        }
+    }
+
+    /// A new number for a commit or truncation; later ones win.
+    pub(super) fn next_content(&mut self) -> ContentSeq {
+        self.content_seq.0 += 1;
+        self.content_version += 1;
+        self.content_seq
+    }
+}
+
+pub(super) fn get(view: &dyn Snapshot, inode: InodeId) -> Option<InodeRecord> {
+    view.get(&keys::inode(inode)).map(|bytes| decode(&bytes, "an inode"))
+}
+
+/// P9.3: a volume that is not here is never "no such file".
+pub(super) fn require(view: &dyn Snapshot, inode: InodeId) -> MetaResult<InodeRecord> {
+    match get(view, inode) {
+        Some(record) => Ok(record),
+        None if cluster::volume(view, inode.volume()).is_none() => {
+            Err(MetaError::WrongCluster { map_version: 0 })
+        }
+        None => Err(MetaError::Stale),
+    }
+}
+
+pub(super) fn require_directory(view: &dyn Snapshot, inode: InodeId) -> MetaResult<InodeRecord> {
+    let record = require(view, inode)?;
+    if record.is_directory() { Ok(record) } else { Err(MetaError::NotDirectory) }
+}
+
+pub(super) fn put(txn: &mut Txn<'_>, inode: InodeId, record: &InodeRecord) {
+    txn.put(keys::inode(inode), encode(record));
+}
+
+pub(super) fn delete(txn: &mut Txn<'_>, inode: InodeId) {
+    txn.delete(keys::inode(inode));
+}

@@ -1,0 +1,282 @@
+//! The key table: everything that the state store holds. Numbers in keys are big-endian, so that keys sort like them;
+//! values begin with a format version (`codec`).
+//!
+//! | prefix | key behind it | value | who scans it |
+//! |---|---|---|---|
+//! | 00 | anything | the Raft glue's own records: last applied, membership | nobody here |
+//! | 01 | | `ClusterRecord` | |
+//! | 02 | | `Counters`: last time, next ids, totals | |
+//! | 03 | | key of the directory hash | |
+//! | 04 | member | `Member` | status, membership check |
+//! | 05 | volume | `VolumeRecord`: next inode number | |
+//! | 10 | inode | `InodeRecord` | |
+//! | 11 | directory, cookie, name | `DirentRecord` | readdir |
+//! | 12 | inode, end offset | `ExtentRecord` | read: the first one ending behind an offset; overlay; reaper |
+//! | 13 | inode, content seq | `CutRecord`: a truncation that the reaper finishes | read, overlay, reaper |
+//! | 14 | inode | `SessionId`: an orphan, and who holds it | |
+//! | 15 | session, inode | -: orphans by holder | end of a session |
+//! | 16 | number in the queue | `InodeId`: released; only its extents are left | reaper, by number |
+//! | 20 | chunk | `ChunkRecord` | |
+//! | 21 | session, chunk | -: open chunks by writer | end of a session |
+//! | 22 | server, chunk | -: open chunks by replica | sealing when a server is away |
+//! | 23 | server, chunk | -: all chunks by replica | later: repair, drain |
+//! | 24 | dead since, chunk | - | start of deletion |
+//! | 25 | server, chunk | -: to be deleted there, not yet confirmed | heartbeat replies |
+//! | 26 | chunk | -: degraded or damaged | later: repair |
+//! | 30 | session | `SessionRecord` of one that is alive | expiry after an election |
+//! | 31 | nonce | `SessionId` | |
+//! | 32 | session, request | result of a change (P8.1) | pruning |
+//! | 33 | session, inode | last commit number (P2.1) | end of a session |
+//! | 34 | session | -: ended; what it left is being reaped | reaper |
+//! | 40 | server | `ServerRecord` | view, status |
+//! | 41 | directory UUID | `ServerId` | |
+
+use dfs_proto::attr::{Name, Timestamp};
+use dfs_proto::ids::{
+    ChunkId, ContentSeq, DirectoryId, InodeId, MemberId, RequestId, ServerId, SessionId, SessionNonce, VolumeId,
+};
+
+/// Everything below this prefix belongs to the Raft glue.
+pub const GLUE: u8 = 0x00;
+
+pub(super) const CLUSTER: u8 = 0x01;
+pub(super) const COUNTERS: u8 = 0x02;
+pub(super) const HASH_KEY: u8 = 0x03;
+pub(super) const MEMBER: u8 = 0x04;
+pub(super) const VOLUME: u8 = 0x05;
+pub(super) const INODE: u8 = 0x10;
+pub(super) const DIRENT: u8 = 0x11;
+pub(super) const EXTENT: u8 = 0x12;
+pub(super) const CUT: u8 = 0x13;
+pub(super) const ORPHAN: u8 = 0x14;
+pub(super) const ORPHAN_BY_SESSION: u8 = 0x15;
+pub(super) const RELEASED: u8 = 0x16;
+pub(super) const CHUNK: u8 = 0x20;
+pub(super) const CHUNK_BY_SESSION: u8 = 0x21;
+pub(super) const OPEN_BY_SERVER: u8 = 0x22;
+pub(super) const CHUNK_BY_SERVER: u8 = 0x23;
+pub(super) const DEAD: u8 = 0x24;
+pub(super) const DELETING_BY_SERVER: u8 = 0x25;
+pub(super) const ATTENTION: u8 = 0x26;
+pub(super) const SESSION: u8 = 0x30;
+pub(super) const SESSION_BY_NONCE: u8 = 0x31;
+pub(super) const RESULT: u8 = 0x32;
+pub(super) const COMMIT: u8 = 0x33;
+pub(super) const ENDED: u8 = 0x34;
+pub(super) const SERVER: u8 = 0x40;
+pub(super) const SERVER_BY_DIRECTORY: u8 = 0x41;
+
+fn key(prefix: u8, numbers: &[u64]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + 8 * numbers.len());
+    key.push(prefix);
+    for number in numbers {
+        key.extend_from_slice(&number.to_be_bytes());
+    }
+    key
+}
+
+/// The `index`th number behind the prefix of a key that [`key`] made.
+///
+/// # Panics
+/// When the key is too short: the table is corrupt.
+pub(super) fn number(key: &[u8], index: usize) -> u64 {
+    let at = 1 + 8 * index;
+    match key.get(at..at + 8).and_then(|bytes| <[u8; 8]>::try_from(bytes).ok()) {
+        Some(bytes) => u64::from_be_bytes(bytes),
+        None => panic!("the state store is corrupt: key {} is too short", key.escape_ascii()),
+    }
+}
+
+pub(super) fn cluster() -> Vec<u8> {
+    key(CLUSTER, &[])
+}
+
+pub(super) fn counters() -> Vec<u8> {
+    key(COUNTERS, &[])
+}
+
+pub(super) fn hash_key() -> Vec<u8> {
+    key(HASH_KEY, &[])
+}
+
+pub(super) fn member(member: MemberId) -> Vec<u8> {
+    key(MEMBER, &[member.0])
+}
+
+pub(super) fn volume(volume: VolumeId) -> Vec<u8> {
+    key(VOLUME, &[u64::from(volume.0)])
+}
+
+pub(super) fn inode(inode: InodeId) -> Vec<u8> {
+    key(INODE, &[inode.0])
+}
+
+/// Where the entries of `directory` with at least this cookie begin.
+pub(super) fn dirents_from(directory: InodeId, cookie: u64) -> Vec<u8> {
+    key(DIRENT, &[directory.0, cookie])
+}
+
+pub(super) fn dirents_of(directory: InodeId) -> Vec<u8> {
+    key(DIRENT, &[directory.0])
+}
+
+pub(super) fn dirent(directory: InodeId, cookie: u64, name: &Name) -> Vec<u8> {
+    let mut key = dirents_from(directory, cookie);
+    key.extend_from_slice(name.as_bytes());
+    key
+}
+
+/// The name in a directory entry's key.
+pub(super) fn dirent_name(key: &[u8]) -> &[u8] {
+    key.get(17..).unwrap_or_default()
+}
+
+pub(super) fn extent(inode: InodeId, end: u64) -> Vec<u8> {
+    key(EXTENT, &[inode.0, end])
+}
+
+pub(super) fn extents_of(inode: InodeId) -> Vec<u8> {
+    key(EXTENT, &[inode.0])
+}
+
+pub(super) fn cut(inode: InodeId, seq: ContentSeq) -> Vec<u8> {
+    key(CUT, &[inode.0, seq.0])
+}
+
+pub(super) fn cuts_of(inode: InodeId) -> Vec<u8> {
+    key(CUT, &[inode.0])
+}
+
+pub(super) fn orphan(inode: InodeId) -> Vec<u8> {
+    key(ORPHAN, &[inode.0])
+}
+
+pub(super) fn orphan_by_session(session: SessionId, inode: InodeId) -> Vec<u8> {
+    key(ORPHAN_BY_SESSION, &[session.0, inode.0])
+}
+
+pub(super) fn orphans_of(session: SessionId) -> Vec<u8> {
+    key(ORPHAN_BY_SESSION, &[session.0])
+}
+
+pub(super) fn released(number: u64) -> Vec<u8> {
+    key(RELEASED, &[number])
+}
+
+pub(super) fn chunk(chunk: ChunkId) -> Vec<u8> {
+    key(CHUNK, &[chunk.0])
+}
+
+pub(super) fn chunk_by_session(session: SessionId, chunk: ChunkId) -> Vec<u8> {
+    key(CHUNK_BY_SESSION, &[session.0, chunk.0])
+}
+
+pub(super) fn chunks_of_session(session: SessionId) -> Vec<u8> {
+    key(CHUNK_BY_SESSION, &[session.0])
+}
+
+pub(super) fn open_by_server(server: ServerId, chunk: ChunkId) -> Vec<u8> {
+    key(OPEN_BY_SERVER, &[server.0, chunk.0])
+}
+
+pub(super) fn open_of_server(server: ServerId) -> Vec<u8> {
+    key(OPEN_BY_SERVER, &[server.0])
+}
+
+pub(super) fn chunk_by_server(server: ServerId, chunk: ChunkId) -> Vec<u8> {
+    key(CHUNK_BY_SERVER, &[server.0, chunk.0])
+}
+
+pub(super) fn chunks_of_server(server: ServerId) -> Vec<u8> {
+    key(CHUNK_BY_SERVER, &[server.0])
+}
+
+/// Sorts by time. Before 1970 counts as 1970: no chunk died then.
+pub(super) fn dead(since: Timestamp, chunk: ChunkId) -> Vec<u8> {
+    key(DEAD, &[since.seconds.max(0).cast_unsigned(), u64::from(since.nanos), chunk.0])
+}
+
+/// When and which, of a key that [`dead`] made.
+pub(super) fn dead_parts(key: &[u8]) -> (Timestamp, ChunkId) {
+    let since = Timestamp { seconds: number(key, 0).cast_signed(), nanos: number(key, 1) as u32 };
+    (since, ChunkId(number(key, 2)))
+}
+
+pub(super) fn deleting_by_server(server: ServerId, chunk: ChunkId) -> Vec<u8> {
+    key(DELETING_BY_SERVER, &[server.0, chunk.0])
+}
+
+pub(super) fn deleting_of_server(server: ServerId) -> Vec<u8> {
+    key(DELETING_BY_SERVER, &[server.0])
+}
+
+pub(super) fn attention(chunk: ChunkId) -> Vec<u8> {
+    key(ATTENTION, &[chunk.0])
+}
+
+pub(super) fn session(session: SessionId) -> Vec<u8> {
+    key(SESSION, &[session.0])
+}
+
+pub(super) fn session_by_nonce(nonce: SessionNonce) -> Vec<u8> {
+    let mut key = vec![SESSION_BY_NONCE];
+    key.extend_from_slice(&nonce.0.to_be_bytes());
+    key
+}
+
+pub(super) fn result(session: SessionId, request: RequestId) -> Vec<u8> {
+    key(RESULT, &[session.0, request.0])
+}
+
+pub(super) fn results_of(session: SessionId) -> Vec<u8> {
+    key(RESULT, &[session.0])
+}
+
+pub(super) fn commit(session: SessionId, inode: InodeId) -> Vec<u8> {
+    key(COMMIT, &[session.0, inode.0])
+}
+
+pub(super) fn commits_of(session: SessionId) -> Vec<u8> {
+    key(COMMIT, &[session.0])
+}
+
+pub(super) fn ended(session: SessionId) -> Vec<u8> {
+    key(ENDED, &[session.0])
+}
+
+pub(super) fn server(server: ServerId) -> Vec<u8> {
+    key(SERVER, &[server.0])
+}
+
+pub(super) fn server_by_directory(directory: DirectoryId) -> Vec<u8> {
+    let mut key = vec![SERVER_BY_DIRECTORY];
+    key.extend_from_slice(&directory.0.to_be_bytes());
+    key
+}
+
+/// The whole table of one prefix.
+pub(super) fn table(prefix: u8) -> Vec<u8> {
+    vec![prefix]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_sort_like_their_numbers() {
+        assert!(extent(InodeId(1), 255) < extent(InodeId(1), 256));
+        assert!(extent(InodeId(1), u64::MAX) < extent(InodeId(2), 0));
+        let early = Timestamp { seconds: 5, nanos: 999_999_999 };
+        let late = Timestamp { seconds: 6, nanos: 0 };
+        assert!(dead(early, ChunkId(9)) < dead(late, ChunkId(1)));
+        assert_eq!(dead_parts(&dead(early, ChunkId(9))), (early, ChunkId(9)));
+    }
+
+    #[test]
+    fn an_entry_gives_its_parts_back() {
+        let name = Name::new("a name").expect("valid");
+        let key = dirent(InodeId(7), 42, &name);
+        assert_eq!((number(&key, 0), number(&key, 1), dirent_name(&key)), (7, 42, name.as_bytes()));
+    }
+}

@@ -1,0 +1,71 @@
+//! Inodes without a name. The session that removed the last name holds the orphan for as long as it has it open; once
+//! released, the inode is gone for everyone and only its extents are left, for the reaper.
+//!
+//!     nlink 1 ──unlink──► orphan, held by a session ──release, or the session ends──► released ──reaper──► nothing
+
+use dfs_proto::ids::{InodeId, SessionId};
+
+use super::cluster;
+use super::codec::{PRESENT, decode, encode};
+use super::inode;
+use super::keys;
+use super::session;
+use crate::kv::{Snapshot, Txn, scan_prefix};
+
+/// The inode has lost its last name; `session` holds it.
+pub(super) fn hold(txn: &mut Txn<'_>, inode: InodeId, session: SessionId) {
+    txn.put(keys::orphan(inode), encode(&session));
+    txn.put(keys::orphan_by_session(session, inode), PRESENT);
+}
+
+pub(super) fn holder(view: &dyn Snapshot, inode: InodeId) -> Option<SessionId> {
+    view.get(&keys::orphan(inode)).map(|bytes| decode(&bytes, "an orphan"))
+}
+
+pub(super) fn held_by(view: &dyn Snapshot, session: SessionId) -> impl Iterator<Item = InodeId> + '_ {
+    scan_prefix(view, &keys::orphans_of(session)).map(|(key, _)| InodeId(keys::number(&key, 1)))
+}
+
+/// No effect if this session does not hold it.
+pub(super) fn release(txn: &mut Txn<'_>, inode: InodeId, session: SessionId) {
+    if holder(txn, inode) != Some(session) {
+        return;
+    }
+    let Some(record) = inode::get(txn, inode) else {
+        panic!("broken invariant S4: orphan {inode} has no record");
+    };
+    txn.delete(keys::orphan(inode));
+    txn.delete(keys::orphan_by_session(session, inode));
+    inode::delete(txn, inode);
+    session::forget_commits(txn, session, inode);
+    cluster::count(txn, |c| c.totals.inodes -= 1);
+    if record.allocated.0 > 0 || record.cuts > 0 {
+        let number = cluster::count(txn, |c| {
+            c.released += 1;
+            c.released
+        });
+        txn.put(keys::released(number), encode(&inode));
+    }
+}
+
+/// The released inode that waits longest. Found by its number: a scan would pass over the traces of all those that
+/// are done, which the store clears away only later.
+pub(super) fn first_released(view: &dyn Snapshot) -> Option<InodeId> {
+    let counters = cluster::counters(view);
+    if counters.reaped == counters.released {
+        return None;
+    }
+    match view.get(&keys::released(counters.reaped + 1)) {
+        Some(value) => Some(decode(&value, "a released inode")),
+        None => panic!("broken invariant S4: released inode number {} is missing", counters.reaped + 1),
+    }
+}
+
+/// Nothing is left of the one that waited longest.
+pub(super) fn forget_first_released(txn: &mut Txn<'_>) {
+    let number = cluster::count(txn, |c| {
+        c.reaped += 1;
+        c.reaped
+    });
+    txn.delete(keys::released(number));
+}

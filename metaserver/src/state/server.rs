@@ -1,0 +1,36 @@
+//! Registered chunkservers.
+
+use dfs_proto::ids::{DirectoryId, Instance, ServerId};
+use serde::{Deserialize, Serialize};
+
+use super::codec::{decode, encode};
+use super::keys;
+use crate::command::ServerAddresses;
+use crate::kv::{Snapshot, Txn, scan_prefix};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerRecord {
+    pub directory: DirectoryId,
+    pub addresses: ServerAddresses,
+    pub zone: String,
+    /// Of the last registration; an older one is refused (P11.1).
+    pub instance: Instance,
+}
+
+pub(super) fn get(view: &dyn Snapshot, server: ServerId) -> Option<ServerRecord> {
+    view.get(&keys::server(server)).map(|bytes| decode(&bytes, "a chunkserver"))
+}
+
+pub(super) fn put(txn: &mut Txn<'_>, server: ServerId, record: &ServerRecord) {
+    txn.put(keys::server(server), encode(record));
+    txn.put(keys::server_by_directory(record.directory), encode(&server));
+}
+
+pub(super) fn by_directory(view: &dyn Snapshot, directory: DirectoryId) -> Option<ServerId> {
+    view.get(&keys::server_by_directory(directory)).map(|bytes| decode(&bytes, "a chunkserver's directory"))
+}
+
+pub(super) fn all(view: &dyn Snapshot) -> impl Iterator<Item = (ServerId, ServerRecord)> + '_ {
+    scan_prefix(view, &keys::table(keys::SERVER))
+        .map(|(key, value)| (ServerId(keys::number(&key, 0)), decode(&value, "a chunkserver")))
+}

@@ -1,0 +1,273 @@
+//! What the tests of the state share: a state in memory with one session, and short words for common requests.
+
+use std::collections::BTreeSet;
+
+use dfs_proto::attr::{Caller, InodeAttr, Name, Timestamp};
+use dfs_proto::error::MetaError;
+use dfs_proto::extent::Extent;
+use dfs_proto::ids::{
+    ChunkId, ClusterId, DirectoryId, InodeId, RequestId, ServerId, SessionId, SessionNonce, SetVersion,
+};
+use dfs_proto::meta::{
+    Change, ChangeRequest, Changed, ChunkCommit, CommitExtents, Create, FileCommit, MetaResult, NewInode,
+    OpenChunk, SetAttr,
+};
+use dfs_proto::units::{ByteLen, ChunkOffset, Offset};
+
+use super::{apply, check, read, session};
+use crate::command::{Command, InitCluster, RegisterServer, Reply, RootAttr, ServerAddresses};
+use crate::kv::memory::MemoryKv;
+use crate::kv::{Kv as _, Pair, Snapshot, Txn};
+
+mod measure;
+mod random;
+
+pub(super) const CLUSTER: ClusterId = ClusterId(0xc1);
+
+pub(super) fn name(text: &str) -> Name {
+    Name::new(text).expect("valid")
+}
+
+/// Someone in a group of their own and no other.
+pub(super) fn user(uid: u32) -> Caller {
+    Caller { uid, gid: uid, groups: Some(Vec::new()) }
+}
+
+pub(super) fn create(parent: InodeId, text: &str, mode: u32, what: NewInode) -> Change {
+    Change::Create(Create { parent, name: name(text), mode, what, or_existing: false })
+}
+
+pub(super) fn attr_of(changed: MetaResult<Changed>) -> InodeAttr {
+    match changed {
+        Ok(Changed::Inode { attr, .. }) => attr,
+        other => panic!("not an inode: {other:?}"),
+    }
+}
+
+pub(super) fn init_command() -> Command {
+    Command::InitCluster(InitCluster {
+        cluster: CLUSTER,
+        name: "test".to_owned(),
+        copies: 2,
+        copies_min: 1,
+        hash_key: 0x1234_5678_9abc_def0,
+        root: RootAttr { mode: 0o777, uid: 0, gid: 0 },
+    })
+}
+
+/// A state in memory. Requests go out as `session`, numbered by themselves.
+pub(super) struct Harness {
+    pub kv: MemoryKv,
+    pub session: SessionId,
+    now: Timestamp,
+    pub servers: Vec<ServerId>,
+}
+
+impl Harness {
+    pub(super) fn new() -> Harness {
+        let mut harness = Harness::uninitialised();
+        assert_eq!(harness.command(init_command()), Reply::Done);
+        harness.session = harness.open_session(1);
+        harness
+    }
+
+    pub(super) fn uninitialised() -> Harness {
+        let now = Timestamp { seconds: 10, nanos: 0 };
+        Harness { kv: MemoryKv::default(), session: SessionId(0), now, servers: Vec::new() }
+    }
+
+    /// The time of the commands that follow.
+    pub(super) fn at(&mut self, seconds: i64) {
+        self.now = Timestamp { seconds, nanos: 0 };
+    }
+
+    pub(super) fn command(&mut self, command: Command) -> Reply {
+        let (reply, batch) = {
+            let base = self.kv.snapshot();
+            let mut txn = Txn::new(&*base);
+            let reply = apply(&command, self.now, &mut txn);
+            (reply, txn.into_batch())
+        };
+        self.kv.write(batch).expect("memory");
+        reply
+    }
+
+    pub(super) fn view<T>(&self, ask: impl FnOnce(&dyn Snapshot) -> T) -> T {
+        ask(&*self.kv.snapshot())
+    }
+
+    /// Everything stored, but the counters, whose time goes on.
+    pub(super) fn dump(&self) -> BTreeSet<Pair> {
+        self.view(|view| view.scan(b"", b"").filter(|(key, _)| key[0] != super::keys::COUNTERS).collect())
+    }
+
+    #[track_caller]
+    pub(super) fn check(&self) {
+        let faults = self.view(check);
+        assert!(faults.is_empty(), "{faults:#?}");
+    }
+
+    pub(super) fn open_session(&mut self, nonce: u128) -> SessionId {
+        let client = "a test".to_owned();
+        let reply = self.command(Command::OpenSession { nonce: SessionNonce(nonce), client });
+        let Reply::SessionOpened(opened) = reply else { panic!("no session: {reply:?}") };
+        opened.session
+    }
+
+    /// Until nothing is left to reap.
+    pub(super) fn reap(&mut self) {
+        while let Reply::Worked { more: true, .. } = self.command(Command::Reap { limit: 50 }) {
+            self.check();
+        }
+    }
+
+    pub(super) fn change(&mut self, caller: &Caller, change: Change) -> MetaResult<Changed> {
+        self.change_placed(caller, change, &[])
+    }
+
+    pub(super) fn change_placed(
+        &mut self,
+        caller: &Caller,
+        change: Change,
+        placement: &[ServerId],
+    ) -> MetaResult<Changed> {
+        let session = self.session;
+        let last = self.view(|view| session::get(view, session)).map_or(0, |record| record.highest.0);
+        self.send(caller, (last + 1, last + 1), change, placement)
+    }
+
+    pub(super) fn request(
+        &mut self,
+        caller: &Caller,
+        request: u64,
+        answered_below: u64,
+        change: Change,
+    ) -> MetaResult<Changed> {
+        self.send(caller, (request, answered_below), change, &[])
+    }
+
+    fn send(
+        &mut self,
+        caller: &Caller,
+        (request, answered_below): (u64, u64),
+        change: Change,
+        placement: &[ServerId],
+    ) -> MetaResult<Changed> {
+        let request = ChangeRequest {
+            cluster: CLUSTER,
+            session: self.session,
+            request: RequestId(request),
+            answered_below: RequestId(answered_below),
+            caller: caller.clone(),
+            change,
+        };
+        let reply = self.command(Command::Change { request, placement: placement.to_vec() });
+        let Reply::Changed(result) = reply else { panic!("a change answered {reply:?}") };
+        result
+    }
+
+    pub(super) fn file(&mut self, parent: InodeId, text: &str) -> InodeId {
+        attr_of(self.change(&Caller::ROOT, create(parent, text, 0o644, NewInode::File))).inode
+    }
+
+    pub(super) fn directory(&mut self, parent: InodeId, text: &str) -> InodeId {
+        attr_of(self.change(&Caller::ROOT, create(parent, text, 0o755, NewInode::Directory))).inode
+    }
+
+    pub(super) fn unlink(&mut self, parent: InodeId, text: &str) -> MetaResult<Option<InodeId>> {
+        let changed = self.change(&Caller::ROOT, Change::Unlink { parent, name: name(text) })?;
+        let Changed::Removed { orphan } = changed else { panic!("an unlink answered {changed:?}") };
+        Ok(orphan)
+    }
+
+    fn set(&mut self, caller: &Caller, set: SetAttr) -> MetaResult<InodeAttr> {
+        self.change(caller, Change::SetAttr(set)).map(|changed| attr_of(Ok(changed)))
+    }
+
+    pub(super) fn chmod(&mut self, caller: &Caller, inode: InodeId, mode: u32) -> MetaResult<InodeAttr> {
+        self.set(caller, SetAttr { inode, mode: Some(mode), ..SetAttr::default() })
+    }
+
+    pub(super) fn chown(&mut self, inode: InodeId, uid: u32, gid: u32) {
+        let set = SetAttr { inode, uid: Some(uid), gid: Some(gid), ..SetAttr::default() };
+        self.set(&Caller::ROOT, set).expect("root may");
+    }
+
+    pub(super) fn truncate(&mut self, inode: InodeId, size: u64) {
+        let set = SetAttr { inode, size: Some(ByteLen(size)), ..SetAttr::default() };
+        self.set(&Caller::ROOT, set).expect("root may");
+    }
+
+    pub(super) fn lookup(&self, parent: InodeId, text: &str) -> MetaResult<InodeId> {
+        self.view(|view| read::lookup(view, &Caller::ROOT, parent, text.as_bytes())).map(|attr| attr.inode)
+    }
+
+    pub(super) fn try_attr(&self, inode: InodeId) -> Result<InodeAttr, MetaError> {
+        self.view(|view| read::getattr(view, inode))
+    }
+
+    #[track_caller]
+    pub(super) fn attr(&self, inode: InodeId) -> InodeAttr {
+        self.try_attr(inode).expect("it is there")
+    }
+
+    /// Registers that many more.
+    pub(super) fn servers(&mut self, count: usize) -> Vec<ServerId> {
+        for _ in 0..count {
+            let number = self.servers.len() as u128 + 1;
+            let reply = self.command(Command::RegisterServer(RegisterServer {
+                server: None,
+                directory: DirectoryId(number),
+                addresses: ServerAddresses { frames: format!("frames:{number}"), ..Default::default() },
+                zone: String::new(),
+            }));
+            let Reply::Registered(registered) = reply else { panic!("a registration answered {reply:?}") };
+            self.servers.push(registered.server);
+        }
+        self.servers.clone()
+    }
+
+    /// On the first two servers.
+    pub(super) fn open_chunk(&mut self) -> ChunkId {
+        let placement = self.servers[..2].to_vec();
+        let open = Change::OpenChunk(OpenChunk { avoid: Vec::new(), copies: 0 });
+        match self.change_placed(&Caller::ROOT, open, &placement) {
+            Ok(Changed::Chunk(opened)) => opened.chunk,
+            other => panic!("no chunk: {other:?}"),
+        }
+    }
+
+    /// Commits `len` bytes, the next ones of the chunk.
+    pub(super) fn write(
+        &mut self,
+        inode: InodeId,
+        offset: u64,
+        len: u64,
+        chunk: ChunkId,
+    ) -> MetaResult<Changed> {
+        let session = self.session;
+        let (record, number) =
+            self.view(|view| (read::chunk(view, chunk), session::next_commit(view, session, inode)));
+        let from = record.map_or(0, |record| record.committed.0);
+        let extent = Extent { offset: Offset(offset), len, chunk, chunk_offset: ChunkOffset(from) };
+        let commit = CommitExtents {
+            chunks: vec![ChunkCommit { chunk, set_version: SetVersion(1), up_to: ByteLen(from + len) }],
+            files: vec![FileCommit {
+                inode,
+                number,
+                extents: vec![extent],
+                size_at_least: ByteLen(offset + len),
+                mtime: Some(self.now),
+                kill_privileges: false,
+            }],
+        };
+        self.change(&Caller::ROOT, Change::CommitExtents(commit))
+    }
+
+    /// Every extent of a file: offset, length, chunk.
+    pub(super) fn pieces(&self, inode: InodeId) -> Vec<(u64, u64, ChunkId)> {
+        let all = self.view(|view| read::extents(view, inode, Offset(0), u64::MAX, u32::MAX));
+        let all = all.expect("it is there");
+        all.extents.iter().map(|extent| (extent.offset.0, extent.len, extent.chunk)).collect()
+    }
+}

@@ -1,0 +1,61 @@
+//! Background work of the leader: each file a pure `plan()` and a thin loop. All loops stop when leadership is lost and
+//! begin anew with the next term; what one of them has half done, the next leader's finds again in the state.
+
+mod delete;
+mod expire;
+mod reap;
+mod seal;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::command::{Command, Reply};
+use crate::leases::Touched;
+use crate::service::Metaserver;
+
+/// Runs while the process does.
+pub(crate) async fn run(metaserver: Arc<Metaserver>) {
+    let mut leadership = metaserver.gate.consensus().leadership();
+    loop {
+        let Ok(term) = leadership.wait_for(|l| l.is_leader).await.map(|l| l.term) else { return };
+        let work = async {
+            tokio::join!(
+                expire::run(&metaserver),
+                seal::run(&metaserver),
+                reap::run(&metaserver),
+                delete::run(&metaserver)
+            )
+        };
+        tokio::select! {
+            lost = leadership.wait_for(|l| !l.is_leader || l.term != term) => if lost.is_err() { return },
+            _ = work => {}
+        }
+    }
+}
+
+/// Sleeps, and tells how much longer it took than it should have: so long this process did not run.
+async fn pause(interval: Duration) -> Duration {
+    let before = Instant::now();
+    sleep(interval).await;
+    before.elapsed().saturating_sub(interval)
+}
+
+/// Executes commands until one fails; a failure only means that the next round plans it again. Tells if there is more to
+/// do at once.
+async fn execute(metaserver: &Metaserver, commands: Vec<Command>) -> bool {
+    let mut more_work = false;
+    for command in commands {
+        match metaserver.gate.change(&Touched::nothing(), None, command.clone()).await {
+            Ok(Reply::Worked { more, .. }) => more_work |= more,
+            Ok(_) => {}
+            Err(error) => {
+                metaserver.metrics.background_failures.inc();
+                tracing::debug!("{command:?}: {error}");
+                return false;
+            }
+        }
+    }
+    more_work
+}

@@ -1,0 +1,31 @@
+//! Removes what nothing needs any more: records of released orphans, behind cuts, of ended sessions (P7.2).
+
+use std::time::Duration;
+
+use super::{execute, pause};
+use crate::command::{Command, REAP_LIMIT_MAX};
+use crate::kv::Snapshot;
+use crate::leases::Touched;
+use crate::service::Metaserver;
+use crate::state::read;
+
+const INTERVAL: Duration = Duration::from_millis(100);
+
+pub(super) async fn run(metaserver: &Metaserver) {
+    let mut more = false;
+    loop {
+        if !more {
+            pause(INTERVAL).await;
+        }
+        let look = |state: &dyn Snapshot| Ok(plan(read::has_work_for_reaper(state)));
+        more = match metaserver.gate.read(&Touched::nothing(), None, look).await {
+            Ok(planned) => execute(metaserver, planned).await,
+            Err(_) => false,
+        };
+    }
+}
+
+/// Nothing to do costs no Raft entry.
+fn plan(has_work: bool) -> Vec<Command> {
+    has_work.then_some(Command::Reap { limit: REAP_LIMIT_MAX }).into_iter().collect()
+}

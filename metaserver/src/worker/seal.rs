@@ -1,0 +1,76 @@
+//! Seals the open chunks of chunkservers that are away (P1.7), and notices when this process itself was.
+
+use std::time::Duration;
+
+use dfs_proto::ids::ServerId;
+use tokio::time::Instant;
+
+use super::{execute, pause};
+use crate::command::{Command, REAP_LIMIT_MAX};
+use crate::kv::Snapshot;
+use crate::leases::Touched;
+use crate::service::Metaserver;
+use crate::state::read;
+use crate::view::{Registered, View};
+
+/// Short against `server_away`, so that a dead server's chunks are sealed soon after it counts as away.
+const INTERVAL: Duration = Duration::from_millis(250);
+/// A sleep that takes this much longer than asked is a process that was stopped (or starved): meanwhile nobody could have
+/// been heard, and nobody's silence counts.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+
+pub(super) async fn run(metaserver: &Metaserver) {
+    loop {
+        let late = pause(INTERVAL).await;
+        if late >= PAUSE_MIN {
+            tracing::warn!("this process did not run for {late:?}");
+            metaserver.gate.view.excuse(late);
+            metaserver.gate.sessions.excuse(late);
+        }
+        let view = &metaserver.gate.view;
+        let look = |state: &dyn Snapshot| {
+            let has_open = |server| read::has_open_chunks(state, server);
+            Ok(plan(&read::servers(state), view, Instant::now(), has_open))
+        };
+        let Ok(planned) = metaserver.gate.read(&Touched::nothing(), None, look).await else { continue };
+        // What one command leaves, the next round plans.
+        execute(metaserver, planned).await;
+    }
+}
+
+fn plan(
+    registered: &[Registered],
+    view: &View,
+    now: Instant,
+    has_open_chunks: impl Fn(ServerId) -> bool,
+) -> Vec<Command> {
+    let away = view.away(registered, now).into_iter();
+    let affected = away.filter(|server| has_open_chunks(*server));
+    affected.map(|server| Command::SealChunksOf { server, limit: REAP_LIMIT_MAX }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use dfs_proto::ids::{DirectoryId, Instance};
+
+    use super::*;
+    use crate::command::ServerAddresses;
+    use crate::state::server::ServerRecord;
+    use crate::view::Load;
+
+    #[test]
+    fn open_chunks_are_sealed_only_on_servers_that_are_away() {
+        let record = |id: u64| {
+            let directory = DirectoryId(u128::from(id));
+            let (addresses, zone) = (ServerAddresses::default(), String::new());
+            (ServerId(id), ServerRecord { directory, addresses, zone, instance: Instance(1) })
+        };
+        let registered: Vec<Registered> = (1..=3).map(record).collect();
+        let start = Instant::now();
+        let view = View::new(Duration::from_secs(3), start);
+        view.heard(ServerId(1), Instance(1), Load::default(), start + Duration::from_secs(4));
+        let now = start + Duration::from_secs(5);
+        let planned = plan(&registered, &view, now, |server| server != ServerId(3));
+        assert_eq!(planned, [Command::SealChunksOf { server: ServerId(2), limit: REAP_LIMIT_MAX }]);
+    }
+}

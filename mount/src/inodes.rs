@@ -1,0 +1,143 @@
+//! The inodes that the kernel knows: how often it looked each up, and under which name last.
+//!
+//! I1  An inode is here exactly while the kernel's count of look-ups that it has not taken back (`forget`) is above 0:
+//!     the kernel bounds the table, by its own inode cache.
+//! I2  Names are for people (which file could not be written); nothing is decided by them. They may be outdated.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use dfs_proto::ids::{InodeId, VolumeId};
+
+/// Parents followed when a path is put together: deeper ones are shown as `…`.
+const PATH_DEPTH_MAX: usize = 64;
+
+struct Known {
+    lookups: u64,
+    parent: InodeId,
+    name: Box<[u8]>,
+}
+
+/// The lock is held for one look-up or one path and never with another.
+pub(crate) struct Inodes(Mutex<HashMap<InodeId, Known>>);
+
+impl Inodes {
+    pub(crate) fn new() -> Inodes {
+        Inodes(Mutex::new(HashMap::new()))
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut HashMap<InodeId, Known>) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The kernel is being told of `inode`: one look-up more.
+    pub(crate) fn looked_up(&self, inode: InodeId, parent: InodeId, name: &[u8]) {
+        self.with(|known| {
+            let entry = known.entry(inode).or_insert_with(|| Known { lookups: 0, parent, name: name.into() });
+            entry.lookups += 1;
+            if entry.parent != parent || *entry.name != *name {
+                entry.parent = parent;
+                entry.name = name.into();
+            }
+        });
+    }
+
+    /// The kernel takes `count` look-ups back.
+    pub(crate) fn forget(&self, inode: InodeId, count: u64) {
+        self.with(|known| {
+            if let Some(entry) = known.get_mut(&inode) {
+                entry.lookups = entry.lookups.saturating_sub(count);
+                if entry.lookups == 0 {
+                    known.remove(&inode); // keeps I1
+                }
+            }
+        });
+    }
+
+    /// How messages name `inode`: its path from the root of the mount as far as it is known, else its number.
+    pub(crate) fn describe(&self, inode: InodeId) -> String {
+        let names = self.with(|known| {
+            let mut names = Vec::new();
+            let mut at = inode;
+            while let (true, Some(entry)) = (names.len() < PATH_DEPTH_MAX, known.get(&at)) {
+                names.push(entry.name.escape_ascii().to_string());
+                at = entry.parent;
+            }
+            if at != InodeId::ROOT && !names.is_empty() {
+                names.push("…".to_owned());
+            }
+            names
+        });
+        if names.is_empty() {
+            return inode.to_string();
+        }
+        let path: Vec<String> = names.into_iter().rev().collect();
+        format!("{} ({inode})", path.join("/"))
+    }
+
+    /// A message of the client library, which starts with an inode's number, with the path instead.
+    pub(crate) fn with_path(&self, message: &str) -> String {
+        let parts = message.strip_prefix("inode ").and_then(|rest| {
+            let (volume, rest) = rest.split_once(':')?;
+            let (number, why) = rest.split_once(':')?;
+            Some((InodeId::new(VolumeId(volume.parse().ok()?), number.parse().ok()?)?, why))
+        });
+        match parts {
+            Some((inode, why)) => format!("{}:{why}", self.describe(inode)),
+            None => message.to_owned(),
+        }
+    }
+
+    #[cfg(test)]
+    fn count(&self) -> usize {
+        self.with(|known| known.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inode_is_known_until_every_lookup_is_taken_back() {
+        let inodes = Inodes::new();
+        for _ in 0..3 {
+            inodes.looked_up(InodeId(5), InodeId::ROOT, b"five");
+        }
+        inodes.forget(InodeId(5), 2);
+        assert_eq!(inodes.count(), 1);
+        inodes.forget(InodeId(5), 1);
+        assert_eq!(inodes.count(), 0);
+        inodes.forget(InodeId(5), 1);
+        assert_eq!(inodes.count(), 0);
+    }
+
+    #[test]
+    fn a_message_names_the_path_as_far_as_it_is_known() {
+        let inodes = Inodes::new();
+        assert_eq!(inodes.describe(InodeId(9)), InodeId(9).to_string());
+        inodes.looked_up(InodeId(8), InodeId::ROOT, b"directory");
+        inodes.looked_up(InodeId(9), InodeId(8), b"old name");
+        inodes.looked_up(InodeId(9), InodeId(8), b"file\n");
+        assert_eq!(inodes.describe(InodeId(9)), "directory/file\\n (inode 0:9)");
+        inodes.forget(InodeId(8), 1);
+        assert_eq!(inodes.describe(InodeId(9)), "…/file\\n (inode 0:9)");
+    }
+
+    #[test]
+    fn a_message_of_the_client_gets_the_path() {
+        let inodes = Inodes::new();
+        inodes.looked_up(InodeId(9), InodeId::ROOT, b"file");
+        let message = format!("{}: 12 bytes: no answer", InodeId(9));
+        assert_eq!(inodes.with_path(&message), "file (inode 0:9): 12 bytes: no answer");
+        assert_eq!(inodes.with_path("everything: 0:9: x"), "everything: 0:9: x");
+    }
+
+    #[test]
+    fn names_that_lead_in_a_circle_still_make_an_end() {
+        let inodes = Inodes::new();
+        inodes.looked_up(InodeId(8), InodeId(9), b"a");
+        inodes.looked_up(InodeId(9), InodeId(8), b"b");
+        assert!(inodes.describe(InodeId(8)).starts_with("…/"));
+    }
+}

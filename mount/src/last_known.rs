@@ -1,0 +1,101 @@
+//! The root's attributes and the space, as they were last known: answered while no metaserver answers.
+//!
+//! `umount` asks for both before it unmounts, so a mount whose servers are all dead could otherwise not be ended before
+//! the metadata deadline (promise 7). Only these two are treated so; whoever asks for anything else waits.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::fs::FsResult;
+
+/// So long a fresh answer is waited for: longer than an election usually takes, short enough for `umount`.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// And so long when the one before was waited for in vain.
+const PATIENCE_WHILE_AWAY: Duration = Duration::from_millis(50);
+
+/// The lock is held for one copy and never with another.
+pub(crate) struct LastKnown<T> {
+    value: Mutex<Option<T>>,
+    is_away: AtomicBool,
+}
+
+impl<T: Clone> LastKnown<T> {
+    pub(crate) fn new() -> LastKnown<T> {
+        LastKnown { value: Mutex::new(None), is_away: AtomicBool::new(false) }
+    }
+
+    /// The fresh answer if it comes soon or nothing is known, else what is known.
+    pub(crate) async fn or(&self, fresh: impl Future<Output = FsResult<T>>) -> FsResult<T> {
+        let mut fresh = pin!(fresh);
+        let patience = if self.is_away.load(Ordering::Relaxed) { PATIENCE_WHILE_AWAY } else { PATIENCE };
+        let answer = match timeout(patience, &mut fresh).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                self.is_away.store(true, Ordering::Relaxed);
+                match self.get() {
+                    Some(known) => return Ok(known),
+                    None => fresh.await,
+                }
+            }
+        };
+        if let Ok(value) = &answer {
+            self.is_away.store(false, Ordering::Relaxed);
+            *self.value.lock().unwrap_or_else(PoisonError::into_inner) = Some(value.clone());
+        }
+        answer
+    }
+
+    fn get(&self) -> Option<T> {
+        self.value.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::fs::FsError;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_known_is_answered_only_when_nothing_fresh_comes() {
+        let known = LastKnown::new();
+        assert_eq!(known.or(ready(Ok(1))).await.unwrap(), 1);
+        assert_eq!(known.or(ready(Ok(2))).await.unwrap(), 2);
+        let start = Instant::now();
+        assert_eq!(known.or(pending()).await.unwrap(), 2);
+        assert!(start.elapsed() >= PATIENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_second_in_an_outage_does_not_wait_as_long_and_a_fresh_answer_ends_it() {
+        let known = LastKnown::new();
+        assert_eq!(known.or(ready(Ok(1))).await.unwrap(), 1);
+        known.or(pending()).await.unwrap();
+        let start = Instant::now();
+        known.or(pending()).await.unwrap();
+        assert!(start.elapsed() < PATIENCE);
+        assert_eq!(known.or(ready(Ok(2))).await.unwrap(), 2);
+        let start = Instant::now();
+        assert_eq!(known.or(pending()).await.unwrap(), 2);
+        assert!(start.elapsed() >= PATIENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_and_an_answer_without_anything_known_are_passed_on() {
+        let known = LastKnown::new();
+        let late = async {
+            tokio::time::sleep(2 * PATIENCE).await;
+            Ok(7)
+        };
+        assert_eq!(known.or(late).await.unwrap(), 7);
+        assert!(matches!(known.or(ready(Err(FsError::BadName))).await, Err(FsError::BadName)));
+    }
+}

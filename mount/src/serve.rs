@@ -1,0 +1,301 @@
+//! The daemon's life.
+//!
+//! ```text
+//!   settings, mountpoint checked ─ fork ─ connect ─ mount ─ first statfs ─► the starter returns
+//!                                                                │
+//!                            umount from outside ◄───────────────┼───────────► SIGTERM, SIGINT, SIGHUP
+//!                                    │                                                │ unmount if nobody uses it
+//!                                    └──────────► write what is buffered ◄────────────┘
+//!                                                 name what could not be written
+//!                                                 detach if still mounted, end
+//! ```
+//!
+//! L1  From the signal, or the unmount, to the end of the process it takes less than [`END_MAX`], whatever the servers
+//!     do (promise 7).
+//! L2  The mount is never left behind by a daemon that ends in order.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use dfs_client::{Client, ClientConfig};
+use dfs_proto::env::Env;
+use fuser::{MountOption, Session, SessionACL};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::cli::{Cli, MountFlags};
+use crate::config::Settings;
+use crate::daemon::{self, Side, Starter};
+use crate::fs::Fs;
+use crate::fuse::{Deadlines, Edge, REQUEST_LEN_MAX};
+use crate::mountpoint::{self, Unmount};
+use crate::{log, pages};
+
+/// Long enough for a federation that elects a leader, short enough for someone who mistyped an address.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// Keeps L1.
+const END_MAX: Duration = Duration::from_secs(9);
+/// After an unmount from outside nothing is open any more, and what was closed is committed: less is left to do.
+const END_UNMOUNTED_MAX: Duration = Duration::from_secs(5);
+/// Of it: waiting for an orderly unmount, and what is left for detaching after the buffers were written.
+const UNMOUNT_MAX: Duration = Duration::from_secs(2);
+const DETACH_MAX: Duration = Duration::from_secs(1);
+const _: () = assert!(UNMOUNT_MAX.as_millis() + DETACH_MAX.as_millis() < END_MAX.as_millis() / 2);
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match start(&cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("dfs-mount: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Everything that can be refused before there are two processes.
+fn start(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let settings = Settings::load(cli)?;
+    let filter = log::filter(cli.log_level.as_deref())?;
+    let log_file = match &cli.log_file {
+        Some(path) => Some(daemon::open_log(path).with_context(|| format!("log file {}", path.display()))?),
+        None => None,
+    };
+    let mountpoint = mountpoint::prepare(&cli.mountpoint)?;
+    let mut starter = if cli.foreground {
+        Starter::foreground()
+    } else {
+        match daemon::background().context("go to the background")? {
+            Side::Parent(code) => return Ok(code),
+            Side::Child(starter) => starter,
+        }
+    };
+    if let Some(file) = &log_file {
+        daemon::log_to(file)?;
+    }
+    log::start(filter);
+    match serve(&settings, &mountpoint, &mut starter) {
+        Ok(code) => Ok(code),
+        Err(error) if starter.failed(&format!("{error:#}")) => Ok(ExitCode::FAILURE),
+        Err(error) => Err(error),
+    }
+}
+
+fn serve(settings: &Settings, mountpoint: &Path, starter: &mut Starter) -> anyhow::Result<ExitCode> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("dfs-mount").build()?;
+    let served = runtime.block_on(async {
+        let client = connect(settings, mountpoint).await?;
+        let mut mount = match Mount::new(settings, mountpoint, client.clone()) {
+            Ok(mount) => mount,
+            Err(error) => {
+                client.shutdown(DETACH_MAX).await;
+                return Err(error);
+            }
+        };
+        let served = mount.serve(starter).await;
+        let is_written = mount.end().await;
+        served?;
+        Ok(if is_written { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    });
+    // Requests that still wait for a server are not waited for: the kernel has given them up.
+    runtime.shutdown_background();
+    served
+}
+
+async fn connect(settings: &Settings, mountpoint: &Path) -> anyhow::Result<Arc<Client>> {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let config = ClientConfig {
+        metaservers: settings.metaservers.clone(),
+        name: format!("{}:{}", host.trim(), mountpoint.display()),
+        metadata_timeout: settings.metadata_timeout,
+        data_timeout: settings.data_timeout,
+        connect_timeout: settings.connect_timeout,
+        session_memory_bytes: settings.session_memory_bytes,
+        copies: settings.copies,
+    };
+    let connecting = async || format!("connect to the federation at {}", settings.metaservers.join(", "));
+    match timeout(CONNECT_MAX, Client::connect(config, Env::real())).await {
+        Ok(Ok(client)) => Ok(client),
+        Ok(Err(error)) => Err(error).context(connecting().await),
+        Err(_) => bail!("{}: no metaserver answered within {} s", connecting().await, CONNECT_MAX.as_secs()),
+    }
+}
+
+/// One mounted federation.
+struct Mount {
+    client: Arc<Client>,
+    fs: Arc<Fs>,
+    path: PathBuf,
+    /// Answers when the kernel has ended the connection, by whomever it was unmounted.
+    ended: oneshot::Receiver<io::Result<()>>,
+    /// It is still in the tree, as far as we know.
+    is_mounted: bool,
+    signals: Signals,
+}
+
+impl Mount {
+    fn new(settings: &Settings, path: &Path, client: Arc<Client>) -> anyhow::Result<Mount> {
+        let signals = Signals::new()?;
+        let fs = Arc::new(Fs::new(client.clone()));
+        let deadlines = Deadlines::new(settings.metadata_timeout, settings.data_timeout);
+        let edge = Edge::new(fs.clone(), tokio::runtime::Handle::current(), deadlines);
+        let session = Session::new(edge, path, &session_config(settings))
+            .with_context(|| format!("mount on {}", path.display()))?;
+        fs.set_drop_pages(pages::start(session.notifier())?);
+        let ended = in_thread("dfs-fuse", move || session.run())?;
+        Ok(Mount { client, fs, path: path.to_owned(), ended, is_mounted: true, signals })
+    }
+
+    /// Until it is unmounted, or a signal asks to end.
+    async fn serve(&mut self, starter: &mut Starter) -> anyhow::Result<()> {
+        let path = self.path.clone();
+        let mut first_statfs = in_thread("dfs-statfs", move || {
+            mountpoint::raise_read_ahead(&path, REQUEST_LEN_MAX);
+            mountpoint::look_at(&path)
+        })?;
+        tokio::select! {
+            answer = &mut first_statfs => answer?.context("first statfs of the mount")?,
+            ended = &mut self.ended => return self.has_ended_with(ended),
+            () = self.signals.next() => bail!("told to end before the mount answered"),
+        }
+        starter.ready().context("nobody waits for the mount any more")?;
+        tracing::info!("mounted on {}", self.path.display());
+        tokio::select! {
+            ended = &mut self.ended => self.has_ended_with(ended),
+            () = self.signals.next() => Ok(()),
+        }
+    }
+
+    /// Without an error it was unmounted. With one, fuser may not have freed the mountpoint.
+    fn has_ended_with(
+        &mut self,
+        ended: Result<io::Result<()>, oneshot::error::RecvError>,
+    ) -> anyhow::Result<()> {
+        ended.context("the thread of the FUSE session ended early")?.context("FUSE session")?;
+        self.is_mounted = false;
+        Ok(())
+    }
+
+    /// Writes what is buffered and frees the mountpoint; false when bytes were lost. Keeps L1 and L2.
+    async fn end(&mut self) -> bool {
+        let end_max = if self.is_mounted { END_MAX } else { END_UNMOUNTED_MAX };
+        let deadline = Instant::now() + end_max;
+        self.unmount(Unmount::IfIdle, Instant::now() + UNMOUNT_MAX).await;
+        self.fs.close();
+        let for_writing = (deadline - DETACH_MAX).saturating_duration_since(Instant::now());
+        let written = timeout(for_writing, self.client.shutdown(for_writing * 9 / 10)).await;
+        let lost = written.unwrap_or_else(|_| vec!["everything that was still buffered".to_owned()]);
+        // Whoever waits for an answer gets an error now, and whoever uses the mount loses it.
+        self.unmount(Unmount::Abort, deadline - DETACH_MAX / 2).await;
+        self.unmount(Unmount::Detach, deadline).await;
+        for name in &lost {
+            tracing::error!("could not be written: {}", self.fs.inodes().with_path(name));
+        }
+        tracing::info!("no longer mounted on {}", self.path.display());
+        lost.is_empty()
+    }
+
+    /// Takes the mount away if it is there, in the time given. Only the success of it is remembered.
+    async fn unmount(&mut self, how: Unmount, deadline: Instant) {
+        if !self.is_mounted {
+            return;
+        }
+        let path = self.path.clone();
+        let Ok(unmounted) = in_thread("dfs-unmount", move || mountpoint::unmount(&path, how)) else { return };
+        match timeout_at(deadline, unmounted).await {
+            Ok(Ok(Ok(()))) => self.is_mounted = false,
+            Ok(Ok(Err(error))) => tracing::info!("unmount {} ({how:?}): {error}", self.path.display()),
+            Ok(Err(_)) | Err(_) => tracing::info!("unmount {} ({how:?}): no answer", self.path.display()),
+        }
+    }
+}
+
+/// Runs what may block; the answer comes when it is done, if ever. Nobody waits for the thread at the end.
+fn in_thread<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<oneshot::Receiver<T>> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let _ = sender.send(work());
+    })?;
+    Ok(receiver)
+}
+
+/// The signals that ask to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.hang_up.recv() => {}
+        }
+    }
+}
+
+fn session_config(settings: &Settings) -> fuser::Config {
+    // SAFETY: reads a number of this process; cannot fail.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    let mut config = fuser::Config::default();
+    config.mount_options = mount_options(&settings.flags, &settings.metaservers, is_root);
+    // Others see the mount; who is not root may offer that only where fuse.conf allows it.
+    config.acl = if is_root { SessionACL::All } else { SessionACL::Owner };
+    config.n_threads = Some(settings.threads);
+    config.clone_fd = true;
+    config
+}
+
+fn mount_options(flags: &MountFlags, metaservers: &[String], is_root: bool) -> Vec<MountOption> {
+    // fusermount3, which mounts for others than root, takes its options apart at commas.
+    let comma = if is_root { "," } else { "\\," };
+    let choose = |yes, if_yes, if_no| if yes { if_yes } else { if_no };
+    vec![
+        MountOption::FSName(format!("dfs:{}", metaservers.join(comma))),
+        MountOption::CUSTOM("subtype=dfs".to_owned()), // fuser's own `Subtype` does not reach mount(2)
+        MountOption::CUSTOM(format!("max_read={REQUEST_LEN_MAX}")),
+        MountOption::DefaultPermissions, // walks over cached names are otherwise unchecked (P5.1)
+        choose(flags.read_only, MountOption::RO, MountOption::RW),
+        choose(flags.devices, MountOption::Dev, MountOption::NoDev),
+        choose(flags.set_uid, MountOption::Suid, MountOption::NoSuid),
+        choose(flags.execute, MountOption::Exec, MountOption::NoExec),
+        choose(flags.access_times, MountOption::Atime, MountOption::NoAtime),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_is_named_after_its_federation_and_checks_permissions() {
+        let servers = ["a:1".to_owned(), "b:2".to_owned()];
+        let options = mount_options(&MountFlags::default(), &servers, true);
+        assert!(options.contains(&MountOption::FSName("dfs:a:1,b:2".to_owned())));
+        assert!(options.contains(&MountOption::DefaultPermissions));
+        assert!(options.contains(&MountOption::NoDev) && options.contains(&MountOption::NoSuid));
+        let escaped = mount_options(&MountFlags::default(), &servers, false);
+        assert!(escaped.contains(&MountOption::FSName("dfs:a:1\\,b:2".to_owned())));
+    }
+}

@@ -1,0 +1,9 @@
+# Sourced by the scripts beside it: where things are, and how they speak.
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
+BIN=$TARGET/release
+# Programs of the external suites: outside the checkout, so that clones share them.
+SUITES=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/dfs-tests
+say() { printf '%s\n' "$*"; }
+die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }

@@ -1,0 +1,19 @@
+//! The whole system under test: real daemons on loopback, real mounts, and what the tests share.
+//!
+//! `cluster` starts, hurts and ends daemons; `daemon` is one of them; `guard` ends what a killed test process left;
+//! `shared` lends one cluster to all tests of a file; `shell` runs commands with a deadline, `sys` the system calls that
+//! `std` does not have; `tree` makes and compares trees; `load` works while servers fail;
+//! `wait` waits for conditions.
+
+pub mod cluster;
+pub mod daemon;
+pub mod guard;
+pub mod load;
+pub mod shared;
+pub mod shell;
+pub mod sys;
+pub mod tree;
+pub mod wait;
+pub mod model;
+pub mod sim;
+pub mod walk;

@@ -1,0 +1,302 @@
+//! The whole system under a simulated clock, network and disks: three metaservers, three chunkservers, several clients
+//! that walk at random, and faults. One seed is one run; the same seed is the same run.
+//!
+//! Fault model, drawn from the seed:
+//! * crash: a server's tasks vanish between two ticks; its log disk, chunk disk and Kv keep what was synced or flushed, and
+//!   of the rest what chance leaves; it starts again within seconds. At most one metaserver and one chunkserver at a time.
+//! * partition: the links between two hosts (clients too) are cut both ways or one way, for up to some seconds. One way
+//!   means that requests are executed and their replies lost.
+//! * a cut link loses segments, and TCP here does not send them again: such a connection hangs, also afterwards.
+//! Clocks run at one rate. What is checked: every answer equals the model's (waiting is allowed, errors are not), at the
+//! end another client sees every byte, and `state::check` finds nothing on any metaserver.
+
+mod faults;
+mod net;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use dfs_chunkserver::disk::MemoryDisk;
+use dfs_chunkserver::machine::{FixedMachine, MachineLoad};
+use dfs_chunkserver::workers::Workers;
+use dfs_client::{Client, ClientConfig};
+use dfs_metaserver::Storage;
+use dfs_metaserver::config::{BootstrapMember, Settings};
+use dfs_metaserver::kv::KvHome;
+use dfs_metaserver::kv::memory::MemoryHome;
+use dfs_metaserver::raft::log_disk::SimulatedDisk;
+use dfs_proto::attr::Timestamp;
+use dfs_proto::env::{Clock, Env, Rng};
+use serde::{Deserialize, Serialize};
+
+use crate::walk::Walker;
+use faults::Faults;
+use net::SimNet;
+
+const METASERVERS: usize = 3;
+const CHUNKSERVERS: usize = 3;
+const GRPC_PORT: u16 = 7000;
+const FRAMES_PORT: u16 = 7101;
+
+/// What one run is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub walkers: usize,
+    pub operations_each: u64,
+    /// Longest pause of a walker between two operations: spreads them over the faults.
+    pub pause_max: Duration,
+}
+
+impl Plan {
+    pub fn of_seed(seed: u64) -> Plan {
+        Plan { seed, walkers: 3, operations_each: 110, pause_max: Duration::from_millis(400) }
+    }
+}
+
+/// What one run saw. `trace` covers every operation and fault with its time: equal traces mean equal runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    pub operations: u64,
+    pub bytes_written: u64,
+    pub crashes: u64,
+    pub partitions: u64,
+    pub leader_changes: u64,
+    /// Crashes of a chunkserver: copies that lost what was not synced.
+    pub replica_losses: u64,
+    pub longest_stall_ms: u64,
+    pub simulated_ms: u64,
+    pub trace: u64,
+}
+
+/// What the hosts share with the driver outside.
+struct Shared {
+    seed: u64,
+    walking: AtomicUsize,
+    totals: Mutex<Totals>,
+    /// Highest Raft term seen, to count changes of the leader.
+    term: Mutex<u64>,
+}
+
+impl Shared {
+    fn note(&self, what: u64) {
+        let mut totals = self.totals();
+        // FNV-1a over times and events: enough to tell two runs apart.
+        let at = turmoil::sim_elapsed().unwrap_or_default().as_nanos() as u64;
+        for word in [what, at] {
+            totals.trace = (totals.trace ^ word).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+
+    fn totals(&self) -> std::sync::MutexGuard<'_, Totals> {
+        self.totals.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Simulated wall-clock time: all hosts agree.
+struct SimClock;
+
+impl Clock for SimClock {
+    fn now(&self) -> Timestamp {
+        let since = turmoil::since_epoch().unwrap_or_default();
+        Timestamp { seconds: since.as_secs() as i64, nanos: since.subsec_nanos() }
+    }
+}
+
+/// Each start of each host draws from a stream of its own.
+fn env(seed: u64, host: u64, start: u64) -> Env {
+    let rng = Rng::seeded(seed ^ host.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (start << 32));
+    Env { clock: Arc::new(SimClock), rng, net: Arc::new(SimNet) }
+}
+
+fn metaserver_names() -> Vec<String> {
+    (1..=METASERVERS).map(|n| format!("m{n}")).collect()
+}
+
+fn metaserver_addresses() -> Vec<String> {
+    metaserver_names().iter().map(|name| format!("{name}:{GRPC_PORT}")).collect()
+}
+
+/// The disks that outlive their hosts.
+pub(crate) struct Disks {
+    logs: Vec<SimulatedDisk>,
+    states: Vec<MemoryHome>,
+    chunks: Vec<MemoryDisk>,
+}
+
+impl Disks {
+    fn new() -> Disks {
+        Disks {
+            logs: (0..METASERVERS).map(|_| SimulatedDisk::new(Duration::from_millis(1))).collect(),
+            states: (0..METASERVERS).map(|_| MemoryHome::default()).collect(),
+            chunks: (0..CHUNKSERVERS).map(|_| MemoryDisk::new(8 << 30)).collect(),
+        }
+    }
+}
+
+/// Runs one seed to its end; panics where the system breaks a promise.
+pub fn run(plan: Plan) -> Totals {
+    let mut sim = turmoil::Builder::new()
+        .rng_seed(plan.seed)
+        .epoch(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000))
+        .simulation_duration(Duration::from_secs(1200))
+        .tick_duration(Duration::from_millis(1))
+        .min_message_latency(Duration::from_micros(100))
+        .max_message_latency(Duration::from_millis(3))
+        .tcp_capacity(1 << 16)
+        .build();
+    let shared = Arc::new(Shared {
+        seed: plan.seed,
+        walking: AtomicUsize::new(plan.walkers),
+        totals: Mutex::default(),
+        term: Mutex::new(0),
+    });
+    let disks = Disks::new();
+    for index in 0..METASERVERS {
+        add_metaserver(&mut sim, &shared, &disks, index);
+    }
+    for index in 0..CHUNKSERVERS {
+        add_chunkserver(&mut sim, &shared, &disks, index);
+    }
+    for index in 0..plan.walkers {
+        add_walker(&mut sim, &shared, plan, index);
+    }
+    let mut faults = Faults::new(Rng::seeded(plan.seed.wrapping_add(1)), plan.walkers);
+    loop {
+        let is_over = shared.walking.load(Ordering::SeqCst) == 0;
+        faults.tick(&mut sim, &disks, &shared, is_over);
+        match sim.step() {
+            Ok(true) => break,
+            Ok(false) => {}
+            Err(error) => panic!("seed {}: {error}", plan.seed),
+        }
+    }
+    check_states(&disks, plan.seed);
+    let simulated_ms = sim.elapsed().as_millis() as u64;
+    let term = *shared.term.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let totals = *shared.totals();
+    Totals { simulated_ms, leader_changes: term.saturating_sub(1), ..totals }
+}
+
+fn add_metaserver(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, disks: &Disks, index: usize) {
+    let (log, state, shared) = (disks.logs[index].clone(), disks.states[index].clone(), shared.clone());
+    let starts = Arc::new(AtomicUsize::new(0));
+    sim.host(metaserver_names()[index].as_str(), move || {
+        let storage = Storage { log: Arc::new(log.clone()), state: Arc::new(state.clone()) };
+        let start = starts.fetch_add(1, Ordering::SeqCst) as u64;
+        let env = env(shared.seed, 100 + index as u64, start);
+        let bootstrap = metaserver_addresses().into_iter().zip(1..);
+        let settings = Settings {
+            id: Some(index as u64 + 1),
+            cluster: Some("simulated".to_owned()),
+            data: Some("simulated".into()),
+            listen: Some(format!("0.0.0.0:{GRPC_PORT}")),
+            http: Some(String::new()),
+            bootstrap: Some(bootstrap.map(|(address, id)| BootstrapMember { id, address }).collect()),
+            // Small, so that snapshots are taken, sent and installed within a run.
+            snapshot_every_logs: Some(200),
+            ..Settings::default()
+        };
+        let shared = shared.clone();
+        async move {
+            let config = dfs_metaserver::config::Config::validate(settings)?;
+            let running = dfs_metaserver::start(config, env, storage).await?;
+            let mut leadership = running.consensus().leadership();
+            tokio::spawn(async move {
+                while leadership.changed().await.is_ok() {
+                    let term = leadership.borrow_and_update().term;
+                    let mut seen = shared.term.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                    *seen = term.max(*seen);
+                }
+            });
+            running.run_until(std::future::pending()).await?;
+            Ok(())
+        }
+    });
+}
+
+fn add_chunkserver(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, disks: &Disks, index: usize) {
+    let (disk, shared) = (disks.chunks[index].clone(), shared.clone());
+    let starts = Arc::new(AtomicUsize::new(0));
+    let name = format!("c{}", index + 1);
+    sim.host(name.as_str(), move || {
+        let start = starts.fetch_add(1, Ordering::SeqCst) as u64;
+        let env = env(shared.seed, 200 + index as u64, start);
+        let mut config = dfs_chunkserver::config::Config::default();
+        config.federation.metaservers = metaserver_addresses();
+        config.chunkserver = dfs_chunkserver::config::Section {
+            data: "/data".into(),
+            listen: "0.0.0.0:7100".to_owned(),
+            advertise: format!("c{}:7100", index + 1),
+            frames_listen: format!("0.0.0.0:{FRAMES_PORT}"),
+            frames_advertise: format!("c{}:{FRAMES_PORT}", index + 1),
+            http: String::new(),
+            ..config.chunkserver
+        };
+        let machine = FixedMachine(MachineLoad { cpu_percent: 10, ..MachineLoad::default() });
+        let seams = dfs_chunkserver::Seams {
+            disk: Arc::new(disk.clone()),
+            machine: Arc::new(Mutex::new(machine)),
+            io: Workers::inline(),
+            syncs: Workers::inline(),
+        };
+        async move {
+            let (_stop, stopped) = tokio::sync::watch::channel(false);
+            dfs_chunkserver::run(config, env, seams, stopped).await?;
+            Ok(())
+        }
+    });
+}
+
+fn client_config(name: &str) -> ClientConfig {
+    ClientConfig {
+        metaservers: metaserver_addresses(),
+        name: name.to_owned(),
+        // Long enough for any fault of the model: then an error is a bug.
+        metadata_timeout: Duration::from_secs(60),
+        data_timeout: Duration::from_secs(60),
+        ..ClientConfig::default()
+    }
+}
+
+fn add_walker(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan: Plan, index: usize) {
+    let shared = shared.clone();
+    let name = format!("w{}", index + 1);
+    sim.client(name.clone().as_str(), async move {
+        let env = env(plan.seed, 300 + index as u64, 0);
+        let rng = env.rng.clone();
+        let client = Client::connect(client_config(&name), env.clone()).await?;
+        let mut walker = Walker::start(client.clone(), rng.clone(), &name).await;
+        for _ in 0..plan.operations_each {
+            walker.step().await;
+            shared.note(index as u64);
+            tokio::time::sleep(Duration::from_micros(rng.below(plan.pause_max.as_micros() as u64))).await;
+        }
+        walker.finish().await;
+        {
+            let mut totals = shared.totals();
+            totals.operations += walker.walked.operations;
+            totals.bytes_written += walker.walked.bytes_written;
+            let stall = walker.walked.longest_stall.as_millis() as u64;
+            totals.longest_stall_ms = totals.longest_stall_ms.max(stall);
+        }
+        shared.walking.fetch_sub(1, Ordering::SeqCst);
+        // The driver mends everything now; another client sees what this one closed.
+        let reader = Client::connect(client_config("reader"), env).await?;
+        walker.compare_as(&reader).await;
+        let lost = client.shutdown(Duration::from_secs(60)).await;
+        assert!(lost.is_empty(), "{name}: not written at shutdown: {lost:?}");
+        reader.shutdown(Duration::from_secs(60)).await;
+        Ok(())
+    });
+}
+
+fn check_states(disks: &Disks, seed: u64) {
+    for (index, home) in disks.states.iter().enumerate() {
+        let Ok(Some(current)) = home.current() else { continue };
+        let kv = home.open(&current).unwrap_or_else(|error| panic!("seed {seed}: open the state of m{}: {error}", index + 1));
+        let broken = dfs_metaserver::state::check(&*kv.snapshot());
+        assert!(broken.is_empty(), "seed {seed}: m{}: {broken:#?}", index + 1);
+    }
+}

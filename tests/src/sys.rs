@@ -1,0 +1,116 @@
+//! System calls that `std` does not have, each as a function that returns `io::Result`.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+fn c_path(path: &Path) -> CString {
+    CString::new(path.as_os_str().as_bytes()).expect("paths of tests have no NUL")
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+pub fn renameat2(from: &Path, to: &Path, flags: libc::c_uint) -> io::Result<()> {
+    let (from, to) = (c_path(from), c_path(to));
+    // SAFETY: both strings live through the call.
+    check(unsafe { libc::renameat2(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), flags) })
+}
+
+/// `mode` has the kind of node in it (`S_IFIFO`, `S_IFCHR`, …).
+pub fn mknod(path: &Path, mode: libc::mode_t, device: libc::dev_t) -> io::Result<()> {
+    let path = c_path(path);
+    // SAFETY: the string lives through the call.
+    check(unsafe { libc::mknod(path.as_ptr(), mode, device) })
+}
+
+/// A time for [`utimens`]: seconds and nanoseconds, the latter may be `UTIME_NOW` or `UTIME_OMIT`.
+pub type Time = (i64, i64);
+
+/// Does not follow symlinks.
+pub fn utimens(path: &Path, atime: Time, mtime: Time) -> io::Result<()> {
+    let path = c_path(path);
+    let times = [atime, mtime].map(|(tv_sec, tv_nsec)| libc::timespec { tv_sec, tv_nsec });
+    // SAFETY: string and times live through the call.
+    check(unsafe {
+        libc::utimensat(libc::AT_FDCWD, path.as_ptr(), times.as_ptr(), libc::AT_SYMLINK_NOFOLLOW)
+    })
+}
+
+pub fn statvfs(path: &Path) -> io::Result<libc::statvfs> {
+    let path = c_path(path);
+    let mut found = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the string lives through the call, and `found` is large enough.
+    check(unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) })?;
+    // SAFETY: statvfs succeeded, so it filled `found`.
+    Ok(unsafe { found.assume_init() })
+}
+
+pub fn set_xattr(path: &Path, name: &str, value: &[u8]) -> io::Result<()> {
+    let (path, name) = (c_path(path), CString::new(name).expect("no NUL"));
+    // SAFETY: path, name and value live through the call.
+    check(unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) })
+}
+
+pub fn fallocate(file: &File, mode: libc::c_int, offset: i64, len: i64) -> io::Result<()> {
+    // SAFETY: the descriptor is open.
+    check(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, len) })
+}
+
+/// `flock(2)`; `operation` with `LOCK_NB` does not wait.
+pub fn flock(file: &File, operation: libc::c_int) -> io::Result<()> {
+    // SAFETY: the descriptor is open.
+    check(unsafe { libc::flock(file.as_raw_fd(), operation) })
+}
+
+pub fn unmount_lazily(path: &Path) -> io::Result<()> {
+    let path = c_path(path);
+    // SAFETY: the string lives through the call.
+    check(unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) })
+}
+
+/// Drops the kernel's clean pages and cached names, of every filesystem of this machine.
+pub fn drop_caches() {
+    std::fs::write("/proc/sys/vm/drop_caches", "3").expect("drop the kernel's caches, as root");
+}
+
+/// A whole file, mapped shared and writable.
+pub struct Mapping {
+    start: *mut u8,
+    len: usize,
+}
+
+impl Mapping {
+    pub fn new(file: &File, len: usize) -> io::Result<Mapping> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at a place that the kernel chooses touches no memory of ours.
+        let start = unsafe {
+            libc::mmap(std::ptr::null_mut(), len, protection, libc::MAP_SHARED, file.as_raw_fd(), 0)
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Mapping { start: start.cast(), len })
+    }
+
+    pub fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: the mapping has `len` bytes, lives as long as `self`, and nobody shortens its file meanwhile.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
+    }
+
+    pub fn sync(&self) -> io::Result<()> {
+        // SAFETY: the range is the mapping.
+        check(unsafe { libc::msync(self.start.cast(), self.len, libc::MS_SYNC) })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range is the mapping, and nobody uses it afterwards.
+        unsafe { libc::munmap(self.start.cast(), self.len) };
+    }
+}

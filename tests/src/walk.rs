@@ -1,0 +1,360 @@
+//! A walker does random operations through the client library, in a directory of its own, and compares every answer
+//! with the model's. Faults may make it wait; they may not make it see an error or another answer.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_client::{Client, ClientError, File, OpenMode};
+use dfs_proto::attr::{Caller, Name};
+use dfs_proto::env::Rng;
+use dfs_proto::ids::InodeId;
+use dfs_proto::meta::{Create, NewInode, Rename, SetAttr};
+use dfs_proto::units::{ByteLen, Offset};
+use tokio::time::Instant;
+
+use crate::model::{ModelError, ModelFs, Node, NodeId, ROOT};
+
+/// Names a walker uses: few, so that operations meet each other.
+const NAMES: u64 = 8;
+/// Directories beyond this many are not made.
+const DIRECTORIES_MAX: usize = 12;
+const FILES_OPEN_MAX: usize = 4;
+const FILE_LEN_MAX: u64 = 256 * 1024;
+
+/// What a walker saw.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Walked {
+    pub operations: u64,
+    pub bytes_written: u64,
+    pub longest_stall: Duration,
+}
+
+pub struct Walker {
+    client: Arc<Client>,
+    rng: Rng,
+    model: ModelFs,
+    inodes: BTreeMap<NodeId, InodeId>,
+    open: Vec<(NodeId, Arc<File>)>,
+    pub walked: Walked,
+    /// For messages: which walker.
+    name: String,
+}
+
+fn caller() -> Caller {
+    Caller { uid: 0, gid: 0, groups: Some(Vec::new()) }
+}
+
+fn name_of(text: &str) -> Name {
+    Name::new(text).unwrap_or_else(|bad| panic!("{text}: {bad:?}"))
+}
+
+fn model_error(error: &ClientError) -> Option<ModelError> {
+    Some(match error {
+        ClientError::NotFound => ModelError::NotFound,
+        ClientError::Exists => ModelError::Exists,
+        ClientError::NotDirectory => ModelError::NotDirectory,
+        ClientError::IsDirectory => ModelError::IsDirectory,
+        ClientError::NotEmpty => ModelError::NotEmpty,
+        ClientError::InvalidArgument { .. } => ModelError::Invalid,
+        _ => return None,
+    })
+}
+
+impl Walker {
+    /// Makes the directory `name` below the root and walks there.
+    pub async fn start(client: Arc<Client>, rng: Rng, name: &str) -> Walker {
+        let create =
+            Create { parent: InodeId::ROOT, name: name_of(name), mode: 0o755, what: NewInode::Directory, or_existing: false };
+        let made = client.create(&caller(), create).await.unwrap_or_else(|e| panic!("make {name}: {e}"));
+        Walker {
+            client,
+            rng,
+            model: ModelFs::default(),
+            inodes: BTreeMap::from([(ROOT, made.attr.inode)]),
+            open: Vec::new(),
+            walked: Walked::default(),
+            name: name.to_owned(),
+        }
+    }
+
+    fn directory(&self) -> NodeId {
+        let all = self.model.directories();
+        all[self.rng.below(all.len() as u64) as usize]
+    }
+
+    fn name(&self) -> String {
+        format!("n{}", self.rng.below(NAMES))
+    }
+
+    fn inode(&self, node: NodeId) -> InodeId {
+        self.inodes[&node]
+    }
+
+    /// Both answers must be the same; anything that the model cannot say is a failure of the promise.
+    fn same<T, U: Debug>(&self, what: &str, real: &Result<T, ClientError>, model: &Result<U, ModelError>) {
+        match (real, model) {
+            (Ok(_), Ok(_)) => {}
+            (Err(error), Err(expected)) if model_error(error) == Some(*expected) => {}
+            (Ok(_), Err(expected)) => panic!("{}: {what}: it succeeded, expected {expected:?}", self.name),
+            (Err(error), _) => panic!("{}: {what}: {error}, expected {model:?}", self.name),
+        }
+    }
+
+    /// One random operation.
+    pub async fn step(&mut self) {
+        let started = Instant::now();
+        match self.rng.below(20) {
+            0..=2 => self.create_file().await,
+            3 => self.make_directory().await,
+            4 => self.unlink().await,
+            5 => self.rmdir().await,
+            6..=7 => self.rename().await,
+            8 => self.link().await,
+            9..=10 => self.open_existing().await,
+            11..=14 => self.write().await,
+            15 => self.read().await,
+            16 => self.truncate().await,
+            17 => self.sync().await,
+            18 => self.close().await,
+            _ => self.list().await,
+        }
+        self.walked.operations += 1;
+        self.walked.longest_stall = self.walked.longest_stall.max(started.elapsed());
+    }
+
+    async fn create_file(&mut self) {
+        let (parent, name) = (self.directory(), self.name());
+        let create = Create {
+            parent: self.inode(parent),
+            name: name_of(&name),
+            mode: 0o644,
+            what: NewInode::File,
+            or_existing: false,
+        };
+        let mode = OpenMode { read: true, write: true, ..OpenMode::default() };
+        let real = self.client.create_open(&caller(), create, mode).await;
+        let model = self.model.create(parent, &name, Node::File(Vec::new()));
+        self.same(&format!("create {name}"), &real, &model);
+        if let (Ok((file, attr)), Ok(node)) = (real, model) {
+            self.inodes.insert(node, attr.inode);
+            self.keep_open(node, file).await;
+        }
+    }
+
+    async fn keep_open(&mut self, node: NodeId, file: Arc<File>) {
+        if self.open.len() == FILES_OPEN_MAX {
+            self.close().await;
+        }
+        self.open.push((node, file));
+    }
+
+    async fn make_directory(&mut self) {
+        if self.model.directories().len() >= DIRECTORIES_MAX {
+            return;
+        }
+        let (parent, name) = (self.directory(), self.name());
+        let create = Create {
+            parent: self.inode(parent),
+            name: name_of(&name),
+            mode: 0o755,
+            what: NewInode::Directory,
+            or_existing: false,
+        };
+        let real = self.client.create(&caller(), create).await;
+        let model = self.model.create(parent, &name, Node::Directory(BTreeMap::new()));
+        self.same(&format!("mkdir {name}"), &real, &model);
+        if let (Ok(made), Ok(node)) = (real, model) {
+            self.inodes.insert(node, made.attr.inode);
+        }
+    }
+
+    async fn unlink(&mut self) {
+        let (parent, name) = (self.directory(), self.name());
+        let real = self.client.unlink(&caller(), self.inode(parent), &name_of(&name)).await;
+        let model = self.model.unlink(parent, &name);
+        self.same(&format!("unlink {name}"), &real, &model);
+    }
+
+    async fn rmdir(&mut self) {
+        let (parent, name) = (self.directory(), self.name());
+        let real = self.client.rmdir(&caller(), self.inode(parent), &name_of(&name)).await;
+        let model = self.model.rmdir(parent, &name);
+        self.same(&format!("rmdir {name}"), &real, &model);
+    }
+
+    async fn rename(&mut self) {
+        let (parent, name) = (self.directory(), self.name());
+        let (new_parent, new_name) = (self.directory(), self.name());
+        let rename = Rename {
+            parent: self.inode(parent),
+            name: name_of(&name),
+            new_parent: self.inode(new_parent),
+            new_name: name_of(&new_name),
+            no_replace: false,
+        };
+        let real = self.client.rename(&caller(), rename).await;
+        let model = self.model.rename(parent, &name, new_parent, &new_name);
+        self.same(&format!("rename {name} to {new_name}"), &real, &model);
+    }
+
+    async fn link(&mut self) {
+        let (from, name) = (self.directory(), self.name());
+        let (parent, new_name) = (self.directory(), self.name());
+        let Ok(node) = self.model.lookup(from, &name) else { return };
+        if matches!(self.model.node(node), Node::Directory(_)) {
+            return;
+        }
+        let real = self.client.link(&caller(), self.inode(node), self.inode(parent), &name_of(&new_name)).await;
+        let model = self.model.link(node, parent, &new_name);
+        self.same(&format!("link {name} to {new_name}"), &real, &model);
+    }
+
+    async fn open_existing(&mut self) {
+        let (parent, name) = (self.directory(), self.name());
+        let real = self.client.lookup(&caller(), self.inode(parent), name.as_bytes()).await;
+        let model = self.model.lookup(parent, &name);
+        self.same(&format!("lookup {name}"), &real, &model);
+        let Ok(node) = model else { return };
+        if !matches!(self.model.node(node), Node::File(_)) {
+            return;
+        }
+        let mode = OpenMode { read: true, write: true, ..OpenMode::default() };
+        match self.client.open(&caller(), self.inode(node), mode).await {
+            Ok(file) => self.keep_open(node, file).await,
+            Err(error) => panic!("{}: open {name}: {error}", self.name),
+        }
+    }
+
+    fn some_open(&self) -> Option<(NodeId, Arc<File>)> {
+        let index = self.rng.below(self.open.len() as u64) as usize;
+        self.open.get(index).cloned()
+    }
+
+    async fn write(&mut self) {
+        let Some((node, file)) = self.some_open() else { return };
+        let offset = self.rng.below(FILE_LEN_MAX / 2);
+        let len = if self.rng.below(8) == 0 { self.rng.below(FILE_LEN_MAX / 2) } else { self.rng.below(9000) } + 1;
+        let fill = self.rng.u64().to_le_bytes();
+        let data: Vec<u8> = fill.iter().copied().cycle().take(len as usize).collect();
+        if let Err(error) = file.write_at(&caller(), Offset(offset), &data).await {
+            panic!("{}: write {len} at {offset} of {}: {error}", self.name, self.inode(node));
+        }
+        self.model.write(node, offset as usize, &data);
+        self.walked.bytes_written += len;
+    }
+
+    async fn read(&mut self) {
+        let Some((node, file)) = self.some_open() else { return };
+        let offset = self.rng.below(FILE_LEN_MAX / 2);
+        let len = self.rng.below(100_000) + 1;
+        self.compare(node, &file, offset, len).await;
+    }
+
+    async fn compare(&self, node: NodeId, file: &File, offset: u64, len: u64) {
+        let bytes = match file.read_at(Offset(offset), len).await {
+            Ok(bytes) => bytes,
+            Err(error) => panic!("{}: read {len} at {offset} of {}: {error}", self.name, self.inode(node)),
+        };
+        let all = self.model.read(node);
+        let from = all.len().min(offset as usize);
+        let expected = &all[from..all.len().min((offset + len) as usize)];
+        if bytes != expected {
+            let at = bytes.iter().zip(expected).position(|(a, b)| a != b);
+            panic!(
+                "{}: {} at {offset}: read {} bytes, expected {}, first difference at {at:?}",
+                self.name,
+                self.inode(node),
+                bytes.len(),
+                expected.len()
+            );
+        }
+    }
+
+    async fn truncate(&mut self) {
+        let Some((node, _file)) = self.some_open() else { return };
+        let len = self.rng.below(FILE_LEN_MAX / 2);
+        let set = SetAttr { inode: self.inode(node), size: Some(ByteLen(len)), by_handle: true, ..SetAttr::default() };
+        if let Err(error) = self.client.setattr(&caller(), set).await {
+            panic!("{}: truncate to {len}: {error}", self.name);
+        }
+        self.model.truncate(node, len as usize);
+    }
+
+    async fn sync(&mut self) {
+        let Some((_, file)) = self.some_open() else { return };
+        if let Err(error) = file.sync().await {
+            panic!("{}: fsync: {error}", self.name);
+        }
+    }
+
+    async fn close(&mut self) {
+        if self.open.is_empty() {
+            return;
+        }
+        let index = self.rng.below(self.open.len() as u64) as usize;
+        let (_, file) = self.open.swap_remove(index);
+        if let Err(error) = file.flush().await {
+            panic!("{}: close: {error}", self.name);
+        }
+        file.release().await;
+    }
+
+    async fn list(&mut self) {
+        let directory = self.directory();
+        let names = list_all(&self.client, self.inode(directory)).await;
+        assert_eq!(names, self.model.list(directory).unwrap_or_default(), "{}: list", self.name);
+    }
+
+    /// Closes everything, so that another client may look.
+    pub async fn finish(&mut self) {
+        while !self.open.is_empty() {
+            self.close().await;
+        }
+    }
+
+    /// Compares the whole tree as `reader`, another client, sees it.
+    pub async fn compare_as(&self, reader: &Arc<Client>) {
+        let mut left = vec![ROOT];
+        while let Some(directory) = left.pop() {
+            let names = list_all(reader, self.inode(directory)).await;
+            assert_eq!(names, self.model.list(directory).unwrap_or_default(), "{}: list at the end", self.name);
+            for name in names {
+                let node = self.model.lookup(directory, &name).unwrap_or(ROOT);
+                match self.model.node(node) {
+                    Node::Directory(_) => left.push(node),
+                    Node::File(_) => self.compare_file_as(reader, node).await,
+                    Node::Symlink(_) => {}
+                }
+            }
+        }
+    }
+
+    async fn compare_file_as(&self, reader: &Arc<Client>, node: NodeId) {
+        let mode = OpenMode { read: true, ..OpenMode::default() };
+        let file = match reader.open(&caller(), self.inode(node), mode).await {
+            Ok(file) => file,
+            Err(error) => panic!("{}: open {} as another client: {error}", self.name, self.inode(node)),
+        };
+        assert_eq!(file.attr().size.0, self.model.read(node).len() as u64, "{}: size", self.name);
+        self.compare(node, &file, 0, FILE_LEN_MAX * 2).await;
+        file.release().await;
+    }
+}
+
+async fn list_all(client: &Arc<Client>, directory: InodeId) -> Vec<String> {
+    let (mut names, mut cookie) = (Vec::new(), 0);
+    loop {
+        let page = client.read_dir(&caller(), directory, cookie, 100, false).await;
+        let page = page.unwrap_or_else(|error| panic!("list {directory}: {error}"));
+        names.extend(page.entries.iter().map(|e| e.name.to_string()));
+        let last = page.entries.last().map(|e| e.cookie);
+        match last {
+            Some(last) if !page.end => cookie = last,
+            Some(_) | None => break,
+        }
+    }
+    names.sort();
+    names
+}

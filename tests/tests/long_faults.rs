@@ -1,0 +1,232 @@
+//! What takes too long for every change: `make test-long`.
+
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use dfs_tests::cluster::{Cluster, Shape};
+use dfs_tests::load::Copy;
+use dfs_tests::shell::{sh, try_sh_within};
+use dfs_tests::{sys, tree, wait};
+
+/// For more than 1 GB in 50,000 files on a busy machine.
+const COPY_DEADLINE: Duration = Duration::from_secs(1800);
+
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn toolchain() -> PathBuf {
+    PathBuf::from(sh(Path::new("/"), "rustc --print sysroot"))
+}
+
+#[track_caller]
+fn long_sh(dir: &Path, script: &str) -> Duration {
+    let before = wait::now();
+    let ran = try_sh_within(dir, script, COPY_DEADLINE);
+    assert!(ran.ok, "{script}: {ran:?}");
+    before.elapsed()
+}
+
+#[test]
+fn the_whole_toolchain_is_copied_compared_and_survives_a_restart_of_everything() {
+    let _turn = turn();
+    let cluster = Cluster::start(Shape::default());
+    let dir = cluster.mount("a");
+    let from = toolchain();
+    let copied = long_sh(&dir, &format!("cp -a {} toolchain", from.display()));
+    sys::drop_caches();
+    let compare = format!("diff -r --no-dereference {} toolchain", from.display());
+    let compared = long_sh(&dir, &compare);
+    eprintln!("copied in {copied:?}, compared in {compared:?}");
+    cluster.unmount("a");
+    let servers: Vec<String> =
+        cluster.metaserver_names().into_iter().chain(cluster.chunkserver_names()).collect();
+    for name in &servers {
+        cluster.terminate(name);
+    }
+    for name in &servers {
+        cluster.start_daemon(name);
+    }
+    cluster.wait_whole();
+    let dir = cluster.mount("a");
+    long_sh(&dir, &compare);
+    let removed = long_sh(&dir, "rm -r toolchain");
+    eprintln!("removed in {removed:?}");
+}
+
+#[test]
+fn a_copy_of_the_whole_toolchain_survives_the_death_of_the_leader_and_a_chunkserver() {
+    let _turn = turn();
+    let cluster = Cluster::start(Shape::default());
+    let dir = cluster.mount("a");
+    let from = toolchain();
+    let files: usize = sh(&from, "find . | wc -l").parse().unwrap();
+    let copy = Copy::start(&from, &dir.join("toolchain"));
+    copy.wait_started(files / 2, COPY_DEADLINE);
+    let leader = cluster.leader();
+    cluster.kill(&leader);
+    cluster.kill("chunk1");
+    assert_ne!(cluster.leader(), leader);
+    let reached = copy.started();
+    assert_eq!(copy.finish(COPY_DEADLINE), files);
+    assert!(reached < files, "files were copied after the kill");
+    cluster.start_daemon(&leader);
+    cluster.start_daemon("chunk1");
+    cluster.wait_whole();
+    sys::drop_caches();
+    long_sh(&dir, &format!("diff -r --no-dereference {} toolchain", from.display()));
+}
+
+#[test]
+fn a_metaserver_that_was_away_during_200000_operations_catches_up_through_a_snapshot() {
+    let _turn = turn();
+    let cluster = Cluster::start(Shape::default());
+    let dir = cluster.mount("a");
+    let leader = cluster.leader();
+    let away = cluster.metaserver_names().into_iter().find(|name| *name != leader).unwrap();
+    cluster.kill(&away);
+    long_sh(
+        &dir,
+        "for w in $(seq 20); do (mkdir w$w; cd w$w; seq 10000 | xargs -n 200 mkdir) & done
+         for job in $(jobs -p); do wait $job; done",
+    );
+    cluster.start_daemon(&away);
+    let before = wait::now();
+    cluster.wait_whole();
+    eprintln!("caught up in {:?}", before.elapsed());
+    assert!(cluster.log(&away).contains("snapshot"), "{}", cluster.log(&away));
+    cluster.kill(&leader);
+    cluster.wait_status("a new leader", Duration::from_secs(30), |_| true);
+    let dir = cluster.remount_cold("a");
+    assert_eq!(sh(&dir, "ls | wc -l"), "20");
+    assert_eq!(sh(&dir, "ls w7 | wc -l"), "10000");
+}
+
+#[test]
+fn deleted_files_give_their_space_back() {
+    let _turn = turn();
+    let cluster = Cluster::start(Shape { metaservers: 1, chunkservers: 2, ..Shape::default() });
+    let dir = cluster.mount("a");
+    let used = || {
+        let data = cluster
+            .chunkserver_names()
+            .iter()
+            .map(|name| cluster.data_dir(name).display().to_string())
+            .collect::<Vec<_>>();
+        let sum = sh(Path::new("/"), &format!("du -cm {} | tail -n 1 | cut -f 1", data.join(" ")));
+        sum.parse::<u64>().unwrap()
+    };
+    let empty = used();
+    tree::write_made(&dir.join("large"), 1, 300 << 20).unwrap();
+    assert!(used() >= empty + 600);
+    // Kept while it is open, given back afterwards.
+    let open = File::open(dir.join("large")).unwrap();
+    fs::remove_file(dir.join("large")).unwrap();
+    drop(open);
+    // What is still open is sealed when the session goes on or ends.
+    cluster.unmount("a");
+    wait::until("the disks to be empty again", Duration::from_secs(240), || {
+        (used() < empty + 20).then_some(())
+    });
+}
+
+#[test]
+fn cost_per_operation_does_not_grow_with_the_directory_or_with_the_extents() {
+    let _turn = turn();
+    let cluster = Cluster::start(Shape::default());
+    let dir = cluster.mount("a");
+    let timed = |name: &str| {
+        let names = dir.join(name);
+        let mut best = Duration::MAX;
+        for round in 0..5 {
+            let before = wait::now();
+            for number in 0..300 {
+                let path = names.join(format!("probe{round}-{number}"));
+                File::create(&path).unwrap();
+                fs::metadata(&path).unwrap();
+                fs::remove_file(&path).unwrap();
+            }
+            best = best.min(before.elapsed());
+        }
+        best
+    };
+    long_sh(&dir, "mkdir small large; cd small; seq 1000 | xargs -n 500 touch");
+    let small = timed("small");
+    long_sh(
+        &dir,
+        "cd large; for w in 1 2 3 4 5 6 7 8; do (seq -f \"$w-%06g\" 125000 | xargs -n 1000 touch) & done
+        for job in $(jobs -p); do wait $job; done",
+    );
+    let large = timed("large");
+    eprintln!("1,000 entries: {small:?}, 1,000,000 entries: {large:?}");
+    assert!(large < small.mul_f64(1.5), "{large:?} against {small:?}");
+    let per_extent = |count: u64| {
+        let path = dir.join(format!("extents{count}"));
+        let file = File::create(&path).unwrap();
+        for number in 0..count {
+            // Every other page, so that nothing merges.
+            std::os::unix::fs::FileExt::write_all_at(&file, &[1; 4096], number * 8192).unwrap();
+            if number % 500 == 499 {
+                file.sync_all().unwrap();
+            }
+        }
+        file.sync_all().unwrap();
+        let mut best = Duration::MAX;
+        for _ in 0..5 {
+            let before = wait::now();
+            for number in 0..200 {
+                let at = (number * 7919 % count) * 8192;
+                std::os::unix::fs::FileExt::write_all_at(&file, &[2; 4096], at).unwrap();
+                file.sync_all().unwrap();
+            }
+            best = best.min(before.elapsed());
+        }
+        best
+    };
+    let (few, many) = (per_extent(10), per_extent(100_000));
+    eprintln!("10 extents: {few:?}, 100,000 extents: {many:?}");
+    assert!(many < few.mul_f64(1.5), "{many:?} against {few:?}");
+}
+
+#[test]
+fn an_idle_mount_and_its_servers_take_little() {
+    let _turn = turn();
+    let cluster = Cluster::start(Shape::default());
+    cluster.mount("a");
+    let names: Vec<String> = cluster
+        .metaserver_names()
+        .into_iter()
+        .chain(cluster.chunkserver_names())
+        .chain(["a".to_owned()])
+        .collect();
+    let pids: Vec<u32> = names.iter().map(|name| cluster.pid(name).unwrap()).collect();
+    let ticks = || -> u64 { pids.iter().map(|pid| cpu_ticks(*pid)).sum() };
+    let (before, start) = (ticks(), wait::now());
+    // The one wait of these tests that waits for time itself.
+    wait::pause(Duration::from_secs(30));
+    let per_second = (ticks() - before) as f64 / start.elapsed().as_secs_f64();
+    let resident: u64 = pids.iter().map(|pid| resident_mib(*pid)).sum();
+    eprintln!("idle: {per_second:.2} % of a core, {resident} MiB");
+    assert!(per_second < 2.0, "{per_second} % of a core");
+    assert!(resident < 500, "{resident} MiB");
+    std::io::stderr().flush().unwrap();
+}
+
+/// User and system time, in hundredths of a second.
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let after_name = stat.rsplit(") ").next().unwrap();
+    after_name.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
+}
+
+fn resident_mib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() / 1024
+}

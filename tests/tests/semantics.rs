@@ -1,0 +1,288 @@
+//! One test per promise of SEMANTICS.md that takes more than one mount, or servers that fail while nobody writes.
+//! What one mount promises is in `posix`, what holds while servers fail in the middle of work in `faults`.
+
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dfs_tests::cluster::{Cluster, Shape};
+use dfs_tests::shared::{Scenario, Shared};
+use dfs_tests::{sys, tree, wait};
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
+
+static SHARED: Shared = Shared::new(Shape::default, &["a", "b"]);
+
+fn scenario(name: &str) -> Scenario {
+    SHARED.scenario(name)
+}
+
+#[test]
+fn what_one_mount_closed_the_other_opens_and_reads_a_thousand_times() {
+    let fs = scenario("close_to_open");
+    let mut rng = SmallRng::seed_from_u64(41);
+    for round in 0..1000_u64 {
+        let (writer, reader) = if round % 2 == 0 { ("a", "b") } else { ("b", "a") };
+        // Longer and shorter than before, in place and anew.
+        let len = rng.random_range(0..40_000);
+        let bytes = tree::bytes(round, len);
+        let path = fs.dir(writer).join("file");
+        if round % 3 == 0 {
+            fs::write(&path, &bytes).unwrap();
+        } else {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(&path).unwrap();
+            file.write_all(&bytes).unwrap();
+            file.set_len(len as u64).unwrap();
+        }
+        let path = fs.dir(reader).join("file");
+        assert_eq!(fs::metadata(&path).unwrap().len(), len as u64, "round {round}: size");
+        assert!(fs::read(&path).unwrap() == bytes, "round {round}: content");
+    }
+}
+
+#[test]
+fn names_that_one_mount_made_or_removed_the_other_sees_at_once() {
+    let fs = scenario("names_at_once");
+    let (a, b) = (fs.dir("a"), fs.dir("b"));
+    for round in 0..200 {
+        let name = format!("n{round}");
+        fs::create_dir(a.join(&name)).unwrap();
+        assert!(fs::metadata(b.join(&name)).unwrap().is_dir());
+        fs::write(b.join(&name).join("file"), "x").unwrap();
+        fs::rename(a.join(&name).join("file"), a.join("moved")).unwrap();
+        assert!(!b.join(&name).join("file").exists());
+        assert_eq!(fs::read(b.join("moved")).unwrap(), b"x");
+        fs::remove_file(b.join("moved")).unwrap();
+        assert!(!a.join("moved").exists());
+        assert_eq!(fs::read_dir(a.join(&name)).unwrap().count(), 0);
+        fs::remove_dir(a.join(&name)).unwrap();
+        assert!(!b.join(&name).exists());
+    }
+}
+
+#[test]
+fn what_the_mount_that_writes_shows_by_stat_other_mounts_see_after_close() {
+    let fs = scenario("attributes");
+    let file = File::create(fs.dir("a").join("file")).unwrap();
+    (&file).write_all(&[1; 5000]).unwrap();
+    sys::utimens(&fs.dir("a").join("file"), (5, 6), (7, 8)).unwrap();
+    drop(file);
+    let ours = fs::metadata(fs.dir("a").join("file")).unwrap();
+    let theirs = fs::metadata(fs.dir("b").join("file")).unwrap();
+    let seen = |meta: &fs::Metadata| (meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec(), meta.blocks());
+    assert_eq!(seen(&ours), seen(&theirs));
+    assert_eq!((theirs.mtime(), theirs.mtime_nsec()), (7, 8));
+}
+
+#[test]
+fn what_fsync_returned_for_another_mount_reads_while_it_is_still_open() {
+    let fs = scenario("fsync_visible");
+    let mut file = File::create(fs.dir("a").join("file")).unwrap();
+    for round in 1..=20 {
+        file.write_all(&[round; 10_000]).unwrap();
+        file.sync_all().unwrap();
+        let read = fs::read(fs.dir("b").join("file")).unwrap();
+        assert_eq!((read.len(), read.last().copied()), (10_000 * usize::from(round), Some(round)));
+    }
+}
+
+#[test]
+fn what_fsync_and_close_returned_for_survives_the_death_of_every_process() {
+    let cluster = Cluster::start(Shape::default());
+    let dir = cluster.mount("a");
+    fs::create_dir(dir.join("closed")).unwrap();
+    for number in 0..100_u64 {
+        fs::write(dir.join(format!("closed/{number}")), tree::bytes(number, 3000)).unwrap();
+    }
+    let mut synced = File::create(dir.join("synced")).unwrap();
+    synced.write_all(&tree::bytes(7, 3_000_000)).unwrap();
+    synced.sync_all().unwrap();
+    let killed =
+        ["a".to_owned()].into_iter().chain(cluster.metaserver_names()).chain(cluster.chunkserver_names());
+    let killed: Vec<String> = killed.collect();
+    for name in &killed {
+        cluster.kill(name);
+    }
+    drop(synced);
+    for name in killed.iter().filter(|name| *name != "a") {
+        cluster.start_daemon(name);
+    }
+    cluster.wait_whole();
+    cluster.mount("a");
+    for number in 0..100 {
+        let path = dir.join(format!("closed/{number}"));
+        assert!(fs::read(path).unwrap() == tree::bytes(number, 3000), "closed file {number}");
+    }
+    assert!(fs::read(dir.join("synced")).unwrap() == tree::bytes(7, 3_000_000));
+}
+
+/// The chunkservers' files that hold `pattern`, with its place in them.
+fn copies_of(cluster: &Cluster, pattern: &[u8]) -> Vec<(PathBuf, u64)> {
+    let mut found = Vec::new();
+    let mut waiting: Vec<PathBuf> =
+        cluster.chunkserver_names().iter().map(|name| cluster.data_dir(name)).collect();
+    while let Some(dir) = waiting.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                waiting.push(path);
+                continue;
+            }
+            let bytes = fs::read(&path).unwrap();
+            if let Some(at) = bytes.windows(pattern.len()).position(|window| window == pattern) {
+                found.push((path, at as u64));
+            }
+        }
+    }
+    found
+}
+
+fn flip_byte(path: &Path, at: u64) {
+    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+}
+
+/// Pages of `path` that cannot be read, of `pages` in all; the others must be those of `expected`.
+fn unreadable_pages(path: &Path, expected: &[u8]) -> Vec<usize> {
+    const PAGE: usize = 4096;
+    let file = File::open(path).unwrap();
+    let mut unreadable = Vec::new();
+    for (number, expected) in expected.chunks(PAGE).enumerate() {
+        let mut page = vec![0; expected.len()];
+        match file.read_exact_at(&mut page, (number * PAGE) as u64) {
+            Ok(()) => assert!(page == expected, "page {number} has wrong bytes"),
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(libc::EIO), "page {number}: {error}");
+                unreadable.push(number);
+            }
+        }
+    }
+    unreadable
+}
+
+#[test]
+fn a_flipped_byte_in_one_copy_is_noticed_and_the_other_copy_is_read_and_in_both_only_its_block_is_an_error() {
+    let cluster = Cluster::start(Shape { metaservers: 1, chunkservers: 2, ..Shape::default() });
+    let dir = cluster.mount("a");
+    let made = tree::bytes(99, 1 << 20);
+    let flipped = 123 * 4096 + 77;
+    fs::write(dir.join("file"), &made).unwrap();
+    let copies = copies_of(&cluster, &made[flipped..flipped + 64]);
+    assert_eq!(copies.len(), 2, "two copies on disk: {copies:?}");
+    assert_eq!(cluster.status().unwrap().chunks_damaged, 0);
+
+    flip_byte(&copies[0].0, copies[0].1);
+    // A reader may take the good copy; it tries both sooner or later.
+    wait::until("the damage to be noticed", Duration::from_secs(60), || {
+        let dir = cluster.remount_cold("a");
+        assert!(fs::read(dir.join("file")).unwrap() == made, "right bytes with one copy damaged");
+        (cluster.status()?.chunks_damaged == 1).then_some(())
+    });
+
+    flip_byte(&copies[1].0, copies[1].1);
+    let dir = cluster.remount_cold("a");
+    let before = wait::now();
+    let unreadable = unreadable_pages(&dir.join("file"), &made);
+    assert_eq!(unreadable, [flipped / 4096], "an error for the damaged block only");
+    assert!(before.elapsed() < Duration::from_secs(10), "promptly, not after {:?}", before.elapsed());
+
+    // Written again, it is whole again.
+    fs::write(dir.join("file"), &made).unwrap();
+    let dir = cluster.remount_cold("a");
+    assert!(fs::read(dir.join("file")).unwrap() == made);
+}
+
+#[test]
+fn with_every_chunkserver_full_writers_get_enospc_and_nothing_acknowledged_is_lost() {
+    const PIECE: usize = 4 << 20;
+    let cluster = Cluster::start(Shape {
+        metaservers: 1,
+        chunkservers: 2,
+        chunk_disk_mib: Some(160),
+        chunkserver_extra: "full_below_bytes = 62914560\nfull_below_percent = 0\n".to_owned(),
+        ..Shape::default()
+    });
+    let dir = cluster.mount("a");
+    let mut written = 0;
+    let refused = loop {
+        let mut file = File::create(dir.join(format!("f{written}"))).unwrap();
+        let bytes = tree::bytes(written, PIECE);
+        if let Err(error) = file.write_all(&bytes).and_then(|()| file.sync_all()) {
+            break error;
+        }
+        written += 1;
+        assert!(written < 40, "160 MiB cannot hold {written} times 4 MiB and keep 60 free");
+    };
+    assert_eq!(refused.raw_os_error(), Some(libc::ENOSPC), "{refused}");
+    assert!(written >= 10, "only {written} files fitted");
+    let dir = cluster.remount_cold("a");
+    for number in 0..written {
+        assert!(fs::read(dir.join(format!("f{number}"))).unwrap() == tree::bytes(number, PIECE), "f{number}");
+    }
+    fs::create_dir(dir.join("names-need-no-space")).unwrap();
+    for number in 0..written {
+        fs::remove_file(dir.join(format!("f{number}"))).unwrap();
+    }
+    // Dead chunks stay readable for a minute, then their space comes back.
+    wait::until("room for a file again", Duration::from_secs(120), || {
+        let mut file = File::create(dir.join("again")).unwrap();
+        let bytes = tree::bytes(0, PIECE);
+        file.write_all(&bytes).and_then(|()| file.sync_all()).ok()
+    });
+}
+
+#[test]
+fn a_mount_that_was_stopped_until_its_session_expired_says_so_once_and_works_on() {
+    let cluster = Cluster::start(Shape {
+        metaservers: 1,
+        chunkservers: 1,
+        copies: 1,
+        metaserver_extra: "session_expiry_ms = 3000\n".to_owned(),
+        ..Shape::default()
+    });
+    let (a, b) = (cluster.mount("a"), cluster.mount("b"));
+    fs::write(a.join("kept"), "kept").unwrap();
+    let mut unwritten = File::create(a.join("unwritten")).unwrap();
+    unwritten.write_all(b"in the buffer").unwrap();
+    let mut idle = File::open(a.join("kept")).unwrap();
+    let sessions = cluster.status().unwrap().sessions;
+    cluster.pause("a");
+    cluster.wait_status("the session to expire", Duration::from_secs(30), |s| s.sessions < sessions);
+    assert_eq!(fs::read(b.join("kept")).unwrap(), b"kept");
+    cluster.resume("a");
+    wait::until("the mount to work again", Duration::from_secs(30), || fs::write(a.join("new"), "new").ok());
+    assert_eq!(fs::read(b.join("new")).unwrap(), b"new");
+    let told = unwritten.sync_all().unwrap_err();
+    assert_eq!(told.raw_os_error(), Some(libc::EIO), "what was buffered is lost, and the program is told");
+    drop(unwritten);
+    let mut text = String::new();
+    idle.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "kept", "a file without buffered writes goes on");
+    assert_eq!(fs::read(a.join("kept")).unwrap(), b"kept");
+}
+
+#[test]
+fn a_chunkserver_that_is_started_later_joins_and_gets_new_chunks() {
+    let cluster = Cluster::start(Shape { metaservers: 1, chunkservers: 1, copies: 1, ..Shape::default() });
+    let dir = cluster.mount("a");
+    cluster.add_chunkserver(2);
+    cluster.start_daemon("chunk2");
+    let alive = |status: &dfs_proto::wire::StatusReply| status.chunkservers.len() == 2;
+    cluster.wait_status("the new chunkserver to join", Duration::from_secs(10), alive);
+    let before = wait::now();
+    wait::until("a chunk on the new chunkserver", Duration::from_secs(10), || {
+        let number = before.elapsed().as_millis();
+        fs::write(dir.join(format!("f{number}")), tree::bytes(1, 100_000)).unwrap();
+        // A session goes on with the chunk that it has open: a new mount opens a new one.
+        cluster.unmount("a");
+        cluster.mount("a");
+        let status = cluster.status()?;
+        status.chunkservers.iter().all(|server| server.chunks > 0).then_some(())
+    });
+}

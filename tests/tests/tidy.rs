@@ -1,0 +1,231 @@
+//! The source keeps its own rules: who may know whom, sizes, words, and that what the documents name exists.
+
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A file that is longer is split.
+const FILE_LINES_MAX: usize = 1000;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Every file of the project below `dir`, as path from the root and text. Built and fetched things are not ours.
+fn files(dir: &str) -> Vec<(String, String)> {
+    const NOT_OURS: [&str; 3] = ["target", ".git", "node_modules"];
+    let mut found = Vec::new();
+    let mut waiting = vec![root().join(dir)];
+    while let Some(dir) = waiting.pop() {
+        for entry in fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display())) {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_symlink() || NOT_OURS.contains(&name.as_str()) {
+                continue;
+            }
+            if path.is_dir() {
+                waiting.push(path);
+            } else if let Ok(text) = fs::read_to_string(&path) {
+                let path = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+                found.push((path, text));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "no files below {dir}");
+    found.sort();
+    found
+}
+
+fn rust_files(dir: &str) -> Vec<(String, String)> {
+    let mut found = files(dir);
+    found.retain(|(path, _)| path.ends_with(".rs"));
+    found
+}
+
+/// Lines that hold code: comments are cut away (good enough: no string of ours has `//` and a searched word behind it).
+fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.lines().enumerate().map(|(n, line)| (n + 1, line.split("//").next().unwrap_or_default()))
+}
+
+/// Places where one of `words` stands in code.
+fn uses_of(files: &[(String, String)], words: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (path, text) in files {
+        for (number, line) in code_lines(text) {
+            for word in words.iter().filter(|word| line.contains(**word)) {
+                found.push(format!("{path}:{number}: {word}"));
+            }
+        }
+    }
+    found
+}
+
+#[track_caller]
+fn assert_none(found: &[String], why: &str) {
+    assert!(found.is_empty(), "{why}:\n{}", found.join("\n"));
+}
+
+#[test]
+fn the_state_machine_knows_no_runtime_no_database_no_clock_and_no_network() {
+    let state = rust_files("metaserver/src/state");
+    let words = [
+        "tokio",
+        "rocksdb",
+        "openraft",
+        "tonic",
+        "SystemTime",
+        "Instant",
+        "rand::",
+        "async ",
+        ".await",
+        "std::thread",
+    ];
+    assert_none(&uses_of(&state, &words), "state must stay pure");
+}
+
+#[test]
+fn only_the_raft_module_knows_openraft_and_only_the_kv_module_knows_rocksdb() {
+    let mut sources = rust_files("metaserver/src");
+    sources.retain(|(path, _)| !path.starts_with("metaserver/src/raft/"));
+    assert_none(
+        &uses_of(&sources, &["openraft::", "use openraft"]),
+        "openraft belongs behind metaserver/src/raft",
+    );
+    let mut sources = rust_files("metaserver/src");
+    sources.retain(|(path, _)| !path.starts_with("metaserver/src/kv/"));
+    assert_none(
+        &uses_of(&sources, &["rocksdb::DB", "use rocksdb", "extern crate rocksdb"]),
+        "rocksdb belongs behind kv",
+    );
+}
+
+#[test]
+fn changes_and_reads_reach_consensus_only_through_the_gate() {
+    let mut sources = rust_files("metaserver/src");
+    sources.retain(|(path, _)| {
+        !path.starts_with("metaserver/src/raft/") && path != "metaserver/src/service/gate.rs"
+    });
+    let ways = [".propose(", "consensus.read(", "consensus().read(", "stale_view(", ".snapshot()"];
+    let found: Vec<String> = uses_of(&sources, &ways)
+        .into_iter()
+        // Inside the state machine and the key-value store a snapshot is what one works on.
+        .filter(|at| !at.starts_with("metaserver/src/kv/") && !at.starts_with("metaserver/src/state/"))
+        .collect();
+    assert_none(&found, "another way around service/gate.rs (P4.4)");
+}
+
+#[test]
+fn crates_know_only_whom_they_may() {
+    let may: [(&str, &[&str]); 6] = [
+        ("proto", &[]),
+        ("metaserver", &["dfs-proto"]),
+        ("chunkserver", &["dfs-proto"]),
+        ("client", &["dfs-proto"]),
+        ("mount", &["dfs-proto", "dfs-client"]),
+        ("admin", &["dfs-proto", "dfs-client"]),
+    ];
+    for (name, allowed) in may {
+        let text = fs::read_to_string(root().join(name).join("Cargo.toml")).unwrap();
+        let (_, dependencies) = text.split_once("[dependencies]").unwrap();
+        let names = dependencies.lines().filter_map(|line| line.split(['.', ' ', '=']).next());
+        let strangers: Vec<&str> =
+            names.filter(|dep| dep.starts_with("dfs-") && !allowed.contains(dep)).collect();
+        assert!(strangers.is_empty(), "{name} must not know {strangers:?}");
+        if name != "mount" {
+            assert!(!dependencies.contains("fuser"), "{name} must not know FUSE");
+        }
+        if name != "metaserver" {
+            assert!(!dependencies.contains("rocksdb"), "{name} must not know RocksDB");
+        }
+    }
+}
+
+#[test]
+fn no_source_file_is_longer_than_a_thousand_lines() {
+    let long = rust_files(".").into_iter().map(|(path, text)| (path, text.lines().count()));
+    let long: Vec<String> = long
+        .filter(|(_, lines)| *lines > FILE_LINES_MAX)
+        .map(|(path, lines)| format!("{path}: {lines}"))
+        .collect();
+    assert_none(&long, "split these");
+}
+
+#[test]
+fn every_module_says_what_it_is() {
+    let silent = rust_files(".").into_iter().filter(|(_, text)| !text.trim_start().starts_with("//!"));
+    // Generated into the build directory, build scripts are three lines long.
+    let silent: Vec<String> =
+        silent.map(|(path, _)| path).filter(|path| !path.ends_with("build.rs")).collect();
+    assert_none(&silent, "these start without `//!`");
+}
+
+#[test]
+fn nothing_is_unbounded_ignored_or_allowed_without_a_reason() {
+    let sources = rust_files(".");
+    let here = file!().rsplit('/').next().unwrap();
+    let others: Vec<_> = sources.into_iter().filter(|(path, _)| !path.ends_with(here)).collect();
+    assert_none(&uses_of(&others, &["unbounded_channel", "mpsc::unbounded"]), "every queue has a bound");
+    assert_none(&uses_of(&others, &["#[ignore"]), "tests are not ignored");
+    assert_none(&uses_of(&others, &["todo!(", "unimplemented!(", "dbg!("]), "unfinished");
+}
+
+#[test]
+fn no_path_of_somebodys_machine_is_in_the_project() {
+    // In pieces, so that this file does not contain them.
+    let private =
+        [concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/ho", "me/"), concat!("/tmp/", "t/")];
+    let mut found = Vec::new();
+    for (path, text) in files(".") {
+        for (number, line) in text.lines().enumerate() {
+            for word in private.iter().filter(|word| line.contains(**word)) {
+                found.push(format!("{path}:{}: {word}", number + 1));
+            }
+        }
+    }
+    assert_none(&found, "paths of one machine");
+}
+
+/// What stands between backquotes in `text` and reads like a test's name: three words or more.
+fn named_tests(text: &str) -> BTreeSet<String> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    let last = quoted.map(|name| name.rsplit("::").next().unwrap_or(name));
+    let is_name = |name: &&str| {
+        name.matches('_').count() >= 3
+            && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    last.filter(is_name).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_test_that_the_documents_name_exists() {
+    let sources: String = rust_files(".").into_iter().map(|(_, text)| text).collect();
+    for document in ["SEMANTICS.md", "ARCHITECTURE.md", "README.md"] {
+        let text = fs::read_to_string(root().join(document)).unwrap_or_else(|e| panic!("{document}: {e}"));
+        let names = named_tests(&text);
+        assert!(document != "SEMANTICS.md" || !names.is_empty(), "{document} names no test");
+        let missing: Vec<String> =
+            names.into_iter().filter(|name| !sources.contains(&format!("fn {name}("))).collect();
+        assert_none(&missing, &format!("{document} names tests that do not exist"));
+    }
+}
+
+#[test]
+fn every_rule_that_the_code_cites_has_the_form_of_one() {
+    let mut found = Vec::new();
+    for (path, text) in rust_files(".") {
+        for (number, line) in text.lines().enumerate() {
+            let Some((_, cited)) = line.split_once("// keeps ") else { continue };
+            let rule: String = cited.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '.').collect();
+            let digits = rule.trim_start_matches(|c: char| c.is_ascii_uppercase());
+            if digits.is_empty()
+                || digits.len() == rule.len()
+                || !digits.starts_with(|c: char| c.is_ascii_digit())
+            {
+                found.push(format!("{path}:{}: {rule}", number + 1));
+            }
+        }
+    }
+    assert_none(&found, "`// keeps` names a rule such as P2.3 or K1");
+}
