@@ -119,7 +119,9 @@ impl WriteBuffer {
 
     /// Writes into, or behind, the open piece that contains or ends at `offset`. Answers the bytes taken.
     fn extend_left(&mut self, offset: u64, data: &[u8]) -> u64 {
-        let Some((&start, Piece::Open(bytes))) = self.pieces.range_mut(..=offset).next_back() else { return 0 };
+        let Some((&start, Piece::Open(bytes))) = self.pieces.range_mut(..=offset).next_back() else {
+            return 0;
+        };
         let inside = offset - start;
         if inside > bytes.len() as u64 || inside >= RUN_LEN_MAX {
             return 0;

@@ -124,7 +124,8 @@ impl ChunkClient {
     pub(crate) async fn probe(&self, key: ChunkKey, replicas: &[Replica]) -> Vec<ServerId> {
         let probes = replicas.iter().map(|replica| async move {
             let asked =
-                frames::call(self.transport.as_ref(), replica, ChunkRequest::Stat { key }, PROBE_TIMEOUT).await;
+                frames::call(self.transport.as_ref(), replica, ChunkRequest::Stat { key }, PROBE_TIMEOUT)
+                    .await;
             matches!(asked, Err(ChunkError::Unreachable { .. })).then_some(replica.server)
         });
         join_all(probes).await.into_iter().flatten().collect()
@@ -189,7 +190,10 @@ impl ChunkClient {
     ) -> (Replica, Result<Bytes, ChunkError>) {
         let server = replica.server;
         if replica.address.is_empty() {
-            return (replica, Err(ChunkError::Unreachable { server, what: "its address is not known".into() }));
+            return (
+                replica,
+                Err(ChunkError::Unreachable { server, what: "its address is not known".into() }),
+            );
         }
         self.health().entry(server).or_default().in_flight += 1;
         let _in_flight = InFlight { client: self, server };

@@ -132,7 +132,9 @@ fn concerns(error: &MetaError, part: &FilePart) -> bool {
         MetaError::ChunkNotOpen { chunk } | MetaError::WrongSetVersion { chunk, .. } => {
             part.chunks.iter().any(|named| named.chunk == *chunk)
         }
-        MetaError::SessionExpired { .. } | MetaError::Unavailable { .. } | MetaError::NotLeader { .. } => true,
+        MetaError::SessionExpired { .. } | MetaError::Unavailable { .. } | MetaError::NotLeader { .. } => {
+            true
+        }
         _ => false,
     }
 }

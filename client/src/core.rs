@@ -49,10 +49,7 @@ impl Core {
         self.start(|core| async move { core.run_flusher().await });
     }
 
-    fn start<F: Future<Output = ()> + Send + 'static>(
-        self: &Arc<Core>,
-        task: impl FnOnce(Arc<Core>) -> F,
-    ) {
+    fn start<F: Future<Output = ()> + Send + 'static>(self: &Arc<Core>, task: impl FnOnce(Arc<Core>) -> F) {
         let ended = self.ended.clone();
         let task = task(self.clone());
         self.tasks.spawn(async move { ended.run_until_cancelled_owned(task).await });

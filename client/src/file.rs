@@ -39,7 +39,14 @@ impl File {
         let node = pin.node.clone();
         let (failures, _) = node.with(core.meta.session_id(), |state| state.failure());
         let reported = AtomicU64::new(failures);
-        Arc::new(File { core, node, pin: Mutex::new(Some(pin)), mode, reported, read_ahead: ReadAhead::default() })
+        Arc::new(File {
+            core,
+            node,
+            pin: Mutex::new(Some(pin)),
+            mode,
+            reported,
+            read_ahead: ReadAhead::default(),
+        })
     }
 
     pub fn inode(&self) -> InodeId {
@@ -120,11 +127,13 @@ impl File {
 
     /// A write by anyone but root takes set-uid and set-gid away, and `stat` shows it at once.
     async fn kill_privileges(&self, caller: &Caller) -> Result<()> {
-        let is_set = |mode: u32| mode & SET_UID != 0 || mode & (SET_GID | GROUP_EXECUTE) == SET_GID | GROUP_EXECUTE;
+        let is_set =
+            |mode: u32| mode & SET_UID != 0 || mode & (SET_GID | GROUP_EXECUTE) == SET_GID | GROUP_EXECUTE;
         if caller.is_root() || !self.look(|state| state.base().is_some_and(|base| is_set(base.mode))) {
             return Ok(());
         }
-        let set = SetAttr { inode: self.inode(), by_handle: true, kill_privileges: true, ..SetAttr::default() };
+        let set =
+            SetAttr { inode: self.inode(), by_handle: true, kill_privileges: true, ..SetAttr::default() };
         let done = self.core.meta.setattr(&Caller::ROOT, set).await?;
         self.look(|state| state.observe(&done.attr));
         Ok(())

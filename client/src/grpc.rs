@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use dfs_proto::convert;
 use dfs_proto::ids::ClusterId;
 use dfs_proto::meta::{
-    ChangeRequest, MetaResult, OpenSession, ReadReply, ReadRequest, RenewSession, ReplicaReport, SessionOpened,
-    SessionRenewed,
+    ChangeRequest, MetaResult, OpenSession, ReadReply, ReadRequest, RenewSession, ReplicaReport,
+    SessionOpened, SessionRenewed,
 };
 use dfs_proto::rpc::grpc::MESSAGE_LEN_MAX;
 use dfs_proto::rpc::leader::LeaderChannel;

@@ -142,8 +142,7 @@ pub struct Client {
 impl Client {
     /// Finds the cluster and opens a session.
     pub async fn connect(config: ClientConfig, env: Env) -> Result<Arc<Client>> {
-        let own =
-            SharedIdentity::new(Identity { role: Role::Client, id: 0, cluster: ClusterId::UNKNOWN });
+        let own = SharedIdentity::new(Identity { role: Role::Client, id: 0, cluster: ClusterId::UNKNOWN });
         let (addresses, connect_timeout) = (config.metaservers.clone(), config.connect_timeout);
         let leader = LeaderChannel::new(env.clone(), own.clone(), addresses, connect_timeout);
         let transport = FrameTransport::new(env.clone(), own, connect_timeout);

@@ -215,7 +215,12 @@ impl MetaClient {
         }
     }
 
-    pub(crate) async fn lookup(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> MetaResult<InodeAttr> {
+    pub(crate) async fn lookup(
+        &self,
+        caller: &Caller,
+        parent: InodeId,
+        name: &[u8],
+    ) -> MetaResult<InodeAttr> {
         match self.read(caller, Read::Lookup { parent, name: name.to_vec() }).await? {
             ReadReply::Attr(attr) => Ok(attr),
             other => Err(unexpected(&other)),
@@ -353,11 +358,7 @@ impl MetaClient {
     }
 
     /// The attributes of each committed file, in order.
-    pub(crate) async fn commit(
-        &self,
-        owner: SessionId,
-        commit: CommitExtents,
-    ) -> MetaResult<Vec<InodeAttr>> {
+    pub(crate) async fn commit(&self, owner: SessionId, commit: CommitExtents) -> MetaResult<Vec<InodeAttr>> {
         let files = commit.files.len();
         match self.change_of(owner, Change::CommitExtents(commit)).await? {
             Changed::Committed { attrs } if attrs.len() == files => Ok(attrs),

@@ -83,7 +83,9 @@ impl ReadAhead {
         for (index, fetched) in wanted {
             let start = index * SEGMENT_LEN;
             match fetched.await {
-                Ok((bytes, shown)) if shown == version && start + bytes.len() as u64 >= to.min(start + SEGMENT_LEN) => {
+                Ok((bytes, shown))
+                    if shown == version && start + bytes.len() as u64 >= to.min(start + SEGMENT_LEN) =>
+                {
                     let first = from.max(start) - start;
                     parts.push(bytes.slice(first as usize..(to - start).min(SEGMENT_LEN) as usize));
                 }

@@ -47,9 +47,15 @@ struct Span {
 #[derive(Clone, Debug)]
 enum Piece {
     Buffered(Bytes),
-    Hole { len: u64 },
+    Hole {
+        len: u64,
+    },
     /// `len` bytes of what `span` brings, `at` from its start.
-    Stored { span: usize, at: u64, len: u64 },
+    Stored {
+        span: usize,
+        at: u64,
+        len: u64,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -92,7 +98,8 @@ impl Plan {
         let Located { mut extent, location } = located;
         while extent.len > 0 {
             let (span, at) = self.span_for(&location, extent.chunk_offset.0, extent.len, extent.offset.0);
-            let len = (self.spans[span].offset + self.spans[span].len - extent.chunk_offset.0).min(extent.len);
+            let len =
+                (self.spans[span].offset + self.spans[span].len - extent.chunk_offset.0).min(extent.len);
             self.pieces.push(Piece::Stored { span, at, len });
             extent.offset.0 += len;
             extent.chunk_offset.0 += len;
@@ -113,7 +120,8 @@ impl Plan {
             let end = last.offset + last.len;
             let is_near = offset >= last.offset && offset <= end + GAP_LEN_MAX;
             let room = (last.offset + PIECE_LEN_MAX).saturating_sub(offset);
-            if last.location.chunk == location.chunk && is_near && room > 0 && (room >= len || offset <= end) {
+            if last.location.chunk == location.chunk && is_near && room > 0 && (room >= len || offset <= end)
+            {
                 last.len = last.len.max(offset + len.min(room) - last.offset);
                 return (index - 1, offset - last.offset);
             }

@@ -305,11 +305,11 @@ impl Appender {
             up_to: ByteLen(acked),
             forward: self.replicas[1..].to_vec(),
         });
-        let (chunks, primary, timeout) =
-            (self.chunks.clone(), self.replicas[0].clone(), self.patience.sync);
-        let reply = tokio::spawn(async move {
-            frames::call(chunks.transport.as_ref(), &primary, request, timeout).await
-        });
+        let (chunks, primary, timeout) = (self.chunks.clone(), self.replicas[0].clone(), self.patience.sync);
+        let reply =
+            tokio::spawn(
+                async move { frames::call(chunks.transport.as_ref(), &primary, request, timeout).await },
+            );
         self.syncing = Some((acked, reply));
     }
 

@@ -22,28 +22,56 @@ pub enum Command {
     /// The first command of a cluster; a second one changes nothing and answers the same.
     InitCluster(InitCluster),
     /// Every member's id, address and data directory (P7.7). Replaces what is recorded.
-    RecordMembers { members: Vec<Member> },
+    RecordMembers {
+        members: Vec<Member>,
+    },
     /// Idempotent by nonce.
-    OpenSession { nonce: SessionNonce, client: String },
+    OpenSession {
+        nonce: SessionNonce,
+        client: String,
+    },
     /// The client leaves. Its open chunks are sealed and its orphans released, by `Reap`.
-    CloseSession { session: SessionId },
+    CloseSession {
+        session: SessionId,
+    },
     /// The fence: from here on every command of this session is refused (P3.3).
-    ExpireSession { session: SessionId },
+    ExpireSession {
+        session: SessionId,
+    },
     /// A client's request. `placement`: the servers of the chunk that an `OpenChunk` opens, primary first; else empty.
-    Change { request: ChangeRequest, placement: Vec<ServerId> },
+    Change {
+        request: ChangeRequest,
+        placement: Vec<ServerId>,
+    },
     RegisterServer(RegisterServer),
     /// Seals those that are open, at their committed length (P1.5). At most [`SEAL_CHUNKS_MAX`].
-    SealChunks { chunks: Vec<ChunkId> },
+    SealChunks {
+        chunks: Vec<ChunkId>,
+    },
     /// Seals up to `limit` of the open chunks that have a replica on this server, which is away (P1.7).
-    SealChunksOf { server: ServerId, limit: u32 },
+    SealChunksOf {
+        server: ServerId,
+        limit: u32,
+    },
     /// A copy gave other bytes than were committed, or none.
-    ReportDamage { chunk: ChunkId, server: ServerId },
+    ReportDamage {
+        chunk: ChunkId,
+        server: ServerId,
+    },
     /// Removes at most `limit` records that nothing needs any more: of released orphans, behind cuts, of ended sessions.
-    Reap { limit: u32 },
+    Reap {
+        limit: u32,
+    },
     /// Chunks that are dead since `before` or longer are deleted from here on (P10.4); at most `limit` of them.
-    StartDeleting { before: Timestamp, limit: u32 },
+    StartDeleting {
+        before: Timestamp,
+        limit: u32,
+    },
     /// This server no longer has these chunks (P10.6).
-    ConfirmDeleted { server: ServerId, chunks: Vec<ChunkId> },
+    ConfirmDeleted {
+        server: ServerId,
+        chunks: Vec<ChunkId>,
+    },
 }
 
 /// Chunk ids that one `SealChunks` or `ConfirmDeleted` may name: each is a handful of records (P7.2).
@@ -111,7 +139,10 @@ pub enum Reply {
     Changed(Result<Changed, MetaError>),
     Registered(Registered),
     /// SealChunks, SealChunksOf, Reap, StartDeleting: what was done; `more`: call again.
-    Worked { count: u32, more: bool },
+    Worked {
+        count: u32,
+        more: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -108,12 +108,12 @@ fn stranger_in(data: &Path) -> io::Result<Option<String>> {
 pub enum ServeError {
     #[error("data directory {}: {what}", data.display())]
     Storage { data: PathBuf, what: String },
-    #[error("listen on {address} (`{key}`): {source}")]
-    Bind { key: &'static str, address: String, source: io::Error },
+    #[error("listen on {address} (`{key}`): {why}")]
+    Bind { key: &'static str, address: String, why: io::Error },
     #[error("`listen` = {listen} does not say where others reach this metaserver: set `advertise`")]
     NoAddress { listen: String },
-    #[error("data directory {}: {source}", data.display())]
-    Start { data: PathBuf, source: raft::StartError },
+    #[error("data directory {}: {why}", data.display())]
+    Start { data: PathBuf, why: raft::StartError },
     #[error("{what} has stopped: {why}")]
     Stopped { what: &'static str, why: String },
     #[error("{0}")]
@@ -150,7 +150,7 @@ pub async fn start(config: Config, env: Env, storage: Storage) -> Result<Running
     let http_address = http_listener.as_ref().map(|http| http.local_address());
     let options = consensus_options(&config, address.clone());
     let started = Consensus::start(options, env.clone(), storage.log, storage.state).await;
-    let consensus = started.map_err(|source| ServeError::Start { data: config.data.clone(), source })?;
+    let consensus = started.map_err(|why| ServeError::Start { data: config.data.clone(), why })?;
     let now = Instant::now();
     let view = View::new(config.server_away, now);
     let sessions = Sessions::new(config.session_expiry, now);
@@ -262,7 +262,7 @@ impl Running {
 
 async fn bind(env: &Env, key: &'static str, address: &str) -> Result<Box<dyn Listener>, ServeError> {
     let bound = env.net.bind(address).await;
-    let listener = bound.map_err(|source| ServeError::Bind { key, address: address.to_owned(), source })?;
+    let listener = bound.map_err(|why| ServeError::Bind { key, address: address.to_owned(), why })?;
     if !is_loopback(address) {
         let at = listener.local_address();
         tracing::warn!(

@@ -22,7 +22,8 @@ struct Arguments {
     /// Configuration file (TOML). Default: the first that exists of $DFS_CONFIG, ~/.config/dfs/dfs.toml, /etc/dfs/dfs.toml.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// What is logged to stderr: error, warn, info, debug or trace, for all or as target=level,… Default: info.
+    /// What is logged to stderr: error, warn, info, debug or trace, for all or as target=level,… Default: info, and of the
+    /// Raft library only warnings.
     #[arg(long, env = "RUST_LOG", value_name = "LEVEL")]
     log_level: Option<String>,
     #[command(flatten)]
@@ -43,7 +44,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(arguments: Arguments) -> anyhow::Result<()> {
-    let level = arguments.log_level.as_deref().unwrap_or("info");
+    let level = arguments.log_level.as_deref().unwrap_or("info,openraft=warn");
     let filter = EnvFilter::try_new(level).with_context(|| format!("`log-level` = {level}"))?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     stop_on_panic();

@@ -106,7 +106,13 @@ impl ModelFs {
         Ok(())
     }
 
-    pub fn rename(&mut self, parent: NodeId, name: &str, new_parent: NodeId, new_name: &str) -> ModelResult<()> {
+    pub fn rename(
+        &mut self,
+        parent: NodeId,
+        name: &str,
+        new_parent: NodeId,
+        new_name: &str,
+    ) -> ModelResult<()> {
         let node = self.lookup(parent, name)?;
         let moves_directory = matches!(self.node(node), Node::Directory(_));
         if moves_directory && self.is_below(new_parent, node) {

@@ -65,8 +65,13 @@ fn model_error(error: &ClientError) -> Option<ModelError> {
 impl Walker {
     /// Makes the directory `name` below the root and walks there.
     pub async fn start(client: Arc<Client>, rng: Rng, name: &str) -> Walker {
-        let create =
-            Create { parent: InodeId::ROOT, name: name_of(name), mode: 0o755, what: NewInode::Directory, or_existing: false };
+        let create = Create {
+            parent: InodeId::ROOT,
+            name: name_of(name),
+            mode: 0o755,
+            what: NewInode::Directory,
+            or_existing: false,
+        };
         let made = client.create(&caller(), create).await.unwrap_or_else(|e| panic!("make {name}: {e}"));
         Walker {
             client,
@@ -206,7 +211,8 @@ impl Walker {
         if matches!(self.model.node(node), Node::Directory(_)) {
             return;
         }
-        let real = self.client.link(&caller(), self.inode(node), self.inode(parent), &name_of(&new_name)).await;
+        let real =
+            self.client.link(&caller(), self.inode(node), self.inode(parent), &name_of(&new_name)).await;
         let model = self.model.link(node, parent, &new_name);
         self.same(&format!("link {name} to {new_name}"), &real, &model);
     }
@@ -235,7 +241,8 @@ impl Walker {
     async fn write(&mut self) {
         let Some((node, file)) = self.some_open() else { return };
         let offset = self.rng.below(FILE_LEN_MAX / 2);
-        let len = if self.rng.below(8) == 0 { self.rng.below(FILE_LEN_MAX / 2) } else { self.rng.below(9000) } + 1;
+        let len =
+            if self.rng.below(8) == 0 { self.rng.below(FILE_LEN_MAX / 2) } else { self.rng.below(9000) } + 1;
         let fill = self.rng.u64().to_le_bytes();
         let data: Vec<u8> = fill.iter().copied().cycle().take(len as usize).collect();
         if let Err(error) = file.write_at(&caller(), Offset(offset), &data).await {
@@ -275,7 +282,12 @@ impl Walker {
     async fn truncate(&mut self) {
         let Some((node, _file)) = self.some_open() else { return };
         let len = self.rng.below(FILE_LEN_MAX / 2);
-        let set = SetAttr { inode: self.inode(node), size: Some(ByteLen(len)), by_handle: true, ..SetAttr::default() };
+        let set = SetAttr {
+            inode: self.inode(node),
+            size: Some(ByteLen(len)),
+            by_handle: true,
+            ..SetAttr::default()
+        };
         if let Err(error) = self.client.setattr(&caller(), set).await {
             panic!("{}: truncate to {len}: {error}", self.name);
         }
@@ -319,7 +331,12 @@ impl Walker {
         let mut left = vec![ROOT];
         while let Some(directory) = left.pop() {
             let names = list_all(reader, self.inode(directory)).await;
-            assert_eq!(names, self.model.list(directory).unwrap_or_default(), "{}: list at the end", self.name);
+            assert_eq!(
+                names,
+                self.model.list(directory).unwrap_or_default(),
+                "{}: list at the end",
+                self.name
+            );
             for name in names {
                 let node = self.model.lookup(directory, &name).unwrap_or(ROOT);
                 match self.model.node(node) {

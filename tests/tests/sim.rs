@@ -67,7 +67,9 @@ fn finish((seed, child): (u64, Child)) -> Result<Totals, String> {
             let errors = String::from_utf8_lossy(&output.stderr);
             let tail: Vec<&str> = errors.lines().rev().take(30).collect();
             let tail = tail.into_iter().rev().collect::<Vec<_>>().join("\n");
-            Err(format!("seed {seed} failed; replay: DFS_SIM_SEED={seed} cargo test --release -p dfs-tests --test sim one_seed -- --nocapture\n{tail}"))
+            Err(format!(
+                "seed {seed} failed; replay: DFS_SIM_SEED={seed} cargo test --release -p dfs-tests --test sim one_seed -- --nocapture\n{tail}"
+            ))
         }
     }
 }

@@ -11,8 +11,8 @@ use dfs_proto::extent::ExtentMap;
 use dfs_proto::ids::{ChunkId, ClusterId, Incarnation, InodeId, RequestId, ServerId, SessionId, SetVersion};
 use dfs_proto::meta::{
     Change, ChangeRequest, Changed, ChunkLocation, CommitExtents, Create, FileExtents, MetaResult, OpenChunk,
-    OpenSession, OpenedChunk, Read, ReadReply, ReadRequest, RenewSession, Replica, ReplicaReport, SessionOpened,
-    SessionRenewed, SetAttr, SetTime,
+    OpenSession, OpenedChunk, Read, ReadReply, ReadRequest, RenewSession, Replica, ReplicaReport,
+    SessionOpened, SessionRenewed, SetAttr, SetTime,
 };
 use dfs_proto::units::{ByteLen, COMMIT_EXTENTS_MAX, Offset, REQUEST_WINDOW};
 use tokio::time::sleep;

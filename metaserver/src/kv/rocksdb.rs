@@ -15,8 +15,8 @@ use dfs_proto::env::BoxFuture;
 use dfs_proto::units::{ByteLen, MIB};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, IteratorMode, Options, ReadOptions, SnapshotWithThreadMode,
-    WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, DB, DBCompressionType, IteratorMode, Options, ReadOptions,
+    SnapshotWithThreadMode, WriteBatch, WriteOptions,
 };
 
 use super::{Batch, Kv, KvError, KvHome, Pair, Snapshot};
@@ -206,7 +206,8 @@ fn on_a_blocking_thread(
     work: impl FnOnce() -> Result<(), KvError> + Send + 'static,
 ) -> BoxFuture<'static, Result<(), KvError>> {
     Box::pin(async move {
-        let stopped = |e: tokio::task::JoinError| KvError::Database { doing: doing.to_owned(), what: e.to_string() };
+        let stopped =
+            |e: tokio::task::JoinError| KvError::Database { doing: doing.to_owned(), what: e.to_string() };
         tokio::task::spawn_blocking(work).await.map_err(stopped)?
     })
 }

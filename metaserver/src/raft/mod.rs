@@ -36,6 +36,6 @@ pub use stamp::StampError;
 pub use state_store::ReadView;
 
 #[cfg(test)]
-mod store_tests;
-#[cfg(test)]
 mod group_tests;
+#[cfg(test)]
+mod store_tests;

@@ -78,7 +78,10 @@ struct MetaService(Arc<Metaserver>);
 
 #[tonic::async_trait]
 impl Meta for MetaService {
-    async fn open_session(&self, request: Request<wire::OpenSessionRequest>) -> Answer<wire::OpenSessionReply> {
+    async fn open_session(
+        &self,
+        request: Request<wire::OpenSessionRequest>,
+    ) -> Answer<wire::OpenSessionReply> {
         let result = match convert::open_session_from_wire(request.into_inner()) {
             Ok(open) => self.0.open_session(open).await,
             Err(error) => Err(error),

@@ -43,8 +43,7 @@ struct Check<'v> {
 
 impl<'v> Check<'v> {
     fn read(view: &'v dyn Snapshot) -> Check<'v> {
-        let inode =
-            |(key, value): Pair| (InodeId(keys::number(&key, 0)), decode(&value, "an inode"));
+        let inode = |(key, value): Pair| (InodeId(keys::number(&key, 0)), decode(&value, "an inode"));
         let chunk = |(key, value): Pair| (ChunkId(keys::number(&key, 0)), decode(&value, "a chunk"));
         Check {
             view,
@@ -87,7 +86,9 @@ impl<'v> Check<'v> {
                 format!("S3: {directory} has two entries at cookie {cookie}")
             });
             let found = dirent::find(self.view, directory, name);
-            self.expect(found.as_ref() == Some(&entry), || format!("S3: {name:?} of {directory} is not found"));
+            self.expect(found.as_ref() == Some(&entry), || {
+                format!("S3: {name:?} of {directory} is not found")
+            });
             let is_directory = record.kind == FileKind::Directory;
             *names.entry(record.inode).or_default() += 1;
             let child = children.entry(directory).or_default();
@@ -109,7 +110,8 @@ impl<'v> Check<'v> {
                 (false, nlink) => (nlink, count),
             };
             if (count, inode.nlink) != (named, nlink) {
-                self.faults.push(format!("S1: {id} has {count} names and nlink {}, not {nlink}", inode.nlink));
+                self.faults
+                    .push(format!("S1: {id} has {count} names and nlink {}, not {nlink}", inode.nlink));
             }
             if inode.is_directory() && inode.size.0 != size {
                 self.faults.push(format!("S1: {id} has {size} entries and says {}", inode.size));
@@ -218,7 +220,9 @@ impl<'v> Check<'v> {
         self.expect_equal(&format!("S5: bytes allocated to {id}"), inode.allocated.0, total);
         let visible = || all.iter().filter(|laid| !extent::is_hidden(laid, &cuts));
         let end = visible().map(|laid| laid.extent.end()).max().unwrap_or(0);
-        self.expect(end <= inode.size.0, || format!("S5: {id} ends at {} and has bytes up to {end}", inode.size));
+        self.expect(end <= inode.size.0, || {
+            format!("S5: {id} ends at {} and has bytes up to {end}", inode.size)
+        });
         let straddles = |laid: &Laid| {
             let is_cut = |cut: &extent::Cut| {
                 laid.seq < cut.seq && laid.extent.offset.0 < cut.from && cut.from < laid.extent.end()
@@ -291,7 +295,9 @@ impl<'v> Check<'v> {
         }
         for (id, chunk) in self.chunks.clone() {
             let stranger = chunk.replicas.iter().find(|&&s| server::get(self.view, s).is_none());
-            self.expect(stranger.is_none(), || format!("{id} has a replica on {stranger:?}, which is not known"));
+            self.expect(stranger.is_none(), || {
+                format!("{id} has a replica on {stranger:?}, which is not known")
+            });
         }
     }
 
@@ -307,7 +313,9 @@ impl<'v> Check<'v> {
             ("server", counters.server.0, last(keys::SERVER)),
         ];
         for (what, counter, highest) in lasts {
-            self.expect(highest <= counter, || format!("S8: {what} {highest} is above the counter, {counter}"));
+            self.expect(highest <= counter, || {
+                format!("S8: {what} {highest} is above the counter, {counter}")
+            });
         }
         for id in self.inodes.keys().copied().collect::<Vec<_>>() {
             let number = cluster::volume(self.view, id.volume()).map(|volume| volume.number);

@@ -117,12 +117,7 @@ pub(super) fn get(view: &dyn Snapshot, chunk: ChunkId) -> Option<ChunkRecord> {
 }
 
 /// Writes `new` (`None`: no record any more) over `old`, with index and totals.
-pub(super) fn put(
-    txn: &mut Txn<'_>,
-    chunk: ChunkId,
-    old: Option<&ChunkRecord>,
-    new: Option<&ChunkRecord>,
-) {
+pub(super) fn put(txn: &mut Txn<'_>, chunk: ChunkId, old: Option<&ChunkRecord>, new: Option<&ChunkRecord>) {
     match new {
         Some(record) => txn.put(keys::chunk(chunk), encode(record)),
         None => txn.delete(keys::chunk(chunk)),

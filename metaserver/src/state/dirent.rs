@@ -45,7 +45,11 @@ pub(super) fn find(view: &dyn Snapshot, directory: InodeId, name: &Name) -> Opti
 fn find_at(view: &dyn Snapshot, directory: InodeId, hash: u64, name: &Name) -> Option<Dirent> {
     // Nearly every name stands at its own hash: one point read, no scan.
     if let Some(value) = view.get(&keys::dirent(directory, hash, name)) {
-        return Some(Dirent { cookie: hash, name: name.clone(), record: decode(&value, "a directory entry") });
+        return Some(Dirent {
+            cookie: hash,
+            name: name.clone(),
+            record: decode(&value, "a directory entry"),
+        });
     }
     collisions(view, directory, hash).find(|entry| entry.name == *name)
 }

@@ -219,8 +219,7 @@ impl<'e, 't> Edit<'e, 't> {
 
     /// Removes everything behind `from`: at once if it is little, else by a cut (E2).
     pub(super) fn truncate(&mut self, from: u64) {
-        let found: Vec<Laid> =
-            ending_after(self.txn, self.id, from).take(TRUNCATE_INLINE_MAX + 1).collect();
+        let found: Vec<Laid> = ending_after(self.txn, self.id, from).take(TRUNCATE_INLINE_MAX + 1).collect();
         let (now, later) = found.split_at(found.len().min(TRUNCATE_INLINE_MAX));
         self.erase_behind(from, now);
         if later.is_empty() {

@@ -33,7 +33,8 @@
 
 use dfs_proto::attr::{Name, Timestamp};
 use dfs_proto::ids::{
-    ChunkId, ContentSeq, DirectoryId, InodeId, MemberId, RequestId, ServerId, SessionId, SessionNonce, VolumeId,
+    ChunkId, ContentSeq, DirectoryId, InodeId, MemberId, RequestId, ServerId, SessionId, SessionNonce,
+    VolumeId,
 };
 
 /// Everything below this prefix belongs to the Raft glue.

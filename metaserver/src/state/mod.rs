@@ -75,9 +75,7 @@ pub fn apply(command: &Command, now: Timestamp, txn: &mut Txn<'_>) -> Reply {
         Command::Change { request, placement } => Reply::Changed(change(txn, now, request, placement)),
         Command::RegisterServer(register) => ops::server::register(txn, register),
         Command::SealChunks { chunks } => ops::seal_chunk::seal_all(txn, now, chunks),
-        Command::SealChunksOf { server, limit } => {
-            ops::seal_chunk::seal_of_server(txn, now, *server, *limit)
-        }
+        Command::SealChunksOf { server, limit } => ops::seal_chunk::seal_of_server(txn, now, *server, *limit),
         Command::ReportDamage { chunk, server } => ops::server::report_damage(txn, *chunk, *server),
         Command::Reap { limit } => ops::reap::apply(txn, now, *limit),
         Command::StartDeleting { before, limit } => ops::delete::start(txn, *before, *limit),

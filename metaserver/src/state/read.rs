@@ -50,12 +50,7 @@ pub fn answer(view: &dyn Snapshot, request: &ReadRequest) -> MetaResult<ReadRepl
 }
 
 /// `name` may be `.` or `..`.
-pub fn lookup(
-    view: &dyn Snapshot,
-    caller: &Caller,
-    parent: InodeId,
-    name: &[u8],
-) -> MetaResult<InodeAttr> {
+pub fn lookup(view: &dyn Snapshot, caller: &Caller, parent: InodeId, name: &[u8]) -> MetaResult<InodeAttr> {
     let directory = inode::require_directory(view, parent)?;
     permission::require(&directory, caller, AccessMask::EXECUTE)?;
     let found = match name {

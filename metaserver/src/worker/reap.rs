@@ -9,7 +9,8 @@ use crate::leases::Touched;
 use crate::service::Metaserver;
 use crate::state::read;
 
-const INTERVAL: Duration = Duration::from_millis(100);
+/// Nobody waits for it: only space does.
+const INTERVAL: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(metaserver: &Metaserver) {
     let mut more = false;

@@ -34,7 +34,8 @@ impl Faults {
     /// Mends what is due and breaks something new when it is time; `is_over` mends all and breaks nothing more.
     pub(crate) fn tick(&mut self, sim: &mut turmoil::Sim<'_>, disks: &Disks, shared: &Shared, is_over: bool) {
         let now = sim.elapsed();
-        let (due, rest) = std::mem::take(&mut self.current).into_iter().partition(|(until, _)| is_over || *until <= now);
+        let (due, rest) =
+            std::mem::take(&mut self.current).into_iter().partition(|(until, _)| is_over || *until <= now);
         self.current = rest;
         for (_, fault) in due {
             mend(sim, fault);
@@ -53,7 +54,12 @@ impl Faults {
         least + Duration::from_micros(self.rng.below((most - least).as_micros() as u64))
     }
 
-    fn break_something(&mut self, sim: &mut turmoil::Sim<'_>, disks: &Disks, shared: &Shared) -> Option<Fault> {
+    fn break_something(
+        &mut self,
+        sim: &mut turmoil::Sim<'_>,
+        disks: &Disks,
+        shared: &Shared,
+    ) -> Option<Fault> {
         let kind = self.rng.below(10);
         // Two chunkservers apart from anybody would be more than `copies - 1`; the same for a metaserver's majority.
         let has = |meta: bool| {

@@ -7,6 +7,7 @@
 //! * partition: the links between two hosts (clients too) are cut both ways or one way, for up to some seconds. One way
 //!   means that requests are executed and their replies lost.
 //! * a cut link loses segments, and TCP here does not send them again: such a connection hangs, also afterwards.
+//!
 //! Clocks run at one rate. What is checked: every answer equals the model's (waiting is allowed, errors are not), at the
 //! end another client sees every byte, and `state::check` finds nothing on any metaserver.
 
@@ -295,7 +296,9 @@ fn add_walker(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan: Plan, inde
 fn check_states(disks: &Disks, seed: u64) {
     for (index, home) in disks.states.iter().enumerate() {
         let Ok(Some(current)) = home.current() else { continue };
-        let kv = home.open(&current).unwrap_or_else(|error| panic!("seed {seed}: open the state of m{}: {error}", index + 1));
+        let kv = home
+            .open(&current)
+            .unwrap_or_else(|error| panic!("seed {seed}: open the state of m{}: {error}", index + 1));
         let broken = dfs_metaserver::state::check(&*kv.snapshot());
         assert!(broken.is_empty(), "seed {seed}: m{}: {broken:#?}", index + 1);
     }

@@ -9,7 +9,7 @@ use std::io;
 use dfs_proto::env::{BoxFuture, Listener, Net, Stream};
 
 /// Usable only inside a turmoil host.
-pub struct SimNet;
+pub(super) struct SimNet;
 
 impl Net for SimNet {
     fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {

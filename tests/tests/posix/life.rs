@@ -89,7 +89,7 @@ fn in_the_background_the_command_returns_when_the_mount_works() {
     wait::until("the daemon in the background to end", END_DEADLINE, || {
         let found = try_sh(Path::new("/"), &format!("pgrep -f -- {}", config.display()));
         // The shell of the search names the path too.
-        found.stdout.lines().all(|pid| is_shell(pid)).then_some(())
+        found.stdout.lines().all(is_shell).then_some(())
     });
 }
 

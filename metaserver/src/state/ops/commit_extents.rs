@@ -82,12 +82,7 @@ fn check_file(context: &Context<'_, '_>, file: &FileCommit) -> MetaResult<InodeR
     Ok(record)
 }
 
-fn lay(
-    context: &mut Context<'_, '_>,
-    file: &FileCommit,
-    record: &mut InodeRecord,
-    live: &mut LiveBytes,
-) {
+fn lay(context: &mut Context<'_, '_>, file: &FileCommit, record: &mut InodeRecord, live: &mut LiveBytes) {
     let old_size = record.size;
     let mut edit = Edit::begin(context.txn, file.inode, record, live);
     for extent in &file.extents {

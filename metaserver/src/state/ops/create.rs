@@ -41,11 +41,7 @@ fn existing(context: &Context<'_, '_>, create: &Create, entry: &Dirent) -> MetaR
     Ok(Changed::Inode { attr: named(context, inode).attr(inode), existed: true, next_commit })
 }
 
-fn new_record(
-    context: &Context<'_, '_>,
-    create: &Create,
-    parent: &InodeRecord,
-) -> MetaResult<InodeRecord> {
+fn new_record(context: &Context<'_, '_>, create: &Create, parent: &InodeRecord) -> MetaResult<InodeRecord> {
     let (kind, rdev, target) = match &create.what {
         NewInode::File => (FileKind::File, 0, Vec::new()),
         NewInode::Directory => (FileKind::Directory, 0, Vec::new()),

@@ -123,7 +123,11 @@ fn move_entry(
 }
 
 /// Reads it again: both parents may be one directory.
-fn change_directory(context: &mut Context<'_, '_>, directory: InodeId, change: impl FnOnce(&mut InodeRecord)) {
+fn change_directory(
+    context: &mut Context<'_, '_>,
+    directory: InodeId,
+    change: impl FnOnce(&mut InodeRecord),
+) {
     let mut record = named(context, directory);
     change(&mut record);
     inode::put(context.txn, directory, &record);
@@ -138,13 +142,7 @@ mod tests {
     use crate::state::tests::{Harness, attr_of, create, name, user};
 
     fn rename(parent: InodeId, from: &str, new_parent: InodeId, to: &str) -> Change {
-        Change::Rename(Rename {
-            parent,
-            name: name(from),
-            new_parent,
-            new_name: name(to),
-            no_replace: false,
-        })
+        Change::Rename(Rename { parent, name: name(from), new_parent, new_name: name(to), no_replace: false })
     }
 
     fn mv(

@@ -19,7 +19,6 @@ use crate::command::{Command, InitCluster, RegisterServer, Reply, RootAttr, Serv
 use crate::kv::memory::MemoryKv;
 use crate::kv::{Kv as _, Pair, Snapshot, Txn};
 
-mod measure;
 mod random;
 
 pub(super) const CLUSTER: ClusterId = ClusterId(0xc1);

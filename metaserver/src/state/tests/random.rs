@@ -67,7 +67,8 @@ impl Model {
 
     fn is_below(&self, node: InodeId, above: InodeId) -> bool {
         node == above
-            || (self.is_directory(above) && self.entries(above).values().any(|&child| self.is_below(node, child)))
+            || (self.is_directory(above)
+                && self.entries(above).values().any(|&child| self.is_below(node, child)))
     }
 
     fn forget_if_nameless(&mut self, node: InodeId) -> Option<InodeId> {
@@ -143,7 +144,15 @@ impl World {
         let mut harness = Harness::new();
         harness.servers(3);
         let model = Model { nodes: BTreeMap::from([(ROOT, Node::Directory(BTreeMap::new()))]) };
-        World { harness, model, rng: Rng::seeded(seed), chunks: Vec::new(), orphans: Vec::new(), sessions: 1, cuts_seen: 0 }
+        World {
+            harness,
+            model,
+            rng: Rng::seeded(seed),
+            chunks: Vec::new(),
+            orphans: Vec::new(),
+            sessions: 1,
+            cuts_seen: 0,
+        }
     }
 
     fn pick(&self, directories: bool) -> Option<InodeId> {
@@ -242,13 +251,7 @@ impl World {
     fn rename(&mut self) {
         let (parent, old, new_parent, new) = (self.directory(), self.name(), self.directory(), self.name());
         let wanted = self.model.rename((parent, &old), (new_parent, &new));
-        let rename = Rename {
-            parent,
-            name: name(&old),
-            new_parent,
-            new_name: name(&new),
-            no_replace: false,
-        };
+        let rename = Rename { parent, name: name(&old), new_parent, new_name: name(&new), no_replace: false };
         self.removed(Change::Rename(rename), wanted);
     }
 
@@ -276,7 +279,8 @@ impl World {
         for extent in &extents {
             bytes.resize(bytes.len().max(extent.end() as usize), None);
             for index in 0..extent.len {
-                bytes[(extent.offset.0 + index) as usize] = Some((extent.chunk, extent.chunk_offset.0 + index));
+                bytes[(extent.offset.0 + index) as usize] =
+                    Some((extent.chunk, extent.chunk_offset.0 + index));
             }
         }
         let size = bytes.len() as u64;
