@@ -112,8 +112,12 @@ impl ModelFs {
         name: &str,
         new_parent: NodeId,
         new_name: &str,
+        no_replace: bool,
     ) -> ModelResult<()> {
         let node = self.lookup(parent, name)?;
+        if no_replace && self.entries(new_parent)?.contains_key(new_name) {
+            return Err(ModelError::Exists);
+        }
         let moves_directory = matches!(self.node(node), Node::Directory(_));
         if moves_directory && self.is_below(new_parent, node) {
             return Err(ModelError::Invalid);
@@ -165,6 +169,15 @@ impl ModelFs {
             Node::File(bytes) => bytes,
             other => panic!("{file} is {other:?}, not a file"),
         }
+    }
+
+    /// How many names the node has.
+    pub fn links(&self, node: NodeId) -> usize {
+        let names = |directory: &NodeId| match self.node(*directory) {
+            Node::Directory(entries) => entries.values().filter(|&&named| named == node).count(),
+            Node::File(_) | Node::Symlink(_) => 0,
+        };
+        self.directories().iter().map(names).sum()
     }
 
     /// All directories that can be reached, in a fixed order.

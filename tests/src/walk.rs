@@ -1,5 +1,6 @@
 //! A walker does random operations through the client library, in a directory of its own, and compares every answer
-//! with the model's. Faults may make it wait; they may not make it see an error or another answer.
+//! with the model's. Faults may make it wait; they may not make it see an error or another answer. What it has closed
+//! or synced, it looks at through another client too.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -12,6 +13,7 @@ use dfs_proto::env::Rng;
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Create, NewInode, Rename, SetAttr};
 use dfs_proto::units::{ByteLen, Offset};
+use futures::future::join_all;
 use tokio::time::Instant;
 
 use crate::model::{ModelError, ModelFs, Node, NodeId, ROOT};
@@ -26,6 +28,7 @@ const FILE_LEN_MAX: u64 = 256 * 1024;
 /// What a walker saw.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Walked {
+    /// Those that asked dfs for something and got an answer.
     pub operations: u64,
     pub bytes_written: u64,
     pub longest_stall: Duration,
@@ -33,6 +36,8 @@ pub struct Walked {
 
 pub struct Walker {
     client: Arc<Client>,
+    /// Another mount: sees what was closed or synced.
+    peer: Arc<Client>,
     rng: Rng,
     model: ModelFs,
     inodes: BTreeMap<NodeId, InodeId>,
@@ -64,7 +69,7 @@ fn model_error(error: &ClientError) -> Option<ModelError> {
 
 impl Walker {
     /// Makes the directory `name` below the root and walks there.
-    pub async fn start(client: Arc<Client>, rng: Rng, name: &str) -> Walker {
+    pub async fn start(client: Arc<Client>, peer: Arc<Client>, rng: Rng, name: &str) -> Walker {
         let create = Create {
             parent: InodeId::ROOT,
             name: name_of(name),
@@ -75,6 +80,7 @@ impl Walker {
         let made = client.create(&caller(), create).await.unwrap_or_else(|e| panic!("make {name}: {e}"));
         Walker {
             client,
+            peer,
             rng,
             model: ModelFs::default(),
             inodes: BTreeMap::from([(ROOT, made.attr.inode)]),
@@ -107,45 +113,108 @@ impl Walker {
         }
     }
 
-    /// One random operation.
-    pub async fn step(&mut self) {
-        let started = Instant::now();
-        match self.rng.below(20) {
-            0..=2 => self.create_file().await,
-            3 => self.make_directory().await,
-            4 => self.unlink().await,
-            5 => self.rmdir().await,
-            6..=7 => self.rename().await,
-            8 => self.link().await,
-            9..=10 => self.open_existing().await,
-            11..=14 => self.write().await,
-            15 => self.read().await,
-            16 => self.truncate().await,
-            17 => self.sync().await,
-            18 => self.close().await,
-            _ => self.list().await,
+    /// One random operation; answers which.
+    pub async fn step(&mut self) -> u64 {
+        loop {
+            let started = Instant::now();
+            let kind = self.rng.below(27);
+            let done = match kind {
+                0..=2 => self.create_file(false).await,
+                3 => self.create_file(true).await,
+                4 => self.make_directory().await,
+                5..=6 => self.unlink().await,
+                7 => self.rmdir().await,
+                8..=9 => self.rename().await,
+                10 => self.link().await,
+                11 => self.symlink().await,
+                12..=13 => self.open_existing().await,
+                14..=17 => self.write().await,
+                18..=19 => self.append().await,
+                20 => self.read().await,
+                21 => self.truncate().await,
+                22 => self.sync().await,
+                23 => self.sync_all().await,
+                24 => self.close().await,
+                25 => self.stat().await,
+                _ => self.list().await,
+            };
+            if done {
+                self.walked.operations += 1;
+                self.walked.longest_stall = self.walked.longest_stall.max(started.elapsed());
+                return kind;
+            }
         }
-        self.walked.operations += 1;
-        self.walked.longest_stall = self.walked.longest_stall.max(started.elapsed());
     }
 
-    async fn create_file(&mut self) {
+    /// `or_existing`: O_CREAT without O_EXCL.
+    async fn create_file(&mut self, or_existing: bool) -> bool {
         let (parent, name) = (self.directory(), self.name());
         let create = Create {
             parent: self.inode(parent),
             name: name_of(&name),
             mode: 0o644,
             what: NewInode::File,
-            or_existing: false,
+            or_existing,
         };
         let mode = OpenMode { read: true, write: true, ..OpenMode::default() };
         let real = self.client.create_open(&caller(), create, mode).await;
-        let model = self.model.create(parent, &name, Node::File(Vec::new()));
+        let existing = self.model.lookup(parent, &name);
+        let model = match existing {
+            Ok(node) if or_existing && matches!(self.model.node(node), Node::File(_)) => Ok(node),
+            Ok(_) | Err(_) => self.model.create(parent, &name, Node::File(Vec::new())),
+        };
         self.same(&format!("create {name}"), &real, &model);
         if let (Ok((file, attr)), Ok(node)) = (real, model) {
-            self.inodes.insert(node, attr.inode);
+            let before = self.inodes.insert(node, attr.inode);
+            assert!(before.is_none_or(|inode| inode == attr.inode), "{}: create {name}: another", self.name);
             self.keep_open(node, file).await;
         }
+        true
+    }
+
+    async fn symlink(&mut self) -> bool {
+        let (parent, name) = (self.directory(), self.name());
+        let target = format!("../{}", self.rng.u64()).into_bytes();
+        let create = Create {
+            parent: self.inode(parent),
+            name: name_of(&name),
+            mode: 0o777,
+            what: NewInode::Symlink { target: target.clone() },
+            or_existing: false,
+        };
+        let real = self.client.create(&caller(), create).await;
+        let model = self.model.create(parent, &name, Node::Symlink(target.clone()));
+        self.same(&format!("symlink {name}"), &real, &model);
+        if let (Ok(made), Ok(node)) = (real, model) {
+            self.inodes.insert(node, made.attr.inode);
+            let read = self.client.readlink(&caller(), made.attr.inode).await;
+            assert_eq!(read, Ok(target), "{}: readlink {name}", self.name);
+        }
+        true
+    }
+
+    /// Size and number of links, of something that has a name or of something open.
+    async fn stat(&mut self) -> bool {
+        let (parent, name) = (self.directory(), self.name());
+        let Some(node) = self.model.lookup(parent, &name).ok().or(self.some_open().map(|(node, _)| node))
+        else {
+            return false;
+        };
+        let attr = match self.client.getattr(&caller(), self.inode(node)).await {
+            Ok(attr) => attr,
+            Err(error) => panic!("{}: stat {}: {error}", self.name, self.inode(node)),
+        };
+        let (links, size) = match self.model.node(node) {
+            Node::File(bytes) => (self.model.links(node), bytes.len()),
+            Node::Symlink(target) => (self.model.links(node), target.len()),
+            Node::Directory(entries) => {
+                let is_directory = |&&child: &&NodeId| matches!(self.model.node(child), Node::Directory(_));
+                (2 + entries.values().filter(is_directory).count(), entries.len())
+            }
+        };
+        let seen = (attr.nlink as usize, attr.size.0 as usize);
+        assert_eq!(seen, (links, size), "{}: links and size of {}", self.name, self.inode(node));
+        true
     }
 
     async fn keep_open(&mut self, node: NodeId, file: Arc<File>) {
@@ -155,9 +224,9 @@ impl Walker {
         self.open.push((node, file));
     }
 
-    async fn make_directory(&mut self) {
+    async fn make_directory(&mut self) -> bool {
         if self.model.directories().len() >= DIRECTORIES_MAX {
-            return;
+            return false;
         }
         let (parent, name) = (self.directory(), self.name());
         let create = Create {
@@ -173,64 +242,77 @@ impl Walker {
         if let (Ok(made), Ok(node)) = (real, model) {
             self.inodes.insert(node, made.attr.inode);
         }
+        true
     }
 
-    async fn unlink(&mut self) {
+    async fn unlink(&mut self) -> bool {
         let (parent, name) = (self.directory(), self.name());
         let real = self.client.unlink(&caller(), self.inode(parent), &name_of(&name)).await;
         let model = self.model.unlink(parent, &name);
         self.same(&format!("unlink {name}"), &real, &model);
+        true
     }
 
-    async fn rmdir(&mut self) {
+    async fn rmdir(&mut self) -> bool {
         let (parent, name) = (self.directory(), self.name());
         let real = self.client.rmdir(&caller(), self.inode(parent), &name_of(&name)).await;
         let model = self.model.rmdir(parent, &name);
         self.same(&format!("rmdir {name}"), &real, &model);
+        true
     }
 
-    async fn rename(&mut self) {
+    async fn rename(&mut self) -> bool {
         let (parent, name) = (self.directory(), self.name());
         let (new_parent, new_name) = (self.directory(), self.name());
+        let no_replace = self.rng.below(4) == 0;
         let rename = Rename {
             parent: self.inode(parent),
             name: name_of(&name),
             new_parent: self.inode(new_parent),
             new_name: name_of(&new_name),
-            no_replace: false,
+            no_replace,
         };
         let real = self.client.rename(&caller(), rename).await;
-        let model = self.model.rename(parent, &name, new_parent, &new_name);
-        self.same(&format!("rename {name} to {new_name}"), &real, &model);
+        let model = self.model.rename(parent, &name, new_parent, &new_name, no_replace);
+        self.same(&format!("rename {name} to {new_name}, no_replace {no_replace}"), &real, &model);
+        true
     }
 
-    async fn link(&mut self) {
+    async fn link(&mut self) -> bool {
         let (from, name) = (self.directory(), self.name());
         let (parent, new_name) = (self.directory(), self.name());
-        let Ok(node) = self.model.lookup(from, &name) else { return };
+        let Ok(node) = self.model.lookup(from, &name) else { return false };
         if matches!(self.model.node(node), Node::Directory(_)) {
-            return;
+            return false;
         }
         let real =
             self.client.link(&caller(), self.inode(node), self.inode(parent), &name_of(&new_name)).await;
         let model = self.model.link(node, parent, &new_name);
         self.same(&format!("link {name} to {new_name}"), &real, &model);
+        true
     }
 
-    async fn open_existing(&mut self) {
+    async fn open_existing(&mut self) -> bool {
         let (parent, name) = (self.directory(), self.name());
         let real = self.client.lookup(&caller(), self.inode(parent), name.as_bytes()).await;
         let model = self.model.lookup(parent, &name);
         self.same(&format!("lookup {name}"), &real, &model);
-        let Ok(node) = model else { return };
+        let Ok(node) = model else { return true };
         if !matches!(self.model.node(node), Node::File(_)) {
-            return;
+            return true;
         }
-        let mode = OpenMode { read: true, write: true, ..OpenMode::default() };
+        let truncate = self.rng.below(8) == 0;
+        let mode = OpenMode { read: true, write: true, truncate, ..OpenMode::default() };
         match self.client.open(&caller(), self.inode(node), mode).await {
-            Ok(file) => self.keep_open(node, file).await,
+            Ok(file) => {
+                if truncate {
+                    self.model.truncate(node, 0);
+                }
+                self.keep_open(node, file).await;
+            }
             Err(error) => panic!("{}: open {name}: {error}", self.name),
         }
+        true
     }
 
     fn some_open(&self) -> Option<(NodeId, Arc<File>)> {
@@ -238,25 +320,46 @@ impl Walker {
         self.open.get(index).cloned()
     }
 
-    async fn write(&mut self) {
-        let Some((node, file)) = self.some_open() else { return };
-        let offset = self.rng.below(FILE_LEN_MAX / 2);
-        let len =
-            if self.rng.below(8) == 0 { self.rng.below(FILE_LEN_MAX / 2) } else { self.rng.below(9000) } + 1;
+    fn some_data(&self) -> Vec<u8> {
+        let is_long = self.rng.below(8) == 0;
+        let len = if is_long { self.rng.below(FILE_LEN_MAX / 2) } else { self.rng.below(9000) } + 1;
         let fill = self.rng.u64().to_le_bytes();
-        let data: Vec<u8> = fill.iter().copied().cycle().take(len as usize).collect();
+        fill.iter().copied().cycle().take(len as usize).collect()
+    }
+
+    async fn append(&mut self) -> bool {
+        let Some((node, file)) = self.some_open() else { return false };
+        let (end, data) = (self.model.read(node).len(), self.some_data());
+        if end + data.len() > FILE_LEN_MAX as usize {
+            return false;
+        }
+        match file.append(&caller(), &data).await {
+            Ok(at) => assert_eq!(at, Offset(end as u64), "{}: append", self.name),
+            Err(error) => panic!("{}: append to {}: {error}", self.name, self.inode(node)),
+        }
+        self.model.write(node, end, &data);
+        self.walked.bytes_written += data.len() as u64;
+        true
+    }
+
+    async fn write(&mut self) -> bool {
+        let Some((node, file)) = self.some_open() else { return false };
+        let (offset, data) = (self.rng.below(FILE_LEN_MAX / 2), self.some_data());
+        let len = data.len() as u64;
         if let Err(error) = file.write_at(&caller(), Offset(offset), &data).await {
             panic!("{}: write {len} at {offset} of {}: {error}", self.name, self.inode(node));
         }
         self.model.write(node, offset as usize, &data);
         self.walked.bytes_written += len;
+        true
     }
 
-    async fn read(&mut self) {
-        let Some((node, file)) = self.some_open() else { return };
+    async fn read(&mut self) -> bool {
+        let Some((node, file)) = self.some_open() else { return false };
         let offset = self.rng.below(FILE_LEN_MAX / 2);
         let len = self.rng.below(100_000) + 1;
         self.compare(node, &file, offset, len).await;
+        true
     }
 
     async fn compare(&self, node: NodeId, file: &File, offset: u64, len: u64) {
@@ -279,8 +382,8 @@ impl Walker {
         }
     }
 
-    async fn truncate(&mut self) {
-        let Some((node, _file)) = self.some_open() else { return };
+    async fn truncate(&mut self) -> bool {
+        let Some((node, _file)) = self.some_open() else { return false };
         let len = self.rng.below(FILE_LEN_MAX / 2);
         let set = SetAttr {
             inode: self.inode(node),
@@ -292,31 +395,54 @@ impl Walker {
             panic!("{}: truncate to {len}: {error}", self.name);
         }
         self.model.truncate(node, len as usize);
+        true
     }
 
-    async fn sync(&mut self) {
-        let Some((_, file)) = self.some_open() else { return };
+    async fn sync(&mut self) -> bool {
+        let Some((node, file)) = self.some_open() else { return false };
         if let Err(error) = file.sync().await {
             panic!("{}: fsync: {error}", self.name);
         }
+        self.show_peer(node).await;
+        true
     }
 
-    async fn close(&mut self) {
+    /// All open files at the same time, so that their commits meet.
+    async fn sync_all(&mut self) -> bool {
+        for synced in join_all(self.open.iter().map(|(_, file)| file.sync())).await {
+            if let Err(error) = synced {
+                panic!("{}: fsync of all: {error}", self.name);
+            }
+        }
+        !self.open.is_empty()
+    }
+
+    async fn close(&mut self) -> bool {
         if self.open.is_empty() {
-            return;
+            return false;
         }
         let index = self.rng.below(self.open.len() as u64) as usize;
-        let (_, file) = self.open.swap_remove(index);
+        let (node, file) = self.open.swap_remove(index);
         if let Err(error) = file.flush().await {
             panic!("{}: close: {error}", self.name);
         }
         file.release().await;
+        self.show_peer(node).await;
+        true
     }
 
-    async fn list(&mut self) {
+    /// What was closed or synced is seen by what another client opens later.
+    async fn show_peer(&self, node: NodeId) {
+        if self.model.links(node) > 0 {
+            self.compare_file_as(&self.peer, node).await;
+        }
+    }
+
+    async fn list(&mut self) -> bool {
         let directory = self.directory();
         let names = list_all(&self.client, self.inode(directory)).await;
         assert_eq!(names, self.model.list(directory).unwrap_or_default(), "{}: list", self.name);
+        true
     }
 
     /// Closes everything, so that another client may look.
@@ -342,7 +468,10 @@ impl Walker {
                 match self.model.node(node) {
                     Node::Directory(_) => left.push(node),
                     Node::File(_) => self.compare_file_as(reader, node).await,
-                    Node::Symlink(_) => {}
+                    Node::Symlink(target) => {
+                        let read = reader.readlink(&caller(), self.inode(node)).await;
+                        assert_eq!(read.as_ref(), Ok(target), "{}: symlink at the end", self.name);
+                    }
                 }
             }
         }

@@ -33,7 +33,7 @@ pub use consensus::{
 pub use group::Failure;
 pub use log_store::LogOptions;
 pub use stamp::StampError;
-pub use state_store::ReadView;
+pub use state_store::{ReadView, applied_count};
 
 #[cfg(test)]
 mod group_tests;

@@ -40,6 +40,11 @@ pub(crate) fn read_applied(view: &dyn Snapshot) -> io::Result<Applied> {
     }
 }
 
+/// How many entries of the log this state holds the effects of. For tests that compare members.
+pub fn applied_count(view: &dyn Snapshot) -> io::Result<u64> {
+    Ok(read_applied(view)?.next_index())
+}
+
 pub(crate) fn encode_applied(applied: &Applied) -> io::Result<Vec<u8>> {
     postcard::to_extend(applied, vec![FORMAT]).map_err(io::Error::other)
 }

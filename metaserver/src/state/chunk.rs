@@ -116,6 +116,11 @@ pub(super) fn get(view: &dyn Snapshot, chunk: ChunkId) -> Option<ChunkRecord> {
     view.get(&keys::chunk(chunk)).map(|bytes| decode(&bytes, "a chunk"))
 }
 
+pub(super) fn all(view: &dyn Snapshot) -> impl Iterator<Item = (ChunkId, ChunkRecord)> + '_ {
+    scan_prefix(view, &keys::table(keys::CHUNK))
+        .map(|(key, value)| (ChunkId(keys::number(&key, 0)), decode(&value, "a chunk")))
+}
+
 /// Writes `new` (`None`: no record any more) over `old`, with index and totals.
 pub(super) fn put(txn: &mut Txn<'_>, chunk: ChunkId, old: Option<&ChunkRecord>, new: Option<&ChunkRecord>) {
     match new {

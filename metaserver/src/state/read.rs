@@ -195,6 +195,11 @@ pub fn chunk(view: &dyn Snapshot, chunk: ChunkId) -> Option<ChunkRecord> {
     chunk::get(view, chunk)
 }
 
+/// Every chunk that has a record: as many as the cluster has, so for tests only.
+pub fn chunks(view: &dyn Snapshot) -> Vec<(ChunkId, ChunkRecord)> {
+    chunk::all(view).collect()
+}
+
 /// Where a chunk is, with addresses.
 pub fn chunk_location(view: &dyn Snapshot, id: ChunkId) -> Option<dfs_proto::meta::ChunkLocation> {
     chunk::get(view, id).map(|record| chunk::location(view, id, &record))

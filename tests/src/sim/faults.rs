@@ -7,16 +7,32 @@ use dfs_proto::env::Rng;
 use super::{CHUNKSERVERS, Disks, METASERVERS, Shared};
 
 /// Servers need this long to form a cluster before anything is broken.
-const CALM_FIRST: Duration = Duration::from_secs(5);
-const GAP_MAX: Duration = Duration::from_secs(6);
+const CALM_FIRST: Duration = Duration::from_secs(3);
+const GAP_MIN: Duration = Duration::from_millis(300);
+const GAP_MAX: Duration = Duration::from_secs(4);
 const FAULT_MIN: Duration = Duration::from_millis(200);
 const FAULT_MAX: Duration = Duration::from_secs(6);
 
 /// A fault that is there now.
 enum Fault {
-    MetaserverDown(usize),
-    ChunkserverDown(usize),
-    Cut { from: String, to: String, one_way: bool },
+    Down {
+        metaserver: bool,
+        index: usize,
+    },
+    /// No power anywhere.
+    Blackout,
+    Link {
+        from: String,
+        to: String,
+        how: Broken,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Broken {
+    Cut,
+    CutOneWay,
+    Hung,
 }
 
 pub(crate) struct Faults {
@@ -31,78 +47,135 @@ impl Faults {
         Faults { rng, walkers, next: CALM_FIRST, current: Vec::new() }
     }
 
-    /// Mends what is due and breaks something new when it is time; `is_over` mends all and breaks nothing more.
-    pub(crate) fn tick(&mut self, sim: &mut turmoil::Sim<'_>, disks: &Disks, shared: &Shared, is_over: bool) {
+    /// Mends what is due and breaks something new when it is time.
+    pub(crate) fn tick(&mut self, sim: &mut turmoil::Sim<'_>, disks: &Disks, shared: &Shared) {
         let now = sim.elapsed();
-        let (due, rest) =
-            std::mem::take(&mut self.current).into_iter().partition(|(until, _)| is_over || *until <= now);
+        let (due, rest) = std::mem::take(&mut self.current).into_iter().partition(|(until, _)| *until <= now);
         self.current = rest;
         for (_, fault) in due {
             mend(sim, fault);
         }
-        if is_over || now < self.next {
+        if now < self.next {
             return;
         }
-        self.next = now + self.between(Duration::from_millis(500), GAP_MAX);
+        self.next = now + self.between(GAP_MIN, GAP_MAX);
         let until = now + self.between(FAULT_MIN, FAULT_MAX);
         if let Some(fault) = self.break_something(sim, disks, shared) {
             self.current.push((until, fault));
         }
     }
 
+    /// The last fault: mends everything else, and the power fails everywhere at once. [`Faults::end_blackout`] ends it.
+    pub(crate) fn last_blackout(&mut self, sim: &mut turmoil::Sim<'_>, disks: &Disks, shared: &Shared) {
+        for (_, fault) in std::mem::take(&mut self.current) {
+            mend(sim, fault);
+        }
+        self.blackout(sim, disks, shared);
+    }
+
+    pub(crate) fn end_blackout(&self, sim: &mut turmoil::Sim<'_>) {
+        mend(sim, Fault::Blackout);
+    }
+
     fn between(&self, least: Duration, most: Duration) -> Duration {
         least + Duration::from_micros(self.rng.below((most - least).as_micros() as u64))
     }
 
+    /// At most one metaserver, one chunkserver and one link at a time, or everything.
     fn break_something(
         &mut self,
         sim: &mut turmoil::Sim<'_>,
         disks: &Disks,
         shared: &Shared,
     ) -> Option<Fault> {
-        let kind = self.rng.below(10);
-        // Two chunkservers apart from anybody would be more than `copies - 1`; the same for a metaserver's majority.
-        let has = |meta: bool| {
+        let is_down = |wanted: bool| {
             self.current.iter().any(|(_, fault)| match fault {
-                Fault::MetaserverDown(_) => meta,
-                Fault::ChunkserverDown(_) => !meta,
-                Fault::Cut { .. } => true,
+                Fault::Down { metaserver, .. } => *metaserver == wanted,
+                Fault::Blackout => true,
+                Fault::Link { .. } => false,
             })
         };
-        match kind {
-            0..=2 if !has(true) => {
-                let index = self.rng.below(METASERVERS as u64) as usize;
-                sim.crash(format!("m{}", index + 1).as_str());
-                disks.logs[index].crash(&self.rng);
-                disks.states[index].crash();
-                shared.totals().crashes += 1;
-                Some(Fault::MetaserverDown(index))
+        let is_broken = self.current.iter().any(|(_, fault)| !matches!(fault, Fault::Down { .. }));
+        match self.rng.below(14) {
+            0..=2 if !is_down(true) => {
+                let leader = shared.leader().filter(|_| self.rng.below(2) == 0);
+                let index = leader.unwrap_or_else(|| self.rng.below(METASERVERS as u64) as usize);
+                drop(shared.note_fault(sim, 1));
+                self.crash(sim, disks, shared, true, index);
+                Some(Fault::Down { metaserver: true, index })
             }
-            3..=5 if !has(false) => {
+            3..=5 if !is_down(false) => {
                 let index = self.rng.below(CHUNKSERVERS as u64) as usize;
-                sim.crash(format!("c{}", index + 1).as_str());
-                disks.chunks[index].crash(&self.rng);
-                let mut totals = shared.totals();
-                totals.crashes += 1;
-                totals.replica_losses += 1;
-                Some(Fault::ChunkserverDown(index))
+                drop(shared.note_fault(sim, 2));
+                self.crash(sim, disks, shared, false, index);
+                Some(Fault::Down { metaserver: false, index })
             }
-            6..=9 if !has(true) && !has(false) => {
-                let (from, to) = self.two_hosts();
-                let one_way = kind >= 8;
-                if one_way {
-                    sim.partition_oneway(from.as_str(), to.as_str());
-                } else {
-                    sim.partition(from.as_str(), to.as_str());
-                }
-                shared.totals().partitions += 1;
-                Some(Fault::Cut { from, to, one_way })
+            6..=12 if !is_broken => Some(self.break_link(sim, shared)),
+            13 if self.current.is_empty() => {
+                self.blackout(sim, disks, shared);
+                Some(Fault::Blackout)
             }
             _ => None,
         }
     }
 
-    fn two_hosts(&self) -> (String, String) {
+    fn crash(
+        &self,
+        sim: &mut turmoil::Sim<'_>,
+        disks: &Disks,
+        shared: &Shared,
+        metaserver: bool,
+        index: usize,
+    ) {
+        if metaserver {
+            sim.crash(format!("m{}", index + 1).as_str());
+            disks.logs[index].crash(&self.rng);
+            disks.states[index].crash();
+        } else {
+            sim.crash(format!("c{}", index + 1).as_str());
+            disks.chunks[index].crash(&self.rng);
+        }
+        let mut totals = shared.totals();
+        totals.crashes += 1;
+        totals.replica_losses += u64::from(!metaserver);
+    }
+
+    fn blackout(&self, sim: &mut turmoil::Sim<'_>, disks: &Disks, shared: &Shared) {
+        shared.note_fault(sim, 3).blackouts += 1;
+        for index in 0..METASERVERS {
+            self.crash(sim, disks, shared, true, index);
+        }
+        for index in 0..CHUNKSERVERS {
+            self.crash(sim, disks, shared, false, index);
+        }
+    }
+
+    fn break_link(&self, sim: &mut turmoil::Sim<'_>, shared: &Shared) -> Fault {
+        let (from, to) = self.two_hosts(shared);
+        let how = match self.rng.below(7) {
+            0..=1 => Broken::Cut,
+            2..=4 => Broken::CutOneWay,
+            _ => Broken::Hung,
+        };
+        match how {
+            Broken::Cut => sim.partition(from.as_str(), to.as_str()),
+            Broken::CutOneWay => sim.partition_oneway(from.as_str(), to.as_str()),
+            Broken::Hung => sim.hold(from.as_str(), to.as_str()),
+        }
+        let mut totals = shared.note_fault(sim, 4 + how as u64);
+        match how {
+            Broken::Cut => totals.partitions += 1,
+            Broken::CutOneWay => totals.one_way_cuts += 1,
+            Broken::Hung => totals.hung_links += 1,
+        }
+        Fault::Link { from, to, how }
+    }
+
+    /// One time in three from the leader to a client: cut one way, that loses the replies to what was executed.
+    fn two_hosts(&self, shared: &Shared) -> (String, String) {
+        if let Some(leader) = shared.leader().filter(|_| self.rng.below(3) == 0) {
+            return (format!("m{}", leader + 1), format!("w{}", 1 + self.rng.below(self.walkers as u64)));
+        }
         let hosts: Vec<String> = (1..=METASERVERS)
             .map(|n| format!("m{n}"))
             .chain((1..=CHUNKSERVERS).map(|n| format!("c{n}")))
@@ -116,9 +189,16 @@ impl Faults {
 
 fn mend(sim: &mut turmoil::Sim<'_>, fault: Fault) {
     match fault {
-        Fault::MetaserverDown(index) => sim.bounce(format!("m{}", index + 1).as_str()),
-        Fault::ChunkserverDown(index) => sim.bounce(format!("c{}", index + 1).as_str()),
-        Fault::Cut { from, to, one_way: true } => sim.repair_oneway(from.as_str(), to.as_str()),
-        Fault::Cut { from, to, one_way: false } => sim.repair(from.as_str(), to.as_str()),
+        Fault::Down { metaserver: true, index } => sim.bounce(format!("m{}", index + 1).as_str()),
+        Fault::Down { metaserver: false, index } => sim.bounce(format!("c{}", index + 1).as_str()),
+        Fault::Blackout => {
+            let metaservers = (1..=METASERVERS).map(|n| format!("m{n}"));
+            for host in metaservers.chain((1..=CHUNKSERVERS).map(|n| format!("c{n}"))) {
+                sim.bounce(host.as_str());
+            }
+        }
+        Fault::Link { from, to, how: Broken::Cut } => sim.repair(from.as_str(), to.as_str()),
+        Fault::Link { from, to, how: Broken::CutOneWay } => sim.repair_oneway(from.as_str(), to.as_str()),
+        Fault::Link { from, to, how: Broken::Hung } => sim.release(from.as_str(), to.as_str()),
     }
 }

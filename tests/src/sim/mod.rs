@@ -3,19 +3,23 @@
 //!
 //! Fault model, drawn from the seed:
 //! * crash: a server's tasks vanish between two ticks; its log disk, chunk disk and Kv keep what was synced or flushed, and
-//!   of the rest what chance leaves; it starts again within seconds. At most one metaserver and one chunkserver at a time.
-//! * partition: the links between two hosts (clients too) are cut both ways or one way, for up to some seconds. One way
-//!   means that requests are executed and their replies lost.
+//!   of the rest what chance leaves; it starts again within seconds. At most one metaserver and one chunkserver at a time,
+//!   or all of them at once: a power failure. Each run ends with one, right after the last close.
+//! * a link between two hosts (clients too) is cut both ways or one way, or hangs: what is sent arrives much later. One
+//!   way means that requests are executed and their replies lost.
 //! * a cut link loses segments, and TCP here does not send them again: such a connection hangs, also afterwards.
 //!
-//! Clocks run at one rate. What is checked: every answer equals the model's (waiting is allowed, errors are not), at the
-//! end another client sees every byte, and `state::check` finds nothing on any metaserver.
+//! Clocks run at one rate. What is checked: every answer equals the model's (waiting is allowed, errors are not); another
+//! client sees what was closed or synced, and at the end, after the power failure, a fresh one sees every byte; no task
+//! panics; and what `judge` says about the disks.
 
 mod faults;
+mod judge;
 mod net;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use dfs_chunkserver::disk::MemoryDisk;
@@ -24,7 +28,6 @@ use dfs_chunkserver::workers::Workers;
 use dfs_client::{Client, ClientConfig};
 use dfs_metaserver::Storage;
 use dfs_metaserver::config::{BootstrapMember, Settings};
-use dfs_metaserver::kv::KvHome;
 use dfs_metaserver::kv::memory::MemoryHome;
 use dfs_metaserver::raft::log_disk::SimulatedDisk;
 use dfs_proto::attr::Timestamp;
@@ -33,12 +36,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::walk::Walker;
 use faults::Faults;
+use judge::Judge;
 use net::SimNet;
 
 const METASERVERS: usize = 3;
 const CHUNKSERVERS: usize = 3;
 const GRPC_PORT: u16 = 7000;
 const FRAMES_PORT: u16 = 7101;
+/// Between two looks at the metaservers' states while clients walk: each costs a pass over all of them.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// How long the last power failure lasts, and how soon all metaservers must agree after it.
+const LAST_BLACKOUT: Duration = Duration::from_secs(1);
+const AGREEMENT_DEADLINE: Duration = Duration::from_secs(60);
+/// Between two looks of a client whether the last power failure is over.
+const OVER_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What one run is made of.
 #[derive(Clone, Copy, Debug)]
@@ -61,11 +72,21 @@ impl Plan {
 pub struct Totals {
     pub operations: u64,
     pub bytes_written: u64,
+    /// A power failure is one, and its crashes are not.
+    pub faults: u64,
     pub crashes: u64,
+    /// Crashes of everything at once, whose crashes are counted too.
+    pub blackouts: u64,
+    /// Both ways.
     pub partitions: u64,
+    /// Replies are lost after execution.
+    pub one_way_cuts: u64,
+    pub hung_links: u64,
     pub leader_changes: u64,
     /// Crashes of a chunkserver: copies that lost what was not synced.
     pub replica_losses: u64,
+    /// Copies of chunks that were read whole at the end, each on its server.
+    pub copies_read: u64,
     pub longest_stall_ms: u64,
     pub simulated_ms: u64,
     pub trace: u64,
@@ -75,22 +96,43 @@ pub struct Totals {
 struct Shared {
     seed: u64,
     walking: AtomicUsize,
+    /// The last power failure is over: what is left is everything.
+    is_over: AtomicBool,
     totals: Mutex<Totals>,
-    /// Highest Raft term seen, to count changes of the leader.
-    term: Mutex<u64>,
+    /// Who led in each term, by index.
+    leaders: Mutex<BTreeMap<u64, usize>>,
+}
+
+/// FNV-1a over times and events: enough to tell two runs apart.
+fn mix(trace: u64, words: &[u64]) -> u64 {
+    words.iter().fold(trace, |trace, word| (trace ^ word).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 impl Shared {
-    fn note(&self, what: u64) {
-        let mut totals = self.totals();
-        // FNV-1a over times and events: enough to tell two runs apart.
+    fn note(&self, walker: u64, operation: u64) {
         let at = turmoil::sim_elapsed().unwrap_or_default().as_nanos() as u64;
-        for word in [what, at] {
-            totals.trace = (totals.trace ^ word).wrapping_mul(0x0000_0100_0000_01b3);
-        }
+        let mut totals = self.totals();
+        totals.trace = mix(totals.trace, &[walker, operation, at]);
     }
 
-    fn totals(&self) -> std::sync::MutexGuard<'_, Totals> {
+    /// The caller counts it by its kind.
+    fn note_fault(&self, sim: &turmoil::Sim<'_>, kind: u64) -> MutexGuard<'_, Totals> {
+        let mut totals = self.totals();
+        totals.trace = mix(totals.trace, &[1000 + kind, sim.elapsed().as_nanos() as u64]);
+        totals.faults += 1;
+        totals
+    }
+
+    fn leaders(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {
+        self.leaders.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The metaserver that led last, as far as anybody knows.
+    fn leader(&self) -> Option<usize> {
+        self.leaders().last_key_value().map(|(_, index)| *index)
+    }
+
+    fn totals(&self) -> MutexGuard<'_, Totals> {
         self.totals.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
@@ -136,8 +178,33 @@ impl Disks {
     }
 }
 
-/// Runs one seed to its end; panics where the system breaks a promise.
+/// Counts panics of any task: tokio keeps those of spawned tasks from reaching anybody.
+fn count_panics() -> Arc<AtomicUsize> {
+    let panics = Arc::new(AtomicUsize::new(0));
+    let (counted, before) = (panics.clone(), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |info| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        before(info);
+    }));
+    panics
+}
+
+/// Runs one seed to its end; panics where the system breaks a promise. In a process of its own.
 pub fn run(plan: Plan) -> Totals {
+    let panics = count_panics();
+    let disks = Disks::new();
+    let totals = simulate(plan, &disks);
+    // The last servers are gone now: nothing that was promised may hang on what was not synced.
+    let rng = Rng::seeded(plan.seed.wrapping_add(2));
+    for disk in &disks.chunks {
+        disk.crash(&rng);
+    }
+    let copies_read = judge::verdict(&disks);
+    assert_eq!(panics.load(Ordering::SeqCst), 0, "tasks have panicked, see above");
+    Totals { copies_read, ..totals }
+}
+
+fn simulate(plan: Plan, disks: &Disks) -> Totals {
     let mut sim = turmoil::Builder::new()
         .rng_seed(plan.seed)
         .epoch(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000))
@@ -150,34 +217,57 @@ pub fn run(plan: Plan) -> Totals {
     let shared = Arc::new(Shared {
         seed: plan.seed,
         walking: AtomicUsize::new(plan.walkers),
+        is_over: AtomicBool::new(false),
         totals: Mutex::default(),
-        term: Mutex::new(0),
+        leaders: Mutex::default(),
     });
-    let disks = Disks::new();
     for index in 0..METASERVERS {
-        add_metaserver(&mut sim, &shared, &disks, index);
+        add_metaserver(&mut sim, &shared, disks, index);
     }
     for index in 0..CHUNKSERVERS {
-        add_chunkserver(&mut sim, &shared, &disks, index);
+        add_chunkserver(&mut sim, &shared, disks, index);
     }
     for index in 0..plan.walkers {
         add_walker(&mut sim, &shared, plan, index);
     }
+    drive(&mut sim, plan, disks, &shared);
+    let simulated_ms = sim.elapsed().as_millis() as u64;
+    let leader_changes = (shared.leaders().len() as u64).saturating_sub(1);
+    Totals { simulated_ms, leader_changes, ..*shared.totals() }
+}
+
+/// Faults while clients walk; a power failure; everything is read again; the metaservers agree.
+fn drive(sim: &mut turmoil::Sim<'_>, plan: Plan, disks: &Disks, shared: &Shared) {
+    let mut judge = Judge::default();
+    let step = |sim: &mut turmoil::Sim<'_>| match sim.step() {
+        Ok(is_done) => is_done,
+        Err(error) => panic!("seed {}: {error}", plan.seed),
+    };
     let mut faults = Faults::new(Rng::seeded(plan.seed.wrapping_add(1)), plan.walkers);
-    loop {
-        let is_over = shared.walking.load(Ordering::SeqCst) == 0;
-        faults.tick(&mut sim, &disks, &shared, is_over);
-        match sim.step() {
-            Ok(true) => break,
-            Ok(false) => {}
-            Err(error) => panic!("seed {}: {error}", plan.seed),
+    let mut next_look = LOOK_INTERVAL;
+    while shared.walking.load(Ordering::SeqCst) > 0 {
+        faults.tick(sim, disks, shared);
+        step(sim);
+        if sim.elapsed() >= next_look {
+            judge.look(disks);
+            next_look += LOOK_INTERVAL;
         }
     }
-    check_states(&disks, plan.seed);
-    let simulated_ms = sim.elapsed().as_millis() as u64;
-    let term = *shared.term.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let totals = *shared.totals();
-    Totals { simulated_ms, leader_changes: term.saturating_sub(1), ..totals }
+    faults.last_blackout(sim, disks, shared);
+    let until = sim.elapsed() + LAST_BLACKOUT;
+    while sim.elapsed() < until {
+        step(sim);
+    }
+    faults.end_blackout(sim);
+    shared.is_over.store(true, Ordering::SeqCst);
+    while !step(sim) {}
+    let until = sim.elapsed() + AGREEMENT_DEADLINE;
+    while !judge.look(disks) {
+        assert!(sim.elapsed() < until, "the metaservers' states do not become the same");
+        for _ in 0..50 {
+            step(sim);
+        }
+    }
 }
 
 fn add_metaserver(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, disks: &Disks, index: usize) {
@@ -206,9 +296,16 @@ fn add_metaserver(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, disks: &Disk
             let mut leadership = running.consensus().leadership();
             tokio::spawn(async move {
                 while leadership.changed().await.is_ok() {
-                    let term = leadership.borrow_and_update().term;
-                    let mut seen = shared.term.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                    *seen = term.max(*seen);
+                    let now = leadership.borrow_and_update().clone();
+                    if let Some(leader) = now.leader {
+                        let index = leader.0 as usize - 1;
+                        let before = shared.leaders().insert(now.term, index);
+                        assert!(
+                            before.is_none_or(|before| before == index),
+                            "two leaders in term {}",
+                            now.term
+                        );
+                    }
                 }
             });
             running.run_until(std::future::pending()).await?;
@@ -268,10 +365,11 @@ fn add_walker(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan: Plan, inde
         let env = env(plan.seed, 300 + index as u64, 0);
         let rng = env.rng.clone();
         let client = Client::connect(client_config(&name), env.clone()).await?;
-        let mut walker = Walker::start(client.clone(), rng.clone(), &name).await;
-        for _ in 0..plan.operations_each {
-            walker.step().await;
-            shared.note(index as u64);
+        let peer = Client::connect(client_config("peer"), env.clone()).await?;
+        let mut walker = Walker::start(client.clone(), peer.clone(), rng.clone(), &name).await;
+        while walker.walked.operations < plan.operations_each {
+            let operation = walker.step().await;
+            shared.note(index as u64, operation);
             tokio::time::sleep(Duration::from_micros(rng.below(plan.pause_max.as_micros() as u64))).await;
         }
         walker.finish().await;
@@ -283,23 +381,15 @@ fn add_walker(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan: Plan, inde
             totals.longest_stall_ms = totals.longest_stall_ms.max(stall);
         }
         shared.walking.fetch_sub(1, Ordering::SeqCst);
-        // The driver mends everything now; another client sees what this one closed.
+        while !shared.is_over.load(Ordering::SeqCst) {
+            tokio::time::sleep(OVER_INTERVAL).await;
+        }
         let reader = Client::connect(client_config("reader"), env).await?;
         walker.compare_as(&reader).await;
         let lost = client.shutdown(Duration::from_secs(60)).await;
         assert!(lost.is_empty(), "{name}: not written at shutdown: {lost:?}");
+        peer.shutdown(Duration::from_secs(60)).await;
         reader.shutdown(Duration::from_secs(60)).await;
         Ok(())
     });
-}
-
-fn check_states(disks: &Disks, seed: u64) {
-    for (index, home) in disks.states.iter().enumerate() {
-        let Ok(Some(current)) = home.current() else { continue };
-        let kv = home
-            .open(&current)
-            .unwrap_or_else(|error| panic!("seed {seed}: open the state of m{}: {error}", index + 1));
-        let broken = dfs_metaserver::state::check(&*kv.snapshot());
-        assert!(broken.is_empty(), "seed {seed}: m{}: {broken:#?}", index + 1);
-    }
 }
