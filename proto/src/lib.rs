@@ -14,6 +14,7 @@ pub mod extent;
 pub mod frame;
 pub mod ids;
 pub mod meta;
+pub mod planted;
 pub mod rpc;
 pub mod units;
 

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use dfs_proto::chunk::Append;
 use dfs_proto::error::ChunkError;
 use dfs_proto::ids::ChunkId;
+use dfs_proto::planted::{self, Bug};
 use dfs_proto::units::MIB;
 use tokio::sync::watch;
 
@@ -323,8 +324,7 @@ impl OpenChunk {
 
     fn sync_file(&self, is_first: bool) -> io::Result<()> {
         let Some(file) = self.file.get() else { return Ok(()) };
-        // A test-only bug, to be found by the simulation: see the feature in Cargo.toml.
-        if cfg!(feature = "bug-skipped-sync") {
+        if planted::has(Bug::SkippedSync) && !is_first {
             return Ok(());
         }
         file.sync()?;

@@ -7,6 +7,8 @@ use std::time::Duration;
 use dfs_proto::env::Env;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ClusterId, DirectoryId, MemberId};
+use dfs_proto::meta::Change;
+use dfs_proto::planted::{self, Bug};
 use dfs_proto::wire::raft_server::{Raft as RaftService, RaftServer};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{LinearizableReadError, RaftError};
@@ -29,7 +31,8 @@ use super::state_machine::StateMachine;
 use super::state_store::{FlushGate, ReadView, StateStore};
 use super::types::TypeConfig;
 use crate::command::{Command, Member, Reply, RootAttr};
-use crate::kv::KvHome;
+use crate::kv::{KvHome, Txn};
+use crate::state;
 
 /// How a leader is noticed and replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -277,7 +280,30 @@ impl Consensus {
     /// Has a command applied, and returns what `apply` answered. After `Unavailable` or `NotLeader` it may have happened
     /// or may still happen: the caller's request ids make trying again safe (P8.1).
     pub async fn propose(&self, command: Command) -> Result<Reply, MetaError> {
+        if planted::has(Bug::ReplyBeforeCommit)
+            && let Some(reply) = self.reply_too_early(&command)
+        {
+            return Ok(reply);
+        }
         self.inner.proposer.propose(&command).await
+    }
+
+    /// The planted bug: the answer as of what is applied here, while the proposal is on its way. Only to some, and only
+    /// where `apply` makes no id: else the bug would show at once.
+    fn reply_too_early(&self, command: &Command) -> Option<Reply> {
+        let Command::Change { request, .. } = command else { return None };
+        let makes_id = matches!(request.change, Change::Create(_) | Change::OpenChunk(_));
+        let is_one_of_some = request.request.0 % 8 == 0;
+        if makes_id || !is_one_of_some || !self.inner.leadership.borrow().is_leader {
+            return None;
+        }
+        let kv = self.inner.store.kv();
+        let base = kv.snapshot();
+        let now = self.inner.group.env.clock.now();
+        let reply = state::apply(command, now, &mut Txn::new(&*base));
+        let (proposer, command) = (self.inner.proposer.clone(), command.clone());
+        tokio::spawn(async move { proposer.propose(&command).await });
+        Some(reply)
     }
 
     /// A view that holds everything that was acknowledged before the call. Only the leader has one.

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use dfs_proto::env::{BoxFuture, Rng};
+use dfs_proto::planted::{self, Bug};
 
 /// Names a file of the log; chosen by the log store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -295,6 +296,9 @@ impl LogDisk for SimulatedDisk {
                     return Err(no_such_file(file));
                 }
                 inner.unsynced.push((file, offset, bytes.clone()));
+                if planted::has(Bug::SkippedLogSync) && inner.unsynced.len() % 2 == 1 {
+                    return Ok(bytes);
+                }
                 inner.crashes
             };
             // Others run, and a crash may come, between the write and the end of the sync.

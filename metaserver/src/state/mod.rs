@@ -29,6 +29,7 @@ use dfs_proto::attr::Timestamp;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::ServerId;
 use dfs_proto::meta::{ChangeRequest, Changed, MetaResult};
+use dfs_proto::planted::{self, Bug};
 
 use crate::command::{Command, Reply};
 use crate::kv::Txn;
@@ -105,9 +106,9 @@ fn change(
     let session = request.session;
     let record = session::require(txn, session)?;
     match session::admit(txn, session, record, request.request, request.answered_below) {
-        Admission::Known(result) => return result,
+        Admission::Known(result) if !planted::has(Bug::RetryAppliedTwice) => return result,
         Admission::TooOld => return Err(MetaError::RequestTooOld),
-        Admission::New => {}
+        Admission::New | Admission::Known(_) => {}
     }
     txn.savepoint();
     let mut context = ops::Context { txn, now, session, caller: &request.caller, placement };
