@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dfs_proto::env::Rng;
 
-use super::{CHUNKSERVERS, Disks, METASERVERS, Shared};
+use super::{CHUNKSERVERS, Disks, METASERVERS, MORTAL, Shared};
 
 /// Servers need this long to form a cluster before anything is broken.
 const CALM_FIRST: Duration = Duration::from_secs(3);
@@ -12,6 +12,8 @@ const GAP_MIN: Duration = Duration::from_millis(300);
 const GAP_MAX: Duration = Duration::from_secs(4);
 const FAULT_MIN: Duration = Duration::from_millis(200);
 const FAULT_MAX: Duration = Duration::from_secs(6);
+/// A metaserver may be away for longer, so that it needs a snapshot.
+const METASERVER_DOWN_MAX: Duration = Duration::from_secs(20);
 
 /// A fault that is there now.
 enum Fault {
@@ -19,6 +21,7 @@ enum Fault {
         metaserver: bool,
         index: usize,
     },
+    ClientDown,
     /// No power anywhere.
     Blackout,
     Link {
@@ -59,9 +62,10 @@ impl Faults {
             return;
         }
         self.next = now + self.between(GAP_MIN, GAP_MAX);
-        let until = now + self.between(FAULT_MIN, FAULT_MAX);
         if let Some(fault) = self.break_something(sim, disks, shared) {
-            self.current.push((until, fault));
+            let is_long = matches!(fault, Fault::Down { metaserver: true, .. }) && self.rng.below(3) == 0;
+            let most = if is_long { METASERVER_DOWN_MAX } else { FAULT_MAX };
+            self.current.push((now + self.between(FAULT_MIN, most), fault));
         }
     }
 
@@ -81,7 +85,7 @@ impl Faults {
         least + Duration::from_micros(self.rng.below((most - least).as_micros() as u64))
     }
 
-    /// At most one metaserver, one chunkserver and one link at a time, or everything.
+    /// At most one metaserver, one chunkserver and one link at a time, or everything; and the client that dies.
     fn break_something(
         &mut self,
         sim: &mut turmoil::Sim<'_>,
@@ -92,11 +96,13 @@ impl Faults {
             self.current.iter().any(|(_, fault)| match fault {
                 Fault::Down { metaserver, .. } => *metaserver == wanted,
                 Fault::Blackout => true,
-                Fault::Link { .. } => false,
+                Fault::Link { .. } | Fault::ClientDown => false,
             })
         };
-        let is_broken = self.current.iter().any(|(_, fault)| !matches!(fault, Fault::Down { .. }));
-        match self.rng.below(14) {
+        let is_broken =
+            self.current.iter().any(|(_, fault)| matches!(fault, Fault::Link { .. } | Fault::Blackout));
+        let is_dead = self.current.iter().any(|(_, fault)| matches!(fault, Fault::ClientDown));
+        match self.rng.below(16) {
             0..=2 if !is_down(true) => {
                 let leader = shared.leader().filter(|_| self.rng.below(2) == 0);
                 let index = leader.unwrap_or_else(|| self.rng.below(METASERVERS as u64) as usize);
@@ -114,6 +120,11 @@ impl Faults {
             13 if self.current.is_empty() => {
                 self.blackout(sim, disks, shared);
                 Some(Fault::Blackout)
+            }
+            14..=15 if !is_dead => {
+                shared.note_fault(sim, 7).client_crashes += 1;
+                sim.crash(MORTAL);
+                Some(Fault::ClientDown)
             }
             _ => None,
         }
@@ -180,6 +191,7 @@ impl Faults {
             .map(|n| format!("m{n}"))
             .chain((1..=CHUNKSERVERS).map(|n| format!("c{n}")))
             .chain((1..=self.walkers).map(|n| format!("w{n}")))
+            .chain([MORTAL.to_owned()])
             .collect();
         let first = self.rng.below(hosts.len() as u64) as usize;
         let second = (first + 1 + self.rng.below(hosts.len() as u64 - 1) as usize) % hosts.len();
@@ -191,6 +203,7 @@ fn mend(sim: &mut turmoil::Sim<'_>, fault: Fault) {
     match fault {
         Fault::Down { metaserver: true, index } => sim.bounce(format!("m{}", index + 1).as_str()),
         Fault::Down { metaserver: false, index } => sim.bounce(format!("c{}", index + 1).as_str()),
+        Fault::ClientDown => sim.bounce(MORTAL),
         Fault::Blackout => {
             let metaservers = (1..=METASERVERS).map(|n| format!("m{n}"));
             for host in metaservers.chain((1..=CHUNKSERVERS).map(|n| format!("c{n}"))) {

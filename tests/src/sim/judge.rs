@@ -54,11 +54,19 @@ fn digest(view: &dyn Snapshot) -> Digest {
 #[derive(Default)]
 pub(super) struct Judge {
     seen: BTreeMap<u64, (u64, usize)>,
+    /// The current database of each metaserver: a new one is a snapshot that was installed.
+    databases: BTreeMap<usize, String>,
+    pub(super) snapshots_installed: u64,
 }
 
 impl Judge {
     /// Looks at every state; true when all of them are the same.
     pub(super) fn look(&mut self, disks: &Disks) -> bool {
+        for (index, home) in disks.states.iter().enumerate() {
+            let Ok(Some(name)) = home.current() else { continue };
+            let before = self.databases.insert(index, name.clone());
+            self.snapshots_installed += u64::from(before.is_some_and(|before| before != name));
+        }
         let found: Vec<Option<Digest>> = (0..disks.states.len())
             .map(|index| current(disks, index).map(|kv| digest(&*kv.snapshot())))
             .collect();
@@ -77,8 +85,14 @@ fn current(disks: &Disks, index: usize) -> Option<std::sync::Arc<dyn Kv>> {
     Some(home.open(&name).unwrap_or_else(|error| panic!("open the state of m{}: {error}", index + 1)))
 }
 
-/// J2, J3; every server is gone, and its disk is as the power failure left it. Answers how many copies were read.
-pub(super) fn verdict(disks: &Disks) -> u64 {
+/// What the disks held at the end.
+pub(super) struct Found {
+    pub(super) copies_read: u64,
+    pub(super) chunks_deleted: u64,
+}
+
+/// J2, J3; every server is gone, and its disk is as the power failure left it.
+pub(super) fn verdict(disks: &Disks) -> Found {
     let mut states = (0..disks.states.len()).filter_map(|index| current(disks, index).map(|kv| (index, kv)));
     let mut furthest: Option<(u64, std::sync::Arc<dyn Kv>)> = None;
     for (index, kv) in states.by_ref() {
@@ -90,7 +104,11 @@ pub(super) fn verdict(disks: &Disks) -> u64 {
         }
     }
     let (_, kv) = furthest.unwrap_or_else(|| panic!("no metaserver has a state"));
-    copies(disks, &*kv.snapshot())
+    let view = kv.snapshot();
+    let chunks = read::chunks(&*view);
+    // Ids are given without gaps and not reused: those below the highest that have no record are gone.
+    let chunks_deleted = chunks.last().map_or(0, |(id, _)| id.0 - chunks.len() as u64);
+    Found { copies_read: copies(disks, &*view), chunks_deleted }
 }
 
 fn copies(disks: &Disks, view: &dyn Snapshot) -> u64 {

@@ -9,12 +9,16 @@
 //!   way means that requests are executed and their replies lost.
 //! * a cut link loses segments, and TCP here does not send them again: such a connection hangs, also afterwards.
 //!
+//! * a client's process dies (not one that walks: what that saw is the measure), and another takes its place. Its session
+//!   expires.
+//!
 //! Clocks run at one rate. What is checked: every answer equals the model's (waiting is allowed, errors are not); another
 //! client sees what was closed or synced, and at the end, after the power failure, a fresh one sees every byte; no task
 //! panics; and what `judge` says about the disks.
 
 mod faults;
 mod judge;
+mod mortal;
 mod net;
 
 use std::collections::BTreeMap;
@@ -36,11 +40,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::walk::Walker;
 use faults::Faults;
-use judge::Judge;
+use judge::{Found, Judge};
+use mortal::Promise;
 use net::SimNet;
 
 const METASERVERS: usize = 3;
 const CHUNKSERVERS: usize = 3;
+/// The host of the client that dies.
+const MORTAL: &str = "x1";
 const GRPC_PORT: u16 = 7000;
 const FRAMES_PORT: u16 = 7101;
 /// Between two looks at the metaservers' states while clients walk: each costs a pass over all of them.
@@ -62,8 +69,10 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// One seed in eight takes its time, so that chunks that died are deleted (P10.4) while clients walk.
     pub fn of_seed(seed: u64) -> Plan {
-        Plan { seed, walkers: 3, operations_each: 110, pause_max: Duration::from_millis(400) }
+        let pause_max = Duration::from_millis(if seed.is_multiple_of(8) { 1800 } else { 400 });
+        Plan { seed, walkers: 3, operations_each: 110, pause_max }
     }
 }
 
@@ -82,11 +91,15 @@ pub struct Totals {
     /// Replies are lost after execution.
     pub one_way_cuts: u64,
     pub hung_links: u64,
+    pub client_crashes: u64,
     pub leader_changes: u64,
+    /// As seen: at least so many.
+    pub snapshots_installed: u64,
     /// Crashes of a chunkserver: copies that lost what was not synced.
     pub replica_losses: u64,
     /// Copies of chunks that were read whole at the end, each on its server.
     pub copies_read: u64,
+    pub chunks_deleted: u64,
     pub longest_stall_ms: u64,
     pub simulated_ms: u64,
     pub trace: u64,
@@ -101,6 +114,7 @@ struct Shared {
     totals: Mutex<Totals>,
     /// Who led in each term, by index.
     leaders: Mutex<BTreeMap<u64, usize>>,
+    promises: Mutex<Vec<Promise>>,
 }
 
 /// FNV-1a over times and events: enough to tell two runs apart.
@@ -125,6 +139,10 @@ impl Shared {
 
     fn leaders(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {
         self.leaders.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn promises(&self) -> MutexGuard<'_, Vec<Promise>> {
+        self.promises.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// The metaserver that led last, as far as anybody knows.
@@ -199,9 +217,9 @@ pub fn run(plan: Plan) -> Totals {
     for disk in &disks.chunks {
         disk.crash(&rng);
     }
-    let copies_read = judge::verdict(&disks);
+    let Found { copies_read, chunks_deleted } = judge::verdict(&disks);
     assert_eq!(panics.load(Ordering::SeqCst), 0, "tasks have panicked, see above");
-    Totals { copies_read, ..totals }
+    Totals { copies_read, chunks_deleted, ..totals }
 }
 
 fn simulate(plan: Plan, disks: &Disks) -> Totals {
@@ -209,7 +227,7 @@ fn simulate(plan: Plan, disks: &Disks) -> Totals {
         .rng_seed(plan.seed)
         .epoch(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000))
         .simulation_duration(Duration::from_secs(1200))
-        .tick_duration(Duration::from_millis(1))
+        .tick_duration(Duration::from_millis(2))
         .min_message_latency(Duration::from_micros(100))
         .max_message_latency(Duration::from_millis(3))
         .tcp_capacity(1 << 16)
@@ -220,6 +238,7 @@ fn simulate(plan: Plan, disks: &Disks) -> Totals {
         is_over: AtomicBool::new(false),
         totals: Mutex::default(),
         leaders: Mutex::default(),
+        promises: Mutex::default(),
     });
     for index in 0..METASERVERS {
         add_metaserver(&mut sim, &shared, disks, index);
@@ -230,14 +249,16 @@ fn simulate(plan: Plan, disks: &Disks) -> Totals {
     for index in 0..plan.walkers {
         add_walker(&mut sim, &shared, plan, index);
     }
-    drive(&mut sim, plan, disks, &shared);
+    add_mortal(&mut sim, &shared, plan);
+    let snapshots_installed = drive(&mut sim, plan, disks, &shared);
     let simulated_ms = sim.elapsed().as_millis() as u64;
     let leader_changes = (shared.leaders().len() as u64).saturating_sub(1);
-    Totals { simulated_ms, leader_changes, ..*shared.totals() }
+    Totals { simulated_ms, leader_changes, snapshots_installed, ..*shared.totals() }
 }
 
-/// Faults while clients walk; a power failure; everything is read again; the metaservers agree.
-fn drive(sim: &mut turmoil::Sim<'_>, plan: Plan, disks: &Disks, shared: &Shared) {
+/// Faults while clients walk; a power failure; everything is read again; the metaservers agree. Answers how many snapshots
+/// were installed.
+fn drive(sim: &mut turmoil::Sim<'_>, plan: Plan, disks: &Disks, shared: &Shared) -> u64 {
     let mut judge = Judge::default();
     let step = |sim: &mut turmoil::Sim<'_>| match sim.step() {
         Ok(is_done) => is_done,
@@ -268,6 +289,7 @@ fn drive(sim: &mut turmoil::Sim<'_>, plan: Plan, disks: &Disks, shared: &Shared)
             step(sim);
         }
     }
+    judge.snapshots_installed
 }
 
 fn add_metaserver(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, disks: &Disks, index: usize) {
@@ -286,7 +308,9 @@ fn add_metaserver(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, disks: &Disk
             http: Some(String::new()),
             bootstrap: Some(bootstrap.map(|(address, id)| BootstrapMember { id, address }).collect()),
             // Small, so that snapshots are taken, sent and installed within a run.
-            snapshot_every_logs: Some(200),
+            snapshot_every_logs: Some(100),
+            // Longer than any fault keeps a client from its leader: those that walk lose no session.
+            session_expiry_ms: Some(45_000),
             ..Settings::default()
         };
         let shared = shared.clone();
@@ -386,10 +410,30 @@ fn add_walker(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan: Plan, inde
         }
         let reader = Client::connect(client_config("reader"), env).await?;
         walker.compare_as(&reader).await;
+        if index == 0 {
+            let promises = shared.promises().clone();
+            mortal::check(&reader, &promises).await;
+        }
         let lost = client.shutdown(Duration::from_secs(60)).await;
         assert!(lost.is_empty(), "{name}: not written at shutdown: {lost:?}");
         peer.shutdown(Duration::from_secs(60)).await;
         reader.shutdown(Duration::from_secs(60)).await;
         Ok(())
+    });
+}
+
+fn add_mortal(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan: Plan) {
+    let shared = shared.clone();
+    let lives = Arc::new(AtomicUsize::new(0));
+    sim.host(MORTAL, move || {
+        let (shared, life) = (shared.clone(), lives.fetch_add(1, Ordering::SeqCst));
+        let env = env(plan.seed, 400, life as u64);
+        async move {
+            let rng = env.rng.clone();
+            let client = Client::connect(client_config(MORTAL), env).await?;
+            let is_over = || shared.walking.load(Ordering::SeqCst) == 0;
+            mortal::live(client, rng, life, is_over, |promise| shared.promises().push(promise)).await;
+            std::future::pending().await
+        }
     });
 }
