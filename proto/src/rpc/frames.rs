@@ -430,14 +430,16 @@ impl Connection {
 
     async fn send(self: Arc<Self>, request: ChunkRequest) -> Result<Sent, String> {
         let permit = acquire(&self.credit, cost(&request).min(self.credit_bytes())).await;
+        let lost = || "connection lost".to_owned();
+        let place = self.requests.reserve().await.map_err(|_| lost())?;
+        // From here on nothing waits: a request that is given up before leaves no waiter, and its credit, behind.
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
         let (answer, reply) = oneshot::channel();
         let waiter = Waiter { answer, _credit: permit };
-        let lost = || "connection lost".to_owned();
         lock(&self.shared.pending).waiting.as_mut().ok_or_else(lost)?.insert(id, waiter);
         let (message, payload) = convert::request_to_wire(&request);
         let head = frame::encode(FrameKind::Request, id, &message, payload.len());
-        self.requests.send(Outgoing { head, payload }).await.map_err(|_| lost())?;
+        place.send(Outgoing { head, payload });
         let (key, at, shared) = (*request.key(), Instant::now(), self.shared.clone());
         Ok(Sent { id, key, at, reply, shared, _connection: self })
     }

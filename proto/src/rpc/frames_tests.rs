@@ -129,3 +129,21 @@ async fn requests_that_wait_on_a_broken_connection_are_told_at_once() {
     let error = timeout(Duration::from_secs(20), pending).await.expect("told before the deadline");
     assert!(matches!(error, Err(ChunkError::Unreachable { .. })), "{error:?}");
 }
+
+/// It once stayed among the waiting with its credit, until the connection ended: a peer that was slow, but not silent, was
+/// in the end sent nothing at all.
+#[tokio::test]
+async fn regression_a_request_that_could_not_be_queued_in_time_gives_its_credit_back() {
+    const CREDIT: usize = 1 << 20;
+    let (requests, _queue) = mpsc::channel(1);
+    assert!(requests.try_send(Outgoing { head: Bytes::new(), payload: Bytes::new() }).is_ok());
+    let pending = Pending { waiting: Some(HashMap::new()), last_arrival: Instant::now() };
+    let (stop, _) = watch::channel(false);
+    let shared = Arc::new(Shared { pending: Mutex::new(pending), next_id: AtomicU64::new(1), stop });
+    let credit = Arc::new(Semaphore::new(CREDIT));
+    let connection = Arc::new(Connection { requests, shared: shared.clone(), credit: credit.clone() });
+    let request = append(0, Bytes::from_static(b"x"));
+    assert!(timeout(Duration::from_millis(20), connection.send(request)).await.is_err());
+    assert_eq!(credit.available_permits(), CREDIT);
+    assert!(lock(&shared.pending).waiting.as_ref().is_some_and(HashMap::is_empty));
+}
