@@ -34,6 +34,9 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// Confirmations that one heartbeat carries; the leader orders no more deletions at a time.
 const CONFIRMATIONS_MAX: usize = 1000;
 
+/// Damaged chunks that one heartbeat reports: the leader takes no more at a time, and what it took is not repeated.
+const DAMAGE_REPORTS_MAX: usize = 100;
+
 /// Why this server cannot be of its cluster: it stops.
 #[derive(Debug, Error)]
 pub enum RegisterError {
@@ -204,7 +207,7 @@ impl Heartbeat {
 
     async fn beat(&self, registered: Registered) -> Result<wire::HeartbeatReply, MetaError> {
         let deleted = self.deletions.to_confirm();
-        let damaged = self.store.damaged();
+        let damaged: Vec<ChunkId> = self.store.damaged().into_iter().take(DAMAGE_REPORTS_MAX).collect();
         let request = wire::HeartbeatRequest {
             cluster: registered.cluster.to_wire().into(),
             server: registered.server.0,

@@ -418,9 +418,9 @@ impl ChunkStore {
     }
 }
 
-/// A job that never ran to its end: the process stops.
+/// A job that never ran to its end: the process stops. Not an error of the disk, which a reader would report as damage.
 fn stopped() -> ChunkError {
-    ChunkError::Disk { what: "the server is stopping".to_owned() }
+    ChunkError::Busy
 }
 
 /// Everything about an append that can be told without the chunk: its size, and that its bytes are what was sent.
