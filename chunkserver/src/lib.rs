@@ -199,13 +199,11 @@ impl Server {
         let (stop, stopped) = watch::channel(false);
         let service = Arc::new(heartbeat.service.clone());
         let store = heartbeat.store.clone();
-        let router = dfs_proto::rpc::grpc::server()
-            .add_service(dfs_proto::rpc::grpc::hello(identity.clone()))
-            .add_service(grpc::chunk_service(service.clone()));
+        let routes = tonic::service::Routes::new(grpc::chunk_service(service.clone()));
         let mut tasks = tokio::task::JoinSet::new();
-        let grpc_stopped = until(stopped.clone());
+        let (grpc_stopped, named) = (until(stopped.clone()), identity.clone());
         tasks.spawn(async move {
-            if let Err(error) = dfs_proto::rpc::grpc::serve(grpc, router, grpc_stopped).await {
+            if let Err(error) = dfs_proto::rpc::grpc::serve(grpc, routes, named, grpc_stopped).await {
                 tracing::warn!("gRPC port: {error}");
             }
         });

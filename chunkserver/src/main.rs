@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use dfs_chunkserver::config::{Config, File};
 use dfs_chunkserver::{Seams, start};
-use dfs_proto::env::Env;
+use dfs_proto::env::{Env, runtime_threads};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -124,9 +124,13 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
-async fn serve(arguments: Arguments) -> anyhow::Result<()> {
+fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let config = arguments.config()?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(runtime_threads()).enable_all().build()?.block_on(run(config))
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let seams = Seams::real(&config);
     let server = start(config, Env::real(), seams).await?;

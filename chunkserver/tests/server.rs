@@ -104,9 +104,8 @@ impl FakeLeader {
         let listener = Tcp.bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_address();
         let identity = SharedIdentity::new(Identity { role: Role::Metaserver, id: 1, cluster });
-        let router =
-            grpc::server().add_service(grpc::hello(identity)).add_service(ClusterServer::new(leader.clone()));
-        tokio::spawn(grpc::serve(listener, router, std::future::pending()));
+        let routes = tonic::service::Routes::new(ClusterServer::new(leader.clone()));
+        tokio::spawn(grpc::serve(listener, routes, identity, std::future::pending()));
         (leader, address)
     }
 

@@ -12,16 +12,16 @@ use dfs_proto::meta::{
 };
 use dfs_proto::rpc::grpc::MESSAGE_LEN_MAX;
 use dfs_proto::rpc::leader::LeaderChannel;
+use dfs_proto::rpc::unary::UnaryChannel;
 use dfs_proto::wire;
 use dfs_proto::wire::meta_client::MetaClient;
-use tonic::transport::Channel;
 
 use crate::meta::{Answer, MetaCalls};
 
 /// See the module.
 pub(crate) struct GrpcMeta(pub(crate) LeaderChannel);
 
-fn client(channel: Channel) -> MetaClient<Channel> {
+fn client(channel: UnaryChannel) -> MetaClient<UnaryChannel> {
     MetaClient::new(channel).max_decoding_message_size(MESSAGE_LEN_MAX)
 }
 

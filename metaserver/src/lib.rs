@@ -39,6 +39,7 @@ use thiserror::Error;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 
 use config::Config;
 use kv::KvHome;
@@ -51,8 +52,6 @@ use service::gate::Gate;
 use sessions::Sessions;
 use view::View;
 
-/// Requests of one connection that are worked on at once; beyond, the connection waits.
-const STREAMS_MAX: u32 = 1024;
 /// Running calls get this long to end at a shutdown.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 /// For another member to take over the lead before this one goes.
@@ -167,18 +166,15 @@ pub async fn start(config: Config, env: Env, storage: Storage) -> Result<Running
         id: config.id.0,
         cluster: ClusterId::UNKNOWN,
     });
-    let router = grpc::server()
-        .max_concurrent_streams(STREAMS_MAX)
-        .add_service(grpc::hello(identity.clone()))
-        .add_service(consensus.service())
+    let routes = Routes::new(consensus.service())
         .add_service(service::meta(metaserver.clone()))
         .add_service(service::cluster(metaserver.clone()))
         .add_service(service::admin(metaserver.clone()));
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    let stopped = stop.clone().cancelled_owned();
+    let (stopped, named) = (stop.clone().cancelled_owned(), identity.clone());
     tasks.spawn(async move {
-        let served = grpc::serve(listener, router, stopped).await;
+        let served = grpc::serve(listener, routes, named, stopped).await;
         ("gRPC", served.map_err(|error| error.to_string()))
     });
     if let Some(http_listener) = http_listener {

@@ -8,7 +8,7 @@ use clap::Parser;
 use dfs_metaserver::Storage;
 use dfs_metaserver::config::{Config, Settings};
 use dfs_proto::config::{ConfigFile, load};
-use dfs_proto::env::Env;
+use dfs_proto::env::{Env, runtime_threads};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -56,7 +56,11 @@ fn serve(arguments: Arguments) -> anyhow::Result<()> {
         tracing::info!("settings from {}", path.display());
     }
     raise_descriptor_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start tokio")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(runtime_threads())
+        .enable_all()
+        .build()
+        .context("start tokio")?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;

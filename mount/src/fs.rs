@@ -124,6 +124,8 @@ pub(crate) struct Opened {
     /// Reads and writes go past the page cache: for O_APPEND the kernel would place the bytes by its cached size, and
     /// O_DIRECT asks for it (P5.1).
     pub(crate) direct: bool,
+    /// The content is the same as at the open before: the pages that the kernel has since then are right.
+    pub(crate) pages_hold: bool,
 }
 
 /// What `setattr` is asked, with the handle that the size is set through.
@@ -344,8 +346,9 @@ impl Fs {
     }
 
     fn opened(&self, file: Arc<File>, inode: InodeId, flags: OpenFlags) -> Opened {
+        let pages_hold = self.inodes.opened_at(inode, file.attr().content_version);
         let handle = self.files.insert(OpenFile { file, inode, mode: flags.mode });
-        Opened { handle, direct: flags.direct || flags.mode.append }
+        Opened { handle, direct: flags.direct || flags.mode.append, pages_hold }
     }
 
     pub(crate) async fn open(&self, who: Requester, inode: InodeId, flags: OpenFlags) -> FsResult<Opened> {

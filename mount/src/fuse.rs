@@ -40,8 +40,13 @@ use crate::errno::errno;
 use crate::fs::{self, Fs, FsError, FsResult, Listed, Opened};
 use crate::handles::Handle;
 
-/// How long the kernel may believe attributes and names: not at all (P5.2).
-const BELIEVED: Duration = Duration::ZERO;
+/// How long the kernel may believe a name: not at all (P5.2). So every path is looked up anew, and with the name come
+/// fresh attributes.
+const NAME_BELIEVED: Duration = Duration::ZERO;
+/// How long it may believe attributes that it got. It asks for those of a directory up to three times per component and
+/// call; what can be old is only what needs no look-up: `fstat` and cached reads of a file that was open before (see
+/// ARCHITECTURE.md, "Decided by measuring", and SEMANTICS.md).
+const ATTR_BELIEVED: Duration = Duration::from_millis(50);
 /// Inode numbers are never reused, so their first generation is their only one.
 const GENERATION: Generation = Generation(0);
 /// The largest request: one append carries as much (twice as fast as the kernel's default of 128 KiB).
@@ -143,14 +148,14 @@ fn reply_empty(what: &'static str, reply: ReplyEmpty) -> impl FnOnce(FsResult<()
 
 fn reply_entry(what: &'static str, reply: ReplyEntry) -> impl FnOnce(FsResult<InodeAttr>) + Send + 'static {
     move |answer| match answer {
-        Ok(attr) => reply.entry(&BELIEVED, &file_attr(&attr), GENERATION),
+        Ok(attr) => reply.entry_with_ttls(&ATTR_BELIEVED, &NAME_BELIEVED, &file_attr(&attr), GENERATION),
         Err(error) => reply.error(number(what, &error)),
     }
 }
 
 fn reply_attr(what: &'static str, reply: ReplyAttr) -> impl FnOnce(FsResult<InodeAttr>) + Send + 'static {
     move |answer| match answer {
-        Ok(attr) => reply.attr(&BELIEVED, &file_attr(&attr)),
+        Ok(attr) => reply.attr(&ATTR_BELIEVED, &file_attr(&attr)),
         Err(error) => reply.error(number(what, &error)),
     }
 }
@@ -202,9 +207,12 @@ fn open_flags(flags: i32, is_create: bool) -> fs::OpenFlags {
     }
 }
 
-/// No KEEP_CACHE: until there are leases, pages of an earlier open may be old (P5.2).
 fn opened_flags(opened: Opened) -> FopenFlags {
-    if opened.direct { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::empty() }
+    match (opened.direct, opened.pages_hold) {
+        (true, _) => FopenFlags::FOPEN_DIRECT_IO,
+        (false, true) => FopenFlags::FOPEN_KEEP_CACHE,
+        (false, false) => FopenFlags::empty(),
+    }
 }
 
 /// Puts the entries into an answer with `add`, which says when it is full; tells how many fitted.
@@ -411,7 +419,7 @@ impl Filesystem for Edge {
         self.metadata(call, |answer| match answer {
             Ok((opened, attr)) => {
                 let number = FileHandle(opened.handle.0);
-                reply.created(&BELIEVED, &file_attr(&attr), GENERATION, number, opened_flags(opened));
+                reply.created(&NAME_BELIEVED, &file_attr(&attr), GENERATION, number, opened_flags(opened));
             }
             Err(error) => reply.error(number("create", &error)),
         });
@@ -529,7 +537,7 @@ impl Filesystem for Edge {
                     let attr =
                         entry.attr.as_ref().map_or_else(|| directory_placeholder(entry.inode), file_attr);
                     let inode = INodeNo(entry.inode.0);
-                    let is_full = reply.add(inode, entry.cookie, name, &BELIEVED, &attr, GENERATION);
+                    let is_full = reply.add(inode, entry.cookie, name, &NAME_BELIEVED, &attr, GENERATION);
                     if !is_full && entry.attr.is_some() {
                         fs.entry_looked_up(directory, entry);
                     }
@@ -673,9 +681,10 @@ mod tests {
         let append = open_flags(libc::O_WRONLY | libc::O_APPEND, false);
         assert!(append.mode.append && append.mode.write && !append.mode.read && !append.direct);
         assert!(open_flags(libc::O_RDWR | libc::O_DIRECT, false).direct);
-        let opened = |direct| opened_flags(Opened { handle: Handle(1), direct });
-        assert_eq!(opened(true), FopenFlags::FOPEN_DIRECT_IO);
-        assert_eq!(opened(false), FopenFlags::empty());
+        let opened = |direct, pages_hold| opened_flags(Opened { handle: Handle(1), direct, pages_hold });
+        assert_eq!(opened(true, true), FopenFlags::FOPEN_DIRECT_IO);
+        assert_eq!(opened(false, false), FopenFlags::empty());
+        assert_eq!(opened(false, true), FopenFlags::FOPEN_KEEP_CACHE);
     }
 
     #[test]

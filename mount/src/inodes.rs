@@ -2,7 +2,9 @@
 //!
 //! I1  An inode is here exactly while the kernel's count of look-ups that it has not taken back (`forget`) is above 0:
 //!     the kernel bounds the table, by its own inode cache.
-//! I2  Names are for people (which file could not be written); nothing is decided by them. They may be outdated.
+//! I2  Pages of an inode are in the kernel's cache only while it is here. All of them were filled since an open that saw
+//!     `content_version`: another open that sees the same may keep them, since versions only grow.
+//! I3  Names are for people (which file could not be written); nothing is decided by them. They may be outdated.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -16,6 +18,8 @@ struct Known {
     lookups: u64,
     parent: InodeId,
     name: Box<[u8]>,
+    /// Of the last open; none: nobody opened it since the kernel knows it.
+    content_version: Option<u64>,
 }
 
 /// The lock is held for one look-up or one path and never with another.
@@ -33,13 +37,26 @@ impl Inodes {
     /// The kernel is being told of `inode`: one look-up more.
     pub(crate) fn looked_up(&self, inode: InodeId, parent: InodeId, name: &[u8]) {
         self.with(|known| {
-            let entry = known.entry(inode).or_insert_with(|| Known { lookups: 0, parent, name: name.into() });
+            let entry = known.entry(inode).or_insert_with(|| Known {
+                lookups: 0,
+                parent,
+                name: name.into(),
+                content_version: None,
+            });
             entry.lookups += 1;
             if entry.parent != parent || *entry.name != *name {
                 entry.parent = parent;
                 entry.name = name.into();
             }
         });
+    }
+
+    /// An open saw `content_version`. True: the one before it saw the same, so pages in the kernel's cache hold (I2).
+    pub(crate) fn opened_at(&self, inode: InodeId, content_version: u64) -> bool {
+        self.with(|known| {
+            let entry = known.get_mut(&inode);
+            entry.is_some_and(|entry| entry.content_version.replace(content_version) == Some(content_version))
+        })
     }
 
     /// The kernel takes `count` look-ups back.
@@ -110,6 +127,20 @@ mod tests {
         assert_eq!(inodes.count(), 0);
         inodes.forget(InodeId(5), 1);
         assert_eq!(inodes.count(), 0);
+    }
+
+    #[test]
+    fn pages_hold_only_over_opens_that_saw_the_same_content() {
+        let inodes = Inodes::new();
+        assert!(!inodes.opened_at(InodeId(5), 1), "unknown to the kernel");
+        inodes.looked_up(InodeId(5), InodeId::ROOT, b"five");
+        assert!(!inodes.opened_at(InodeId(5), 1), "the first open");
+        assert!(inodes.opened_at(InodeId(5), 1));
+        assert!(!inodes.opened_at(InodeId(5), 2), "changed");
+        assert!(inodes.opened_at(InodeId(5), 2));
+        inodes.forget(InodeId(5), 1);
+        inodes.looked_up(InodeId(5), InodeId::ROOT, b"five");
+        assert!(!inodes.opened_at(InodeId(5), 2), "the kernel had dropped it");
     }
 
     #[test]

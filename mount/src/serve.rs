@@ -23,7 +23,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Parser;
 use dfs_client::{Client, ClientConfig};
-use dfs_proto::env::Env;
+use dfs_proto::env::{Env, runtime_threads};
 use fuser::{MountOption, Session, SessionACL};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -89,8 +89,11 @@ fn start(cli: &Cli) -> anyhow::Result<ExitCode> {
 }
 
 fn serve(settings: &Settings, mountpoint: &Path, starter: &mut Starter) -> anyhow::Result<ExitCode> {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("dfs-mount").build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(runtime_threads())
+        .enable_all()
+        .thread_name("dfs-mount")
+        .build()?;
     let served = runtime.block_on(async {
         let client = connect(settings, mountpoint).await?;
         let mut mount = match Mount::new(settings, mountpoint, client.clone()) {

@@ -1,4 +1,4 @@
-//! One frame of the chunk transport: bytes in, bytes out.
+//! One frame of our own transport: bytes in, bytes out.
 //!
 //! ```text
 //! | magic u32 | version u8 | kind u8 | 0 u16 | request u64 | body len u32 | payload len u32 | crc32c u32 | body | payload |
@@ -11,13 +11,17 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
-use crate::units::READ_LEN_MAX;
+use crate::units::{MESSAGE_LEN_MAX, READ_LEN_MAX};
 
 pub const HEADER_LEN: usize = 28;
-const MAGIC: u32 = u32::from_le_bytes(*b"dfs\x01");
+/// What every frame, and so every connection of frames, begins with.
+pub const MAGIC_BYTES: [u8; 4] = *b"dfs\x01";
+const MAGIC: u32 = u32::from_le_bytes(MAGIC_BYTES);
 const VERSION: u8 = 1;
 /// A body is ids, checksums, a few addresses; the largest is of a read that crosses very many tiny appends.
 pub const BODY_LEN_MAX: usize = 1024 * 1024;
+/// A call's or answer's message with its path or status.
+pub const CALL_LEN_MAX: usize = MESSAGE_LEN_MAX + 64 * 1024;
 /// A read's answer is whole blocks, so up to one block longer at each end than what was asked.
 pub const PAYLOAD_LEN_MAX: usize = READ_LEN_MAX as usize + 8192;
 
@@ -25,8 +29,23 @@ pub const PAYLOAD_LEN_MAX: usize = READ_LEN_MAX as usize + 8192;
 pub enum FrameKind {
     Greeting,
     GreetingReply,
+    /// Of the chunk service.
     Request,
     Reply,
+    /// A unary gRPC call.
+    Call,
+    Answer,
+}
+
+impl FrameKind {
+    fn body_len_max(self) -> usize {
+        match self {
+            FrameKind::Greeting | FrameKind::GreetingReply | FrameKind::Request | FrameKind::Reply => {
+                BODY_LEN_MAX
+            }
+            FrameKind::Call | FrameKind::Answer => CALL_LEN_MAX,
+        }
+    }
 }
 
 /// A header that was checked for form; the checksum waits for the body.
@@ -64,6 +83,8 @@ pub fn encode(kind: FrameKind, request: u64, body: &impl prost::Message, payload
         FrameKind::GreetingReply => 2,
         FrameKind::Request => 3,
         FrameKind::Reply => 4,
+        FrameKind::Call => 5,
+        FrameKind::Answer => 6,
     });
     out.put_u16_le(0);
     out.put_u64_le(request);
@@ -100,10 +121,12 @@ pub fn decode_header(bytes: &[u8; HEADER_LEN]) -> Result<FrameHeader, FrameError
         2 => FrameKind::GreetingReply,
         3 => FrameKind::Request,
         4 => FrameKind::Reply,
+        5 => FrameKind::Call,
+        6 => FrameKind::Answer,
         found => return Err(FrameError::Kind { found }),
     };
     let (body_len, payload_len) = (u32_at(bytes, 16) as usize, u32_at(bytes, 20) as usize);
-    if body_len > BODY_LEN_MAX || payload_len > PAYLOAD_LEN_MAX {
+    if body_len > kind.body_len_max() || payload_len > PAYLOAD_LEN_MAX {
         return Err(FrameError::TooLong { body_len, payload_len });
     }
     let request = u64::from(u32_at(bytes, 8)) | u64::from(u32_at(bytes, 12)) << 32;

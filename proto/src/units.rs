@@ -18,6 +18,8 @@ pub const BLOCK_LEN: u64 = 4 * KIB;
 pub const APPEND_LEN_MAX: u64 = MIB;
 /// One read request of a chunk returns at most this much.
 pub const READ_LEN_MAX: u64 = 4 * MIB;
+/// One message of a call, encoded.
+pub const MESSAGE_LEN_MAX: usize = 16 << 20;
 /// Extents that one commit may name for one file (P2.2).
 pub const COMMIT_EXTENTS_MAX: usize = 512;
 /// Files that one commit may name, so that a Raft entry stays below 1 MiB (P7.2).

@@ -214,7 +214,7 @@ fn every_test_that_the_documents_name_exists() {
 #[test]
 fn every_rule_that_the_code_cites_has_the_form_of_one() {
     let mut found = Vec::new();
-    for (path, text) in rust_files(".") {
+    for (path, text) in rust_files(".").into_iter().filter(|(path, _)| !path.ends_with("tidy.rs")) {
         for (number, line) in text.lines().enumerate() {
             let Some((_, cited)) = line.split_once("// keeps ") else { continue };
             let rule: String = cited.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '.').collect();

@@ -1,3 +1,5 @@
+//! The store over disks in memory: what is kept, what is refused, what survives a crash.
+
 use std::sync::Arc;
 
 use bytes::Bytes;

@@ -15,6 +15,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
+use tonic::service::Routes;
 
 use super::log_disk::{FileDisk, LogDisk, SimulatedDisk};
 use super::{Consensus, ConsensusOptions, LogOptions, StartError};
@@ -168,12 +169,12 @@ async fn serve(
 ) -> Result<Running, StartError> {
     let identity = Identity { role: Role::Metaserver, id: options.member.0, cluster: ClusterId::UNKNOWN };
     let consensus = Consensus::start(options, Env::real(), disk, home).await?;
-    let router = grpc::server()
-        .add_service(grpc::hello(SharedIdentity::new(identity)))
-        .add_service(consensus.service());
+    let routes = Routes::new(consensus.service());
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(async move {
-        grpc::serve(listener, router, async move { drop(stopped.await) }).await.expect("serve");
+        grpc::serve(listener, routes, SharedIdentity::new(identity), async move { drop(stopped.await) })
+            .await
+            .expect("serve");
     });
     Ok(Running { consensus, stop, server })
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use prost::Message;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
@@ -36,9 +36,9 @@ const CONNECTIONS_PER_PEER: usize = 3;
 /// Frames waiting for one connection's writer; more would add delay, not throughput.
 const WRITE_QUEUE_MAX: usize = 64;
 /// A greeting must arrive this soon after the connection.
-const GREETING_DEADLINE: Duration = Duration::from_secs(5);
+pub(super) const GREETING_DEADLINE: Duration = Duration::from_secs(5);
 /// After a failed accept (out of descriptors): time for some to be closed.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Counted against the credit for a request beside its payload.
 const REQUEST_COST_BYTES: u64 = 4096;
 
@@ -47,26 +47,26 @@ struct Outgoing {
     payload: Bytes,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// Ready when the flag turns true or its owner is gone.
-async fn stopped(flag: &mut watch::Receiver<bool>) {
+pub(super) async fn stopped(flag: &mut watch::Receiver<bool>) {
     let _ = flag.wait_for(|stop| *stop).await;
 }
 
-fn broken(what: impl std::fmt::Display) -> io::Error {
+pub(super) fn broken(what: impl std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_string())
 }
 
-struct Incoming {
-    header: FrameHeader,
-    body: Bytes,
+pub(super) struct Incoming {
+    pub(super) header: FrameHeader,
+    pub(super) body: Bytes,
     payload: Bytes,
 }
 
-async fn read_frame(reader: &mut ReadHalf<Box<dyn Stream>>) -> io::Result<Incoming> {
+pub(super) async fn read_frame(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Incoming> {
     let mut head = [0u8; HEADER_LEN];
     reader.read_exact(&mut head).await?;
     let header = frame::decode_header(&head).map_err(broken)?;
@@ -76,7 +76,7 @@ async fn read_frame(reader: &mut ReadHalf<Box<dyn Stream>>) -> io::Result<Incomi
     Ok(Incoming { header, body, payload })
 }
 
-async fn read_bytes(reader: &mut ReadHalf<Box<dyn Stream>>, len: usize) -> io::Result<Bytes> {
+async fn read_bytes(reader: &mut (impl AsyncRead + Unpin), len: usize) -> io::Result<Bytes> {
     let mut buf = BytesMut::with_capacity(len);
     let mut limited = reader.take(len as u64);
     while buf.len() < len {
@@ -98,8 +98,8 @@ async fn write_frames(mut writer: WriteHalf<Box<dyn Stream>>, mut queue: mpsc::R
     let _ = writer.shutdown().await; // the peer sees the end either way
 }
 
-async fn send_message(
-    writer: &mut WriteHalf<Box<dyn Stream>>,
+pub(super) async fn send_message(
+    writer: &mut (impl AsyncWrite + Unpin),
     kind: FrameKind,
     message: &impl Message,
 ) -> io::Result<()> {
@@ -166,9 +166,9 @@ async fn serve_connection(
     let _ = timeout(GREETING_DEADLINE, writing).await;
 }
 
-async fn accept_greeting(
-    reader: &mut ReadHalf<Box<dyn Stream>>,
-    writer: &mut WriteHalf<Box<dyn Stream>>,
+pub(super) async fn accept_greeting(
+    reader: &mut (impl AsyncRead + Unpin),
+    writer: &mut (impl AsyncWrite + Unpin),
     identity: &SharedIdentity,
 ) -> io::Result<()> {
     let incoming = read_frame(reader).await?;
@@ -362,12 +362,13 @@ impl ChunkRequest {
     }
 }
 
-async fn open(
+/// Connects and shakes hands.
+pub(super) async fn greet(
     env: &Env,
     own: &super::Identity,
     expected: &Expected,
     address: &str,
-) -> Result<Connection, String> {
+) -> Result<(ReadHalf<Box<dyn Stream>>, WriteHalf<Box<dyn Stream>>, wire::GreetingReply), String> {
     let stream = env.net.connect(address).await.map_err(|e| format!("connect to {address}: {e}"))?;
     let (mut reader, mut writer) = tokio::io::split(stream);
     let shake = |e: io::Error| format!("shake hands with {address}: {e}");
@@ -375,6 +376,16 @@ async fn open(
     let incoming = read_frame(&mut reader).await.map_err(shake)?;
     let reply = wire::GreetingReply::decode(incoming.body).map_err(|e| shake(broken(e)))?;
     check_answer(expected, &reply)?;
+    Ok((reader, writer, reply))
+}
+
+async fn open(
+    env: &Env,
+    own: &super::Identity,
+    expected: &Expected,
+    address: &str,
+) -> Result<Connection, String> {
+    let (reader, writer, reply) = greet(env, own, expected, address).await?;
     let credit_bytes = reply.greeting.map_or(CREDIT_BYTES, |g| g.credit_bytes).clamp(1 << 20, CREDIT_BYTES);
 
     let (requests, queue) = mpsc::channel(WRITE_QUEUE_MAX);

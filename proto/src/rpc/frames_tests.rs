@@ -1,3 +1,5 @@
+//! Frames over real sockets: order, deadlines, broken connections, strangers.
+
 use std::sync::atomic::AtomicUsize;
 
 use super::*;

@@ -8,14 +8,19 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tonic::service::Routes;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tonic::{Request, Response, Status};
 
-use super::{Expected, Identity, answer_greeting, check_answer, greeting};
+use super::{Expected, Identity, answer_greeting, check_answer, frames, greeting, unary};
 use crate::env::{Env, Listener, Net, Stream};
+use crate::frame::MAGIC_BYTES;
+pub use crate::units::MESSAGE_LEN_MAX;
 use crate::wire;
 use crate::wire::hello_client::HelloClient;
 use crate::wire::hello_server::{Hello, HelloServer};
@@ -23,8 +28,10 @@ use crate::wire::hello_server::{Hello, HelloServer};
 /// Measured on loopback with 1 MiB payloads: the default windows cost twice the CPU (DESIGN.md, section 4).
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
-/// Decoding limit of one message.
-pub const MESSAGE_LEN_MAX: usize = 16 << 20;
+/// Calls of one connection that are served at once; more wait at the peer.
+const CALLS_MAX: u32 = 1024;
+/// Accepted connections that the HTTP/2 server has not taken over yet.
+const ACCEPTED_MAX: usize = 64;
 
 /// Connects and shakes hands. Errors say what did not fit, as one line without the address.
 pub async fn connect(
@@ -79,30 +86,85 @@ fn connector(
     })
 }
 
-/// A server with our windows; add services and give it to [`serve`].
-pub fn server() -> Server {
+/// Serves `routes` until `shutdown` is ready, then lets running calls end. One port speaks both: HTTP/2 for every gRPC
+/// client, and frames for our own unary calls ([`unary`]); a connection's first four bytes tell which.
+pub async fn serve(
+    mut listener: Box<dyn Listener>,
+    routes: Routes,
+    identity: SharedIdentity,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), tonic::transport::Error> {
+    let routes = routes.add_service(hello(identity.clone()));
+    let (stop, stopped) = watch::channel(false);
+    let (http2, mut accepted) = mpsc::channel::<Incoming>(ACCEPTED_MAX);
+    let incoming =
+        futures::stream::poll_fn(move |cx| accepted.poll_recv(cx).map(|next| next.map(io::Result::Ok)));
+    let mut http2_stopped = stopped.clone();
+    let until_stopped = async move { frames::stopped(&mut http2_stopped).await };
+    let serving = server().add_routes(routes.clone()).serve_with_incoming_shutdown(incoming, until_stopped);
+    let accepting = async {
+        let mut connections = JoinSet::new();
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = &mut shutdown => break,
+                Some(_) = connections.join_next() => continue,
+            };
+            match accepted {
+                Ok((stream, from)) => {
+                    let (http2, routes, identity) = (http2.clone(), routes.clone(), identity.clone());
+                    connections.spawn(serve_stream(stream, from, http2, routes, identity, stopped.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accept a connection");
+                    tokio::time::sleep(frames::ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        let _ = stop.send(true); // the HTTP/2 server may have ended
+        while connections.join_next().await.is_some() {}
+    };
+    let (served, ()) = tokio::join!(serving, accepting);
+    served
+}
+
+fn server() -> Server {
     Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(CALLS_MAX)
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
 }
 
-/// Serves until `shutdown` is ready, then lets running calls end.
-pub async fn serve(
-    listener: Box<dyn Listener>,
-    router: tonic::transport::server::Router,
-    shutdown: impl Future<Output = ()> + Send,
-) -> Result<(), tonic::transport::Error> {
-    let incoming = futures::stream::unfold(listener, |mut listener| async move {
-        let accepted = listener.accept().await.map(|(stream, _)| Incoming(stream));
-        Some((accepted, listener))
-    });
-    router.serve_with_incoming_shutdown(incoming, shutdown).await
+async fn serve_stream(
+    mut stream: Box<dyn Stream>,
+    from: String,
+    http2: mpsc::Sender<Incoming>,
+    routes: Routes,
+    identity: SharedIdentity,
+    stopped: watch::Receiver<bool>,
+) {
+    let mut start = [0; MAGIC_BYTES.len()];
+    match timeout(frames::GREETING_DEADLINE, stream.read_exact(&mut start)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(_)) | Err(_) => return tracing::debug!(%from, "a connection said nothing"),
+    }
+    let stream = Incoming { start, replayed: 0, stream };
+    if start == MAGIC_BYTES {
+        unary::serve_connection(Box::new(stream), from, identity, routes, stopped).await;
+    } else {
+        let _ = http2.send(stream).await; // the server has ended
+    }
 }
 
-/// A connection as tonic wants it.
-struct Incoming(Box<dyn Stream>);
+/// A connection whose first bytes were looked at.
+struct Incoming {
+    start: [u8; MAGIC_BYTES.len()],
+    replayed: usize,
+    stream: Box<dyn Stream>,
+}
 
 impl Connected for Incoming {
     type ConnectInfo = ();
@@ -115,13 +177,19 @@ impl AsyncRead for Incoming {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        if self.replayed < self.start.len() {
+            let len = buf.remaining().min(self.start.len() - self.replayed);
+            buf.put_slice(&self.start[self.replayed..self.replayed + len]);
+            self.replayed += len;
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Incoming {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -129,19 +197,19 @@ impl AsyncWrite for Incoming {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -166,7 +234,7 @@ impl SharedIdentity {
 struct HelloService(SharedIdentity);
 
 /// The handshake, for every gRPC port.
-pub fn hello(identity: SharedIdentity) -> HelloServer<impl Hello> {
+fn hello(identity: SharedIdentity) -> HelloServer<impl Hello> {
     HelloServer::new(HelloService(identity))
 }
 

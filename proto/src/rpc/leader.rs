@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::Status;
-use tonic::transport::Channel;
 
+use super::unary::{self, UnaryChannel};
 use super::{Expected, Identity, Role, grpc};
 use crate::env::Env;
 use crate::error::MetaError;
@@ -40,7 +40,7 @@ struct Inner {
 struct State {
     /// Where to look, the last one that answered as leader first.
     addresses: Vec<String>,
-    channels: HashMap<String, Channel>,
+    channels: HashMap<String, UnaryChannel>,
 }
 
 impl LeaderChannel {
@@ -102,14 +102,16 @@ impl LeaderChannel {
     }
 
     /// A connection to one member, made if there is none.
-    pub async fn channel(&self, address: &str, deadline: Instant) -> Result<Channel, String> {
-        if let Some(channel) = self.with(|state| state.channels.get(address).cloned()) {
+    pub async fn channel(&self, address: &str, deadline: Instant) -> Result<UnaryChannel, String> {
+        if let Some(channel) =
+            self.with(|state| state.channels.get(address).filter(|c| c.is_alive()).cloned())
+        {
             return Ok(channel);
         }
         let own = self.0.own.get();
         let expected = Expected { role: Role::Metaserver, id: 0, cluster: own.cluster };
         let left = deadline.saturating_duration_since(Instant::now()).min(self.0.connect_deadline);
-        let channel = grpc::connect(&self.0.env, address, &own, &expected, left).await?;
+        let channel = unary::connect(&self.0.env, address, &own, &expected, left).await?;
         self.with(|state| state.channels.insert(address.to_owned(), channel.clone()));
         Ok(channel)
     }
@@ -121,7 +123,11 @@ impl LeaderChannel {
 
     /// Runs `call` at the leader until it answers or `deadline` has passed. `call` turns a reply into a result; it may
     /// run several times. `NotLeader` and `Unavailable` are tried again; every other answer is final.
-    pub async fn call<T, F>(&self, deadline: Duration, call: impl Fn(Channel) -> F) -> Result<T, MetaError>
+    pub async fn call<T, F>(
+        &self,
+        deadline: Duration,
+        call: impl Fn(UnaryChannel) -> F,
+    ) -> Result<T, MetaError>
     where
         F: Future<Output = Result<Result<T, MetaError>, Status>>,
     {
@@ -168,7 +174,7 @@ impl LeaderChannel {
         &self,
         address: &str,
         deadline: Instant,
-        call: &impl Fn(Channel) -> F,
+        call: &impl Fn(UnaryChannel) -> F,
     ) -> Result<Result<T, MetaError>, String>
     where
         F: Future<Output = Result<Result<T, MetaError>, Status>>,

@@ -1,9 +1,10 @@
-//! The only I/O in `proto`: the handshake, gRPC for metadata and control, frames for chunk bytes, and the helper that
-//! follows a cluster's leader. Every call has a deadline.
+//! The only I/O in `proto`: the handshake, gRPC, frames for chunk bytes and for hot unary calls, and the helper that follows
+//! a cluster's leader. Every call has a deadline.
 
 pub mod frames;
 pub mod grpc;
 pub mod leader;
+pub mod unary;
 
 use crate::ids::ClusterId;
 use crate::wire;

@@ -124,7 +124,10 @@ fn archives_keep_everything_and_a_second_rsync_sends_nothing() {
     sh(&source, "truncate -s 1M d0/sparse; mkdir -p empty/empty");
     let list = "find . -printf '%P %y %m %U:%G %n %s %T@ %l\\n' | grep -v '^ ' | sort | sed -E 's/^(\\S+ d \\S+ \\S+) [0-9]+ [0-9]+/\\1/'";
     let expected = sh(&source, list);
-    sh(&fs.dir("a"), "cp -a source by_cp; mkdir by_tar; tar -C source -cf - . | tar -C by_tar -xpf -");
+    sh(
+        &fs.dir("a"),
+        "cp -a source by_cp; mkdir by_tar; tar -C source --format=posix -cf - . | tar -C by_tar -xpf -",
+    );
     sh(&fs.dir("a"), "rsync -aH --numeric-ids source/ by_rsync");
     for copy in ["by_cp", "by_tar", "by_rsync"] {
         similar(&sh(&fs.path(copy), list), &expected, copy);

@@ -20,7 +20,7 @@ fn git_clones_checks_commits_packs_and_pushes() {
         outside.path(),
         &format!(
             "{GIT} cd origin; git init -q -b main; git add .; git commit -qm one
-             for n in 1 2 3 4; do echo $n >> d0/f0; git mv d50/f5$n moved$n; git commit -qam change$n; done
+             for n in 1 2 3 4; do echo $n >> d0/f0; git mv d0/f1$n moved$n; git commit -qam change$n; done
              git init -q --bare ../bare; git push -q ../bare main"
         ),
     );
@@ -71,7 +71,7 @@ fn a_python_environment_is_made_and_runs() {
     let fs = scenario("venv");
     sh(
         &fs.dir("a"),
-        "python3 -m venv env
+        "unset PYTHONDONTWRITEBYTECODE; python3 -m venv env
          env/bin/python -c 'import sys, pip; assert sys.prefix.endswith(\"/venv/env\"), sys.prefix'
          printf 'def f():\\n    return 7\\n' > env/mod.py; cd env; bin/python -c 'import mod; print(mod.f())' | grep -x 7
          ls __pycache__ | grep -q mod; rm -r ../env",

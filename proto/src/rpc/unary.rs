@@ -1,0 +1,322 @@
+//! Unary gRPC calls in frames: the same services and generated clients, without HTTP/2's cost (a small call takes less
+//! than half the CPU; figures in ARCHITECTURE.md). Streaming calls and strangers' clients use gRPC itself, on the same port.
+//!
+//! U1  A frame is written whole or its connection is broken: the writing goes on when the caller gives up.
+//! U2  Every call ends: with its answer, when its caller gives up, or when its connection breaks.
+//! U3  Calls in flight on a connection are bounded on both sides; a server that is behind stops reading.
+//! Answers come in any order. Deadlines are the caller's.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt as _, Full};
+use prost::Message as _;
+use tokio::io::{AsyncWriteExt as _, BufReader, ReadHalf, WriteHalf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::timeout;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tonic::{Code, Status};
+use tower::Service;
+
+use super::frames::{self, broken, lock, read_frame};
+use super::grpc::SharedIdentity;
+use super::{Expected, Identity};
+use crate::env::{BoxFuture, Env, Stream};
+use crate::frame::{self, FrameKind};
+use crate::wire::{UnaryAnswer, UnaryCall};
+
+/// Calls in flight on one connection, on either side.
+const CALLS_MAX: usize = 1024;
+/// Several small frames are taken in by one system call.
+const READ_BUFFER_BYTES: usize = 16 * 1024;
+
+/// Frames on their way out. Whoever finds nobody writing writes: no task, and so no wake-up, for a small frame.
+struct Writer {
+    queue: Mutex<Vec<Bytes>>,
+    half: tokio::sync::Mutex<WriteHalf<Box<dyn Stream>>>,
+    is_broken: AtomicBool,
+}
+
+impl Writer {
+    fn new(half: WriteHalf<Box<dyn Stream>>) -> Arc<Writer> {
+        let half = tokio::sync::Mutex::new(half);
+        Arc::new(Writer { queue: Mutex::default(), half, is_broken: AtomicBool::new(false) })
+    }
+
+    /// Does not wait: what the socket does not take now, a task writes. What may queue up is bounded by U3.
+    fn send(self: &Arc<Self>, frame: Bytes) {
+        lock(&self.queue).push(frame);
+        let mut writing = Box::pin(self.clone().write_queue());
+        if poll_once(writing.as_mut()).is_pending() {
+            tokio::spawn(writing); // keeps U1
+        }
+    }
+
+    async fn write_queue(self: Arc<Self>) {
+        // Looked at again after unlocking: a frame queued while this held the lock was left to it.
+        while !lock(&self.queue).is_empty() {
+            let Ok(mut half) = self.half.try_lock() else { return };
+            loop {
+                let frames = std::mem::take(&mut *lock(&self.queue));
+                if frames.is_empty() {
+                    break;
+                }
+                if half.write_all(&joined(frames)).await.is_err() {
+                    self.is_broken.store(true, Ordering::Relaxed); // the reading side ends too
+                }
+            }
+        }
+    }
+}
+
+fn joined(mut frames: Vec<Bytes>) -> Bytes {
+    if frames.len() == 1 {
+        return frames.remove(0);
+    }
+    let mut all = BytesMut::with_capacity(frames.iter().map(Bytes::len).sum());
+    frames.iter().for_each(|frame| all.extend_from_slice(frame));
+    all.freeze()
+}
+
+/// Whoever is still pending must be polled again by a task.
+fn poll_once<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+// --- the side that connects ---
+
+/// One connection, for generated clients such as `MetaClient<UnaryChannel>`. It ends with its last clone.
+#[derive(Clone)]
+pub struct UnaryChannel(Arc<Connection>);
+
+struct Connection {
+    writer: Arc<Writer>,
+    shared: Arc<Shared>,
+    in_flight: Arc<Semaphore>,
+    reading: AbortHandle,
+}
+
+#[derive(Default)]
+struct Shared {
+    next_id: AtomicU64,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// Nobody may wait any more.
+    is_closed: bool,
+    calls: HashMap<u64, oneshot::Sender<UnaryAnswer>>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.reading.abort();
+    }
+}
+
+/// Connects and shakes hands. Errors say what did not fit, as one line without the address.
+pub async fn connect(
+    env: &Env,
+    address: &str,
+    own: &Identity,
+    expected: &Expected,
+    deadline: Duration,
+) -> Result<UnaryChannel, String> {
+    let greeted = timeout(deadline, frames::greet(env, own, expected, address)).await;
+    let (reader, writer, _reply) = greeted.map_err(|_| format!("no answer within {deadline:?}"))??;
+    let shared = Arc::new(Shared::default());
+    let reading = tokio::spawn(read_answers(reader, shared.clone())).abort_handle();
+    let in_flight = Arc::new(Semaphore::new(CALLS_MAX));
+    Ok(UnaryChannel(Arc::new(Connection { writer: Writer::new(writer), shared, in_flight, reading })))
+}
+
+async fn read_answers(reader: ReadHalf<Box<dyn Stream>>, shared: Arc<Shared>) {
+    let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
+    while let Ok(incoming) = read_frame(&mut reader).await {
+        let Ok(answer) = UnaryAnswer::decode(incoming.body) else { break };
+        let caller = lock(&shared.waiting).calls.remove(&incoming.header.request);
+        if let Some(caller) = caller {
+            let _ = caller.send(answer); // it has given up
+        }
+    }
+    let mut waiting = lock(&shared.waiting);
+    waiting.is_closed = true;
+    waiting.calls.clear(); // keeps U2
+}
+
+/// Removes a call's place when its caller gives up.
+struct Place<'a> {
+    shared: &'a Shared,
+    id: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        lock(&self.shared.waiting).calls.remove(&self.id);
+    }
+}
+
+impl Connection {
+    async fn call(&self, path: String, message: Bytes) -> Result<UnaryAnswer, Status> {
+        let lost = |_| Status::unavailable("connection lost");
+        let _permit = self.in_flight.acquire().await.map_err(|_| Status::unavailable("connection closed"))?;
+        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+        let (answer, reply) = oneshot::channel();
+        {
+            let mut waiting = lock(&self.shared.waiting);
+            if waiting.is_closed || self.writer.is_broken.load(Ordering::Relaxed) {
+                return Err(Status::unavailable("connection lost"));
+            }
+            waiting.calls.insert(id, answer);
+        }
+        let _place = Place { shared: &self.shared, id };
+        self.writer.send(frame::encode(FrameKind::Call, id, &UnaryCall { path, message }, 0));
+        reply.await.map_err(lost)
+    }
+}
+
+impl UnaryChannel {
+    /// False once it is broken: then a new one is to be made.
+    pub fn is_alive(&self) -> bool {
+        !lock(&self.0.shared.waiting).is_closed && !self.0.writer.is_broken.load(Ordering::Relaxed)
+    }
+}
+
+impl Service<http::Request<Body>> for UnaryChannel {
+    type Response = http::Response<Body>;
+    type Error = Status;
+    type Future = BoxFuture<'static, Result<http::Response<Body>, Status>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let connection = self.0.clone();
+        Box::pin(async move {
+            let path = request.uri().path().to_owned();
+            let message = request.into_body().collect().await?.to_bytes();
+            let answer = connection.call(path, message).await?;
+            if answer.code != 0 {
+                return Ok(Status::new(Code::from(answer.code as i32), answer.text).into_http());
+            }
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert(Status::GRPC_STATUS, http::HeaderValue::from_static("0"));
+            let body = Full::new(answer.message).with_trailers(std::future::ready(Some(Ok(trailers))));
+            let mut response = http::Response::new(Body::new(body));
+            response.headers_mut().insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
+            Ok(response)
+        })
+    }
+}
+
+// --- the side that listens ---
+
+/// Serves one connection's calls until it ends or `shutdown` turns true; then calls that run are answered.
+pub(super) async fn serve_connection(
+    stream: Box<dyn Stream>,
+    from: String,
+    identity: SharedIdentity,
+    routes: Routes,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let (reader, mut writer) = tokio::io::split(stream);
+    let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
+    let greeted = frames::accept_greeting(&mut reader, &mut writer, &identity);
+    match timeout(frames::GREETING_DEADLINE, greeted).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return tracing::warn!(%from, %error, "refused a frame connection"),
+        Err(_) => return tracing::debug!(%from, "a frame connection did not greet in time"),
+    }
+    let writer = Writer::new(writer);
+    let mut running = JoinSet::new();
+    let in_flight = Arc::new(Semaphore::new(CALLS_MAX));
+    tokio::select! {
+        result = serve_calls(&mut reader, &routes, &writer, &in_flight, &mut running) => {
+            if let Err(error) = result && error.kind() == io::ErrorKind::InvalidData {
+                tracing::warn!(%from, %error, "ended a frame connection");
+            }
+        }
+        () = frames::stopped(&mut shutdown) => {}
+    }
+    let finish = async { while running.join_next().await.is_some() {} };
+    let _ = timeout(frames::GREETING_DEADLINE, finish).await; // what still runs has no one to answer to
+}
+
+async fn serve_calls(
+    reader: &mut BufReader<ReadHalf<Box<dyn Stream>>>,
+    routes: &Routes,
+    writer: &Arc<Writer>,
+    in_flight: &Arc<Semaphore>,
+    running: &mut JoinSet<()>,
+) -> io::Result<()> {
+    loop {
+        let incoming = read_frame(reader).await?;
+        if incoming.header.kind != FrameKind::Call {
+            return Err(broken("expected a call"));
+        }
+        let call = UnaryCall::decode(incoming.body).map_err(broken)?;
+        let permit = in_flight.clone().acquire_owned().await.map_err(broken)?; // keeps U3
+        let mut answering =
+            Box::pin(answer(routes.clone(), call, incoming.header.request, writer.clone(), permit));
+        // Most reads have their answer at once: no task for them.
+        if poll_once(answering.as_mut()).is_pending() {
+            while running.try_join_next().is_some() {}
+            running.spawn(answering);
+        }
+    }
+}
+
+async fn answer(
+    mut routes: Routes,
+    call: UnaryCall,
+    id: u64,
+    writer: Arc<Writer>,
+    _permit: OwnedSemaphorePermit,
+) {
+    let answer = match perform(&mut routes, call).await {
+        Ok(message) => UnaryAnswer { code: 0, text: String::new(), message },
+        Err(status) => UnaryAnswer {
+            code: status.code() as u32,
+            text: status.message().to_owned(),
+            message: Bytes::new(),
+        },
+    };
+    writer.send(frame::encode(FrameKind::Answer, id, &answer, 0));
+}
+
+async fn perform(routes: &mut Routes, call: UnaryCall) -> Result<Bytes, Status> {
+    let request = http::Request::post(call.path)
+        .header(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE)
+        .header("te", "trailers")
+        .version(http::Version::HTTP_2)
+        .body(Body::new(Full::new(call.message)))
+        .map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let response = match Service::call(routes, request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    };
+    let (head, body) = response.into_parts();
+    if let Some(status) = Status::from_header_map(&head.headers)
+        && status.code() != Code::Ok
+    {
+        return Err(status);
+    }
+    let collected = body.collect().await?;
+    if let Some(status) = collected.trailers().and_then(Status::from_header_map)
+        && status.code() != Code::Ok
+    {
+        return Err(status);
+    }
+    Ok(collected.to_bytes())
+}
