@@ -4,6 +4,7 @@ mod chunks;
 mod metaserver;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dfs_proto::attr::{Caller, InodeAttr, Name};
@@ -23,12 +24,18 @@ pub(crate) const USER: Caller = Caller { uid: 1000, gid: 1000, groups: None };
 pub(crate) struct Cluster {
     pub(crate) meta: Arc<FakeMeta>,
     pub(crate) chunks: Arc<FakeChunks>,
+    /// Each client draws its own numbers.
+    clients: AtomicU64,
 }
 
 impl Cluster {
     pub(crate) fn new() -> Cluster {
         let servers = [ServerId(1), ServerId(2), ServerId(3)];
-        Cluster { meta: FakeMeta::new(&servers), chunks: FakeChunks::new(&servers) }
+        Cluster {
+            meta: FakeMeta::new(&servers),
+            chunks: FakeChunks::new(&servers),
+            clients: AtomicU64::new(0),
+        }
     }
 
     pub(crate) async fn client(&self) -> Arc<Client> {
@@ -36,7 +43,8 @@ impl Cluster {
     }
 
     pub(crate) async fn client_with(&self, config: ClientConfig) -> Arc<Client> {
-        let env = Env { rng: Rng::seeded(7), ..Env::real() };
+        let seed = self.clients.fetch_add(1, Ordering::Relaxed);
+        let env = Env { rng: Rng::seeded(seed), ..Env::real() };
         let connected = Client::assemble(config, env, self.meta.clone(), self.chunks.clone()).await;
         connected.expect("the fake answers")
     }
