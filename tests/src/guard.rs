@@ -1,8 +1,8 @@
 //! Ends what a test process leaves behind, however it dies.
 //!
 //! A small shell holds the read end of a pipe whose only writer is the test process. When that process ends, by `exit`
-//! or by `kill -9`, the shell kills the processes named in `DIR/pids/`, detaches the mounts below `DIR/mnt/` and
-//! removes `DIR`. So even a cluster in a `static`, which is never dropped, leaves nothing.
+//! or by `kill -9`, the shell kills the processes named in `DIR/pids/`, deletes the network namespaces named in
+//! `DIR/netns/`, detaches the mounts below `DIR/mnt/` and removes `DIR`. So even a cluster in a `static`, which is never dropped, leaves nothing.
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
@@ -16,6 +16,9 @@ cat > /dev/null
 [ -d "$1" ] || exit 0
 for file in "$1"/pids/*; do
     [ -f "$file" ] && kill -9 "$(basename "$file")" 2> /dev/null
+done
+for namespace in "$1"/netns/*; do
+    [ -f "$namespace" ] && ip netns delete "$(basename "$namespace")" 2> /dev/null
 done
 for mount in "$1"/mnt/*; do umount -l "$mount" 2> /dev/null; done
 rm -rf --one-file-system "$1"
@@ -41,7 +44,7 @@ impl Guard {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("dfs-test-{}-{number}", std::process::id()));
-        for part in ["pids", "mnt", "logs", "etc", "data"] {
+        for part in ["pids", "mnt", "logs", "etc", "data", "netns"] {
             fs::create_dir_all(dir.join(part)).expect("make the scenario's directory");
         }
         let mut shell = Command::new("/bin/sh")

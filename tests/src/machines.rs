@@ -1,0 +1,172 @@
+//! Several machines on one: network namespaces on a switch, each with the configuration file that the README shows.
+//!
+//! Machine n has the address 10.77.0.n. Data and files of all lie in the scenario's directory; only the network is apart.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::daemon::{Daemon, tail};
+use crate::guard::Guard;
+use crate::shell::{sh, try_sh};
+use crate::wait;
+
+const START_DEADLINE: Duration = Duration::from_secs(60);
+
+/// See the module. Everything is gone when it is dropped, or when the process dies.
+pub struct Machines {
+    // Daemons end before their namespaces.
+    daemons: Vec<Daemon>,
+    guard: Arc<Guard>,
+    prefix: String,
+}
+
+/// The n-th block of the README's section "Three machines" that is marked `toml`.
+fn readme_file(number: usize) -> String {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let text = fs::read_to_string(readme).expect("read README.md");
+    let section = text.split("## Three machines").nth(1).expect("README.md has a section `Three machines`");
+    let block = section.split("```toml\n").nth(number + 1).expect("the section has that many files");
+    block.split("```").next().unwrap_or_default().to_owned()
+}
+
+/// What the README says of the other machines: the same file with their own address and id.
+fn for_machine(file: &str, machine: usize) -> String {
+    let own = ["listen", "frames_listen", "http"];
+    let adapt = |line: &str| {
+        let key = line.split('=').next().unwrap_or_default().trim();
+        match key {
+            "id" => format!("id = {machine}"),
+            _ if own.contains(&key) => line.replace("10.77.0.1:", &format!("10.77.0.{machine}:")),
+            _ => line.to_owned(),
+        }
+    };
+    file.lines().map(adapt).collect::<Vec<_>>().join("\n")
+}
+
+impl Machines {
+    /// So many namespaces on one switch, which is one too.
+    pub fn new(count: usize) -> Machines {
+        let guard = Arc::new(Guard::new());
+        let prefix = format!("dfs{}", std::process::id());
+        let machines = Machines { daemons: Vec::new(), guard, prefix };
+        let switch = machines.namespace(0);
+        sh(Path::new("/"), &format!("ip -n {switch} link add sw type bridge; ip -n {switch} link set sw up"));
+        for machine in 1..=count {
+            let own = machines.namespace(machine);
+            sh(
+                Path::new("/"),
+                &format!(
+                    "ip -n {switch} link add p{machine} type veth peer name eth0 netns {own}
+                     ip -n {switch} link set p{machine} master sw up
+                     ip -n {own} address add 10.77.0.{machine}/24 dev eth0
+                     ip -n {own} link set eth0 up; ip -n {own} link set lo up"
+                ),
+            );
+        }
+        machines
+    }
+
+    fn name(&self, machine: usize) -> String {
+        format!("{}m{machine}", self.prefix)
+    }
+
+    fn namespace(&self, machine: usize) -> String {
+        let name = self.name(machine);
+        fs::write(self.guard.dir().join("netns").join(&name), "").expect("note a namespace for the guard");
+        sh(Path::new("/"), &format!("ip netns add {name}"));
+        name
+    }
+
+    /// Both directions of a machine's link, in MiB/s.
+    pub fn limit(&self, machine: usize, mib_per_s: u64) {
+        let bits = mib_per_s * 8 << 20;
+        let shape = format!("root tbf rate {bits}bit burst 1mb latency 200ms");
+        let (own, switch) = (self.name(machine), self.name(0));
+        sh(
+            Path::new("/"),
+            &format!(
+                "tc -n {own} qdisc add dev eth0 {shape}; tc -n {switch} qdisc add dev p{machine} {shape}"
+            ),
+        );
+    }
+
+    fn config(&self, machine: usize, text: &str) -> PathBuf {
+        let data = self.guard.dir().join("data").join(machine.to_string());
+        fs::create_dir_all(&data).expect("make a machine's directory");
+        let path = self.guard.dir().join("etc").join(format!("{machine}.toml"));
+        let text = text.replace("/var/lib/dfs", &data.display().to_string());
+        fs::write(&path, text).expect("write a machine's configuration");
+        path
+    }
+
+    fn start(&mut self, machine: usize, program: &str, arguments: &[&str]) {
+        let name = format!("{program}-{machine}");
+        let mut daemon = Daemon::new(&self.guard, &name, program, arguments).inside(&self.name(machine));
+        daemon.start();
+        self.daemons.push(daemon);
+    }
+
+    /// A server's daemons, from the README's file; `more` is added to the section of metaservers.
+    pub fn start_servers(&mut self, machine: usize, programs: &[&str], more: &str) {
+        let file = for_machine(&readme_file(0), machine);
+        let file = file.replace("[metaserver]", &format!("[metaserver]\n{more}"));
+        let path = self.config(machine, &file).display().to_string();
+        for program in programs {
+            self.start(machine, program, &["--config", &path]);
+        }
+    }
+
+    /// A mount on a machine, from the README's file for clients.
+    pub fn mount(&mut self, machine: usize) -> PathBuf {
+        let path = self.config(machine, &readme_file(1)).display().to_string();
+        let dir = self.guard.dir().join("mnt").join(machine.to_string());
+        fs::create_dir_all(&dir).expect("make a mountpoint");
+        let at = dir.display().to_string();
+        self.start(machine, "dfs-mount", &["-f", "--config", &path, &at]);
+        wait::until("the mount", START_DEADLINE, || {
+            try_sh(Path::new("/"), &format!("mountpoint -q {at}")).ok.then_some(())
+        });
+        dir
+    }
+
+    /// Runs the admin tool on a machine until it says that all is well.
+    pub fn wait_healthy(&self, machine: usize) -> String {
+        let config = self.guard.dir().join("etc").join(format!("{machine}.toml"));
+        let (dfs, own) = (crate::daemon::binary("dfs"), self.name(machine));
+        let script = format!(
+            "nsenter --net=/run/netns/{own} env DFS_CONFIG={} {} status",
+            config.display(),
+            dfs.display()
+        );
+        wait::until("a healthy federation", START_DEADLINE, || {
+            let ran = try_sh(Path::new("/"), &script);
+            ran.ok.then_some(ran.stdout)
+        })
+    }
+
+    pub fn kill(&mut self, machine: usize, program: &str) {
+        let name = format!("{program}-{machine}");
+        let daemon = self.daemons.iter_mut().find(|daemon| daemon.name == name);
+        daemon.expect("it was started").kill();
+    }
+
+    /// Ends the mount and everything else, in order.
+    pub fn end(mut self) {
+        for daemon in self.daemons.iter_mut().rev() {
+            if daemon.is_running() {
+                daemon.signal(libc::SIGTERM);
+                let log = tail(&daemon.log());
+                let status = daemon.wait_exit(START_DEADLINE);
+                assert!(status.success(), "{} ended with {status}: {log}", daemon.name);
+            }
+        }
+    }
+}
+
+impl Drop for Machines {
+    fn drop(&mut self) {
+        self.daemons.clear();
+    }
+}

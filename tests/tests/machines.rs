@@ -1,0 +1,63 @@
+//! The README's section "Three machines", in network namespaces, with the files that stand there.
+
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
+use std::fs;
+
+use dfs_tests::machines::Machines;
+use dfs_tests::shell::sh;
+use dfs_tests::{sys, tree};
+
+const BOTH: [&str; 2] = ["dfs-metaserver", "dfs-chunkserver"];
+
+#[test]
+fn three_machines_set_up_by_the_readme_serve_a_fourth_and_lose_one() {
+    let mut machines = Machines::new(4);
+    for machine in 1..=3 {
+        machines.start_servers(machine, &BOTH, "");
+    }
+    let status = machines.wait_healthy(1);
+    assert!(status.contains("healthy: 3 metaservers, 3 chunkservers"), "{status}");
+    let dir = machines.mount(4);
+    let outside = tempfile::tempdir().unwrap();
+    let source = outside.path().join("made");
+    tree::make(&source, 77, 200).unwrap();
+    tree::write_made(&source.join("large"), 78, 32 << 20).unwrap();
+    sh(&dir, &format!("cp -a {} copy", source.display()));
+    sys::drop_caches();
+    tree::assert_same(&source, &dir.join("copy"));
+    for program in BOTH {
+        machines.kill(2, program);
+    }
+    fs::write(dir.join("after"), "one machine less").unwrap();
+    sys::drop_caches();
+    tree::assert_same(&source, &dir.join("copy"));
+    machines.end();
+}
+
+/// Four chunkservers of 50 MiB/s each: one stream uses several of them.
+#[cfg(feature = "long")]
+#[test]
+fn one_stream_is_faster_than_one_chunkservers_link() {
+    let megabytes = |dir: &std::path::Path, script: &str| {
+        let before = dfs_tests::wait::now();
+        sh(dir, script);
+        512.0 / before.elapsed().as_secs_f64()
+    };
+    for (copies, write_floor, read_floor) in [(1, 100.0, 100.0), (2, 60.0, 0.0)] {
+        let mut machines = Machines::new(5);
+        for machine in 1..=3 {
+            machines.start_servers(machine, &BOTH, &format!("copies = {copies}"));
+        }
+        machines.start_servers(4, &["dfs-chunkserver"], "");
+        machines.wait_healthy(1);
+        let dir = machines.mount(5);
+        (1..=4).for_each(|machine| machines.limit(machine, 50));
+        let written = megabytes(&dir, "dd if=/dev/zero of=stream bs=1M count=512 conv=fsync status=none");
+        sys::drop_caches();
+        let read = megabytes(&dir, "cat stream > /dev/null");
+        eprintln!("{copies} copies: written at {written:.0} MiB/s, read at {read:.0} MiB/s");
+        assert!(written >= write_floor && read >= read_floor, "{written:.0} and {read:.0} MiB/s");
+        machines.end();
+    }
+}
