@@ -23,6 +23,8 @@ const NAMES: u64 = 8;
 /// Directories beyond this many are not made.
 const DIRECTORIES_MAX: usize = 12;
 const FILES_OPEN_MAX: usize = 4;
+/// An operation that takes longer is logged.
+const STALL_NOTED: Duration = Duration::from_secs(5);
 const FILE_LEN_MAX: u64 = 256 * 1024;
 
 /// What a walker saw.
@@ -140,7 +142,11 @@ impl Walker {
             };
             if done {
                 self.walked.operations += 1;
-                self.walked.longest_stall = self.walked.longest_stall.max(started.elapsed());
+                let took = started.elapsed();
+                self.walked.longest_stall = self.walked.longest_stall.max(took);
+                if took > STALL_NOTED {
+                    tracing::info!("{}: an operation of kind {kind} took {took:?}", self.name);
+                }
                 return kind;
             }
         }

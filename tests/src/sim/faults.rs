@@ -16,6 +16,7 @@ const FAULT_MAX: Duration = Duration::from_secs(6);
 const METASERVER_DOWN_MAX: Duration = Duration::from_secs(20);
 
 /// A fault that is there now.
+#[derive(Debug)]
 enum Fault {
     Down {
         metaserver: bool,
@@ -56,6 +57,7 @@ impl Faults {
         let (due, rest) = std::mem::take(&mut self.current).into_iter().partition(|(until, _)| *until <= now);
         self.current = rest;
         for (_, fault) in due {
+            tracing::info!("{now:?}: mended: {fault:?}");
             mend(sim, fault);
         }
         if now < self.next {
@@ -65,7 +67,9 @@ impl Faults {
         if let Some(fault) = self.break_something(sim, disks, shared) {
             let is_long = matches!(fault, Fault::Down { metaserver: true, .. }) && self.rng.below(3) == 0;
             let most = if is_long { METASERVER_DOWN_MAX } else { FAULT_MAX };
-            self.current.push((now + self.between(FAULT_MIN, most), fault));
+            let until = now + self.between(FAULT_MIN, most);
+            tracing::info!("{now:?}: until {until:?}: {fault:?}");
+            self.current.push((until, fault));
         }
     }
 
