@@ -63,6 +63,8 @@ pub(crate) struct Progress {
     pub(crate) acked: u64,
     pub(crate) synced: u64,
     pub(crate) failure: Option<ChunkError>,
+    /// It failed because nobody answered in time, not because somebody refused.
+    pub(crate) was_silent: bool,
 }
 
 /// See the module. Its task ends with it.
@@ -105,6 +107,7 @@ impl ChunkStream {
             unacked: VecDeque::new(),
             syncing: None,
             repeats: 0,
+            was_silent: false,
         };
         tokio::spawn(appender.run());
         let location = Arc::new(ChunkLocation {
@@ -182,8 +185,16 @@ struct Appender {
     patience: Patience,
     /// In the order of their places.
     unacked: VecDeque<Sent>,
-    syncing: Option<(u64, Reply)>,
+    syncing: Option<Syncing>,
     repeats: u32,
+    was_silent: bool,
+}
+
+/// A sync on its way.
+struct Syncing {
+    up_to: u64,
+    at: Instant,
+    reply: Reply,
 }
 
 enum Event {
@@ -220,7 +231,7 @@ impl Appender {
     async fn next_event(&mut self) -> Event {
         let has_room = self.unacked.len() < FRAMES_IN_FLIGHT_MAX;
         let first = self.unacked.front_mut().map(|sent| &mut sent.reply);
-        let sync = self.syncing.as_mut().map(|(_, reply)| reply);
+        let sync = self.syncing.as_mut().map(|syncing| &mut syncing.reply);
         tokio::select! {
             biased;
             result = joined(first) => Event::Appended(result),
@@ -267,10 +278,10 @@ impl Appender {
             Ok(_) => Err(ChunkError::Invalid { what: "the answer is not one to the append".to_owned() }),
             Err(error) => {
                 // A server that kept silent until the deadline would do so again.
-                let was_silent = sent.at.elapsed() >= self.patience.append;
+                self.was_silent = sent.at.elapsed() >= self.patience.append;
                 let is_uncertain = matches!(error, ChunkError::Unreachable { .. } | ChunkError::Busy);
                 self.unacked.push_front(sent);
-                if !is_uncertain || was_silent || self.repeats >= REPEATS_MAX {
+                if !is_uncertain || self.was_silent || self.repeats >= REPEATS_MAX {
                     return Err(error);
                 }
                 self.repeats += 1;
@@ -310,11 +321,12 @@ impl Appender {
             tokio::spawn(
                 async move { frames::call(chunks.transport.as_ref(), &primary, request, timeout).await },
             );
-        self.syncing = Some((acked, reply));
+        self.syncing = Some(Syncing { up_to: acked, at: Instant::now(), reply });
     }
 
     fn synced(&mut self, result: Result<ChunkReply, ChunkError>) -> Result<(), ChunkError> {
-        let Some((up_to, _)) = self.syncing.take() else { return Ok(()) };
+        let Some(Syncing { up_to, at, .. }) = self.syncing.take() else { return Ok(()) };
+        self.was_silent = result.is_err() && at.elapsed() >= self.patience.sync;
         match result? {
             ChunkReply::Synced { len } if len.0 >= up_to => {
                 self.progress.send_modify(|progress| {
@@ -345,8 +357,10 @@ impl Appender {
                 self.chunks.chores.report(chunk, server, ReplicaProblem::Unreachable);
             }
         }
+        let was_silent = self.was_silent;
         self.progress.send_modify(|progress| {
             progress.failure.get_or_insert(error);
+            progress.was_silent = was_silent;
         });
     }
 

@@ -141,15 +141,12 @@ impl ChunkWriter {
     }
 
     fn learn_from(&self, stream: &ChunkStream, failure: Option<&ChunkError>) {
-        let had_success = stream.progress().acked > 0;
-        match failure {
-            Some(error) if is_full(error) => {
-                self.full_chunks.fetch_add(1, Ordering::Relaxed);
-            }
-            Some(ChunkError::Unreachable { .. }) => {
-                self.slow_chunks.fetch_add(1, Ordering::Relaxed);
-            }
-            Some(_) | None => {}
+        let progress = stream.progress();
+        let had_success = progress.acked > 0;
+        if failure.is_some_and(is_full) {
+            self.full_chunks.fetch_add(1, Ordering::Relaxed);
+        } else if progress.was_silent {
+            self.slow_chunks.fetch_add(1, Ordering::Relaxed); // a refusal says nothing about patience
         }
         if had_success && failure.is_none() {
             self.full_chunks.store(0, Ordering::Relaxed);

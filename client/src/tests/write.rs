@@ -363,3 +363,26 @@ async fn what_stays_open_is_committed_after_a_while_and_chunks_left_behind_are_s
     let open = crate::writer::LANES;
     wait_for("full chunks to be sealed", || cluster.meta.open_chunks() <= open).await;
 }
+
+/// Lost connections once counted as slowness, and whoever was silent next was waited for four times as long.
+#[tokio::test(start_paused = true)]
+async fn regression_lost_connections_do_not_lengthen_the_wait_for_a_silent_server() {
+    let second = std::time::Duration::from_secs(1);
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "f").await;
+    file.write_at(&USER, Offset(0), b"bytes").await.unwrap();
+    let started = tokio::time::Instant::now();
+    let faults = async {
+        cluster.chunks.lose_answers(u32::MAX);
+        tokio::time::sleep(2 * second).await;
+        cluster.chunks.lose_answers(0);
+        (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), true));
+        tokio::time::sleep(2 * second).await;
+        (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), false));
+    };
+    let (synced, ()) = tokio::join!(file.sync(), faults);
+    assert_eq!(synced, Ok(()));
+    assert!(started.elapsed() < 9 * second, "{:?}", started.elapsed());
+    assert_eq!(cluster.read_elsewhere(file.inode()).await, b"bytes");
+}
