@@ -21,13 +21,14 @@ const SHOWN_LINES: usize = 30;
 
 type Figure = fn(&Totals) -> u64;
 /// What ten seeds must have together, on the average; with less the run proves too little. About half of what 200 seeds had.
-const MINIMA: [(&str, u64, Figure); 13] = [
+const MINIMA: [(&str, u64, Figure); 14] = [
     ("operations", 3000, |t| t.operations),
     ("KiB written", 4000, |t| t.bytes_written >> 10),
     ("crashes of servers", 80, |t| t.crashes),
     ("power failures of everything", 10, |t| t.blackouts),
     ("crashes of a client", 10, |t| t.client_crashes),
     ("partitions", 8, |t| t.partitions),
+    ("metaservers cut off", 8, |t| t.isolations),
     ("links cut one way (replies lost)", 12, |t| t.one_way_cuts),
     ("links that hung", 10, |t| t.hung_links),
     ("leader changes", 15, |t| t.leader_changes),

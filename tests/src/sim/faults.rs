@@ -23,6 +23,10 @@ enum Fault {
         index: usize,
     },
     ClientDown,
+    /// A metaserver is cut off from the others, not from clients.
+    Isolated {
+        index: usize,
+    },
     /// No power anywhere.
     Blackout,
     Link {
@@ -100,13 +104,15 @@ impl Faults {
             self.current.iter().any(|(_, fault)| match fault {
                 Fault::Down { metaserver, .. } => *metaserver == wanted,
                 Fault::Blackout => true,
-                Fault::Link { .. } | Fault::ClientDown => false,
+                Fault::Link { .. } | Fault::Isolated { .. } | Fault::ClientDown => false,
             })
         };
-        let is_broken =
-            self.current.iter().any(|(_, fault)| matches!(fault, Fault::Link { .. } | Fault::Blackout));
+        let is_broken = self
+            .current
+            .iter()
+            .any(|(_, fault)| matches!(fault, Fault::Link { .. } | Fault::Isolated { .. } | Fault::Blackout));
         let is_dead = self.current.iter().any(|(_, fault)| matches!(fault, Fault::ClientDown));
-        match self.rng.below(16) {
+        match self.rng.below(18) {
             0..=2 if !is_down(true) => {
                 let leader = shared.leader().filter(|_| self.rng.below(2) == 0);
                 let index = leader.unwrap_or_else(|| self.rng.below(METASERVERS as u64) as usize);
@@ -130,6 +136,7 @@ impl Faults {
                 sim.crash(MORTAL);
                 Some(Fault::ClientDown)
             }
+            16..=17 if !is_broken => Some(self.isolate(sim, shared)),
             _ => None,
         }
     }
@@ -186,6 +193,17 @@ impl Faults {
         Fault::Link { from, to, how }
     }
 
+    /// Mostly the leader: it must not go on answering.
+    fn isolate(&self, sim: &mut turmoil::Sim<'_>, shared: &Shared) -> Fault {
+        let leader = shared.leader().filter(|_| self.rng.below(4) > 0);
+        let index = leader.unwrap_or_else(|| self.rng.below(METASERVERS as u64) as usize);
+        for other in others(index) {
+            sim.partition(format!("m{}", index + 1), other);
+        }
+        shared.note_fault(sim, 8).isolations += 1;
+        Fault::Isolated { index }
+    }
+
     /// One time in three from the leader to a client: cut one way, that loses the replies to what was executed.
     fn two_hosts(&self, shared: &Shared) -> (String, String) {
         if let Some(leader) = shared.leader().filter(|_| self.rng.below(3) == 0) {
@@ -203,11 +221,18 @@ impl Faults {
     }
 }
 
+fn others(index: usize) -> impl Iterator<Item = String> {
+    (0..METASERVERS).filter(move |other| *other != index).map(|other| format!("m{}", other + 1))
+}
+
 fn mend(sim: &mut turmoil::Sim<'_>, fault: Fault) {
     match fault {
         Fault::Down { metaserver: true, index } => sim.bounce(format!("m{}", index + 1).as_str()),
         Fault::Down { metaserver: false, index } => sim.bounce(format!("c{}", index + 1).as_str()),
         Fault::ClientDown => sim.bounce(MORTAL),
+        Fault::Isolated { index } => {
+            others(index).for_each(|other| sim.repair(format!("m{}", index + 1), other));
+        }
         Fault::Blackout => {
             let metaservers = (1..=METASERVERS).map(|n| format!("m{n}"));
             for host in metaservers.chain((1..=CHUNKSERVERS).map(|n| format!("c{n}"))) {

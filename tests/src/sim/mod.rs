@@ -7,6 +7,7 @@
 //!   or all of them at once: a power failure. Each run ends with one, right after the last close.
 //! * a link between two hosts (clients too) is cut both ways or one way, or hangs: what is sent arrives much later. One
 //!   way means that requests are executed and their replies lost.
+//! * a metaserver, mostly the leader, is cut off from the others and not from clients.
 //! * a cut link loses segments, and TCP here does not send them again: such a connection hangs, also afterwards.
 //!
 //! * a client's process dies (not one that walks: what that saw is the measure), and another takes its place. Its session
@@ -88,6 +89,8 @@ pub struct Totals {
     pub blackouts: u64,
     /// Both ways.
     pub partitions: u64,
+    /// A metaserver, mostly the leader, from both others.
+    pub isolations: u64,
     /// Replies are lost after execution.
     pub one_way_cuts: u64,
     pub hung_links: u64,
