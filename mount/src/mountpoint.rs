@@ -37,7 +37,8 @@ pub(crate) fn prepare(given: &Path) -> Result<PathBuf, MountpointError> {
             Err(error) if is_dead(&error) => std::path::absolute(given).map_err(absolute)?,
             Err(error) => return Err(refusal(given, "resolve", error)),
         };
-        match std::fs::metadata(&path) {
+        // The kernel answers `stat` of a dead mount for as long as it believes the attributes; `statfs` it always passes on.
+        match look_at(&path).and_then(|()| std::fs::metadata(&path)) {
             Ok(metadata) if !metadata.is_dir() => return Err(MountpointError::NotDirectory { path }),
             Ok(_) => return check_free(path),
             Err(error) if is_dead(&error) => {

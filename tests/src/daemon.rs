@@ -47,7 +47,8 @@ impl Daemon {
     /// The same, in a network namespace (`ip netns`) and nothing else of its own.
     pub fn inside(mut self, namespace: &str) -> Daemon {
         let program = std::mem::replace(&mut self.program, PathBuf::from("nsenter"));
-        let entered = [format!("--net=/run/netns/{namespace}"), "--".to_owned(), program.display().to_string()];
+        let entered =
+            [format!("--net=/run/netns/{namespace}"), "--".to_owned(), program.display().to_string()];
         self.arguments.splice(0..0, entered);
         self
     }

@@ -185,6 +185,7 @@ fn a_flipped_byte_in_one_copy_is_noticed_and_the_other_copy_is_read_and_in_both_
         (cluster.status()?.chunks_damaged == 1).then_some(())
     });
 
+    cluster.expect_error("no whole copy is left");
     flip_byte(&copies[1].0, copies[1].1);
     let dir = cluster.remount_cold("a");
     let before = wait::now();
@@ -243,7 +244,7 @@ fn a_mount_that_was_stopped_until_its_session_expired_says_so_once_and_works_on(
         metaservers: 1,
         chunkservers: 1,
         copies: 1,
-        metaserver_extra: "session_expiry_ms = 3000\n".to_owned(),
+        metaserver_extra: "session_expiry_ms = 6000\n".to_owned(),
         ..Shape::default()
     });
     let (a, b) = (cluster.mount("a"), cluster.mount("b"));
