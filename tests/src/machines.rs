@@ -81,7 +81,7 @@ impl Machines {
 
     /// Both directions of a machine's link, in MiB/s.
     pub fn limit(&self, machine: usize, mib_per_s: u64) {
-        let bits = mib_per_s * 8 << 20;
+        let bits = (mib_per_s * 8) << 20;
         let shape = format!("root tbf rate {bits}bit burst 1mb latency 200ms");
         let (own, switch) = (self.name(machine), self.name(0));
         sh(
