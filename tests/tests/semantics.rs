@@ -4,9 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use dfs_tests::cluster::{Cluster, Shape};
@@ -238,6 +239,50 @@ fn with_every_chunkserver_full_writers_get_enospc_and_nothing_acknowledged_is_lo
     });
 }
 
+/// A process with a file open that it wrote to. Not this process: each child that a test beside us starts inherits our
+/// files, and its closing them flushes what is buffered.
+struct Buffering {
+    process: Child,
+    says: BufReader<ChildStdout>,
+}
+
+impl Buffering {
+    fn start(path: &Path) -> Buffering {
+        let script = "import os, sys
+file = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)
+os.write(file, b'in the buffer')
+print('buffered', flush=True)
+sys.stdin.readline()
+try:
+    os.fsync(file)
+    print('kept')
+except OSError as error:
+    print(error.errno)
+";
+        let mut python = Command::new("python3");
+        python.args(["-c", script]).arg(path).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = python.spawn().unwrap();
+        let says = BufReader::new(process.stdout.take().unwrap());
+        let mut buffering = Buffering { process, says };
+        assert_eq!(buffering.line(), "buffered");
+        buffering
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.says.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// What its fsync answered: an error number, or "kept".
+    fn sync(mut self) -> String {
+        self.process.stdin.take().unwrap().write_all(b"sync\n").unwrap();
+        let told = self.line();
+        self.process.wait().unwrap();
+        told
+    }
+}
+
 #[test]
 fn a_mount_that_was_stopped_until_its_session_expired_says_so_once_and_works_on() {
     let cluster = Cluster::start(Shape {
@@ -249,8 +294,7 @@ fn a_mount_that_was_stopped_until_its_session_expired_says_so_once_and_works_on(
     });
     let (a, b) = (cluster.mount("a"), cluster.mount("b"));
     fs::write(a.join("kept"), "kept").unwrap();
-    let mut unwritten = File::create(a.join("unwritten")).unwrap();
-    unwritten.write_all(b"in the buffer").unwrap();
+    let unwritten = Buffering::start(&a.join("unwritten"));
     let mut idle = File::open(a.join("kept")).unwrap();
     let sessions = cluster.status().unwrap().sessions;
     cluster.pause("a");
@@ -259,9 +303,7 @@ fn a_mount_that_was_stopped_until_its_session_expired_says_so_once_and_works_on(
     cluster.resume("a");
     wait::until("the mount to work again", Duration::from_secs(30), || fs::write(a.join("new"), "new").ok());
     assert_eq!(fs::read(b.join("new")).unwrap(), b"new");
-    let told = unwritten.sync_all().unwrap_err();
-    assert_eq!(told.raw_os_error(), Some(libc::EIO), "what was buffered is lost, and the program is told");
-    drop(unwritten);
+    assert_eq!(unwritten.sync(), libc::EIO.to_string(), "what was buffered is lost, and the program is told");
     let mut text = String::new();
     idle.read_to_string(&mut text).unwrap();
     assert_eq!(text, "kept", "a file without buffered writes goes on");
