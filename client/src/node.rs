@@ -5,11 +5,14 @@
 //! N3  Content is ordered by its version: an older answer never replaces what a newer one showed.
 //! N4  A failed flush drops what was buffered and raises `failures`; each open file reports it once (P6.4).
 //! N5  What belongs to a session that has ended is dropped, and reported so, when the inode is next touched (P3.1).
+//! N6  When a read has waited for its whole deadline in vain, those that follow it soon try only for a moment: one read(2)
+//!     is several requests (read-ahead, the kernel's second try), and its caller hears of it once, promptly (promise 4).
 //! Locks, in the order in which they are taken: `flushing`, `sending`, the table, `state`. The last two are never held
 //! over an `await`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use dfs_proto::attr::{InodeAttr, Timestamp};
@@ -26,6 +29,9 @@ use crate::commit::FilePart;
 use crate::memory::SessionMemory;
 use crate::stream::ChunkStream;
 use crate::writer::Place;
+
+/// N6: for so long after it.
+const IMPATIENT_FOR: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub(crate) struct Node {
@@ -54,6 +60,8 @@ pub(crate) struct State {
     last_failure: Option<ClientError>,
     cache: ExtentCache,
     dirty_since: Option<Instant>,
+    /// When a read last waited for its whole deadline in vain.
+    unreachable_since: Option<Instant>,
 }
 
 /// A commit on its way, and what it commits.
@@ -86,6 +94,7 @@ impl Node {
             last_failure: None,
             cache: ExtentCache::default(),
             dirty_since: None,
+            unreachable_since: None,
         };
         let (flushing, sending) = (tokio::sync::Mutex::new(()), tokio::sync::Mutex::new(()));
         Node { inode, memory, state: Mutex::new(state), flushing, sending }
@@ -313,6 +322,17 @@ impl State {
     }
 
     // --- reading ---
+
+    /// N6.
+    pub(crate) fn read_patience(&self, whole: Duration, short: Duration) -> Duration {
+        let has_just_failed = self.unreachable_since.is_some_and(|since| since.elapsed() < IMPATIENT_FOR);
+        if has_just_failed { short.min(whole) } else { whole }
+    }
+
+    /// A read ended: whether its deadline came first.
+    pub(crate) fn note_read(&mut self, was_in_vain: bool) {
+        self.unreachable_since = was_in_vain.then(Instant::now);
+    }
 
     /// `[from, to)` as it is now, or the first position whose extents have to be fetched.
     pub(crate) fn view(&self, from: u64, to: u64) -> Result<View, u64> {

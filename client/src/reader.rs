@@ -160,7 +160,23 @@ pub(crate) type Look = fn(&State, u64, u64) -> std::result::Result<View, u64>;
 impl Core {
     /// The bytes of `[from, to)`, which must lie below the size, and the version of the committed content in them.
     pub(crate) async fn read(&self, node: &Node, look: Look, from: u64, to: u64) -> Result<(Bytes, u64)> {
-        let deadline = Deadline::after(self.config.data_timeout);
+        let patience = node.with(self.meta.session_id(), |state| {
+            state.read_patience(self.config.data_timeout, self.config.connect_timeout)
+        });
+        let read = self.read_by(node, look, from, to, Deadline::after(patience)).await;
+        let was_in_vain = matches!(read, Err(ClientError::Unavailable { .. }));
+        node.with(self.meta.session_id(), |state| state.note_read(was_in_vain));
+        read
+    }
+
+    async fn read_by(
+        &self,
+        node: &Node,
+        look: Look,
+        from: u64,
+        to: u64,
+        deadline: Deadline,
+    ) -> Result<(Bytes, u64)> {
         let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX, self.env.rng.clone());
         let mut is_fresh = false;
         loop {

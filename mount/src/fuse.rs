@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use dfs_client::OpenMode;
-use dfs_proto::attr::{AccessMask, InodeAttr};
+use dfs_proto::attr::{AccessMask, FileKind, InodeAttr};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{NewInode, SetAttr, StatFs};
 use dfs_proto::units::{APPEND_LEN_MAX, ByteLen, NAME_LEN_MAX, Offset};
@@ -40,9 +40,13 @@ use crate::errno::errno;
 use crate::fs::{self, Fs, FsError, FsResult, Listed, Opened};
 use crate::handles::Handle;
 
-/// How long the kernel may believe a name: not at all (P5.2). So every path is looked up anew, and with the name come
-/// fresh attributes.
-const NAME_BELIEVED: Duration = Duration::ZERO;
+/// How long the kernel may believe the name of a file that was looked up: not at all (P5.2). So whoever opens a path
+/// opens what has that name now.
+const FILE_NAME_BELIEVED: Duration = Duration::ZERO;
+/// The name of a directory, and names that were just listed. A path of four components costs one look-up instead of
+/// four, and `ls -l` none for each entry. What is done in a directory that is gone is refused, in one that has moved it is
+/// done where it is now: its inode is asked, not its name.
+const NAME_BELIEVED: Duration = Duration::from_millis(50);
 /// How long it may believe attributes that it got. It asks for those of a directory up to three times per component and
 /// call; what can be old is only what needs no look-up: `fstat` and cached reads of a file that was open before (see
 /// ARCHITECTURE.md, "Decided by measuring", and SEMANTICS.md).
@@ -139,6 +143,10 @@ fn number(what: &'static str, error: &FsError) -> Errno {
     Errno::from_i32(number)
 }
 
+fn name_believed(attr: &InodeAttr) -> &'static Duration {
+    if attr.kind == FileKind::Directory { &NAME_BELIEVED } else { &FILE_NAME_BELIEVED }
+}
+
 fn reply_empty(what: &'static str, reply: ReplyEmpty) -> impl FnOnce(FsResult<()>) + Send + 'static {
     move |answer| match answer {
         Ok(()) => reply.ok(),
@@ -148,7 +156,9 @@ fn reply_empty(what: &'static str, reply: ReplyEmpty) -> impl FnOnce(FsResult<()
 
 fn reply_entry(what: &'static str, reply: ReplyEntry) -> impl FnOnce(FsResult<InodeAttr>) + Send + 'static {
     move |answer| match answer {
-        Ok(attr) => reply.entry_with_ttls(&ATTR_BELIEVED, &NAME_BELIEVED, &file_attr(&attr), GENERATION),
+        Ok(attr) => {
+            reply.entry_with_ttls(&ATTR_BELIEVED, name_believed(&attr), &file_attr(&attr), GENERATION)
+        }
         Err(error) => reply.error(number(what, &error)),
     }
 }
@@ -419,7 +429,13 @@ impl Filesystem for Edge {
         self.metadata(call, |answer| match answer {
             Ok((opened, attr)) => {
                 let number = FileHandle(opened.handle.0);
-                reply.created(&NAME_BELIEVED, &file_attr(&attr), GENERATION, number, opened_flags(opened));
+                reply.created(
+                    &FILE_NAME_BELIEVED,
+                    &file_attr(&attr),
+                    GENERATION,
+                    number,
+                    opened_flags(opened),
+                );
             }
             Err(error) => reply.error(number("create", &error)),
         });
@@ -699,7 +715,7 @@ mod tests {
         let entry = |cookie| Listed {
             name: vec![b'x'],
             inode: InodeId(cookie),
-            kind: dfs_proto::attr::FileKind::File,
+            kind: FileKind::File,
             cookie,
             attr: None,
         };

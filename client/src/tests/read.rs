@@ -80,7 +80,7 @@ async fn a_silent_copy_costs_less_than_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_all_copies_silent_a_read_waits_for_them_and_fails_by_its_deadline() {
+async fn with_all_copies_silent_a_read_waits_for_them_until_its_deadline_and_the_next_ones_fail_soon() {
     let cluster = Cluster::new();
     let client = cluster.client().await;
     let file = make(&client, "f").await;
@@ -92,7 +92,12 @@ async fn with_all_copies_silent_a_read_waits_for_them_and_fails_by_its_deadline(
     assert!(matches!(told, Err(ClientError::Unavailable { .. })), "{told:?}");
     let waited = started.elapsed();
     assert!(waited > Duration::from_secs(25) && waited < Duration::from_secs(33), "{waited:?}");
+    let again = Instant::now();
+    let told = file.read_at(Offset(0), 4).await;
+    assert!(matches!(told, Err(ClientError::Unavailable { .. })), "{told:?}");
+    assert!(again.elapsed() < Duration::from_secs(3), "{:?}", again.elapsed());
 
+    tokio::time::sleep(Duration::from_secs(10)).await;
     let back = async {
         tokio::time::sleep(Duration::from_secs(10)).await;
         (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), false));

@@ -74,6 +74,8 @@ pub fn getattr(view: &dyn Snapshot, inode: InodeId) -> MetaResult<InodeAttr> {
     Ok(inode::require(view, inode)?.attr(inode))
 }
 
+/// A file without a name is opened anew only by the session that took the last one (it has it open): whoever else comes
+/// with its number has it from a name that was believed for too long, and looks that up again.
 fn open(
     view: &dyn Snapshot,
     caller: &Caller,
@@ -82,6 +84,10 @@ fn open(
     mask: AccessMask,
 ) -> MetaResult<ReadReply> {
     let record = inode::require(view, inode)?;
+    let is_gone = || orphan::holder(view, inode).is_some_and(|holder| holder != session);
+    if record.nlink == 0 && mask != AccessMask::NONE && is_gone() {
+        return Err(MetaError::Stale);
+    }
     if record.is_directory() && mask.0 & AccessMask::WRITE.0 != 0 {
         return Err(MetaError::IsDirectory);
     }
@@ -301,6 +307,21 @@ mod tests {
         assert!(matches!(slash, Err(MetaError::InvalidArgument { .. })));
         let long = ask(&harness, &Caller::ROOT, Read::Lookup { parent: a, name: vec![b'x'; 256] });
         assert_eq!(long, Err(MetaError::NameTooLong));
+    }
+
+    #[test]
+    fn a_file_without_a_name_is_opened_by_its_holder_only() {
+        let mut harness = Harness::new();
+        let file = harness.file(ROOT, "f");
+        let holder = harness.session;
+        harness.unlink(ROOT, "f").expect("it is there");
+        let open = |mask| Read::Open { inode: file, mask };
+        assert!(matches!(ask(&harness, &Caller::ROOT, open(AccessMask::READ)), Ok(ReadReply::Opened { .. })));
+        harness.session = harness.open_session(2);
+        assert_eq!(ask(&harness, &Caller::ROOT, open(AccessMask::READ)), Err(MetaError::Stale));
+        let commits = ask(&harness, &Caller::ROOT, open(AccessMask::NONE));
+        assert!(matches!(commits, Ok(ReadReply::Opened { .. })), "who had it open before still commits");
+        harness.session = holder;
     }
 
     #[test]
