@@ -338,13 +338,8 @@ impl MetaClient {
         self.change(caller, Change::Rename(rename)).await.and_then(orphan_of)
     }
 
-    pub(crate) async fn open_chunk(
-        &self,
-        owner: SessionId,
-        avoid: Vec<ServerId>,
-        copies: u32,
-    ) -> MetaResult<OpenedChunk> {
-        match self.change_of(owner, Change::OpenChunk(OpenChunk { avoid, copies })).await? {
+    pub(crate) async fn open_chunk(&self, owner: SessionId, open: OpenChunk) -> MetaResult<OpenedChunk> {
+        match self.change_of(owner, Change::OpenChunk(open)).await? {
             Changed::Chunk(opened) => Ok(opened),
             other => Err(unexpected(&other)),
         }

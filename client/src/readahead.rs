@@ -18,8 +18,8 @@ use crate::node::{Node, State};
 use crate::{ClientError, Result};
 
 const SEGMENT_LEN: u64 = MIB;
-/// Furthest ahead of the reader.
-const WINDOW_MAX: u64 = 8 * MIB;
+/// Furthest ahead of the reader: a stripe of each replica set that a stream was written to.
+const WINDOW_MAX: u64 = 16 * MIB;
 /// A reader is taken for a stream after this much without a jump: small files are not read ahead.
 const STREAM_LEN_MIN: u64 = 256 << 10;
 /// Requests of one stream may arrive out of order by this much: the kernel sends several at a time.

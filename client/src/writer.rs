@@ -5,15 +5,15 @@
 //! W2  A chunk that failed, is full, or belongs to an ended session is left behind; the next bytes open another, not on
 //!     servers that have just failed. What was in it and is not committed is `flush`'s to put elsewhere.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use dfs_proto::chunk::block_checksums;
 use dfs_proto::error::{ChunkError, MetaError};
-use dfs_proto::ids::{InodeId, SessionId};
-use dfs_proto::meta::MetaResult;
+use dfs_proto::ids::{InodeId, ServerId, SessionId};
+use dfs_proto::meta::{MetaResult, OpenChunk};
 use dfs_proto::units::{CHUNK_LEN, ChunkOffset, MIB};
 use tokio::sync::Mutex;
 use tokio::time::timeout_at;
@@ -66,6 +66,8 @@ pub(crate) struct ChunkWriter {
     copies: u32,
     /// The first for small things. A lane's lock is held while its chunk is opened and while its queue is full.
     lanes: Vec<Mutex<Lane>>,
+    /// The servers of each lane's chunk.
+    servers: std::sync::Mutex<[Vec<ServerId>; LANES]>,
     full_chunks: AtomicU32,
     slow_chunks: AtomicU32,
 }
@@ -74,14 +76,25 @@ impl ChunkWriter {
     pub(crate) fn new(meta: Arc<MetaClient>, chunks: Arc<ChunkClient>, copies: u32) -> ChunkWriter {
         let lanes = (0..LANES).map(|_| Mutex::default()).collect();
         let (full_chunks, slow_chunks) = (AtomicU32::new(0), AtomicU32::new(0));
-        ChunkWriter { meta, chunks, copies, lanes, full_chunks, slow_chunks }
+        ChunkWriter { meta, chunks, copies, lanes, servers: Default::default(), full_chunks, slow_chunks }
     }
 
     /// Keeps W1.
-    fn lane(&self, parcel: &Parcel) -> &Mutex<Lane> {
+    fn lane(parcel: &Parcel) -> usize {
         let is_stream = parcel.data.len() as u64 >= RUN_LEN_MAX && parcel.file_offset >= RUN_LEN_MAX;
         let turn = (parcel.inode.0.wrapping_add(parcel.file_offset / STRIPE_LEN)) % STREAM_LANES;
-        &self.lanes[if is_stream { 1 + turn as usize } else { 0 }]
+        if is_stream { 1 + turn as usize } else { 0 }
+    }
+
+    /// The servers of the chunks that streams are spread over beside this lane's; none for small things.
+    fn beside(&self, lane: usize) -> Vec<ServerId> {
+        let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = servers.iter().enumerate().filter(|(other, _)| lane > 0 && *other > 0 && *other != lane);
+        others.flat_map(|(_, servers)| servers.iter().copied()).collect()
+    }
+
+    fn note_servers(&self, lane: usize, servers: Vec<ServerId>) {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)[lane] = servers;
     }
 
     /// Queues the parcel for a chunk. It is somewhere for sure only after [`ChunkStream::sync`] of its place.
@@ -92,9 +105,10 @@ impl ChunkWriter {
 
     async fn append_in_lane(&self, parcel: Parcel) -> MetaResult<Place> {
         let len = parcel.data.len() as u64;
-        let mut lane = self.lane(&parcel).lock().await;
+        let index = Self::lane(&parcel);
+        let mut lane = self.lanes[index].lock().await;
         loop {
-            let stream = self.stream_with_room(&mut lane, parcel.session, len).await?;
+            let stream = self.stream_with_room(index, &mut lane, parcel.session, len).await?;
             let Some(room) = stream.room().await else { continue };
             // From here on nothing waits: a place that is taken is filled.
             let offset = lane.len;
@@ -113,6 +127,7 @@ impl ChunkWriter {
     /// Keeps W2.
     async fn stream_with_room(
         &self,
+        index: usize,
         lane: &mut Lane,
         session: SessionId,
         len: u64,
@@ -129,7 +144,10 @@ impl ChunkWriter {
             self.full_chunks.store(0, Ordering::Relaxed);
             return Err(MetaError::NoSpace { what: "the chunkservers' disks are full".to_owned() });
         }
-        let opened = self.meta.open_chunk(session, self.chunks.avoided(), self.copies).await?;
+        let avoid = self.chunks.avoided();
+        let open = OpenChunk { avoid, copies: self.copies, beside: self.beside(index) };
+        let opened = self.meta.open_chunk(session, open).await?;
+        self.note_servers(index, opened.replicas.iter().map(|replica| replica.server).collect());
         let current = self.meta.session();
         if current.id() != session {
             return Err(MetaError::SessionExpired { session });
@@ -167,8 +185,9 @@ impl ChunkWriter {
 
     /// Leaves every chunk behind.
     pub(crate) async fn close(&self) {
-        for lane in &self.lanes {
+        for (index, lane) in self.lanes.iter().enumerate() {
             lane.lock().await.stream = None;
+            self.note_servers(index, Vec::new());
         }
     }
 }

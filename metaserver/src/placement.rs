@@ -4,6 +4,8 @@
 //! L2  A full server gets none.
 //! L3  Copies go to different zones while there are zones without one, and to servers that the writer has just seen
 //!     fail only when there are no others.
+//! L4  Chunks that one session fills side by side are spread: a copy goes where the session has fewest, among those that
+//!     are not much busier than the best.
 //!
 //! Each copy goes to the better of two servers drawn at random: nearly as even as always taking the best, without
 //! everybody taking the same one between two reports. Not here: who is alive (`view`), how many copies will do
@@ -40,6 +42,17 @@ pub(crate) struct Wanted {
     pub(crate) view_complete: bool,
 }
 
+/// What the writer tells of itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Given<'a> {
+    /// Servers that it has just seen fail.
+    pub(crate) avoid: &'a [ServerId],
+    /// Servers of the chunks that it fills at the same time, each once per copy.
+    pub(crate) beside: &'a [ServerId],
+}
+
+/// A server with less than this share of the best score is no reason to leave others alone that have more of a session.
+const SPREAD_SCORE_MIN: f64 = 0.5;
 /// With as many requests in flight, a server counts half.
 const IN_FLIGHT_HALF: f64 = 32.0;
 /// No factor of the score falls below this: a busy server with much space still beats a busy one without.
@@ -55,7 +68,7 @@ const SCORES_EQUAL_WITHIN: f64 = 0.1;
 pub(crate) fn plan(
     candidates: &[Candidate],
     wanted: Wanted,
-    avoid: &[ServerId],
+    given: Given<'_>,
     rng: &Rng,
 ) -> Result<Vec<ServerId>, MetaError> {
     let usable = candidates.iter().filter(|c| !c.full).count();
@@ -76,22 +89,17 @@ pub(crate) fn plan(
             false => MetaError::Unavailable { what },
         });
     }
-    Ok(choose(candidates, copies, avoid, rng))
+    Ok(choose(candidates, copies, given, rng))
 }
 
 /// Up to `copies` servers, the primary first; fewer only when there are not as many with space.
-pub(crate) fn choose(
-    candidates: &[Candidate],
-    copies: usize,
-    avoid: &[ServerId],
-    rng: &Rng,
-) -> Vec<ServerId> {
+pub(crate) fn choose(candidates: &[Candidate], copies: usize, given: Given<'_>, rng: &Rng) -> Vec<ServerId> {
     let free_max = candidates.iter().map(|c| c.disk_free).max().unwrap_or(0);
     let mut left: Vec<&Candidate> = candidates.iter().filter(|c| !c.full).collect(); // keeps L2
     let mut zones_used = BTreeSet::new();
     let mut chosen = Vec::with_capacity(copies);
     while chosen.len() < copies && !left.is_empty() {
-        let pool = preferred(&left, &zones_used, avoid);
+        let pool = preferred(&left, &zones_used, given, free_max);
         let best = better_of_two(&pool, free_max, rng);
         left.retain(|c| c.server != best.server); // keeps L1
         zones_used.insert(best.zone.as_str());
@@ -100,15 +108,23 @@ pub(crate) fn choose(
     chosen
 }
 
-/// The candidates of the best class that has any (L3).
+/// The candidates of the best class that has any (L3), and of these the ones that the session uses least (L4).
 fn preferred<'a>(
     left: &[&'a Candidate],
     zones_used: &BTreeSet<&str>,
-    avoid: &[ServerId],
+    given: Given<'_>,
+    free_max: u64,
 ) -> Vec<&'a Candidate> {
-    let class = |c: &Candidate| (avoid.contains(&c.server), zones_used.contains(c.zone.as_str()));
+    let class = |c: &Candidate| (given.avoid.contains(&c.server), zones_used.contains(c.zone.as_str()));
     let best = left.iter().map(|c| class(c)).min();
-    left.iter().filter(|c| Some(class(c)) == best).copied().collect()
+    let mut pool: Vec<&Candidate> = left.iter().filter(|c| Some(class(c)) == best).copied().collect();
+    let uses = |c: &Candidate| given.beside.iter().filter(|server| **server == c.server).count();
+    let best_score = pool.iter().map(|c| score(c, free_max)).fold(0.0, f64::max);
+    let able = pool.iter().filter(|c| score(c, free_max) >= best_score * SPREAD_SCORE_MIN);
+    if let Some(least) = able.map(|c| uses(c)).min() {
+        pool.retain(|c| uses(c) <= least);
+    }
+    pool
 }
 
 /// `pool` is not empty.
@@ -172,7 +188,7 @@ mod tests {
         let rng = Rng::seeded(seed);
         let mut counts: BTreeMap<ServerId, usize> = candidates.iter().map(|c| (c.server, 0)).collect();
         for _ in 0..PLACEMENTS {
-            let chosen = choose(candidates, copies, &[], &rng);
+            let chosen = choose(candidates, copies, Given::default(), &rng);
             assert_eq!(chosen.iter().collect::<BTreeSet<_>>().len(), copies, "L1, seed {seed}");
             for server in chosen {
                 *counts.get_mut(&server).unwrap() += 1;
@@ -229,7 +245,7 @@ mod tests {
         }
         let rng = Rng::seeded(4);
         for _ in 0..PLACEMENTS {
-            let chosen = choose(&candidates, 3, &[], &rng);
+            let chosen = choose(&candidates, 3, Given::default(), &rng);
             let in_b = chosen.iter().filter(|s| s.0 > 8).count();
             assert!((1..=2).contains(&in_b), "{chosen:?}");
             assert!((chosen[0].0 > 8) != (chosen[1].0 > 8), "the first two are in one zone: {chosen:?}");
@@ -240,9 +256,39 @@ mod tests {
     fn a_server_to_avoid_is_taken_only_when_there_is_no_other() {
         let candidates: Vec<Candidate> = (1..=3).map(server).collect();
         let rng = Rng::seeded(5);
+        let given = Given { avoid: &[ServerId(2)], beside: &[] };
         for _ in 0..1000 {
-            assert!(!choose(&candidates, 2, &[ServerId(2)], &rng).contains(&ServerId(2)));
-            assert!(choose(&candidates, 3, &[ServerId(2)], &rng).contains(&ServerId(2)));
+            assert!(!choose(&candidates, 2, given, &rng).contains(&ServerId(2)));
+            assert!(choose(&candidates, 3, given, &rng).contains(&ServerId(2)));
+        }
+    }
+
+    /// Places `chunks` one after the other, each with those before beside it, and counts the copies on each server.
+    fn spread(
+        candidates: &[Candidate],
+        chunks: usize,
+        copies: usize,
+        rng: &Rng,
+    ) -> BTreeMap<ServerId, usize> {
+        let mut beside = Vec::new();
+        for _ in 0..chunks {
+            beside.extend(choose(candidates, copies, Given { avoid: &[], beside: &beside }, rng));
+        }
+        let count = |c: &Candidate| beside.iter().filter(|server| **server == c.server).count();
+        candidates.iter().map(|c| (c.server, count(c))).collect()
+    }
+
+    #[test]
+    fn the_chunks_of_one_stream_are_spread_over_the_servers_but_not_over_one_that_is_much_busier() {
+        let mut four: Vec<Candidate> = (1..=4).map(server).collect();
+        let rng = Rng::seeded(9);
+        for _ in 0..100 {
+            assert!(spread(&four, 4, 1, &rng).values().all(|copies| *copies == 1));
+            assert!(spread(&four, 4, 2, &rng).values().all(|copies| *copies == 2));
+        }
+        four[0].requests_in_flight = 200;
+        for _ in 0..100 {
+            assert_eq!(spread(&four, 3, 1, &rng)[&ServerId(1)], 0, "the best three have none yet");
         }
     }
 
@@ -254,18 +300,18 @@ mod tests {
     fn fewer_copies_than_wanted_are_placed_only_once_the_view_is_complete() {
         let rng = Rng::seeded(6);
         let one = [server(1)];
-        let early = plan(&one, wanted(2, 1, false), &[], &rng);
+        let early = plan(&one, wanted(2, 1, false), Given::default(), &rng);
         assert!(matches!(early, Err(MetaError::Unavailable { .. })), "{early:?}");
-        assert_eq!(plan(&one, wanted(2, 1, true), &[], &rng), Ok(vec![ServerId(1)]));
+        assert_eq!(plan(&one, wanted(2, 1, true), Given::default(), &rng), Ok(vec![ServerId(1)]));
     }
 
     #[test]
     fn below_the_least_number_of_copies_nothing_is_placed() {
         let rng = Rng::seeded(7);
         let one = [server(1)];
-        let few = plan(&one, wanted(3, 2, true), &[], &rng);
+        let few = plan(&one, wanted(3, 2, true), Given::default(), &rng);
         assert!(matches!(few, Err(MetaError::Unavailable { .. })), "{few:?}");
-        let none = plan(&[], wanted(2, 1, true), &[], &rng);
+        let none = plan(&[], wanted(2, 1, true), Given::default(), &rng);
         assert!(matches!(none, Err(MetaError::Unavailable { .. })), "{none:?}");
     }
 
@@ -273,11 +319,11 @@ mod tests {
     fn full_servers_are_no_space_and_no_reason_for_fewer_copies() {
         let rng = Rng::seeded(8);
         let full: Vec<Candidate> = (1..=3).map(|id| Candidate { full: true, ..server(id) }).collect();
-        let refused = plan(&full, wanted(2, 1, true), &[], &rng);
+        let refused = plan(&full, wanted(2, 1, true), Given::default(), &rng);
         assert!(matches!(refused, Err(MetaError::NoSpace { .. })), "{refused:?}");
         let mut all_but_one = full;
         all_but_one[0].full = false;
-        let refused = plan(&all_but_one, wanted(2, 1, true), &[], &rng);
+        let refused = plan(&all_but_one, wanted(2, 1, true), Given::default(), &rng);
         assert!(matches!(refused, Err(MetaError::NoSpace { .. })), "{refused:?}");
     }
 }

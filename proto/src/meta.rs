@@ -111,12 +111,15 @@ pub enum SetTime {
     At(Timestamp),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenChunk {
     /// Servers that this session has just seen fail: not chosen if there are others.
     pub avoid: Vec<ServerId>,
     /// Copies wanted; 0: the cluster's default.
     pub copies: u32,
+    /// Servers of the chunks that the session fills beside this one, each once per copy: the new chunk goes where there
+    /// are fewest of them, so that a stream gets the throughput of several servers.
+    pub beside: Vec<ServerId>,
 }
 
 /// Makes bytes that every replica has on stable storage part of files (P2).

@@ -11,7 +11,7 @@ use super::namespace::require_session;
 use crate::command::Command;
 use crate::kv::Snapshot;
 use crate::leases::Touched;
-use crate::placement::{self, Wanted};
+use crate::placement::{self, Given, Wanted};
 use crate::state::read;
 
 impl Metaserver {
@@ -33,7 +33,8 @@ impl Metaserver {
         let now = Instant::now();
         let wanted =
             Wanted { copies, copies_min: info.copies_min, view_complete: view.is_complete(&registered, now) };
-        let placed = placement::plan(&view.candidates(&registered, now), wanted, &open.avoid, &self.env.rng);
+        let given = Given { avoid: &open.avoid, beside: &open.beside };
+        let placed = placement::plan(&view.candidates(&registered, now), wanted, given, &self.env.rng);
         match &placed {
             Ok(servers) => {
                 view.placed(servers);

@@ -348,7 +348,7 @@ impl Client {
     }
 
     async fn open_chunk(&mut self, avoid: Vec<ServerId>, copies: u32) -> MetaResult<OpenedChunk> {
-        let change = Change::OpenChunk(OpenChunk { avoid, copies });
+        let change = Change::OpenChunk(OpenChunk { avoid, copies, ..OpenChunk::default() });
         match self.change(&USER, change).await? {
             Changed::Chunk(opened) => Ok(opened),
             other => panic!("an open answered {other:?}"),

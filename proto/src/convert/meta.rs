@@ -385,6 +385,7 @@ fn change_to_wire(change: &Change) -> wire::change_request::Change {
         Change::OpenChunk(open) => Wire::OpenChunk(wire::OpenChunk {
             avoid: open.avoid.iter().map(|s| s.0).collect(),
             copies: open.copies,
+            beside: open.beside.iter().map(|s| s.0).collect(),
         }),
         Change::SealChunk { chunk } => Wire::SealChunk(wire::SealChunk { chunk: chunk.0 }),
         Change::CommitExtents(commit) => Wire::CommitExtents(commit_to_wire(commit)),
@@ -396,8 +397,8 @@ fn change_to_wire(change: &Change) -> wire::change_request::Change {
 
 /// Inodes that one release may name.
 const RELEASE_MAX: usize = 1000;
-/// Servers that one opening may avoid.
-const AVOID_MAX: usize = 1024;
+/// Servers that one opening may name, to avoid or beside it.
+const SERVERS_MAX: usize = 1024;
 
 fn change_from_wire(change: wire::change_request::Change) -> MetaResult<Change> {
     use wire::change_request::Change as Wire;
@@ -423,12 +424,13 @@ fn change_from_wire(change: wire::change_request::Change) -> MetaResult<Change> 
         }),
         Wire::SetAttr(set) => Change::SetAttr(set_attr_from_wire(set)?),
         Wire::OpenChunk(open) => {
-            if open.avoid.len() > AVOID_MAX {
-                return Err(invalid("too many servers to avoid"));
+            if open.avoid.len().max(open.beside.len()) > SERVERS_MAX {
+                return Err(invalid("too many servers to avoid, or beside it"));
             }
             Change::OpenChunk(OpenChunk {
                 avoid: open.avoid.into_iter().map(ServerId).collect(),
                 copies: open.copies,
+                beside: open.beside.into_iter().map(ServerId).collect(),
             })
         }
         Wire::SealChunk(seal) => Change::SealChunk { chunk: ChunkId(seal.chunk) },

@@ -51,7 +51,7 @@ mod tests {
     use crate::state::tests::Harness;
 
     fn open(harness: &mut Harness, placement: &[ServerId]) -> MetaResult<Changed> {
-        let change = Change::OpenChunk(OpenChunk { avoid: Vec::new(), copies: 0 });
+        let change = Change::OpenChunk(OpenChunk::default());
         harness.change_placed(&Caller::ROOT, change, placement)
     }
 

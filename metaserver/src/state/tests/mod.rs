@@ -229,7 +229,7 @@ impl Harness {
     /// On the first two servers.
     pub(super) fn open_chunk(&mut self) -> ChunkId {
         let placement = self.servers[..2].to_vec();
-        let open = Change::OpenChunk(OpenChunk { avoid: Vec::new(), copies: 0 });
+        let open = Change::OpenChunk(OpenChunk::default());
         match self.change_placed(&Caller::ROOT, open, &placement) {
             Ok(Changed::Chunk(opened)) => opened.chunk,
             other => panic!("no chunk: {other:?}"),
