@@ -49,13 +49,21 @@ impl ExtentCache {
         self.cover(0, u64::MAX);
     }
 
-    /// Takes in an answer about `[from, found.up_to)`.
+    /// As [`ExtentCache::take_in`]; forgets what it knew when that is too much.
     pub(crate) fn install(&mut self, from: u64, found: &FileExtents) {
+        if self.map.as_slice().len() > EXTENTS_MAX {
+            self.reset(self.version);
+        }
+        self.take_in(from, found);
+    }
+
+    /// Takes in an answer about `[from, found.up_to)`.
+    pub(crate) fn take_in(&mut self, from: u64, found: &FileExtents) {
         let version = found.attr.content_version;
         if version < self.version {
             return; // keeps E2
         }
-        if version > self.version || self.map.as_slice().len() > EXTENTS_MAX {
+        if version > self.version {
             self.reset(version);
         }
         let to = found.up_to.0;

@@ -28,8 +28,21 @@ const GATHER: Duration = Duration::from_millis(200);
 #[derive(Default)]
 struct Pending {
     orphans: BTreeSet<(SessionId, InodeId)>,
+    /// Those of them that the metaserver was asked to release, until it answered.
+    asked: BTreeSet<(SessionId, InodeId)>,
     seals: BTreeSet<(SessionId, ChunkId)>,
     reports: BTreeSet<(ChunkId, ServerId, bool)>,
+}
+
+/// What became of an orphan that is opened after all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reopened {
+    /// It does not wait for its release.
+    NotWaiting,
+    /// It did: now it is the caller's to release.
+    TakenBack,
+    /// It may be gone at any moment.
+    TooLate,
 }
 
 /// See the module.
@@ -72,6 +85,15 @@ impl Chores {
         pending.orphans.len() > ORPHANS_MAX
     }
 
+    /// The inode was opened although its last name is gone: the open was under way when that happened.
+    pub(crate) fn take_back(&self, session: SessionId, inode: InodeId) -> Reopened {
+        let mut pending = self.pending();
+        if pending.asked.contains(&(session, inode)) {
+            return Reopened::TooLate;
+        }
+        if pending.orphans.remove(&(session, inode)) { Reopened::TakenBack } else { Reopened::NotWaiting }
+    }
+
     /// Runs for ever.
     pub(crate) async fn run(&self, meta: &MetaClient) {
         loop {
@@ -102,9 +124,12 @@ impl Chores {
 
     async fn work_on_orphans(&self, meta: &MetaClient) -> bool {
         let batch: Vec<(SessionId, InodeId)> = {
-            let pending = self.pending();
+            let mut pending = self.pending();
             let Some(&(session, _)) = pending.orphans.first() else { return false };
-            pending.orphans.iter().take_while(|(of, _)| *of == session).take(ORPHANS_BATCH).copied().collect()
+            let of_session = pending.orphans.iter().take_while(|(of, _)| *of == session);
+            let batch: Vec<_> = of_session.take(ORPHANS_BATCH).copied().collect();
+            pending.asked.extend(&batch);
+            batch
         };
         let Some(&(session, _)) = batch.first() else { return false };
         let inodes = batch.iter().map(|(_, inode)| *inode).collect();
@@ -120,6 +145,7 @@ impl Chores {
         let mut pending = self.pending();
         for orphan in &batch {
             pending.orphans.remove(orphan);
+            pending.asked.remove(orphan);
         }
         !pending.orphans.is_empty()
     }

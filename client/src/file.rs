@@ -154,17 +154,21 @@ impl File {
     }
 
     /// The last close: commits what is left (pages that mmap wrote back) and lets a file without a name go.
-    pub async fn release(&self) {
+    ///
+    /// An error is of what was written after the last `close`: it is lost, and nobody else is told.
+    pub async fn release(&self) -> Result<()> {
         let inode = self.inode();
+        let mut released = Ok(());
         if self.core.nodes.is_last(inode) {
             if self.core.nodes.is_orphan(inode) {
                 self.look(|state| state.drop_buffered());
-            } else if let Err(error) = self.core.flush(&self.node).await {
-                tracing::error!(%inode, %error, "written after the last close, and lost");
+            } else {
+                released = self.core.flush(&self.node).await;
             }
         }
         let pin = self.pin.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(pin);
+        released
     }
 
     /// Keeps O2: a failure that this file has not reported yet.

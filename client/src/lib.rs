@@ -50,7 +50,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::chores::Chores;
+use crate::chores::{Chores, Reopened};
 use crate::chunk::ChunkClient;
 use crate::commit::Committer;
 use crate::core::Core;
@@ -162,9 +162,7 @@ impl Client {
         let chunks = Arc::new(ChunkClient::new(transport, chores.clone(), env.rng.clone()));
         let memory = SessionMemory::new(config.session_memory_bytes);
         let (owner, releases) = (meta.clone(), chores.clone());
-        let on_orphan = move |inode| {
-            releases.release_orphan(owner.session_id(), inode);
-        };
+        let on_orphan = move |inode| releases.release_orphan(owner.session_id(), inode);
         let core = Arc::new(Core {
             writer: ChunkWriter::new(meta.clone(), chunks.clone(), config.copies),
             committer: Committer::new(meta.clone()),
@@ -265,6 +263,12 @@ impl Client {
         let read = if mode.read { AccessMask::READ } else { AccessMask::NONE };
         let write = if mode.write { AccessMask::WRITE } else { AccessMask::NONE };
         let (attr, next_commit) = self.core.meta.open(caller, inode, read.union(write)).await?;
+        match self.core.chores.take_back(session, inode) {
+            Reopened::NotWaiting => {}
+            Reopened::TakenBack => self.core.nodes.reopened_orphan(inode),
+            // The kernel looks the name up again, and finds what has it now.
+            Reopened::TooLate => return Err(ClientError::Stale),
+        }
         pin.node.with(session, |state| {
             state.observe(&attr);
             state.next_commit.get_or_insert(next_commit);
@@ -311,9 +315,8 @@ impl Client {
     }
 
     async fn release_unless_open(&self, orphan: Option<InodeId>) {
-        let Some(inode) = orphan.filter(|inode| self.core.nodes.orphaned(*inode)) else { return };
-        if self.core.chores.release_orphan(self.core.meta.session_id(), inode) {
-            self.core.chores.work(&self.core.meta).await;
+        if orphan.is_some_and(|inode| self.core.nodes.orphaned(inode)) {
+            self.core.chores.work(&self.core.meta).await; // so many wait
         }
     }
 

@@ -7,7 +7,7 @@
 //! N5  What belongs to a session that has ended is dropped, and reported so, when the inode is next touched (P3.1).
 //! N6  When a read has waited for its whole deadline in vain, those that follow it soon try only for a moment: one read(2)
 //!     is several requests (read-ahead, the kernel's second try), and its caller hears of it once, promptly (promise 4).
-//! Locks, in the order in which they are taken: `flushing`, `sending`, the table, `state`. The last two are never held
+//! Locks, in the order in which they are taken: `flushing`, `sending`, the table, `state` or the chores. The last three are never held
 //! over an `await`.
 
 use std::collections::BTreeMap;
@@ -75,6 +75,8 @@ pub(crate) struct Part {
 pub(crate) struct View {
     /// Of the committed content below.
     pub(crate) version: u64,
+    /// What lies behind it is not the file's.
+    pub(crate) size: u64,
     pub(crate) overlay: Vec<(u64, Bytes)>,
     pub(crate) extents: Vec<Located>,
 }
@@ -334,27 +336,38 @@ impl State {
         self.unreachable_since = was_in_vain.then(Instant::now);
     }
 
-    /// `[from, to)` as it is now, or the first position whose extents have to be fetched.
-    pub(crate) fn view(&self, from: u64, to: u64) -> Result<View, u64> {
+    /// `[from, to)` as it is now, or the first position whose extents have to be fetched. `fetched` is what the caller
+    /// has fetched for it: the cache forgets when it is full.
+    pub(crate) fn view(&self, fetched: &ExtentCache, from: u64, to: u64) -> Result<View, u64> {
         let overlay = self.buffer.overlay(from, to);
         let mut extents = Vec::new();
         let mut at = from;
         for (offset, bytes) in &overlay {
             if at < *offset {
-                extents.extend(self.cache.range(at, *offset)?);
+                extents.extend(self.extents(fetched, at, *offset)?);
             }
             at = offset + bytes.len() as u64;
         }
         if at < to {
-            extents.extend(self.cache.range(at, to)?);
+            extents.extend(self.extents(fetched, at, to)?);
         }
-        Ok(View { version: self.cache.version(), overlay, extents })
+        Ok(View { version: self.cache.version(), size: self.size(), overlay, extents })
     }
 
     /// The committed content only.
-    pub(crate) fn committed_view(&self, from: u64, to: u64) -> Result<View, u64> {
-        let extents = self.cache.range(from, to)?;
-        Ok(View { version: self.cache.version(), overlay: Vec::new(), extents })
+    pub(crate) fn committed_view(&self, fetched: &ExtentCache, from: u64, to: u64) -> Result<View, u64> {
+        let extents = self.extents(fetched, from, to)?;
+        let size = self.base.as_ref().map_or(0, |base| base.size.0);
+        Ok(View { version: self.cache.version(), size, overlay: Vec::new(), extents })
+    }
+
+    fn extents(&self, fetched: &ExtentCache, from: u64, to: u64) -> Result<Vec<Located>, u64> {
+        self.cache.range(from, to).or_else(|unknown| {
+            if fetched.version() != self.cache.version() {
+                return Err(unknown);
+            }
+            fetched.range(from, to).map_err(|also_unknown| unknown.max(also_unknown))
+        })
     }
 
     /// The version of the committed content, if nothing is buffered over `[from, to)`.
@@ -423,7 +436,8 @@ struct Entry {
 pub(crate) struct Nodes {
     table: Mutex<Table>,
     memory: Arc<SessionMemory>,
-    on_orphan: Box<dyn Fn(InodeId) + Send + Sync>,
+    /// Called under the table's lock, so that whoever pins the inode later finds it where it waits for its release.
+    on_orphan: Box<dyn Fn(InodeId) -> bool + Send + Sync>,
 }
 
 struct Table {
@@ -438,10 +452,10 @@ pub(crate) struct Pin {
 }
 
 impl Nodes {
-    /// `on_orphan` is told when an inode without a name was closed for good.
+    /// `on_orphan` is told when an inode without a name was closed for good; true when many of them wait.
     pub(crate) fn new(
         memory: Arc<SessionMemory>,
-        on_orphan: impl Fn(InodeId) + Send + Sync + 'static,
+        on_orphan: impl Fn(InodeId) -> bool + Send + Sync + 'static,
     ) -> Arc<Nodes> {
         let bound = std::num::NonZeroUsize::new(RECENT_MAX).unwrap_or(std::num::NonZeroUsize::MIN);
         let table = Table { open: BTreeMap::new(), recent: lru::LruCache::new(bound) };
@@ -495,14 +509,22 @@ impl Nodes {
         }
     }
 
-    /// The inode lost its last name. True if it is not open here and can be released at once.
+    /// The inode lost its last name: it is released, once it is not open here any more. What `on_orphan` answered.
     pub(crate) fn orphaned(&self, inode: InodeId) -> bool {
-        match self.table().open.get_mut(&inode) {
+        let mut table = self.table();
+        match table.open.get_mut(&inode) {
             Some(entry) if entry.pins > 0 => {
                 entry.is_orphan = true;
                 false
             }
-            Some(_) | None => true,
+            Some(_) | None => (self.on_orphan)(inode),
+        }
+    }
+
+    /// The same for one that is being opened: its last unpin releases it.
+    pub(crate) fn reopened_orphan(&self, inode: InodeId) {
+        if let Some(entry) = self.table().open.get_mut(&inode) {
+            entry.is_orphan = true;
         }
     }
 
@@ -528,7 +550,6 @@ impl Nodes {
         if let Some(attr) = base.filter(|_| !entry.is_orphan) {
             table.recent.put(inode, attr);
         }
-        drop(table);
         if entry.is_orphan {
             (self.on_orphan)(inode);
         }

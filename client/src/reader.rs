@@ -1,6 +1,7 @@
 //! A range of a file as bytes: buffer over extents over holes.
 //!
-//! P1  What a reader gets is one view: the buffer and the extents were looked at together (`Node`, N2).
+//! P1  What a reader gets is one view: the buffer, the extents and the size were looked at together (`Node`, N2). A file
+//!     that was cut meanwhile gives fewer bytes, never zeros in their place.
 //! P2  Every byte from a chunk matched its checksum. Bytes that no copy has whole are an error for the request that
 //!     touches them, and for no other: never zeros, never a short read.
 //! P3  A copy that is gone, or nobody who answers: the extents are fetched again, until the data deadline.
@@ -14,7 +15,7 @@ use dfs_proto::meta::ChunkLocation;
 use dfs_proto::units::{MIB, Offset};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::cache::Located;
+use crate::cache::{ExtentCache, Located};
 use crate::chunk::{ChunkRange, ReadFailure};
 use crate::core::Core;
 use crate::node::{Node, State, View};
@@ -155,10 +156,10 @@ impl Plan {
 }
 
 /// How a reader looks at an inode: everything, or what is committed.
-pub(crate) type Look = fn(&State, u64, u64) -> std::result::Result<View, u64>;
+pub(crate) type Look = fn(&State, &ExtentCache, u64, u64) -> std::result::Result<View, u64>;
 
 impl Core {
-    /// The bytes of `[from, to)`, which must lie below the size, and the version of the committed content in them.
+    /// The bytes of `[from, to)` below the size, and the version of the committed content in them.
     pub(crate) async fn read(&self, node: &Node, look: Look, from: u64, to: u64) -> Result<(Bytes, u64)> {
         let patience = node.with(self.meta.session_id(), |state| {
             state.read_patience(self.config.data_timeout, self.config.connect_timeout)
@@ -180,11 +181,14 @@ impl Core {
         let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX, self.env.rng.clone());
         let mut is_fresh = false;
         loop {
-            let view = self.view(node, look, from, to).await?;
-            let version = view.version;
+            let view = self.view(node, look, from, to, deadline).await?;
+            let (version, to) = (view.version, to.min(view.size)); // keeps P1
+            if from >= to {
+                return Ok((Bytes::new(), version));
+            }
             let plan = plan(view, from, to);
             let failure = match self.fetch(node, &plan, is_fresh, deadline).await {
-                Ok(stored) => return Ok((plan.join(&stored), version)),
+                Ok(stored) => return Ok((plan.join(&stored).slice(..(to - from) as usize), version)),
                 Err(failure) => failure,
             };
             let session = self.meta.session_id();
@@ -211,19 +215,25 @@ impl Core {
     }
 
     /// Keeps P1; fetches extents until the whole range is known.
-    async fn view(&self, node: &Node, look: Look, from: u64, to: u64) -> Result<View> {
+    async fn view(&self, node: &Node, look: Look, from: u64, to: u64, deadline: Deadline) -> Result<View> {
+        let mut fetched = ExtentCache::default();
         loop {
             let session = self.meta.session_id();
-            let unknown = match node.with(session, |state| look(state, from, to)) {
+            let unknown = match node.with(session, |state| look(state, &fetched, from, to)) {
                 Ok(view) => return Ok(view),
                 Err(unknown) => unknown,
             };
+            if deadline.is_over() {
+                let what = format!("the extents of {} change faster than they are read", node.inode);
+                return Err(ClientError::Unavailable { what });
+            }
             let len = FETCH_LEN.max(to - unknown);
             let found = self.meta.extents(node.inode, Offset(unknown), len, FETCH_EXTENTS_MAX).await?;
             if found.up_to.0 <= unknown {
                 let what = format!("extents of {} from {unknown} end at {}", node.inode, found.up_to);
                 return Err(ClientError::Internal { what });
             }
+            fetched.take_in(unknown, &found);
             node.with(session, |state| state.install_extents(unknown, &found));
         }
     }
@@ -343,14 +353,14 @@ mod tests {
     #[test]
     fn small_pieces_that_lie_together_in_a_chunk_are_read_at_once() {
         let extents = (0..100).map(|i| located(extent(i * 8192, 4096, 7, i * 5000))).collect();
-        let plan = plan(View { version: 1, overlay: Vec::new(), extents }, 0, 100 * 8192);
+        let plan = plan(View { version: 1, size: u64::MAX, overlay: Vec::new(), extents }, 0, 100 * 8192);
         assert_eq!(plan.spans.len(), 1);
     }
 
     #[test]
     fn a_long_extent_is_read_in_pieces() {
         let extents = vec![located(extent(0, 5 * MIB, 7, 300))];
-        let plan = plan(View { version: 1, overlay: Vec::new(), extents }, 0, 5 * MIB);
+        let plan = plan(View { version: 1, size: u64::MAX, overlay: Vec::new(), extents }, 0, 5 * MIB);
         let spans: Vec<_> = plan.spans.iter().map(|s| (s.offset, s.len)).collect();
         assert_eq!(spans.len(), 5);
         assert_eq!(spans[1], (300 + MIB, MIB));
@@ -385,7 +395,7 @@ mod tests {
                 at = offset + bytes.len() as u64;
             }
             gaps.extend(map.range(at, to));
-            let view = View { version: 1, overlay, extents: gaps.into_iter().map(located).collect() };
+            let view = View { version: 1, size: u64::MAX, overlay, extents: gaps.into_iter().map(located).collect() };
             let plan = plan(view, from, to);
             let stored = brought(&plan);
             prop_assert_eq!(&plan.join(&stored)[..], &model[from as usize..to as usize]);

@@ -40,11 +40,10 @@ impl Sessions {
         }
     }
 
-    /// This process did not run for `pause`: nobody's silence during it counts.
-    pub(crate) fn excuse(&self, pause: Duration) {
+    /// For a while nobody could be heard: nobody's silence before counts.
+    pub(crate) fn begin_anew(&self, now: Instant) {
         let mut soft = self.soft();
-        soft.elected += pause;
-        soft.renewed.values_mut().for_each(|renewed| *renewed += pause);
+        *soft = Soft { term: soft.term, elected: now, renewed: BTreeMap::new() };
     }
 
     pub(crate) fn renewed(&self, session: SessionId, now: Instant) {
@@ -83,11 +82,11 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_of_this_process_expires_nobody() {
+    fn a_while_in_which_nobody_could_be_heard_expires_nobody() {
         let start = Instant::now();
         let sessions = Sessions::new(EXPIRY, start);
         sessions.renewed(SESSION, start);
-        sessions.excuse(EXPIRY);
+        sessions.begin_anew(start + EXPIRY);
         assert!(!sessions.is_silent(SESSION, start + EXPIRY));
         assert!(!sessions.is_silent(SessionId(5), start + EXPIRY));
     }

@@ -1,6 +1,7 @@
 //! The chunkservers, as this leader has heard them since its election. Soft: rebuilt from heartbeats, never replicated.
 //!
-//! V1  What was heard before this term does not count: entering a term empties the view.
+//! V1  What was heard before this term does not count: entering a term empties the view. So does a while in which this
+//!     leader had no quorum or did not run (`gate`, G4).
 //! V2  A server is away when it was silent for longer than `server_away`, counted from the election at the earliest.
 //!     Away is not gone: it only gets no new chunks, and its open ones are sealed (P1.7).
 //! V3  Chunks with fewer than `copies` replicas may be placed once every registered server was heard in this term, or
@@ -98,11 +99,10 @@ impl View {
         }
     }
 
-    /// This process did not run for `pause`: nobody's silence during it counts.
-    pub(crate) fn excuse(&self, pause: Duration) {
+    /// For a while nobody could be heard: as after an election, nobody's silence counts, and nobody counts as heard.
+    pub(crate) fn begin_anew(&self, now: Instant) {
         let mut soft = self.soft();
-        soft.elected += pause;
-        soft.heard.values_mut().for_each(|heard| heard.at += pause);
+        *soft = Soft { term: soft.term, elected: now, heard: BTreeMap::new() };
     }
 
     pub(crate) fn heard(&self, server: ServerId, instance: Instance, load: Load, now: Instant) {
@@ -310,11 +310,19 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_of_this_process_is_nobodys_silence() {
+    fn after_a_while_in_which_nobody_could_be_heard_nobody_is_away_and_nothing_is_placed_on_one_alone() {
         let (view, start) = elected();
         view.heard(ServerId(1), Instance(1), on(b"a"), start);
-        view.excuse(SECOND * 60);
-        assert_eq!(view.state(ServerId(1), start + SECOND * 62), ServerState::Alive);
+        view.heard(ServerId(2), Instance(1), on(b"b"), start);
+        let now = start + SECOND * 60;
+        view.begin_anew(now);
+        assert_eq!(view.state(ServerId(1), now + SECOND), ServerState::Alive);
+        view.heard(ServerId(2), Instance(1), on(b"b"), now + SECOND);
+        let registered = registered(&[1, 2]);
+        assert_eq!(view.candidates(&registered, now + SECOND).len(), 1);
+        assert!(!view.is_complete(&registered, now + SECOND), "one of two was heard: it is not all there is");
+        view.heard(ServerId(1), Instance(1), on(b"a"), now + SECOND);
+        assert!(view.is_complete(&registered, now + SECOND));
     }
 
     #[test]

@@ -439,13 +439,17 @@ impl Fs {
     /// The last close. Pages that mmap dirtied were written back after the last flush; they are committed here (P6).
     pub(crate) async fn release(&self, handle: Handle) -> FsResult<()> {
         let open = self.files.remove(handle).ok_or(FsError::BadHandle(handle))?;
-        open.file.release().await;
+        let inode = open.inode;
+        if let Err(error) = self.written(inode, open.file.release().await) {
+            tracing::error!("written after the last close, and lost: {error}");
+        }
         Ok(())
     }
 
     /// Keeps F3.
     fn written(&self, inode: InodeId, answer: Result<(), ClientError>) -> FsResult<()> {
         answer.map_err(|source| {
+            self.inodes.pages_differ(inode);
             if let Some(drop_pages) = self.drop_pages.get() {
                 drop_pages(inode);
             }

@@ -40,13 +40,13 @@ use crate::errno::errno;
 use crate::fs::{self, Fs, FsError, FsResult, Listed, Opened};
 use crate::handles::Handle;
 
-/// How long the kernel may believe the name of a file that was looked up: not at all (P5.2). So whoever opens a path
-/// opens what has that name now.
+/// How long the kernel may believe the name of a file: not at all (P5.2). So whoever opens or cuts a path finds what has
+/// that name now, also when it has just been listed: with the name believed, `> log` right after another mount's
+/// `mv log log.1` would empty `log.1`.
 const FILE_NAME_BELIEVED: Duration = Duration::ZERO;
-/// The name of a directory, and names that were just listed. A path of four components costs one look-up instead of
-/// four, and `ls -l` none for each entry. What is done in a directory that is gone is refused, in one that has moved it is
-/// done where it is now: its inode is asked, not its name.
-const NAME_BELIEVED: Duration = Duration::from_millis(50);
+/// The name of a directory: a path of four components costs one look-up instead of four. What is done in a directory that
+/// is gone is refused, in one that has moved it is done where it is now: its inode is asked, not its name.
+const DIRECTORY_NAME_BELIEVED: Duration = Duration::from_millis(50);
 /// How long it may believe attributes that it got. It asks for those of a directory up to three times per component and
 /// call; what can be old is only what needs no look-up: `fstat` and cached reads of a file that was open before (see
 /// ARCHITECTURE.md, "Decided by measuring", and SEMANTICS.md).
@@ -143,8 +143,8 @@ fn number(what: &'static str, error: &FsError) -> Errno {
     Errno::from_i32(number)
 }
 
-fn name_believed(attr: &InodeAttr) -> &'static Duration {
-    if attr.kind == FileKind::Directory { &NAME_BELIEVED } else { &FILE_NAME_BELIEVED }
+fn name_believed(kind: FileKind) -> &'static Duration {
+    if kind == FileKind::Directory { &DIRECTORY_NAME_BELIEVED } else { &FILE_NAME_BELIEVED }
 }
 
 fn reply_empty(what: &'static str, reply: ReplyEmpty) -> impl FnOnce(FsResult<()>) + Send + 'static {
@@ -157,7 +157,7 @@ fn reply_empty(what: &'static str, reply: ReplyEmpty) -> impl FnOnce(FsResult<()
 fn reply_entry(what: &'static str, reply: ReplyEntry) -> impl FnOnce(FsResult<InodeAttr>) + Send + 'static {
     move |answer| match answer {
         Ok(attr) => {
-            reply.entry_with_ttls(&ATTR_BELIEVED, name_believed(&attr), &file_attr(&attr), GENERATION)
+            reply.entry_with_ttls(&ATTR_BELIEVED, name_believed(attr.kind), &file_attr(&attr), GENERATION)
         }
         Err(error) => reply.error(number(what, &error)),
     }
@@ -553,7 +553,8 @@ impl Filesystem for Edge {
                     let attr =
                         entry.attr.as_ref().map_or_else(|| directory_placeholder(entry.inode), file_attr);
                     let inode = INodeNo(entry.inode.0);
-                    let is_full = reply.add(inode, entry.cookie, name, &NAME_BELIEVED, &attr, GENERATION);
+                    let is_full =
+                        reply.add(inode, entry.cookie, name, name_believed(entry.kind), &attr, GENERATION);
                     if !is_full && entry.attr.is_some() {
                         fs.entry_looked_up(directory, entry);
                     }

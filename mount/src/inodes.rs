@@ -59,6 +59,15 @@ impl Inodes {
         })
     }
 
+    /// The kernel's pages show what was not stored: the next open does not keep them.
+    pub(crate) fn pages_differ(&self, inode: InodeId) {
+        self.with(|known| {
+            if let Some(entry) = known.get_mut(&inode) {
+                entry.content_version = None;
+            }
+        });
+    }
+
     /// The kernel takes `count` look-ups back.
     pub(crate) fn forget(&self, inode: InodeId, count: u64) {
         self.with(|known| {

@@ -5,38 +5,42 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::fs::FsResult;
 
 /// So long a fresh answer is waited for: longer than an election usually takes, short enough for `umount`.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// And so long when the one before was waited for in vain.
+/// And so long when one before was waited for in vain,
 const PATIENCE_WHILE_AWAY: Duration = Duration::from_millis(50);
+/// but for one in each of these: so what is shown is never much older where every answer takes more than those 50 ms.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// The lock is held for one copy and never with another.
 pub(crate) struct LastKnown<T> {
     value: Mutex<Option<T>>,
-    is_away: AtomicBool,
+    /// When somebody last waited with all patience in vain, or began to; `None` since a fresh answer came.
+    away_since: Mutex<Option<Instant>>,
 }
 
 impl<T: Clone> LastKnown<T> {
     pub(crate) fn new() -> LastKnown<T> {
-        LastKnown { value: Mutex::new(None), is_away: AtomicBool::new(false) }
+        LastKnown { value: Mutex::new(None), away_since: Mutex::new(None) }
     }
 
     /// The fresh answer if it comes soon or nothing is known, else what is known.
     pub(crate) async fn or(&self, fresh: impl Future<Output = FsResult<T>>) -> FsResult<T> {
         let mut fresh = pin!(fresh);
-        let patience = if self.is_away.load(Ordering::Relaxed) { PATIENCE_WHILE_AWAY } else { PATIENCE };
+        let patience = self.patience(Instant::now());
         let answer = match timeout(patience, &mut fresh).await {
             Ok(answer) => answer,
             Err(_) => {
-                self.is_away.store(true, Ordering::Relaxed);
+                if patience == PATIENCE {
+                    *lock(&self.away_since) = Some(Instant::now());
+                }
                 match self.get() {
                     Some(known) => return Ok(known),
                     None => fresh.await,
@@ -44,22 +48,36 @@ impl<T: Clone> LastKnown<T> {
             }
         };
         if let Ok(value) = &answer {
-            self.is_away.store(false, Ordering::Relaxed);
-            *self.value.lock().unwrap_or_else(PoisonError::into_inner) = Some(value.clone());
+            *lock(&self.away_since) = None;
+            *lock(&self.value) = Some(value.clone());
         }
         answer
     }
 
-    fn get(&self) -> Option<T> {
-        self.value.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn patience(&self, now: Instant) -> Duration {
+        let mut away_since = lock(&self.away_since);
+        match *away_since {
+            Some(since) if now.duration_since(since) < TRY_AGAIN_AFTER => PATIENCE_WHILE_AWAY,
+            Some(_) => {
+                *away_since = Some(now); // those beside this one do not wait as long
+                PATIENCE
+            }
+            None => PATIENCE,
+        }
     }
+
+    fn get(&self) -> Option<T> {
+        lock(&self.value).clone()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use std::future::{pending, ready};
-
-    use tokio::time::Instant;
 
     use super::*;
     use crate::fs::FsError;
@@ -86,6 +104,20 @@ mod tests {
         let start = Instant::now();
         assert_eq!(known.or(pending()).await.unwrap(), 2);
         assert!(start.elapsed() >= PATIENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_every_answer_is_slow_a_fresh_one_is_waited_for_again_after_a_second() {
+        let known = LastKnown::new();
+        let slow = |value| async move {
+            tokio::time::sleep(2 * PATIENCE_WHILE_AWAY).await;
+            Ok(value)
+        };
+        assert_eq!(known.or(ready(Ok(1))).await.unwrap(), 1);
+        known.or(pending()).await.unwrap();
+        assert_eq!(known.or(slow(2)).await.unwrap(), 1, "the one before has just been waited for in vain");
+        tokio::time::sleep(TRY_AGAIN_AFTER).await;
+        assert_eq!(known.or(slow(3)).await.unwrap(), 3);
     }
 
     #[tokio::test(start_paused = true)]

@@ -131,8 +131,10 @@ impl Machines {
         dir
     }
 
-    /// Runs the admin tool on a machine until it says that all is well.
-    pub fn wait_healthy(&self, machine: usize) -> String {
+    /// Runs the admin tool on a machine until it says that all is well, with `chunkservers` of them: a federation is well
+    /// before the last one has joined.
+    pub fn wait_healthy(&self, machine: usize, chunkservers: usize) -> String {
+        let all = format!(" {chunkservers} chunkservers");
         let config = self.guard.dir().join("etc").join(format!("{machine}.toml"));
         let (dfs, own) = (crate::daemon::binary("dfs"), self.name(machine));
         let script = format!(
@@ -142,7 +144,7 @@ impl Machines {
         );
         wait::until("a healthy federation", START_DEADLINE, || {
             let ran = try_sh(Path::new("/"), &script);
-            ran.ok.then_some(ran.stdout)
+            (ran.ok && ran.stdout.contains(&all)).then_some(ran.stdout)
         })
     }
 

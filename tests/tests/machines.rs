@@ -16,7 +16,7 @@ fn three_machines_set_up_by_the_readme_serve_a_fourth_and_lose_one() {
     for machine in 1..=3 {
         machines.start_servers(machine, &BOTH, "");
     }
-    let status = machines.wait_healthy(1);
+    let status = machines.wait_healthy(1, 3);
     assert!(status.contains("healthy: 3 metaservers, 3 chunkservers"), "{status}");
     let dir = machines.mount(4);
     let outside = tempfile::tempdir().unwrap();
@@ -50,7 +50,7 @@ fn one_stream_is_faster_than_one_chunkservers_link() {
             machines.start_servers(machine, &BOTH, &format!("copies = {copies}"));
         }
         machines.start_servers(4, &["dfs-chunkserver"], "");
-        machines.wait_healthy(1);
+        machines.wait_healthy(1, 4);
         let dir = machines.mount(5);
         (1..=4).for_each(|machine| machines.limit(machine, 50));
         let written = megabytes(&dir, "dd if=/dev/zero of=stream bs=1M count=512 conv=fsync status=none");

@@ -54,8 +54,12 @@ fn names_of_files_that_one_mount_made_or_removed_the_other_sees_at_once_those_of
         fs::create_dir(a.join(&name)).unwrap();
         assert!(fs::metadata(b.join(&name)).unwrap().is_dir());
         fs::write(b.join(&name).join("file"), "x").unwrap();
+        assert_eq!(fs::read_dir(b.join(&name)).unwrap().count(), 1);
         fs::rename(a.join(&name).join("file"), a.join("moved")).unwrap();
+        // Also right after it was listed: what is cut is what has the name now.
         assert!(!b.join(&name).join("file").exists());
+        fs::write(b.join(&name).join("file"), "").unwrap();
+        fs::remove_file(a.join(&name).join("file")).unwrap();
         assert_eq!(fs::read(b.join("moved")).unwrap(), b"x");
         fs::remove_file(b.join("moved")).unwrap();
         assert!(!a.join("moved").exists());

@@ -197,34 +197,38 @@ impl OpenChunk {
         Ok(())
     }
 
-    /// The writer job: until the queue is empty. There is one at a time.
-    fn write_queue(&self) {
-        loop {
-            let mut state = self.lock();
-            let batch = take_batch(&mut state.queue);
-            let (Some(last), true) = (batch.last(), self.takes_appends()) else {
+    /// The writer job: one batch. What is queued meanwhile is another job, so that a stream that is faster than the disk
+    /// does not keep reads and heartbeats from the threads. There is one at a time.
+    fn write_queue(self: &Arc<Self>) {
+        let mut state = self.lock();
+        let batch = take_batch(&mut state.queue);
+        let (Some(last), true) = (batch.last(), self.takes_appends()) else {
+            state.is_writing = false;
+            return;
+        };
+        let up_to = last.header.offset.0 + u64::from(last.header.payload_len);
+        drop(state);
+        let written = self.write(&batch);
+        let mut state = self.lock();
+        match written {
+            Ok(end) => {
+                self.progress.send_modify(|progress| progress.written = up_to);
+                let writeback_end = end / WRITEBACK_LEN * WRITEBACK_LEN;
+                let from = std::mem::replace(&mut state.writeback_end, writeback_end);
+                state.is_writing = !state.queue.is_empty();
+                let goes_on = state.is_writing;
+                drop(state);
+                if let (true, Some(file)) = (writeback_end > from, self.file.get()) {
+                    file.start_writeback(from, writeback_end - from);
+                }
+                if goes_on {
+                    let chunk = Arc::clone(self);
+                    self.context.io.submit(move || chunk.write_queue());
+                }
+            }
+            Err(error) => {
                 state.is_writing = false;
-                return;
-            };
-            let up_to = last.header.offset.0 + u64::from(last.header.payload_len);
-            drop(state);
-            let written = self.write(&batch);
-            let mut state = self.lock();
-            match written {
-                Ok(end) => {
-                    self.progress.send_modify(|progress| progress.written = up_to);
-                    let writeback_end = end / WRITEBACK_LEN * WRITEBACK_LEN;
-                    let from = std::mem::replace(&mut state.writeback_end, writeback_end);
-                    drop(state);
-                    if let (true, Some(file)) = (writeback_end > from, self.file.get()) {
-                        file.start_writeback(from, writeback_end - from);
-                    }
-                }
-                Err(error) => {
-                    state.is_writing = false;
-                    self.fail_locked(&mut state, self.write_failure(&error));
-                    return;
-                }
+                self.fail_locked(&mut state, self.write_failure(&error));
             }
         }
     }

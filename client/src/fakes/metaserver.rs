@@ -149,6 +149,7 @@ impl State {
             }
             Change::CommitExtents(commit) => self.commit(session, commit),
             Change::ReleaseOrphans { inodes } => {
+                inodes.iter().for_each(|inode| drop(self.files.remove(inode)));
                 self.released.extend(inodes);
                 Ok(Changed::Done)
             }

@@ -56,7 +56,7 @@ impl Cluster {
         let size = file.attr().size.0;
         let bytes = file.read_at(Offset(0), size).await.unwrap();
         assert_eq!(bytes.len() as u64, size);
-        file.release().await;
+        file.release().await.unwrap();
         bytes.to_vec()
     }
 }

@@ -49,7 +49,7 @@ async fn walk(seed: u64) {
             5 => file.sync().await.unwrap(),
             6 => {
                 file.flush().await.unwrap();
-                file.release().await;
+                file.release().await.unwrap();
                 file = client.open(&USER, inode, READ_WRITE).await.unwrap();
             }
             7 => disturb(&cluster, &rng),

@@ -1,8 +1,9 @@
 //! Reading, and copies that are bad, gone or silent.
 
-use dfs_proto::ids::ServerId;
-use dfs_proto::meta::ReplicaProblem;
-use dfs_proto::units::{MIB, Offset};
+use dfs_proto::attr::Name;
+use dfs_proto::ids::{InodeId, ServerId};
+use dfs_proto::meta::{ReplicaProblem, SetAttr};
+use dfs_proto::units::{ByteLen, MIB, Offset};
 use tokio::time::{Duration, Instant};
 
 use crate::ClientError;
@@ -141,8 +142,60 @@ async fn what_another_client_closed_is_seen_by_the_next_open() {
         let again = reader.open(&USER, inode, READ_WRITE).await.unwrap();
         assert!(again.read_at(Offset(0), MIB).await.unwrap() == data);
         assert!(seen.read_at(Offset(0), MIB).await.unwrap() == data, "the same inode, the same content");
-        again.release().await;
+        again.release().await.unwrap();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_another_client_cuts_gives_fewer_bytes_and_never_zeros() {
+    let cluster = Cluster::new();
+    let (writer, reader) = (cluster.client().await, cluster.client().await);
+    let file = make(&writer, "f").await;
+    file.write_at(&USER, Offset(0), b"0123456789").await.unwrap();
+    file.flush().await.unwrap();
+    let seen = reader.open(&USER, file.inode(), READ_WRITE).await.unwrap();
+    let cut = SetAttr { inode: file.inode(), size: Some(ByteLen(4)), ..SetAttr::default() };
+    writer.setattr(&USER, cut).await.unwrap();
+    // It still believes that there are ten bytes, and has not fetched their extents.
+    assert_eq!(seen.attr().size, ByteLen(10));
+    assert_eq!(&seen.read_at(Offset(0), 10).await.unwrap()[..], b"0123");
+    assert_eq!(&seen.read_at(Offset(6), 4).await.unwrap()[..], b"");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_range_of_more_extents_than_are_remembered_is_read() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "f").await;
+    let mut data = vec![0; 40_000];
+    for at in (0..40_000).step_by(2) {
+        data[at] = at as u8 | 1;
+        file.write_at(&USER, Offset(at as u64), &data[at..=at]).await.unwrap();
+    }
+    file.flush().await.unwrap();
+    let read = cluster.read_elsewhere(file.inode()).await;
+    assert!(read == data[..39_999]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_loses_its_name_while_it_is_being_opened_stays_until_it_is_closed() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "f").await;
+    file.write_at(&USER, Offset(0), b"data").await.unwrap();
+    file.flush().await.unwrap();
+    let inode = file.inode();
+    file.release().await.unwrap();
+    // The open was under way: it has looked the name up before.
+    client.unlink(&USER, InodeId::ROOT, &Name::new("f").unwrap()).await.unwrap();
+    let late = client.open(&USER, inode, READ_WRITE).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(client.getattr(&USER, inode).await.unwrap().size, ByteLen(4));
+    assert_eq!(&late.read_at(Offset(0), 4).await.unwrap()[..], b"data");
+    late.release().await.unwrap();
+    wait_for("its release", || cluster.meta.state().released.contains(&inode)).await;
+    let told = client.open(&USER, inode, READ_WRITE).await;
+    assert!(matches!(told, Err(ClientError::Stale)));
 }
 
 #[tokio::test(start_paused = true)]

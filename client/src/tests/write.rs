@@ -36,12 +36,12 @@ async fn a_small_file_costs_a_create_and_a_commit_and_an_empty_one_only_the_crea
     let file = make(&client, "second").await;
     file.write_at(&USER, Offset(0), b"x").await.unwrap();
     file.flush().await.unwrap();
-    file.release().await;
+    file.release().await.unwrap();
     let before = cluster.meta.state().changes;
     let file = make(&client, "third").await;
     file.write_at(&USER, Offset(0), b"x").await.unwrap();
     file.flush().await.unwrap();
-    file.release().await;
+    file.release().await.unwrap();
     assert_eq!(cluster.meta.state().changes - before, 2, "the chunk was open");
     assert_eq!(cluster.meta.chunks_made(), 1, "small files share a chunk");
 }

@@ -122,6 +122,11 @@ pub enum StartError {
     )]
     Hole { applied: u64, first: u64 },
     #[error(
+        "the state is applied up to entry {applied}, but the Raft log beside it is empty: its files were lost, and with \
+         them what this member has promised; it must not vote again"
+    )]
+    LogMissing { applied: u64 },
+    #[error(
         "the state was made in data directory {recorded}, but the log beside it is of {actual}: one of the two was \
          emptied or replaced"
     )]
@@ -219,6 +224,9 @@ impl Consensus {
         }
         // keeps P7.5: a fresh member has promised nothing to anybody
         let is_fresh = log.is_fresh();
+        if is_fresh && applied.next_index() > 0 {
+            return Err(StartError::LogMissing { applied: applied.next_index() }); // keeps P7.7
+        }
         let votes_from = if is_fresh { Instant::now() } else { Instant::now() + options.timing.election_max };
         let group = Arc::new(Group::new(
             env,

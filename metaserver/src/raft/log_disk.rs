@@ -1,6 +1,6 @@
 //! The seam below the Raft log: a directory of a few large files, and the stamp that says whose directory it is.
 //!
-//! D1  What [`LogDisk::write`], [`LogDisk::create`] and [`LogDisk::write_stamp`] did is on stable storage when they end
+//! D1  What [`LogDisk::write`], [`LogDisk::sync`], [`LogDisk::create`] and [`LogDisk::write_stamp`] did is on stable storage when they end
 //!     well. When one failed or never ended, any part of it may be there, but nothing of what was written before is gone.
 //!
 //! [`FileDisk`] is the machine's disk. [`SimulatedDisk`] needs neither files nor threads; at a crash it loses, sector by
@@ -29,6 +29,8 @@ pub trait LogDisk: Send + Sync + 'static {
     fn create(&self, file: FileId, len: u64) -> BoxFuture<'static, io::Result<()>>;
     /// One write and one sync. The buffer comes back to be used again.
     fn write(&self, file: FileId, offset: u64, bytes: Vec<u8>) -> BoxFuture<'static, io::Result<Vec<u8>>>;
+    /// What an earlier process wrote, and perhaps did not sync before it was killed.
+    fn sync(&self, file: FileId) -> BoxFuture<'static, io::Result<()>>;
     fn remove(&self, file: FileId) -> BoxFuture<'static, io::Result<()>>;
     /// `None` in a fresh directory.
     fn read_stamp(&self) -> BoxFuture<'static, io::Result<Option<Vec<u8>>>>;
@@ -165,6 +167,10 @@ impl LogDisk for FileDisk {
         })
     }
 
+    fn sync(&self, file: FileId) -> BoxFuture<'static, io::Result<()>> {
+        self.blocking(move |disk| disk.file(file)?.sync_data())
+    }
+
     fn remove(&self, file: FileId) -> BoxFuture<'static, io::Result<()>> {
         self.blocking(move |disk| {
             disk.files().remove(&file);
@@ -246,6 +252,16 @@ impl SimulatedDisk {
 }
 
 impl Simulated {
+    fn sync(&mut self, file: FileId) {
+        let unsynced = std::mem::take(&mut self.unsynced);
+        for (name, offset, bytes) in unsynced {
+            match name == file {
+                true => self.store(name, offset as usize, &bytes),
+                false => self.unsynced.push((name, offset, bytes)),
+            }
+        }
+    }
+
     fn store(&mut self, file: FileId, offset: usize, bytes: &[u8]) {
         if let Some(held) = self.files.get_mut(&file) {
             lay(held, offset, bytes);
@@ -310,14 +326,15 @@ impl LogDisk for SimulatedDisk {
             if inner.crashes != crashes {
                 return Err(io::Error::other("the machine lost power"));
             }
-            let synced = std::mem::take(&mut inner.unsynced);
-            let (synced, others) = synced.into_iter().partition(|(name, ..)| *name == file);
-            inner.unsynced = others;
-            let synced: Vec<(FileId, u64, Vec<u8>)> = synced;
-            for (file, offset, bytes) in synced {
-                inner.store(file, offset as usize, &bytes);
-            }
+            inner.sync(file);
             Ok(bytes)
+        })
+    }
+
+    fn sync(&self, file: FileId) -> BoxFuture<'static, io::Result<()>> {
+        self.now(move |disk| {
+            disk.sync(file);
+            Ok(())
         })
     }
 

@@ -175,6 +175,10 @@ impl LogStore {
         gate: Arc<dyn PurgeGate>,
     ) -> io::Result<(LogStore, LogMonitor)> {
         let Recovered { state, entries, files } = recover(&*disk, options.segment_len).await?;
+        // The state that is written below may go to the next file.
+        if let Some(last) = files.live.last() {
+            disk.sync(last.file).await?;
+        }
         let mut tail = Tail { vote: state.vote, purged: state.purged, ..Tail::default() };
         for entry in entries {
             tail.push(entry)?;

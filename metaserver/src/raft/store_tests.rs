@@ -262,6 +262,9 @@ impl LogDisk for SlowDisk {
         self.writes.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.inner.write(file, offset, bytes)
     }
+    fn sync(&self, file: FileId) -> BoxFuture<'static, io::Result<()>> {
+        self.inner.sync(file)
+    }
     fn remove(&self, file: FileId) -> BoxFuture<'static, io::Result<()>> {
         self.inner.remove(file)
     }

@@ -5,10 +5,16 @@
 //!     [`Gate::local`] is for status pages only: what it shows may be old, and no client acts on it.
 //! G2  A holder is registered, then the leader's lease is checked, then the state is read (P4.3, P7.5).
 //! G3  The soft state (`view`, `sessions`) has entered the leader's term before anyone looks at it.
+//! G4  When no read was confirmed for [`UNHEARD_MAX`] — no quorum, or this process did not run — nobody could be heard
+//!     either: the soft state begins anew, as after an election (P10.2, P3.1). A leader reads every 250 ms on its own.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ClusterId, SessionId, VolumeId};
 use dfs_proto::meta::MetaResult;
+use tokio::time::Instant;
 
 use crate::command::{Command, Reply};
 use crate::kv::Snapshot;
@@ -17,8 +23,13 @@ use crate::raft::Consensus;
 use crate::sessions::Sessions;
 use crate::view::View;
 
+/// G4. Below the time after which a silent chunkserver counts as away.
+const UNHEARD_MAX: Duration = Duration::from_secs(1);
+
 pub(crate) struct Gate {
     consensus: Consensus,
+    /// The term and time of the newest read that a quorum confirmed.
+    last_read: Mutex<(u64, Instant)>,
     leases: Leases,
     pub(crate) view: View,
     pub(crate) sessions: Sessions,
@@ -26,7 +37,8 @@ pub(crate) struct Gate {
 
 impl Gate {
     pub(crate) fn new(consensus: Consensus, view: View, sessions: Sessions) -> Gate {
-        Gate { consensus, leases: Leases::default(), view, sessions }
+        let last_read = Mutex::new((0, Instant::now()));
+        Gate { consensus, last_read, leases: Leases::default(), view, sessions }
     }
 
     /// Executes a command. `touched` is everything that it alters, `by` the session that asks.
@@ -56,7 +68,8 @@ impl Gate {
     ) -> MetaResult<T> {
         self.leases.register(shown, by); // keeps G2
         let state = self.consensus.read().await?;
-        self.enter_term()?;
+        let term = self.enter_term()?;
+        self.note_read(term, Instant::now());
         look(&*state.snapshot())
     }
 
@@ -69,8 +82,22 @@ impl Gate {
         &self.consensus
     }
 
+    /// Keeps G4.
+    fn note_read(&self, term: u64, now: Instant) {
+        let mut last_read = self.last_read.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last_term, last) = std::mem::replace(&mut *last_read, (term, now));
+        let gap = now.saturating_duration_since(last);
+        if last_term == term && gap >= UNHEARD_MAX {
+            tracing::warn!(
+                "nobody could be heard for {gap:?}: no quorum answered, or this process did not run"
+            );
+            self.view.begin_anew(now);
+            self.sessions.begin_anew(now);
+        }
+    }
+
     /// Keeps G3.
-    fn enter_term(&self) -> MetaResult<()> {
+    fn enter_term(&self) -> MetaResult<u64> {
         let leadership = self.consensus.leadership();
         let leadership = leadership.borrow();
         if !leadership.is_leader {
@@ -78,7 +105,7 @@ impl Gate {
         }
         self.view.enter_term(leadership.term, leadership.since);
         self.sessions.enter_term(leadership.term, leadership.since);
-        Ok(())
+        Ok(leadership.term)
     }
 
     pub(crate) fn is_leading(&self) -> bool {

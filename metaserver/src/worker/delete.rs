@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use dfs_proto::attr::Timestamp;
+use tokio::time::sleep;
 
-use super::{execute, pause};
+use super::execute;
 use crate::command::{Command, REAP_LIMIT_MAX};
 use crate::kv::Snapshot;
 use crate::leases::Touched;
@@ -19,7 +20,7 @@ pub(super) async fn run(metaserver: &Metaserver) {
     let mut more = false;
     loop {
         if !more {
-            pause(INTERVAL).await;
+            sleep(INTERVAL).await;
         }
         let now = metaserver.env.clock.now();
         let look = |state: &dyn Snapshot| Ok(plan(read::first_dead_since(state), now));

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use dfs_proto::ids::SessionId;
 use dfs_proto::meta::MetaResult;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-use super::{execute, pause};
+use super::execute;
 use crate::command::Command;
 use crate::kv::Snapshot;
 use crate::leases::Touched;
@@ -18,13 +18,16 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(metaserver: &Metaserver) {
     loop {
-        pause(INTERVAL).await;
+        sleep(INTERVAL).await;
         let look = |state: &dyn Snapshot| -> MetaResult<Vec<SessionId>> {
             Ok(read::sessions(state).into_iter().map(|(session, _)| session).collect())
         };
         let Ok(alive) = metaserver.gate.read(&Touched::nothing(), None, look).await else { continue };
         let silent = plan(&alive, &metaserver.gate.sessions, Instant::now());
         for session in silent {
+            if !metaserver.gate.sessions.is_silent(session, Instant::now()) {
+                continue; // it was renewed while others were ended
+            }
             tracing::warn!("{session} was silent for too long and is ended");
             execute(metaserver, vec![Command::ExpireSession { session }]).await;
             metaserver.gate.sessions.forget(session);

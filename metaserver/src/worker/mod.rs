@@ -7,9 +7,6 @@ mod reap;
 mod seal;
 
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::time::{Instant, sleep};
 
 use crate::command::{Command, Reply};
 use crate::leases::Touched;
@@ -33,13 +30,6 @@ pub(crate) async fn run(metaserver: Arc<Metaserver>) {
             _ = work => {}
         }
     }
-}
-
-/// Sleeps, and tells how much longer it took than it should have: so long this process did not run.
-async fn pause(interval: Duration) -> Duration {
-    let before = Instant::now();
-    sleep(interval).await;
-    before.elapsed().saturating_sub(interval)
 }
 
 /// Executes commands until one fails; a failure only means that the next round plans it again. Tells if there is more to

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{execute, pause};
+use tokio::time::sleep;
+
+use super::execute;
 use crate::command::{Command, REAP_LIMIT_MAX};
 use crate::kv::Snapshot;
 use crate::leases::Touched;
@@ -16,7 +18,7 @@ pub(super) async fn run(metaserver: &Metaserver) {
     let mut more = false;
     loop {
         if !more {
-            pause(INTERVAL).await;
+            sleep(INTERVAL).await;
         }
         let look = |state: &dyn Snapshot| Ok(plan(read::has_work_for_reaper(state)));
         more = match metaserver.gate.read(&Touched::nothing(), None, look).await {
