@@ -7,8 +7,8 @@
 //! N5  What belongs to a session that has ended is dropped, and reported so, when the inode is next touched (P3.1).
 //! N6  When a read has waited for its whole deadline in vain, those that follow it soon try only for a moment: one read(2)
 //!     is several requests (read-ahead, the kernel's second try), and its caller hears of it once, promptly (promise 4).
-//! Locks, in the order in which they are taken: `flushing`, `sending`, the table, `state` or the chores. The last three are never held
-//! over an `await`.
+//! Locks, in the order in which they are taken: `flushing`, `sending`, the table, `state` or the chores. The last three
+//! are never held over an `await`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

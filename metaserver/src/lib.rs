@@ -301,11 +301,7 @@ fn consensus_options(config: &Config, address: String) -> ConsensusOptions {
         copies_min: config.copies_min,
         ..options.cluster
     };
-    options.timing = Timing {
-        heartbeat: config.raft_heartbeat,
-        election_min: config.election_timeout,
-        election_max: config.election_timeout * 7 / 4,
-    };
+    options.timing = Timing::new(config.raft_heartbeat, config.election_timeout);
     options.snapshot_entries = config.snapshot_every_logs;
     options.keep_entries = config.snapshot_every_logs / 5;
     options

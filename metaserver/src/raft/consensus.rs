@@ -44,15 +44,17 @@ pub struct Timing {
     pub election_max: Duration,
 }
 
+impl Timing {
+    pub fn new(heartbeat: Duration, election_timeout: Duration) -> Timing {
+        Timing { heartbeat, election_min: election_timeout, election_max: election_timeout * 7 / 4 }
+    }
+}
+
 impl Default for Timing {
     /// A killed leader is replaced after 1 to 1.6 s. Idle members cost what heartbeats and openraft's ticks cost, and the
     /// interval of the ticks is a fifth of that of the heartbeats: at 100 ms, three took 35 ms of CPU a second.
     fn default() -> Timing {
-        Timing {
-            heartbeat: Duration::from_millis(300),
-            election_min: Duration::from_millis(450),
-            election_max: Duration::from_millis(787),
-        }
+        Timing::new(Duration::from_millis(300), Duration::from_millis(450))
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! U1  A frame is written whole or its connection is broken: the writing goes on when the caller gives up.
 //! U2  Every call ends: with its answer, when its caller gives up, or when its connection breaks.
-//! U3  Calls in flight on a connection are bounded on both sides; a server that is behind stops reading.
+//! U3  Calls in flight on a connection are bounded on both sides; a server that is behind stops reading. A call is in
+//!     flight until its answer is written: a peer that does not read cannot fill the server's memory.
 //! Answers come in any order. Deadlines are the caller's.
 
 use std::collections::HashMap;
@@ -41,10 +42,13 @@ const READ_BUFFER_BYTES: usize = 16 * 1024;
 
 /// Frames on their way out. Whoever finds nobody writing writes: no task, and so no wake-up, for a small frame.
 struct Writer {
-    queue: Mutex<Vec<Bytes>>,
+    queue: Mutex<Vec<Queued>>,
     half: tokio::sync::Mutex<WriteHalf<Box<dyn Stream>>>,
     is_broken: AtomicBool,
 }
+
+/// A frame, and on the side that listens its call's place (U3).
+type Queued = (Bytes, Option<OwnedSemaphorePermit>);
 
 impl Writer {
     fn new(half: WriteHalf<Box<dyn Stream>>) -> Arc<Writer> {
@@ -53,8 +57,8 @@ impl Writer {
     }
 
     /// Does not wait: what the socket does not take now, a task writes. What may queue up is bounded by U3.
-    fn send(self: &Arc<Self>, frame: Bytes) {
-        lock(&self.queue).push(frame);
+    fn send(self: &Arc<Self>, frame: Bytes, place: Option<OwnedSemaphorePermit>) {
+        lock(&self.queue).push((frame, place));
         let mut writing = Box::pin(self.clone().write_queue());
         if poll_once(writing.as_mut()).is_pending() {
             tokio::spawn(writing); // keeps U1
@@ -66,10 +70,11 @@ impl Writer {
         while !lock(&self.queue).is_empty() {
             let Ok(mut half) = self.half.try_lock() else { return };
             loop {
-                let frames = std::mem::take(&mut *lock(&self.queue));
-                if frames.is_empty() {
+                let queued = std::mem::take(&mut *lock(&self.queue));
+                if queued.is_empty() {
                     break;
                 }
+                let (frames, _places): (Vec<Bytes>, Vec<_>) = queued.into_iter().unzip();
                 if half.write_all(&joined(frames)).await.is_err() {
                     self.is_broken.store(true, Ordering::Relaxed); // the reading side ends too
                 }
@@ -180,7 +185,7 @@ impl Connection {
             waiting.calls.insert(id, answer);
         }
         let _place = Place { shared: &self.shared, id };
-        self.writer.send(frame::encode(FrameKind::Call, id, &UnaryCall { path, message }, 0));
+        self.writer.send(frame::encode(FrameKind::Call, id, &UnaryCall { path, message }, 0), None);
         reply.await.map_err(lost)
     }
 }
@@ -282,7 +287,7 @@ async fn answer(
     call: UnaryCall,
     id: u64,
     writer: Arc<Writer>,
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 ) {
     let answer = match perform(&mut routes, call).await {
         Ok(message) => UnaryAnswer { code: 0, text: String::new(), message },
@@ -292,7 +297,7 @@ async fn answer(
             message: Bytes::new(),
         },
     };
-    writer.send(frame::encode(FrameKind::Answer, id, &answer, 0));
+    writer.send(frame::encode(FrameKind::Answer, id, &answer, 0), Some(permit)); // keeps U3
 }
 
 async fn perform(routes: &mut Routes, call: UnaryCall) -> Result<Bytes, Status> {
