@@ -193,6 +193,17 @@ impl WriteBuffer {
         self.runs.range(..end).map(|(id, run)| (*id, run))
     }
 
+    /// The oldest runs below `end` that have `len` bytes together, or all of them, are below the answer.
+    pub(crate) fn slice_end(&self, len: u64, end: RunId) -> RunId {
+        let mut bytes = 0;
+        let is_enough = |(_, run): &(RunId, &Run)| {
+            bytes += run.data.len() as u64;
+            bytes >= len
+        };
+        let last = self.runs_below(end).find(is_enough);
+        last.map_or(end, |(id, _)| RunId(id.0 + 1))
+    }
+
     /// Every run is below it.
     pub(crate) fn frozen_end(&self) -> RunId {
         RunId(self.next_run)

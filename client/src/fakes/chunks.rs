@@ -35,7 +35,10 @@ struct Server {
     appends: u64,
 }
 
-pub(crate) struct FakeChunks(Mutex<BTreeMap<ServerId, Server>>);
+pub(crate) struct FakeChunks {
+    servers: Mutex<BTreeMap<ServerId, Server>>,
+    delay: Mutex<Duration>,
+}
 
 type Servers<'a> = MutexGuard<'a, BTreeMap<ServerId, Server>>;
 
@@ -46,11 +49,17 @@ enum Answer {
 
 impl FakeChunks {
     pub(crate) fn new(servers: &[ServerId]) -> Arc<FakeChunks> {
-        Arc::new(FakeChunks(Mutex::new(servers.iter().map(|id| (*id, Server::default())).collect())))
+        let servers = servers.iter().map(|id| (*id, Server::default())).collect();
+        Arc::new(FakeChunks { servers: Mutex::new(servers), delay: Mutex::new(DELAY) })
     }
 
     fn servers(&self) -> Servers<'_> {
-        self.0.lock().unwrap()
+        self.servers.lock().unwrap()
+    }
+
+    /// Every answer takes so long from now on.
+    pub(crate) fn slow_down(&self, delay: Duration) {
+        *self.delay.lock().unwrap() = delay;
     }
 
     fn at<T>(&self, server: ServerId, change: impl FnOnce(&mut Server) -> T) -> T {
@@ -209,13 +218,13 @@ impl ChunkTransport for FakeChunks {
         deadline: Duration,
     ) -> BoxFuture<'static, Result<PendingReply, ChunkError>> {
         let server = to.server;
-        let answer = self.answer(server, &request);
+        let (answer, delay) = (self.answer(server, &request), *self.delay.lock().unwrap());
         Box::pin(async move {
             let reply: PendingReply = Box::pin(async move {
                 let answered = async {
                     match answer {
                         Answer::Now(result) => {
-                            sleep(DELAY).await;
+                            sleep(delay).await;
                             result
                         }
                         Answer::Never => std::future::pending().await,

@@ -1,10 +1,13 @@
 //! Writing, flushing, failing.
 
+use std::time::Duration;
+
 use dfs_proto::attr::{Caller, Timestamp};
 use dfs_proto::ids::ServerId;
 use dfs_proto::meta::{SetAttr, SetTime};
 use dfs_proto::units::{ByteLen, MIB, Offset};
 use futures::future::join_all;
+use tokio::time::Instant;
 
 use crate::fakes::{Cluster, READ_WRITE, USER, make, new_file, pattern, size_of, wait_for};
 use crate::{ClientConfig, ClientError};
@@ -313,19 +316,41 @@ async fn writers_wait_for_memory_and_everything_arrives() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_flush_that_takes_longer_than_the_deadline_but_progresses_is_not_given_up() {
+    let cluster = Cluster::new();
+    let data_timeout = Duration::from_secs(10);
+    let client = cluster.client_with(ClientConfig { data_timeout, ..ClientConfig::default() }).await;
+    let file = make(&client, "scattered").await;
+    let (len, step) = (MIB / 2, MIB);
+    for index in 0..100u64 {
+        file.write_at(&USER, Offset(index * step), &pattern(index, len)).await.unwrap();
+    }
+    cluster.chunks.slow_down(Duration::from_millis(2500));
+    let started = Instant::now();
+    assert_eq!(file.sync().await, Ok(()));
+    assert!(started.elapsed() > 2 * data_timeout, "{:?}", started.elapsed());
+    cluster.chunks.slow_down(Duration::ZERO);
+    let bytes = cluster.read_elsewhere(file.inode()).await;
+    for index in 0..100u64 {
+        let at = (index * step) as usize;
+        assert!(bytes[at..at + len as usize] == pattern(index, len), "piece {index}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_shutdown_commits_what_is_left_or_names_it() {
     let cluster = Cluster::new();
     let client = cluster.client().await;
     let file = make(&client, "f").await;
     file.write_at(&USER, Offset(0), b"left").await.unwrap();
-    assert_eq!(client.shutdown(std::time::Duration::from_secs(10)).await, Vec::<String>::new());
+    assert_eq!(client.shutdown(Duration::from_secs(10)).await, Vec::<String>::new());
     assert_eq!(cluster.read_elsewhere(file.inode()).await, b"left");
 
     let client = cluster.client().await;
     let file = make(&client, "g").await;
     file.write_at(&USER, Offset(0), b"left").await.unwrap();
     (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), true));
-    let lost = client.shutdown(std::time::Duration::from_secs(10)).await;
+    let lost = client.shutdown(Duration::from_secs(10)).await;
     assert_eq!(lost.len(), 1);
     assert!(lost[0].starts_with(&file.inode().to_string()), "{lost:?}");
 }
@@ -367,12 +392,12 @@ async fn what_stays_open_is_committed_after_a_while_and_chunks_left_behind_are_s
 /// Lost connections once counted as slowness, and whoever was silent next was waited for four times as long.
 #[tokio::test(start_paused = true)]
 async fn regression_lost_connections_do_not_lengthen_the_wait_for_a_silent_server() {
-    let second = std::time::Duration::from_secs(1);
+    let second = Duration::from_secs(1);
     let cluster = Cluster::new();
     let client = cluster.client().await;
     let file = make(&client, "f").await;
     file.write_at(&USER, Offset(0), b"bytes").await.unwrap();
-    let started = tokio::time::Instant::now();
+    let started = Instant::now();
     let faults = async {
         cluster.chunks.lose_answers(u32::MAX);
         tokio::time::sleep(2 * second).await;
