@@ -6,9 +6,11 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::attr::Timestamp;
@@ -82,8 +84,22 @@ pub trait Listener: Send + 'static {
     fn local_address(&self) -> String;
 }
 
-/// The machine's TCP, without Nagle's delay.
+/// The machine's TCP, without Nagle's delay. A peer that has vanished without a word is noticed by [`SILENCE_MAX`].
 pub struct Tcp;
+
+/// So long a connection lives without a sign of life from the other machine, idle or not. Far above the deadlines of what
+/// makes a connection anew by itself; it is there so that servers do not keep those of machines that were switched off.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+const PROBE_INTERVAL: Duration = Duration::from_secs(15);
+
+fn prepare(stream: &tokio::net::TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let probes = TcpKeepalive::new().with_time(PROBE_INTERVAL).with_interval(PROBE_INTERVAL);
+    socket.set_tcp_keepalive(&probes)?;
+    // With this set it, not the number of probes, ends a connection.
+    socket.set_tcp_user_timeout(Some(SILENCE_MAX))
+}
 
 struct TcpAcceptor(tokio::net::TcpListener);
 
@@ -92,7 +108,7 @@ impl Net for Tcp {
         let address = address.to_owned();
         Box::pin(async move {
             let stream = tokio::net::TcpStream::connect(&address).await?;
-            stream.set_nodelay(true)?;
+            prepare(&stream)?;
             Ok(Box::new(stream) as Box<dyn Stream>)
         })
     }
@@ -110,7 +126,7 @@ impl Listener for TcpAcceptor {
     fn accept(&mut self) -> BoxFuture<'_, io::Result<(Box<dyn Stream>, String)>> {
         Box::pin(async move {
             let (stream, from) = self.0.accept().await?;
-            stream.set_nodelay(true)?;
+            prepare(&stream)?;
             Ok((Box::new(stream) as Box<dyn Stream>, from.to_string()))
         })
     }
