@@ -48,6 +48,8 @@ pub struct Member {
     pub last_log: Option<u64>,
     /// Entries that its log is behind the leader's.
     pub log_lag: Option<u64>,
+    /// Its disk is: it takes nothing new while it leads.
+    pub is_full: bool,
     /// Why it did not answer.
     pub problem: Option<String>,
 }
@@ -247,6 +249,7 @@ fn member(
                 state: if leads { MemberState::Leader } else { MemberState::Follower },
                 last_log: Some(reply.last_log),
                 log_lag: if leads { Some(0) } else { told_lag(reply.answered_by).or(lag) },
+                is_full: reply.is_full,
                 problem: None,
             }
         }
@@ -256,6 +259,7 @@ fn member(
             state: MemberState::Unreachable,
             last_log: None,
             log_lag: id.and_then(told_lag),
+            is_full: false,
             problem: Some(problem.clone()),
         },
     }

@@ -84,6 +84,9 @@ fn server_problems(overview: &Overview) -> Vec<String> {
         let lag = member.log_lag.unwrap_or_default();
         problems.push(format!("metaserver {} is {lag} entries behind", member.address));
     }
+    for member in overview.members.iter().filter(|m| m.is_full) {
+        problems.push(format!("the disk of metaserver {} is full", member.address));
+    }
     let Some(leader) = &overview.leader else { return problems };
     for server in &leader.chunkservers {
         match server.state {
@@ -138,7 +141,8 @@ mod tests {
 
     fn member(id: u64, state: MemberState) -> Member {
         let problem = (state == MemberState::Unreachable).then(|| "refused".to_owned());
-        Member { id: Some(id), address: format!("h:{id}"), state, last_log: None, log_lag: Some(0), problem }
+        let address = format!("h:{id}");
+        Member { id: Some(id), address, state, last_log: None, log_lag: Some(0), is_full: false, problem }
     }
 
     fn healthy() -> Overview {
@@ -186,6 +190,7 @@ mod tests {
         let cases = [
             (judged(|o| o.members[2] = member(3, MemberState::Unreachable)), "h:3 unreachable (refused)"),
             (judged(|o| o.members[1].log_lag = Some(LOG_LAG_MAX + 1)), "h:2 is 5001 entries behind"),
+            (judged(|o| o.members[1].is_full = true), "the disk of metaserver h:2 is full"),
             (leader(|l| l.chunkservers[0].state = ServerState::Away), "chunkserver 1 is away"),
             (leader(|l| l.chunkservers[0].state = ServerState::Full), "chunkserver 1 is full"),
             (leader(|l| l.chunkservers.truncate(1)), "2 copies wanted, 1 chunkserver there"),

@@ -39,9 +39,11 @@ pub enum Command {
         session: SessionId,
     },
     /// A client's request. `placement`: the servers of the chunk that an `OpenChunk` opens, primary first; else empty.
+    /// `is_short_of_room`: the leader's disk has none for what makes metadata grow.
     Change {
         request: ChangeRequest,
         placement: Vec<ServerId>,
+        is_short_of_room: bool,
     },
     RegisterServer(RegisterServer),
     /// Seals those that are open, at their committed length (P1.5). At most [`SEAL_CHUNKS_MAX`].

@@ -70,6 +70,10 @@ pub struct Settings {
     /// MiB of memory for metadata that was written and not yet flushed; at least 1. Default: 64.
     #[arg(long, env = "DFS_METASERVER_WRITE_BUFFER_MIB", value_name = "MIB")]
     pub write_buffer_mib: Option<u64>,
+    /// MiB that stay free on the disk of `data`: with less, nothing new is taken (ENOSPC), files can still be deleted; with
+    /// less than half, this metaserver stops and does not start. Default: 256.
+    #[arg(long, env = "DFS_METASERVER_DISK_RESERVE_MIB", value_name = "MIB")]
+    pub disk_reserve_mib: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -108,6 +112,7 @@ impl Settings {
             election_timeout_ms: self.election_timeout_ms.or(below.election_timeout_ms),
             block_cache_mib: self.block_cache_mib.or(below.block_cache_mib),
             write_buffer_mib: self.write_buffer_mib.or(below.write_buffer_mib),
+            disk_reserve_mib: self.disk_reserve_mib.or(below.disk_reserve_mib),
         }
     }
 }
@@ -134,6 +139,7 @@ pub struct Config {
     pub election_timeout: Duration,
     pub block_cache: ByteLen,
     pub write_buffer: ByteLen,
+    pub disk_reserve: ByteLen,
 }
 
 /// A setting that cannot be used.
@@ -223,6 +229,7 @@ impl Config {
             election_timeout: Duration::from_millis(election),
             block_cache: mib("block_cache_mib", settings.block_cache_mib)?,
             write_buffer: mib("write_buffer_mib", settings.write_buffer_mib)?,
+            disk_reserve: ByteLen(settings.disk_reserve_mib.unwrap_or(256).saturating_mul(MIB)),
         })
     }
 }

@@ -6,6 +6,7 @@
 //!     state     what commands do, and what may be read: pure     ← a stale change is refused: `state::session`
 //!     kv        where the state is kept: RocksDB, or memory
 //!     view, placement, sessions, leases   the leader's soft state
+//!     room      on this member's disk: without it, it stops before the disk is full
 //!     worker    background work of the leader
 //!
 //! [`start`] wires them, [`Running::run_until`] shuts them down in order. Nothing here uses a thread, a file or a clock but
@@ -19,6 +20,7 @@ mod leases;
 pub mod metrics;
 mod placement;
 pub mod raft;
+mod room;
 mod service;
 mod sessions;
 pub mod state;
@@ -47,6 +49,7 @@ use kv::rocksdb::{RocksHome, RocksOptions};
 use metrics::Metrics;
 use raft::log_disk::{FileDisk, LogDisk};
 use raft::{ClusterOptions, Consensus, ConsensusOptions, Timing};
+use room::{Room, TooFull};
 use service::Metaserver;
 use service::gate::Gate;
 use sessions::Sessions;
@@ -113,6 +116,8 @@ pub enum ServeError {
     NoAddress { listen: String },
     #[error("data directory {}: {why}", data.display())]
     Start { data: PathBuf, why: raft::StartError },
+    #[error("data directory {}: {why}", data.display())]
+    TooFull { data: PathBuf, why: TooFull },
     #[error("{what} has stopped: {why}")]
     Stopped { what: &'static str, why: String },
     #[error("{0}")]
@@ -147,6 +152,8 @@ pub async fn start(config: Config, env: Env, storage: Storage) -> Result<Running
     };
     let address = advertised(&config, &*listener)?;
     let http_address = http_listener.as_ref().map(|http| http.local_address());
+    let room = Room::new(storage.log.clone(), config.disk_reserve);
+    room.look().await.map_err(|why| ServeError::TooFull { data: config.data.clone(), why })?;
     let options = consensus_options(&config, address.clone());
     let started = Consensus::start(options, env.clone(), storage.log, storage.state).await;
     let consensus = started.map_err(|why| ServeError::Start { data: config.data.clone(), why })?;
@@ -159,6 +166,7 @@ pub async fn start(config: Config, env: Env, storage: Storage) -> Result<Running
         gate: Gate::new(consensus.clone(), view, sessions),
         env,
         metrics: Metrics::new(),
+        room,
     });
 
     let identity = SharedIdentity::new(Identity {
@@ -184,6 +192,14 @@ pub async fn start(config: Config, env: Env, storage: Storage) -> Result<Running
             ("HTTP", served.map_err(|error| error.to_string()))
         });
     }
+    let (watched, stopped) = (metaserver.clone(), stop.clone().cancelled_owned());
+    tasks.spawn(async move {
+        let ended = tokio::select! {
+            () = stopped => Ok(()),
+            too_full = watched.room.watch() => Err(too_full.to_string()),
+        };
+        ("the metaserver", ended)
+    });
     let stopped = stop.clone().cancelled_owned();
     let told = tell_cluster(consensus.clone(), identity);
     tasks.spawn(async move {

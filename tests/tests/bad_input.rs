@@ -106,6 +106,18 @@ fn a_value_out_of_range_is_refused_with_its_key() {
 }
 
 #[test]
+fn a_disk_without_room_is_refused_with_its_directory_before_it_is_full() {
+    let cluster = prepared();
+    edit(&cluster.config_path("meta1"), "copies = 2", "copies = 2\ndisk_reserve_mib = 1000000000000");
+    let data = cluster.data_dir("meta1");
+    refused(
+        "dfs-metaserver",
+        &config(&cluster.config_path("meta1")),
+        &[data.to_str().unwrap(), "MiB free", "disk_reserve_mib"],
+    );
+}
+
+#[test]
 fn a_used_port_is_named() {
     let cluster = prepared();
     let [grpc, frames, http] = cluster.chunk_addresses(1);

@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -60,13 +59,7 @@ impl Disk for RealDisk {
     fn space(&self, path: &Path) -> io::Result<Space> {
         let device = std::fs::metadata(path)?.dev();
         let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
-        let name = std::ffi::CString::new(path.as_os_str().as_bytes())?;
-        // SAFETY: an all-zero statvfs is valid, being plain numbers.
-        let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
-        // SAFETY: `name` is NUL-terminated and `found` is writable, both for the length of the call.
-        if unsafe { libc::statvfs(name.as_ptr(), &mut found) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        let found = rustix::fs::statvfs(path)?;
         let unit = found.f_frsize;
         Ok(Space {
             total_bytes: found.f_blocks.saturating_mul(unit),

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use dfs_proto::env::{BoxFuture, Rng};
 use dfs_proto::planted::{self, Bug};
+use dfs_proto::units::ByteLen;
 
 /// Names a file of the log; chosen by the log store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +33,8 @@ pub trait LogDisk: Send + Sync + 'static {
     /// What an earlier process wrote, and perhaps did not sync before it was killed.
     fn sync(&self, file: FileId) -> BoxFuture<'static, io::Result<()>>;
     fn remove(&self, file: FileId) -> BoxFuture<'static, io::Result<()>>;
+    /// That may still be written to the filesystem it lies on.
+    fn free(&self) -> BoxFuture<'static, io::Result<ByteLen>>;
     /// `None` in a fresh directory.
     fn read_stamp(&self) -> BoxFuture<'static, io::Result<Option<Vec<u8>>>>;
     /// Replaces the stamp as a whole.
@@ -135,6 +138,11 @@ impl FileDiskInner {
         Ok(())
     }
 
+    fn free(&self) -> io::Result<ByteLen> {
+        let found = rustix::fs::statvfs(&self.directory)?;
+        Ok(ByteLen(found.f_bavail.saturating_mul(found.f_frsize)))
+    }
+
     fn write_stamp(&self, bytes: &[u8]) -> io::Result<()> {
         let new = self.directory.join(STAMP_NEW);
         let mut file = File::create(&new)?;
@@ -179,6 +187,10 @@ impl LogDisk for FileDisk {
         })
     }
 
+    fn free(&self) -> BoxFuture<'static, io::Result<ByteLen>> {
+        self.blocking(|disk| disk.free())
+    }
+
     fn read_stamp(&self) -> BoxFuture<'static, io::Result<Option<Vec<u8>>>> {
         self.blocking(|disk| match fs::read(disk.directory.join(STAMP)) {
             Ok(bytes) => Ok(Some(bytes)),
@@ -211,6 +223,8 @@ struct Simulated {
     unsynced: Vec<(FileId, u64, Vec<u8>)>,
     /// Raised at each crash: what was on its way before it never arrives.
     crashes: u64,
+    /// `None`: as much as anybody wants.
+    free: Option<ByteLen>,
 }
 
 impl SimulatedDisk {
@@ -236,6 +250,10 @@ impl SimulatedDisk {
         if let Some(byte) = self.lock().files.get_mut(&file).and_then(|bytes| bytes.get_mut(offset)) {
             *byte ^= 0x55;
         }
+    }
+
+    pub fn set_free(&self, free: ByteLen) {
+        self.lock().free = Some(free);
     }
 
     fn lock(&self) -> MutexGuard<'_, Simulated> {
@@ -340,6 +358,10 @@ impl LogDisk for SimulatedDisk {
 
     fn remove(&self, file: FileId) -> BoxFuture<'static, io::Result<()>> {
         self.now(move |disk| disk.files.remove(&file).map(drop).ok_or_else(|| no_such_file(file)))
+    }
+
+    fn free(&self) -> BoxFuture<'static, io::Result<ByteLen>> {
+        self.now(|disk| Ok(disk.free.unwrap_or(ByteLen(u64::MAX))))
     }
 
     fn read_stamp(&self) -> BoxFuture<'static, io::Result<Option<Vec<u8>>>> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_proto::env::{BoxFuture, Rng};
+use dfs_proto::units::ByteLen;
 use futures::{Stream, StreamExt as _};
 use openraft::entry::RaftEntry as _;
 use openraft::storage::{
@@ -267,6 +268,9 @@ impl LogDisk for SlowDisk {
     }
     fn remove(&self, file: FileId) -> BoxFuture<'static, io::Result<()>> {
         self.inner.remove(file)
+    }
+    fn free(&self) -> BoxFuture<'static, io::Result<ByteLen>> {
+        self.inner.free()
     }
     fn read_stamp(&self) -> BoxFuture<'static, io::Result<Option<Vec<u8>>>> {
         self.inner.read_stamp()

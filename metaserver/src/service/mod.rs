@@ -27,6 +27,7 @@ use tonic::{Request, Response, Status};
 
 use crate::http::Pages;
 use crate::metrics::Metrics;
+use crate::room::Room;
 use crate::state::read;
 use crate::view::ServerState;
 use gate::Gate;
@@ -39,6 +40,7 @@ pub(crate) struct Metaserver {
     pub(crate) gate: Gate,
     pub(crate) env: Env,
     pub(crate) metrics: Metrics,
+    pub(crate) room: Room,
 }
 
 impl Metaserver {
@@ -185,6 +187,7 @@ impl Metaserver {
         metrics.term.set(status.term);
         metrics.log_last.set(status.last_log);
         metrics.log_applied.set(status.last_applied);
+        metrics.disk_free_bytes.set(self.room.free().0);
         let (registered, totals) = match is_leading {
             true => self.gate.local(|state| (read::servers(state), read::totals(state))),
             false => Default::default(),

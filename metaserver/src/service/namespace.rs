@@ -49,7 +49,7 @@ impl Metaserver {
             _ => Vec::new(),
         };
         let session = request.session;
-        let command = Command::Change { request, placement };
+        let command = Command::Change { request, placement, is_short_of_room: self.room.is_short() };
         match self.gate.change(&touched, Some(session), command).await? {
             Reply::Changed(changed) => changed,
             other => Err(unexpected(&other)),

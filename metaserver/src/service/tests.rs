@@ -21,7 +21,7 @@ use dfs_proto::meta::{
     ReplicaReport, SessionOpened,
 };
 use dfs_proto::rpc::{Identity, Role, grpc};
-use dfs_proto::units::{ByteLen, ChunkOffset, GIB, Offset};
+use dfs_proto::units::{ByteLen, ChunkOffset, GIB, MIB, Offset};
 use dfs_proto::wire;
 use dfs_proto::wire::admin_client::AdminClient;
 use dfs_proto::wire::cluster_client::ClusterClient;
@@ -550,6 +550,38 @@ async fn full_servers_get_no_chunks_and_when_all_are_there_is_no_space() {
     let refused = client.open_chunk(vec![], 1).await;
     assert!(matches!(refused, Err(MetaError::NoSpace { .. })), "{refused:?}");
     attr_of(client.change(&Caller::ROOT, create("a", 0o644, NewInode::File)).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_whose_own_disk_is_nearly_full_takes_nothing_new_and_stops_before_it_is_full() {
+    let settings = Settings { disk_reserve_mib: Some(100), ..Settings::default() };
+    let mut cluster = Cluster::start(1, settings).await;
+    let mut client = cluster.client(1).await;
+    let disk = cluster.disks[&1].log.clone();
+    let before = client.request(&Caller::ROOT, create("before", 0o644, NewInode::File));
+    let made = client.send(&before).await;
+    assert!(made.is_ok(), "{made:?}");
+
+    disk.set_free(ByteLen(99 * MIB));
+    sleep(Duration::from_secs(2)).await;
+    assert!(cluster.status(1).await.expect("it answers").is_full);
+    let refused = client.change(&Caller::ROOT, create("more", 0o644, NewInode::File)).await;
+    assert!(matches!(refused, Err(MetaError::NoSpace { .. })), "{refused:?}");
+    assert_eq!(client.send(&before).await, made, "what was done before stays done");
+    let unlink = Change::Unlink { parent: InodeId::ROOT, name: Name::new("before").expect("a name") };
+    client.change(&Caller::ROOT, unlink).await.expect("deleting makes room");
+
+    disk.set_free(ByteLen(100 * MIB));
+    sleep(Duration::from_secs(2)).await;
+    attr_of(client.change(&Caller::ROOT, create("more", 0o644, NewInode::File)).await);
+
+    disk.set_free(ByteLen(49 * MIB));
+    for _ in 0..2 {
+        let member = cluster.members.remove(&1).expect("it was started");
+        let ended = member.serving.await.expect("no panic").expect_err("it cannot go on");
+        assert!(ended.to_string().contains("49 MiB free"), "{ended}");
+        cluster.start_member(1); // refused for the same reason
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -28,7 +28,7 @@
 use dfs_proto::attr::Timestamp;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::ServerId;
-use dfs_proto::meta::{ChangeRequest, Changed, MetaResult};
+use dfs_proto::meta::{Change, ChangeRequest, Changed, MetaResult};
 use dfs_proto::planted::{self, Bug};
 
 use crate::command::{Command, Reply};
@@ -73,7 +73,9 @@ pub fn apply(command: &Command, now: Timestamp, txn: &mut Txn<'_>) -> Reply {
             session::end(txn, *session);
             Reply::Done
         }
-        Command::Change { request, placement } => Reply::Changed(change(txn, now, request, placement)),
+        Command::Change { request, placement, is_short_of_room } => {
+            Reply::Changed(change(txn, now, request, placement, *is_short_of_room))
+        }
         Command::RegisterServer(register) => ops::server::register(txn, register),
         Command::SealChunks { chunks } => ops::seal_chunk::seal_all(txn, now, chunks),
         Command::SealChunksOf { server, limit } => ops::seal_chunk::seal_of_server(txn, now, *server, *limit),
@@ -81,6 +83,19 @@ pub fn apply(command: &Command, now: Timestamp, txn: &mut Txn<'_>) -> Reply {
         Command::Reap { limit } => ops::reap::apply(txn, now, *limit),
         Command::StartDeleting { before, limit } => ops::delete::start(txn, *before, *limit),
         Command::ConfirmDeleted { server, chunks } => ops::delete::confirm(txn, *server, chunks),
+    }
+}
+
+/// It adds records that stay.
+fn grows(change: &Change) -> bool {
+    match change {
+        Change::Create(_) | Change::Link { .. } | Change::OpenChunk(_) | Change::CommitExtents(_) => true,
+        Change::Unlink { .. }
+        | Change::Rmdir { .. }
+        | Change::Rename(_)
+        | Change::SetAttr(_)
+        | Change::SealChunk { .. }
+        | Change::ReleaseOrphans { .. } => false,
     }
 }
 
@@ -99,6 +114,7 @@ fn change(
     now: Timestamp,
     request: &ChangeRequest,
     placement: &[ServerId],
+    is_short_of_room: bool,
 ) -> MetaResult<Changed> {
     if cluster::require(txn)?.cluster != request.cluster {
         return Err(MetaError::WrongCluster { map_version: 0 });
@@ -112,7 +128,10 @@ fn change(
     }
     txn.savepoint();
     let mut context = ops::Context { txn, now, session, caller: &request.caller, placement };
-    let result = ops::execute(&mut context, &request.change);
+    let result = match is_short_of_room && grows(&request.change) {
+        true => Err(MetaError::NoSpace { what: "the metaserver's disk is nearly full".to_owned() }),
+        false => ops::execute(&mut context, &request.change),
+    };
     match result {
         Ok(_) => txn.keep(),
         Err(_) => txn.rollback(),

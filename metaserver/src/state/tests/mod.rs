@@ -160,7 +160,8 @@ impl Harness {
             caller: caller.clone(),
             change,
         };
-        let reply = self.command(Command::Change { request, placement: placement.to_vec() });
+        let placement = placement.to_vec();
+        let reply = self.command(Command::Change { request, placement, is_short_of_room: false });
         let Reply::Changed(result) = reply else { panic!("a change answered {reply:?}") };
         result
     }

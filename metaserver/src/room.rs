@@ -1,0 +1,81 @@
+//! Room on the disk that a member's data lies on. Raft's log and RocksDB must not meet a full one: all members would stop
+//! in the middle of something at about the same time, and could not start again for anybody to delete anything.
+//!
+//! R1  Below the reserve a leader has what makes metadata grow refused (ENOSPC); what deletes goes on.
+//! R2  Below half of it a member ends, and does not start: one line says where to make room.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use dfs_proto::units::{ByteLen, MIB};
+use thiserror::Error;
+use tokio::time::sleep;
+
+use crate::raft::log_disk::LogDisk;
+
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// R2.
+#[derive(Debug, Error)]
+#[error(
+    "its disk has {} MiB free, less than half of `disk_reserve_mib` = {}: make room there",
+    free / MIB,
+    reserve / MIB
+)]
+pub struct TooFull {
+    free: u64,
+    reserve: u64,
+}
+
+/// See the module.
+pub(crate) struct Room {
+    disk: Arc<dyn LogDisk>,
+    reserve: u64,
+    free: AtomicU64,
+}
+
+impl Room {
+    /// Nothing is known of the disk before the first [`Room::look`].
+    pub(crate) fn new(disk: Arc<dyn LogDisk>, reserve: ByteLen) -> Room {
+        Room { disk, reserve: reserve.0, free: AtomicU64::new(u64::MAX) }
+    }
+
+    pub(crate) fn free(&self) -> ByteLen {
+        ByteLen(self.free.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn is_short(&self) -> bool {
+        self.free().0 < self.reserve
+    }
+
+    /// A disk that does not even tell its space stays what it was: Raft notices soon what else it does not do.
+    pub(crate) async fn look(&self) -> Result<(), TooFull> {
+        let was_short = self.is_short();
+        match self.disk.free().await {
+            Ok(free) => self.free.store(free.0, Ordering::Relaxed),
+            Err(error) => tracing::warn!(%error, "look how much room the disk has"),
+        }
+        let (free, reserve) = (self.free().0, self.reserve);
+        if free < reserve / 2 {
+            return Err(TooFull { free, reserve });
+        }
+        if self.is_short() && !was_short {
+            tracing::warn!(
+                "{} MiB are free on the disk: nothing new is taken until there is room",
+                free / MIB
+            );
+        }
+        Ok(())
+    }
+
+    /// Looks every second; returns when the member must end.
+    pub(crate) async fn watch(&self) -> TooFull {
+        loop {
+            sleep(INTERVAL).await;
+            if let Err(too_full) = self.look().await {
+                return too_full;
+            }
+        }
+    }
+}
