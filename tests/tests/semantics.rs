@@ -64,6 +64,12 @@ fn names_of_files_that_one_mount_made_or_removed_the_other_sees_at_once_those_of
         fs::remove_file(b.join("moved")).unwrap();
         assert!(!a.join("moved").exists());
         assert_eq!(fs::read_dir(a.join(&name)).unwrap().count(), 0);
+        // In a directory that has just moved it is done where that is now, or refused.
+        fs::rename(a.join(&name), a.join("elsewhere")).unwrap();
+        if File::create(b.join(&name).join("late")).is_ok() {
+            fs::remove_file(a.join("elsewhere").join("late")).unwrap();
+        }
+        fs::rename(a.join("elsewhere"), a.join(&name)).unwrap();
         fs::remove_dir(a.join(&name)).unwrap();
         // Names of directories are believed for 50 ms; what is done there is refused at once.
         assert!(File::create(b.join(&name).join("file")).is_err());
