@@ -39,11 +39,9 @@ pub enum Command {
         session: SessionId,
     },
     /// A client's request. `placement`: the servers of the chunk that an `OpenChunk` opens, primary first; else empty.
-    /// `is_short_of_room`: the leader's disk has none for what makes metadata grow.
     Change {
         request: ChangeRequest,
         placement: Vec<ServerId>,
-        is_short_of_room: bool,
     },
     RegisterServer(RegisterServer),
     /// Seals those that are open, at their committed length (P1.5). At most [`SEAL_CHUNKS_MAX`].
@@ -73,6 +71,10 @@ pub enum Command {
     ConfirmDeleted {
         server: ServerId,
         chunks: Vec<ChunkId>,
+    },
+    /// A client's request that is answered `NoSpace`, unless an earlier try was executed: the leader's disk is full.
+    RefuseForRoom {
+        request: ChangeRequest,
     },
 }
 
@@ -137,7 +139,7 @@ pub enum Reply {
     /// Any command but Change: nothing was changed.
     Refused(MetaError),
     SessionOpened(OpenedSession),
-    /// Of a `Change`: the stored result, also of its first try.
+    /// Change, RefuseForRoom: the stored result, also of its first try.
     Changed(Result<Changed, MetaError>),
     Registered(Registered),
     /// SealChunks, SealChunksOf, Reap, StartDeleting: what was done; `more`: call again.

@@ -192,11 +192,11 @@ pub async fn start(config: Config, env: Env, storage: Storage) -> Result<Running
             ("HTTP", served.map_err(|error| error.to_string()))
         });
     }
-    let (watched, stopped) = (metaserver.clone(), stop.clone().cancelled_owned());
+    let (watched, data, stopped) = (metaserver.clone(), config.data, stop.clone().cancelled_owned());
     tasks.spawn(async move {
         let ended = tokio::select! {
             () = stopped => Ok(()),
-            too_full = watched.room.watch() => Err(too_full.to_string()),
+            too_full = watched.room.watch() => Err(format!("data directory {}: {too_full}", data.display())),
         };
         ("the metaserver", ended)
     });

@@ -1,7 +1,8 @@
 //! Room on the disk that a member's data lies on. Raft's log and RocksDB must not meet a full one: all members would stop
 //! in the middle of something at about the same time, and could not start again for anybody to delete anything.
 //!
-//! R1  Below the reserve a leader has what makes metadata grow refused (ENOSPC); what deletes goes on.
+//! R1  Below the reserve a leader has what makes metadata grow refused (ENOSPC); what deletes goes on. It looks at its own
+//!     disk only: `dfs status` names every member whose disk is full.
 //! R2  Below half of it a member ends, and does not start: one line says where to make room.
 
 use std::sync::Arc;

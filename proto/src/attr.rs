@@ -20,6 +20,14 @@ impl Timestamp {
         self.seconds.saturating_mul(1000).saturating_add(i64::from(self.nanos / 1_000_000))
     }
 
+    /// A nanosecond later.
+    pub fn next(self) -> Timestamp {
+        match self.nanos {
+            999_999_999 => Timestamp { seconds: self.seconds + 1, nanos: 0 },
+            nanos => Timestamp { nanos: nanos + 1, ..self },
+        }
+    }
+
     /// From milliseconds since 1970.
     pub fn from_millis(millis: i64) -> Timestamp {
         Timestamp { seconds: millis.div_euclid(1000), nanos: (millis.rem_euclid(1000) * 1_000_000) as u32 }

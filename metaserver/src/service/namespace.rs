@@ -49,7 +49,10 @@ impl Metaserver {
             _ => Vec::new(),
         };
         let session = request.session;
-        let command = Command::Change { request, placement, is_short_of_room: self.room.is_short() };
+        let command = match self.room.is_short() && grows(&request.change) {
+            true => Command::RefuseForRoom { request },
+            false => Command::Change { request, placement },
+        };
         match self.gate.change(&touched, Some(session), command).await? {
             Reply::Changed(changed) => changed,
             other => Err(unexpected(&other)),
@@ -126,6 +129,19 @@ fn check_one_volume(change: &Change) -> MetaResult<()> {
         _ => return Ok(()),
     };
     if a.volume() == b.volume() { Ok(()) } else { Err(MetaError::CrossVolume) }
+}
+
+/// It adds records that stay (`room`, R1).
+fn grows(change: &Change) -> bool {
+    match change {
+        Change::Create(_) | Change::Link { .. } | Change::OpenChunk(_) | Change::CommitExtents(_) => true,
+        Change::Unlink { .. }
+        | Change::Rmdir { .. }
+        | Change::Rename(_)
+        | Change::SetAttr(_)
+        | Change::SealChunk { .. }
+        | Change::ReleaseOrphans { .. } => false,
+    }
 }
 
 /// 0 stands for as many as there may be.

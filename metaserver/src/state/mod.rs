@@ -27,8 +27,7 @@
 
 use dfs_proto::attr::Timestamp;
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::ServerId;
-use dfs_proto::meta::{Change, ChangeRequest, Changed, MetaResult};
+use dfs_proto::meta::{ChangeRequest, Changed, MetaResult};
 use dfs_proto::planted::{self, Bug};
 
 use crate::command::{Command, Reply};
@@ -61,7 +60,7 @@ pub fn apply(command: &Command, now: Timestamp, txn: &mut Txn<'_>) -> Reply {
         return ops::cluster::init(txn, now, init);
     }
     if let Err(not_yet) = cluster::require(txn) {
-        let is_change = matches!(command, Command::Change { .. });
+        let is_change = matches!(command, Command::Change { .. } | Command::RefuseForRoom { .. });
         return if is_change { Reply::Changed(Err(not_yet)) } else { Reply::Refused(not_yet) };
     }
     let now = advance_time(txn, now);
@@ -73,8 +72,16 @@ pub fn apply(command: &Command, now: Timestamp, txn: &mut Txn<'_>) -> Reply {
             session::end(txn, *session);
             Reply::Done
         }
-        Command::Change { request, placement, is_short_of_room } => {
-            Reply::Changed(change(txn, now, request, placement, *is_short_of_room))
+        Command::Change { request, placement } => {
+            let (session, caller) = (request.session, &request.caller);
+            let execute = |txn: &mut Txn<'_>| {
+                ops::execute(&mut ops::Context { txn, now, session, caller, placement }, &request.change)
+            };
+            Reply::Changed(once(txn, request, execute))
+        }
+        Command::RefuseForRoom { request } => {
+            let full = MetaError::NoSpace { what: "the metaserver's disk is nearly full".to_owned() };
+            Reply::Changed(once(txn, request, |_| Err(full)))
         }
         Command::RegisterServer(register) => ops::server::register(txn, register),
         Command::SealChunks { chunks } => ops::seal_chunk::seal_all(txn, now, chunks),
@@ -86,35 +93,23 @@ pub fn apply(command: &Command, now: Timestamp, txn: &mut Txn<'_>) -> Reply {
     }
 }
 
-/// It adds records that stay.
-fn grows(change: &Change) -> bool {
-    match change {
-        Change::Create(_) | Change::Link { .. } | Change::OpenChunk(_) | Change::CommitExtents(_) => true,
-        Change::Unlink { .. }
-        | Change::Rmdir { .. }
-        | Change::Rename(_)
-        | Change::SetAttr(_)
-        | Change::SealChunk { .. }
-        | Change::ReleaseOrphans { .. } => false,
-    }
-}
-
+/// A clock that is behind, after a leader whose clock was ahead, moves the time on by the least that there is: what happens
+/// now is later than what happened before (P10.4 compares them).
 fn advance_time(txn: &mut Txn<'_>, now: Timestamp) -> Timestamp {
     let last = cluster::counters(txn).time;
+    let now = if now < last { last.next() } else { now };
     if now > last {
         cluster::count(txn, |c| c.time = now);
     }
-    now.max(last)
+    now
 }
 
 /// Executes a client's request exactly once (P8.1). What is answered from here on, refusals too, is remembered in the
 /// transaction of its effects; a refusal has none.
-fn change(
+fn once(
     txn: &mut Txn<'_>,
-    now: Timestamp,
     request: &ChangeRequest,
-    placement: &[ServerId],
-    is_short_of_room: bool,
+    execute: impl FnOnce(&mut Txn<'_>) -> MetaResult<Changed>,
 ) -> MetaResult<Changed> {
     if cluster::require(txn)?.cluster != request.cluster {
         return Err(MetaError::WrongCluster { map_version: 0 });
@@ -127,11 +122,7 @@ fn change(
         Admission::New | Admission::Known(_) => {}
     }
     txn.savepoint();
-    let mut context = ops::Context { txn, now, session, caller: &request.caller, placement };
-    let result = match is_short_of_room && grows(&request.change) {
-        true => Err(MetaError::NoSpace { what: "the metaserver's disk is nearly full".to_owned() }),
-        false => ops::execute(&mut context, &request.change),
-    };
+    let result = execute(txn);
     match result {
         Ok(_) => txn.keep(),
         Err(_) => txn.rollback(),

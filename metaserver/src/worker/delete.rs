@@ -1,6 +1,7 @@
 //! Orders the deletion of chunks that have been dead for long enough (P10.4). The orders go out with heartbeat replies.
 
 use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dfs_proto::attr::Timestamp;
@@ -17,40 +18,57 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// P10.4: so long a reader with an older map still finds the bytes.
 const READABLE_AFTER_DEATH: Duration = Duration::from_secs(60);
 
-pub(super) async fn run(metaserver: &Metaserver) {
-    let (mut more, mut seen) = (false, SeenTimes::default());
+/// Which times of the state are a minute ago, by this member's own elapsed time: the clock of an earlier leader, by which
+/// the state's time may run ahead, says nothing about that. A member that was just started knows none for a minute.
+#[derive(Default)]
+pub(super) struct SeenTimes(Mutex<VecDeque<(Instant, Timestamp)>>);
+
+impl SeenTimes {
+    fn seen(&self) -> MutexGuard<'_, VecDeque<(Instant, Timestamp)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state's time is `time` now, or later.
+    fn note(&self, now: Instant, time: Timestamp) {
+        let mut seen = self.seen();
+        if seen.back().is_none_or(|(_, last)| *last < time) {
+            seen.push_back((now, time));
+        }
+        while seen.get(1).is_some_and(|(at, _)| is_old(now, *at)) {
+            seen.pop_front();
+        }
+    }
+
+    /// The last time that was seen long enough ago.
+    fn old(&self, now: Instant) -> Option<Timestamp> {
+        self.seen().iter().rev().find(|(at, _)| is_old(now, *at)).map(|(_, time)| *time)
+    }
+}
+
+fn is_old(now: Instant, at: Instant) -> bool {
+    now.duration_since(at) >= READABLE_AFTER_DEATH
+}
+
+/// On every member, leading or not. Never ends.
+pub(super) async fn watch(metaserver: &Metaserver, times: &SeenTimes) {
+    loop {
+        sleep(INTERVAL).await;
+        times.note(Instant::now(), metaserver.gate.local(read::last_time));
+    }
+}
+
+pub(super) async fn run(metaserver: &Metaserver, times: &SeenTimes) {
+    let mut more = false;
     loop {
         if !more {
             sleep(INTERVAL).await;
         }
-        let look = |state: &dyn Snapshot| Ok((read::last_time(state), read::first_dead_since(state)));
+        let before = times.old(Instant::now());
+        let look = |state: &dyn Snapshot| Ok(plan(read::first_dead_since(state), before));
         more = match metaserver.gate.read(&Touched::nothing(), None, look).await {
-            Ok((time, first_dead)) => {
-                let before = seen.note(Instant::now(), time);
-                execute(metaserver, plan(first_dead, before)).await
-            }
+            Ok(planned) => execute(metaserver, planned).await,
             Err(_) => false,
         };
-    }
-}
-
-/// Which times of the state are a minute ago, by the leader's own elapsed time: the clock of an earlier leader, by which
-/// the state's time may run ahead, says nothing about that. A new leader waits for a minute before its first order.
-#[derive(Default)]
-struct SeenTimes(VecDeque<(Instant, Timestamp)>);
-
-impl SeenTimes {
-    /// The state's time is `time` now. Answers the last one that was seen long enough ago.
-    fn note(&mut self, now: Instant, time: Timestamp) -> Option<Timestamp> {
-        let is_news = |(at, last): &(Instant, Timestamp)| now.duration_since(*at) >= INTERVAL && *last < time;
-        if self.0.back().is_none_or(is_news) {
-            self.0.push_back((now, time));
-        }
-        let is_old = |(at, _): &(Instant, Timestamp)| now.duration_since(*at) >= READABLE_AFTER_DEATH;
-        while self.0.get(1).is_some_and(is_old) {
-            self.0.pop_front();
-        }
-        self.0.front().filter(|seen| is_old(seen)).map(|(_, time)| *time)
     }
 }
 
@@ -70,8 +88,12 @@ mod tests {
 
     #[test]
     fn a_dead_chunk_stays_readable_for_a_minute_whatever_the_states_clock_does() {
-        let (start, mut seen) = (Instant::now(), SeenTimes::default());
-        let mut after = |seconds, time| seen.note(start + Duration::from_secs(seconds), at(time));
+        let (start, seen) = (Instant::now(), SeenTimes::default());
+        let after = |seconds, time| {
+            let now = start + Duration::from_secs(seconds);
+            seen.note(now, at(time));
+            seen.old(now)
+        };
         assert_eq!(after(0, 1000), None, "nothing is known of the time before");
         assert_eq!(after(30, 5000), None, "a clock that jumped");
         assert_eq!(after(59, 5000), None);

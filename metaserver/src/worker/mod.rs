@@ -11,18 +11,27 @@ use std::sync::Arc;
 use crate::command::{Command, Reply};
 use crate::leases::Touched;
 use crate::service::Metaserver;
+use delete::SeenTimes;
 
 /// Runs while the process does.
 pub(crate) async fn run(metaserver: Arc<Metaserver>) {
+    let times = SeenTimes::default();
+    tokio::select! {
+        () = lead(&metaserver, &times) => {}
+        () = delete::watch(&metaserver, &times) => {}
+    }
+}
+
+async fn lead(metaserver: &Metaserver, times: &SeenTimes) {
     let mut leadership = metaserver.gate.consensus().leadership();
     loop {
         let Ok(term) = leadership.wait_for(|l| l.is_leader).await.map(|l| l.term) else { return };
         let work = async {
             tokio::join!(
-                expire::run(&metaserver),
-                seal::run(&metaserver),
-                reap::run(&metaserver),
-                delete::run(&metaserver)
+                expire::run(metaserver),
+                seal::run(metaserver),
+                reap::run(metaserver),
+                delete::run(metaserver, times)
             )
         };
         tokio::select! {

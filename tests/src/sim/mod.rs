@@ -72,7 +72,7 @@ pub struct Plan {
 impl Plan {
     /// One seed in eight takes its time, so that chunks that died are deleted (P10.4) while clients walk.
     pub fn of_seed(seed: u64) -> Plan {
-        let pause_max = Duration::from_millis(if seed.is_multiple_of(8) { 1800 } else { 400 });
+        let pause_max = Duration::from_millis(if seed.is_multiple_of(8) { 3000 } else { 400 });
         Plan { seed, walkers: 3, operations_each: 110, pause_max }
     }
 }

@@ -82,6 +82,26 @@ mod tests {
         assert_ne!(harness.open_chunk(), chunk, "chunk ids are never reused");
     }
 
+    /// A leader whose clock was ahead once made the state's time stand for as long: what died then was deleted at once.
+    #[test]
+    fn regression_what_dies_after_the_clock_went_back_died_later_than_what_died_before() {
+        let mut harness = Harness::new();
+        harness.servers(2);
+        let [first, second] = ["f", "g"].map(|name| {
+            let (file, chunk) = (harness.file(InodeId::ROOT, name), harness.open_chunk());
+            harness.write(file, 0, 10, chunk).expect("commits");
+            harness.command(Command::SealChunks { chunks: vec![chunk] });
+            file
+        });
+        harness.at(100);
+        harness.truncate(first, 0);
+        harness.at(50);
+        harness.truncate(second, 0);
+        let start = Command::StartDeleting { before: at(100), limit: 10 };
+        assert_eq!(harness.command(start), Reply::Worked { count: 1, more: false });
+        assert!(harness.view(read::first_dead_since).is_some_and(|since| since > at(100)));
+    }
+
     #[test]
     fn a_chunk_that_is_not_dead_is_not_deleted_whatever_a_server_says() {
         let mut harness = Harness::new();

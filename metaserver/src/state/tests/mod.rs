@@ -160,8 +160,7 @@ impl Harness {
             caller: caller.clone(),
             change,
         };
-        let placement = placement.to_vec();
-        let reply = self.command(Command::Change { request, placement, is_short_of_room: false });
+        let reply = self.command(Command::Change { request, placement: placement.to_vec() });
         let Reply::Changed(result) = reply else { panic!("a change answered {reply:?}") };
         result
     }

@@ -450,7 +450,7 @@ fn commands_give_the_same_state_however_they_are_batched() {
             caller: Caller::ROOT,
             change,
         };
-        commands.push(Command::Change { request, placement: Vec::new(), is_short_of_room: false });
+        commands.push(Command::Change { request, placement: Vec::new() });
     }
     let now = Timestamp { seconds: 1, nanos: 0 };
     let (single, batched) = (MemoryKv::default(), MemoryKv::default());
