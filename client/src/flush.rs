@@ -5,7 +5,8 @@
 //!     fails meanwhile costs sending them again.
 //! F3  When it cannot be done by the deadline, or is refused for good, the buffered bytes are dropped and the failure is
 //!     reported (P6.4). Nothing is half committed that was acknowledged.
-//! F4  What progresses is not given up: a deadline is for one slice, and much is flushed in several.
+//! F4  What progresses is not given up: much is flushed in slices, each with its deadline, and the time in which bytes find
+//!     a place does not count.
 //! A flush that began goes on when its caller stops waiting: a commit under way must not meet another of its inode.
 
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use dfs_proto::ids::SessionId;
 use dfs_proto::meta::MetaResult;
 use dfs_proto::units::MIB;
 use futures::future::try_join_all;
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
 use crate::ClientError;
 use crate::buffer::{RUN_LEN_MAX, Run, RunId};
@@ -29,7 +30,8 @@ use crate::writer::Parcel;
 
 /// Commits refused for their number before giving up: an earlier one whose answer was lost may still arrive.
 const REFUSALS_MAX: u32 = 5;
-/// Of a slice (F4): over a path of 1 MiB/s it is done in time, and a commit for each costs little beside its sync.
+/// Of a slice (F4). A commit for each costs little beside its sync. Chunks give up a path that takes less than about
+/// 3 MiB/s on their own: what is in flight to four of them has to be answered within their patience (`writer`).
 const SLICE_LEN: u64 = 16 * MIB;
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -43,8 +45,11 @@ impl Core {
         }
         let (core, node) = (self.clone(), node.clone());
         let flushing = tokio::spawn(async move {
-            let _flushing = node.flushing.lock().await;
-            core.flush_locked(&node).await
+            let flushing = node.flushing.lock().await;
+            let flushed = core.flush_locked(&node).await;
+            drop(flushing);
+            core.nodes.forget_if_closed(node.inode); // its last open file may be gone by now
+            flushed
         });
         let ended = |error| ClientError::Internal { what: format!("the flush ended: {error}") };
         flushing.await.map_err(ended)?
@@ -76,9 +81,9 @@ impl Core {
     pub(crate) async fn send(&self, node: &Arc<Node>) -> Result<(), ClientError> {
         let session = self.meta.session_id();
         let end = node.with(session, |state| state.buffer.frozen_end());
-        let deadline = || Deadline::after(self.config.data_timeout); // keeps F4
+        let deadline = Deadline::after(self.config.data_timeout);
         let result = self.place_below(node, session, end, deadline).await;
-        result.map_err(|error| self.fail(node, error.into()))
+        result.map(drop).map_err(|error| self.fail(node, error.into()))
     }
 
     async fn commit_below(
@@ -86,12 +91,12 @@ impl Core {
         node: &Arc<Node>,
         session: SessionId,
         end: RunId,
-        deadline: Deadline,
+        mut deadline: Deadline,
     ) -> MetaResult<()> {
         let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX, self.env.rng.clone());
         let mut refusals = 0;
         loop {
-            self.place_below(node, session, end, || deadline).await?;
+            deadline = self.place_below(node, session, end, deadline).await?;
             let streams = node.with(session, |state| state.streams_below(end));
             let syncs = streams.iter().map(|(stream, up_to)| stream.sync(*up_to));
             let synced = timeout_at(deadline.instant(), try_join_all(syncs)).await;
@@ -123,23 +128,28 @@ impl Core {
         }
     }
 
-    /// Sends the runs below `end` that are nowhere, several small ones in one append. `deadline` is asked for each.
+    /// Sends the runs below `end` that are nowhere, several small ones in one append. Answers the deadline, later by the
+    /// time that this took (F4).
     async fn place_below(
         &self,
         node: &Arc<Node>,
         session: SessionId,
         end: RunId,
-        deadline: impl Fn() -> Deadline,
-    ) -> MetaResult<()> {
+        deadline: Deadline,
+    ) -> MetaResult<Deadline> {
+        let began = Instant::now();
+        // Whoever holds it places runs of this inode too.
         let _sending = node.sending.lock().await;
+        let mut for_parcel = deadline.later_by(began.elapsed());
         let unplaced = node.with(session, |state| state.unplaced(end));
         for runs in parcels(&unplaced) {
             let parcel =
                 Parcel { session, inode: node.inode, file_offset: runs[0].1.offset, data: joined(runs) };
-            let place = self.writer.append(parcel, deadline()).await?;
+            let place = self.writer.append(parcel, for_parcel).await?;
             node.with(session, |state| state.placed(runs, &place));
+            for_parcel = Deadline::after(self.config.data_timeout);
         }
-        Ok(())
+        Ok(deadline.later_by(began.elapsed()))
     }
 
     /// Commits the runs below `end`, which are all durable, in as few commits as they need.

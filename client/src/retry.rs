@@ -14,6 +14,10 @@ impl Deadline {
         Deadline(Instant::now() + span)
     }
 
+    pub(crate) fn later_by(self, span: Duration) -> Deadline {
+        Deadline(self.0 + span)
+    }
+
     pub(crate) fn left(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }

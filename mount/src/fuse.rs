@@ -59,6 +59,8 @@ pub(crate) const REQUEST_LEN_MAX: u32 = APPEND_LEN_MAX as u32;
 const BACKGROUND_MAX: u16 = 64;
 /// The client's own deadlines come first, since they say what did not answer.
 const DEADLINE_MARGIN: Duration = Duration::from_secs(1);
+/// Parts of a flush with a deadline each: of as much as a session may buffer.
+const SLICES_MAX: u32 = 16;
 /// The kernel's mark on an open for execve(2); not in libc.
 const FMODE_EXEC: i32 = 0x20;
 
@@ -69,14 +71,17 @@ const _: () = assert!(APPEND_LEN_MAX <= u32::MAX as u64);
 pub(crate) struct Deadlines {
     metadata: Duration,
     data: Duration,
+    storing: Duration,
 }
 
 impl Deadlines {
-    /// Moving bytes takes calls of both kinds.
+    /// Moving bytes takes calls of both kinds. Storing what is buffered may take long while it progresses: the client ends
+    /// it when nothing does, and this is only the net below.
     pub(crate) fn new(metadata_timeout: Duration, data_timeout: Duration) -> Deadlines {
         Deadlines {
             metadata: metadata_timeout + DEADLINE_MARGIN,
             data: metadata_timeout + data_timeout + DEADLINE_MARGIN,
+            storing: metadata_timeout + data_timeout * SLICES_MAX + DEADLINE_MARGIN,
         }
     }
 }
@@ -129,6 +134,14 @@ impl Edge {
         C: Future<Output = FsResult<T>> + Send + 'static,
     {
         self.run(self.deadlines.data, call, reply);
+    }
+
+    fn storing<T, C>(&self, call: C, reply: impl FnOnce(FsResult<T>) + Send + 'static)
+    where
+        T: Send + 'static,
+        C: Future<Output = FsResult<T>> + Send + 'static,
+    {
+        self.run(self.deadlines.storing, call, reply);
     }
 }
 
@@ -303,7 +316,7 @@ impl Filesystem for Edge {
         let (fs, who, name) = (self.fs.clone(), requester(request), owned(name));
         let call = async move { fs.link(who, inode_id(ino), inode_id(parent), &name).await };
         // What is buffered of the file is committed first.
-        self.data(call, reply_entry("link", reply));
+        self.storing(call, reply_entry("link", reply));
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -385,7 +398,7 @@ impl Filesystem for Edge {
         let (fs, who) = (self.fs.clone(), requester(request));
         let call = async move { fs.setattr(who, change).await };
         // A truncation commits the file's buffer first, so it moves bytes too.
-        self.data(call, reply_attr("set attributes", reply));
+        self.storing(call, reply_attr("set attributes", reply));
     }
 
     fn access(&self, request: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
@@ -481,7 +494,7 @@ impl Filesystem for Edge {
         };
         let (fs, who) = (self.fs.clone(), requester(request));
         let call = async move { fs.write(who, handle(fh), write).await };
-        self.data(call, |answer| match answer {
+        self.storing(call, |answer| match answer {
             Ok(written) => reply.written(written),
             Err(error) => reply.error(number("write", &error)),
         });
@@ -489,12 +502,12 @@ impl Filesystem for Edge {
 
     fn flush(&self, _: &Request, _: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         let fs = self.fs.clone();
-        self.data(async move { fs.flush(handle(fh)).await }, reply_empty("close", reply));
+        self.storing(async move { fs.flush(handle(fh)).await }, reply_empty("close", reply));
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let fs = self.fs.clone();
-        self.data(async move { fs.fsync(handle(fh)).await }, reply_empty("fsync", reply));
+        self.storing(async move { fs.fsync(handle(fh)).await }, reply_empty("fsync", reply));
     }
 
     fn release(
@@ -508,7 +521,7 @@ impl Filesystem for Edge {
         reply: ReplyEmpty,
     ) {
         let fs = self.fs.clone();
-        self.data(async move { fs.release(handle(fh)).await }, reply_empty("release", reply));
+        self.storing(async move { fs.release(handle(fh)).await }, reply_empty("release", reply));
     }
 
     // ---- directories -----------------------------------------------------------------------------------------

@@ -87,8 +87,8 @@ pub trait Listener: Send + 'static {
 /// The machine's TCP, without Nagle's delay. A peer that has vanished without a word is noticed by [`SILENCE_MAX`].
 pub struct Tcp;
 
-/// So long a connection lives without a sign of life from the other machine, idle or not. Far above the deadlines of what
-/// makes a connection anew by itself; it is there so that servers do not keep those of machines that were switched off.
+/// So long a connection lives while the other machine gives no sign of life, or its process takes nothing of what waits for
+/// it. Far above the deadlines of those who then connect anew; servers must not keep connections of what is gone for ever.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 const PROBE_INTERVAL: Duration = Duration::from_secs(15);
 

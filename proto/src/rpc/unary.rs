@@ -4,7 +4,7 @@
 //! U1  A frame is written whole or its connection is broken: the writing goes on when the caller gives up.
 //! U2  Every call ends: with its answer, when its caller gives up, or when its connection breaks.
 //! U3  Calls in flight on a connection are bounded on both sides; a server that is behind stops reading. A call is in
-//!     flight until its answer is written: a peer that does not read cannot fill the server's memory.
+//!     flight until its answer is written: a peer that does not read holds no more answers than that.
 //! Answers come in any order. Deadlines are the caller's.
 
 use std::collections::HashMap;
