@@ -44,6 +44,10 @@ pub struct Shape {
     pub chunkserver_extra: String,
     /// Each chunkserver's data lie on a memory disk of this size instead of in the scenario's directory.
     pub chunk_disk_mib: Option<u64>,
+    /// The data of every server lie on an ext4 filesystem of their own, of this size: for [`Cluster::cut_power`].
+    pub ext4_mib: Option<u64>,
+    /// Environment variables of the daemons whose names begin so: name, variable, value.
+    pub environment: Vec<(String, String, String)>,
 }
 
 impl Default for Shape {
@@ -56,6 +60,8 @@ impl Default for Shape {
             metaserver_extra: String::new(),
             chunkserver_extra: String::new(),
             chunk_disk_mib: None,
+            ext4_mib: None,
+            environment: Vec::new(),
         }
     }
 }
@@ -131,8 +137,8 @@ impl Cluster {
     }
 
     pub fn data_dir(&self, daemon: &str) -> PathBuf {
-        let on_disk = self.shape.chunk_disk_mib.filter(|_| daemon.starts_with("chunk"));
-        match on_disk {
+        let on_memory = self.shape.chunk_disk_mib.filter(|_| daemon.starts_with("chunk"));
+        match on_memory.or(self.shape.ext4_mib) {
             Some(_) => self.disk(daemon).join("data"),
             None => self.dir().join("data").join(daemon),
         }
@@ -147,6 +153,42 @@ impl Cluster {
         let disk = self.disk(daemon);
         fs::create_dir_all(&disk).expect("make a disk's mountpoint");
         sh(Path::new("/"), &format!("mount -t tmpfs -o size={mib}m dfs-test {}", disk.display()));
+    }
+
+    fn make_ext4(&self, daemon: &str, mib: u64) {
+        let (image, disk) = (self.image(daemon), self.disk(daemon));
+        fs::create_dir_all(&disk).expect("make a disk's mountpoint");
+        // Nothing is left for the kernel to initialise in the background.
+        let options = "-q -m 0 -N 8192 -J size=16 -E lazy_itable_init=0,lazy_journal_init=0";
+        let image = image.display();
+        sh(Path::new("/"), &format!("truncate -s {mib}M {image} && mkfs.ext4 {options} {image}"));
+        self.attach(daemon);
+    }
+
+    fn image(&self, daemon: &str) -> PathBuf {
+        self.dir().join("data").join(format!("{daemon}.ext4"))
+    }
+
+    /// The loop device goes with the mount.
+    fn attach(&self, daemon: &str) {
+        let (image, disk) = (self.image(daemon), self.disk(daemon));
+        sh(Path::new("/"), &format!("mount -o loop {} {}", image.display(), disk.display()));
+    }
+
+    /// All these daemons lose power at one moment: they stop, the filesystems of those that have one forget what was not
+    /// synced, and then they are gone. What the filesystems kept is there again when this returns.
+    pub fn cut_power(&self, names: &[String]) {
+        names.iter().for_each(|name| self.pause(name));
+        names.iter().for_each(|name| self.with(name, Daemon::wait_stopped));
+        let disks = names.iter().filter(|name| self.image(name).exists());
+        for name in disks.clone() {
+            sys::shut_down_ext4(&self.disk(name)).expect("shut a filesystem down");
+        }
+        names.iter().for_each(|name| self.kill(name));
+        for name in disks {
+            sh(Path::new("/"), &format!("umount {}", self.disk(name).display()));
+            self.attach(name);
+        }
     }
 
     pub fn config_path(&self, daemon: &str) -> PathBuf {
@@ -180,6 +222,9 @@ impl Cluster {
 
     fn add_metaserver(&self, id: u64) {
         let name = format!("meta{id}");
+        if let Some(mib) = self.shape.ext4_mib {
+            self.make_ext4(&name, mib);
+        }
         let bootstrap: Vec<String> = (1..=self.shape.metaservers)
             .map(|id| format!("{{ id = {id}, address = \"{}\" }}", self.meta_address(id)))
             .collect();
@@ -211,6 +256,8 @@ impl Cluster {
         );
         if let Some(mib) = self.shape.chunk_disk_mib {
             self.mount_memory_disk(&name, mib);
+        } else if let Some(mib) = self.shape.ext4_mib {
+            self.make_ext4(&name, mib);
         }
         self.add_daemon(&name, "dfs-chunkserver", &text);
     }
@@ -218,7 +265,10 @@ impl Cluster {
     fn add_daemon(&self, name: &str, program: &str, config: &str) {
         let path = self.config_path(name);
         fs::write(&path, config).expect("write a daemon's configuration");
-        let daemon = Daemon::new(&self.guard, name, program, &["--config", &path.to_string_lossy()]);
+        let mut daemon = Daemon::new(&self.guard, name, program, &["--config", &path.to_string_lossy()]);
+        for (_, variable, value) in self.shape.environment.iter().filter(|(who, ..)| name.starts_with(who)) {
+            daemon = daemon.with_variable(variable, value);
+        }
         self.daemons().insert(name.to_owned(), daemon);
     }
 

@@ -13,6 +13,9 @@ use crate::wait;
 /// RLIMIT_DATA of every daemon: a leak ends a test, not the machine.
 const DATA_LIMIT_BYTES: libc::rlim_t = 2 << 30;
 
+/// For the system calls of a process that was sent SIGSTOP.
+const STOP_DEADLINE: Duration = Duration::from_secs(20);
+
 /// Where `cargo build --release` put the binaries: beside `deps/`, which has the test executable.
 pub fn binary(name: &str) -> PathBuf {
     let exe = std::env::current_exe().expect("the test executable has a path");
@@ -28,6 +31,7 @@ pub struct Daemon {
     guard: Arc<Guard>,
     program: PathBuf,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     child: Option<Child>,
     scanned: usize,
 }
@@ -39,6 +43,7 @@ impl Daemon {
             guard: Arc::clone(guard),
             program: binary(program),
             arguments: arguments.iter().map(|a| (*a).to_owned()).collect(),
+            environment: Vec::new(),
             child: None,
             scanned: 0,
         }
@@ -50,6 +55,12 @@ impl Daemon {
         let entered =
             [format!("--net=/run/netns/{namespace}"), "--".to_owned(), program.display().to_string()];
         self.arguments.splice(0..0, entered);
+        self
+    }
+
+    /// The same, with an environment variable.
+    pub fn with_variable(mut self, name: &str, value: &str) -> Daemon {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -78,6 +89,7 @@ impl Daemon {
             .current_dir("/")
             .env_clear()
             .envs(std::env::vars_os().filter(|(key, _)| !key.to_string_lossy().starts_with("DFS_")))
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("duplicate the log's descriptor"))
             .stderr(log)
@@ -108,6 +120,19 @@ impl Daemon {
         // SAFETY: the pid is of our own child, which was not reaped.
         let done = unsafe { libc::kill(pid as i32, signal) };
         assert_eq!(done, 0, "signal {}: {}", self.name, std::io::Error::last_os_error());
+    }
+
+    /// Waits until none of its threads runs any more, after a SIGSTOP: a system call that was under way ends before.
+    #[track_caller]
+    pub fn wait_stopped(&mut self) {
+        let tasks = format!("/proc/{}/task", self.pid().expect("it is running"));
+        let state = |stat: String| stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+        wait::until(&format!("{} to stop", self.name), STOP_DEADLINE, || {
+            let threads = fs::read_dir(&tasks).expect("list a process's threads").flatten();
+            let mut states =
+                threads.filter_map(|thread| state(fs::read_to_string(thread.path().join("stat")).ok()?));
+            states.all(|state| state == 'T').then_some(())
+        });
     }
 
     /// Waits for its end and reaps it.

@@ -4,12 +4,14 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use dfs_tests::cluster::{Cluster, Shape};
 use dfs_tests::load::Copy;
+use dfs_tests::power::{ALL_CUTS, Cut, cuts, shape};
 use dfs_tests::shell::{sh, try_sh_within};
 use dfs_tests::{sys, tree, wait};
 
@@ -106,6 +108,41 @@ fn a_metaserver_that_was_away_during_200000_operations_catches_up_through_a_snap
     let dir = cluster.remount_cold("a");
     assert_eq!(sh(&dir, "ls | wc -l"), "20");
     assert_eq!(sh(&dir, "ls w7 | wc -l"), "10000");
+}
+
+#[test]
+fn two_hundred_power_cuts_lose_nothing_that_was_acknowledged() {
+    let _turn = turn();
+    let totals = cuts(shape(), &ALL_CUTS, 200, 12).unwrap_or_else(|lost| panic!("{lost}"));
+    println!("{totals:?}");
+}
+
+/// Runs cuts with daemons whose syncs of some files do nothing; somebody must notice.
+fn left_out_syncs_are_found(daemons: &str, files: &str) {
+    let built = tempfile::tempdir().unwrap();
+    let library = built.path().join("skip_sync.so").display().to_string();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("shim/skip_sync.c");
+    sh(Path::new("/"), &format!("clang -Wall -Werror -O1 -shared -fPIC -o {library} {}", source.display()));
+    let set = |variable: &str, value: &str| (daemons.to_owned(), variable.to_owned(), value.to_owned());
+    let environment = vec![set("LD_PRELOAD", &library), set("SKIP_SYNC_OF", files)];
+    let run = || cuts(Shape { environment, ..shape() }, &[Cut::Everything], 10, 11);
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(totals)) => panic!("nobody noticed: {totals:?}"),
+        Ok(Err(lost)) => println!("noticed: {lost}"),
+        Err(_) => println!("noticed: see the panic above"),
+    }
+}
+
+#[test]
+fn chunkservers_that_leave_out_their_syncs_are_found() {
+    let _turn = turn();
+    left_out_syncs_are_found("chunk", "/");
+}
+
+#[test]
+fn metaservers_that_leave_out_the_syncs_of_their_log_are_found() {
+    let _turn = turn();
+    left_out_syncs_are_found("meta", ".raftlog");
 }
 
 #[test]

@@ -1,0 +1,325 @@
+//! What a filesystem acknowledged, kept outside of it: workers that change files and note each change that returned, and
+//! the comparison after a fault.
+//!
+//! L1  A worker has a directory of its own and one change under way at a time. Every change before it has happened after
+//!     the fault, byte for byte; this one has or has not, and of bytes written in order there may be the first part.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use crate::{sys, tree};
+
+/// Files of one worker: with more it removes one.
+const FILES_MAX: usize = 12;
+const SMALL_LEN_MAX: usize = 30_000;
+const LARGE_LEN_MAX: usize = 4 << 20;
+
+type Files = BTreeMap<String, Vec<u8>>;
+
+/// What makes a write durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Fsync,
+    Close,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Create { name: String, bytes: Vec<u8>, end: End },
+    Append { name: String, bytes: Vec<u8>, end: End },
+    Overwrite { name: String, offset: usize, bytes: Vec<u8> },
+    Truncate { name: String, len: usize },
+    Rename { from: String, to: String },
+    Unlink { name: String },
+}
+
+/// Of one worker. See the module.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    files: Files,
+    under_way: Option<Change>,
+    names_given: u64,
+    /// Changes that returned.
+    pub acknowledged: u64,
+}
+
+impl Ledger {
+    fn choose(&mut self, rng: &mut SmallRng) -> Change {
+        let end = if rng.random_bool(0.5) { End::Fsync } else { End::Close };
+        if self.files.len() >= FILES_MAX {
+            return Change::Unlink { name: self.any(rng) };
+        }
+        let kind = if self.files.len() < 3 { 0 } else { rng.random_range(0..12) };
+        match kind {
+            0..4 => Change::Create { name: self.new_name(), bytes: some_bytes(rng), end },
+            4..7 => Change::Append { name: self.any(rng), bytes: some_bytes(rng), end },
+            7 => {
+                let name = self.any(rng);
+                let offset = rng.random_range(0..=self.files[&name].len());
+                let (seed, len) = (rng.random(), rng.random_range(1..SMALL_LEN_MAX));
+                Change::Overwrite { name, offset, bytes: tree::bytes(seed, len) }
+            }
+            8 => {
+                let name = self.any(rng);
+                let len = rng.random_range(0..=self.files[&name].len());
+                Change::Truncate { name, len }
+            }
+            9 => Change::Rename { from: self.any(rng), to: self.new_name() },
+            10 => {
+                let from = self.any(rng);
+                let others: Vec<&String> = self.files.keys().filter(|name| **name != from).collect();
+                let to = others[rng.random_range(0..others.len())].clone();
+                Change::Rename { from, to }
+            }
+            _ => Change::Unlink { name: self.any(rng) },
+        }
+    }
+
+    fn any(&self, rng: &mut SmallRng) -> String {
+        let index = rng.random_range(0..self.files.len());
+        self.files.keys().nth(index).expect("the index is below their number").clone()
+    }
+
+    fn new_name(&mut self) -> String {
+        self.names_given += 1;
+        format!("f{}", self.names_given)
+    }
+
+    /// What is below `dir` must be what was acknowledged (L1); it is what the ledger goes on from.
+    pub fn compare(&mut self, dir: &Path) -> Result<(), String> {
+        let found = read_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+        if let Some(change) = self.under_way.take()
+            && found != self.files
+        {
+            let before = self.files.clone();
+            change.apply(&mut self.files);
+            if let Some((name, old_len)) = change.written_in_order(&before)
+                && let (Some(part), Some(whole)) = (found.get(name), self.files.get(name))
+                && part.len() >= old_len
+                && whole.starts_with(part)
+            {
+                self.files.insert(name.to_owned(), part.clone());
+            }
+            if found != self.files {
+                let what = difference(&found, &before);
+                return Err(format!("{}: {what}; under way was {}", dir.display(), change.described()));
+            }
+        }
+        if found != self.files {
+            return Err(format!("{}: {}", dir.display(), difference(&found, &self.files)));
+        }
+        Ok(())
+    }
+}
+
+fn some_bytes(rng: &mut SmallRng) -> Vec<u8> {
+    let len_max = if rng.random_bool(0.05) { LARGE_LEN_MAX } else { SMALL_LEN_MAX };
+    let (seed, len) = (rng.random(), rng.random_range(0..len_max));
+    tree::bytes(seed, len)
+}
+
+fn read_all(dir: &Path) -> io::Result<Files> {
+    let mut found = Files::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        found.insert(entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path())?);
+    }
+    Ok(found)
+}
+
+fn difference(found: &Files, expected: &Files) -> String {
+    let names: BTreeSet<&String> = found.keys().chain(expected.keys()).collect();
+    let differing = names.into_iter().filter_map(|name| match (found.get(name), expected.get(name)) {
+        (None, _) => Some(format!("{name} is missing")),
+        (_, None) => Some(format!("{name} should not be there")),
+        (Some(found), Some(expected)) if found != expected => {
+            let same = found.iter().zip(expected).take_while(|(a, b)| a == b).count();
+            let (len, wanted) = (found.len(), expected.len());
+            Some(format!("{name} differs from byte {same} on, and has {len} bytes instead of {wanted}"))
+        }
+        (Some(_), Some(_)) => None,
+    });
+    differing.collect::<Vec<_>>().join(", ")
+}
+
+impl Change {
+    fn perform(&self, dir: &Path) -> io::Result<()> {
+        match self {
+            Change::Create { name, bytes, end } => {
+                end.write(OpenOptions::new().write(true).create_new(true).open(dir.join(name))?, bytes)
+            }
+            Change::Append { name, bytes, end } => {
+                end.write(OpenOptions::new().append(true).open(dir.join(name))?, bytes)
+            }
+            Change::Overwrite { name, offset, bytes } => {
+                let file = OpenOptions::new().write(true).open(dir.join(name))?;
+                file.write_all_at(bytes, *offset as u64)?;
+                file.sync_data()
+            }
+            Change::Truncate { name, len } => {
+                OpenOptions::new().write(true).open(dir.join(name))?.set_len(*len as u64)
+            }
+            Change::Rename { from, to } => fs::rename(dir.join(from), dir.join(to)),
+            Change::Unlink { name } => fs::remove_file(dir.join(name)),
+        }
+    }
+
+    fn apply(&self, files: &mut Files) {
+        match self {
+            Change::Create { name, bytes, .. } => {
+                files.insert(name.clone(), bytes.clone());
+            }
+            Change::Append { name, bytes, .. } => {
+                files.entry(name.clone()).or_default().extend_from_slice(bytes)
+            }
+            Change::Overwrite { name, offset, bytes } => {
+                let file = files.entry(name.clone()).or_default();
+                let end = offset + bytes.len();
+                file.resize(file.len().max(end), 0);
+                file[*offset..end].copy_from_slice(bytes);
+            }
+            Change::Truncate { name, len } => files.entry(name.clone()).or_default().truncate(*len),
+            Change::Rename { from, to } => {
+                let moved = files.remove(from).unwrap_or_default();
+                files.insert(to.clone(), moved);
+            }
+            Change::Unlink { name } => {
+                files.remove(name);
+            }
+        }
+    }
+
+    /// The file that it writes from its old end on, and where that was.
+    fn written_in_order(&self, before: &Files) -> Option<(&str, usize)> {
+        match self {
+            Change::Create { name, .. } => Some((name, 0)),
+            Change::Append { name, .. } => Some((name, before.get(name).map_or(0, Vec::len))),
+            Change::Overwrite { .. }
+            | Change::Truncate { .. }
+            | Change::Rename { .. }
+            | Change::Unlink { .. } => None,
+        }
+    }
+
+    fn described(&self) -> String {
+        match self {
+            Change::Create { name, bytes, end } => format!("create {name}, {} bytes, {end:?}", bytes.len()),
+            Change::Append { name, bytes, end } => {
+                format!("append to {name}, {} bytes, {end:?}", bytes.len())
+            }
+            Change::Overwrite { name, offset, bytes } => {
+                format!("overwrite {name} at {offset}, {} bytes", bytes.len())
+            }
+            Change::Truncate { name, len } => format!("truncate {name} to {len}"),
+            Change::Rename { from, to } => format!("rename {from} to {to}"),
+            Change::Unlink { name } => format!("unlink {name}"),
+        }
+    }
+}
+
+impl End {
+    fn write(self, mut file: File, bytes: &[u8]) -> io::Result<()> {
+        file.write_all(bytes)?;
+        match self {
+            End::Fsync => file.sync_all(),
+            End::Close => sys::close(file),
+        }
+    }
+}
+
+/// Changes files until it is told to stop, or a change fails.
+pub struct Worker {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicUsize>,
+    thread: JoinHandle<(Ledger, io::Result<()>)>,
+}
+
+impl Worker {
+    /// `dir` is there.
+    pub fn start(mut ledger: Ledger, dir: PathBuf, seed: u64) -> Worker {
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (stopped, count) = (Arc::clone(&stop), Arc::clone(&done));
+        let thread = std::thread::spawn(move || {
+            let mut rng = SmallRng::seed_from_u64(seed);
+            while !stopped.load(Ordering::Relaxed) {
+                let change = ledger.choose(&mut rng);
+                ledger.under_way = Some(change.clone());
+                if let Err(error) = change.perform(&dir) {
+                    return (ledger, Err(error));
+                }
+                change.apply(&mut ledger.files);
+                ledger.under_way = None;
+                ledger.acknowledged += 1;
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            (ledger, Ok(()))
+        });
+        Worker { stop, done, thread }
+    }
+
+    /// Changes that returned since it was started.
+    pub fn done(&self) -> usize {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// A change failed.
+    pub fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Ends it after the change under way; what made it end before, if something did.
+    pub fn finish(self) -> (Ledger, io::Result<()>) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("a worker does not panic")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger(files: &[(&str, &str)], under_way: Option<Change>) -> Ledger {
+        let files = files.iter().map(|(name, text)| ((*name).to_owned(), text.as_bytes().to_vec())).collect();
+        Ledger { files, under_way, ..Ledger::default() }
+    }
+
+    fn compared(ledger: &mut Ledger, there: &[(&str, &str)]) -> bool {
+        let dir = tempfile::tempdir().expect("make a directory");
+        for (name, text) in there {
+            fs::write(dir.path().join(name), text).expect("write a file");
+        }
+        ledger.compare(dir.path()).is_ok()
+    }
+
+    #[test]
+    fn what_was_acknowledged_must_be_there_and_nothing_else() {
+        assert!(compared(&mut ledger(&[("a", "1")], None), &[("a", "1")]));
+        for there in [&[][..], &[("a", "2")], &[("a", "1"), ("b", "")]] {
+            assert!(!compared(&mut ledger(&[("a", "1")], None), there), "{there:?}");
+        }
+    }
+
+    #[test]
+    fn the_change_under_way_may_have_happened_and_bytes_in_order_in_part() {
+        let append = || Some(Change::Append { name: "a".into(), bytes: b"23".to_vec(), end: End::Fsync });
+        for there in ["1", "12", "123"] {
+            assert!(compared(&mut ledger(&[("a", "1")], append()), &[("a", there)]), "{there}");
+        }
+        for there in ["", "13", "1234"] {
+            assert!(!compared(&mut ledger(&[("a", "1")], append()), &[("a", there)]), "{there}");
+        }
+        let rename = || Some(Change::Rename { from: "a".into(), to: "b".into() });
+        for (there, is_right) in [(&[("a", "1")][..], true), (&[("b", "1")], true), (&[], false)] {
+            assert_eq!(compared(&mut ledger(&[("a", "1")], rename()), there), is_right, "{there:?}");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Power cuts on real filesystems: a load that keeps a ledger of what was acknowledged, cuts at random moments, and the
+//! ledger checked byte for byte after each.
+
+use std::fs;
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom as _;
+use rand::{Rng as _, SeedableRng as _};
+
+use crate::cluster::{Cluster, Shape};
+use crate::ledger::{Ledger, Worker};
+use crate::wait;
+
+const WORKERS: usize = 4;
+/// Of each server's filesystem: above what a chunkserver keeps free.
+const DISK_MIB: u64 = 1024;
+/// For changes to go on after a cut: an election, restarts, new chunks.
+const GO_ON_DEADLINE: Duration = Duration::from_secs(40);
+
+/// Who loses power.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// Servers and mounts.
+    Everything,
+    /// All servers; the mounts stay and must go on.
+    Servers,
+    /// A metaserver and a chunkserver; the mounts must go on.
+    Minority,
+    /// One server; the mounts must go on.
+    One,
+}
+
+pub const ALL_CUTS: [Cut; 4] = [Cut::Everything, Cut::Servers, Cut::Minority, Cut::One];
+
+/// What happened in a run of cuts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    pub cuts: usize,
+    /// Changes that returned, over all workers.
+    pub acknowledged: u64,
+    /// Changes that a cut interrupted.
+    pub interrupted: usize,
+    /// From a cut with living mounts until all servers were heard and every worker had completed something again.
+    pub longest_stall: Duration,
+}
+
+pub fn shape() -> Shape {
+    Shape { ext4_mib: Some(DISK_MIB), ..Shape::default() }
+}
+
+/// So many cuts of the given kinds in turn.
+///
+/// Errors: what was acknowledged and is not there after a cut, or a change that failed although its mount lived.
+pub fn cuts(shape: Shape, kinds: &[Cut], count: usize, seed: u64) -> Result<Totals, String> {
+    let cluster = Cluster::start(shape);
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let (writer, reader) = (cluster.mount("a"), cluster.mount("b"));
+    let names: Vec<String> = (0..WORKERS).map(|worker| format!("worker{worker}")).collect();
+    for name in &names {
+        fs::create_dir(writer.join(name)).map_err(|error| format!("make {name}: {error}"))?;
+    }
+    let mut ledgers: Vec<Ledger> = names.iter().map(|_| Ledger::default()).collect();
+    let mut totals = Totals::default();
+    for (number, kind) in kinds.iter().cycle().take(count).enumerate() {
+        let failed = |what: String| format!("seed {seed}, cut {number} ({kind:?}): {what}");
+        let start =
+            |(ledger, name): (Ledger, &String)| Worker::start(ledger, writer.join(name), rng.random());
+        let workers: Vec<Worker> = ledgers.drain(..).zip(&names).map(start).collect();
+        let moment = rng.random_range(20..300);
+        wait::until("the load to reach the moment of the cut", GO_ON_DEADLINE, || {
+            let done = workers.iter().map(Worker::done).sum::<usize>();
+            (done >= moment || workers.iter().any(Worker::has_ended)).then_some(())
+        });
+        let victims = victims(&cluster, *kind, &mut rng);
+        cluster.cut_power(&victims);
+        let cut_at = wait::now();
+        let done: Vec<usize> = workers.iter().map(Worker::done).collect();
+        for name in victims.iter().filter(|name| is_server(name)) {
+            cluster.start_daemon(name);
+        }
+        cluster.wait_whole();
+        let goes_on = *kind != Cut::Everything;
+        if goes_on {
+            wait::until("every worker to go on", GO_ON_DEADLINE, || {
+                let mut workers = workers.iter().zip(&done);
+                workers.all(|(worker, before)| worker.done() > *before || worker.has_ended()).then_some(())
+            });
+            totals.longest_stall = totals.longest_stall.max(cut_at.elapsed());
+        } else {
+            ["a", "b"].iter().for_each(|mount| drop(cluster.mount(mount)));
+        }
+        for worker in workers {
+            let (ledger, ended) = worker.finish();
+            match ended {
+                Err(error) if goes_on => return Err(failed(format!("a change failed: {error}"))),
+                Err(_) => totals.interrupted += 1,
+                Ok(()) => {}
+            }
+            ledgers.push(ledger);
+        }
+        for (ledger, name) in ledgers.iter_mut().zip(&names) {
+            ledger.compare(&reader.join(name)).map_err(failed)?;
+        }
+        totals.cuts += 1;
+    }
+    totals.acknowledged = ledgers.iter().map(|ledger| ledger.acknowledged).sum();
+    Ok(totals)
+}
+
+fn is_server(name: &str) -> bool {
+    name.starts_with("meta") || name.starts_with("chunk")
+}
+
+fn victims(cluster: &Cluster, kind: Cut, rng: &mut SmallRng) -> Vec<String> {
+    let (members, servers) = (cluster.metaserver_names(), cluster.chunkserver_names());
+    let mut any = |names: &[String]| names.choose(rng).cloned().into_iter().collect::<Vec<_>>();
+    match kind {
+        Cut::Everything => [members, servers, vec!["a".to_owned(), "b".to_owned()]].concat(),
+        Cut::Servers => [members, servers].concat(),
+        Cut::Minority => [any(&members), any(&servers)].concat(),
+        Cut::One => any(&[members, servers].concat()),
+    }
+}
