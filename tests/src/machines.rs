@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::daemon::{Daemon, tail};
 use crate::guard::Guard;
-use crate::shell::{sh, try_sh};
+use crate::shell::{Ran, sh, try_sh};
 use crate::wait;
 
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -135,17 +137,47 @@ impl Machines {
     /// before the last one has joined.
     pub fn wait_healthy(&self, machine: usize, chunkservers: usize) -> String {
         let all = format!(" {chunkservers} chunkservers");
+        wait::until("a healthy federation", START_DEADLINE, || {
+            let ran = self.admin(machine, "status");
+            (ran.ok && ran.stdout.contains(&all)).then_some(ran.stdout)
+        })
+    }
+
+    /// Waits until a machine sees all metaservers and chunkservers alive, whatever it says of chunks.
+    pub fn wait_all_alive(&self, machine: usize) {
+        wait::until("all servers to be alive", START_DEADLINE, || {
+            let status: Value = serde_json::from_str(&self.admin(machine, "status --json").stdout).ok()?;
+            let all = |list: &Value, is_fine: fn(&Value) -> bool| {
+                list.as_array()?.iter().all(is_fine).then_some(())
+            };
+            all(&status["members"], |member| member["state"] != "unreachable")?;
+            all(&status["leader"]["chunkservers"], |server| server["state"] == "alive")
+        });
+    }
+
+    /// Which machine's metaserver leads, as another one sees it.
+    pub fn leader(&self, machine: usize) -> usize {
+        wait::until("a leader", START_DEADLINE, || {
+            let status: Value = serde_json::from_str(&self.admin(machine, "status --json").stdout).ok()?;
+            Some(status["leader"]["member"].as_u64()? as usize)
+        })
+    }
+
+    fn admin(&self, machine: usize, command: &str) -> Ran {
         let config = self.guard.dir().join("etc").join(format!("{machine}.toml"));
         let (dfs, own) = (crate::daemon::binary("dfs"), self.name(machine));
         let script = format!(
-            "nsenter --net=/run/netns/{own} env DFS_CONFIG={} {} status",
+            "nsenter --net=/run/netns/{own} env DFS_CONFIG={} {} {command}",
             config.display(),
             dfs.display()
         );
-        wait::until("a healthy federation", START_DEADLINE, || {
-            let ran = try_sh(Path::new("/"), &script);
-            (ran.ok && ran.stdout.contains(&all)).then_some(ran.stdout)
-        })
+        try_sh(Path::new("/"), &script)
+    }
+
+    /// Plugs a machine's cable in, or pulls it: whoever talks to it gets no answer, and no reset either.
+    pub fn set_link(&self, machine: usize, is_up: bool) {
+        let state = if is_up { "up" } else { "down" };
+        sh(Path::new("/"), &format!("ip -n {} link set p{machine} {state}", self.name(0)));
     }
 
     pub fn kill(&mut self, machine: usize, program: &str) {
