@@ -32,7 +32,7 @@ use crate::writer::Parcel;
 const REFUSALS_MAX: u32 = 5;
 /// Of a slice (F4). A commit for each costs little beside its sync. Chunks give up a path that takes less than about
 /// 3 MiB/s on their own: what is in flight to four of them has to be answered within their patience (`writer`).
-const SLICE_LEN: u64 = 16 * MIB;
+pub const FLUSH_SLICE_LEN: u64 = 16 * MIB;
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -60,7 +60,7 @@ impl Core {
         let session = self.meta.session_id();
         let end = node.with(session, |state| state.buffer.freeze_all());
         loop {
-            let slice_end = node.with(session, |state| state.buffer.slice_end(SLICE_LEN, end));
+            let slice_end = node.with(session, |state| state.buffer.slice_end(FLUSH_SLICE_LEN, end));
             let deadline = Deadline::after(self.config.data_timeout); // keeps F4
             let committed = self.commit_below(node, session, slice_end, deadline).await;
             committed.map_err(|error| self.fail(node, error.into()))?;

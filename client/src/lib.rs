@@ -63,6 +63,7 @@ use crate::writer::ChunkWriter;
 
 pub use error::ClientError;
 pub use file::File;
+pub use flush::FLUSH_SLICE_LEN;
 
 type Result<T> = std::result::Result<T, ClientError>;
 

@@ -46,13 +46,13 @@ impl Room {
         ByteLen(self.free.load(Ordering::Relaxed))
     }
 
-    pub(crate) fn is_short(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.free().0 < self.reserve
     }
 
     /// A disk that does not even tell its space stays what it was: Raft notices soon what else it does not do.
     pub(crate) async fn look(&self) -> Result<(), TooFull> {
-        let was_short = self.is_short();
+        let was_full = self.is_full();
         match self.disk.free().await {
             Ok(free) => self.free.store(free.0, Ordering::Relaxed),
             Err(error) => tracing::warn!(%error, "look how much room the disk has"),
@@ -61,7 +61,7 @@ impl Room {
         if free < reserve / 2 {
             return Err(TooFull { free, reserve });
         }
-        if self.is_short() && !was_short {
+        if self.is_full() && !was_full {
             tracing::warn!(
                 "{} MiB are free on the disk: nothing new is taken until there is room",
                 free / MIB

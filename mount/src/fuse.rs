@@ -19,7 +19,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use dfs_client::OpenMode;
+use dfs_client::{FLUSH_SLICE_LEN, OpenMode};
 use dfs_proto::attr::{AccessMask, FileKind, InodeAttr};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{NewInode, SetAttr, StatFs};
@@ -59,8 +59,6 @@ pub(crate) const REQUEST_LEN_MAX: u32 = APPEND_LEN_MAX as u32;
 const BACKGROUND_MAX: u16 = 64;
 /// The client's own deadlines come first, since they say what did not answer.
 const DEADLINE_MARGIN: Duration = Duration::from_secs(1);
-/// Parts of a flush with a deadline each: of as much as a session may buffer.
-const SLICES_MAX: u32 = 16;
 /// The kernel's mark on an open for execve(2); not in libc.
 const FMODE_EXEC: i32 = 0x20;
 
@@ -76,12 +74,13 @@ pub(crate) struct Deadlines {
 
 impl Deadlines {
     /// Moving bytes takes calls of both kinds. Storing what is buffered may take long while it progresses: the client ends
-    /// it when nothing does, and this is only the net below.
-    pub(crate) fn new(metadata_timeout: Duration, data_timeout: Duration) -> Deadlines {
+    /// it when nothing does, and this is only the net below, for as many slices as `buffer_len` has.
+    pub(crate) fn new(metadata_timeout: Duration, data_timeout: Duration, buffer_len: u64) -> Deadlines {
+        let slices = u32::try_from(buffer_len.div_ceil(FLUSH_SLICE_LEN)).unwrap_or(u32::MAX);
         Deadlines {
             metadata: metadata_timeout + DEADLINE_MARGIN,
             data: metadata_timeout + data_timeout + DEADLINE_MARGIN,
-            storing: metadata_timeout + data_timeout * SLICES_MAX + DEADLINE_MARGIN,
+            storing: metadata_timeout + data_timeout.saturating_mul(slices) + DEADLINE_MARGIN,
         }
     }
 }

@@ -148,7 +148,8 @@ impl Mount {
     fn new(settings: &Settings, path: &Path, client: Arc<Client>) -> anyhow::Result<Mount> {
         let signals = Signals::new()?;
         let fs = Arc::new(Fs::new(client.clone()));
-        let deadlines = Deadlines::new(settings.metadata_timeout, settings.data_timeout);
+        let deadlines =
+            Deadlines::new(settings.metadata_timeout, settings.data_timeout, settings.session_memory_bytes);
         let edge = Edge::new(fs.clone(), tokio::runtime::Handle::current(), deadlines);
         let session = Session::new(edge, path, &session_config(settings))
             .with_context(|| format!("mount on {}", path.display()))?;

@@ -283,6 +283,12 @@ impl Worker {
     }
 }
 
+/// Each has completed `by` changes more than `done` says, or has ended.
+pub fn all_went_on(workers: &[Worker], done: &[usize], by: usize) -> Option<()> {
+    let mut workers = workers.iter().zip(done);
+    workers.all(|(worker, before)| worker.done() >= before + by || worker.has_ended()).then_some(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,8 +1,9 @@
 //! Power cuts on real filesystems: a load that keeps a ledger of what was acknowledged, cuts at random moments, and the
 //! ledger checked byte for byte after each.
 //!
-//! Not on a busy machine yet: what this process starts inherits the workers' open files, and closing those waits for the
-//! servers that are down. The load has to become a process of its own.
+//! Not on a busy machine yet: there a cut of all servers lasted exactly as long as a mount's deadline. As far as we can tell,
+//! what this process starts (`umount`, daemons) inherits the workers' open files, and closing those waits for the servers
+//! that are down. The load has to become a process of its own.
 
 use std::fs;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::cluster::{Cluster, Shape};
-use crate::ledger::{Ledger, Worker};
+use crate::ledger::{Ledger, Worker, all_went_on};
 use crate::wait;
 
 /// Of the mounts: a cut must be over by then, on the busiest machine.
@@ -91,10 +92,7 @@ pub fn cuts(shape: Shape, kinds: &[Cut], count: usize, seed: u64) -> Result<Tota
         cluster.wait_whole();
         let goes_on = *kind != Cut::Everything;
         if goes_on {
-            wait::until("every worker to go on", GO_ON_DEADLINE, || {
-                let mut workers = workers.iter().zip(&done);
-                workers.all(|(worker, before)| worker.done() > *before || worker.has_ended()).then_some(())
-            });
+            wait::until("every worker to go on", GO_ON_DEADLINE, || all_went_on(&workers, &done, 1));
             totals.longest_stall = totals.longest_stall.max(cut_at.elapsed());
         } else {
             ["a", "b"].iter().for_each(|mount| drop(cluster.mount(mount)));

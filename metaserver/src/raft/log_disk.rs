@@ -1,7 +1,8 @@
 //! The seam below the Raft log: a directory of a few large files, and the stamp that says whose directory it is.
 //!
-//! D1  What [`LogDisk::write`], [`LogDisk::sync`], [`LogDisk::create`] and [`LogDisk::write_stamp`] did is on stable storage when they end
-//!     well. When one failed or never ended, any part of it may be there, but nothing of what was written before is gone.
+//! D1  What [`LogDisk::write`], [`LogDisk::sync`], [`LogDisk::create`] and [`LogDisk::write_stamp`] did is on stable
+//!     storage when they end well. When one failed or never ended, any part of it may be there, but nothing of what was
+//!     written before is gone.
 //!
 //! [`FileDisk`] is the machine's disk. [`SimulatedDisk`] needs neither files nor threads; at a crash it loses, sector by
 //! sector, what was not synced (P7.4).

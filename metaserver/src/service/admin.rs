@@ -41,7 +41,7 @@ impl Metaserver {
             copies: info.as_ref().map_or(0, |i| i.copies),
             last_log: raft.last_log,
             last_applied: raft.last_applied,
-            is_full: self.room.is_short(),
+            is_full: self.room.is_full(),
             ..Default::default()
         };
         if reply.is_leader {

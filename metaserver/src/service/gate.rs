@@ -2,7 +2,8 @@
 //! what it shows (P4.4): the place where leases will be recalled and holders registered.
 //!
 //! G1  Nothing else in this crate calls `propose` or `read` of [`Consensus`]; `tests/tests/tidy.rs` searches for it.
-//!     [`Gate::local`] is for status pages only: what it shows may be old, and no client acts on it.
+//!     [`Gate::local`] is for what may be old: status pages, and what was certainly so by now (`worker::delete`). No
+//!     client acts on it.
 //! G2  A holder is registered, then the leader's lease is checked, then the state is read (P4.3, P7.5).
 //! G3  The soft state (`view`, `sessions`) has entered the leader's term before anyone looks at it.
 //! G4  When no read was confirmed for [`UNHEARD_MAX`] — no quorum, or this process did not run — nobody could be heard

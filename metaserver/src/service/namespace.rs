@@ -49,7 +49,7 @@ impl Metaserver {
             _ => Vec::new(),
         };
         let session = request.session;
-        let command = match self.room.is_short() && grows(&request.change) {
+        let command = match self.room.is_full() && grows(&request.change) {
             true => Command::RefuseForRoom { request },
             false => Command::Change { request, placement },
         };

@@ -74,21 +74,21 @@ impl Writer {
                 if queued.is_empty() {
                     break;
                 }
-                let (frames, _places): (Vec<Bytes>, Vec<_>) = queued.into_iter().unzip();
-                if half.write_all(&joined(frames)).await.is_err() {
+                if half.write_all(&joined(&queued)).await.is_err() {
                     self.is_broken.store(true, Ordering::Relaxed); // the reading side ends too
                 }
+                drop(queued); // keeps U3
             }
         }
     }
 }
 
-fn joined(mut frames: Vec<Bytes>) -> Bytes {
-    if frames.len() == 1 {
-        return frames.remove(0);
+fn joined(queued: &[Queued]) -> Bytes {
+    if let [(frame, _)] = queued {
+        return frame.clone();
     }
-    let mut all = BytesMut::with_capacity(frames.iter().map(Bytes::len).sum());
-    frames.iter().for_each(|frame| all.extend_from_slice(frame));
+    let mut all = BytesMut::with_capacity(queued.iter().map(|(frame, _)| frame.len()).sum());
+    queued.iter().for_each(|(frame, _)| all.extend_from_slice(frame));
     all.freeze()
 }
 
