@@ -15,7 +15,7 @@ use dfs_proto::env::BoxFuture;
 use dfs_proto::units::{ByteLen, MIB};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, IteratorMode, Options, ReadOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, IteratorMode, Options, ReadOptions,
     SnapshotWithThreadMode, WriteBatch, WriteOptions,
 };
 
@@ -41,8 +41,8 @@ const OPEN_FILES_MAX: i32 = 512;
 /// RocksDB's own log, per file and number of files kept.
 const LOG_LEN_MAX: usize = MIB as usize;
 const LOG_FILES_MAX: usize = 2;
-/// Keys next to each other of which half may be deletions, before a table file is compacted.
-const DELETIONS_WINDOW: usize = 4096;
+/// Of a piece of an index or filter.
+const METADATA_BLOCK_LEN: usize = 4096;
 const CURRENT: &str = "CURRENT";
 const CURRENT_NEW: &str = "CURRENT.new";
 
@@ -139,6 +139,12 @@ fn options(limits: RocksOptions) -> Options {
     blocks.set_cache_index_and_filter_blocks(true);
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
     blocks.set_bloom_filter(10.0, false);
+    // In pieces: a whole filter of a file is as large as the part of the cache that it may take, so that each look-up
+    // read and checked it anew, and cost what the file is long.
+    blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    blocks.set_partition_filters(true);
+    blocks.set_metadata_block_size(METADATA_BLOCK_LEN);
+    blocks.set_pin_top_level_index_and_filter(true);
     let mut options = Options::default();
     options.set_block_based_table_factory(&blocks);
     options.set_write_buffer_size(limits.write_buffers.0 as usize / 2);
@@ -150,8 +156,8 @@ fn options(limits: RocksOptions) -> Options {
     options.set_keep_log_file_num(LOG_FILES_MAX);
     options.set_max_log_file_size(LOG_LEN_MAX);
     options.set_bytes_per_sync(MIB);
-    // A scan passes over the traces of deleted keys one by one: files that are half traces are compacted soon.
-    options.add_compact_on_deletion_collector_factory(DELETIONS_WINDOW, DELETIONS_WINDOW / 2, 0.5);
+    // Nothing is compacted for the traces of deletions alone: forgotten results of sessions leave so many in every file
+    // that each flush had the whole database written again.
     options
 }
 
