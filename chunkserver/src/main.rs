@@ -12,8 +12,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
-const _: () = assert!(!dfs_proto::planted::POSSIBLE, "no program is built with planted bugs");
-
 /// Descriptors that this process may need: chunks that are open, chunks being read, connections.
 const DESCRIPTORS_WANTED: libc::rlim_t = 16_384;
 

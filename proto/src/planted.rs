@@ -1,11 +1,12 @@
 //! Bugs made on purpose: the simulation has to find each of them, or it is too weak.
 //!
-//! They exist only with the cargo feature `planted`, which no crate turns on by itself; without it [`has`] is `false`
-//! at compile time. Every program asserts in its `main.rs` that [`POSSIBLE`] is false, so that none can be built with
-//! them, however features are unified. `DFS_SIM_PLANT` names the one that is there.
+//! The code that could have them asks [`has`], in programs too; only the simulation's test plants one, in a process that
+//! runs one seed and ends (tests/tidy.rs holds everybody else to it). That the same build runs with and without saves
+//! building everything twice.
 
-/// True in a build that can have them.
-pub const POSSIBLE: bool = cfg!(feature = "planted");
+use std::sync::OnceLock;
+
+static PLANTED: OnceLock<Bug> = OnceLock::new();
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
@@ -23,7 +24,6 @@ impl Bug {
     pub const ALL: [Bug; 4] =
         [Bug::SkippedSync, Bug::SkippedLogSync, Bug::ReplyBeforeCommit, Bug::RetryAppliedTwice];
 
-    /// As `DFS_SIM_PLANT` names it.
     pub fn name(self) -> &'static str {
         match self {
             Bug::SkippedSync => "skipped_sync",
@@ -34,15 +34,12 @@ impl Bug {
     }
 }
 
-/// Is this bug planted in this process?
-#[cfg(feature = "planted")]
-pub fn has(bug: Bug) -> bool {
-    static PLANTED: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-    PLANTED.get_or_init(|| std::env::var("DFS_SIM_PLANT").unwrap_or_default()) == bug.name()
+/// Plants `bug` in this process for good; a second one is not planted.
+pub fn plant(bug: Bug) {
+    let _ = PLANTED.set(bug);
 }
 
 /// Is this bug planted in this process?
-#[cfg(not(feature = "planted"))]
-pub const fn has(_: Bug) -> bool {
-    false
+pub fn has(bug: Bug) -> bool {
+    PLANTED.get() == Some(&bug)
 }

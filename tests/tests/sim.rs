@@ -1,20 +1,19 @@
 //! The simulation: 200 seeds, each in a process of its own, so that a seed replays.
 //!
 //! `DFS_SIM_SEED=17 cargo test --release --workspace --test sim one_seed -- --nocapture` replays one; a failure prints that
-//! line. `DFS_SIM_FIRST` and `DFS_SIM_SEEDS` choose others. With `--features dfs-tests/planted` it looks for bugs that were
-//! planted, instead.
+//! line. `DFS_SIM_FIRST` and `DFS_SIM_SEEDS` choose others, `DFS_SIM_PLANT` a bug to be there (`dfs_proto::planted`).
 
 use std::collections::VecDeque;
 use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use dfs_proto::planted::{self, Bug};
 use dfs_tests::sim::{self, Plan, Totals};
 
 const SEEDS: u64 = 200;
 /// Two cores.
 const PARALLEL: usize = 2;
-const NO_BUG: &str = "";
 const MARK: &str = "totals: ";
 /// Lines of a failed seed's output that are shown, from its first panic on.
 const SHOWN_LINES: usize = 30;
@@ -76,13 +75,12 @@ fn say(line: &str) {
     writeln!(std::io::stdout().lock(), "{line}").expect("write to standard output");
 }
 
-/// `bug` does nothing in a build without the feature `planted`.
-fn start(seed: u64, bug: &str) -> (u64, Child) {
+fn start(seed: u64, bug: Option<Bug>) -> (u64, Child) {
     let this = std::env::current_exe().expect("the test's own path");
     let child = Command::new(this)
         .args(["one_seed", "--exact", "--nocapture", "--test-threads=1"])
         .env("DFS_SIM_SEED", seed.to_string())
-        .env("DFS_SIM_PLANT", bug)
+        .env("DFS_SIM_PLANT", bug.map_or("", Bug::name))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn();
@@ -113,7 +111,7 @@ fn finish((seed, child): (u64, Child)) -> Result<Totals, String> {
     }
 }
 
-fn run_all(seeds: impl Iterator<Item = u64>, bug: &str) -> Vec<Result<Totals, String>> {
+fn run_all(seeds: impl Iterator<Item = u64>, bug: Option<Bug>) -> Vec<Result<Totals, String>> {
     let mut running = VecDeque::new();
     let mut results = Vec::new();
     for seed in seeds {
@@ -134,16 +132,20 @@ fn one_seed() {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     }
+    let wanted = std::env::var("DFS_SIM_PLANT").unwrap_or_default();
+    match Bug::ALL.into_iter().find(|bug| bug.name() == wanted) {
+        Some(bug) => planted::plant(bug),
+        None => assert!(wanted.is_empty(), "DFS_SIM_PLANT={wanted}: there is no such bug"),
+    }
     let totals = sim::run(Plan::of_seed(seed));
     println!("{MARK}{}", serde_json::to_string(&totals).expect("numbers"));
 }
 
 #[test]
-#[cfg_attr(feature = "planted", ignore = "planted bugs break promises")]
 fn two_hundred_seeds_of_faults_break_no_promise() {
     let first: u64 = std::env::var("DFS_SIM_FIRST").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
     let count: u64 = std::env::var("DFS_SIM_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(SEEDS);
-    let results = run_all(first..first + count, NO_BUG);
+    let results = run_all(first..first + count, None);
     let failures: Vec<&String> = results.iter().filter_map(|r| r.as_ref().err()).collect();
     assert!(failures.is_empty(), "{} of {count} seeds failed, the first:\n{}", failures.len(), failures[0]);
     let runs: Vec<Totals> = results.into_iter().filter_map(Result::ok).collect();
@@ -169,28 +171,25 @@ fn two_hundred_seeds_of_faults_break_no_promise() {
 
 /// Each bug is found, and it is the bug that is found: without it the same seed passes.
 #[test]
-#[cfg(feature = "planted")]
 fn planted_bugs_are_found() {
-    use dfs_proto::planted::Bug;
     for bug in Bug::ALL {
         let found = (1..=SEEDS).step_by(PARALLEL).find_map(|first| {
             let seeds = first..first + PARALLEL as u64;
-            let failures = run_all(seeds.clone(), bug.name());
+            let failures = run_all(seeds.clone(), Some(bug));
             seeds.zip(failures).find_map(|(seed, result)| Some((seed, result.err()?)))
         });
         let (seed, saw) = found.unwrap_or_else(|| panic!("{}: not found in {SEEDS} seeds", bug.name()));
         let what: Vec<&str> = saw.lines().skip(2).take_while(|line| !line.contains("backtrace")).collect();
         say(&format!("simulation: {} found by seed {seed}: {}", bug.name(), what.join(" ")));
-        let without = finish(start(seed, NO_BUG));
+        let without = finish(start(seed, None));
         assert!(without.is_ok(), "seed {seed} fails without {} too: {without:?}", bug.name());
     }
 }
 
 #[test]
-#[cfg_attr(feature = "planted", ignore = "the same with planted bugs as without")]
 fn a_seed_replays_to_the_same_trace() {
     for seed in [1001, 1002, 1003] {
-        let twice: Vec<_> = run_all([seed, seed].into_iter(), NO_BUG);
+        let twice: Vec<_> = run_all([seed, seed].into_iter(), None);
         assert_eq!(twice[0], twice[1], "seed {seed}");
         assert!(twice[0].is_ok(), "{:?}", twice[0]);
     }

@@ -117,6 +117,17 @@ fn changes_and_reads_reach_consensus_only_through_the_gate() {
 }
 
 #[test]
+fn only_the_simulations_test_plants_bugs() {
+    let mut sources = rust_files(".");
+    sources.retain(|(path, _)| path != "proto/src/planted.rs" && path != "tests/tests/tidy.rs");
+    assert!(!uses_of(&sources, &["planted::has("]).is_empty(), "the sources are looked at");
+    let planting = uses_of(&sources, &["plant("]);
+    let others: Vec<String> =
+        planting.into_iter().filter(|at| !at.starts_with("tests/tests/sim.rs")).collect();
+    assert_none(&others, "no program has a planted bug");
+}
+
+#[test]
 fn crates_know_only_whom_they_may() {
     let may: [(&str, &[&str]); 6] = [
         ("proto", &[]),

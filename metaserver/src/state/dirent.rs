@@ -1,6 +1,8 @@
-//! Directory entries: (directory, cookie, name) → inode. The cookie is a keyed hash of the name, or, when another name
+//! Directory entries: (directory, cookie) → name and inode. The cookie is a keyed hash of the name, or, when another name
 //! of the directory has that one, the next free of the few behind it. So a listing is in cookie order, stable while
-//! others come and go, and needs no second index (P7.6).
+//! others come and go, and needs no second index (P7.6). Each directory counts the names that had to give way: without
+//! any, which is nearly always, one point read tells that a name is not there. (A scan would read a block of each level of
+//! the database, and cost what the directory is long.)
 
 use dfs_proto::attr::{FileKind, Name};
 use dfs_proto::error::MetaError;
@@ -43,29 +45,33 @@ pub(super) fn find(view: &dyn Snapshot, directory: InodeId, name: &Name) -> Opti
 }
 
 fn find_at(view: &dyn Snapshot, directory: InodeId, hash: u64, name: &Name) -> Option<Dirent> {
-    // Nearly every name stands at its own hash: one point read, no scan.
-    if let Some(value) = view.get(&keys::dirent(directory, hash, name)) {
-        return Some(Dirent {
-            cookie: hash,
-            name: name.clone(),
-            record: decode(&value, "a directory entry"),
-        });
+    match at(view, directory, hash) {
+        Some(entry) if entry.name == *name => Some(entry),
+        _ if displaced(view, directory) == 0 => None,
+        _ => (hash + 1..hash + COLLISIONS_MAX)
+            .find_map(|cookie| at(view, directory, cookie).filter(|entry| entry.name == *name)),
     }
-    collisions(view, directory, hash).find(|entry| entry.name == *name)
 }
 
-/// The entries that stand where a name with this hash may.
-fn collisions(view: &dyn Snapshot, directory: InodeId, hash: u64) -> impl Iterator<Item = Dirent> {
-    let (from, end) =
-        (keys::dirents_from(directory, hash), keys::dirents_from(directory, hash + COLLISIONS_MAX));
-    view.scan(&from, &end).map(|(key, value)| read(&key, &value))
+fn at(view: &dyn Snapshot, directory: InodeId, cookie: u64) -> Option<Dirent> {
+    view.get(&keys::dirent(directory, cookie)).map(|value| read(cookie, &value))
 }
 
-fn read(key: &[u8], value: &[u8]) -> Dirent {
-    let Ok(name) = Name::new(keys::dirent_name(key)) else {
-        panic!("the state store is corrupt: directory entry {} has no name", key.escape_ascii());
-    };
-    Dirent { cookie: keys::number(key, 1), name, record: decode(value, "a directory entry") }
+fn read(cookie: u64, value: &[u8]) -> Dirent {
+    let (name, record) = decode(value, "a directory entry");
+    Dirent { cookie, name, record }
+}
+
+/// Names of the directory that do not stand at their hash.
+pub(super) fn displaced(view: &dyn Snapshot, directory: InodeId) -> u64 {
+    view.get(&keys::displaced(directory)).map_or(0, |value| decode(&value, "a number of displaced names"))
+}
+
+fn set_displaced(txn: &mut Txn<'_>, directory: InodeId, count: u64) {
+    match count {
+        0 => txn.delete(keys::displaced(directory)),
+        count => txn.put(keys::displaced(directory), encode(&count)),
+    }
 }
 
 /// The entries with a cookie above `after`, in cookie order.
@@ -74,9 +80,9 @@ pub(super) fn list_after(
     directory: InodeId,
     after: u64,
 ) -> impl Iterator<Item = Dirent> + '_ {
-    let from = keys::dirents_from(directory, after.saturating_add(1));
+    let from = keys::dirent(directory, after.saturating_add(1));
     let end = prefix_end(&keys::dirents_of(directory));
-    view.scan(&from, &end).map(|(key, value)| read(&key, &value))
+    view.scan(&from, &end).map(|(key, value)| read(keys::number(&key, 1), &value))
 }
 
 /// Adds a name that is not there.
@@ -97,32 +103,47 @@ fn insert_at(
     name: &Name,
     record: DirentRecord,
 ) -> MetaResult<()> {
-    let mut cookie = hash;
-    for taken in collisions(txn, directory, hash) {
-        if taken.cookie > cookie {
-            break;
-        }
-        cookie += 1;
-    }
-    if cookie == hash + COLLISIONS_MAX {
+    let free = (hash..hash + COLLISIONS_MAX).find(|cookie| at(txn, directory, *cookie).is_none());
+    let Some(cookie) = free else {
         return Err(MetaError::NoSpace { what: "too many names with one hash in a directory".to_owned() });
+    };
+    if cookie != hash {
+        let count = displaced(txn, directory) + 1;
+        set_displaced(txn, directory, count);
     }
-    txn.put(keys::dirent(directory, cookie, name), encode(&record));
+    put(txn, directory, cookie, name, record);
     Ok(())
 }
 
+fn put(txn: &mut Txn<'_>, directory: InodeId, cookie: u64, name: &Name, record: DirentRecord) {
+    txn.put(keys::dirent(directory, cookie), encode(&(name, record)));
+}
+
 pub(super) fn remove(txn: &mut Txn<'_>, directory: InodeId, entry: &Dirent) {
-    txn.delete(keys::dirent(directory, entry.cookie, &entry.name));
+    let is_displaced = is_displaced(txn, entry);
+    remove_at(txn, directory, entry, is_displaced);
+}
+
+fn remove_at(txn: &mut Txn<'_>, directory: InodeId, entry: &Dirent, is_displaced: bool) {
+    if is_displaced {
+        let count = displaced(txn, directory) - 1;
+        set_displaced(txn, directory, count);
+    }
+    txn.delete(keys::dirent(directory, entry.cookie));
 }
 
 /// The name stays, with its cookie, and leads elsewhere.
 pub(super) fn replace(txn: &mut Txn<'_>, directory: InodeId, entry: &Dirent, record: DirentRecord) {
-    txn.put(keys::dirent(directory, entry.cookie, &entry.name), encode(&record));
+    put(txn, directory, entry.cookie, &entry.name, record);
+}
+
+pub(super) fn is_displaced(view: &dyn Snapshot, entry: &Dirent) -> bool {
+    entry.cookie != hash(view, &entry.name)
 }
 
 /// Of a key and value of the table, for `check`.
 pub(super) fn parse(key: &[u8], value: &[u8]) -> (InodeId, Dirent) {
-    (InodeId(keys::number(key, 0)), read(key, value))
+    (InodeId(keys::number(key, 0)), read(keys::number(key, 1), value))
 }
 
 #[cfg(test)]
@@ -150,7 +171,8 @@ mod tests {
         }
         insert_at(&mut txn, directory, 101, &name("next"), record(9)).expect("room");
         let first = find_at(&txn, directory, 100, &name("a")).expect("there");
-        remove(&mut txn, directory, &first);
+        assert_eq!(displaced(&txn, directory), 3);
+        remove_at(&mut txn, directory, &first, false);
         let found = |text| find_at(&txn, directory, 100, &name(text)).map(|e| (e.cookie, e.record.inode.0));
         assert_eq!(found("a"), None);
         assert_eq!((found("b"), found("c")), (Some((101, 1)), Some((102, 2))));
@@ -159,6 +181,12 @@ mod tests {
         assert_eq!(cookies, [102, 103]);
         insert_at(&mut txn, directory, 100, &name("d"), record(3)).expect("room");
         assert_eq!(find_at(&txn, directory, 100, &name("d")).map(|e| e.cookie), Some(100));
+        for (hash, text) in [(100, "b"), (100, "c"), (101, "next"), (100, "d")] {
+            let entry = find_at(&txn, directory, hash, &name(text)).expect("there");
+            remove_at(&mut txn, directory, &entry, entry.cookie != hash);
+        }
+        assert_eq!(displaced(&txn, directory), 0);
+        assert_eq!(txn.scan(b"", b"").count(), 0, "nothing is left");
     }
 
     #[test]

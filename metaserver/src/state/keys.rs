@@ -10,12 +10,13 @@
 //! | 04 | member | `Member` | status, membership check |
 //! | 05 | volume | `VolumeRecord`: next inode number | |
 //! | 10 | inode | `InodeRecord` | |
-//! | 11 | directory, cookie, name | `DirentRecord` | readdir |
+//! | 11 | directory, cookie | `Dirent`: the name and where it leads | readdir |
 //! | 12 | inode, end offset | `ExtentRecord` | read: the first one ending behind an offset; overlay; reaper |
 //! | 13 | inode, content seq | `CutRecord`: a truncation that the reaper finishes | read, overlay, reaper |
 //! | 14 | inode | `SessionId`: an orphan, and who holds it | |
 //! | 15 | session, inode | -: orphans by holder | end of a session |
 //! | 16 | number in the queue | `InodeId`: released; only its extents are left | reaper, by number |
+//! | 17 | directory | number of its names that do not stand at their hash; absent: none | |
 //! | 20 | chunk | `ChunkRecord` | |
 //! | 21 | session, chunk | -: open chunks by writer | end of a session |
 //! | 22 | server, chunk | -: open chunks by replica | sealing when a server is away |
@@ -31,7 +32,7 @@
 //! | 40 | server | `ServerRecord` | view, status |
 //! | 41 | directory UUID | `ServerId` | |
 
-use dfs_proto::attr::{Name, Timestamp};
+use dfs_proto::attr::Timestamp;
 use dfs_proto::ids::{
     ChunkId, ContentSeq, DirectoryId, InodeId, MemberId, RequestId, ServerId, SessionId, SessionNonce,
     VolumeId,
@@ -52,6 +53,7 @@ pub(super) const CUT: u8 = 0x13;
 pub(super) const ORPHAN: u8 = 0x14;
 pub(super) const ORPHAN_BY_SESSION: u8 = 0x15;
 pub(super) const RELEASED: u8 = 0x16;
+pub(super) const DISPLACED: u8 = 0x17;
 pub(super) const CHUNK: u8 = 0x20;
 pub(super) const CHUNK_BY_SESSION: u8 = 0x21;
 pub(super) const OPEN_BY_SERVER: u8 = 0x22;
@@ -112,8 +114,8 @@ pub(super) fn inode(inode: InodeId) -> Vec<u8> {
     key(INODE, &[inode.0])
 }
 
-/// Where the entries of `directory` with at least this cookie begin.
-pub(super) fn dirents_from(directory: InodeId, cookie: u64) -> Vec<u8> {
+/// Also where the entries of `directory` with at least this cookie begin.
+pub(super) fn dirent(directory: InodeId, cookie: u64) -> Vec<u8> {
     key(DIRENT, &[directory.0, cookie])
 }
 
@@ -121,15 +123,8 @@ pub(super) fn dirents_of(directory: InodeId) -> Vec<u8> {
     key(DIRENT, &[directory.0])
 }
 
-pub(super) fn dirent(directory: InodeId, cookie: u64, name: &Name) -> Vec<u8> {
-    let mut key = dirents_from(directory, cookie);
-    key.extend_from_slice(name.as_bytes());
-    key
-}
-
-/// The name in a directory entry's key.
-pub(super) fn dirent_name(key: &[u8]) -> &[u8] {
-    key.get(17..).unwrap_or_default()
+pub(super) fn displaced(directory: InodeId) -> Vec<u8> {
+    key(DISPLACED, &[directory.0])
 }
 
 pub(super) fn extent(inode: InodeId, end: u64) -> Vec<u8> {
@@ -272,12 +267,5 @@ mod tests {
         let late = Timestamp { seconds: 6, nanos: 0 };
         assert!(dead(early, ChunkId(9)) < dead(late, ChunkId(1)));
         assert_eq!(dead_parts(&dead(early, ChunkId(9))), (early, ChunkId(9)));
-    }
-
-    #[test]
-    fn an_entry_gives_its_parts_back() {
-        let name = Name::new("a name").expect("valid");
-        let key = dirent(InodeId(7), 42, &name);
-        assert_eq!((number(&key, 0), number(&key, 1), dirent_name(&key)), (7, 42, name.as_bytes()));
     }
 }

@@ -8,7 +8,7 @@
 //!     has one, in its parent, and `nlink` 2 and one more for each directory in it. `size` of a directory is its
 //!     number of entries.
 //! S2  Every directory is reached from the root, or is an orphan, and then empty.
-//! S3  Every name is found at its hash or just behind it, and no two names of a directory share a cookie.
+//! S3  Every name is found at its hash or just behind it; those behind it are counted.
 //! S4  An inode has `nlink` 0 exactly if it is an orphan, held by a session that is alive or whose end is being reaped.
 //! S5  Extents keep E1 to E3 (`extent`): disjoint, within the file's size unless a cut hides them, summed up in
 //!     `allocated` of the inode and in the live bytes of chunks; and below the committed length of a chunk that is
