@@ -174,7 +174,8 @@ fn a_newer_or_foreign_data_directory_is_refused_and_left_alone() {
         let (path, data) = (other.config_path(name), other.data_dir(name));
         let stamp = stamp_file(&data);
         let text = fs::read_to_string(&stamp).unwrap();
-        fs::write(&stamp, text.replace("format = 1", "format = 2")).unwrap();
+        let format = text.lines().find(|line| line.starts_with("format = ")).unwrap();
+        fs::write(&stamp, text.replace(format, "format = 99")).unwrap();
         refused(program, &config(&path), &[data.to_str().unwrap(), "format"]);
         fs::write(&stamp, "rubbish").unwrap();
         refused(program, &config(&path), &[data.to_str().unwrap()]);
@@ -190,7 +191,7 @@ fn a_newer_or_foreign_data_directory_is_refused_and_left_alone() {
 fn stamp_file(data: &Path) -> std::path::PathBuf {
     let files = fs::read_dir(data).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
     let mut stamps =
-        files.filter(|path| fs::read_to_string(path).is_ok_and(|text| text.contains("format = 1")));
+        files.filter(|path| fs::read_to_string(path).is_ok_and(|text| text.contains("format = ")));
     stamps.next().unwrap_or_else(|| panic!("no stamp in {}", data.display()))
 }
 

@@ -7,8 +7,8 @@ use thiserror::Error;
 
 use super::log_disk::LogDisk;
 
-/// Of everything in a metaserver's data directory together.
-const DIRECTORY_FORMAT: u32 = 1;
+/// Of everything in a metaserver's data directory together. 2: names of entries are values, not keys.
+const DIRECTORY_FORMAT: u32 = 2;
 const KIND: &str = "dfs-metaserver";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,11 @@ pub enum StampError {
         "the data directory has format {actual}, this release reads {DIRECTORY_FORMAT}: update dfs-metaserver"
     )]
     Newer { actual: u32 },
+    #[error(
+        "the data directory has format {actual}, this release reads {DIRECTORY_FORMAT} and converts none: run the \
+         release that wrote it, and copy the files from its mount to one of this release"
+    )]
+    Older { actual: u32 },
     #[error("the data directory belongs to {actual}, this is {expected}: give it the directory of its own")]
     Member { actual: MemberId, expected: MemberId },
     #[error("the data directory holds a log but no MEMBER file: it is not whole")]
@@ -97,6 +102,9 @@ impl Stamp {
         if any.format > DIRECTORY_FORMAT {
             return Err(StampError::Newer { actual: any.format });
         }
+        if any.format < DIRECTORY_FORMAT {
+            return Err(StampError::Older { actual: any.format });
+        }
         let file: File = toml::from_str(text).map_err(first_line)?;
         let directory = file.directory.parse().map_err(|error| unreadable(format!("directory: {error}")))?;
         let cluster = match file.cluster {
@@ -124,14 +132,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_foreign_or_newer_or_broken_directory_is_refused_with_what_is_wrong() {
+    async fn a_foreign_or_newer_or_older_or_broken_directory_is_refused_with_what_is_wrong() {
         let (disk, rng) = (SimulatedDisk::new(Duration::ZERO), Rng::seeded(1));
         Stamp::load(&disk, MemberId(2), &rng).await.unwrap();
         let error = Stamp::load(&disk, MemberId(1), &rng).await.unwrap_err().to_string();
         assert!(error.contains("metaserver 2") && error.contains("metaserver 1"), "{error}");
         for (stamp, expected) in [
-            ("kind = \"dfs-metaserver\"\nformat = 2\nnew = true\n", "format 2"),
+            ("kind = \"dfs-metaserver\"\nformat = 9\nnew = true\n", "format 9, this release reads 2: update"),
             ("kind = \"dfs-chunkserver\"\nformat = 1\n", "dfs-chunkserver"),
+            ("kind = \"dfs-metaserver\"\nformat = 1\n", "format 1, this release reads 2 and converts none"),
             ("\u{1}garbage", "cannot be read"),
         ] {
             disk.write_stamp(stamp.as_bytes().to_vec()).await.unwrap();
