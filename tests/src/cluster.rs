@@ -5,7 +5,7 @@
 //!
 //! H1  What a cluster started is ended, unmounted and removed when it is dropped, and also when the process is killed.
 //! H2  An ERROR line or a panic in a log that the test did not announce (`expect_error`) fails the test.
-//! H3  Every daemon's memory is capped, RocksDB's kept small.
+//! H3  Every daemon's memory is capped, RocksDB's kept small unless a scenario wants what users have.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -38,6 +38,8 @@ pub struct Shape {
     pub copies: u32,
     /// Deadlines of mounts for metadata and for data, in milliseconds.
     pub deadline_ms: u64,
+    /// RocksDB of every member in as much memory as users' have, instead of little.
+    pub default_caches: bool,
     /// More lines for `[metaserver]` of every member.
     pub metaserver_extra: String,
     /// More lines for `[chunkserver]` of every chunkserver.
@@ -57,6 +59,7 @@ impl Default for Shape {
             chunkservers: 3,
             copies: 2,
             deadline_ms: 30_000,
+            default_caches: false,
             metaserver_extra: String::new(),
             chunkserver_extra: String::new(),
             chunk_disk_mib: None,
@@ -235,14 +238,15 @@ impl Cluster {
             .collect();
         let text = format!(
             "{federation}\n[metaserver]\nid = {id}\ncluster = \"test\"\ndata = {data:?}\nlisten = \"{listen}\"\n\
-             http = \"{http}\"\nbootstrap = [{bootstrap}]\ncopies = {copies}\nblock_cache_mib = 8\n\
-             write_buffer_mib = 8\n{extra}\n",
+             http = \"{http}\"\nbootstrap = [{bootstrap}]\ncopies = {copies}\n{caches}{extra}\n",
             federation = self.federation_toml(),
             data = self.data_dir(&name),
             listen = self.meta_address(id),
             http = self.http_address(&name),
             bootstrap = bootstrap.join(", "),
             copies = self.shape.copies,
+            caches =
+                if self.shape.default_caches { "" } else { "block_cache_mib = 8\nwrite_buffer_mib = 8\n" },
             extra = self.shape.metaserver_extra,
         );
         self.add_daemon(&name, "dfs-metaserver", &text);

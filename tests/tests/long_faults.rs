@@ -191,7 +191,7 @@ fn cost_per_operation_does_not_grow_with_the_directory_or_with_the_extents() {
     const ROUNDS: usize = 8;
     let _turn = turn();
     // Of one metaserver: the cost of replication, which does not grow, would hide a part of what does.
-    let shape = Shape { metaservers: 1, ..Shape::default() };
+    let shape = Shape { metaservers: 1, default_caches: true, ..Shape::default() };
     let (small, large) = (Cluster::start(shape.clone()), Cluster::start(shape));
     fill(&small, 1_000);
     fill(&large, 1_000_000);
