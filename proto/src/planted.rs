@@ -34,9 +34,12 @@ impl Bug {
     }
 }
 
-/// Plants `bug` in this process for good; a second one is not planted.
+/// Plants `bug` in this process for good.
+///
+/// # Panics
+/// When one is planted already.
 pub fn plant(bug: Bug) {
-    let _ = PLANTED.set(bug);
+    assert!(PLANTED.set(bug).is_ok(), "a process has one planted bug");
 }
 
 /// Is this bug planted in this process?

@@ -89,12 +89,8 @@ pub struct Rounds {
     pub longest_stall: Duration,
 }
 
-/// Of a [`NamespaceLoop`] between two rounds.
-const REST_MAX: Duration = Duration::from_millis(50);
-
 /// A loop of mkdir, create, rename, link, unlink and rmdir in a directory of its own. None may fail: an EEXIST or ENOENT
-/// would be a retry that was executed twice. It leaves two thirds of the time to the others: it is there to notice, they are
-/// the load.
+/// would be a retry that was executed twice.
 pub struct NamespaceLoop {
     stop: Arc<AtomicBool>,
     rounds: Arc<AtomicUsize>,
@@ -110,9 +106,7 @@ impl NamespaceLoop {
             fs::create_dir(&dir).map_err(|error| format!("make {}: {error}", dir.display()))?;
             let mut seen = Rounds::default();
             while !stopped.load(Ordering::Relaxed) {
-                let began = wait::now();
                 let stall = namespace_round(&dir, seen.rounds)?;
-                wait::pause((began.elapsed() * 2).min(REST_MAX));
                 seen.longest_stall = seen.longest_stall.max(stall);
                 seen.rounds += 1;
                 count.store(seen.rounds, Ordering::Relaxed);

@@ -126,7 +126,12 @@ pub(super) fn remove(txn: &mut Txn<'_>, directory: InodeId, entry: &Dirent) {
 
 fn remove_at(txn: &mut Txn<'_>, directory: InodeId, entry: &Dirent, is_displaced: bool) {
     if is_displaced {
-        let count = displaced(txn, directory) - 1;
+        let Some(count) = displaced(txn, directory).checked_sub(1) else {
+            panic!(
+                "the state store is corrupt: {directory} counts no displaced name and has {:?}",
+                entry.name
+            );
+        };
         set_displaced(txn, directory, count);
     }
     txn.delete(keys::dirent(directory, entry.cookie));
