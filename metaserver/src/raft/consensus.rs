@@ -29,6 +29,7 @@ use super::server::{self, Raft};
 use super::stamp::{Stamp, StampError};
 use super::state_machine::StateMachine;
 use super::state_store::{FlushGate, ReadView, StateStore};
+use super::ticks::{self, Heard};
 use super::types::TypeConfig;
 use crate::command::{Command, Member, Reply, RootAttr};
 use crate::kv::{KvHome, Txn};
@@ -51,8 +52,7 @@ impl Timing {
 }
 
 impl Default for Timing {
-    /// A killed leader is replaced after 1 to 1.6 s. Idle members cost what heartbeats and openraft's ticks cost, and the
-    /// interval of the ticks is a fifth of that of the heartbeats: at 100 ms, three took 35 ms of CPU a second.
+    /// A killed leader is replaced after 1 to 1.6 s. Of what an idle member costs, heartbeats are the largest part.
     fn default() -> Timing {
         Timing::new(Duration::from_millis(300), Duration::from_millis(450))
     }
@@ -80,8 +80,7 @@ pub struct ConsensusOptions {
     pub snapshot_entries: u64,
     /// Entries kept behind a snapshot for followers that are a little behind.
     pub keep_entries: u64,
-    /// A snapshot is also made, and the log cut, when the entries in it have this many bytes; they are in memory.
-    pub log_len_max: usize,
+    /// When the entries are too long for it, a snapshot is also made, and the log cut.
     pub log: LogOptions,
     /// A proposal or read that no quorum confirmed within this time is given up.
     pub deadline: Duration,
@@ -102,7 +101,6 @@ impl ConsensusOptions {
             timing: Timing::default(),
             snapshot_entries: 10_000,
             keep_entries: 2_000,
-            log_len_max: 32 << 20,
             log: LogOptions::default(),
             deadline: Duration::from_secs(4),
         }
@@ -174,8 +172,8 @@ pub struct MemberStatus {
     pub log_lag: Option<u64>,
 }
 
-/// How often the log's length is looked at.
-const LOG_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+/// Between two cuts of a log that is too long: the last one takes time to show.
+const CUT_INTERVAL: Duration = Duration::from_millis(250);
 /// Entries for one follower in one request, at most; their bytes are bounded by the log's reader.
 const PAYLOAD_ENTRIES_MAX: u64 = 512;
 /// Proposals, reads and requests of others that wait for openraft's one task.
@@ -195,6 +193,7 @@ struct Inner {
     proposer: Proposer,
     leadership: watch::Receiver<Leadership>,
     votes_from: Instant,
+    heard: Heard,
     timing: Timing,
     deadline: Duration,
     stop: CancellationToken,
@@ -254,19 +253,23 @@ impl Consensus {
             proposer,
             leadership,
             votes_from,
+            heard: Heard::new(None),
             timing: options.timing,
             deadline: options.deadline,
             stop,
             tasks,
         };
+        let pace =
+            ticks::pace(raft.clone(), options.timing, inner.heard.subscribe(), inner.leadership.clone());
         let consensus = Consensus { inner: Arc::new(inner) };
+        consensus.spawn(pace);
         consensus.spawn(proposing.run());
         consensus.spawn(watch_leadership(raft.clone(), group.clone(), leadership_sender));
         consensus.spawn(Greeter::new(raft.clone(), group.clone()).run());
         consensus.spawn(bootstrap::stamp_cluster(raft.clone(), group, store, disk, stamp));
         consensus.spawn(bootstrap::lead(consensus.clone(), options.cluster));
         consensus.spawn(stand_from(raft.clone(), votes_from));
-        consensus.spawn(bound_log(raft, log, options.log_len_max));
+        consensus.spawn(bound_log(raft, log));
         Ok(consensus)
     }
 
@@ -284,7 +287,13 @@ impl Consensus {
     /// What the other members call; to be added to this member's gRPC server.
     pub fn service(&self) -> RaftServer<impl RaftService + use<>> {
         let inner = &self.inner;
-        server::service(inner.raft.clone(), inner.group.clone(), inner.store.clone(), inner.votes_from)
+        server::service(
+            inner.raft.clone(),
+            inner.group.clone(),
+            inner.store.clone(),
+            inner.votes_from,
+            inner.heard.clone(),
+        )
     }
 
     /// Has a command applied, and returns what `apply` answered. After `Unavailable` or `NotLeader` it may have happened
@@ -527,12 +536,9 @@ async fn watch_leadership(raft: Raft, group: Arc<Group>, leadership: watch::Send
 }
 
 /// Keeps the log's memory bounded when entries are large: openraft counts entries, not bytes.
-async fn bound_log(raft: Raft, log: LogMonitor, len_max: usize) {
+async fn bound_log(raft: Raft, log: LogMonitor) {
     loop {
-        sleep(LOG_CHECK_INTERVAL).await;
-        if log.len_bytes() <= len_max {
-            continue;
-        }
+        log.too_long().await;
         let snapshot = raft.metrics().borrow_watched().snapshot.map(|id| id.index);
         // What the last snapshot covers goes at once; when it was little, a new one is due.
         let done = match snapshot.filter(|upto| *upto >= log.purged_next()) {
@@ -542,5 +548,6 @@ async fn bound_log(raft: Raft, log: LogMonitor, len_max: usize) {
         if done.is_err() {
             return; // raft has stopped
         }
+        sleep(CUT_INTERVAL).await;
     }
 }

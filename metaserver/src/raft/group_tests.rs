@@ -27,6 +27,8 @@ use crate::state;
 
 /// For everything that is waited for; far longer than it takes.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// About two hundred entries that open sessions; the other tests propose fewer.
+const KEPT_LEN_MAX: usize = 32 << 10;
 
 struct Running {
     consensus: Consensus,
@@ -82,7 +84,7 @@ impl TestGroup {
         let mut options = ConsensusOptions::new(id, listener.local_address(), self.addresses.clone());
         options.snapshot_entries = self.snapshot_entries;
         options.keep_entries = 5;
-        options.log = LogOptions { segment_len: 64 << 10 };
+        options.log = LogOptions { segment_len: 64 << 10, kept_len_max: KEPT_LEN_MAX };
         let running = run(&self.path(id), options, listener).await?;
         self.running.insert(id, running);
         Ok(())
@@ -215,6 +217,13 @@ async fn a_group_elects_replicates_survives_its_leader_and_takes_it_back_by_snap
     for id in [first, second] {
         group.kill(id).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_is_cut_for_its_bytes_before_its_entries_are_many() {
+    let group = TestGroup::start(1, 1_000_000).await;
+    group.open_sessions(1..401).await;
+    eventually(|| group.member(MemberId(1)).log().first_index() > 200, "the log is cut").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -381,7 +390,7 @@ impl Machine {
         let runtime = runtime.expect("a runtime");
         options.snapshot_entries = 40;
         options.keep_entries = 5;
-        options.log = LogOptions { segment_len: 16 << 10 };
+        options.log = LogOptions { segment_len: 16 << 10, ..LogOptions::default() };
         let (disk, home) = (self.disk.clone(), self.home.clone());
         let started = runtime.spawn(serve(options, Arc::new(disk), Arc::new(home), listener));
         let running = futures::executor::block_on(started).expect("no panic").expect("start");

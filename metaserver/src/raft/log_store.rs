@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use dfs_proto::env::BoxFuture;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::log_disk::LogDisk;
@@ -38,16 +38,18 @@ const READ_LEN_MAX: usize = 2 << 20;
 /// What an entry takes in memory beside its commands.
 const ENTRY_OVERHEAD: usize = 128;
 
-/// Lengths of the files. Small ones are for tests.
+/// Small ones are for tests.
 #[derive(Clone, Copy, Debug)]
 pub struct LogOptions {
-    /// A segment file; a batch that does not fit gets a file of its own.
+    /// Bytes of a segment file; a batch that does not fit gets a file of its own.
     pub segment_len: u64,
+    /// Bytes of the entries in memory above which the log is to be cut.
+    pub kept_len_max: usize,
 }
 
 impl Default for LogOptions {
     fn default() -> LogOptions {
-        LogOptions { segment_len: 4 << 20 }
+        LogOptions { segment_len: 4 << 20, kept_len_max: 32 << 20 }
     }
 }
 
@@ -82,6 +84,9 @@ struct Shared {
     tail: Mutex<Tail>,
     /// Bytes that wait for the writer.
     backlog: watch::Sender<usize>,
+    /// Told at each append that leaves more than `kept_len_max`.
+    too_long: Notify,
+    kept_len_max: usize,
 }
 
 #[derive(Default)]
@@ -183,7 +188,12 @@ impl LogStore {
         for entry in entries {
             tail.push(entry)?;
         }
-        let shared = Arc::new(Shared { tail: Mutex::new(tail), backlog: watch::Sender::new(0) });
+        let shared = Arc::new(Shared {
+            tail: Mutex::new(tail),
+            backlog: watch::Sender::new(0),
+            too_long: Notify::new(),
+            kept_len_max: options.kept_len_max,
+        });
         let (ops, waiting) = mpsc::channel(OPS_MAX);
         let backlog = shared.clone();
         let mut writer = Writer::new(disk, options.segment_len, state, files, move |written| {
@@ -269,6 +279,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 last_index = Some(entry.log_id.index);
                 tail.push(entry)?;
             }
+            if tail.len_bytes > self.shared.kept_len_max {
+                self.shared.too_long.notify_one();
+            }
         }
         let len = records.len();
         let mut backlog = self.shared.backlog.subscribe();
@@ -303,9 +316,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 }
 
 impl LogMonitor {
-    /// Bytes of the entries that are kept.
-    pub(crate) fn len_bytes(&self) -> usize {
-        self.shared.tail().len_bytes
+    /// Ready when the entries that are kept have more than [`LogOptions::kept_len_max`] bytes.
+    pub(crate) async fn too_long(&self) {
+        while self.shared.tail().len_bytes <= self.shared.kept_len_max {
+            self.shared.too_long.notified().await;
+        }
     }
 
     /// The index that the next purge begins with.

@@ -8,7 +8,7 @@
 //!     a quorum has it → state_machine::apply → one batch in the Kv → the reply
 //!
 //! `state_store` says which database is current, `snapshot` moves one to another member, `bootstrap` makes the group,
-//! `stamp` says whose directory it is. Rules: the headers of these files, and PROTOCOLS.md P7.
+//! `stamp` says whose directory it is, `ticks` when openraft looks at its timers. Rules: the headers of these files, and PROTOCOLS.md P7.
 
 mod bootstrap;
 mod consensus;
@@ -25,6 +25,7 @@ mod snapshot;
 mod stamp;
 mod state_machine;
 mod state_store;
+mod ticks;
 mod types;
 
 pub use consensus::{

@@ -13,7 +13,7 @@ use dfs_proto::ids::{DirectoryId, MemberId};
 use dfs_proto::wire;
 use dfs_proto::wire::raft_server::{Raft as RaftService, RaftServer};
 use futures::Stream;
-use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
@@ -26,6 +26,7 @@ use super::network::{PART_DEADLINE, SnapshotBegin};
 use super::snapshot::{Part, PartWriter, SnapshotData};
 use super::state_machine::StateMachine;
 use super::state_store::StateStore;
+use super::ticks::Heard;
 use super::types::{FORMAT, TypeConfig};
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
@@ -38,6 +39,7 @@ pub(crate) struct Service {
     group: Arc<Group>,
     store: Arc<StateStore>,
     votes_from: Instant,
+    heard: Heard,
     receiving: Semaphore,
 }
 
@@ -47,9 +49,10 @@ pub(crate) fn service(
     group: Arc<Group>,
     store: Arc<StateStore>,
     votes_from: Instant,
+    heard: Heard,
 ) -> RaftServer<impl RaftService> {
     let limit = dfs_proto::rpc::grpc::MESSAGE_LEN_MAX;
-    let service = Service { raft, group, store, votes_from, receiving: Semaphore::new(RECEIVING_MAX) };
+    let service = Service { raft, group, store, votes_from, heard, receiving: Semaphore::new(RECEIVING_MAX) };
     RaftServer::new(service).max_decoding_message_size(limit).max_encoding_message_size(limit)
 }
 
@@ -202,7 +205,12 @@ impl RaftService for Service {
         request: Request<wire::RaftRequest>,
     ) -> Result<Response<wire::RaftReply>, Status> {
         let request: AppendEntriesRequest<TypeConfig> = self.open(request)?;
-        encode(&self.raft.append_entries(request).await.map_err(stopped)?)
+        let came_at = Instant::now();
+        let answer = self.raft.append_entries(request).await.map_err(stopped)?;
+        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+            self.heard.send_replace(Some(came_at));
+        }
+        encode(&answer)
     }
 
     async fn pre_vote(

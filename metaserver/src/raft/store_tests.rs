@@ -26,7 +26,7 @@ use crate::kv::memory::MemoryHome;
 use crate::kv::rocksdb::{RocksHome, RocksOptions};
 
 /// Small files, so that the tests go through many.
-const OPTIONS: LogOptions = LogOptions { segment_len: 4096 };
+const OPTIONS: LogOptions = LogOptions { segment_len: 4096, kept_len_max: usize::MAX };
 
 /// Everything is durable: the suite purges without a state machine.
 struct OpenGate;
