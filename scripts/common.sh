@@ -3,7 +3,9 @@ set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
 BIN=$TARGET/release
-# Programs of the external suites: outside the checkout, so that clones share them.
-SUITES=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/dfs-tests
+# Programs of the external suites, and other people's crates: outside the checkout, so that clones share them.
+CACHE=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}
+SUITES=$CACHE/dfs-tests
+CRATES=$CACHE/dfs-crates
 say() { printf '%s\n' "$*"; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
