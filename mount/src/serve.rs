@@ -162,8 +162,10 @@ impl Mount {
     async fn serve(&mut self, starter: &mut Starter) -> anyhow::Result<()> {
         let path = self.path.clone();
         let mut first_statfs = in_thread("dfs-statfs", move || {
-            mountpoint::raise_read_ahead(&path, REQUEST_LEN_MAX);
-            mountpoint::look_at(&path)
+            without_descriptors(move || {
+                mountpoint::raise_read_ahead(&path, REQUEST_LEN_MAX);
+                mountpoint::look_at(&path)
+            })
         })?;
         tokio::select! {
             answer = &mut first_statfs => answer?.context("first statfs of the mount")?,
@@ -213,7 +215,8 @@ impl Mount {
             return;
         }
         let path = self.path.clone();
-        let Ok(unmounted) = in_thread("dfs-unmount", move || mountpoint::unmount(&path, how)) else { return };
+        let unmount = move || without_descriptors(move || mountpoint::unmount(&path, how));
+        let Ok(unmounted) = in_thread("dfs-unmount", unmount) else { return };
         match timeout_at(deadline, unmounted).await {
             Ok(Ok(Ok(()))) => self.is_mounted = false,
             Ok(Ok(Err(error))) => tracing::info!("unmount {} ({how:?}): {error}", self.path.display()),
@@ -221,6 +224,9 @@ impl Mount {
         }
     }
 }
+
+/// Behind standard input, output and error.
+const FIRST_OWN_DESCRIPTOR: u32 = 3;
 
 /// Runs what may block; the answer comes when it is done, if ever. Nobody waits for the thread at the end.
 fn in_thread<T: Send + 'static>(
@@ -232,6 +238,23 @@ fn in_thread<T: Send + 'static>(
         let _ = sender.send(work());
     })?;
     Ok(receiver)
+}
+
+/// Runs what waits for this very mount in a thread that does not hold `/dev/fuse` open. When this process is killed, the
+/// kernel ends the connection once nobody holds it, and only that ends the wait: a thread that waited and held it would stay
+/// for ever, and everybody else who waits for the mount with it.
+fn without_descriptors<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let thread = std::thread::Builder::new().name("dfs-look".to_owned()).spawn(move || {
+        // SAFETY: takes integers. The table is this thread's own from here on, and nothing that it does needs the others'.
+        if unsafe { libc::close_range(FIRST_OWN_DESCRIPTOR, u32::MAX, libc::CLOSE_RANGE_UNSHARE as i32) } != 0
+        {
+            tracing::debug!("a table of descriptors of its own: {}", io::Error::last_os_error());
+        }
+        work()
+    })?;
+    thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
 }
 
 /// The signals that ask to end.
@@ -301,5 +324,19 @@ mod tests {
         assert!(options.contains(&MountOption::NoDev) && options.contains(&MountOption::NoSuid));
         let escaped = mount_options(&MountFlags::default(), &servers, false);
         assert!(escaped.contains(&MountOption::FSName("dfs:a:1\\,b:2".to_owned())));
+    }
+
+    #[test]
+    fn who_waits_for_the_mount_holds_nothing_open_that_the_mount_needs() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("open");
+        let open = std::fs::File::create(&path).unwrap();
+        let is_held = move || {
+            let held = std::fs::read_dir("/proc/thread-self/fd")?.filter_map(Result::ok);
+            Ok(held.filter_map(|held| std::fs::read_link(held.path()).ok()).any(|held| held == path))
+        };
+        assert!(is_held().unwrap());
+        assert!(!without_descriptors(is_held).unwrap());
+        drop(open);
     }
 }

@@ -15,6 +15,8 @@ const DATA_LIMIT_BYTES: libc::rlim_t = 2 << 30;
 
 /// For the system calls of a process that was sent SIGSTOP.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
+/// A process whose thread waits uninterruptibly for something that only its own end brings never ends.
+const KILL_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Where `cargo build --release` put the binaries: beside `deps/`, which has the test executable.
 pub fn binary(name: &str) -> PathBuf {
@@ -145,12 +147,15 @@ impl Daemon {
     }
 
     /// `kill -9`, also of a stopped one; reaped when this returns. Nothing when it does not run.
+    #[track_caller]
     pub fn kill(&mut self) {
-        if let Some(child) = self.child.as_mut() {
-            // An error means that it has ended already.
-            let _ = child.kill();
-            let _ = child.wait();
-            self.reaped();
+        let Some(child) = self.child.as_mut() else { return };
+        // An error means that it has ended already.
+        let _ = child.kill();
+        if std::thread::panicking() {
+            self.reaped(); // it may be what failed
+        } else {
+            self.wait_exit(KILL_DEADLINE);
         }
     }
 

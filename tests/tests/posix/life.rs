@@ -35,6 +35,41 @@ fn a_mountpoint_whose_daemon_was_killed_is_cleaned_up_and_mounted_again() {
 }
 
 #[test]
+fn a_mount_that_is_killed_before_it_answered_ends_and_its_mountpoint_is_mounted_again() {
+    let cluster = start();
+    cluster.add_mount("a");
+    let dir = cluster.mountpoint("a");
+    for _ in 0..5 {
+        cluster.start_daemon("a");
+        let began = wait::now();
+        while !is_mounted(&dir) {
+            assert!(began.elapsed() < Duration::from_secs(20), "it is not mounted: {}", cluster.log("a"));
+        }
+        // The mount asks itself whether it answers: looking without a pause, we stop the server before that has come.
+        cluster.pause("meta1");
+        wait::until("the mount to wait for itself, or for nothing", Duration::from_secs(20), || {
+            let waits = threads(cluster.pid("a")?);
+            waits.iter().all(|(state, wait)| state != "R" && !wait.is_empty()).then_some(())
+        });
+        cluster.kill("a");
+        cluster.resume("meta1");
+    }
+    cluster.mount("a");
+    cluster.unmount("a");
+}
+
+/// State of each thread, and what it waits for in the kernel.
+fn threads(pid: u32) -> Vec<(String, String)> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let look = |path: &Path| {
+        let stat = fs::read_to_string(path.join("stat")).ok()?;
+        let state = stat.rsplit(") ").next()?.chars().next()?;
+        Some((state.to_string(), fs::read_to_string(path.join("wchan")).ok()?))
+    };
+    tasks.filter_map(|task| look(&task.path())).collect()
+}
+
+#[test]
 fn the_end_by_signal_writes_what_is_not_yet_written() {
     let cluster = start();
     let dir = cluster.mount("a");
