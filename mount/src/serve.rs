@@ -13,6 +13,7 @@
 //! L1  From the signal, or the unmount, to the end of the process it takes less than [`END_MAX`], whatever the servers
 //!     do (promise 7).
 //! L2  The mount is never left behind by a daemon that ends in order.
+//! L3  Nor do its users hang on one that was killed: a thread that waits for this mount does not hold `/dev/fuse` open.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -240,9 +241,9 @@ fn in_thread<T: Send + 'static>(
     Ok(receiver)
 }
 
-/// Runs what waits for this very mount in a thread that does not hold `/dev/fuse` open. When this process is killed, the
-/// kernel ends the connection once nobody holds it, and only that ends the wait: a thread that waited and held it would stay
-/// for ever, and everybody else who waits for the mount with it.
+/// Runs what waits for this very mount; keeps L3. When this process is killed, the kernel ends the connection once nobody
+/// holds `/dev/fuse`, and only that ends the wait: a thread that waited and held it would stay for ever, and everybody else
+/// who waits for the mount with it.
 fn without_descriptors<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
