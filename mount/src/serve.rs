@@ -243,7 +243,7 @@ fn in_thread<T: Send + 'static>(
 
 /// Runs what waits for this very mount; keeps L3. When this process is killed, the kernel ends the connection once nobody
 /// holds `/dev/fuse`, and only that ends the wait: a thread that waited and held it would stay for ever, and everybody else
-/// who waits for the mount with it.
+/// who waits for the mount with it. Not in [`in_thread`]'s own thread: its answer wakes the runtime through a descriptor.
 fn without_descriptors<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
@@ -251,7 +251,7 @@ fn without_descriptors<T: Send + 'static>(
         // SAFETY: takes integers. The table is this thread's own from here on, and nothing that it does needs the others'.
         if unsafe { libc::close_range(FIRST_OWN_DESCRIPTOR, u32::MAX, libc::CLOSE_RANGE_UNSHARE as i32) } != 0
         {
-            tracing::debug!("a table of descriptors of its own: {}", io::Error::last_os_error());
+            tracing::warn!("a table of descriptors of its own: {}", io::Error::last_os_error());
         }
         work()
     })?;

@@ -18,6 +18,13 @@ const STOP_DEADLINE: Duration = Duration::from_secs(20);
 /// A process whose thread waits uninterruptibly for something that only its own end brings never ends.
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
 
+/// The letter of each thread's state in /proc (`R`: it runs). Panics when there is no such process.
+pub fn thread_states(pid: u32) -> Vec<char> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("list a process's threads").flatten();
+    let state = |stat: String| stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+    threads.filter_map(|thread| state(fs::read_to_string(thread.path().join("stat")).ok()?)).collect()
+}
+
 /// Where `cargo build --release` put the binaries: beside `deps/`, which has the test executable.
 pub fn binary(name: &str) -> PathBuf {
     let exe = std::env::current_exe().expect("the test executable has a path");
@@ -127,13 +134,9 @@ impl Daemon {
     /// Waits until none of its threads runs any more, after a SIGSTOP: a system call that was under way ends before.
     #[track_caller]
     pub fn wait_stopped(&mut self) {
-        let tasks = format!("/proc/{}/task", self.pid().expect("it is running"));
-        let state = |stat: String| stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+        let pid = self.pid().expect("it is running");
         wait::until(&format!("{} to stop", self.name), STOP_DEADLINE, || {
-            let threads = fs::read_dir(&tasks).expect("list a process's threads").flatten();
-            let mut states =
-                threads.filter_map(|thread| state(fs::read_to_string(thread.path().join("stat")).ok()?));
-            states.all(|state| state == 'T').then_some(())
+            thread_states(pid).iter().all(|state| *state == 'T').then_some(())
         });
     }
 
@@ -152,11 +155,13 @@ impl Daemon {
         let Some(child) = self.child.as_mut() else { return };
         // An error means that it has ended already.
         let _ = child.kill();
-        if std::thread::panicking() {
-            self.reaped(); // it may be what failed
-        } else {
-            self.wait_exit(KILL_DEADLINE);
+        let killed_at = wait::now();
+        while self.exit_status().is_none() && killed_at.elapsed() < KILL_DEADLINE {
+            wait::pause(Duration::from_millis(1));
         }
+        let has_ended = !self.is_running();
+        self.reaped();
+        assert!(has_ended || std::thread::panicking(), "{} was killed and does not end", self.name);
     }
 
     fn reaped(&mut self) {

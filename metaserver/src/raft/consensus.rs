@@ -52,7 +52,7 @@ impl Timing {
 }
 
 impl Default for Timing {
-    /// A killed leader is replaced after 1 to 1.6 s. Of what an idle member costs, heartbeats are the largest part.
+    /// A killed leader is replaced after 1 to 1.6 s.
     fn default() -> Timing {
         Timing::new(Duration::from_millis(300), Duration::from_millis(450))
     }

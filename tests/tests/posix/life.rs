@@ -48,25 +48,13 @@ fn a_mount_that_is_killed_before_it_answered_ends_and_its_mountpoint_is_mounted_
         // The mount asks itself whether it answers: looking without a pause, we stop the server before that has come.
         cluster.pause("meta1");
         wait::until("the mount to wait for itself, or for nothing", Duration::from_secs(20), || {
-            let waits = threads(cluster.pid("a")?);
-            waits.iter().all(|(state, wait)| state != "R" && !wait.is_empty()).then_some(())
+            daemon::thread_states(cluster.pid("a")?).iter().all(|state| *state != 'R').then_some(())
         });
         cluster.kill("a");
         cluster.resume("meta1");
     }
     cluster.mount("a");
     cluster.unmount("a");
-}
-
-/// State of each thread, and what it waits for in the kernel.
-fn threads(pid: u32) -> Vec<(String, String)> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
-    let look = |path: &Path| {
-        let stat = fs::read_to_string(path.join("stat")).ok()?;
-        let state = stat.rsplit(") ").next()?.chars().next()?;
-        Some((state.to_string(), fs::read_to_string(path.join("wchan")).ok()?))
-    };
-    tasks.filter_map(|task| look(&task.path())).collect()
 }
 
 #[test]
