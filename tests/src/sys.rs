@@ -41,12 +41,12 @@ pub fn utimens(path: &Path, atime: Time, mtime: Time) -> io::Result<()> {
     })
 }
 
-pub fn statvfs(path: &Path) -> io::Result<libc::statvfs> {
+pub fn statfs(path: &Path) -> io::Result<libc::statfs> {
     let path = c_path(path);
-    let mut found = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    let mut found = std::mem::MaybeUninit::<libc::statfs>::uninit();
     // SAFETY: the string lives through the call, and `found` is large enough.
-    check(unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) })?;
-    // SAFETY: statvfs succeeded, so it filled `found`.
+    check(unsafe { libc::statfs(path.as_ptr(), found.as_mut_ptr()) })?;
+    // SAFETY: statfs succeeded, so it filled `found`.
     Ok(unsafe { found.assume_init() })
 }
 

@@ -154,15 +154,18 @@ fn tree_without_pipe_is_same(left: &Path, right: &Path) {
 #[test]
 fn statfs_tells_numbers_of_the_disks_below() {
     let fs = scenario("statfs");
-    let here = sys::statvfs(&fs.dir("a")).unwrap();
-    let disk = sys::statvfs(fs.cluster.dir()).unwrap();
-    let bytes = |of: &libc::statvfs| (of.f_blocks * of.f_frsize, of.f_bavail * of.f_frsize);
+    let here = sys::statfs(&fs.dir("a")).unwrap();
+    let disk = sys::statfs(fs.cluster.dir()).unwrap();
+    let bytes = |of: &libc::statfs| {
+        let unit = u64::try_from(of.f_frsize).expect("a length");
+        (of.f_blocks * unit, of.f_bavail * unit)
+    };
     let ((total, free), (disk_total, disk_free)) = (bytes(&here), bytes(&disk));
     // Both chunkservers lie on one disk, which counts once and holds two copies of each byte (P12.1).
     assert!(free <= total && free > 0, "{free} of {total}");
     assert!(total.abs_diff(disk_total / 2) < disk_total / 10, "total {total}, of a disk of {disk_total}");
     assert!(free.abs_diff(disk_free / 2) < disk_total / 10, "free {free}, of a disk with {disk_free}");
-    assert_eq!(here.f_namemax, 255);
+    assert_eq!(here.f_namelen, 255);
     sh(&fs.dir("a"), "df -h . && df -i .");
 }
 
