@@ -1,6 +1,7 @@
 # `make up` and `make test` are all that is needed; `make help` lists the rest.
 MNT ?= /mnt/dfs
 DIR ?= /var/lib/dfs/local
+CLUSTERS ?=
 PREFIX ?= /usr/local
 BIN = $(or $(CARGO_TARGET_DIR),target)/release
 PROGRAMS = dfs dfs-metaserver dfs-chunkserver dfs-mount
@@ -11,10 +12,10 @@ PROGRAMS = dfs dfs-metaserver dfs-chunkserver dfs-mount
 help: ## This list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-up: ## Install packages, build, start a local federation, mount it. MNT=/mnt/dfs DIR=/var/lib/dfs/local ARGS='--chunkservers 4'
+up: ## Install packages, build, start a local federation, mount it. MNT=/mnt/dfs DIR=/var/lib/dfs/local CLUSTERS=2 ARGS='--chunkservers 4'
 	@scripts/install-packages
 	@scripts/build
-	@$(BIN)/dfs up --dir $(DIR) --mount $(MNT) $(ARGS)
+	@$(BIN)/dfs up --dir $(DIR) --mount $(MNT) $(if $(CLUSTERS),--clusters $(CLUSTERS)) $(ARGS)
 
 down: ## Unmount and stop it; the data stays. ARGS=--lazy takes a busy mount away, ARGS=--purge deletes the data.
 	@$(if $(wildcard $(BIN)/dfs),$(BIN)/dfs,dfs) down --dir $(DIR) $(ARGS)

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::local::federation::CLUSTERS_MAX;
+
 /// Where a local federation lives unless `--dir` says otherwise.
 pub const DEFAULT_DIR: &str = "/var/lib/dfs/local";
 /// Where it is mounted unless `--mount` says otherwise.
@@ -41,7 +43,7 @@ pub struct Source {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Start a federation of one cluster on this machine, on loopback, and mount it; on a running one start what is dead.
+    /// Start a federation on this machine, on loopback, and mount it; on a running one start what is dead.
     Up(Up),
     /// Unmount and stop a federation that `dfs up` started.
     Down(Down),
@@ -71,8 +73,20 @@ pub enum Command {
 
 #[derive(Debug, Subcommand)]
 pub enum ClusterVerb {
-    /// One line per cluster: name, leader, members, chunkservers, copies, files.
+    /// One line per cluster: name, leader, members, chunkservers, copies, volumes, inodes.
     List,
+    /// Let a cluster into the federation. Effect: new directories of the root directory are placed there too.
+    Join {
+        /// Its metaservers, host:port of their gRPC ports, separated by commas; they run, with the federation's
+        /// `federation_members` in their configuration.
+        #[arg(required = true, value_name = "HOST:PORT,…", value_delimiter = ',')]
+        metaservers: Vec<String>,
+    },
+    /// Take a cluster without volumes out of the federation. Its servers go on; stop them afterwards.
+    Leave {
+        /// As `dfs cluster list` shows it.
+        name: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -83,8 +97,24 @@ pub enum NodeVerb {
 
 #[derive(Debug, Subcommand)]
 pub enum VolumeVerb {
-    /// One line per volume: number, name, cluster, inodes.
+    /// One line per volume: number, name, cluster, state.
     List,
+    /// Make a directory of the root directory, as a volume of the cluster that is named, or of the least busy one.
+    Create {
+        /// `/name`, not below a mountpoint.
+        path: String,
+        /// As `dfs cluster list` shows it. Default: the least busy one.
+        #[arg(long, value_name = "NAME")]
+        cluster: Option<String>,
+        /// Permission bits, octal.
+        #[arg(long, value_name = "MODE", default_value = "0755", value_parser = parse_mode)]
+        mode: u32,
+    },
+    /// Show one volume: number, cluster, state, and where its metaservers are.
+    Show {
+        /// `/name`; `/` for the root directory's.
+        path: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -98,11 +128,16 @@ pub enum FileVerb {
 
 #[derive(Debug, Args)]
 pub struct Up {
-    /// Metaservers: 1, 3 or 5. Effect: a majority of them must live. Fixed when DIR is made. Default: 3.
+    /// Clusters: 1 to 8. Effect: each has servers of its own, and each directory made in the root directory is placed on
+    /// one of them. More than before: the new ones join. Default: one on its own, which others cannot join.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(CLUSTERS_MAX)))]
+    pub clusters: Option<u32>,
+
+    /// Metaservers of each cluster: 1, 3 or 5. Effect: a majority of them must live. Fixed when DIR is made. Default: 3.
     #[arg(long, value_name = "N", value_parser = parse_metaservers)]
     pub metaservers: Option<u32>,
 
-    /// Chunkservers: 1 to 64. More than before adds new ones. Default: 3.
+    /// Chunkservers of each cluster: 1 to 64. More than before adds new ones. Default: 3.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub chunkservers: Option<u32>,
 
@@ -154,6 +189,13 @@ pub struct Down {
     /// Do not ask before deleting.
     #[arg(long, short = 'y')]
     pub yes: bool,
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode @ 0..=0o7777) => Ok(mode),
+        Ok(_) | Err(_) => Err("an octal number up to 7777".to_owned()),
+    }
 }
 
 fn parse_metaservers(text: &str) -> Result<u32, String> {

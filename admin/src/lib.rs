@@ -3,6 +3,7 @@
 //! * `cli` is the command tree; its doc comments are the help.
 //! * `cmd` has one file per verb: collect, then print.
 //! * `overview` asks every metaserver within a few seconds and joins the answers; `verdict` judges them, purely.
+//! * `federation` reads and changes the map of several clusters.
 //! * `local` knows the directory of a local federation: shape and ports, processes, the mount.
 //! * `print` makes tables and JSON.
 //!
@@ -14,6 +15,7 @@ use dfs_proto::env::Env;
 
 pub mod cli;
 pub mod cmd;
+pub mod federation;
 pub mod finder;
 pub mod local;
 pub mod overview;
@@ -33,9 +35,19 @@ pub async fn run(cli: cli::Cli) -> anyhow::Result<ExitCode> {
         Command::Up(arguments) => cmd::up::run(&env, arguments, json).await,
         Command::Down(arguments) => cmd::down::run(arguments, json).await,
         Command::Status => cmd::status::run(&env, &cli.source, json).await,
-        Command::Cluster { verb: ClusterVerb::List } => cmd::cluster::list(&env, &cli.source, json).await,
+        Command::Cluster { verb } => match verb {
+            ClusterVerb::List => cmd::cluster::list(&env, &cli.source, json).await,
+            ClusterVerb::Join { metaservers } => cmd::cluster::join(&env, &cli.source, &metaservers).await,
+            ClusterVerb::Leave { name } => cmd::cluster::leave(&env, &cli.source, &name).await,
+        },
         Command::Node { verb: NodeVerb::List } => cmd::node::list(&env, &cli.source, json).await,
-        Command::Volume { verb: VolumeVerb::List } => cmd::volume::list(&env, &cli.source, json).await,
+        Command::Volume { verb } => match verb {
+            VolumeVerb::List => cmd::volume::list(&env, &cli.source, json).await,
+            VolumeVerb::Create { path, cluster, mode } => {
+                cmd::volume::create(&env, &cli.source, &path, cluster.as_deref(), mode).await
+            }
+            VolumeVerb::Show { path } => cmd::volume::show(&env, &cli.source, &path, json).await,
+        },
         Command::File { verb: FileVerb::Show { path } } => {
             cmd::file::show(&env, &cli.source, &path, json).await
         }

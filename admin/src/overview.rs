@@ -1,4 +1,5 @@
-//! What a cluster says of itself: every known metaserver is asked at once, then `join` makes one picture of the answers.
+//! What the clusters of a federation say of themselves: every known metaserver is asked at once, then `join` makes one
+//! picture of each cluster's answers.
 //!
 //! With every server dead the whole of it ends within [`ASK_DEADLINE`] twice, which is below the 3 s that `dfs status`
 //! promises.
@@ -8,7 +9,8 @@ use std::time::Duration;
 
 use dfs_proto::convert::refusal;
 use dfs_proto::env::Env;
-use dfs_proto::ids::ClusterId;
+use dfs_proto::federation::{ClusterEntry, FederationMap, MapVolume, VolumePhase};
+use dfs_proto::ids::{ClusterId, VolumeId};
 use dfs_proto::rpc::{Expected, Identity, Role, grpc};
 use dfs_proto::wire;
 use dfs_proto::wire::admin_client::AdminClient;
@@ -16,16 +18,28 @@ use futures::future::join_all;
 use serde::Serialize;
 use tokio::time::timeout;
 
+use crate::federation;
+
 /// For one round of questions, connecting included. Two rounds fit into the 3 s of `dfs status`: those configured, then
 /// those that they name.
 pub const ASK_DEADLINE: Duration = Duration::from_millis(1200);
 
+/// All of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Federation {
+    /// Where the addresses came from.
+    pub found_by: String,
+    /// Of the federation's map; 0: one cluster on its own, or nobody answered.
+    pub map_version: u64,
+    /// At least one, by name.
+    pub clusters: Vec<Overview>,
+    pub volumes: Vec<Volume>,
+}
+
 /// One cluster, joined from all answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Overview {
-    /// Where the addresses came from.
-    pub found_by: String,
-    /// `None`: nobody answered.
+    /// `None`: nobody answered, and no map names it.
     pub cluster: Option<Cluster>,
     pub members: Vec<Member>,
     /// What only a leader knows; `None`: there is none, or it did not answer.
@@ -36,6 +50,7 @@ pub struct Overview {
 pub struct Cluster {
     pub id: String,
     pub name: String,
+    /// 0: nobody of it answered.
     pub copies: u32,
 }
 
@@ -82,7 +97,6 @@ pub struct Leader {
     pub chunks: Chunks,
     pub inodes: u64,
     pub sessions: u64,
-    pub volumes: Vec<Volume>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -94,12 +108,41 @@ pub struct Chunks {
     pub dead: u64,
 }
 
+/// Volumes but the root directory's are directories in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Volume {
     pub number: u32,
+    /// Its path; empty: it has none yet, or none any more.
     pub name: String,
     pub cluster: String,
-    pub inodes: u64,
+    pub state: VolumeState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VolumeState {
+    Creating,
+    Active,
+    /// It has lost its name; what is left of it is being removed.
+    Removing,
+}
+
+impl VolumeState {
+    pub fn of(phase: VolumePhase) -> VolumeState {
+        match phase {
+            VolumePhase::Creating => VolumeState::Creating,
+            VolumePhase::Active => VolumeState::Active,
+            VolumePhase::Removing => VolumeState::Removing,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            VolumeState::Creating => "creating",
+            VolumeState::Active => "active",
+            VolumeState::Removing => "removing",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -157,21 +200,94 @@ pub struct Chunkserver {
 
 type Answers = BTreeMap<String, Result<wire::StatusReply, String>>;
 
-/// Asks `addresses`, then those members that the answers name and that were not asked yet.
-pub async fn collect(env: &Env, addresses: &[String], found_by: &str) -> Overview {
-    let mut answers = Answers::new();
-    let mut next: BTreeSet<String> = addresses.iter().cloned().collect();
-    for _round in 0..2 {
-        let asked = next.iter().map(|address| async move { (address.clone(), ask(env, address).await) });
-        answers.extend(join_all(asked).await);
-        let replies = answers.values().flatten();
-        let named = replies.flat_map(|reply| &reply.members).map(|member| member.address.clone());
-        next = named.filter(|address| !address.is_empty() && !answers.contains_key(address)).collect();
-        if next.is_empty() {
-            break;
+/// Asks `addresses`, then those that the map and the answers name and that were not asked yet.
+pub async fn collect(env: &Env, addresses: &[String], found_by: &str) -> Federation {
+    let first = addresses.iter().cloned().collect();
+    let (map, mut answers) = tokio::join!(federation::newest_map(env, addresses), ask_all(env, first));
+    let mapped = map.iter().flat_map(|map| &map.clusters).flat_map(|(_, entry)| entry.metaservers.clone());
+    let next = mapped.chain(named(&answers)).filter(|address| !answers.contains_key(address)).collect();
+    answers.extend(ask_all(env, next).await);
+    let (mut clusters, volumes) = match &map {
+        Some(map) => {
+            let clusters = map.clusters.iter().map(|(id, entry)| of_cluster(*id, entry, &answers));
+            (clusters.collect(), volumes(map))
         }
+        None => {
+            let only = join(&answers);
+            let volumes = root_alone(&only);
+            (vec![only], volumes)
+        }
+    };
+    clusters.sort_by(|a, b| a.name().cmp(b.name()));
+    let map_version = map.map_or(0, |map| map.version);
+    Federation { found_by: found_by.to_owned(), map_version, clusters, volumes }
+}
+
+/// The cluster that these are metaservers of, whether or not it has joined a federation.
+pub async fn collect_cluster(env: &Env, addresses: &[String]) -> Overview {
+    let mut answers = ask_all(env, addresses.iter().cloned().collect()).await;
+    let next = named(&answers).into_iter().filter(|address| !answers.contains_key(address)).collect();
+    answers.extend(ask_all(env, next).await);
+    join(&answers)
+}
+
+async fn ask_all(env: &Env, addresses: BTreeSet<String>) -> Answers {
+    let asked = addresses.into_iter().map(|address| async move {
+        let answer = ask(env, &address).await;
+        (address, answer)
+    });
+    join_all(asked).await.into_iter().collect()
+}
+
+/// The members that the answers tell of.
+fn named(answers: &Answers) -> Vec<String> {
+    let members = answers.values().flatten().flat_map(|reply| &reply.members);
+    members.map(|member| member.address.clone()).filter(|address| !address.is_empty()).collect()
+}
+
+/// One of the map's clusters: what its metaservers answered, and which of them did not.
+fn of_cluster(id: ClusterId, entry: &ClusterEntry, answers: &Answers) -> Overview {
+    let is_own = |address: &String, answer: &Result<wire::StatusReply, String>| match answer {
+        Ok(reply) => ClusterId::from_wire(&reply.cluster) == Some(id),
+        Err(_) => entry.metaservers.contains(address),
+    };
+    let own = answers.iter().filter(|(address, answer)| is_own(address, answer));
+    let mut overview = join(&own.map(|(address, answer)| (address.clone(), answer.clone())).collect());
+    overview.cluster.get_or_insert_with(|| Cluster {
+        id: id.to_string(),
+        name: entry.name.clone(),
+        copies: 0,
+    });
+    overview
+}
+
+fn volumes(map: &FederationMap) -> Vec<Volume> {
+    let volume = |(number, volume): &(VolumeId, MapVolume)| Volume {
+        number: number.0,
+        name: match &volume.name {
+            Some(name) => format!("/{}", String::from_utf8_lossy(name.as_bytes())),
+            None if *number == VolumeId(0) => "/".to_owned(),
+            None => String::new(),
+        },
+        cluster: map.cluster(volume.cluster).map(|entry| entry.name.clone()).unwrap_or_default(),
+        state: VolumeState::of(volume.phase),
+    };
+    map.volumes.iter().map(volume).collect()
+}
+
+/// A cluster on its own has one volume.
+fn root_alone(overview: &Overview) -> Vec<Volume> {
+    let cluster = overview.cluster.iter().map(|cluster| cluster.name.clone());
+    cluster
+        .map(|cluster| Volume { number: 0, name: "/".to_owned(), cluster, state: VolumeState::Active })
+        .collect()
+}
+
+impl Overview {
+    /// Empty: not known.
+    pub fn name(&self) -> &str {
+        self.cluster.as_ref().map_or("", |cluster| &cluster.name)
     }
-    Overview { found_by: found_by.to_owned(), ..join(&answers) }
 }
 
 async fn ask(env: &Env, address: &str) -> Result<wire::StatusReply, String> {
@@ -203,7 +319,6 @@ fn join(answers: &Answers) -> Overview {
         copies: known.copies,
     };
     Overview {
-        found_by: String::new(),
         cluster: Some(cluster),
         members: members(answers, known, leader),
         leader: leader.map(leader_view),
@@ -268,12 +383,6 @@ fn member(
 fn leader_view(reply: &wire::StatusReply) -> Leader {
     let mut chunkservers: Vec<Chunkserver> = reply.chunkservers.iter().map(chunkserver).collect();
     chunkservers.sort_by_key(|server| server.id);
-    let volumes = reply.volumes.iter().map(|v| Volume {
-        number: v.volume,
-        name: v.name.clone(),
-        cluster: v.cluster.clone(),
-        inodes: v.inodes,
-    });
     Leader {
         member: reply.answered_by,
         term: reply.term,
@@ -289,7 +398,6 @@ fn leader_view(reply: &wire::StatusReply) -> Leader {
         },
         inodes: reply.inodes,
         sessions: reply.sessions,
-        volumes: volumes.collect(),
     }
 }
 
@@ -347,6 +455,26 @@ mod tests {
             states,
             [(Some(1), Follower, Some(10)), (Some(2), Leader, Some(0)), (Some(3), Unreachable, None)]
         );
+    }
+
+    #[test]
+    fn each_cluster_of_the_map_is_shown_also_one_that_does_not_answer() {
+        let mut other = reply(1, 2, true, 50);
+        other.cluster = vec![8; 16].into();
+        other.members.clear();
+        let mut list = answers([(1, Ok(reply(1, 4, true, 90))), (2, Ok(reply(2, 4, false, 90)))]);
+        list.extend([("b:1".to_owned(), Ok(other)), ("c:1".to_owned(), Err("refused".to_owned()))]);
+        let entry = |name: &str, address: &str| ClusterEntry {
+            name: name.to_owned(),
+            metaservers: vec![address.to_owned()],
+        };
+        let id = |byte: u8| ClusterId::from_wire(&[byte; 16]).unwrap();
+        let local = of_cluster(id(7), &entry("local", "h:1"), &list);
+        assert_eq!((local.name(), local.members.len()), ("local", 3));
+        let beta = of_cluster(id(8), &entry("beta", "b:1"), &list);
+        assert_eq!(beta.leader.as_ref().map(|leader| leader.term), Some(2));
+        let gone = of_cluster(id(9), &entry("gamma", "c:1"), &list);
+        assert_eq!((gone.name(), gone.members[0].problem.as_deref()), ("gamma", Some("refused")));
     }
 
     #[test]

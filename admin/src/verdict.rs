@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::overview::{MemberState, Overview, ServerState};
+use crate::overview::{Federation, MemberState, Overview, ServerState};
 use crate::print::count;
 
 /// A member this many entries behind is catching up, not keeping up: under full load the followers are a few batches
@@ -43,6 +43,38 @@ impl Verdict {
     }
 }
 
+/// Of all clusters: unavailable when all of them are.
+pub fn judge_all(federation: &Federation) -> Verdict {
+    let each: Vec<(&str, Verdict)> = federation.clusters.iter().map(|one| (one.name(), judge(one))).collect();
+    match each.as_slice() {
+        [] => Verdict {
+            health: Health::Unavailable,
+            because: vec!["the federation has no cluster yet".to_owned()],
+        },
+        [(_, only)] => only.clone(),
+        several => join(several),
+    }
+}
+
+fn join(clusters: &[(&str, Verdict)]) -> Verdict {
+    let all = |wanted: Health| clusters.iter().all(|(_, verdict)| verdict.health == wanted);
+    let health = match (all(Health::Healthy), all(Health::Unavailable)) {
+        (true, _) => Health::Healthy,
+        (_, true) => Health::Unavailable,
+        (false, false) => Health::Degraded,
+    };
+    let told = clusters.iter().filter(|(_, verdict)| verdict.health != Health::Healthy);
+    let mut because: Vec<String> =
+        told.map(|(name, verdict)| format!("cluster {name} is {}", verdict.line())).collect();
+    if because.is_empty() {
+        because = clusters
+            .iter()
+            .map(|(name, verdict)| format!("{name}: {}", verdict.because.join("; ")))
+            .collect();
+    }
+    Verdict { health, because }
+}
+
 pub fn judge(overview: &Overview) -> Verdict {
     let unreachable: Vec<String> = overview
         .members
@@ -53,7 +85,7 @@ pub fn judge(overview: &Overview) -> Verdict {
         let because = std::iter::once(first).chain(unreachable.clone()).collect();
         Verdict { health: Health::Unavailable, because }
     };
-    if overview.cluster.is_none() {
+    if overview.members.iter().all(|member| member.state == MemberState::Unreachable) {
         return unavailable("no metaserver answers".to_owned());
     }
     let Some(leader) = &overview.leader else {
@@ -147,7 +179,6 @@ mod tests {
 
     fn healthy() -> Overview {
         Overview {
-            found_by: String::new(),
             cluster: Some(Cluster { id: "1".into(), name: "local".into(), copies: 2 }),
             members: vec![
                 member(1, MemberState::Leader),
@@ -163,7 +194,6 @@ mod tests {
                 chunks: Chunks { dead: 4, ..Chunks::default() },
                 inodes: 1,
                 sessions: 0,
-                volumes: Vec::new(),
             }),
         }
     }
@@ -224,5 +254,19 @@ mod tests {
             assert_eq!(code, 2, "{line}");
             assert!(line.contains(expected), "{line}");
         }
+    }
+
+    #[test]
+    fn of_several_clusters_each_that_is_not_healthy_is_named() {
+        let verdict = |health, because: &str| Verdict { health, because: vec![because.to_owned()] };
+        let (well, ill) =
+            (verdict(Health::Healthy, "fine"), verdict(Health::Unavailable, "no metaserver answers"));
+        let both = join(&[("alpha", well.clone()), ("beta", ill.clone())]);
+        assert_eq!(both.line(), "degraded: cluster beta is unavailable: no metaserver answers");
+        assert_eq!(join(&[("alpha", ill.clone()), ("beta", ill)]).health, Health::Unavailable);
+        assert_eq!(
+            join(&[("alpha", well.clone()), ("beta", well)]).line(),
+            "healthy: alpha: fine; beta: fine"
+        );
     }
 }

@@ -57,8 +57,8 @@ async fn a_server_that_accepts_and_says_nothing_does_not_hold_status_up() {
     assert_eq!(output.status.code(), Some(2));
     let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(status["verdict"]["health"], "unavailable");
-    assert_eq!(status["members"][0]["state"], "unreachable");
-    assert_eq!(status["members"][0]["address"], address);
+    assert_eq!(status["clusters"][0]["members"][0]["state"], "unreachable");
+    assert_eq!(status["clusters"][0]["members"][0]["address"], address);
 }
 
 #[tokio::test]

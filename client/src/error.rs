@@ -81,9 +81,10 @@ impl From<MetaError> for ClientError {
             MetaError::Stale => ClientError::Stale,
             MetaError::SessionExpired { .. } => ClientError::SessionLost,
             MetaError::Unsupported { what } => ClientError::Unsupported { what },
-            MetaError::NotLeader { .. } | MetaError::Unavailable { .. } | MetaError::WrongCluster { .. } => {
-                ClientError::Unavailable { what: error.to_string() }
-            }
+            MetaError::NotLeader { .. }
+            | MetaError::Unavailable { .. }
+            | MetaError::Away { .. }
+            | MetaError::WrongCluster { .. } => ClientError::Unavailable { what: error.to_string() },
             MetaError::RequestTooOld
             | MetaError::ChunkNotOpen { .. }
             | MetaError::WrongSetVersion { .. }

@@ -1,19 +1,23 @@
-//! The client library: files of a dfs cluster, without FUSE.
+//! The client library: files of a dfs federation, without FUSE.
 //!
-//! [`Client`] is one session at one cluster. Its operations on names and attributes are answered by the metaservers'
-//! leader and are durable when they return; each happens once, however often it had to be sent. [`File`] buffers what
-//! is written, and makes it durable and visible to others at `flush` and `sync`. Every call has a deadline.
+//! [`Client`] takes each operation to the cluster whose volume it is about, where it has a session. Operations on names and
+//! attributes are answered by that cluster's leader and are durable when they return; each happens once, however often it
+//! had to be sent. [`File`] buffers what is written, and makes it durable and visible to others at `flush` and `sync`. Every
+//! call has a deadline.
 //!
-//! To read it: `file` tells the story of one open file; `flush` is where a write becomes durable (`Core::flush`), `node`
+//! To read it: `client` says where an operation goes and `cluster` what it does there; `file` tells the story of one open file; `flush` is where a write becomes durable (`Core::flush`), `node`
 //! is what all open files of an inode share, `reader` how a range of a file becomes bytes.
 
 mod buffer;
 mod cache;
 mod chores;
 mod chunk;
+mod client;
+mod cluster;
 mod commit;
 mod core;
 mod error;
+mod federation;
 mod file;
 mod flush;
 mod grpc;
@@ -32,47 +36,19 @@ mod fakes;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use dfs_proto::attr::InodeAttr;
+use dfs_proto::ids::InodeId;
+use dfs_proto::meta::DirEntry;
 use std::time::Duration;
 
-use dfs_proto::attr::{AccessMask, Caller, InodeAttr, Name};
-use dfs_proto::env::Env;
-use dfs_proto::error::MetaError;
-use dfs_proto::ids::{ClusterId, InodeId};
-use dfs_proto::meta::{Create, DirEntry, Rename, SetAttr, StatFs};
-use dfs_proto::rpc::frames::{ChunkTransport, FrameTransport};
-use dfs_proto::rpc::grpc::SharedIdentity;
-use dfs_proto::rpc::leader::LeaderChannel;
-use dfs_proto::rpc::{Identity, Role};
-use dfs_proto::units::ByteLen;
-use futures::StreamExt;
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-
-use crate::chores::{Chores, Reopened};
-use crate::chunk::ChunkClient;
-use crate::commit::Committer;
-use crate::core::Core;
-use crate::memory::SessionMemory;
-use crate::meta::{MetaCalls, MetaClient};
-use crate::node::Nodes;
-use crate::readahead::ReadAheadBudget;
-use crate::retry::Deadline;
-use crate::writer::ChunkWriter;
-
+pub use client::{Client, Looked};
 pub use error::ClientError;
 pub use file::File;
 pub use flush::FLUSH_SLICE_LEN;
 
 type Result<T> = std::result::Result<T, ClientError>;
 
-/// Inodes flushed at the same time at the end.
-const LAST_FLUSHES_MAX: usize = 16;
-/// Of the deadline of a shutdown, kept for closing the session.
-const CLOSE_TIMEOUT_MAX: Duration = Duration::from_secs(2);
-
-/// How a client finds its cluster, and what it may use.
+/// How a client finds the federation, and what it may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientConfig {
     /// gRPC addresses of some metaservers, at least one.
@@ -133,257 +109,4 @@ pub struct DirPage {
     pub end: bool,
     /// The directory's parent, for `..`.
     pub parent: InodeId,
-}
-
-/// One session at one cluster. Dropping it without [`Client::shutdown`] leaves the session to expire.
-pub struct Client {
-    core: Arc<Core>,
-}
-
-impl Client {
-    /// Finds the cluster and opens a session.
-    pub async fn connect(config: ClientConfig, env: Env) -> Result<Arc<Client>> {
-        let own = SharedIdentity::new(Identity { role: Role::Client, id: 0, cluster: ClusterId::UNKNOWN });
-        let (addresses, connect_timeout) = (config.metaservers.clone(), config.connect_timeout);
-        let leader = LeaderChannel::new(env.clone(), own.clone(), addresses, connect_timeout);
-        let transport = FrameTransport::new(env.clone(), own, connect_timeout);
-        Client::assemble(config, env, Arc::new(grpc::GrpcMeta(leader)), Arc::new(transport)).await
-    }
-
-    /// The same over any metaservers and chunkservers.
-    async fn assemble(
-        config: ClientConfig,
-        env: Env,
-        calls: Arc<dyn MetaCalls>,
-        transport: Arc<dyn ChunkTransport>,
-    ) -> Result<Arc<Client>> {
-        let (name, deadline) = (config.name.clone(), config.metadata_timeout);
-        let meta = Arc::new(MetaClient::connect(calls, env.clone(), name, deadline).await?);
-        let chores = Chores::new();
-        let chunks = Arc::new(ChunkClient::new(transport, chores.clone(), env.rng.clone()));
-        let memory = SessionMemory::new(config.session_memory_bytes);
-        let (owner, releases) = (meta.clone(), chores.clone());
-        let on_orphan = move |inode| releases.release_orphan(owner.session_id(), inode);
-        let core = Arc::new(Core {
-            writer: ChunkWriter::new(meta.clone(), chunks.clone(), config.copies),
-            committer: Committer::new(meta.clone()),
-            nodes: Nodes::new(memory.clone(), on_orphan),
-            read_ahead: ReadAheadBudget::new(),
-            ended: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-            config,
-            env,
-            meta,
-            chunks,
-            memory,
-            chores,
-        });
-        core.start_tasks();
-        Ok(Arc::new(Client { core }))
-    }
-
-    fn show(&self, attr: InodeAttr) -> InodeAttr {
-        self.core.nodes.show(attr, self.core.meta.session_id())
-    }
-
-    /// `name` may be `.` or `..`.
-    pub async fn lookup(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> Result<InodeAttr> {
-        Ok(self.show(self.core.meta.lookup(caller, parent, name).await?))
-    }
-
-    pub async fn getattr(&self, caller: &Caller, inode: InodeId) -> Result<InodeAttr> {
-        // Pinned, so that what is committed and closed meanwhile is not forgotten before the answer is looked at.
-        let _pin = self.core.nodes.pin_open(inode);
-        Ok(self.show(self.core.meta.getattr(caller, inode).await?))
-    }
-
-    /// Changes attributes. What was written before a change of size is committed before it (P2.3), times set here
-    /// survive the commit of what was written before.
-    pub async fn setattr(&self, caller: &Caller, set: SetAttr) -> Result<InodeAttr> {
-        let Some(pin) = self.core.nodes.pin_open(set.inode) else {
-            return Ok(self.show(self.core.meta.setattr(caller, set).await?.attr));
-        };
-        let _flushing = pin.node.flushing.lock().await;
-        if set.size.is_some() && pin.node.dirty_since().is_some() {
-            self.core.flush_locked(&pin.node).await?;
-        }
-        let (sets_mtime, sets_mode) = (set.mtime.is_some(), set.mode.is_some());
-        let done = self.core.meta.setattr(caller, set).await?;
-        Ok(pin.node.with(self.core.meta.session_id(), |state| {
-            if sets_mtime {
-                state.times_were_set();
-            }
-            if sets_mode {
-                state.mode_was_set();
-            }
-            state.observe(&done.attr);
-            state.shown().unwrap_or(done.attr)
-        }))
-    }
-
-    /// access(2).
-    pub async fn access(&self, caller: &Caller, inode: InodeId, mask: AccessMask) -> Result<()> {
-        Ok(self.core.meta.access(caller, inode, mask).await?)
-    }
-
-    /// Makes a file, directory, symlink or node.
-    pub async fn create(&self, caller: &Caller, create: Create) -> Result<Created> {
-        let created = self.core.meta.create(caller, create).await?;
-        Ok(Created { attr: self.show(created.attr), ..created })
-    }
-
-    /// Makes a file and opens it; with `or_existing` opens the one that is there, with the rights that `mode` wants.
-    pub async fn create_open(
-        &self,
-        caller: &Caller,
-        create: Create,
-        mode: OpenMode,
-    ) -> Result<(Arc<File>, InodeAttr)> {
-        let created = self.core.meta.create(caller, create).await?;
-        let inode = created.attr.inode;
-        if created.existed {
-            let file = self.open(caller, inode, mode).await?;
-            let attr = file.attr();
-            return Ok((file, attr));
-        }
-        let session = self.core.meta.session_id();
-        let pin = self.core.nodes.pin(inode, session);
-        pin.node.with(session, |state| {
-            state.was_created(&created.attr);
-            state.next_commit.get_or_insert(created.next_commit);
-        });
-        let file = File::new(self.core.clone(), pin, mode);
-        let attr = file.attr();
-        Ok((file, attr))
-    }
-
-    /// Opens a file; the rights checked here belong to it from now on. What others closed before is seen by it.
-    pub async fn open(&self, caller: &Caller, inode: InodeId, mode: OpenMode) -> Result<Arc<File>> {
-        let session = self.core.meta.session_id();
-        let pin = self.core.nodes.pin(inode, session);
-        let read = if mode.read { AccessMask::READ } else { AccessMask::NONE };
-        let write = if mode.write { AccessMask::WRITE } else { AccessMask::NONE };
-        let (attr, next_commit) = self.core.meta.open(caller, inode, read.union(write)).await?;
-        match self.core.chores.take_back(session, inode) {
-            Reopened::NotWaiting => {}
-            Reopened::TakenBack => self.core.nodes.reopened_orphan(inode),
-            // The kernel looks the name up again, and finds what has it now.
-            Reopened::TooLate => return Err(ClientError::Stale),
-        }
-        pin.node.with(session, |state| {
-            state.observe(&attr);
-            state.next_commit.get_or_insert(next_commit);
-        });
-        let file = File::new(self.core.clone(), pin, mode);
-        if mode.truncate && mode.write {
-            let size = Some(ByteLen(0));
-            self.setattr(caller, SetAttr { inode, size, by_handle: true, ..SetAttr::default() }).await?;
-        }
-        Ok(file)
-    }
-
-    /// Gives a file another name; what was written to it is committed first (P2.5).
-    pub async fn link(
-        &self,
-        caller: &Caller,
-        inode: InodeId,
-        parent: InodeId,
-        name: &Name,
-    ) -> Result<InodeAttr> {
-        if let Some(pin) = self.core.nodes.pin_open(inode) {
-            self.core.flush(&pin.node).await?;
-        }
-        Ok(self.show(self.core.meta.link(caller, inode, parent, name).await?.attr))
-    }
-
-    /// The last name of a file that is open here may go: its open files stay usable.
-    pub async fn unlink(&self, caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
-        let orphan = self.core.meta.unlink(caller, parent, name).await?;
-        self.release_unless_open(orphan).await;
-        Ok(())
-    }
-
-    pub async fn rmdir(&self, caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
-        let orphan = self.core.meta.rmdir(caller, parent, name).await?;
-        self.release_unless_open(orphan).await;
-        Ok(())
-    }
-
-    pub async fn rename(&self, caller: &Caller, rename: Rename) -> Result<()> {
-        let orphan = self.core.meta.rename(caller, rename).await?;
-        self.release_unless_open(orphan).await;
-        Ok(())
-    }
-
-    async fn release_unless_open(&self, orphan: Option<InodeId>) {
-        if orphan.is_some_and(|inode| self.core.nodes.orphaned(inode)) {
-            self.core.chores.work(&self.core.meta).await; // so many wait
-        }
-    }
-
-    pub async fn readlink(&self, caller: &Caller, inode: InodeId) -> Result<Vec<u8>> {
-        Ok(self.core.meta.readlink(caller, inode).await?)
-    }
-
-    /// Of the volume that the inode is in.
-    pub async fn statfs(&self, inode: InodeId) -> Result<StatFs> {
-        Ok(self.core.meta.statfs(inode).await?)
-    }
-
-    /// At most `limit` entries behind `cookie` (0: from the start); with attributes if `plus`.
-    pub async fn read_dir(
-        &self,
-        caller: &Caller,
-        inode: InodeId,
-        cookie: u64,
-        limit: u32,
-        plus: bool,
-    ) -> Result<DirPage> {
-        let mut page = self.core.meta.read_dir(caller, inode, cookie, limit, plus).await?;
-        for entry in &mut page.entries {
-            entry.attr = entry.attr.take().map(|attr| self.show(attr));
-        }
-        Ok(page)
-    }
-
-    /// Commits everything, ends the session and the background tasks. Names what could not be written, and why.
-    pub async fn shutdown(&self, deadline: Duration) -> Vec<String> {
-        let close_timeout = (deadline / 4).min(CLOSE_TIMEOUT_MAX);
-        let deadline = Deadline::after(deadline);
-        let flush_timeout = deadline.left().saturating_sub(close_timeout);
-        let flushes = self.core.dirty().into_iter().map(|(_, node)| async move {
-            let bytes = node.with(self.core.meta.session_id(), |state| state.buffer.dirty_bytes());
-            let lost = |why: String| format!("{}: {bytes} bytes: {why}", node.inode);
-            if self.core.nodes.is_orphan(node.inode) {
-                return None;
-            }
-            match timeout(flush_timeout, self.core.flush(&node)).await {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(lost(error.to_string())),
-                Err(_) => Some(lost("not committed in time".to_owned())),
-            }
-        });
-        let lost: Vec<Option<String>> =
-            futures::stream::iter(flushes).buffered(LAST_FLUSHES_MAX).collect().await;
-        self.core.ended.cancel();
-        let close = async {
-            self.core.writer.close().await;
-            self.core.meta.close(deadline.left()).await
-        };
-        match timeout(deadline.left(), close).await {
-            Ok(Ok(())) | Ok(Err(MetaError::SessionExpired { .. })) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "close the session; it will expire"),
-            Err(_) => tracing::warn!("the session could not be closed in time; it will expire"),
-        }
-        self.core.tasks.close();
-        // They were cancelled; waiting only makes sure that none outlives the client.
-        let _ = timeout(deadline.left(), self.core.tasks.wait()).await;
-        lost.into_iter().flatten().collect()
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        self.core.ended.cancel();
-    }
 }

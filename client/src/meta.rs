@@ -3,9 +3,11 @@
 //! M1  A change keeps its request id over every try, so that it happens once (P8.1). It is not sent again under another
 //!     session, unless its first try was the one that was told so: then it certainly did not happen.
 //! M2  A session that has ended is replaced by the first request that is told so; the others wait for that.
+//! M3  When the cluster has not answered one by its deadline, or no heartbeat for as long, what callers ask fails at once,
+//!     until it was heard again: by the heartbeat, which goes on. What commits their bytes does not: it is worth waiting for.
 //! Every call ends by `metadata_timeout`. Not here: what the answers mean for open files (`node`).
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +22,9 @@ use dfs_proto::meta::{
     SessionOpened, SessionRenewed, SetAttr, StatFs,
 };
 use dfs_proto::units::{ByteLen, Offset};
+use tokio::time::Instant;
 
+use crate::cluster::Found;
 use crate::session::Session;
 use crate::{Created, DirPage};
 
@@ -53,6 +57,10 @@ pub(crate) struct MetaClient {
     env: Env,
     name: String,
     timeout: Duration,
+    /// M3.
+    is_away: AtomicBool,
+    /// Of heartbeats.
+    silent_since: Mutex<Option<Instant>>,
     current: Mutex<Arc<Session>>,
     /// Held while a session is opened (M2). Never taken with another lock.
     opening: tokio::sync::Mutex<()>,
@@ -61,24 +69,60 @@ pub(crate) struct MetaClient {
 }
 
 impl MetaClient {
-    /// Opens the first session.
+    /// Opens the first session, within `patience`. Another cluster at the same addresses refuses it, unless `cluster` is
+    /// unknown.
     pub(crate) async fn connect(
         calls: Arc<dyn MetaCalls>,
         env: Env,
         name: String,
-        timeout: Duration,
+        cluster: ClusterId,
+        (timeout, patience): (Duration, Duration),
     ) -> MetaResult<MetaClient> {
-        let opened = open(calls.as_ref(), &env, &name, ClusterId::UNKNOWN, timeout).await?;
+        let opened = open(calls.as_ref(), &env, &name, cluster, patience).await?;
         let client = MetaClient {
             calls,
             env,
             name,
             timeout,
+            is_away: AtomicBool::new(false),
+            silent_since: Mutex::new(None),
             current: Mutex::new(Session::new(opened)),
             opening: tokio::sync::Mutex::new(()),
             clock_lead_nanos: AtomicI64::new(0),
         };
         Ok(client)
+    }
+
+    /// Keeps M3.
+    fn require_heard(&self) -> MetaResult<()> {
+        match self.is_away.load(Ordering::Relaxed) {
+            true => Err(MetaError::Unavailable { what: "the cluster did not answer lately".to_owned() }),
+            false => Ok(()),
+        }
+    }
+
+    /// Keeps M3. Only an answer that never came is `Unavailable`: the calls try again until their deadline.
+    fn note<T>(&self, result: &MetaResult<T>) {
+        let is_away = matches!(result, Err(MetaError::Unavailable { .. }));
+        if self.is_away.swap(is_away, Ordering::Relaxed) != is_away {
+            tracing::warn!("the cluster {}", if is_away { "does not answer" } else { "answers again" });
+        }
+    }
+
+    /// Keeps M3.
+    fn note_heartbeat<T>(&self, answer: &MetaResult<T>) {
+        let mut silent_since = self.silent_since.lock().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(answer, Err(MetaError::Unavailable { .. })) {
+            *silent_since = None;
+            self.note(&Ok(()));
+        } else if silent_since.get_or_insert_with(Instant::now).elapsed() >= self.timeout {
+            self.note(answer);
+        }
+    }
+
+    /// The federation says where the cluster's metaservers are.
+    pub(crate) fn learn(&self, metaservers: &[String]) {
+        self.calls.learn(self.session().opened.cluster, metaservers);
     }
 
     pub(crate) fn session(&self) -> Arc<Session> {
@@ -106,7 +150,9 @@ impl MetaClient {
         let cluster = session.opened.cluster;
         let sent = self.env.clock.now();
         let renew = RenewSession { cluster, session: session.id() };
-        match self.calls.renew(renew, self.heartbeat_interval().max(REPORT_TIMEOUT)).await {
+        let answer = self.calls.renew(renew, self.heartbeat_interval().max(REPORT_TIMEOUT)).await;
+        self.note_heartbeat(&answer);
+        match answer {
             Ok(renewed) => {
                 self.estimate_clock(sent, renewed.now);
                 self.calls.learn(cluster, &renewed.metaservers);
@@ -152,6 +198,7 @@ impl MetaClient {
 
     /// Sends a change until it is answered (M1).
     async fn change(&self, caller: &Caller, change: Change) -> MetaResult<Changed> {
+        self.require_heard()?;
         let mut session = self.session();
         loop {
             let ticket = session.begin().await;
@@ -164,6 +211,7 @@ impl MetaClient {
                 change: change.clone(),
             };
             let answer = self.calls.change(request, self.timeout).await;
+            self.note(&answer.result);
             match answer.result {
                 Err(MetaError::SessionExpired { session: lost }) => {
                     let replaced = self.replace(session.id()).await;
@@ -200,6 +248,7 @@ impl MetaClient {
     }
 
     async fn read(&self, caller: &Caller, read: Read) -> MetaResult<ReadReply> {
+        self.require_heard()?;
         let mut session = self.session();
         loop {
             let request = ReadRequest {
@@ -208,21 +257,19 @@ impl MetaClient {
                 caller: caller.clone(),
                 read: read.clone(),
             };
-            match self.calls.read(request, self.timeout).await {
+            let answer = self.calls.read(request, self.timeout).await;
+            self.note(&answer);
+            match answer {
                 Err(MetaError::SessionExpired { .. }) => session = self.replace(session.id()).await?,
                 result => return result,
             }
         }
     }
 
-    pub(crate) async fn lookup(
-        &self,
-        caller: &Caller,
-        parent: InodeId,
-        name: &[u8],
-    ) -> MetaResult<InodeAttr> {
+    pub(crate) async fn lookup(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> MetaResult<Found> {
         match self.read(caller, Read::Lookup { parent, name: name.to_vec() }).await? {
-            ReadReply::Attr(attr) => Ok(attr),
+            ReadReply::Attr(attr) => Ok(Found::Here(attr)),
+            ReadReply::Elsewhere(inode) => Ok(Found::Elsewhere(inode)),
             other => Err(unexpected(&other)),
         }
     }

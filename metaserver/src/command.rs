@@ -1,10 +1,12 @@
 //! Everything that may change the replicated state. The leader has filled in time, randomness and placement; ids are
 //! made inside `apply` (P7.1). Encoded with postcard into Raft entries of at most 1 MiB (P7.2).
 
-use dfs_proto::attr::Timestamp;
+use dfs_proto::attr::{InodeAttr, Name, Timestamp};
 use dfs_proto::error::MetaError;
+use dfs_proto::federation::{ClusterEntry, RootCopy};
 use dfs_proto::ids::{
-    ChunkId, ClusterId, DirectoryId, Incarnation, Instance, MemberId, ServerId, SessionId, SessionNonce,
+    ChunkId, ClusterId, DirectoryId, FederationId, Incarnation, Instance, MemberId, ServerId, SessionId,
+    SessionNonce, VolumeId,
 };
 use dfs_proto::meta::{ChangeRequest, Changed};
 use serde::{Deserialize, Serialize};
@@ -39,9 +41,12 @@ pub enum Command {
         session: SessionId,
     },
     /// A client's request. `placement`: the servers of the chunk that an `OpenChunk` opens, primary first; else empty.
+    /// `volumes`: what the leader has asked other volumes' clusters for a change in the root directory; when that is not
+    /// what the change needs by now, it is `Refused` and leaves no trace: ask again.
     Change {
         request: ChangeRequest,
         placement: Vec<ServerId>,
+        volumes: Vec<VolumeRoot>,
     },
     RegisterServer(RegisterServer),
     /// Seals those that are open, at their committed length (P1.5). At most [`SEAL_CHUNKS_MAX`].
@@ -72,9 +77,85 @@ pub enum Command {
         server: ServerId,
         chunks: Vec<ChunkId>,
     },
-    /// A client's request that is answered `NoSpace`, unless an earlier try was executed: the leader's disk is full.
-    RefuseForRoom {
+    /// A client's request that is answered with this error, unless an earlier try was executed: of what only the leader
+    /// knows, as that its disk is full.
+    Refuse {
         request: ChangeRequest,
+        error: MetaError,
+    },
+    /// In the volume's cluster: makes its root directory (P9.2, step 2).
+    MakeVolume {
+        volume: VolumeId,
+        root: RootAttr,
+    },
+    /// In the volume's cluster: no more names in its root, which must be empty, until the removal is undone or done.
+    /// `version`: of the entry that is to go.
+    StartRemoval {
+        volume: VolumeId,
+        version: u64,
+    },
+    /// In the volume's cluster: a removal of `version` or an older one did not happen.
+    UndoRemoval {
+        volume: VolumeId,
+        version: u64,
+    },
+    /// In the volume's cluster: it has no name and gets none.
+    DropVolume {
+        volume: VolumeId,
+    },
+    /// In volume 0's cluster: the volume gets no name, its making was given up. `Refused(Exists)` when it has one.
+    ForbidVolume {
+        volume: VolumeId,
+    },
+    /// In volume 0's cluster: removals of its entry that are under way fail. `Refused(NotFound)` when it has none.
+    FenceVolume {
+        volume: VolumeId,
+    },
+    /// Of the federation group, and of no other.
+    Federation(FederationCommand),
+}
+
+/// What changes the federation map. Each says the same when it is repeated, but for `AddVolume`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FederationCommand {
+    /// The first one; a second one changes nothing.
+    Init { federation: FederationId },
+    /// A cluster joins, or its metaservers have moved. The first cluster has volume 0.
+    JoinCluster { cluster: ClusterId, entry: ClusterEntry },
+    /// One that is in it says where its metaservers are now.
+    MoveCluster { cluster: ClusterId, entry: ClusterEntry },
+    /// `Refused(NotEmpty)` while it has volumes.
+    LeaveCluster { cluster: ClusterId },
+    /// A new number, for a volume that is to be made there (P9.2, step 1). Answers `VolumeAdded`.
+    AddVolume { cluster: ClusterId, name: Name },
+    /// Volume 0 has this name for the volume, at this version of its entry (P9.2, step 4; P9.5).
+    SettleVolume { volume: VolumeId, name: Name, version: u64 },
+    /// Volume 0 has no name for it and will have none.
+    RetireVolume { volume: VolumeId },
+    /// Nothing is left of a retired volume.
+    ForgetVolume { volume: VolumeId },
+    /// The root directory has these attributes.
+    CopyRoot { root: RootCopy },
+}
+
+/// Another volume's root, as its cluster has shown it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeRoot {
+    pub attr: InodeAttr,
+    pub step: VolumeStep,
+}
+
+/// What was done with another volume's root before it was shown. Versions are of its entry in volume 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VolumeStep {
+    /// It is new and waits for its name.
+    Made,
+    Seen {
+        version: u64,
+    },
+    /// It is empty and gets no names.
+    Removing {
+        version: u64,
     },
 }
 
@@ -134,15 +215,26 @@ pub struct ServerAddresses {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
-    /// InitCluster, RecordMembers, CloseSession, ExpireSession, ReportDamage, ConfirmDeleted.
+    /// InitCluster, RecordMembers, CloseSession, ExpireSession, ReportDamage, ConfirmDeleted, UndoRemoval, ForbidVolume,
+    /// the federation group's.
     Done,
-    /// Any command but Change: nothing was changed.
+    /// Any command: nothing was changed and nothing remembered.
     Refused(MetaError),
     SessionOpened(OpenedSession),
-    /// Change, RefuseForRoom: the stored result, also of its first try.
+    /// Change, Refuse: the stored result, also of its first try.
     Changed(Result<Changed, MetaError>),
     Registered(Registered),
-    /// SealChunks, SealChunksOf, Reap, StartDeleting: what was done; `more`: call again.
+    /// MakeVolume, StartRemoval.
+    VolumeRoot(InodeAttr),
+    /// AddVolume.
+    VolumeAdded {
+        volume: VolumeId,
+    },
+    /// FenceVolume: removals at this version or below fail.
+    Fenced {
+        removed_at: u64,
+    },
+    /// SealChunks, SealChunksOf, Reap, StartDeleting, DropVolume: what was done; `more`: call again.
     Worked {
         count: u32,
         more: bool,

@@ -37,6 +37,19 @@ pub struct Settings {
     /// In the file: [{ id = 1, address = "host:port" }, …]. Default: this one alone.
     #[arg(long, env = "DFS_METASERVER_BOOTSTRAP", value_name = "ID=HOST:PORT", value_delimiter = ',')]
     pub bootstrap: Option<Vec<BootstrapMember>>,
+    /// The members of the federation group, as 1=host:port,2=host:port,…: gRPC addresses of 1, 3 or 5 metaservers, spread over
+    /// the clusters and equal on all; the numbers are the group's own. In the file: [{ id = 1, address = "host:port" }, …].
+    /// Default: none; then this cluster is alone, and all directories are in one volume.
+    #[arg(
+        long,
+        env = "DFS_METASERVER_FEDERATION_MEMBERS",
+        value_name = "ID=HOST:PORT",
+        value_delimiter = ','
+    )]
+    pub federation_members: Option<Vec<BootstrapMember>>,
+    /// This metaserver's number in `federation_members`, if it is one of them.
+    #[arg(long, env = "DFS_METASERVER_FEDERATION_ID", value_name = "NUMBER")]
+    pub federation_id: Option<u64>,
     /// Copies that new chunks get, 1 to 8; used when the cluster is made. Default: 2.
     #[arg(long, env = "DFS_METASERVER_COPIES", value_name = "NUMBER")]
     pub copies: Option<u32>,
@@ -103,6 +116,8 @@ impl Settings {
             advertise: self.advertise.or(below.advertise),
             http: self.http.or(below.http),
             bootstrap: self.bootstrap.or(below.bootstrap),
+            federation_members: self.federation_members.or(below.federation_members),
+            federation_id: self.federation_id.or(below.federation_id),
             copies: self.copies.or(below.copies),
             copies_min: self.copies_min.or(below.copies_min),
             server_away_ms: self.server_away_ms.or(below.server_away_ms),
@@ -130,6 +145,7 @@ pub struct Config {
     pub http: Option<String>,
     /// Contains `id`.
     pub bootstrap: Vec<BootstrapMember>,
+    pub federation: Option<FederationSeats>,
     pub copies: u32,
     pub copies_min: u32,
     pub server_away: Duration,
@@ -140,6 +156,14 @@ pub struct Config {
     pub block_cache: ByteLen,
     pub write_buffer: ByteLen,
     pub disk_reserve: ByteLen,
+}
+
+/// The federation group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FederationSeats {
+    pub members: Vec<BootstrapMember>,
+    /// This metaserver's number among them; `None`: it is no member.
+    pub own: Option<MemberId>,
 }
 
 /// A setting that cannot be used.
@@ -188,7 +212,11 @@ impl Config {
             settings.advertise.or(in_bootstrap).map(|text| address("advertise", text)).transpose()?;
         let alone =
             || vec![BootstrapMember { id: id.0, address: advertise.clone().unwrap_or(listen.clone()) }];
-        let bootstrap = check_bootstrap(id, settings.bootstrap.unwrap_or_else(alone))?;
+        let bootstrap = check_members("bootstrap", settings.bootstrap.unwrap_or_else(alone))?;
+        if bootstrap.iter().all(|member| member.id != id.0) {
+            return Err(invalid("bootstrap", shown(&bootstrap), "this metaserver's `id` is not among them"));
+        }
+        let federation = check_federation(settings.federation_members, settings.federation_id)?;
         let http = settings.http.unwrap_or_else(|| DEFAULT_HTTP.to_owned());
         let http = (!http.is_empty()).then(|| address("http", http)).transpose()?;
         let copies = settings.copies.unwrap_or(2);
@@ -220,6 +248,7 @@ impl Config {
             advertise,
             http,
             bootstrap,
+            federation,
             copies,
             copies_min,
             server_away: Duration::from_millis(away),
@@ -234,29 +263,46 @@ impl Config {
     }
 }
 
-fn check_bootstrap(
-    id: MemberId,
+fn shown(members: &[BootstrapMember]) -> String {
+    members.iter().map(|m| format!("{}={}", m.id, m.address)).collect::<Vec<_>>().join(",")
+}
+
+fn check_members(
+    key: &'static str,
     members: Vec<BootstrapMember>,
 ) -> Result<Vec<BootstrapMember>, SettingError> {
-    let shown = || members.iter().map(|m| format!("{}={}", m.id, m.address)).collect::<Vec<_>>().join(",");
     let ids: BTreeSet<u64> = members.iter().map(|m| m.id).collect();
     let addresses: BTreeSet<&str> = members.iter().map(|m| m.address.as_str()).collect();
     if ids.len() != members.len() || ids.contains(&0) {
-        return Err(invalid("bootstrap", shown(), "expected different ids, 1 or more"));
+        return Err(invalid(key, shown(&members), "expected different ids, 1 or more"));
     }
     if addresses.len() != members.len() {
-        return Err(invalid("bootstrap", shown(), "expected different addresses"));
-    }
-    if !ids.contains(&id.0) {
-        return Err(invalid("bootstrap", shown(), "this metaserver's `id` is not among them"));
+        return Err(invalid(key, shown(&members), "expected different addresses"));
     }
     if !matches!(members.len(), 1 | 3 | 5) {
-        return Err(invalid("bootstrap", shown(), "expected 1, 3 or 5 members"));
+        return Err(invalid(key, shown(&members), "expected 1, 3 or 5 members"));
     }
     for member in &members {
-        address("bootstrap", member.address.clone())?;
+        address(key, member.address.clone())?;
     }
     Ok(members)
+}
+
+fn check_federation(
+    members: Option<Vec<BootstrapMember>>,
+    own: Option<u64>,
+) -> Result<Option<FederationSeats>, SettingError> {
+    let Some(members) = members else {
+        return match own {
+            Some(own) => Err(invalid("federation_id", own, "`federation_members` is not set")),
+            None => Ok(None),
+        };
+    };
+    let members = check_members("federation_members", members)?;
+    if let Some(own) = own.filter(|own| members.iter().all(|member| member.id != *own)) {
+        return Err(invalid("federation_id", own, "it is not among `federation_members`"));
+    }
+    Ok(Some(FederationSeats { members, own: own.map(MemberId) }))
 }
 
 #[cfg(test)]

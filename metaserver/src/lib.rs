@@ -8,15 +8,19 @@
 //!     view, placement, sessions, leases   the leader's soft state
 //!     room      on this member's disk: without it, it stops before the disk is full
 //!     worker    background work of the leader
+//!     federation   the map of all clusters' volumes, and this member's part in keeping it
 //!
 //! [`start`] wires them, [`Running::run_until`] shuts them down in order. Nothing here uses a thread, a file or a clock but
 //! through [`Storage`] and `Env`: the simulation passes its own.
 
 pub mod command;
 pub mod config;
+mod federation;
 mod http;
 pub mod kv;
 mod leases;
+#[cfg(test)]
+mod memory_net;
 pub mod metrics;
 mod placement;
 pub mod raft;
@@ -37,6 +41,7 @@ use dfs_proto::env::{Env, Listener};
 use dfs_proto::ids::{ClusterId, MemberId};
 use dfs_proto::rpc::grpc::SharedIdentity;
 use dfs_proto::rpc::{Identity, Role, grpc};
+use dfs_proto::units::{ByteLen, MIB};
 use thiserror::Error;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -44,11 +49,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use config::Config;
+use federation::Federation;
 use kv::KvHome;
 use kv::rocksdb::{RocksHome, RocksOptions};
 use metrics::Metrics;
 use raft::log_disk::{FileDisk, LogDisk};
-use raft::{ClusterOptions, Consensus, ConsensusOptions, Timing};
+use raft::{ClusterOptions, Consensus, ConsensusOptions, Purpose, Timing};
 use room::{Room, TooFull};
 use service::Metaserver;
 use service::gate::Gate;
@@ -62,26 +68,45 @@ const HAND_OVER_DEADLINE: Duration = Duration::from_millis(500);
 
 /// Where a metaserver keeps what survives it.
 pub struct Storage {
+    pub cluster: GroupStorage,
+    /// Of a member of the federation group.
+    pub federation: Option<GroupStorage>,
+}
+
+/// Where a member of one Raft group keeps its part.
+pub struct GroupStorage {
     pub log: Arc<dyn LogDisk>,
     pub state: Arc<dyn KvHome>,
 }
 
 /// What a metaserver's data directory may hold before its stamp (`MEMBER`) is written.
-const BEFORE_THE_STAMP: [&str; 3] = ["LOCK", "MEMBER.new", "state"];
+const BEFORE_THE_STAMP: [&str; 4] = ["LOCK", "MEMBER.new", "state", "federation"];
+/// The map's state is small.
+const FEDERATION_MEMORY: ByteLen = ByteLen(4 * MIB);
 
 impl Storage {
-    /// The Raft log and the stamp in `config.data`, the state in `config.data/state`; made if they are not there. A directory
-    /// that holds something else is left alone.
+    /// The Raft log and the stamp in `config.data`, the state in `config.data/state`, the same of the federation group in
+    /// `config.data/federation`; made if they are not there. A directory that holds something else is left alone.
     pub fn open(config: &Config) -> Result<Storage, ServeError> {
         let data = &config.data;
         let refuse = |what: String| ServeError::Storage { data: data.clone(), what };
         if let Some(stranger) = stranger_in(data).map_err(|error| refuse(error.to_string()))? {
             return Err(refuse(format!("it holds {stranger} and is no metaserver's directory")));
         }
-        let log = FileDisk::open(data).map_err(|error| refuse(error.to_string()))?;
         let limits = RocksOptions { block_cache: config.block_cache, write_buffers: config.write_buffer };
-        let home = RocksHome::new(&data.join("state"), limits).map_err(|error| refuse(error.to_string()))?;
-        Ok(Storage { log: Arc::new(log), state: Arc::new(home) })
+        let cluster = GroupStorage::open(data, limits).map_err(|error| refuse(error.to_string()))?;
+        let is_member = config.federation.as_ref().is_some_and(|federation| federation.own.is_some());
+        let small = RocksOptions { block_cache: FEDERATION_MEMORY, write_buffers: FEDERATION_MEMORY };
+        let federation = is_member.then(|| GroupStorage::open(&data.join("federation"), small)).transpose();
+        Ok(Storage { cluster, federation: federation.map_err(|error| refuse(error.to_string()))? })
+    }
+}
+
+impl GroupStorage {
+    fn open(directory: &Path, limits: RocksOptions) -> io::Result<GroupStorage> {
+        let log = FileDisk::open(directory)?;
+        let state = RocksHome::new(&directory.join("state"), limits).map_err(io::Error::other)?;
+        Ok(GroupStorage { log: Arc::new(log), state: Arc::new(state) })
     }
 }
 
@@ -129,6 +154,8 @@ pub struct Running {
     address: String,
     http_address: Option<String>,
     consensus: Consensus,
+    /// This process's member of the federation group, if it is one.
+    federation: Option<Consensus>,
     stop: CancellationToken,
     tasks: JoinSet<(&'static str, Result<(), String>)>,
 }
@@ -152,11 +179,30 @@ pub async fn start(config: Config, env: Env, storage: Storage) -> Result<Running
     };
     let address = advertised(&config, &*listener)?;
     let http_address = http_listener.as_ref().map(|http| http.local_address());
-    let room = Room::new(storage.log.clone(), config.disk_reserve);
+    let Storage { cluster, federation } = storage;
+    let disk = cluster.log.clone();
+    let room = Room::new(disk.clone(), config.disk_reserve);
     room.look().await.map_err(|why| ServeError::TooFull { data: config.data.clone(), why })?;
+    let refuse = |why| ServeError::Start { data: config.data.clone(), why };
     let options = consensus_options(&config, address.clone());
-    let started = Consensus::start(options, env.clone(), storage.log, storage.state).await;
-    let consensus = started.map_err(|why| ServeError::Start { data: config.data.clone(), why })?;
+    let started = Consensus::start(options, env.clone(), cluster.log, cluster.state).await;
+    let consensus = started.map_err(refuse)?;
+    let member = match (federation_options(&config, address.clone()), federation) {
+        (Some(options), Some(GroupStorage { log, state })) => {
+            Some(Consensus::start(options, env.clone(), log, state).await.map_err(refuse)?)
+        }
+        _ => None,
+    };
+    let federation = match &config.federation {
+        Some(federation) => {
+            let by_number: BTreeMap<_, _> =
+                federation.members.iter().map(|seat| (seat.id, seat.address.clone())).collect();
+            let seats = by_number.into_values().collect();
+            let known = federation::kept(&*disk).await;
+            Some(Arc::new(Federation::new(env.clone(), member.clone(), seats, known)))
+        }
+        None => None,
+    };
     let now = Instant::now();
     let view = View::new(config.server_away, now);
     let sessions = Sessions::new(config.session_expiry, now);
@@ -164,6 +210,7 @@ pub async fn start(config: Config, env: Env, storage: Storage) -> Result<Running
         id: config.id,
         address: address.clone(),
         gate: Gate::new(consensus.clone(), view, sessions),
+        federation: federation.clone(),
         env,
         metrics: Metrics::new(),
         room,
@@ -174,8 +221,10 @@ pub async fn start(config: Config, env: Env, storage: Storage) -> Result<Running
         id: config.id.0,
         cluster: ClusterId::UNKNOWN,
     });
-    let routes = Routes::new(consensus.service())
+    let members: Vec<Consensus> = [consensus.clone()].into_iter().chain(member.clone()).collect();
+    let routes = Routes::new(raft::service(&members))
         .add_service(service::meta(metaserver.clone()))
+        .add_service(service::federation(metaserver.clone()))
         .add_service(service::cluster(metaserver.clone()))
         .add_service(service::admin(metaserver.clone()));
     let stop = CancellationToken::new();
@@ -200,6 +249,16 @@ pub async fn start(config: Config, env: Env, storage: Storage) -> Result<Running
         };
         ("the metaserver", ended)
     });
+    if let Some(federation) = federation {
+        let stopped = stop.clone().cancelled_owned();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = stopped => {}
+                () = federation::follow(&federation, &*disk) => {}
+            }
+            ("the federation map", Ok(()))
+        });
+    }
     let stopped = stop.clone().cancelled_owned();
     let told = tell_cluster(consensus.clone(), identity);
     tasks.spawn(async move {
@@ -215,7 +274,7 @@ pub async fn start(config: Config, env: Env, storage: Storage) -> Result<Running
         config.id,
         http_address.as_deref().unwrap_or("none")
     );
-    Ok(Running { address, http_address, consensus, stop, tasks })
+    Ok(Running { address, http_address, consensus, federation: member, stop, tasks })
 }
 
 impl Running {
@@ -239,6 +298,9 @@ impl Running {
         let ended = tokio::select! {
             () = shutdown => Ok(()),
             failure = self.consensus.failed() => Err(ServeError::Failed(failure.0)),
+            failure = failed(self.federation.as_ref()) => {
+                Err(ServeError::Failed(format!("federation group: {}", failure.0)))
+            }
             Some(ended) = self.tasks.join_next() => {
                 let (what, why) = ended.unwrap_or_else(|panic| ("a task", Err(panic.to_string())));
                 Err(ServeError::Stopped { what, why: why.err().unwrap_or_else(|| "for no reason".to_owned()) })
@@ -246,7 +308,10 @@ impl Running {
         };
         if ended.is_ok() {
             tracing::info!("shutting down");
-            self.hand_over().await;
+            hand_over(&self.consensus).await;
+            if let Some(federation) = &self.federation {
+                hand_over(federation).await;
+            }
         }
         self.stop.cancel();
         let all_ended = async { while self.tasks.join_next().await.is_some() {} };
@@ -254,21 +319,32 @@ impl Running {
             self.tasks.shutdown().await;
         }
         self.consensus.shutdown().await;
+        if let Some(federation) = &self.federation {
+            federation.shutdown().await;
+        }
         ended
     }
+}
 
-    /// Lets another member lead before this one goes, so that nobody waits for an election.
-    async fn hand_over(&self) {
-        let status = self.consensus.status();
-        let others = status.members.iter().filter(|member| member.id != status.own);
-        let nearest = others.filter_map(|member| Some((member.log_lag?, member.id))).min();
-        let mut leadership = self.consensus.leadership();
-        let Some((_, heir)) = nearest.filter(|_| leadership.borrow().is_leader) else { return };
-        if self.consensus.transfer_leader(heir).await.is_ok() {
-            let handed_over = leadership.wait_for(|l| !l.is_leader);
-            // If not, the others elect one when they no longer hear this one.
-            let _ = timeout(HAND_OVER_DEADLINE, handed_over).await;
-        }
+/// Lets another member lead before this one goes, so that nobody waits for an election.
+async fn hand_over(consensus: &Consensus) {
+    let status = consensus.status();
+    let others = status.members.iter().filter(|member| member.id != status.own);
+    let nearest = others.filter_map(|member| Some((member.log_lag?, member.id))).min();
+    let mut leadership = consensus.leadership();
+    let Some((_, heir)) = nearest.filter(|_| leadership.borrow().is_leader) else { return };
+    if consensus.transfer_leader(heir).await.is_ok() {
+        let handed_over = leadership.wait_for(|l| !l.is_leader);
+        // If not, the others elect one when they no longer hear this one.
+        let _ = timeout(HAND_OVER_DEADLINE, handed_over).await;
+    }
+}
+
+/// Never of a group that this process is no member of.
+async fn failed(consensus: Option<&Consensus>) -> raft::Failure {
+    match consensus {
+        Some(consensus) => consensus.failed().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -311,16 +387,30 @@ fn consensus_options(config: &Config, address: String) -> ConsensusOptions {
         config.bootstrap.iter().map(|member| (MemberId(member.id), member.address.clone())).collect();
     bootstrap.insert(config.id, address.clone());
     let mut options = ConsensusOptions::new(config.id, address, bootstrap);
-    options.cluster = ClusterOptions {
+    options.purpose = Purpose::Cluster(ClusterOptions {
         name: config.cluster.clone(),
         copies: config.copies,
         copies_min: config.copies_min,
-        ..options.cluster
-    };
+        ..ClusterOptions::default()
+    });
     options.timing = Timing::new(config.raft_heartbeat, config.election_timeout);
     options.snapshot_entries = config.snapshot_every_logs;
     options.keep_entries = config.snapshot_every_logs / 5;
     options
+}
+
+/// `None`: this process is no member of the federation group.
+fn federation_options(config: &Config, address: String) -> Option<ConsensusOptions> {
+    let federation = config.federation.as_ref()?;
+    let member = federation.own?;
+    let seats = federation.members.iter().map(|seat| (MemberId(seat.id), seat.address.clone())).collect();
+    let mut options = ConsensusOptions::new(member, address, seats);
+    options.purpose = Purpose::Federation;
+    // It is asked seldom, and idle members cost what their heartbeats do.
+    options.timing = Timing::new(2 * config.raft_heartbeat, 2 * config.election_timeout);
+    options.snapshot_entries = config.snapshot_every_logs;
+    options.keep_entries = config.snapshot_every_logs / 5;
+    Some(options)
 }
 
 /// Names the cluster in handshakes from the moment it is made.

@@ -189,6 +189,16 @@ impl View {
         registered.iter().filter_map(candidate).collect()
     }
 
+    /// The last reports of registered servers that are alive.
+    pub(crate) fn loads(&self, registered: &[Registered], now: Instant) -> Vec<Load> {
+        let soft = self.soft();
+        let load = |(server, _): &Registered| {
+            let heard = soft.heard.get(server)?;
+            (self.state_of(heard, now) != ServerState::Away).then(|| heard.load.clone())
+        };
+        registered.iter().filter_map(load).collect()
+    }
+
     /// Registered servers that are away (V2).
     pub(crate) fn away(&self, registered: &[Registered], now: Instant) -> Vec<ServerId> {
         let ids = registered.iter().map(|(server, _)| *server);

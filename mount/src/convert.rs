@@ -56,7 +56,8 @@ pub(crate) fn file_attr(attr: &InodeAttr) -> FileAttr {
     }
 }
 
-/// For `.` and `..` in READDIRPLUS: the kernel reads nothing but the number and the kind of them.
+/// For `.` and `..` in READDIRPLUS, of which the kernel reads nothing but number and kind, and for volumes whose cluster
+/// does not answer: the kernel asks for their attributes when it needs them.
 pub(crate) fn directory_placeholder(inode: InodeId) -> FileAttr {
     FileAttr {
         ino: INodeNo(inode.0),
@@ -67,8 +68,8 @@ pub(crate) fn directory_placeholder(inode: InodeId) -> FileAttr {
         ctime: UNIX_EPOCH,
         crtime: UNIX_EPOCH,
         kind: FileType::Directory,
-        perm: 0,
-        nlink: 0,
+        perm: 0o755,
+        nlink: 2,
         uid: 0,
         gid: 0,
         rdev: 0,

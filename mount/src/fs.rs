@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use dfs_client::{Client, ClientError, File, OpenMode};
+use dfs_client::{Client, ClientError, File, Looked, OpenMode};
 use dfs_proto::attr::{AccessMask, BadName, Caller, FileKind, InodeAttr, Name};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Create, DirEntry, NewInode, Rename, SetAttr, StatFs};
@@ -52,6 +52,13 @@ pub(crate) enum FsError {
     Closing,
 }
 
+impl FsError {
+    /// Nobody was there to decide.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        matches!(self, FsError::TimedOut | FsError::Client(ClientError::Unavailable { .. }))
+    }
+}
+
 pub(crate) type FsResult<T> = Result<T, FsError>;
 
 /// Drops the kernel's pages and attributes of a file. Must not wait: it is called while the kernel waits for an answer.
@@ -85,11 +92,16 @@ pub(crate) struct Listed {
     pub(crate) inode: InodeId,
     pub(crate) kind: FileKind,
     pub(crate) cookie: u64,
-    /// With READDIRPLUS, but for `.` and `..`.
+    /// With READDIRPLUS, but for `.` and `..`, and for volumes whose cluster does not answer.
     pub(crate) attr: Option<InodeAttr>,
 }
 
 impl Listed {
+    /// The kernel counts no look-up of these.
+    pub(crate) fn is_dot(&self) -> bool {
+        matches!(self.cookie, COOKIE_AFTER_DOT | COOKIE_AFTER_DOT_DOT)
+    }
+
     fn directory(name: &[u8], inode: InodeId, cookie: u64) -> Listed {
         Listed { name: name.to_vec(), inode, kind: FileKind::Directory, cookie, attr: None }
     }
@@ -202,16 +214,17 @@ impl Fs {
 
     // ---- names -----------------------------------------------------------------------------------------------
 
-    pub(crate) async fn lookup(&self, who: Requester, parent: InodeId, name: &[u8]) -> FsResult<InodeAttr> {
+    pub(crate) async fn lookup(&self, who: Requester, parent: InodeId, name: &[u8]) -> FsResult<Looked> {
         let checked = entry_name(name)?;
-        let attr = self
+        let looked = self
             .as_caller(who, |caller| {
                 let name = &checked;
-                async move { self.client.lookup(&caller, parent, name.as_bytes()).await }
+                async move { self.client.look_up(&caller, parent, name.as_bytes()).await }
             })
             .await?;
-        self.inodes.looked_up(attr.inode, parent, name);
-        Ok(attr)
+        let (Looked::Attr(InodeAttr { inode, .. }) | Looked::Unanswered(inode)) = looked;
+        self.inodes.looked_up(inode, parent, name);
+        Ok(looked)
     }
 
     pub(crate) fn forget(&self, inode: InodeId, count: u64) {
@@ -336,7 +349,14 @@ impl Fs {
 
     pub(crate) async fn statfs(&self, inode: InodeId) -> FsResult<StatFs> {
         let fresh = async { Ok(self.client.statfs(inode).await?) };
-        self.space.or(fresh).await
+        if inode != InodeId::ROOT {
+            return fresh.await;
+        }
+        match self.space.or(fresh).await {
+            // Other clusters are there: the mount begins and ends without the root's.
+            Err(error) if error.is_unanswered() && self.client.is_of_federation() => Ok(StatFs::default()),
+            space => space,
+        }
     }
 
     // ---- files -----------------------------------------------------------------------------------------------
@@ -503,7 +523,8 @@ impl Fs {
             }
             behind = page.entries.last().map_or(behind, |entry| entry.cookie);
             for entry in page.entries {
-                if plus && entry.attr.is_none() {
+                let is_volume = entry.inode.volume() != inode.volume();
+                if plus && entry.attr.is_none() && !is_volume {
                     listed.extend(self.listed_by_name(inode, entry).await?);
                 } else {
                     listed.push(Listed::from(entry));

@@ -19,7 +19,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use dfs_client::{FLUSH_SLICE_LEN, OpenMode};
+use dfs_client::{FLUSH_SLICE_LEN, Looked, OpenMode};
 use dfs_proto::attr::{AccessMask, FileKind, InodeAttr};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{NewInode, SetAttr, StatFs};
@@ -51,6 +51,8 @@ const DIRECTORY_NAME_BELIEVED: Duration = Duration::from_millis(50);
 /// call; what can be old is only what needs no look-up: `fstat` and cached reads of a file that was open before (see
 /// ARCHITECTURE.md, "Decided by measuring", and SEMANTICS.md).
 const ATTR_BELIEVED: Duration = Duration::from_millis(50);
+/// What stands for a volume whose cluster does not answer.
+const UNANSWERED: Duration = Duration::ZERO;
 /// Inode numbers are never reused, so their first generation is their only one.
 const GENERATION: Generation = Generation(0);
 /// The largest request: one append carries as much (twice as fast as the kernel's default of 128 KiB).
@@ -279,7 +281,13 @@ impl Filesystem for Edge {
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (fs, who, name) = (self.fs.clone(), requester(request), owned(name));
         let call = async move { fs.lookup(who, inode_id(parent), &name).await };
-        self.metadata(call, reply_entry("look up a name", reply));
+        self.metadata(call, move |looked| match looked {
+            Ok(Looked::Attr(attr)) => reply_entry("look up a name", reply)(Ok(attr)),
+            Ok(Looked::Unanswered(inode)) => {
+                reply.entry_with_ttls(&UNANSWERED, &UNANSWERED, &directory_placeholder(inode), GENERATION);
+            }
+            Err(error) => reply_entry("look up a name", reply)(Err(error)),
+        });
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, nlookup: u64) {
@@ -565,9 +573,9 @@ impl Filesystem for Edge {
                     let attr =
                         entry.attr.as_ref().map_or_else(|| directory_placeholder(entry.inode), file_attr);
                     let inode = INodeNo(entry.inode.0);
-                    let is_full =
-                        reply.add(inode, entry.cookie, name, name_believed(entry.kind), &attr, GENERATION);
-                    if !is_full && entry.attr.is_some() {
+                    let believed = entry.attr.as_ref().map_or(&UNANSWERED, |_| name_believed(entry.kind));
+                    let is_full = reply.add(inode, entry.cookie, name, believed, &attr, GENERATION);
+                    if !is_full && !entry.is_dot() {
                         fs.entry_looked_up(directory, entry);
                     }
                     is_full

@@ -1,4 +1,4 @@
-//! The root's attributes and the space, as they were last known: answered while no metaserver answers.
+//! The root's attributes and the space, as they were last known: answered while no metaserver of its cluster answers.
 //!
 //! `umount` asks for both before it unmounts, so a mount whose servers are all dead could otherwise not be ended before
 //! the metadata deadline (promise 7). Only these two are treated so; whoever asks for anything else waits.
@@ -47,11 +47,15 @@ impl<T: Clone> LastKnown<T> {
                 }
             }
         };
-        if let Ok(value) = &answer {
-            *lock(&self.away_since) = None;
-            *lock(&self.value) = Some(value.clone());
+        match answer {
+            Ok(value) => {
+                *lock(&self.away_since) = None;
+                *lock(&self.value) = Some(value.clone());
+                Ok(value)
+            }
+            Err(error) if error.is_unanswered() => self.get().ok_or(error),
+            Err(error) => Err(error),
         }
-        answer
     }
 
     fn patience(&self, now: Instant) -> Duration {
@@ -78,6 +82,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::future::{pending, ready};
+
+    use dfs_client::ClientError;
 
     use super::*;
     use crate::fs::FsError;
@@ -128,6 +134,8 @@ mod tests {
             Ok(7)
         };
         assert_eq!(known.or(late).await.unwrap(), 7);
+        let away = FsError::Client(ClientError::Unavailable { what: "the cluster is away".to_owned() });
+        assert_eq!(known.or(ready(Err(away))).await.unwrap(), 7);
         assert!(matches!(known.or(ready(Err(FsError::BadName))).await, Err(FsError::BadName)));
     }
 }

@@ -68,6 +68,9 @@ pub enum MetaError {
     /// No quorum, an election, too few chunkservers heard: later it may work.
     #[error("not available now: {what}")]
     Unavailable { what: String },
+    /// Another cluster, or the federation group, that this needs: it is not waited for (P9.4).
+    #[error("away: {what}")]
+    Away { what: String },
     #[error("{chunk} is sealed or not open for this session")]
     ChunkNotOpen { chunk: ChunkId },
     #[error("{chunk}: replica set is at {actual}, the request names {named}")]
@@ -100,6 +103,7 @@ impl MetaError {
             | MetaError::Stale
             | MetaError::SessionExpired { .. }
             | MetaError::RequestTooOld
+            | MetaError::Away { .. }
             | MetaError::CommitRefused { .. }
             | MetaError::Unsupported { .. }
             | MetaError::Internal { .. } => Retry::Never,

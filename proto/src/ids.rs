@@ -151,6 +151,10 @@ uuid_like! {
     ClusterId
 }
 uuid_like! {
+    /// A federation: random, made with the first state of its map.
+    FederationId
+}
+uuid_like! {
     /// One data directory: random, made when it is first used. An emptied directory is a new one (P7.7, P11.1).
     DirectoryId
 }

@@ -11,6 +11,7 @@ pub mod convert;
 pub mod env;
 pub mod error;
 pub mod extent;
+pub mod federation;
 pub mod frame;
 pub mod ids;
 pub mod meta;

@@ -71,11 +71,27 @@ pub struct Create {
 pub enum NewInode {
     File,
     Directory,
-    Symlink { target: Vec<u8> },
+    Symlink {
+        target: Vec<u8>,
+    },
     Fifo,
     Socket,
-    CharDevice { rdev: u32 },
-    BlockDevice { rdev: u32 },
+    CharDevice {
+        rdev: u32,
+    },
+    BlockDevice {
+        rdev: u32,
+    },
+    /// A directory of the root directory, as a volume of this cluster. Only administrators choose.
+    Volume {
+        cluster: ClusterId,
+    },
+}
+
+impl NewInode {
+    pub fn is_directory(&self) -> bool {
+        matches!(self, NewInode::Directory | NewInode::Volume { .. })
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -245,6 +261,8 @@ pub enum Read {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadReply {
     Attr(InodeAttr),
+    /// Of a lookup: the root of a volume that another cluster has; ask there for its attributes.
+    Elsewhere(InodeId),
     Opened {
         attr: InodeAttr,
         next_commit: u64,
@@ -268,6 +286,7 @@ pub struct DirEntry {
     pub kind: crate::attr::FileKind,
     /// Give this back to go on behind the entry; stable while the directory changes (P7.6). Never 0.
     pub cookie: u64,
+    /// Asked for, and of a volume that the answering cluster has.
     pub attr: Option<InodeAttr>,
 }
 

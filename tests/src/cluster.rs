@@ -19,6 +19,8 @@ use dfs_proto::ids::ClusterId;
 use dfs_proto::rpc::{Expected, Identity, Role, grpc};
 use dfs_proto::wire;
 use dfs_proto::wire::admin_client::AdminClient;
+use dfs_proto::wire::federation_client::FederationClient;
+use tonic::transport::Channel;
 
 use crate::daemon::{Daemon, tail};
 use crate::guard::Guard;
@@ -33,6 +35,7 @@ const STATUS_DEADLINE: Duration = Duration::from_secs(2);
 /// What to start.
 #[derive(Clone, Debug)]
 pub struct Shape {
+    pub name: &'static str,
     pub metaservers: u64,
     pub chunkservers: u64,
     pub copies: u32,
@@ -55,6 +58,7 @@ pub struct Shape {
 impl Default for Shape {
     fn default() -> Shape {
         Shape {
+            name: "test",
             metaservers: 3,
             chunkservers: 3,
             copies: 2,
@@ -80,9 +84,20 @@ pub struct Cluster {
     guard: Arc<Guard>,
     host: String,
     pub shape: Shape,
+    /// What it shares with other clusters; none: it is on its own.
+    federation: Option<Seats>,
     daemons: Mutex<BTreeMap<String, Daemon>>,
     expected_errors: Mutex<Vec<String>>,
     runtime: tokio::runtime::Runtime,
+}
+
+/// The federation that a cluster is of.
+#[derive(Clone, Debug)]
+pub struct Seats {
+    /// gRPC addresses of the federation group's members; their numbers are 1 and so on.
+    pub members: Vec<String>,
+    /// Of the metaservers of all clusters.
+    pub metaservers: Vec<String>,
 }
 
 /// `meta1` → 7010 (gRPC); HTTP is one above.
@@ -99,18 +114,20 @@ impl Cluster {
     /// Starts metaservers and chunkservers and waits until a leader has heard all of them.
     pub fn start(shape: Shape) -> Cluster {
         let cluster = Cluster::prepare(shape);
-        for id in 1..=cluster.shape.metaservers {
-            cluster.start_daemon(&format!("meta{id}"));
-        }
-        for id in 1..=cluster.shape.chunkservers {
-            cluster.start_daemon(&format!("chunk{id}"));
-        }
+        cluster.server_names().iter().for_each(|name| cluster.start_daemon(name));
         cluster.wait_whole();
         cluster
     }
 
     /// Writes the configuration files and starts nothing.
     pub fn prepare(shape: Shape) -> Cluster {
+        let cluster = Cluster::reserve(shape);
+        cluster.configure();
+        cluster
+    }
+
+    /// Its addresses are known, and nothing else is there.
+    pub(crate) fn reserve(shape: Shape) -> Cluster {
         require_root_and_fuse();
         let guard = Arc::new(Guard::new());
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -118,21 +135,34 @@ impl Cluster {
             .enable_all()
             .build()
             .expect("start a runtime for status calls");
-        let cluster = Cluster {
+        Cluster {
             host: guard.host(),
             guard,
             shape,
+            federation: None,
             daemons: Mutex::default(),
             expected_errors: Mutex::default(),
             runtime,
-        };
-        for id in 1..=cluster.shape.metaservers {
-            cluster.add_metaserver(id);
         }
-        for id in 1..=cluster.shape.chunkservers {
-            cluster.add_chunkserver(id);
+    }
+
+    /// Before [`Cluster::configure`].
+    pub(crate) fn join(&mut self, seats: Seats) {
+        self.federation = Some(seats);
+    }
+
+    pub(crate) fn configure(&self) {
+        for id in 1..=self.shape.metaservers {
+            self.add_metaserver(id);
         }
-        cluster
+        for id in 1..=self.shape.chunkservers {
+            self.add_chunkserver(id);
+        }
+    }
+
+    /// All daemons but mounts.
+    pub fn server_names(&self) -> Vec<String> {
+        self.metaserver_names().into_iter().chain(self.chunkserver_names()).collect()
     }
 
     pub fn dir(&self) -> &Path {
@@ -237,9 +267,21 @@ impl Cluster {
             .map(|id| format!("{{ id = {id}, address = \"{}\" }}", self.meta_address(id)))
             .collect();
         let text = format!(
-            "{federation}\n[metaserver]\nid = {id}\ncluster = \"test\"\ndata = {data:?}\nlisten = \"{listen}\"\n\
-             http = \"{http}\"\nbootstrap = [{bootstrap}]\ncopies = {copies}\n{caches}{extra}\n",
+            "{federation}
+[metaserver]
+id = {id}
+cluster = \"{cluster}\"
+data = {data:?}
+listen = \"{listen}\"
+\
+             http = \"{http}\"
+bootstrap = [{bootstrap}]
+copies = {copies}
+{caches}{seats}{extra}
+",
             federation = self.federation_toml(),
+            cluster = self.shape.name,
+            seats = self.seats_toml(id),
             data = self.data_dir(&name),
             listen = self.meta_address(id),
             http = self.http_address(&name),
@@ -250,6 +292,17 @@ impl Cluster {
             extra = self.shape.metaserver_extra,
         );
         self.add_daemon(&name, "dfs-metaserver", &text);
+    }
+
+    fn seats_toml(&self, id: u64) -> String {
+        let Some(seats) = &self.federation else { return String::new() };
+        let members: Vec<String> = (1..)
+            .zip(&seats.members)
+            .map(|(number, address)| format!("{{ id = {number}, address = \"{address}\" }}"))
+            .collect();
+        let own = (1..).zip(&seats.members).find(|(_, address)| **address == self.meta_address(id));
+        let own = own.map(|(number, _): (u64, _)| format!("federation_id = {number}\n")).unwrap_or_default();
+        format!("federation_members = [{}]\n{own}", members.join(", "))
     }
 
     /// Writes the configuration of one more chunkserver; `start_daemon` starts it.
@@ -363,14 +416,27 @@ fn require_root_and_fuse() {
 impl Cluster {
     /// One member's view; `None` when it does not answer.
     pub fn status_of(&self, id: u64) -> Option<wire::StatusReply> {
+        self.ask(id, async |channel| {
+            let reply = AdminClient::new(channel).status(wire::StatusRequest {}).await.ok()?.into_inner();
+            reply.error.is_none().then_some(reply)
+        })
+    }
+
+    /// The federation map as this metaserver serves it.
+    pub fn map_of(&self, id: u64) -> Option<wire::FederationMap> {
+        self.ask(id, async |channel| {
+            let reply = FederationClient::new(channel).get_map(wire::GetMapRequest::default()).await;
+            reply.ok()?.into_inner().map
+        })
+    }
+
+    fn ask<T>(&self, id: u64, question: impl AsyncFnOnce(Channel) -> Option<T>) -> Option<T> {
         let address = self.meta_address(id);
         let own = Identity { role: Role::Admin, id: 0, cluster: ClusterId::UNKNOWN };
         let expected = Expected { role: Role::Metaserver, id, cluster: ClusterId::UNKNOWN };
         let ask = async {
-            let channel =
-                grpc::connect(&Env::real(), &address, &own, &expected, STATUS_DEADLINE).await.ok()?;
-            let reply = AdminClient::new(channel).status(wire::StatusRequest {}).await.ok()?.into_inner();
-            reply.error.is_none().then_some(reply)
+            let channel = grpc::connect(&Env::real(), &address, &own, &expected, STATUS_DEADLINE).await;
+            question(channel.ok()?).await
         };
         self.runtime.block_on(async { tokio::time::timeout(STATUS_DEADLINE, ask).await.ok().flatten() })
     }
@@ -451,9 +517,12 @@ impl Cluster {
         let mountpoint = self.mountpoint(name);
         fs::create_dir_all(&mountpoint).expect("make a mountpoint");
         let path = self.config_path(name);
+        let metaservers = match &self.federation {
+            Some(seats) => seats.metaservers.clone(),
+            None => self.federation(),
+        };
         let text = format!(
-            "{}\n[mount]\nmetadata_timeout_ms = {ms}\ndata_timeout_ms = {ms}\n",
-            self.federation_toml(),
+            "[federation]\nmetaservers = {metaservers:?}\n[mount]\nmetadata_timeout_ms = {ms}\ndata_timeout_ms = {ms}\n",
             ms = self.shape.deadline_ms,
         );
         fs::write(&path, text).expect("write a mount's configuration");

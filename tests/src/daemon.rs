@@ -25,6 +25,14 @@ pub fn thread_states(pid: u32) -> Vec<char> {
     threads.filter_map(|thread| state(fs::read_to_string(thread.path().join("stat")).ok()?)).collect()
 }
 
+/// User and system time of a process, in hundredths of a second.
+pub fn cpu_ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("read a process's times");
+    let after_name = stat.rsplit(") ").next().unwrap_or_default();
+    let times = after_name.split(' ').skip(11).take(2);
+    times.map(|field| field.parse::<u64>().expect("a number of ticks")).sum()
+}
+
 /// Where `cargo build --release` put the binaries: beside `deps/`, which has the test executable.
 pub fn binary(name: &str) -> PathBuf {
     let exe = std::env::current_exe().expect("the test executable has a path");

@@ -8,6 +8,7 @@
 
 pub mod cluster;
 pub mod daemon;
+pub mod federation;
 pub mod guard;
 pub mod ledger;
 pub mod load;

@@ -9,7 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::wait;
+use crate::{tree, wait};
+
+/// Until the first files of a load are there.
+const START_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A running `cp -a`, which names each file when it starts with it.
 pub struct Copy {
@@ -159,4 +162,48 @@ fn namespace_round(dir: &Path, round: usize) -> Result<Duration, String> {
     step("unlink of the symlink", &|| fs::remove_file(name("s")))?;
     step("rmdir", &|| fs::remove_dir(name("e")))?;
     Ok(longest)
+}
+
+/// Of each file of [`Copying`].
+pub const COPIED_LEN: usize = 200_000;
+
+/// Writes `f0`, `f1`, … one file after the other until it is told to end.
+pub struct Copying {
+    done: Arc<AtomicUsize>,
+    is_over: Arc<AtomicBool>,
+    thread: JoinHandle<Duration>,
+}
+
+impl Copying {
+    pub fn start(dir: &Path) -> Copying {
+        let (done, is_over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (dir, counted, told) = (dir.to_owned(), done.clone(), is_over.clone());
+        let thread = std::thread::spawn(move || {
+            let mut worst = Duration::ZERO;
+            while !told.load(Ordering::Relaxed) {
+                let number = counted.load(Ordering::Relaxed);
+                let before = wait::now();
+                fs::write(dir.join(format!("f{number}")), tree::bytes(number as u64, COPIED_LEN))
+                    .expect("write a file");
+                worst = worst.max(before.elapsed());
+                counted.store(number + 1, Ordering::Relaxed);
+            }
+            worst
+        });
+        Copying { done, is_over, thread }
+    }
+
+    #[track_caller]
+    pub fn wait_for(&self, files: usize) {
+        let is_there = || (self.done.load(Ordering::Relaxed) >= files).then_some(());
+        wait::until("files to be copied", START_DEADLINE, is_there);
+    }
+
+    /// How many files, and what the slowest one took.
+    #[track_caller]
+    pub fn finish(self) -> (usize, Duration) {
+        self.is_over.store(true, Ordering::Relaxed);
+        let worst = self.thread.join().expect("every file was written");
+        (self.done.load(Ordering::Relaxed), worst)
+    }
 }

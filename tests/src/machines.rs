@@ -14,6 +14,8 @@ use crate::guard::Guard;
 use crate::shell::{Ran, sh, try_sh};
 use crate::wait;
 
+/// For clients of two clusters, on the first two machines.
+const CLIENTS: &str = "[federation]\nmetaservers = [\"10.77.0.1:7000\", \"10.77.0.2:7000\"]\n";
 const START_DEADLINE: Duration = Duration::from_secs(60);
 
 /// See the module. Everything is gone when it is dropped, or when the process dies.
@@ -120,9 +122,55 @@ impl Machines {
         }
     }
 
+    /// A cluster of its own on each of the first two machines, alpha with the root directory and beta, as one federation.
+    pub fn start_two_clusters(&mut self) {
+        for (machine, name) in [(1, "alpha"), (2, "beta")] {
+            let own = format!("10.77.0.{machine}");
+            let text = format!(
+                "{CLIENTS}
+                 [metaserver]
+                 id = 1
+                 cluster = \"{name}\"
+                 data = \"/var/lib/dfs/meta\"
+                 listen = \"{own}:7000\"
+                 http = \"{own}:7001\"
+                 bootstrap = [{{ id = 1, address = \"{own}:7000\" }}]
+                 copies = 1
+                 federation_members = [{{ id = 1, address = \"10.77.0.1:7000\" }}]
+                 {seat}
+                 [chunkserver]
+                 data = \"/var/lib/dfs/chunks\"
+                 listen = \"{own}:7100\"
+                 frames_listen = \"{own}:7101\"
+                 http = \"{own}:7102\"\n",
+                seat = if machine == 1 { "federation_id = 1" } else { "" },
+            );
+            // Its chunkserver is of this cluster, and not of the first in the list.
+            let text = text.replace("10.77.0.1:7000\", \"10.77.0.2:7000", &format!("{own}:7000"));
+            let path = self.config(machine, &text).display().to_string();
+            for program in ["dfs-metaserver", "dfs-chunkserver"] {
+                self.start(machine, program, &["--config", &path]);
+            }
+        }
+        wait::until("beta to join", START_DEADLINE, || {
+            self.admin(1, "cluster join 10.77.0.2:7000").ok.then_some(())
+        });
+    }
+
+    /// A mount of what [`Machines::start_two_clusters`] made.
+    pub fn mount_two_clusters(&mut self, machine: usize, deadline: Duration) -> PathBuf {
+        let ms = deadline.as_millis();
+        let times = format!("{CLIENTS}[mount]\nmetadata_timeout_ms = {ms}\ndata_timeout_ms = {ms}\n");
+        self.mount_with(machine, &times)
+    }
+
     /// A mount on a machine, from the README's file for clients.
     pub fn mount(&mut self, machine: usize) -> PathBuf {
-        let path = self.config(machine, &readme_file(1)).display().to_string();
+        self.mount_with(machine, &readme_file(1))
+    }
+
+    fn mount_with(&mut self, machine: usize, text: &str) -> PathBuf {
+        let path = self.config(machine, text).display().to_string();
         let dir = self.guard.dir().join("mnt").join(machine.to_string());
         fs::create_dir_all(&dir).expect("make a mountpoint");
         let at = dir.display().to_string();
@@ -150,8 +198,8 @@ impl Machines {
             let all = |list: &Value, is_fine: fn(&Value) -> bool| {
                 list.as_array()?.iter().all(is_fine).then_some(())
             };
-            all(&status["members"], |member| member["state"] != "unreachable")?;
-            all(&status["leader"]["chunkservers"], |server| server["state"] == "alive")
+            all(&status["clusters"][0]["members"], |member| member["state"] != "unreachable")?;
+            all(&status["clusters"][0]["leader"]["chunkservers"], |server| server["state"] == "alive")
         });
     }
 
@@ -159,11 +207,12 @@ impl Machines {
     pub fn leader(&self, machine: usize) -> usize {
         wait::until("a leader", START_DEADLINE, || {
             let status: Value = serde_json::from_str(&self.admin(machine, "status --json").stdout).ok()?;
-            Some(status["leader"]["member"].as_u64()? as usize)
+            Some(status["clusters"][0]["leader"]["member"].as_u64()? as usize)
         })
     }
 
-    fn admin(&self, machine: usize, command: &str) -> Ran {
+    /// `dfs` with that machine's configuration.
+    pub fn admin(&self, machine: usize, command: &str) -> Ran {
         let config = self.guard.dir().join("etc").join(format!("{machine}.toml"));
         let (dfs, own) = (crate::daemon::binary("dfs"), self.name(machine));
         let script = format!(
@@ -201,6 +250,11 @@ impl Machines {
 
 impl Drop for Machines {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            for daemon in &self.daemons {
+                eprintln!("---- {} ----\n{}", daemon.name, tail(&daemon.log()));
+            }
+        }
         self.daemons.clear();
     }
 }

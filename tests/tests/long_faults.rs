@@ -14,7 +14,7 @@ use dfs_tests::cluster::{Cluster, Shape};
 use dfs_tests::load::Copy;
 use dfs_tests::power::{ALL_CUTS, Cut, cuts, shape};
 use dfs_tests::shell::{sh, try_sh_within};
-use dfs_tests::{sys, tree, wait};
+use dfs_tests::{daemon, sys, tree, wait};
 
 /// For more than 1 GB in 50,000 files on a busy machine.
 const COPY_DEADLINE: Duration = Duration::from_secs(1800);
@@ -279,7 +279,7 @@ fn an_idle_mount_and_its_servers_take_little() {
         .chain(["a".to_owned()])
         .collect();
     let pids: Vec<u32> = names.iter().map(|name| cluster.pid(name).unwrap()).collect();
-    let ticks = || -> u64 { pids.iter().map(|pid| cpu_ticks(*pid)).sum() };
+    let ticks = || -> u64 { pids.iter().map(|pid| daemon::cpu_ticks(*pid)).sum() };
     let (before, start) = (ticks(), wait::now());
     // The one wait of these tests that waits for time itself.
     wait::pause(Duration::from_secs(30));
@@ -289,13 +289,6 @@ fn an_idle_mount_and_its_servers_take_little() {
     assert!(per_second < 2.0, "{per_second} % of a core");
     assert!(resident < 500, "{resident} MiB");
     std::io::stderr().flush().unwrap();
-}
-
-/// User and system time, in hundredths of a second.
-fn cpu_ticks(pid: u32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let after_name = stat.rsplit(") ").next().unwrap();
-    after_name.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
 }
 
 fn resident_mib(pid: u32) -> u64 {

@@ -1,59 +1,137 @@
-//! `dfs cluster list`.
+//! `dfs cluster list`, `join` and `leave`.
 
 use std::process::ExitCode;
 
+use anyhow::{Context as _, bail, ensure};
 use dfs_proto::env::Env;
+use dfs_proto::federation::{ClusterEntry, Federate};
+use dfs_proto::ids::{ClusterId, InodeId};
 use serde::Serialize;
 
-use super::led;
+use super::{found, map, number};
 use crate::cli::Source;
-use crate::overview::MemberState;
+use crate::overview::{self, MemberState, Overview, Volume};
 use crate::print::{self, Table};
+use crate::{federation, verdict};
 
 #[derive(Serialize)]
 struct Row {
     name: String,
     id: String,
-    leader: u64,
-    term: u64,
+    /// `None`: nobody leads.
+    leader: Option<u64>,
+    term: Option<u64>,
     metaservers: usize,
     metaservers_reached: usize,
     chunkservers: usize,
     chunkservers_here: usize,
     copies: u32,
-    inodes: u64,
+    volumes: usize,
+    inodes: Option<u64>,
+}
+
+fn row(overview: &Overview, volumes: &[Volume]) -> Row {
+    let cluster = overview.cluster.clone().unwrap_or_default();
+    let leader = overview.leader.as_ref();
+    let servers = leader.map_or(&[][..], |leader| &leader.chunkservers);
+    Row {
+        leader: leader.map(|leader| leader.member),
+        term: leader.map(|leader| leader.term),
+        metaservers: overview.members.len(),
+        metaservers_reached: overview.members.iter().filter(|m| m.state != MemberState::Unreachable).count(),
+        chunkservers: servers.len(),
+        chunkservers_here: servers.iter().filter(|server| server.state.is_here()).count(),
+        copies: cluster.copies,
+        volumes: volumes.iter().filter(|volume| volume.cluster == cluster.name).count(),
+        inodes: leader.map(|leader| leader.inodes),
+        name: cluster.name,
+        id: cluster.id,
+    }
 }
 
 pub async fn list(env: &Env, source: &Source, json: bool) -> anyhow::Result<ExitCode> {
-    let (overview, cluster, leader) = led(env, source).await?;
-    let row = Row {
-        name: cluster.name,
-        id: cluster.id,
-        leader: leader.member,
-        term: leader.term,
-        metaservers: overview.members.len(),
-        metaservers_reached: overview.members.iter().filter(|m| m.state != MemberState::Unreachable).count(),
-        chunkservers: leader.chunkservers.len(),
-        chunkservers_here: leader.chunkservers.iter().filter(|s| s.state.is_here()).count(),
-        copies: cluster.copies,
-        inodes: leader.inodes,
-    };
+    let federation = found(env, source).await?;
+    let rows: Vec<Row> = federation.clusters.iter().map(|one| row(one, &federation.volumes)).collect();
     if json {
-        print::json(&[row])?;
+        print::json(&rows)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut table =
-        Table::new(["cluster", "id", "leader", "term", "metaservers", "chunkservers", "copies", "inodes"]);
-    table.row([
-        row.name,
-        row.id,
-        format!("metaserver {}", row.leader),
-        row.term.to_string(),
-        format!("{} of {}", row.metaservers_reached, row.metaservers),
-        format!("{} of {}", row.chunkservers_here, row.chunkservers),
-        row.copies.to_string(),
-        row.inodes.to_string(),
+    let mut table = Table::new([
+        "cluster",
+        "id",
+        "leader",
+        "term",
+        "metaservers",
+        "chunkservers",
+        "copies",
+        "volumes",
+        "inodes",
     ]);
+    for row in rows {
+        table.row([
+            row.name,
+            row.id,
+            row.leader.map_or_else(|| "none".to_owned(), |leader| format!("metaserver {leader}")),
+            number(row.term),
+            format!("{} of {}", row.metaservers_reached, row.metaservers),
+            format!("{} of {}", row.chunkservers_here, row.chunkservers),
+            row.copies.to_string(),
+            row.volumes.to_string(),
+            number(row.inodes),
+        ]);
+    }
     print!("{}", table.render());
     Ok(ExitCode::SUCCESS)
+}
+
+pub async fn join(env: &Env, source: &Source, metaservers: &[String]) -> anyhow::Result<ExitCode> {
+    let (addresses, map) = map(env, source).await?;
+    let overview = overview::collect_cluster(env, metaservers).await;
+    ensure!(
+        map.cluster_of(InodeId::ROOT).is_some(),
+        "the federation has no root directory yet: its first cluster is about to join"
+    );
+    let (Some(cluster), Some(_)) = (&overview.cluster, &overview.leader) else {
+        bail!("{}: {}", metaservers.join(","), verdict::judge(&overview).line());
+    };
+    let id = id_of(&cluster.id)?;
+    let inodes = overview.leader.as_ref().map_or(0, |leader| leader.inodes);
+    ensure!(
+        inodes <= 1 || map.cluster(id).is_some(),
+        "cluster {} has files ({inodes} inodes): nobody would see them in the federation's root directory; copy them there \
+         through a mount of each",
+        cluster.name
+    );
+    let known = federation::newest_map(env, metaservers).await;
+    ensure!(
+        known.as_ref().is_some_and(|known| known.federation == map.federation),
+        "cluster {} does not know this federation: its metaservers need its `federation_members` (section [metaserver])",
+        cluster.name
+    );
+    let metaservers = overview.members.iter().map(|member| member.address.clone()).collect();
+    let entry = ClusterEntry { name: cluster.name.clone(), metaservers };
+    federation::change(env, addresses, Federate::Join { cluster: id, entry }).await?;
+    println!("cluster {} is in the federation", cluster.name);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub async fn leave(env: &Env, source: &Source, name: &str) -> anyhow::Result<ExitCode> {
+    let (addresses, map) = map(env, source).await?;
+    let named = map.clusters.iter().find(|(_, entry)| entry.name == name);
+    let (cluster, entry) = named.with_context(|| format!("the federation has no cluster {name}"))?;
+    let volumes = map.volumes.iter().filter(|(_, volume)| volume.cluster == *cluster).count();
+    ensure!(volumes == 0, "cluster {name} has volumes ({volumes}): `dfs volume list` shows them");
+    federation::change(env, addresses, Federate::Leave { cluster: *cluster }).await?;
+    println!("cluster {name} has left the federation; its servers go on, stop them now");
+    let members = federation::members(env, &entry.metaservers).await;
+    for seat in members.iter().filter(|member| entry.metaservers.contains(member)) {
+        println!(
+            "but not the metaserver at {seat}: it is a member of the group that keeps the federation map"
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn id_of(text: &str) -> anyhow::Result<ClusterId> {
+    text.parse().with_context(|| format!("read the cluster id {text}"))
 }

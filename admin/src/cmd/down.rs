@@ -55,7 +55,7 @@ pub async fn run(arguments: Down, json: bool) -> anyhow::Result<ExitCode> {
             return busy(point, &report, json);
         }
     }
-    stop_servers(&processes, &mut report).await?;
+    stop_servers(&federation, &processes, &mut report).await?;
     processes.0.clear();
     processes.save(&dir)?;
     if arguments.purge {
@@ -132,10 +132,15 @@ async fn stop_mount(
 }
 
 /// Chunkservers first: the metaservers see them go.
-async fn stop_servers(processes: &Processes, report: &mut Report) -> anyhow::Result<()> {
-    for prefix in ["chunk", "meta"] {
-        let group =
-            processes.0.iter().filter(|(name, process)| name.starts_with(prefix) && process.is_alive());
+async fn stop_servers(
+    federation: &Federation,
+    processes: &Processes,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let chunkservers: Vec<&str> = federation.chunkservers().map(|server| server.name.as_str()).collect();
+    let metaservers = federation.metaservers().map(|server| server.name.as_str()).collect();
+    for names in [chunkservers, metaservers] {
+        let group = names.iter().filter_map(|name| Some((*name, processes.alive(name)?)));
         let ends = group.map(|(name, process)| async move { (name, process.end().await) });
         for (name, ended) in futures::future::join_all(ends).await {
             note(name, ended, report);
@@ -167,9 +172,9 @@ fn is_confirmed(dir: &Path) -> anyhow::Result<bool> {
 
 /// Deletes what `dfs up` made there, and the directory if nothing else is in it.
 fn purge(dir: &Dir, federation: &Federation) -> anyhow::Result<()> {
-    let servers = federation.metaservers.iter().map(|m| m.name());
-    let servers = servers.chain(federation.chunkservers.iter().map(|c| c.name()));
-    for folder in servers.map(|name| dir.data(&name)).chain([dir.path().join("config"), dir.logs()]) {
+    let servers = federation.metaservers().map(|m| &m.name);
+    let servers = servers.chain(federation.chunkservers().map(|c| &c.name));
+    for folder in servers.map(|name| dir.data(name)).chain([dir.path().join("config"), dir.logs()]) {
         ignore_missing(std::fs::remove_dir_all(&folder))
             .with_context(|| format!("delete {}", folder.display()))?;
     }

@@ -8,6 +8,8 @@ use anyhow::Context as _;
 use dfs_proto::attr::InodeAttr;
 use dfs_proto::convert::{attr_from_wire, refusal};
 use dfs_proto::env::Env;
+use dfs_proto::federation::FederationMap;
+use dfs_proto::ids::VolumeId;
 use dfs_proto::rpc::Role;
 use dfs_proto::rpc::leader::LeaderChannel;
 use dfs_proto::units::ByteLen;
@@ -16,10 +18,10 @@ use dfs_proto::wire::admin_client::AdminClient;
 use serde::Serialize;
 
 use crate::cli::Source;
-use crate::finder;
 use crate::local::mounted::{self, Mount};
 use crate::overview::ServerState;
 use crate::print::{self, Table, bytes};
+use crate::{federation, finder};
 
 /// For one page of extents; an election fits in.
 const DEADLINE: Duration = Duration::from_secs(8);
@@ -67,8 +69,14 @@ pub async fn show(env: &Env, source: &Source, path: &Path, json: bool) -> anyhow
     let found = finder::find(source)?;
     let absolute = std::path::absolute(path).with_context(|| format!("use {}", path.display()))?;
     let inside = inside_federation(&absolute, path, &mounted::all()?)?;
-    let leader = LeaderChannel::anonymous(env.clone(), Role::Admin, found.metaservers, CONNECT_DEADLINE);
-    let shown = fetch(&leader, &inside).await.with_context(|| format!("show {inside}"))?;
+    let map = federation::newest_map(env, &found.metaservers).await;
+    let place = map.as_ref().map_or_else(
+        || Place { metaservers: found.metaservers.clone(), volume: VolumeId(0), path: inside.clone() },
+        |map| place(map, &inside),
+    );
+    let leader = LeaderChannel::anonymous(env.clone(), Role::Admin, place.metaservers, CONNECT_DEADLINE);
+    let shown =
+        fetch(&leader, place.volume, &place.path, &inside).await.with_context(|| format!("show {inside}"))?;
     if json {
         print::json(&shown)?;
     } else {
@@ -106,13 +114,39 @@ fn inside_federation(absolute: &Path, given: &Path, mounts: &[Mount]) -> anyhow:
     Ok(format!("/{}", names.join("/")))
 }
 
-async fn fetch(leader: &LeaderChannel, path: &str) -> anyhow::Result<Shown> {
+/// Whom to ask for a path, and how.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    metaservers: Vec<String>,
+    volume: VolumeId,
+    /// From the volume's root.
+    path: String,
+}
+
+/// The first name of a path is a volume's, or a file's in the root directory.
+fn place(map: &FederationMap, path: &str) -> Place {
+    let (first, rest) =
+        path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
+    let (volume, path) = match map.named(first.as_bytes()) {
+        Some(volume) => (volume, format!("/{rest}")),
+        None => (VolumeId(0), path.to_owned()),
+    };
+    let cluster = map.volume(volume).and_then(|found| map.cluster(found.cluster));
+    Place { metaservers: cluster.map(|entry| entry.metaservers.clone()).unwrap_or_default(), volume, path }
+}
+
+async fn fetch(
+    leader: &LeaderChannel,
+    volume: VolumeId,
+    path: &str,
+    whole_path: &str,
+) -> anyhow::Result<Shown> {
     let mut shown: Option<Shown> = None;
     let mut after_offset = 0;
     loop {
         let reply = leader
             .call(DEADLINE, |channel| {
-                let request = wire::FileShowRequest { path: path.to_owned(), after_offset };
+                let request = wire::FileShowRequest { path: path.to_owned(), after_offset, volume: volume.0 };
                 async move {
                     let mut reply = AdminClient::new(channel).file_show(request).await?.into_inner();
                     Ok(refusal(reply.error.take()).map(|()| reply))
@@ -123,7 +157,7 @@ async fn fetch(leader: &LeaderChannel, path: &str) -> anyhow::Result<Shown> {
             Some(shown) => shown,
             None => {
                 let attr = attr_from_wire(reply.attr.context("the answer has no attributes")?)?;
-                shown.insert(head(path, reply.cluster_name, &attr))
+                shown.insert(head(whole_path, reply.cluster_name, &attr))
             }
         };
         shown.extents.extend(reply.extents.into_iter().map(extent));
@@ -229,7 +263,37 @@ fn copy_text(copy: &Copy) -> String {
 mod tests {
     use std::path::PathBuf;
 
+    use dfs_proto::attr::Name;
+    use dfs_proto::federation::{ClusterEntry, MapVolume, VolumePhase};
+    use dfs_proto::ids::ClusterId;
+
     use super::*;
+
+    #[test]
+    fn the_first_name_of_a_path_leads_to_the_volumes_cluster() {
+        let cluster = |id: u128, name: &str| {
+            let entry = ClusterEntry { name: name.to_owned(), metaservers: vec![format!("{name}:1")] };
+            (ClusterId(id), entry)
+        };
+        let volume = |id: u32, cluster: u128, name: Option<&str>| {
+            let name = name.map(|name| Name::new(name).unwrap());
+            let phase = VolumePhase::Active;
+            (VolumeId(id), MapVolume { cluster: ClusterId(cluster), name, version: 1, phase })
+        };
+        let map = FederationMap {
+            clusters: vec![cluster(1, "alpha"), cluster(2, "beta")],
+            volumes: vec![volume(0, 1, None), volume(5, 2, Some("logs"))],
+            ..FederationMap::default()
+        };
+        let asked = |path: &str| {
+            let Place { metaservers, volume, path } = place(&map, path);
+            (metaservers.concat(), volume.0, path)
+        };
+        assert_eq!(asked("/logs/a/b"), ("beta:1".to_owned(), 5, "/a/b".to_owned()));
+        assert_eq!(asked("/logs"), ("beta:1".to_owned(), 5, "/".to_owned()));
+        assert_eq!(asked("/file"), ("alpha:1".to_owned(), 0, "/file".to_owned()));
+        assert_eq!(asked("/"), ("alpha:1".to_owned(), 0, "/".to_owned()));
+    }
 
     #[test]
     fn a_path_below_a_mount_becomes_one_from_the_root() {

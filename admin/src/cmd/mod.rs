@@ -8,22 +8,40 @@ pub mod status;
 pub mod up;
 pub mod volume;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
+use anyhow::Context as _;
 use dfs_proto::env::Env;
+use dfs_proto::federation::FederationMap;
 
 use crate::cli::{DEFAULT_DIR, Source};
-use crate::overview::{self, Cluster, Leader, Overview};
-use crate::{finder, verdict};
+use crate::overview::{self, Federation};
+use crate::{federation, finder, verdict};
 
-/// The overview of a federation that has a leader; else an error that says what is unreachable.
-async fn led(env: &Env, source: &Source) -> anyhow::Result<(Overview, Cluster, Leader)> {
+/// A federation of which at least one cluster has a leader; else an error that says what is unreachable.
+async fn found(env: &Env, source: &Source) -> anyhow::Result<Federation> {
     let found = finder::find(source)?;
-    let overview = overview::collect(env, &found.metaservers, &found.origin).await;
-    match (overview.cluster.clone(), overview.leader.clone()) {
-        (Some(cluster), Some(leader)) => Ok((overview, cluster, leader)),
-        (_, _) => anyhow::bail!("{} (found by {})", verdict::judge(&overview).line(), found.origin),
+    let federation = overview::collect(env, &found.metaservers, &found.origin).await;
+    if federation.clusters.iter().all(|cluster| cluster.leader.is_none()) {
+        anyhow::bail!("{} (found by {})", verdict::judge_all(&federation).line(), found.origin);
     }
+    Ok(federation)
+}
+
+/// The federation's map, and metaservers to ask; an error for one cluster on its own.
+async fn map(env: &Env, source: &Source) -> anyhow::Result<(Vec<String>, FederationMap)> {
+    let found = finder::find(source)?;
+    let map = federation::newest_map(env, &found.metaservers).await;
+    let map = map.with_context(|| {
+        format!(
+            "no federation map: no metaserver answers, or this is one cluster on its own (found by {})",
+            found.origin
+        )
+    })?;
+    let mapped = map.clusters.iter().flat_map(|(_, entry)| entry.metaservers.clone());
+    let addresses: BTreeSet<String> = found.metaservers.into_iter().chain(mapped).collect();
+    Ok((addresses.into_iter().collect(), map))
 }
 
 /// What names a federation's directory to `dfs up` and `dfs down`.

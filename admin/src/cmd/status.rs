@@ -8,40 +8,49 @@ use serde::Serialize;
 use super::{dash, number};
 use crate::cli::Source;
 use crate::finder;
-use crate::overview::{self, Leader, Overview};
+use crate::overview::{self, Federation, Leader, Overview, Volume};
 use crate::print::{self, Table, age, bytes};
 use crate::verdict::{self, Verdict};
+
+/// Of a cluster's volumes.
+const NAMES_SHOWN_MAX: usize = 8;
 
 #[derive(Serialize)]
 struct Status<'a> {
     verdict: &'a Verdict,
     #[serde(flatten)]
-    overview: &'a Overview,
+    federation: &'a Federation,
 }
 
 pub async fn run(env: &Env, source: &Source, json: bool) -> anyhow::Result<ExitCode> {
     let found = finder::find(source)?;
-    let overview = overview::collect(env, &found.metaservers, &found.origin).await;
-    let verdict = verdict::judge(&overview);
+    let federation = overview::collect(env, &found.metaservers, &found.origin).await;
+    let verdict = verdict::judge_all(&federation);
     if json {
-        print::json(&Status { verdict: &verdict, overview: &overview })?;
+        print::json(&Status { verdict: &verdict, federation: &federation })?;
     } else {
-        print!("{}", page(&overview));
+        for cluster in &federation.clusters {
+            print!("{}", page(cluster, &federation.volumes));
+        }
         println!("{}", verdict.line());
     }
     Ok(ExitCode::from(verdict.exit_code()))
 }
 
-fn page(overview: &Overview) -> String {
+/// One cluster.
+fn page(overview: &Overview, volumes: &[Volume]) -> String {
     let mut text = String::new();
     if let Some(cluster) = &overview.cluster {
         let led = overview.leader.as_ref().map_or_else(
             || "no leader".to_owned(),
             |leader| format!("leader metaserver {}, term {}", leader.member, leader.term),
         );
-        let copies =
-            if cluster.copies == 1 { "1 copy".to_owned() } else { format!("{} copies", cluster.copies) };
-        text += &format!("cluster {} ({}): {led}, {copies}\n\n", cluster.name, cluster.id);
+        let copies = match cluster.copies {
+            0 => String::new(),
+            1 => ", 1 copy".to_owned(),
+            copies => format!(", {copies} copies"),
+        };
+        text += &format!("cluster {} ({}): {led}{copies}\n\n", cluster.name, cluster.id);
     }
     text += &members(overview);
     if let Some(leader) = &overview.leader {
@@ -52,13 +61,24 @@ fn page(overview: &Overview) -> String {
             "\nchunks    {} sealed, {} open; {} degraded, {} damaged, {} dead\n",
             chunks.sealed, chunks.open, chunks.degraded, chunks.damaged, chunks.dead
         );
-        let names: Vec<&str> = leader.volumes.iter().map(|volume| volume.name.as_str()).collect();
-        text += &format!("volumes   {} ({})\n", names.len(), names.join(", "));
+        let own = volumes.iter().filter(|volume| volume.cluster == overview.name());
+        let names: Vec<&str> = own.map(|volume| volume.name.as_str()).collect();
+        text += &format!("volumes   {}\n", some_of(&names));
         text += &format!("inodes    {}\nsessions  {}\n\n", leader.inodes, leader.sessions);
     } else {
         text.push('\n');
     }
     text
+}
+
+/// Their number, and the first of them.
+fn some_of(names: &[&str]) -> String {
+    let shown = names.get(..NAMES_SHOWN_MAX).unwrap_or(names);
+    let more = if shown.len() < names.len() { ", …" } else { "" };
+    match names.len() {
+        0 => "0".to_owned(),
+        count => format!("{count} ({}{more})", shown.join(", ")),
+    }
 }
 
 fn members(overview: &Overview) -> String {

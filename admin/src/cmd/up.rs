@@ -1,4 +1,4 @@
-//! `dfs up`: a federation of one cluster on this machine, as separate processes on loopback.
+//! `dfs up`: a federation on this machine, as separate processes on loopback.
 //!
 //! It may be called again at any time: it starts what is dead and leaves alone what runs. What was chosen at the first
 //! call (ports, copies, metaservers) stays. It returns when everything is healthy and mounted, or says what is not.
@@ -10,13 +10,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use dfs_proto::env::Env;
+use dfs_proto::federation::{ClusterEntry, Federate};
+use dfs_proto::ids::ClusterId;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use crate::cli::{DEFAULT_MOUNT, Up};
 use crate::local::Dir;
 use crate::local::config_files::{self, Owner};
-use crate::local::federation::{Federation, Shape};
+use crate::local::federation::{Cluster, Federation, Shape};
 use crate::local::mounted::{self, Probe};
 use crate::local::process::{self, Processes};
 use crate::overview::{self, MemberState, Overview};
@@ -44,6 +46,7 @@ struct Report {
     logs: PathBuf,
     config: PathBuf,
     mount: Option<PathBuf>,
+    clusters: Vec<String>,
     metaservers: Vec<String>,
     chunkservers: usize,
     copies: u32,
@@ -63,7 +66,12 @@ pub async fn run(env: &Env, arguments: Up, json: bool) -> anyhow::Result<ExitCod
     config_files::write(&dir, &federation)?;
 
     let mut started = start_servers(&dir, &federation, &mut processes)?;
-    wait_healthy(env, &dir, &federation, &mut started, deadline).await?;
+    for cluster in &federation.clusters {
+        let id = wait_healthy(env, &dir, cluster, &mut started, deadline).await?;
+        if !federation.seats.is_empty() {
+            join(env, &federation, cluster, id, deadline).await?;
+        }
+    }
     let mount = federation.mount.clone().filter(|_| !arguments.no_mount);
     if let Some(point) = &mount {
         started.extend(start_mount(&dir, point, &mut processes, deadline).await?);
@@ -74,9 +82,10 @@ pub async fn run(env: &Env, arguments: Up, json: bool) -> anyhow::Result<ExitCod
         logs: dir.logs(),
         config: dir.client_config(),
         mount,
+        clusters: federation.clusters.iter().map(|cluster| cluster.name.clone()).collect(),
         metaservers: federation.metaserver_addresses(),
-        chunkservers: federation.chunkservers.len(),
-        copies: federation.copies,
+        chunkservers: federation.chunkservers().count(),
+        copies: federation.clusters.first().map_or(0, |cluster| cluster.copies),
         started: started.into_iter().map(|s| s.name).collect(),
         is_default: matches!(recorded, Recorded::Written),
     };
@@ -91,6 +100,7 @@ pub async fn run(env: &Env, arguments: Up, json: bool) -> anyhow::Result<ExitCod
 /// The shape, and a place to mount that is ours or free.
 async fn plan(arguments: &Up, dir: &Dir, processes: &Processes) -> anyhow::Result<Federation> {
     let shape = Shape {
+        clusters: arguments.clusters,
         metaservers: arguments.metaservers,
         chunkservers: arguments.chunkservers,
         copies: arguments.copies,
@@ -140,16 +150,16 @@ fn start_servers(
     federation: &Federation,
     processes: &mut Processes,
 ) -> anyhow::Result<Vec<Started>> {
-    let metaservers = federation.metaservers.iter().map(|m| ("dfs-metaserver", m.name()));
-    let chunkservers = federation.chunkservers.iter().map(|c| ("dfs-chunkserver", c.name()));
+    let metaservers = federation.metaservers().map(|m| ("dfs-metaserver", &m.name));
+    let chunkservers = federation.chunkservers().map(|c| ("dfs-chunkserver", &c.name));
     let mut started = Vec::new();
     for (program, name) in metaservers.chain(chunkservers) {
-        if processes.alive(&name).is_some() {
+        if processes.alive(name).is_some() {
             continue;
         }
-        let config = dir.config(&name);
+        let config = dir.config(name);
         let arguments = [OsStr::new("--config"), config.as_os_str()];
-        started.push(start(dir, program, &name, &arguments, processes)?);
+        started.push(start(dir, program, name, &arguments, processes)?);
     }
     Ok(started)
 }
@@ -183,41 +193,70 @@ fn check_started(started: &mut [Started]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Until one leads and every server of the cluster is there; its id.
 async fn wait_healthy(
     env: &Env,
     dir: &Dir,
-    federation: &Federation,
+    cluster: &Cluster,
     started: &mut [Started],
     deadline: Instant,
-) -> anyhow::Result<()> {
-    let addresses = federation.metaserver_addresses();
+) -> anyhow::Result<ClusterId> {
+    let addresses = cluster.metaserver_addresses();
     let mut announced = false;
     loop {
         check_started(started)?;
-        let overview = overview::collect(env, &addresses, "").await;
-        if is_complete(&overview, federation) {
-            return Ok(());
+        let overview = overview::collect_cluster(env, &addresses).await;
+        if let Some(id) = complete(&overview, cluster) {
+            return id.parse().with_context(|| format!("read the id of cluster {}", cluster.name));
         }
         if Instant::now() >= deadline {
             bail!(
-                "not healthy in time: {}; logs are in {}; `dfs up` again goes on waiting, `dfs down` stops",
+                "cluster {} is not healthy in time: {}; logs are in {}; `dfs up` again goes on waiting, `dfs down` stops",
+                cluster.name,
                 verdict::judge(&overview).line(),
                 dir.logs().display()
             );
         }
         if !std::mem::replace(&mut announced, true) {
-            eprintln!("waiting for a leader and for every chunkserver …");
+            eprintln!("cluster {}: waiting for a leader and for every chunkserver …", cluster.name);
         }
         sleep(POLL).await;
     }
 }
 
-/// Every member reached, one leads, and every chunkserver has reported to it.
-fn is_complete(overview: &Overview, federation: &Federation) -> bool {
-    let Some(leader) = &overview.leader else { return false };
+/// The cluster's id, if every member is reached, one leads, and every chunkserver has reported to it.
+fn complete<'o>(overview: &'o Overview, cluster: &Cluster) -> Option<&'o str> {
+    let leader = overview.leader.as_ref()?;
     let here = leader.chunkservers.iter().filter(|server| server.state.is_here()).count();
-    here >= federation.chunkservers.len()
-        && overview.members.iter().all(|member| member.state != MemberState::Unreachable)
+    let is_complete = here >= cluster.chunkservers.len()
+        && overview.members.iter().all(|member| member.state != MemberState::Unreachable);
+    overview.cluster.as_ref().filter(|_| is_complete).map(|cluster| cluster.id.as_str())
+}
+
+/// Has the cluster join the federation, if it has not yet: in the order of the file, so that the first one has the root.
+async fn join(
+    env: &Env,
+    federation: &Federation,
+    cluster: &Cluster,
+    id: ClusterId,
+    deadline: Instant,
+) -> anyhow::Result<()> {
+    let seats: Vec<String> = federation.seated().iter().map(|(_, server)| server.address()).collect();
+    loop {
+        let map = crate::federation::newest_map(env, &seats).await;
+        if map.is_some_and(|map| map.cluster(id).is_some()) {
+            return Ok(());
+        }
+        let entry = ClusterEntry { name: cluster.name.clone(), metaservers: cluster.metaserver_addresses() };
+        let change = Federate::Join { cluster: id, entry };
+        match crate::federation::change(env, seats.clone(), change).await {
+            Ok(()) => return Ok(()),
+            Err(error) if Instant::now() >= deadline => {
+                return Err(error.context(format!("have cluster {} join the federation", cluster.name)));
+            }
+            Err(_) => sleep(POLL).await, // the group may be choosing its leader
+        }
+    }
 }
 
 async fn start_mount(
@@ -300,7 +339,8 @@ fn page(report: &Report, recorded: &Recorded) -> anyhow::Result<String> {
         report.started.join(" ")
     };
     let mut text = format!(
-        "\nA dfs federation is running: {} metaservers, {} chunkservers, {} copies of each chunk.\nStarted now: {started}\n",
+        "\nA dfs federation is running: {}{} metaservers, {} chunkservers, {} copies of each chunk.\nStarted now: {started}\n",
+        clusters(&report.clusters),
         report.metaservers.len(),
         report.chunkservers,
         report.copies
@@ -324,6 +364,14 @@ fn page(report: &Report, recorded: &Recorded) -> anyhow::Result<String> {
         text += &format!("Note:  {why}: name this federation with --config {}\n", report.config.display());
     }
     Ok(text)
+}
+
+/// Says so when there are several.
+fn clusters(names: &[String]) -> String {
+    match names {
+        [_] => String::new(),
+        names => format!("{} clusters ({}), ", names.len(), names.join(", ")),
+    }
 }
 
 #[cfg(test)]

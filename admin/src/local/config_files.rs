@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::Serialize;
 
-use super::federation::{Chunkserver, Federation, Metaserver, loopback};
+use super::federation::{Chunkserver, Cluster, Federation, Metaserver, loopback};
 use super::{Dir, read_if_exists, write_whole};
 
 /// First line of every file that we write, so that we never replace one that we did not.
@@ -34,6 +34,10 @@ struct MetaserverSection {
     http: String,
     copies: u32,
     bootstrap: Vec<Member>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    federation_members: Vec<Member>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    federation_id: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -56,41 +60,51 @@ struct File {
 
 /// Writes all of them.
 pub fn write(dir: &Dir, federation: &Federation) -> anyhow::Result<()> {
-    write_whole(&dir.client_config(), &text(dir, &client(federation))?)?;
-    for server in &federation.metaservers {
-        let mut file = client(federation);
-        file.metaserver = Some(metaserver(dir, federation, server));
-        write_whole(&dir.config(&server.name()), &text(dir, &file)?)?;
-    }
-    for server in &federation.chunkservers {
-        let mut file = client(federation);
-        file.chunkserver = Some(chunkserver(dir, server));
-        write_whole(&dir.config(&server.name()), &text(dir, &file)?)?;
+    write_whole(&dir.client_config(), &text(dir, &client(federation.metaserver_addresses()))?)?;
+    for cluster in &federation.clusters {
+        for server in &cluster.metaservers {
+            let mut file = client(federation.metaserver_addresses());
+            file.metaserver = Some(metaserver(dir, federation, cluster, server));
+            write_whole(&dir.config(&server.name), &text(dir, &file)?)?;
+        }
+        for server in &cluster.chunkservers {
+            // A chunkserver is of one cluster.
+            let mut file = client(cluster.metaserver_addresses());
+            file.chunkserver = Some(chunkserver(dir, server));
+            write_whole(&dir.config(&server.name), &text(dir, &file)?)?;
+        }
     }
     Ok(())
 }
 
-fn client(federation: &Federation) -> File {
-    let federation = FederationSection { metaservers: federation.metaserver_addresses() };
-    File { federation, metaserver: None, chunkserver: None }
+fn client(metaservers: Vec<String>) -> File {
+    File { federation: FederationSection { metaservers }, metaserver: None, chunkserver: None }
 }
 
-fn metaserver(dir: &Dir, federation: &Federation, server: &Metaserver) -> MetaserverSection {
-    let member = |m: &Metaserver| Member { id: m.id, address: m.address() };
+fn metaserver(
+    dir: &Dir,
+    federation: &Federation,
+    cluster: &Cluster,
+    server: &Metaserver,
+) -> MetaserverSection {
+    let seated = federation.seated();
+    let own_seat = seated.iter().find(|(_, seat)| seat.name == server.name).map(|(id, _)| *id);
     MetaserverSection {
         id: server.id,
-        cluster: federation.cluster.clone(),
-        data: dir.data(&server.name()),
+        cluster: cluster.name.clone(),
+        data: dir.data(&server.name),
         listen: loopback(server.grpc),
         http: loopback(server.http),
-        copies: federation.copies,
-        bootstrap: federation.metaservers.iter().map(member).collect(),
+        copies: cluster.copies,
+        bootstrap: cluster.metaservers.iter().map(|m| Member { id: m.id, address: m.address() }).collect(),
+        federation_members: seated.iter().map(|(id, m)| Member { id: *id, address: m.address() }).collect(),
+        federation_id: own_seat,
     }
 }
 
 fn chunkserver(dir: &Dir, server: &Chunkserver) -> ChunkserverSection {
     ChunkserverSection {
-        data: dir.data(&server.name()),
+        data: dir.data(&server.name),
         listen: loopback(server.grpc),
         frames_listen: loopback(server.frames),
         http: loopback(server.http),
@@ -128,7 +142,7 @@ pub fn write_user_config(path: &Path, dir: &Dir, federation: &Federation) -> any
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("make directory {}", folder.display()))?;
     }
-    write_whole(path, &text(dir, &client(federation))?)
+    write_whole(path, &text(dir, &client(federation.metaserver_addresses()))?)
 }
 
 #[cfg(test)]
@@ -155,6 +169,26 @@ mod tests {
         let table: toml::Table = std::fs::read_to_string(dir.config("meta2")).unwrap().parse().unwrap();
         assert_eq!(table["metaserver"]["id"].as_integer(), Some(2));
         assert_eq!(table["metaserver"]["bootstrap"].as_array().map(Vec::len), Some(3));
+        assert!(table["metaserver"].get("federation_members").is_none());
+    }
+
+    #[test]
+    fn of_two_clusters_each_chunkserver_knows_its_own_and_clients_know_both() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::new(temp.path()).unwrap();
+        dir.create().unwrap();
+        let shape = Shape { clusters: Some(2), ..Shape::default() };
+        let federation = Federation::plan(None, &shape, &dir).unwrap();
+        write(&dir, &federation).unwrap();
+        let read = |path: PathBuf| std::fs::read_to_string(path).unwrap().parse::<toml::Table>().unwrap();
+        let metaservers = |table: &toml::Table| table["federation"]["metaservers"].as_array().unwrap().len();
+        assert_eq!(metaservers(&read(dir.client_config())), 6);
+        assert_eq!(metaservers(&read(dir.config("beta-chunk2"))), 3);
+        let (seated, not) = (read(dir.config("beta-meta1")), read(dir.config("beta-meta2")));
+        assert_eq!(seated["metaserver"]["cluster"].as_str(), Some("beta"));
+        assert_eq!(seated["metaserver"]["federation_id"].as_integer(), Some(2));
+        assert_eq!(seated["metaserver"]["federation_members"], not["metaserver"]["federation_members"]);
+        assert!(not["metaserver"].get("federation_id").is_none());
     }
 
     #[test]

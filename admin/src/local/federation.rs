@@ -10,16 +10,25 @@ use super::ports::Ports;
 use super::{Dir, read_if_exists, write_json};
 
 /// Raised when the file's meaning changes; a newer file is refused.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Federation {
     pub version: u32,
-    pub cluster: String,
-    pub copies: u32,
+    /// In the order in which they joined; the first one has the root directory.
+    pub clusters: Vec<Cluster>,
+    /// The federation group: names of metaservers. Empty: one cluster on its own, which no other can join.
+    pub seats: Vec<String>,
     /// Where it is mounted; `None`: nowhere.
     pub mount: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    pub name: String,
+    pub copies: u32,
     pub metaservers: Vec<Metaserver>,
     pub chunkservers: Vec<Chunkserver>,
 }
@@ -27,6 +36,8 @@ pub struct Federation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Metaserver {
+    /// Of its process and data directory: `meta1`, or `beta-meta1`.
+    pub name: String,
     /// Its member id.
     pub id: u64,
     pub grpc: u16,
@@ -36,8 +47,9 @@ pub struct Metaserver {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Chunkserver {
-    /// Of its directory, `chunk1` and so on; the server id is given by the cluster at the first registration.
-    pub number: u32,
+    /// Of its process and data directory: `chunk1`, or `beta-chunk1`; the server id is given by the cluster at the first
+    /// registration.
+    pub name: String,
     pub grpc: u16,
     pub frames: u16,
     pub http: u16,
@@ -45,18 +57,8 @@ pub struct Chunkserver {
 }
 
 impl Metaserver {
-    pub fn name(&self) -> String {
-        format!("meta{}", self.id)
-    }
-
     pub fn address(&self) -> String {
         loopback(self.grpc)
-    }
-}
-
-impl Chunkserver {
-    pub fn name(&self) -> String {
-        format!("chunk{}", self.number)
     }
 }
 
@@ -67,7 +69,11 @@ pub fn loopback(port: u16) -> String {
 /// What the command line asks for; `None`: as it was, or the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shape {
+    /// `None`: at first one cluster on its own.
+    pub clusters: Option<u32>,
+    /// Of each cluster.
     pub metaservers: Option<u32>,
+    /// Of each cluster.
     pub chunkservers: Option<u32>,
     pub copies: Option<u32>,
     pub zones: Vec<String>,
@@ -76,6 +82,68 @@ pub struct Shape {
 const METASERVERS: u32 = 3;
 const CHUNKSERVERS: u32 = 3;
 const COPIES: u32 = 2;
+/// Of the federation group, at most.
+const SEATS_MAX: usize = 3;
+/// A cluster that no other can join; its processes have plain names.
+const ALONE: &str = "local";
+const NAMES: [&str; 8] = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"];
+/// That `--clusters` takes.
+pub const CLUSTERS_MAX: u32 = NAMES.len() as u32;
+
+impl Cluster {
+    fn new(name: &str, copies: u32) -> Cluster {
+        Cluster { name: name.to_owned(), copies, metaservers: Vec::new(), chunkservers: Vec::new() }
+    }
+
+    /// The name of its `number`th process of a kind.
+    fn process(&self, kind: &str, number: usize) -> String {
+        match self.name.as_str() {
+            ALONE => format!("{kind}{number}"),
+            name => format!("{name}-{kind}{number}"),
+        }
+    }
+
+    pub fn metaserver_addresses(&self) -> Vec<String> {
+        self.metaservers.iter().map(Metaserver::address).collect()
+    }
+
+    fn ports(&self) -> impl Iterator<Item = u16> {
+        let meta = self.metaservers.iter().flat_map(|m| [m.grpc, m.http]);
+        meta.chain(self.chunkservers.iter().flat_map(|c| [c.grpc, c.frames, c.http]))
+    }
+
+    /// Adds what `shape` asks for and is not there.
+    fn grow(&mut self, shape: &Shape, ports: &mut Ports) -> anyhow::Result<()> {
+        let wanted = shape.chunkservers.unwrap_or(match self.chunkservers.len() as u32 {
+            0 => CHUNKSERVERS.max(self.copies),
+            had => had,
+        });
+        ensure!(
+            self.copies <= wanted,
+            "{} copies need as many chunkservers, there would be {wanted}: give --chunkservers {}",
+            self.copies,
+            self.copies
+        );
+        if self.metaservers.is_empty() {
+            for id in 1..=shape.metaservers.unwrap_or(METASERVERS) {
+                let name = self.process("meta", id as usize);
+                let id = u64::from(id);
+                self.metaservers.push(Metaserver { name, id, grpc: ports.take()?, http: ports.take()? });
+            }
+        }
+        for number in self.chunkservers.len() + 1..=wanted as usize {
+            let zone = shape.zones.get((number - 1) % shape.zones.len().max(1));
+            self.chunkservers.push(Chunkserver {
+                name: self.process("chunk", number),
+                grpc: ports.take()?,
+                frames: ports.take()?,
+                http: ports.take()?,
+                zone: zone.cloned().unwrap_or_default(),
+            });
+        }
+        Ok(())
+    }
+}
 
 impl Federation {
     /// `None` when the directory has none yet.
@@ -87,8 +155,8 @@ impl Federation {
             .and_then(|value| value.get("version")?.as_u64())
             .with_context(|| format!("{}: not a federation file", path.display()))?;
         ensure!(
-            version <= u64::from(FORMAT_VERSION),
-            "{}: format {version}, this build knows up to {FORMAT_VERSION}: use a newer dfs",
+            version == u64::from(FORMAT_VERSION),
+            "{}: format {version}, this build reads {FORMAT_VERSION}: use the dfs that made it",
             path.display()
         );
         let federation = serde_json::from_str(&text).with_context(|| format!("read {}", path.display()))?;
@@ -103,70 +171,96 @@ impl Federation {
     pub fn plan(existing: Option<Federation>, shape: &Shape, dir: &Dir) -> anyhow::Result<Federation> {
         let mut federation = match existing {
             Some(federation) => federation.check(shape, dir)?,
-            None => Federation {
-                version: FORMAT_VERSION,
-                cluster: "local".to_owned(),
-                copies: shape.copies.unwrap_or(COPIES),
-                mount: None,
-                metaservers: Vec::new(),
-                chunkservers: Vec::new(),
-            },
+            None => {
+                Federation { version: FORMAT_VERSION, clusters: Vec::new(), seats: Vec::new(), mount: None }
+            }
         };
-        let wanted = shape.chunkservers.unwrap_or(match federation.chunkservers.len() as u32 {
-            0 => CHUNKSERVERS.max(federation.copies),
-            had => had,
-        });
-        ensure!(
-            federation.copies <= wanted,
-            "{} copies need as many chunkservers, there would be {wanted}: give --chunkservers {}",
-            federation.copies,
-            federation.copies
-        );
-        let mut ports = Ports::new(dir.path(), federation.ports());
-        if federation.metaservers.is_empty() {
-            for id in 1..=u64::from(shape.metaservers.unwrap_or(METASERVERS)) {
-                federation.metaservers.push(Metaserver { id, grpc: ports.take()?, http: ports.take()? });
+        let copies = federation.clusters.first().map_or(shape.copies.unwrap_or(COPIES), |first| first.copies);
+        match shape.clusters {
+            None if federation.clusters.is_empty() => federation.clusters.push(Cluster::new(ALONE, copies)),
+            None => {}
+            Some(wanted) => {
+                let names = NAMES.iter().take(wanted as usize).skip(federation.clusters.len());
+                federation.clusters.extend(names.map(|name| Cluster::new(name, copies)));
             }
         }
-        for number in federation.chunkservers.len() as u32 + 1..=wanted {
-            let zone = shape.zones.get((number as usize - 1) % shape.zones.len().max(1));
-            federation.chunkservers.push(Chunkserver {
-                number,
-                grpc: ports.take()?,
-                frames: ports.take()?,
-                http: ports.take()?,
-                zone: zone.cloned().unwrap_or_default(),
-            });
+        let mut ports = Ports::new(dir.path(), federation.ports());
+        for cluster in &mut federation.clusters {
+            cluster.grow(shape, &mut ports)?;
+        }
+        if shape.clusters.is_some() && federation.seats.is_empty() {
+            federation.seats = seats(&federation.clusters);
         }
         Ok(federation)
     }
 
     /// Refuses what cannot be changed afterwards.
     fn check(self, shape: &Shape, dir: &Dir) -> anyhow::Result<Federation> {
+        let place = dir.path().display();
         let fixed = |what: &str, had: u32, wanted: Option<u32>| match wanted {
-            Some(wanted) if wanted != had => bail!(
-                "{} was made with {had} {what}, which stays so: leave the flag out, or use another --dir",
-                dir.path().display()
-            ),
+            Some(wanted) if wanted != had => {
+                bail!(
+                    "{place} was made with {had} {what}, which stays so: leave the flag out, or use another --dir"
+                )
+            }
             Some(_) | None => Ok(()),
         };
-        fixed("metaservers", self.metaservers.len() as u32, shape.metaservers)?;
-        fixed("copies", self.copies, shape.copies)?;
-        let had = self.chunkservers.len() as u32;
-        if shape.chunkservers.is_some_and(|wanted| wanted < had) {
-            bail!("{} has {had} chunkservers; they can be added, not yet removed", dir.path().display());
+        if shape.clusters.is_some() && self.seats.is_empty() {
+            bail!(
+                "{place} was made as one cluster on its own, which others cannot join: leave --clusters out, or use \
+                 another --dir"
+            );
+        }
+        if shape.clusters.is_some_and(|wanted| (wanted as usize) < self.clusters.len()) {
+            bail!(
+                "{place} has {} clusters: an empty one leaves by `dfs cluster leave`, not by a lower --clusters",
+                self.clusters.len()
+            );
+        }
+        for cluster in &self.clusters {
+            fixed("metaservers", cluster.metaservers.len() as u32, shape.metaservers)?;
+            fixed("copies", cluster.copies, shape.copies)?;
+            let had = cluster.chunkservers.len() as u32;
+            if shape.chunkservers.is_some_and(|wanted| wanted < had) {
+                bail!("{place} has {had} chunkservers; they can be added, not yet removed");
+            }
         }
         Ok(self)
     }
 
     fn ports(&self) -> BTreeSet<u16> {
-        let meta = self.metaservers.iter().flat_map(|m| [m.grpc, m.http]);
-        meta.chain(self.chunkservers.iter().flat_map(|c| [c.grpc, c.frames, c.http])).collect()
+        self.clusters.iter().flat_map(Cluster::ports).collect()
     }
 
-    pub fn metaserver_addresses(&self) -> Vec<String> {
-        self.metaservers.iter().map(Metaserver::address).collect()
+    pub fn metaservers(&self) -> impl Iterator<Item = &Metaserver> {
+        self.clusters.iter().flat_map(|cluster| &cluster.metaservers)
     }
+
+    pub fn chunkservers(&self) -> impl Iterator<Item = &Chunkserver> {
+        self.clusters.iter().flat_map(|cluster| &cluster.chunkservers)
+    }
+
+    /// Of all clusters.
+    pub fn metaserver_addresses(&self) -> Vec<String> {
+        self.metaservers().map(Metaserver::address).collect()
+    }
+
+    /// The federation group: number and metaserver.
+    pub fn seated(&self) -> Vec<(u64, &Metaserver)> {
+        let find = |name: &String| self.metaservers().find(|server| server.name == *name);
+        (1..).zip(self.seats.iter().filter_map(find)).collect()
+    }
+}
+
+/// An odd number of metaservers, spread over the clusters: the first of each, then the second.
+fn seats(clusters: &[Cluster]) -> Vec<String> {
+    let deepest = clusters.iter().map(|cluster| cluster.metaservers.len()).max().unwrap_or(0);
+    let rounds = (0..deepest).flat_map(|n| clusters.iter().filter_map(move |c| c.metaservers.get(n)));
+    let mut seats: Vec<String> = rounds.map(|server| server.name.clone()).take(SEATS_MAX).collect();
+    if seats.len().is_multiple_of(2) {
+        seats.pop();
+    }
+    seats
 }
 
 #[cfg(test)]
@@ -183,7 +277,10 @@ mod tests {
     fn ports_are_chosen_once_and_read_back() {
         let (_temp, dir) = dir();
         let made = Federation::plan(None, &Shape::default(), &dir).unwrap();
-        assert_eq!((made.metaservers.len(), made.chunkservers.len(), made.copies), (3, 3, 2));
+        let cluster = &made.clusters[0];
+        assert_eq!((cluster.metaservers.len(), cluster.chunkservers.len(), cluster.copies), (3, 3, 2));
+        assert_eq!((cluster.name.as_str(), cluster.metaservers[0].name.as_str()), ("local", "meta1"));
+        assert_eq!(made.seats, Vec::<String>::new());
         assert_eq!(made.ports().len(), 3 * 2 + 3 * 3);
         made.save(&dir).unwrap();
         let again = Federation::plan(Federation::load(&dir).unwrap(), &Shape::default(), &dir).unwrap();
@@ -196,9 +293,9 @@ mod tests {
         let made = Federation::plan(None, &Shape::default(), &dir).unwrap();
         let shape = Shape { chunkservers: Some(5), zones: vec!["a".into(), "b".into()], ..Shape::default() };
         let grown = Federation::plan(Some(made.clone()), &shape, &dir).unwrap();
-        assert_eq!(grown.chunkservers[..3], made.chunkservers[..]);
-        assert_eq!(grown.chunkservers[3].zone, "b");
-        assert_eq!(grown.chunkservers[4].zone, "a");
+        let (had, has) = (&made.clusters[0].chunkservers, &grown.clusters[0].chunkservers);
+        assert_eq!(has[..3], had[..]);
+        assert_eq!((has[3].zone.as_str(), has[4].zone.as_str()), ("b", "a"));
         assert_eq!(grown.ports().len(), 3 * 2 + 5 * 3);
     }
 
@@ -210,11 +307,36 @@ mod tests {
             Shape { metaservers: Some(1), ..Shape::default() },
             Shape { copies: Some(3), ..Shape::default() },
             Shape { chunkservers: Some(2), ..Shape::default() },
+            Shape { clusters: Some(2), ..Shape::default() },
         ] {
             assert!(Federation::plan(Some(made.clone()), &shape, &dir).is_err(), "{shape:?}");
         }
-        let same = Shape { metaservers: Some(3), copies: Some(2), chunkservers: Some(3), zones: Vec::new() };
+        let same = Shape { metaservers: Some(3), copies: Some(2), chunkservers: Some(3), ..Shape::default() };
         assert_eq!(Federation::plan(Some(made.clone()), &same, &dir).unwrap(), made);
+    }
+
+    #[test]
+    fn two_clusters_share_the_seats_of_the_federation_group_and_a_third_joins_without_one() {
+        let (_temp, dir) = dir();
+        let two = Shape { clusters: Some(2), ..Shape::default() };
+        let made = Federation::plan(None, &two, &dir).unwrap();
+        let names: Vec<&str> = made.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
+        assert_eq!(names, ["alpha", "beta"]);
+        assert_eq!(made.seats, ["alpha-meta1", "beta-meta1", "alpha-meta2"]);
+        assert_eq!(made.seated().len(), 3);
+        assert_eq!(made.ports().len(), 2 * (3 * 2 + 3 * 3));
+        let three = Shape { clusters: Some(3), ..Shape::default() };
+        let grown = Federation::plan(Some(made.clone()), &three, &dir).unwrap();
+        assert_eq!((&grown.clusters[..2], &grown.seats), (&made.clusters[..], &made.seats));
+        assert_eq!(grown.clusters[2].chunkservers[0].name, "gamma-chunk1");
+        assert!(Federation::plan(Some(grown), &two, &dir).is_err(), "clusters do not go by a lower number");
+    }
+
+    #[test]
+    fn the_federation_group_has_an_odd_number_of_members() {
+        let (_temp, dir) = dir();
+        let shape = Shape { clusters: Some(2), metaservers: Some(1), ..Shape::default() };
+        assert_eq!(Federation::plan(None, &shape, &dir).unwrap().seats, ["alpha-meta1"]);
     }
 
     #[test]

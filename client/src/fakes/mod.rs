@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use dfs_proto::attr::{Caller, InodeAttr, Name};
 use dfs_proto::env::{Env, Rng};
-use dfs_proto::ids::{InodeId, ServerId};
+use dfs_proto::ids::{ClusterId, InodeId, ServerId};
 use dfs_proto::meta::{Create, NewInode};
 use dfs_proto::units::Offset;
 
 pub(crate) use self::chunks::FakeChunks;
 pub(crate) use self::metaserver::FakeMeta;
-use crate::{Client, ClientConfig, File, OpenMode};
+use crate::cluster::ClusterClient;
+use crate::{ClientConfig, File, OpenMode};
 
 pub(crate) const READ_WRITE: OpenMode = OpenMode { read: true, write: true, append: false, truncate: false };
 pub(crate) const USER: Caller = Caller { uid: 1000, gid: 1000, groups: None };
@@ -38,14 +39,16 @@ impl Cluster {
         }
     }
 
-    pub(crate) async fn client(&self) -> Arc<Client> {
+    pub(crate) async fn client(&self) -> Arc<ClusterClient> {
         self.client_with(ClientConfig::default()).await
     }
 
-    pub(crate) async fn client_with(&self, config: ClientConfig) -> Arc<Client> {
+    pub(crate) async fn client_with(&self, config: ClientConfig) -> Arc<ClusterClient> {
         let seed = self.clients.fetch_add(1, Ordering::Relaxed);
         let env = Env { rng: Rng::seeded(seed), ..Env::real() };
-        let connected = Client::assemble(config, env, self.meta.clone(), self.chunks.clone()).await;
+        let (wanted, meta, chunks) =
+            ((ClusterId::UNKNOWN, config.metadata_timeout), self.meta.clone(), self.chunks.clone());
+        let connected = ClusterClient::assemble(config, env, wanted, meta, chunks).await;
         connected.expect("the fake answers")
     }
 
@@ -71,7 +74,7 @@ pub(crate) fn new_file(name: &str) -> Create {
     }
 }
 
-pub(crate) async fn make(client: &Client, name: &str) -> Arc<File> {
+pub(crate) async fn make(client: &ClusterClient, name: &str) -> Arc<File> {
     client.create_open(&USER, new_file(name), READ_WRITE).await.unwrap().0
 }
 

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use dfs_proto::attr::{Caller, Timestamp};
-use dfs_proto::ids::ServerId;
+use dfs_proto::ids::{InodeId, ServerId};
 use dfs_proto::meta::{SetAttr, SetTime};
 use dfs_proto::units::{ByteLen, MIB, Offset};
 use futures::future::join_all;
 use tokio::time::Instant;
 
+use crate::cluster::Found;
 use crate::fakes::{Cluster, READ_WRITE, USER, make, new_file, pattern, size_of, wait_for};
 use crate::{ClientConfig, ClientError};
 
@@ -22,7 +23,9 @@ async fn a_write_is_seen_here_at_once_and_elsewhere_once_it_was_flushed() {
     let attr = client.getattr(&USER, file.inode()).await.unwrap();
     assert_eq!((size_of(&attr), attr.allocated), (5, ByteLen(5)));
     assert!(attr.mtime.seconds > 0);
-    let by_name = client.lookup(&USER, dfs_proto::ids::InodeId::ROOT, b"f").await.unwrap();
+    let Found::Here(by_name) = client.lookup(&USER, InodeId::ROOT, b"f").await.unwrap() else {
+        panic!("it is of this cluster");
+    };
     assert_eq!((by_name.size, by_name.mtime), (attr.size, attr.mtime));
     assert_eq!(cluster.read_elsewhere(file.inode()).await, b"");
     file.flush().await.unwrap();

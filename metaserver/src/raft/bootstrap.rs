@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{ClusterId, DirectoryId, MemberId};
+use dfs_proto::ids::{ClusterId, DirectoryId, FederationId, MemberId};
 use dfs_proto::rpc::grpc;
 use dfs_proto::wire;
 use dfs_proto::wire::raft_client::RaftClient;
@@ -27,8 +27,8 @@ use super::server::Raft;
 use super::stamp::Stamp;
 use super::state_store::StateStore;
 use super::types::{FORMAT, MemberNode};
-use super::{ClusterOptions, Consensus};
-use crate::command::{Command, InitCluster, Member};
+use super::{ClusterOptions, Consensus, Purpose};
+use crate::command::{Command, FederationCommand, InitCluster, Member};
 use crate::state;
 
 /// Between rounds of greetings: while the cluster is being made, and afterwards.
@@ -185,6 +185,7 @@ async fn greet(
         address: group.address.clone(),
         to_member: member.0,
         bootstrap: group.configured.iter().map(|id| id.0).collect(),
+        group: group.kind.to_wire().into(),
     };
     let mut client = RaftClient::new(channel.clone());
     let reply = match timeout(GREETING_DEADLINE, client.introduce(greeting)).await {
@@ -199,7 +200,7 @@ async fn greet(
     Ok((address, channel, reply))
 }
 
-/// Puts the cluster's id into the stamp and into every request, as soon as the state has it.
+/// Puts the id of the cluster, or of the federation, into the stamp and into every request, as soon as the state has it.
 pub(crate) async fn stamp_cluster(
     raft: Raft,
     group: Arc<Group>,
@@ -209,23 +210,23 @@ pub(crate) async fn stamp_cluster(
 ) {
     let mut changes = raft.metrics();
     loop {
-        let record = state::read::cluster(&*store.kv().snapshot());
-        if let Some(record) = record {
-            if stamp.cluster.is_known() && stamp.cluster != record.cluster {
-                let (stamped, found) = (stamp.cluster, record.cluster);
+        let made = group.kind.made(&*store.kv().snapshot());
+        if let Some(found) = made {
+            if stamp.cluster.is_known() && stamp.cluster != found {
+                let stamped = stamp.cluster;
                 group.fail(format!(
                     "the data directory is stamped with cluster {stamped}, the state is of {found}"
                 ));
                 return;
             }
             if !stamp.cluster.is_known() {
-                stamp.cluster = record.cluster;
+                stamp.cluster = found;
                 if let Err(error) = stamp.store(&*disk).await {
                     group.fail(format!("stamp the data directory with its cluster: {error}"));
                     return;
                 }
             }
-            group.set_cluster(record.cluster);
+            group.set_cluster(found);
             return;
         }
         if changes.changed().await.is_err() {
@@ -234,8 +235,8 @@ pub(crate) async fn stamp_cluster(
     }
 }
 
-/// What the leader keeps true: the cluster is made, and the state knows the members and where they are.
-pub(crate) async fn lead(consensus: Consensus, options: ClusterOptions) {
+/// What the leader keeps true: the cluster is made and knows its members and where they are, or the federation is made.
+pub(crate) async fn lead(consensus: Consensus, purpose: Purpose) {
     let mut leadership = consensus.leadership();
     loop {
         let is_leader = leadership.borrow_and_update().is_leader;
@@ -246,10 +247,10 @@ pub(crate) async fn lead(consensus: Consensus, options: ClusterOptions) {
                 }
                 continue;
             }
-            Some(()) => match make_cluster(&consensus, &options).await {
+            Some(()) => match make(&consensus, &purpose).await {
                 Ok(()) => CHECK_AGAIN,
                 Err(error) => {
-                    tracing::debug!("make the cluster: {error}");
+                    tracing::debug!("make what the group is for: {error}");
                     TRY_AGAIN
                 }
             },
@@ -257,6 +258,22 @@ pub(crate) async fn lead(consensus: Consensus, options: ClusterOptions) {
         // Either is a reason to look again; the end of leadership is seen at the top.
         drop(timeout(pause, leadership.changed()).await);
     }
+}
+
+async fn make(consensus: &Consensus, purpose: &Purpose) -> Result<(), MetaError> {
+    match purpose {
+        Purpose::Cluster(options) => make_cluster(consensus, options).await,
+        Purpose::Federation => make_federation(consensus).await,
+    }
+}
+
+async fn make_federation(consensus: &Consensus) -> Result<(), MetaError> {
+    let is_made = state::federation::id(&*consensus.read().await?.snapshot()).is_some();
+    if !is_made {
+        let federation = FederationId(consensus.group().env.rng.u128());
+        consensus.propose(Command::Federation(FederationCommand::Init { federation })).await?;
+    }
+    Ok(())
 }
 
 async fn make_cluster(consensus: &Consensus, options: &ClusterOptions) -> Result<(), MetaError> {

@@ -14,18 +14,18 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{Config, LinearizerOption, ServerState, SnapshotPolicy};
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::bootstrap::{self, Greeter};
-use super::group::{Failure, Group};
+use super::group::{Failure, Group, GroupKind};
 use super::log_disk::LogDisk;
 use super::log_store::{LogMonitor, LogOptions, LogStore};
 use super::network::Network;
 use super::proposer::{Proposer, not_leader};
-use super::server::{self, Raft};
+use super::server::{self, Raft, Served};
 use super::stamp::{Stamp, StampError};
 use super::state_machine::StateMachine;
 use super::state_store::{FlushGate, ReadView, StateStore};
@@ -67,6 +67,33 @@ pub struct ClusterOptions {
     pub root: RootAttr,
 }
 
+impl Default for ClusterOptions {
+    fn default() -> ClusterOptions {
+        ClusterOptions {
+            name: "dfs".to_owned(),
+            copies: 2,
+            copies_min: 1,
+            root: RootAttr { mode: 0o755, uid: 0, gid: 0 },
+        }
+    }
+}
+
+/// What a group is there for, and what its first leader makes it with.
+#[derive(Clone, Debug)]
+pub enum Purpose {
+    Cluster(ClusterOptions),
+    Federation,
+}
+
+impl Purpose {
+    fn kind(&self) -> GroupKind {
+        match self {
+            Purpose::Cluster(_) => GroupKind::Cluster,
+            Purpose::Federation => GroupKind::Federation,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct ConsensusOptions {
     pub member: MemberId,
@@ -74,7 +101,7 @@ pub struct ConsensusOptions {
     pub address: String,
     /// Every member of the group with its address; equal on all.
     pub bootstrap: BTreeMap<MemberId, String>,
-    pub cluster: ClusterOptions,
+    pub purpose: Purpose,
     pub timing: Timing,
     /// A snapshot is made after this many entries; it lets the log be cut.
     pub snapshot_entries: u64,
@@ -92,12 +119,7 @@ impl ConsensusOptions {
             member,
             address,
             bootstrap,
-            cluster: ClusterOptions {
-                name: "dfs".to_owned(),
-                copies: 2,
-                copies_min: 1,
-                root: RootAttr { mode: 0o755, uid: 0, gid: 0 },
-            },
+            purpose: Purpose::Cluster(ClusterOptions::default()),
             timing: Timing::default(),
             snapshot_entries: 10_000,
             keep_entries: 2_000,
@@ -194,6 +216,7 @@ struct Inner {
     leadership: watch::Receiver<Leadership>,
     votes_from: Instant,
     heard: Heard,
+    receiving: Arc<Semaphore>,
     timing: Timing,
     deadline: Duration,
     stop: CancellationToken,
@@ -201,7 +224,7 @@ struct Inner {
 }
 
 impl Consensus {
-    /// Opens the directory and takes part. The service of [`Consensus::service`] must be served at `options.address`.
+    /// Opens the directory and takes part. [`service`] of it must be served at `options.address`.
     pub async fn start(
         options: ConsensusOptions,
         env: Env,
@@ -230,6 +253,7 @@ impl Consensus {
         }
         let votes_from = if is_fresh { Instant::now() } else { Instant::now() + options.timing.election_max };
         let group = Arc::new(Group::new(
+            options.purpose.kind(),
             env,
             (stamp.member, stamp.directory),
             options.address.clone(),
@@ -254,6 +278,7 @@ impl Consensus {
             leadership,
             votes_from,
             heard: Heard::new(None),
+            receiving: server::receiving(),
             timing: options.timing,
             deadline: options.deadline,
             stop,
@@ -267,7 +292,7 @@ impl Consensus {
         consensus.spawn(watch_leadership(raft.clone(), group.clone(), leadership_sender));
         consensus.spawn(Greeter::new(raft.clone(), group.clone()).run());
         consensus.spawn(bootstrap::stamp_cluster(raft.clone(), group, store, disk, stamp));
-        consensus.spawn(bootstrap::lead(consensus.clone(), options.cluster));
+        consensus.spawn(bootstrap::lead(consensus.clone(), options.purpose));
         consensus.spawn(stand_from(raft.clone(), votes_from));
         consensus.spawn(bound_log(raft, log));
         Ok(consensus)
@@ -284,16 +309,16 @@ impl Consensus {
         });
     }
 
-    /// What the other members call; to be added to this member's gRPC server.
-    pub fn service(&self) -> RaftServer<impl RaftService + use<>> {
+    fn served(&self) -> Served {
         let inner = &self.inner;
-        server::service(
-            inner.raft.clone(),
-            inner.group.clone(),
-            inner.store.clone(),
-            inner.votes_from,
-            inner.heard.clone(),
-        )
+        Served {
+            raft: inner.raft.clone(),
+            group: inner.group.clone(),
+            store: inner.store.clone(),
+            votes_from: inner.votes_from,
+            heard: inner.heard.clone(),
+            receiving: inner.receiving.clone(),
+        }
     }
 
     /// Has a command applied, and returns what `apply` answered. After `Unavailable` or `NotLeader` it may have happened
@@ -358,6 +383,25 @@ impl Consensus {
     /// This member's state as it is, perhaps behind: for status only, never for clients.
     pub fn stale_view(&self) -> ReadView {
         ReadView::new(self.inner.store.kv())
+    }
+
+    /// The index of the last entry that this member has applied; 0: none.
+    pub fn applied(&self) -> u64 {
+        self.inner.raft.metrics().borrow_watched().last_applied.map_or(0, |id| id.index)
+    }
+
+    /// Waits until it is above `index`; returns it.
+    pub async fn applied_beyond(&self, index: u64) -> u64 {
+        let mut changes = self.inner.raft.metrics();
+        loop {
+            let applied = changes.borrow_watched().last_applied.map_or(0, |id| id.index);
+            if applied > index {
+                return applied;
+            }
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await; // raft has stopped, and with it the process
+            }
+        }
     }
 
     /// Follow it to know when this member begins or ceases to lead.
@@ -460,6 +504,11 @@ impl Consensus {
     pub(crate) fn log(&self) -> &LogMonitor {
         &self.inner.log
     }
+}
+
+/// What the other members call; for the gRPC port of the process that is these members, one of each group at most.
+pub fn service(members: &[Consensus]) -> RaftServer<impl RaftService + use<>> {
+    server::service(members.iter().map(Consensus::served).collect())
 }
 
 fn unavailable(what: impl Into<String>) -> MetaError {

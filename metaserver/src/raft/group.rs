@@ -11,12 +11,41 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use super::types::FORMAT;
+use crate::kv::Snapshot;
+use crate::state;
+
+/// Which of the two groups that a metaserver may be a member of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum GroupKind {
+    /// The metaservers of one cluster: its namespace.
+    Cluster,
+    /// Metaservers of several clusters: the federation map. Its members have numbers of their own.
+    Federation,
+}
+
+impl GroupKind {
+    pub(crate) fn to_wire(self) -> wire::RaftGroup {
+        match self {
+            GroupKind::Cluster => wire::RaftGroup::ClusterGroup,
+            GroupKind::Federation => wire::RaftGroup::FederationGroup,
+        }
+    }
+
+    /// The id that the group's first command has made: the cluster's, or the federation's.
+    pub(crate) fn made(self, state: &dyn Snapshot) -> Option<ClusterId> {
+        match self {
+            GroupKind::Cluster => state::read::cluster(state).map(|record| record.cluster),
+            GroupKind::Federation => state::federation::id(state).map(|federation| ClusterId(federation.0)),
+        }
+    }
+}
 
 /// Why a member stops for good, as one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure(pub String);
 
 pub(crate) struct Group {
+    pub(crate) kind: GroupKind,
     pub(crate) env: Env,
     pub(crate) own: MemberId,
     pub(crate) directory: DirectoryId,
@@ -24,6 +53,7 @@ pub(crate) struct Group {
     pub(crate) address: String,
     /// The ids that the configuration lists; the bootstrap needs all of them.
     pub(crate) configured: Vec<MemberId>,
+    /// What the first command has made: the cluster's id, or the federation's.
     cluster: watch::Sender<ClusterId>,
     failure: watch::Sender<Option<Failure>>,
     /// Where members are: as configured, until one says otherwise. Soft.
@@ -32,6 +62,7 @@ pub(crate) struct Group {
 
 impl Group {
     pub(crate) fn new(
+        kind: GroupKind,
         env: Env,
         own: (MemberId, DirectoryId),
         address: String,
@@ -39,6 +70,7 @@ impl Group {
         cluster: ClusterId,
     ) -> Group {
         Group {
+            kind,
             env,
             own: own.0,
             directory: own.1,
@@ -105,11 +137,17 @@ impl Group {
     }
 
     pub(crate) fn identity(&self) -> Identity {
-        Identity { role: Role::Metaserver, id: self.own.0, cluster: self.cluster() }
+        self.identity_of(self.own)
     }
 
+    /// For the handshake. Processes of other clusters and their numbers there are not known to the federation group: its
+    /// requests name the member and its data directory.
     pub(crate) fn identity_of(&self, member: MemberId) -> Identity {
-        Identity { role: Role::Metaserver, id: member.0, cluster: self.cluster() }
+        let (id, cluster) = match self.kind {
+            GroupKind::Cluster => (member.0, self.cluster()),
+            GroupKind::Federation => (0, ClusterId::UNKNOWN),
+        };
+        Identity { role: Role::Metaserver, id, cluster }
     }
 
     pub(crate) fn header(&self, to: MemberId, directory: DirectoryId) -> wire::RaftHeader {
@@ -120,6 +158,7 @@ impl Group {
             from_directory: self.directory.to_wire().into(),
             to_member: to.0,
             to_directory: directory.to_wire().into(),
+            group: self.kind.to_wire().into(),
         }
     }
 
@@ -153,7 +192,11 @@ impl Group {
         match ClusterId::from_wire(theirs) {
             None => Err(Status::invalid_argument("the cluster id is malformed")),
             Some(theirs) if own.is_known() && theirs.is_known() && own != theirs => {
-                Err(Status::failed_precondition(format!("cluster {own} here, cluster {theirs} there")))
+                let kind = match self.kind {
+                    GroupKind::Cluster => "cluster",
+                    GroupKind::Federation => "federation",
+                };
+                Err(Status::failed_precondition(format!("{kind} {own} here, {kind} {theirs} there")))
             }
             Some(_) => Ok(()),
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use dfs_proto::env::{Env, Listener, Net as _, Rng, Tcp};
 use dfs_proto::error::MetaError;
+use dfs_proto::federation::ClusterEntry;
 use dfs_proto::ids::{ClusterId, MemberId, SessionNonce};
 use dfs_proto::rpc::grpc::{self, SharedIdentity};
 use dfs_proto::rpc::{Identity, Role};
@@ -18,8 +19,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::service::Routes;
 
 use super::log_disk::{FileDisk, LogDisk, SimulatedDisk};
-use super::{Consensus, ConsensusOptions, LogOptions, StartError, applied_count};
-use crate::command::{Command, Reply};
+use super::{Consensus, ConsensusOptions, LogOptions, Purpose, StartError, applied_count};
+use crate::command::{Command, FederationCommand, Reply};
 use crate::kv::KvHome;
 use crate::kv::memory::MemoryHome;
 use crate::kv::rocksdb::{RocksHome, RocksOptions};
@@ -175,7 +176,7 @@ async fn serve(
 ) -> Result<Running, StartError> {
     let identity = Identity { role: Role::Metaserver, id: options.member.0, cluster: ClusterId::UNKNOWN };
     let consensus = Consensus::start(options, Env::real(), disk, home).await?;
-    let routes = Routes::new(consensus.service());
+    let routes = Routes::new(super::service(std::slice::from_ref(&consensus)));
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(async move {
         grpc::serve(listener, routes, SharedIdentity::new(identity), async move { drop(stopped.await) })
@@ -498,4 +499,86 @@ async fn open_some(members: &[Consensus], nonce: &mut u128) -> Vec<u128> {
     let replies = futures::future::join_all(opening).await;
     let opened = nonces.into_iter().zip(replies);
     opened.filter(|(_, reply)| matches!(reply, Ok(Reply::SessionOpened(_)))).map(|(nonce, _)| nonce).collect()
+}
+
+/// A process that is the only metaserver of its cluster, and a member of the federation group.
+struct Both {
+    cluster: Consensus,
+    federation: Consensus,
+    stop: oneshot::Sender<()>,
+    server: JoinHandle<()>,
+}
+
+async fn start_both(
+    member: MemberId,
+    addresses: BTreeMap<MemberId, String>,
+    listener: Box<dyn Listener>,
+) -> Both {
+    let address = listener.local_address();
+    let start = |options| {
+        let disk = Arc::new(SimulatedDisk::new(Duration::from_micros(100)));
+        Consensus::start(options, Env::real(), disk, Arc::new(MemoryHome::default()))
+    };
+    let alone = BTreeMap::from([(MemberId(1), address.clone())]);
+    let cluster = start(ConsensusOptions::new(MemberId(1), address.clone(), alone)).await.expect("start");
+    let mut options = ConsensusOptions::new(member, address, addresses);
+    options.purpose = Purpose::Federation;
+    let federation = start(options).await.expect("start");
+    let routes = Routes::new(super::service(&[cluster.clone(), federation.clone()]));
+    let identity =
+        SharedIdentity::new(Identity { role: Role::Metaserver, id: 1, cluster: ClusterId::UNKNOWN });
+    let named = identity.clone();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = tokio::spawn(async move {
+        grpc::serve(listener, routes, named, async move { drop(stopped.await) }).await.expect("serve");
+    });
+    // As a running metaserver does: from here on it shows every caller whose it is.
+    let made = cluster.cluster().wait_for(|cluster| cluster.is_known()).await.map(|cluster| *cluster);
+    identity.set(Identity { cluster: made.expect("it runs"), ..identity.get() });
+    Both { cluster, federation, stop, server }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_clusters_share_a_federation_group_over_the_ports_of_their_own() {
+    let mut listeners = BTreeMap::new();
+    for id in (1..=3).map(MemberId) {
+        listeners.insert(id, listen("127.0.0.1:0").await);
+    }
+    let addresses: BTreeMap<MemberId, String> =
+        listeners.iter().map(|(id, listener)| (*id, listener.local_address())).collect();
+    let starting = listeners.into_iter().map(|(id, listener)| start_both(id, addresses.clone(), listener));
+    let all: Vec<Both> = futures::future::join_all(starting).await;
+    let clusters: BTreeSet<ClusterId> = all.iter().map(|both| *both.cluster.cluster().borrow()).collect();
+    assert_eq!(clusters.len(), 3);
+    let join = |both: &Both| {
+        let entry = ClusterEntry { name: both.federation.status().own.to_string(), metaservers: Vec::new() };
+        let cluster = *both.cluster.cluster().borrow();
+        Command::Federation(FederationCommand::JoinCluster { cluster, entry })
+    };
+    for both in &all {
+        let deadline = Instant::now() + PATIENCE;
+        let mut joined = false;
+        while !joined {
+            for member in &all {
+                joined |= matches!(member.federation.propose(join(both)).await, Ok(Reply::Done));
+            }
+            assert!(Instant::now() < deadline, "a cluster did not join in time");
+        }
+    }
+    let map_of = |both: &Both| state::federation::map(&*both.federation.stale_view().snapshot());
+    let has_all = |both: &Both| map_of(both).is_some_and(|map| map.clusters.len() == 3);
+    eventually(|| all.iter().all(has_all), "every member has the whole map").await;
+    for both in &all {
+        let own = both.cluster.stale_view();
+        assert_eq!(state::federation::id(&*own.snapshot()), None, "a cluster's state holds none of it");
+        assert_eq!(both.cluster.members().len(), 1);
+        assert_eq!(both.federation.members().len(), 3);
+    }
+    for both in all {
+        both.federation.shutdown().await;
+        both.cluster.shutdown().await;
+        let _ = both.stop.send(());
+        drop((both.cluster, both.federation));
+        timeout(PATIENCE, both.server).await.expect("its calls end").expect("the server ends");
+    }
 }

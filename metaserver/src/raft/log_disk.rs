@@ -1,6 +1,6 @@
 //! The seam below the Raft log: a directory of a few large files, and the stamp that says whose directory it is.
 //!
-//! D1  What [`LogDisk::write`], [`LogDisk::sync`], [`LogDisk::create`] and [`LogDisk::write_stamp`] did is on stable
+//! D1  What [`LogDisk::write`], [`LogDisk::sync`], [`LogDisk::create`] and [`LogDisk::write_whole`] did is on stable
 //!     storage when they end well. When one failed or never ended, any part of it may be there, but nothing of what was
 //!     written before is gone.
 //!
@@ -36,14 +36,38 @@ pub trait LogDisk: Send + Sync + 'static {
     fn remove(&self, file: FileId) -> BoxFuture<'static, io::Result<()>>;
     /// That may still be written to the filesystem it lies on.
     fn free(&self) -> BoxFuture<'static, io::Result<ByteLen>>;
-    /// `None` in a fresh directory.
-    fn read_stamp(&self) -> BoxFuture<'static, io::Result<Option<Vec<u8>>>>;
-    /// Replaces the stamp as a whole.
-    fn write_stamp(&self, bytes: Vec<u8>) -> BoxFuture<'static, io::Result<()>>;
+    /// `None` if it was never written.
+    fn read_whole(&self, file: WholeFile) -> BoxFuture<'static, io::Result<Option<Vec<u8>>>>;
+    /// Replaces it: afterwards, and after a crash in between, one of the two is there, whole.
+    fn write_whole(&self, file: WholeFile, bytes: Vec<u8>) -> BoxFuture<'static, io::Result<()>>;
 }
 
-const STAMP: &str = "MEMBER";
-const STAMP_NEW: &str = "MEMBER.new";
+/// Small files beside the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WholeFile {
+    /// Whose directory it is.
+    Stamp,
+    /// The last federation map that was seen.
+    Map,
+}
+
+impl WholeFile {
+    fn name(self) -> &'static str {
+        match self {
+            WholeFile::Stamp => "MEMBER",
+            WholeFile::Map => "FEDERATION",
+        }
+    }
+
+    /// What it is called until it is whole.
+    fn new_name(self) -> &'static str {
+        match self {
+            WholeFile::Stamp => "MEMBER.new",
+            WholeFile::Map => "FEDERATION.new",
+        }
+    }
+}
+
 const LOCK: &str = "LOCK";
 const SEGMENT_SUFFIX: &str = ".raftlog";
 /// Zeros are written in pieces of this length.
@@ -144,12 +168,12 @@ impl FileDiskInner {
         Ok(ByteLen(found.f_bavail.saturating_mul(found.f_frsize)))
     }
 
-    fn write_stamp(&self, bytes: &[u8]) -> io::Result<()> {
-        let new = self.directory.join(STAMP_NEW);
+    fn write_whole(&self, whole: WholeFile, bytes: &[u8]) -> io::Result<()> {
+        let new = self.directory.join(whole.new_name());
         let mut file = File::create(&new)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&new, self.directory.join(STAMP))?;
+        fs::rename(&new, self.directory.join(whole.name()))?;
         self.sync_directory()
     }
 }
@@ -192,16 +216,16 @@ impl LogDisk for FileDisk {
         self.blocking(|disk| disk.free())
     }
 
-    fn read_stamp(&self) -> BoxFuture<'static, io::Result<Option<Vec<u8>>>> {
-        self.blocking(|disk| match fs::read(disk.directory.join(STAMP)) {
+    fn read_whole(&self, file: WholeFile) -> BoxFuture<'static, io::Result<Option<Vec<u8>>>> {
+        self.blocking(move |disk| match fs::read(disk.directory.join(file.name())) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         })
     }
 
-    fn write_stamp(&self, bytes: Vec<u8>) -> BoxFuture<'static, io::Result<()>> {
-        self.blocking(move |disk| disk.write_stamp(&bytes))
+    fn write_whole(&self, file: WholeFile, bytes: Vec<u8>) -> BoxFuture<'static, io::Result<()>> {
+        self.blocking(move |disk| disk.write_whole(file, &bytes))
     }
 }
 
@@ -218,7 +242,7 @@ pub struct SimulatedDisk {
 
 #[derive(Default)]
 struct Simulated {
-    stamp: Option<Vec<u8>>,
+    whole: BTreeMap<WholeFile, Vec<u8>>,
     files: BTreeMap<FileId, Vec<u8>>,
     /// Written, not synced: file, offset, bytes.
     unsynced: Vec<(FileId, u64, Vec<u8>)>,
@@ -365,13 +389,13 @@ impl LogDisk for SimulatedDisk {
         self.now(|disk| Ok(disk.free.unwrap_or(ByteLen(u64::MAX))))
     }
 
-    fn read_stamp(&self) -> BoxFuture<'static, io::Result<Option<Vec<u8>>>> {
-        self.now(|disk| Ok(disk.stamp.clone()))
+    fn read_whole(&self, file: WholeFile) -> BoxFuture<'static, io::Result<Option<Vec<u8>>>> {
+        self.now(move |disk| Ok(disk.whole.get(&file).cloned()))
     }
 
-    fn write_stamp(&self, bytes: Vec<u8>) -> BoxFuture<'static, io::Result<()>> {
+    fn write_whole(&self, file: WholeFile, bytes: Vec<u8>) -> BoxFuture<'static, io::Result<()>> {
         self.now(move |disk| {
-            disk.stamp = Some(bytes);
+            disk.whole.insert(file, bytes);
             Ok(())
         })
     }

@@ -29,7 +29,8 @@ mod ticks;
 mod types;
 
 pub use consensus::{
-    ClusterOptions, Consensus, ConsensusOptions, GroupStatus, Leadership, MemberStatus, StartError, Timing,
+    ClusterOptions, Consensus, ConsensusOptions, GroupStatus, Leadership, MemberStatus, Purpose, StartError,
+    Timing, service,
 };
 pub use group::Failure;
 pub use log_store::LogOptions;

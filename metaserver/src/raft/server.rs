@@ -1,6 +1,6 @@
 //! The serving side: checks that a request is meant for this member, then hands it to openraft.
 //!
-//! V1  A request for another cluster, another member or another data directory is refused: an emptied member neither
+//! V1  A request for another group, another member or another data directory is refused: an emptied member neither
 //!     votes nor acknowledges (P7.7).
 //! V2  A member that has just started grants no vote for one leader lease (P7.5): before it stopped it may have promised
 //!     a leader that no other would be elected.
@@ -34,26 +34,30 @@ pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 /// Snapshots received at once; a leader that is refused tries again later.
 const RECEIVING_MAX: usize = 1;
 
-pub(crate) struct Service {
-    raft: Raft,
-    group: Arc<Group>,
-    store: Arc<StateStore>,
-    votes_from: Instant,
-    heard: Heard,
-    receiving: Semaphore,
+/// One member of one group.
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub(crate) raft: Raft,
+    pub(crate) group: Arc<Group>,
+    pub(crate) store: Arc<StateStore>,
+    pub(crate) votes_from: Instant,
+    pub(crate) heard: Heard,
+    pub(crate) receiving: Arc<Semaphore>,
 }
 
-/// The service for this member's gRPC port.
-pub(crate) fn service(
-    raft: Raft,
-    group: Arc<Group>,
-    store: Arc<StateStore>,
-    votes_from: Instant,
-    heard: Heard,
-) -> RaftServer<impl RaftService> {
+/// The members that this process is, one of each group at most.
+struct Service(Vec<Served>);
+
+/// The service for the gRPC port of a process that is these members.
+pub(crate) fn service(members: Vec<Served>) -> RaftServer<impl RaftService> {
     let limit = dfs_proto::rpc::grpc::MESSAGE_LEN_MAX;
-    let service = Service { raft, group, store, votes_from, heard, receiving: Semaphore::new(RECEIVING_MAX) };
+    let service = Service(members);
     RaftServer::new(service).max_decoding_message_size(limit).max_encoding_message_size(limit)
+}
+
+/// Of one member; see [`RECEIVING_MAX`].
+pub(crate) fn receiving() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(RECEIVING_MAX))
 }
 
 fn encode<A: Serialize>(answer: &A) -> Result<Response<wire::RaftReply>, Status> {
@@ -71,12 +75,20 @@ fn stopped(error: impl std::fmt::Display) -> Status {
 }
 
 impl Service {
-    fn open<Q: DeserializeOwned>(&self, request: Request<wire::RaftRequest>) -> Result<Q, Status> {
-        let request = request.into_inner();
-        self.check(request.header.as_ref())?;
-        postcard::from_bytes(&request.body).map_err(malformed)
+    fn of(&self, group: i32) -> Result<&Served, Status> {
+        let served = self.0.iter().find(|served| i32::from(served.group.kind.to_wire()) == group);
+        served.ok_or_else(|| Status::failed_precondition("this metaserver is no member of that group"))
     }
 
+    fn open<Q: DeserializeOwned>(&self, request: Request<wire::RaftRequest>) -> Result<(&Served, Q), Status> {
+        let request = request.into_inner();
+        let served = self.of(request.header.as_ref().map_or(0, |header| header.group))?;
+        served.check(request.header.as_ref())?;
+        Ok((served, postcard::from_bytes(&request.body).map_err(malformed)?))
+    }
+}
+
+impl Served {
     fn check(&self, header: Option<&wire::RaftHeader>) -> Result<(), Status> {
         if self.group.has_failed() {
             return Err(Status::failed_precondition("this member is no part of the group any more"));
@@ -91,9 +103,12 @@ impl Service {
         Ok(())
     }
 
-    async fn receive(&self, mut parts: Parts) -> Result<Response<wire::RaftReply>, Status> {
+    async fn receive(
+        &self,
+        first: wire::SnapshotPart,
+        mut parts: Parts,
+    ) -> Result<Response<wire::RaftReply>, Status> {
         use wire::snapshot_part::Part as Body;
-        let first = parts.next().await?;
         self.check(first.header.as_ref())?;
         let Some(Body::Begin(begin)) = first.part else {
             return Err(Status::invalid_argument("a snapshot begins with its metadata"));
@@ -158,44 +173,45 @@ impl RaftService for Service {
         request: Request<wire::MemberGreeting>,
     ) -> Result<Response<wire::MemberGreetingReply>, Status> {
         let greeting = request.into_inner();
+        let served = self.of(greeting.group)?;
         if greeting.format != u32::from(FORMAT) {
             let what = format!("raft format {} there, {FORMAT} here: update the older one", greeting.format);
             return Err(Status::failed_precondition(what));
         }
-        self.group.check_cluster(&greeting.cluster)?;
-        if greeting.to_member != self.group.own.0 {
-            let what = format!("this is {}, not {}", self.group.own, MemberId(greeting.to_member));
+        served.group.check_cluster(&greeting.cluster)?;
+        if greeting.to_member != served.group.own.0 {
+            let what = format!("this is {}, not {}", served.group.own, MemberId(greeting.to_member));
             return Err(Status::failed_precondition(what));
         }
         let directory = DirectoryId::from_wire(&greeting.directory)
             .filter(|directory| directory.is_known())
             .ok_or_else(|| Status::invalid_argument("the directory id is malformed"))?;
-        let recorded = recorded(&self.raft);
+        let recorded = recorded(&served.raft);
         let listed: Vec<MemberId> = greeting.bootstrap.iter().copied().map(MemberId).collect();
-        if recorded.is_empty() && listed != self.group.configured {
+        if recorded.is_empty() && listed != served.group.configured {
             return Err(Status::failed_precondition(format!(
                 "the bootstrap lists differ: {} here, {} there",
-                ids(&self.group.configured),
+                ids(&served.group.configured),
                 ids(&listed)
             )));
         }
         let from = MemberId(greeting.member);
         let is_the_recorded_one = match recorded.get(&from) {
             Some(known) => *known == directory,
-            None => recorded.is_empty() && self.group.configured.contains(&from),
+            None => recorded.is_empty() && served.group.configured.contains(&from),
         };
         if is_the_recorded_one {
-            self.group.moved(from, &greeting.address);
+            served.group.moved(from, &greeting.address);
         }
         let recorded = recorded.into_iter().map(|(member, directory)| wire::RecordedMember {
             member: member.0,
             directory: directory.to_wire().into(),
         });
         Ok(Response::new(wire::MemberGreetingReply {
-            cluster: self.group.cluster().to_wire().into(),
-            member: self.group.own.0,
-            directory: self.group.directory.to_wire().into(),
-            address: self.group.address.clone(),
+            cluster: served.group.cluster().to_wire().into(),
+            member: served.group.own.0,
+            directory: served.group.directory.to_wire().into(),
+            address: served.group.address.clone(),
             recorded: recorded.collect(),
         }))
     }
@@ -204,11 +220,11 @@ impl RaftService for Service {
         &self,
         request: Request<wire::RaftRequest>,
     ) -> Result<Response<wire::RaftReply>, Status> {
-        let request: AppendEntriesRequest<TypeConfig> = self.open(request)?;
+        let (served, request): (_, AppendEntriesRequest<TypeConfig>) = self.open(request)?;
         let came_at = Instant::now();
-        let answer = self.raft.append_entries(request).await.map_err(stopped)?;
+        let answer = served.raft.append_entries(request).await.map_err(stopped)?;
         if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
-            self.heard.send_replace(Some(came_at));
+            served.heard.send_replace(Some(came_at));
         }
         encode(&answer)
     }
@@ -217,30 +233,33 @@ impl RaftService for Service {
         &self,
         request: Request<wire::RaftRequest>,
     ) -> Result<Response<wire::RaftReply>, Status> {
-        let request: VoteRequest<TypeConfig> = self.open(request)?;
-        self.check_may_vote()?;
-        encode(&self.raft.pre_vote(request).await.map_err(stopped)?)
+        let (served, request): (_, VoteRequest<TypeConfig>) = self.open(request)?;
+        served.check_may_vote()?;
+        encode(&served.raft.pre_vote(request).await.map_err(stopped)?)
     }
 
     async fn vote(&self, request: Request<wire::RaftRequest>) -> Result<Response<wire::RaftReply>, Status> {
-        let request: VoteRequest<TypeConfig> = self.open(request)?;
-        self.check_may_vote()?;
-        encode(&self.raft.vote(request).await.map_err(stopped)?)
+        let (served, request): (_, VoteRequest<TypeConfig>) = self.open(request)?;
+        served.check_may_vote()?;
+        encode(&served.raft.vote(request).await.map_err(stopped)?)
     }
 
     async fn transfer_leader(
         &self,
         request: Request<wire::RaftRequest>,
     ) -> Result<Response<wire::RaftReply>, Status> {
-        let request: TransferLeaderRequest<TypeConfig> = self.open(request)?;
-        self.check_may_vote()?;
-        encode(&self.raft.handle_transfer_leader(request).await.map_err(stopped)?)
+        let (served, request): (_, TransferLeaderRequest<TypeConfig>) = self.open(request)?;
+        served.check_may_vote()?;
+        encode(&served.raft.handle_transfer_leader(request).await.map_err(stopped)?)
     }
 
     async fn install_snapshot(
         &self,
         request: Request<Streaming<wire::SnapshotPart>>,
     ) -> Result<Response<wire::RaftReply>, Status> {
-        self.receive(Parts(Box::pin(request.into_inner()))).await
+        let mut parts = Parts(Box::pin(request.into_inner()));
+        let first = parts.next().await?;
+        let served = self.of(first.header.as_ref().map_or(0, |header| header.group))?;
+        served.receive(first, parts).await
     }
 }

@@ -5,10 +5,11 @@ use dfs_proto::ids::{ClusterId, DirectoryId, MemberId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::log_disk::LogDisk;
+use super::log_disk::{LogDisk, WholeFile};
 
 /// Of everything in a metaserver's data directory together. 2: names of entries are values, not keys.
-const DIRECTORY_FORMAT: u32 = 2;
+/// 3: volumes come and go.
+const DIRECTORY_FORMAT: u32 = 3;
 const KIND: &str = "dfs-metaserver";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +65,7 @@ struct AnyFormat {
 impl Stamp {
     /// Reads it, or makes it in a fresh directory.
     pub(crate) async fn load(disk: &dyn LogDisk, member: MemberId, rng: &Rng) -> Result<Stamp, StampError> {
-        let Some(bytes) = disk.read_stamp().await? else {
+        let Some(bytes) = disk.read_whole(WholeFile::Stamp).await? else {
             if !disk.list().await?.is_empty() {
                 return Err(StampError::Missing);
             }
@@ -88,7 +89,7 @@ impl Stamp {
             cluster: self.cluster.is_known().then(|| self.cluster.to_string()),
         };
         let text = toml::to_string(&file).map_err(std::io::Error::other)?;
-        Ok(disk.write_stamp(text.into_bytes()).await?)
+        Ok(disk.write_whole(WholeFile::Stamp, text.into_bytes()).await?)
     }
 
     fn parse(bytes: &[u8]) -> Result<Stamp, StampError> {
@@ -138,12 +139,12 @@ mod tests {
         let error = Stamp::load(&disk, MemberId(1), &rng).await.unwrap_err().to_string();
         assert!(error.contains("metaserver 2") && error.contains("metaserver 1"), "{error}");
         for (stamp, expected) in [
-            ("kind = \"dfs-metaserver\"\nformat = 9\nnew = true\n", "format 9, this release reads 2: update"),
+            ("kind = \"dfs-metaserver\"\nformat = 9\nnew = true\n", "format 9, this release reads 3: update"),
             ("kind = \"dfs-chunkserver\"\nformat = 1\n", "dfs-chunkserver"),
-            ("kind = \"dfs-metaserver\"\nformat = 1\n", "format 1, this release reads 2 and converts none"),
+            ("kind = \"dfs-metaserver\"\nformat = 1\n", "format 1, this release reads 3 and converts none"),
             ("\u{1}garbage", "cannot be read"),
         ] {
-            disk.write_stamp(stamp.as_bytes().to_vec()).await.unwrap();
+            disk.write_whole(WholeFile::Stamp, stamp.as_bytes().to_vec()).await.unwrap();
             let error = Stamp::load(&disk, MemberId(2), &rng).await.unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }

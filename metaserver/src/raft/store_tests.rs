@@ -15,7 +15,7 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::testing::log_id;
 use openraft::{OptionalSend, RaftLogReader, StorageError};
 
-use super::log_disk::{FileDisk, FileId, LogDisk, SimulatedDisk};
+use super::log_disk::{FileDisk, FileId, LogDisk, SimulatedDisk, WholeFile};
 use super::log_store::{LogMonitor, LogOptions, LogStore, PurgeGate};
 use super::snapshot::{SnapshotBuilder, SnapshotData};
 use super::state_machine::StateMachine;
@@ -272,11 +272,11 @@ impl LogDisk for SlowDisk {
     fn free(&self) -> BoxFuture<'static, io::Result<ByteLen>> {
         self.inner.free()
     }
-    fn read_stamp(&self) -> BoxFuture<'static, io::Result<Option<Vec<u8>>>> {
-        self.inner.read_stamp()
+    fn read_whole(&self, file: WholeFile) -> BoxFuture<'static, io::Result<Option<Vec<u8>>>> {
+        self.inner.read_whole(file)
     }
-    fn write_stamp(&self, bytes: Vec<u8>) -> BoxFuture<'static, io::Result<()>> {
-        self.inner.write_stamp(bytes)
+    fn write_whole(&self, file: WholeFile, bytes: Vec<u8>) -> BoxFuture<'static, io::Result<()>> {
+        self.inner.write_whole(file, bytes)
     }
 }
 

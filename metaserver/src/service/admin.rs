@@ -6,7 +6,7 @@ use dfs_proto::attr::{Caller, FileKind, InodeAttr};
 use dfs_proto::convert;
 use dfs_proto::error::MetaError;
 use dfs_proto::extent::Extent;
-use dfs_proto::ids::{ChunkId, InodeId, ServerId};
+use dfs_proto::ids::{ChunkId, InodeId, ServerId, VolumeId};
 use dfs_proto::meta::{MetaResult, Replica};
 use dfs_proto::units::Offset;
 use dfs_proto::wire;
@@ -98,7 +98,7 @@ impl Metaserver {
     pub(super) async fn show_file(&self, request: wire::FileShowRequest) -> MetaResult<wire::FileShowReply> {
         let from = Offset(request.after_offset);
         let look = |state: &dyn Snapshot| {
-            let attr = walk(state, &request.path)?;
+            let attr = walk(state, VolumeId(request.volume), &request.path)?;
             if attr.kind != FileKind::File {
                 return Ok((attr, Vec::new(), false));
             }
@@ -187,8 +187,9 @@ fn members(raft: &GroupStatus) -> Vec<wire::MemberStatus> {
 }
 
 /// From the root, as root.
-fn walk(state: &dyn Snapshot, path: &str) -> MetaResult<InodeAttr> {
-    let mut attr = read::getattr(state, InodeId::ROOT)?;
+fn walk(state: &dyn Snapshot, volume: VolumeId, path: &str) -> MetaResult<InodeAttr> {
+    let root = InodeId::new(volume, InodeId::ROOT.number()).ok_or(MetaError::NotFound)?;
+    let mut attr = read::getattr(state, root)?;
     for name in path.split('/').filter(|name| !name.is_empty()) {
         attr = read::lookup(state, &Caller::ROOT, attr.inode, name.as_bytes())?;
     }

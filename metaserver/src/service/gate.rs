@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{ClusterId, SessionId, VolumeId};
+use dfs_proto::ids::{ClusterId, SessionId};
 use dfs_proto::meta::MetaResult;
 use tokio::time::Instant;
 
@@ -133,10 +133,4 @@ impl Gate {
         }
         Ok(())
     }
-}
-
-/// Everything lives in volume 0 for now; any other volume is some other cluster's (P9.3).
-pub(crate) fn check_volumes(touched: &Touched) -> MetaResult<()> {
-    let is_here = touched.inodes.iter().all(|inode| inode.volume() == VolumeId(0));
-    if is_here { Ok(()) } else { Err(MetaError::WrongCluster { map_version: 0 }) }
 }

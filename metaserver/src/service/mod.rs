@@ -8,6 +8,7 @@
 mod admin;
 mod chunk;
 mod cluster;
+mod federation;
 pub(crate) mod gate;
 mod namespace;
 mod session;
@@ -22,9 +23,11 @@ use dfs_proto::ids::MemberId;
 use dfs_proto::wire;
 use dfs_proto::wire::admin_server::{Admin, AdminServer};
 use dfs_proto::wire::cluster_server::{Cluster, ClusterServer};
+use dfs_proto::wire::federation_server::{Federation as FederationCalls, FederationServer};
 use dfs_proto::wire::meta_server::{Meta, MetaServer};
 use tonic::{Request, Response, Status};
 
+use crate::federation::Federation;
 use crate::http::Pages;
 use crate::metrics::Metrics;
 use crate::room::Room;
@@ -38,6 +41,8 @@ pub(crate) struct Metaserver {
     /// `host:port` where others reach this member.
     pub(crate) address: String,
     pub(crate) gate: Gate,
+    /// `None`: it was configured without one, and all directories are in volume 0.
+    pub(crate) federation: Option<Arc<Federation>>,
     pub(crate) env: Env,
     pub(crate) metrics: Metrics,
     pub(crate) room: Room,
@@ -45,7 +50,7 @@ pub(crate) struct Metaserver {
 
 impl Metaserver {
     /// gRPC addresses of all members, this one, which leads, first.
-    fn metaservers(&self) -> Vec<String> {
+    pub(crate) fn metaservers(&self) -> Vec<String> {
         let mut addresses = vec![self.address.clone()];
         for member in self.gate.consensus().members() {
             if member.id != self.id && !member.address.is_empty() {
@@ -64,6 +69,11 @@ pub(crate) fn meta(metaserver: Arc<Metaserver>) -> MetaServer<impl Meta> {
 /// `Cluster`, for the gRPC port.
 pub(crate) fn cluster(metaserver: Arc<Metaserver>) -> ClusterServer<impl Cluster> {
     ClusterServer::new(ClusterService(metaserver)).max_decoding_message_size(REQUEST_LEN_MAX)
+}
+
+/// `Federation`, for the gRPC port.
+pub(crate) fn federation(metaserver: Arc<Metaserver>) -> FederationServer<impl FederationCalls> {
+    FederationServer::new(FederationService(metaserver)).max_decoding_message_size(REQUEST_LEN_MAX)
 }
 
 /// `Admin`, for the gRPC port.
@@ -147,6 +157,34 @@ impl Cluster for ClusterService {
     async fn heartbeat(&self, request: Request<wire::HeartbeatRequest>) -> Answer<wire::HeartbeatReply> {
         let result = self.0.heartbeat(request.into_inner()).await;
         Ok(Response::new(cluster::heartbeat_to_wire(result)))
+    }
+}
+
+struct FederationService(Arc<Metaserver>);
+
+#[tonic::async_trait]
+impl FederationCalls for FederationService {
+    async fn get_map(&self, request: Request<wire::GetMapRequest>) -> Answer<wire::GetMapReply> {
+        let result = self.0.newer_map(request.into_inner()).await;
+        let result = result.as_ref().map(Option::as_deref).map_err(Clone::clone);
+        let members = self.0.federation.as_ref().map_or(&[][..], |federation| federation.seats());
+        Ok(Response::new(convert::map_to_wire(result, members)))
+    }
+
+    async fn federate(&self, request: Request<wire::FederateRequest>) -> Answer<wire::FederateReply> {
+        let result = match convert::federate_from_wire(request.into_inner()) {
+            Ok(call) => self.0.federate(call).await,
+            Err(error) => Err(error),
+        };
+        Ok(Response::new(convert::federated_to_wire(result)))
+    }
+
+    async fn volume(&self, request: Request<wire::VolumeRequest>) -> Answer<wire::VolumeReply> {
+        let result = match convert::volume_request_from_wire(request.into_inner()) {
+            Ok(request) => self.0.volume(request).await,
+            Err(error) => Err(error),
+        };
+        Ok(Response::new(convert::volume_answer_to_wire(result)))
     }
 }
 

@@ -8,8 +8,8 @@ use dfs_proto::meta::{
 use tokio::time::Instant;
 
 use super::Metaserver;
-use super::gate::check_volumes;
 use crate::command::{Command, Reply};
+use crate::federation::is_of_root;
 use crate::kv::Snapshot;
 use crate::leases::Touched;
 use crate::state::read;
@@ -43,15 +43,20 @@ impl Metaserver {
         self.gate.check_cluster(request.cluster)?;
         let touched = Touched::by_change(&request.change);
         check_one_volume(&request.change)?;
-        check_volumes(&touched)?;
+        let is_full = self.room.is_full() && grows(&request.change);
+        if let Some(federation) = self.federation.as_ref().filter(|_| !is_full && is_of_root(&request.change))
+        {
+            return self.change_root(federation, request).await;
+        }
         let placement = match &request.change {
             Change::OpenChunk(open) => self.place(request.session, open).await?,
             _ => Vec::new(),
         };
         let session = request.session;
-        let command = match self.room.is_full() && grows(&request.change) {
-            true => Command::RefuseForRoom { request },
-            false => Command::Change { request, placement },
+        let full = || MetaError::NoSpace { what: "the metaserver's disk is nearly full".to_owned() };
+        let command = match is_full {
+            true => Command::Refuse { request, error: full() },
+            false => Command::Change { request, placement, volumes: Vec::new() },
         };
         match self.gate.change(&touched, Some(session), command).await? {
             Reply::Changed(changed) => changed,
@@ -72,7 +77,6 @@ impl Metaserver {
     async fn try_read(&self, mut request: ReadRequest) -> MetaResult<ReadReply> {
         self.gate.check_cluster(request.cluster)?;
         let shown = Touched::by_read(&request.read);
-        check_volumes(&shown)?;
         bound(&mut request.read);
         let by = Some(request.session);
         if let Read::StatFs { .. } = request.read {

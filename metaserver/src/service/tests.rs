@@ -3,13 +3,12 @@
 //! The network is in memory too, so that tokio's paused clock may turn: then seconds of silence cost nothing.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use dfs_proto::attr::{AccessMask, Caller, InodeAttr, Name, Timestamp};
+use dfs_proto::attr::{AccessMask, Caller, InodeAttr, Name};
 use dfs_proto::convert;
-use dfs_proto::env::{BoxFuture, Clock, Env, Listener, Net, Rng, Stream};
+use dfs_proto::env::{Env, Rng};
 use dfs_proto::error::MetaError;
 use dfs_proto::extent::Extent;
 use dfs_proto::ids::{
@@ -27,84 +26,18 @@ use dfs_proto::wire::admin_client::AdminClient;
 use dfs_proto::wire::cluster_client::ClusterClient;
 use dfs_proto::wire::meta_client::MetaClient;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 
 use crate::config::{BootstrapMember, Config, Settings};
-use crate::kv::memory::MemoryHome;
-use crate::raft::log_disk::SimulatedDisk;
+use crate::memory_net::{Disks, MemoryNet, TokioClock};
 use crate::{ServeError, Storage, run};
 
 /// For everything that is waited for; far longer than it takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 const DEADLINE: Duration = Duration::from_secs(2);
-
-/// A network within the process: an address is a name that somebody listens at.
-#[derive(Clone, Default)]
-struct MemoryNet(Arc<Mutex<Listeners>>);
-
-type Listeners = BTreeMap<String, mpsc::Sender<Box<dyn Stream>>>;
-
-struct MemoryListener {
-    address: String,
-    incoming: mpsc::Receiver<Box<dyn Stream>>,
-}
-
-impl Net for MemoryNet {
-    fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {
-        let listener = self.0.lock().unwrap().get(address).cloned();
-        Box::pin(async move {
-            let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
-            let (near, far) = tokio::io::duplex(1 << 20);
-            listener.ok_or_else(refused)?.send(Box::new(far)).await.map_err(|_| refused())?;
-            Ok(Box::new(near) as Box<dyn Stream>)
-        })
-    }
-
-    fn bind(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Listener>>> {
-        let (net, address) = (self.clone(), address.to_owned());
-        Box::pin(async move {
-            let (sender, incoming) = mpsc::channel(16);
-            let mut listeners = net.0.lock().unwrap();
-            if listeners.get(&address).is_some_and(|listener| !listener.is_closed()) {
-                return Err(io::Error::from(io::ErrorKind::AddrInUse));
-            }
-            listeners.insert(address.clone(), sender);
-            Ok(Box::new(MemoryListener { address, incoming }) as Box<dyn Listener>)
-        })
-    }
-}
-
-impl Listener for MemoryListener {
-    fn accept(&mut self) -> BoxFuture<'_, io::Result<(Box<dyn Stream>, String)>> {
-        Box::pin(async move {
-            let stream = self.incoming.recv().await.ok_or(io::ErrorKind::BrokenPipe)?;
-            Ok((stream, "memory".to_owned()))
-        })
-    }
-
-    fn local_address(&self) -> String {
-        self.address.clone()
-    }
-}
-
-/// Wall-clock time that goes with tokio's.
-struct TokioClock(Instant);
-
-impl Clock for TokioClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_millis(1_700_000_000_000 + self.0.elapsed().as_millis() as i64)
-    }
-}
-
-/// What of a member survives it.
-#[derive(Clone)]
-struct Disks {
-    log: SimulatedDisk,
-    state: MemoryHome,
-}
 
 struct Member {
     stop: oneshot::Sender<()>,
@@ -130,9 +63,7 @@ impl Cluster {
         let env = Env { clock, rng: Rng::seeded(count), net: Arc::new(MemoryNet::default()) };
         let mut cluster = Cluster { env, settings, disks: BTreeMap::new(), members: BTreeMap::new() };
         for id in 1..=count {
-            let disks =
-                Disks { log: SimulatedDisk::new(Duration::from_micros(100)), state: MemoryHome::default() };
-            cluster.disks.insert(id, disks);
+            cluster.disks.insert(id, Disks::new());
         }
         for id in 1..=count {
             cluster.start_member(id);
@@ -156,8 +87,7 @@ impl Cluster {
             ..Settings::default()
         };
         let config = Config::validate(own.over(self.settings.clone())).expect("sound settings");
-        let disks = self.disks[&id].clone();
-        let storage = Storage { log: Arc::new(disks.log), state: Arc::new(disks.state) };
+        let storage = Storage { cluster: self.disks[&id].storage(), federation: None };
         let (stop, stopped) = oneshot::channel();
         let shutdown = async move {
             let _ = stopped.await;
@@ -793,7 +723,7 @@ async fn a_file_is_shown_by_path_with_its_copies() {
     let (file, chunk) = written_file(&mut client).await;
     client.report(chunk.chunk, servers[0].id(), ReplicaProblem::Damaged).await;
     let mut admin = AdminClient::new(cluster.leader_channel().await);
-    let show = |path: &str| wire::FileShowRequest { path: path.to_owned(), after_offset: 0 };
+    let show = |path: &str| wire::FileShowRequest { path: path.to_owned(), ..Default::default() };
     let shown = admin.file_show(show("/a")).await.expect("an answer").into_inner();
     assert_eq!(shown.attr, Some(convert::attr_to_wire(&file)));
     assert_eq!((shown.more, shown.cluster_name.as_str()), (false, "local"));
@@ -853,10 +783,7 @@ async fn a_used_port_and_an_address_that_says_nothing_are_one_line_each() {
     let tcp = Env::real();
     let taken = tcp.net.bind("127.0.0.1:0").await.expect("a free port").local_address();
     let holder = tcp.net.bind(&taken).await;
-    let storage = || Storage {
-        log: Arc::new(SimulatedDisk::new(Duration::ZERO)),
-        state: Arc::new(MemoryHome::default()),
-    };
+    let storage = || Storage { cluster: Disks::new().storage(), federation: None };
     let listening = tcp.net.bind("127.0.0.1:0").await.expect("a free port");
     let with = |listen: String| {
         let settings = Settings {

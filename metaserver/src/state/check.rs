@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dfs_proto::attr::FileKind;
-use dfs_proto::ids::{ChunkId, InodeId, SessionId};
+use dfs_proto::ids::{ChunkId, InodeId, SessionId, VolumeId};
 
 use super::chunk::{ChunkRecord, ChunkState};
 use super::cluster::{self, Totals};
@@ -12,6 +12,7 @@ use super::codec::decode;
 use super::dirent::{self, Dirent};
 use super::extent::{self, Laid};
 use super::inode::InodeRecord;
+use super::volume::{self, VolumeEntry, VolumeState};
 use super::{keys, orphan, server, session};
 use crate::kv::{Pair, Snapshot, scan_prefix};
 
@@ -29,6 +30,7 @@ pub fn check(view: &dyn Snapshot) -> Vec<String> {
     check.sessions();
     check.servers();
     check.counters();
+    check.volumes();
     check.faults
 }
 
@@ -38,6 +40,8 @@ struct Check<'v> {
     entries: Vec<(InodeId, Dirent)>,
     chunks: BTreeMap<ChunkId, ChunkRecord>,
     released: BTreeSet<InodeId>,
+    /// Entries that lead to other volumes.
+    volume_names: usize,
     faults: Vec<String>,
 }
 
@@ -55,6 +59,7 @@ impl<'v> Check<'v> {
             released: scan_prefix(view, &keys::table(keys::RELEASED))
                 .map(|(_, value)| decode(&value, "a released inode"))
                 .collect(),
+            volume_names: 0,
             faults: Vec::new(),
         }
     }
@@ -93,6 +98,11 @@ impl<'v> Check<'v> {
             *names.entry(record.inode).or_default() += 1;
             let child = children.entry(directory).or_default();
             *child = (child.0 + 1, child.1 + u32::from(is_directory));
+            if record.inode.volume() != directory.volume() {
+                self.volume_names += 1;
+                self.volume_entry(directory, &entry);
+                continue;
+            }
             let target = self.inodes.get(&record.inode).map(|inode| (inode.kind, inode.parent));
             self.expect(target.is_some_and(|t| t.0 == record.kind), || {
                 format!("S1: {name:?} of {directory} leads to {}, which is {target:?}", record.inode)
@@ -109,8 +119,12 @@ impl<'v> Check<'v> {
             let (size, directories) = children.remove(id).unwrap_or_default();
             let count = names.remove(id).unwrap_or_default();
             let (named, nlink) = match (inode.is_directory(), inode.nlink) {
+                // Its name is in volume 0, perhaps of another cluster.
+                (true, nlink) if volume::is_root(*id) => {
+                    (count, if nlink == 0 { 0 } else { 2 + directories })
+                }
                 (true, 0) => (0, 0),
-                (true, _) => (u32::from(*id != InodeId::ROOT), 2 + directories),
+                (true, _) => (1, 2 + directories),
                 (false, nlink) => (nlink, count),
             };
             if (count, inode.nlink) != (named, nlink) {
@@ -125,9 +139,23 @@ impl<'v> Check<'v> {
         self.expect(strays.is_empty(), || format!("S1: entries in what is no directory: {strays:?}"));
     }
 
-    /// S2: following parents ends at the root.
+    /// S10.
+    fn volume_entry(&mut self, directory: InodeId, entry: &Dirent) {
+        let Dirent { name, record, .. } = entry;
+        let is_sound = directory == InodeId::ROOT
+            && record.kind == FileKind::Directory
+            && volume::is_root(record.inode)
+            && matches!(
+                volume::entry(self.view, record.inode.volume()),
+                Some(VolumeEntry::Named { name: recorded, .. }) if recorded == *name
+            );
+        self.expect(is_sound, || format!("S10: {name:?} of {directory} leads to {}", record.inode));
+    }
+
+    /// S2: following parents ends at the root of a volume.
     fn tree(&mut self) {
-        let mut reached = BTreeSet::from([InodeId::ROOT]);
+        let mut reached: BTreeSet<InodeId> =
+            self.inodes.keys().copied().filter(|id| volume::is_root(*id)).collect();
         for (id, inode) in &self.inodes {
             if !inode.is_directory() || inode.nlink == 0 {
                 continue;
@@ -165,7 +193,8 @@ impl<'v> Check<'v> {
             .map(|(holder, key)| (SessionId(holder), InodeId(keys::number(&key, 1))))
             .collect();
         self.expect_equal("S4: orphans by session", index, held.clone());
-        let nameless = self.inodes.iter().filter(|(_, inode)| inode.nlink == 0).count();
+        let is_nameless = |(id, inode): &(&InodeId, &InodeRecord)| inode.nlink == 0 && !volume::is_root(**id);
+        let nameless = self.inodes.iter().filter(is_nameless).count();
         self.expect_equal("S4: inodes without a name", nameless, held.len());
         for id in self.released.clone() {
             let is_there = self.inodes.contains_key(&id);
@@ -305,6 +334,26 @@ impl<'v> Check<'v> {
         }
     }
 
+    /// S10, and the roots of the volumes that are here.
+    fn volumes(&mut self) {
+        let named = volume::entries(self.view);
+        let entries: Vec<VolumeId> = named
+            .filter_map(|(id, entry)| matches!(entry, VolumeEntry::Named { .. }).then_some(id))
+            .collect();
+        self.expect_equal("S10: volumes with a name", entries.len(), self.volume_names);
+        for (id, record) in volume::all(self.view) {
+            let nlink = volume::root_of(id).and_then(|root| self.inodes.get(&root)).map(|root| root.nlink);
+            let is_sound = match record.state {
+                VolumeState::Active => nlink.is_some_and(|nlink| nlink >= 2),
+                VolumeState::Removing { .. } => nlink == Some(0),
+                VolumeState::Dropped => nlink.is_none(),
+            };
+            self.expect(is_sound, || {
+                format!("S10: {id} is {:?}, its root has nlink {nlink:?}", record.state)
+            });
+        }
+    }
+
     /// S8, S9.
     fn counters(&mut self) {
         let counters = cluster::counters(self.view);
@@ -322,7 +371,7 @@ impl<'v> Check<'v> {
             });
         }
         for id in self.inodes.keys().copied().collect::<Vec<_>>() {
-            let number = cluster::volume(self.view, id.volume()).map(|volume| volume.number);
+            let number = volume::get(self.view, id.volume()).map(|volume| volume.number);
             self.expect(number >= Some(id.number()), || format!("S8: {id} is above the counter, {number:?}"));
         }
         let mut totals = Totals {

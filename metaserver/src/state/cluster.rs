@@ -1,8 +1,8 @@
-//! What there is once: the cluster itself, its members and volumes, the counters that ids come from, and the totals.
+//! What there is once: the cluster itself, its members, the counters that ids come from, and the totals.
 
 use dfs_proto::attr::Timestamp;
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{ChunkId, ClusterId, Incarnation, InodeId, ServerId, SessionId, VolumeId};
+use dfs_proto::ids::{ChunkId, ClusterId, Incarnation, ServerId, SessionId};
 use serde::{Deserialize, Serialize};
 
 use super::codec::{decode, encode};
@@ -85,13 +85,6 @@ pub(super) struct Counters {
     pub totals: Totals,
 }
 
-/// A volume that this cluster has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct VolumeRecord {
-    /// The last inode number given.
-    pub number: u64,
-}
-
 pub(super) fn get(view: &dyn Snapshot) -> Option<ClusterRecord> {
     view.get(&keys::cluster()).map(|bytes| decode(&bytes, "the cluster record"))
 }
@@ -125,28 +118,6 @@ pub(super) fn count<T>(txn: &mut Txn<'_>, change: impl FnOnce(&mut Counters) -> 
     let result = change(&mut counters);
     txn.put(keys::counters(), encode(&counters));
     result
-}
-
-pub(super) fn volume(view: &dyn Snapshot, volume: VolumeId) -> Option<VolumeRecord> {
-    view.get(&keys::volume(volume)).map(|bytes| decode(&bytes, "a volume"))
-}
-
-pub(super) fn put_volume(txn: &mut Txn<'_>, volume: VolumeId, record: VolumeRecord) {
-    txn.put(keys::volume(volume), encode(&record));
-}
-
-/// A new inode number in the volume of `parent`; never given before and never again (P7.1).
-pub(super) fn next_inode(txn: &mut Txn<'_>, parent: InodeId) -> Result<InodeId, MetaError> {
-    let id = parent.volume();
-    let Some(mut record) = volume(txn, id) else {
-        return Err(MetaError::WrongCluster { map_version: 0 });
-    };
-    record.number += 1;
-    let Some(inode) = InodeId::new(id, record.number) else {
-        return Err(MetaError::NoSpace { what: format!("{id} has used all inode numbers") });
-    };
-    put_volume(txn, id, record);
-    Ok(inode)
 }
 
 pub(super) fn members(view: &dyn Snapshot) -> Vec<Member> {

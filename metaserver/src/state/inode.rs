@@ -7,9 +7,9 @@ use dfs_proto::meta::MetaResult;
 use dfs_proto::units::ByteLen;
 use serde::{Deserialize, Serialize};
 
-use super::cluster;
 use super::codec::{decode, encode};
-use super::keys;
+use super::{keys, volume};
+use crate::command::RootAttr;
 use crate::kv::{Snapshot, Txn};
 
 pub(super) const SET_UID: u32 = 0o4000;
@@ -47,6 +47,38 @@ pub(super) struct InodeRecord {
 }
 
 impl InodeRecord {
+    pub(super) fn empty_directory(root: RootAttr, parent: InodeId, now: Timestamp) -> InodeRecord {
+        InodeRecord {
+            kind: FileKind::Directory,
+            mode: root.mode & MODE_BITS,
+            nlink: 2,
+            uid: root.uid,
+            gid: root.gid,
+            size: ByteLen(0),
+            allocated: ByteLen(0),
+            rdev: 0,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            content_version: 0,
+            content_seq: ContentSeq(0),
+            cuts: 0,
+            parent,
+            target: Vec::new(),
+        }
+    }
+
+    /// As another cluster has shown it.
+    pub(super) fn of_volume_root(attr: &InodeAttr) -> InodeRecord {
+        let root = RootAttr { mode: attr.mode, uid: attr.uid, gid: attr.gid };
+        InodeRecord {
+            kind: attr.kind,
+            nlink: attr.nlink,
+            size: attr.size,
+            ..InodeRecord::empty_directory(root, InodeId::ROOT, attr.ctime)
+        }
+    }
+
     pub(super) fn attr(&self, inode: InodeId) -> InodeAttr {
         InodeAttr {
             inode,
@@ -96,7 +128,7 @@ pub(super) fn get(view: &dyn Snapshot, inode: InodeId) -> Option<InodeRecord> {
 pub(super) fn require(view: &dyn Snapshot, inode: InodeId) -> MetaResult<InodeRecord> {
     match get(view, inode) {
         Some(record) => Ok(record),
-        None if cluster::volume(view, inode.volume()).is_none() => {
+        None if volume::get(view, inode.volume()).is_none() => {
             Err(MetaError::WrongCluster { map_version: 0 })
         }
         None => Err(MetaError::Stale),

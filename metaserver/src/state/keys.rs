@@ -8,7 +8,8 @@
 //! | 02 | | `Counters`: last time, next ids, totals | |
 //! | 03 | | key of the directory hash | |
 //! | 04 | member | `Member` | status, membership check |
-//! | 05 | volume | `VolumeRecord`: next inode number | |
+//! | 05 | volume | `VolumeRecord`: next inode number, whether it is being removed | start, drop |
+//! | 06 | volume | `VolumeEntry`: its name in the root directory, or that it gets none | comparing with the map |
 //! | 10 | inode | `InodeRecord` | |
 //! | 11 | directory, cookie | `Dirent`: the name and where it leads | readdir |
 //! | 12 | inode, end offset | `ExtentRecord` | read: the first one ending behind an offset; overlay; reaper |
@@ -31,11 +32,17 @@
 //! | 34 | session | -: ended; what it left is being reaped | reaper |
 //! | 40 | server | `ServerRecord` | view, status |
 //! | 41 | directory UUID | `ServerId` | |
+//!
+//! In the federation group's store, beside 00:
+//!
+//! | 50 | | `FederationRecord`: version, last number given, copy of the root's attributes | |
+//! | 51 | cluster | `ClusterEntry` | the map |
+//! | 52 | volume | `MapVolume` | the map |
 
 use dfs_proto::attr::Timestamp;
 use dfs_proto::ids::{
-    ChunkId, ContentSeq, DirectoryId, InodeId, MemberId, RequestId, ServerId, SessionId, SessionNonce,
-    VolumeId,
+    ChunkId, ClusterId, ContentSeq, DirectoryId, InodeId, MemberId, RequestId, ServerId, SessionId,
+    SessionNonce, VolumeId,
 };
 
 /// Everything below this prefix belongs to the Raft glue.
@@ -46,6 +53,7 @@ pub(super) const COUNTERS: u8 = 0x02;
 pub(super) const HASH_KEY: u8 = 0x03;
 pub(super) const MEMBER: u8 = 0x04;
 pub(super) const VOLUME: u8 = 0x05;
+pub(super) const VOLUME_ENTRY: u8 = 0x06;
 pub(super) const INODE: u8 = 0x10;
 pub(super) const DIRENT: u8 = 0x11;
 pub(super) const EXTENT: u8 = 0x12;
@@ -68,6 +76,9 @@ pub(super) const COMMIT: u8 = 0x33;
 pub(super) const ENDED: u8 = 0x34;
 pub(super) const SERVER: u8 = 0x40;
 pub(super) const SERVER_BY_DIRECTORY: u8 = 0x41;
+const FEDERATION: u8 = 0x50;
+pub(super) const MAP_CLUSTER: u8 = 0x51;
+pub(super) const MAP_VOLUME: u8 = 0x52;
 
 fn key(prefix: u8, numbers: &[u64]) -> Vec<u8> {
     let mut key = Vec::with_capacity(1 + 8 * numbers.len());
@@ -108,6 +119,17 @@ pub(super) fn member(member: MemberId) -> Vec<u8> {
 
 pub(super) fn volume(volume: VolumeId) -> Vec<u8> {
     key(VOLUME, &[u64::from(volume.0)])
+}
+
+pub(super) fn volume_entry(volume: VolumeId) -> Vec<u8> {
+    key(VOLUME_ENTRY, &[u64::from(volume.0)])
+}
+
+/// Every inode of a volume begins with this.
+pub(super) fn inodes_of(volume: VolumeId) -> Vec<u8> {
+    let mut key = vec![INODE];
+    key.extend_from_slice(&volume.0.to_be_bytes()[1..]); // 24 bits
+    key
 }
 
 pub(super) fn inode(inode: InodeId) -> Vec<u8> {
@@ -248,6 +270,30 @@ pub(super) fn server_by_directory(directory: DirectoryId) -> Vec<u8> {
     let mut key = vec![SERVER_BY_DIRECTORY];
     key.extend_from_slice(&directory.0.to_be_bytes());
     key
+}
+
+pub(super) fn federation() -> Vec<u8> {
+    key(FEDERATION, &[])
+}
+
+pub(super) fn map_cluster(cluster: ClusterId) -> Vec<u8> {
+    let mut key = vec![MAP_CLUSTER];
+    key.extend_from_slice(&cluster.0.to_be_bytes());
+    key
+}
+
+/// Which, of a key that [`map_cluster`] made.
+pub(super) fn cluster_in(key: &[u8]) -> ClusterId {
+    ClusterId(u128::from(number(key, 0)) << 64 | u128::from(number(key, 1)))
+}
+
+pub(super) fn map_volume(volume: VolumeId) -> Vec<u8> {
+    key(MAP_VOLUME, &[u64::from(volume.0)])
+}
+
+/// Which, of a key that [`volume`], [`volume_entry`] or [`map_volume`] made.
+pub(super) fn volume_in(key: &[u8]) -> VolumeId {
+    VolumeId(number(key, 0) as u32)
 }
 
 /// The whole table of one prefix.

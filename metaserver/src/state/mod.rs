@@ -17,10 +17,13 @@
 //! S7  A session's remembered results lie in its window; nothing is left of one that neither lives nor is being reaped.
 //! S8  Every id is at or below the counter that it came from (P7.1).
 //! S9  The totals are what a recount gives.
+//! S10 Each entry of the root that leads to another volume has that volume's [`volume::VolumeEntry`], with its name.
 //!
 //! A broken invariant that `apply` or a read stumbles on panics, and so stops the server: better one replica down than
 //! two replicas different. No command does work that grows with a file or directory (P7.2); the two exceptions are
 //! amortised or capped, see `extent` and `ops::rename`.
+//!
+//! [`federation`] is another state machine, of the federation group, in a store of its own.
 //!
 //! Not here: who may be asked (leases, the leader), which servers are alive, where a chunk is placed.
 #![deny(clippy::wildcard_enum_match_arm)]
@@ -40,6 +43,7 @@ pub mod cluster;
 mod codec;
 mod dirent;
 mod extent;
+pub mod federation;
 mod hash;
 mod inode;
 pub mod keys;
@@ -51,6 +55,7 @@ pub mod server;
 pub mod session;
 #[cfg(test)]
 mod tests;
+pub mod volume;
 
 pub use check::check;
 
@@ -59,30 +64,36 @@ pub fn apply(command: &Command, now: Timestamp, txn: &mut Txn<'_>) -> Reply {
     if let Command::InitCluster(init) = command {
         return ops::cluster::init(txn, now, init);
     }
+    if let Command::Federation(command) = command {
+        return federation::apply(command, txn);
+    }
     if let Err(not_yet) = cluster::require(txn) {
-        let is_change = matches!(command, Command::Change { .. } | Command::RefuseForRoom { .. });
+        let is_change = matches!(command, Command::Change { .. } | Command::Refuse { .. });
         return if is_change { Reply::Changed(Err(not_yet)) } else { Reply::Refused(not_yet) };
     }
     let now = advance_time(txn, now);
     match command {
-        Command::InitCluster(_) => Reply::Done,
+        Command::InitCluster(_) | Command::Federation(_) => Reply::Done,
         Command::RecordMembers { members } => ops::cluster::record_members(txn, members),
         Command::OpenSession { nonce, client } => ops::session::open(txn, *nonce, client),
         Command::CloseSession { session } | Command::ExpireSession { session } => {
             session::end(txn, *session);
             Reply::Done
         }
-        Command::Change { request, placement } => {
+        Command::Change { request, placement, volumes } => {
             let (session, caller) = (request.session, &request.caller);
-            let execute = |txn: &mut Txn<'_>| {
-                ops::execute(&mut ops::Context { txn, now, session, caller, placement }, &request.change)
-            };
-            Reply::Changed(once(txn, request, execute))
+            once(txn, request, |txn| {
+                if !ops::volume::fits(txn, &request.change, volumes) {
+                    return Executed::NotNow("the root directory has changed meanwhile");
+                }
+                if ops::volume::is_undecided(txn, &request.change) {
+                    return Executed::NotNow("the directory is being removed");
+                }
+                let mut context = ops::Context { txn, now, session, caller, placement, volumes };
+                Executed::Answered(ops::execute(&mut context, &request.change))
+            })
         }
-        Command::RefuseForRoom { request } => {
-            let full = MetaError::NoSpace { what: "the metaserver's disk is nearly full".to_owned() };
-            Reply::Changed(once(txn, request, |_| Err(full)))
-        }
+        Command::Refuse { request, error } => once(txn, request, |_| Executed::Answered(Err(error.clone()))),
         Command::RegisterServer(register) => ops::server::register(txn, register),
         Command::SealChunks { chunks } => ops::seal_chunk::seal_all(txn, now, chunks),
         Command::SealChunksOf { server, limit } => ops::seal_chunk::seal_of_server(txn, now, *server, *limit),
@@ -90,6 +101,12 @@ pub fn apply(command: &Command, now: Timestamp, txn: &mut Txn<'_>) -> Reply {
         Command::Reap { limit } => ops::reap::apply(txn, now, *limit),
         Command::StartDeleting { before, limit } => ops::delete::start(txn, *before, *limit),
         Command::ConfirmDeleted { server, chunks } => ops::delete::confirm(txn, *server, chunks),
+        Command::MakeVolume { volume, root } => ops::volume::make(txn, now, *volume, *root),
+        Command::StartRemoval { volume, version } => ops::volume::start_removal(txn, *volume, *version),
+        Command::UndoRemoval { volume, version } => ops::volume::undo_removal(txn, *volume, *version),
+        Command::DropVolume { volume } => ops::volume::drop_volume(txn, *volume),
+        Command::ForbidVolume { volume } => ops::volume::forbid(txn, *volume),
+        Command::FenceVolume { volume } => ops::volume::fence(txn, *volume),
     }
 }
 
@@ -104,29 +121,50 @@ fn advance_time(txn: &mut Txn<'_>, now: Timestamp) -> Timestamp {
     now
 }
 
+/// What executing a request came to.
+enum Executed {
+    Answered(MetaResult<Changed>),
+    /// Nothing was done, for a passing reason: what the leader found out for it is outdated, for one.
+    NotNow(&'static str),
+}
+
 /// Executes a client's request exactly once (P8.1). What is answered from here on, refusals too, is remembered in the
 /// transaction of its effects; a refusal has none.
-fn once(
-    txn: &mut Txn<'_>,
-    request: &ChangeRequest,
-    execute: impl FnOnce(&mut Txn<'_>) -> MetaResult<Changed>,
-) -> MetaResult<Changed> {
+fn once(txn: &mut Txn<'_>, request: &ChangeRequest, execute: impl FnOnce(&mut Txn<'_>) -> Executed) -> Reply {
+    let session = request.session;
+    let known = match recall(txn, request) {
+        Ok(known) => known,
+        Err(refused) => return Reply::Changed(Err(refused)),
+    };
+    if let Some(result) = known {
+        return Reply::Changed(result);
+    }
+    txn.savepoint();
+    let result = match execute(txn) {
+        Executed::Answered(result) => result,
+        Executed::NotNow(why) => {
+            txn.rollback();
+            return Reply::Refused(MetaError::Unavailable { what: why.to_owned() });
+        }
+    };
+    match result {
+        Ok(_) => txn.keep(),
+        Err(_) => txn.rollback(),
+    }
+    session::remember(txn, session, request.request, &result);
+    Reply::Changed(result)
+}
+
+/// What a try before this one answered. An error: it is not to be executed.
+fn recall(txn: &mut Txn<'_>, request: &ChangeRequest) -> MetaResult<Option<MetaResult<Changed>>> {
     if cluster::require(txn)?.cluster != request.cluster {
         return Err(MetaError::WrongCluster { map_version: 0 });
     }
     let session = request.session;
     let record = session::require(txn, session)?;
     match session::admit(txn, session, record, request.request, request.answered_below) {
-        Admission::Known(result) if !planted::has(Bug::RetryAppliedTwice) => return result,
-        Admission::TooOld => return Err(MetaError::RequestTooOld),
-        Admission::New | Admission::Known(_) => {}
+        Admission::Known(result) if !planted::has(Bug::RetryAppliedTwice) => Ok(Some(result)),
+        Admission::TooOld => Err(MetaError::RequestTooOld),
+        Admission::New | Admission::Known(_) => Ok(None),
     }
-    txn.savepoint();
-    let result = execute(txn);
-    match result {
-        Ok(_) => txn.keep(),
-        Err(_) => txn.rollback(),
-    }
-    session::remember(txn, session, request.request, &result);
-    result
 }

@@ -3,17 +3,23 @@
 use dfs_proto::attr::{AccessMask, Caller, FileKind, InodeAttr, Name, Timestamp};
 use dfs_proto::error::MetaError;
 use dfs_proto::extent::Extent;
-use dfs_proto::ids::{ChunkId, InodeId, ServerId, SessionId};
-use dfs_proto::meta::{DirEntry, FileExtents, MetaResult, Read, ReadReply, ReadRequest, StatFs};
+use dfs_proto::ids::{ChunkId, InodeId, RequestId, ServerId, SessionId, VolumeId};
+use dfs_proto::meta::{
+    Change, ChangeRequest, Changed, Create, DirEntry, FileExtents, MetaResult, Read, ReadReply, ReadRequest,
+    StatFs,
+};
+
+pub use super::ops::volume::NeededVolume;
 use dfs_proto::units::Offset;
 
 use super::chunk::{self, ChunkRecord};
 use super::cluster::{self, ClusterRecord, Totals};
 use super::server::{self, ServerRecord};
 use super::session::{self, SessionRecord};
-use super::{dirent, extent, inode, orphan, permission};
-use crate::command::Member;
-use crate::kv::Snapshot;
+use super::volume::{self, VolumeEntry, VolumeState};
+use super::{dirent, extent, inode, ops, orphan, permission};
+use crate::command::{Command, Member, Reply, RootAttr, VolumeRoot};
+use crate::kv::{Snapshot, Txn};
 
 /// Entries that one answer holds, at most: with names of 255 bytes and attributes well below a message's limit.
 pub const READDIR_ENTRIES_MAX: u32 = 1024;
@@ -30,7 +36,13 @@ pub fn answer(view: &dyn Snapshot, request: &ReadRequest) -> MetaResult<ReadRepl
     session::require(view, request.session)?;
     let caller = &request.caller;
     match &request.read {
-        Read::Lookup { parent, name } => lookup(view, caller, *parent, name).map(ReadReply::Attr),
+        Read::Lookup { parent, name } => {
+            let found = find(view, caller, *parent, name)?;
+            match is_elsewhere(view, *parent, found) {
+                true => Ok(ReadReply::Elsewhere(found)),
+                false => getattr(view, found).map(ReadReply::Attr),
+            }
+        }
         Read::GetAttr { inode } => getattr(view, *inode).map(ReadReply::Attr),
         Read::Access { inode, mask } => {
             permission::require(&inode::require(view, *inode)?, caller, *mask)?;
@@ -49,8 +61,18 @@ pub fn answer(view: &dyn Snapshot, request: &ReadRequest) -> MetaResult<ReadRepl
     }
 }
 
-/// `name` may be `.` or `..`.
+/// `name` may be `.` or `..`. Only within a volume, or to one that is here too.
 pub fn lookup(view: &dyn Snapshot, caller: &Caller, parent: InodeId, name: &[u8]) -> MetaResult<InodeAttr> {
+    getattr(view, find(view, caller, parent, name)?)
+}
+
+/// The root of a volume that another cluster has; or of none any more, which whoever goes there is told.
+fn is_elsewhere(view: &dyn Snapshot, directory: InodeId, inode: InodeId) -> bool {
+    let state = volume::get(view, inode.volume()).map(|record| record.state);
+    inode.volume() != directory.volume() && matches!(state, None | Some(VolumeState::Dropped))
+}
+
+fn find(view: &dyn Snapshot, caller: &Caller, parent: InodeId, name: &[u8]) -> MetaResult<InodeId> {
     let directory = inode::require_directory(view, parent)?;
     permission::require(&directory, caller, AccessMask::EXECUTE)?;
     let found = match name {
@@ -67,7 +89,47 @@ pub fn lookup(view: &dyn Snapshot, caller: &Caller, parent: InodeId, name: &[u8]
             dirent::find(view, parent, &name).ok_or(MetaError::NotFound)?.record.inode
         }
     };
-    getattr(view, found)
+    Ok(found)
+}
+
+/// What the leader has to learn before it proposes `change` (P9.2).
+pub fn needed_volumes(view: &dyn Snapshot, change: &Change) -> Vec<NeededVolume> {
+    ops::volume::needed(view, change)
+}
+
+/// The attributes that a new directory would get, if the caller may make it and the name is free.
+pub fn plan_directory(view: &dyn Snapshot, caller: &Caller, create: &Create) -> MetaResult<RootAttr> {
+    ops::plan_directory(view, caller, create)
+}
+
+/// What `apply` would answer to the request now.
+pub fn would_answer(
+    view: &dyn Snapshot,
+    request: &ChangeRequest,
+    volumes: &[VolumeRoot],
+    now: Timestamp,
+) -> Reply {
+    let (request, volumes) = (request.clone(), volumes.to_vec());
+    super::apply(&Command::Change { request, placement: Vec::new(), volumes }, now, &mut Txn::new(view))
+}
+
+/// What an earlier try of a request answered.
+pub fn known_result(
+    view: &dyn Snapshot,
+    session: SessionId,
+    request: RequestId,
+) -> Option<MetaResult<Changed>> {
+    session::result(view, session, request)
+}
+
+/// The volumes that this cluster has or had.
+pub fn volumes(view: &dyn Snapshot) -> Vec<(VolumeId, VolumeState)> {
+    volume::all(view).map(|(id, record)| (id, record.state)).collect()
+}
+
+/// In volume 0's cluster: every volume that has a name in the root directory, or gets none.
+pub fn volume_entries(view: &dyn Snapshot) -> Vec<(VolumeId, VolumeEntry)> {
+    volume::entries(view).collect()
 }
 
 pub fn getattr(view: &dyn Snapshot, inode: InodeId) -> MetaResult<InodeAttr> {
@@ -118,7 +180,8 @@ fn readdir(
     let end = found.len() <= limit;
     found.truncate(limit);
     let entry = |entry: dirent::Dirent| {
-        let attr = if plus { Some(getattr(view, entry.record.inode)?) } else { None };
+        let is_shown = plus && !is_elsewhere(view, inode, entry.record.inode);
+        let attr = if is_shown { Some(getattr(view, entry.record.inode)?) } else { None };
         let (inode, kind) = (entry.record.inode, entry.record.kind);
         Ok(DirEntry { name: entry.name, inode, kind, cookie: entry.cookie, attr })
     };
@@ -242,9 +305,10 @@ pub fn has_work_for_reaper(view: &dyn Snapshot) -> bool {
 mod tests {
     use std::collections::BTreeSet;
 
-    use dfs_proto::meta::{Change, NewInode};
+    use dfs_proto::meta::NewInode;
 
     use super::*;
+    use crate::command::Command;
     use crate::state::tests::{CLUSTER, Harness, attr_of, create, name, user};
 
     const ROOT: InodeId = InodeId::ROOT;
@@ -307,6 +371,20 @@ mod tests {
         assert!(matches!(slash, Err(MetaError::InvalidArgument { .. })));
         let long = ask(&harness, &Caller::ROOT, Read::Lookup { parent: a, name: vec![b'x'; 256] });
         assert_eq!(long, Err(MetaError::NameTooLong));
+    }
+
+    #[test]
+    fn above_a_volumes_root_is_the_root_directory_also_where_another_cluster_has_that() {
+        let mut harness = Harness::new();
+        let (volume, root) = (VolumeId(5), RootAttr { mode: 0o755, uid: 0, gid: 0 });
+        harness.command(Command::MakeVolume { volume, root });
+        let root = volume::root_of(volume).expect("in range");
+        let above = Read::Lookup { parent: root, name: b"..".to_vec() };
+        assert!(
+            matches!(ask(&harness, &Caller::ROOT, above.clone()), Ok(ReadReply::Attr(attr)) if attr.inode == ROOT)
+        );
+        harness.command(Command::DropVolume { volume: VolumeId(0) });
+        assert_eq!(ask(&harness, &Caller::ROOT, above), Ok(ReadReply::Elsewhere(ROOT)));
     }
 
     #[test]
@@ -388,7 +466,7 @@ mod tests {
     fn an_ended_session_reads_nothing() {
         let mut harness = Harness::new();
         let session = harness.session;
-        harness.command(crate::command::Command::ExpireSession { session });
+        harness.command(Command::ExpireSession { session });
         let refused = ask(&harness, &Caller::ROOT, Read::GetAttr { inode: ROOT });
         assert_eq!(refused, Err(MetaError::SessionExpired { session }));
         let removed = Change::Rmdir { parent: ROOT, name: name("x") };

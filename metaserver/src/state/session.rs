@@ -119,8 +119,8 @@ pub(super) fn admit(
     if request < record.window {
         return Admission::TooOld;
     }
-    match txn.get(&keys::result(session, request)) {
-        Some(bytes) => Admission::Known(decode(&bytes, "a remembered result")),
+    match result(txn, session, request) {
+        Some(result) => Admission::Known(result),
         None => Admission::New,
     }
 }
@@ -139,6 +139,15 @@ fn forget_results(txn: &mut Txn<'_>, session: SessionId, from: RequestId, end: R
     for key in gone {
         txn.delete(key);
     }
+}
+
+/// What the request was answered, if that is remembered.
+pub(super) fn result(
+    view: &dyn Snapshot,
+    session: SessionId,
+    request: RequestId,
+) -> Option<MetaResult<Changed>> {
+    view.get(&keys::result(session, request)).map(|bytes| decode(&bytes, "a remembered result"))
 }
 
 pub(super) fn remember(

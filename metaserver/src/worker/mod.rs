@@ -9,6 +9,7 @@ mod seal;
 use std::sync::Arc;
 
 use crate::command::{Command, Reply};
+use crate::federation;
 use crate::leases::Touched;
 use crate::service::Metaserver;
 use delete::SeenTimes;
@@ -31,13 +32,25 @@ async fn lead(metaserver: &Metaserver, times: &SeenTimes) {
                 expire::run(metaserver),
                 seal::run(metaserver),
                 reap::run(metaserver),
-                delete::run(metaserver, times)
+                delete::run(metaserver, times),
+                federate(metaserver)
             )
         };
         tokio::select! {
             lost = leadership.wait_for(|l| !l.is_leader || l.term != term) => if lost.is_err() { return },
             _ = work => {}
         }
+    }
+}
+
+/// A leader's part in the federation.
+async fn federate(metaserver: &Metaserver) {
+    if let Some(federation) = &metaserver.federation {
+        tokio::join!(
+            federation::settle(metaserver, federation),
+            federation::undo(metaserver, federation),
+            federation::report(metaserver, federation)
+        );
     }
 }
 

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::{invalid, required};
 use crate::attr::{AccessMask, BadName, Caller, FileKind, InodeAttr, Name, Timestamp};
 use crate::error::MetaError;
 use crate::extent::Extent;
@@ -19,14 +20,6 @@ use crate::units::{
     SYMLINK_LEN_MAX,
 };
 use crate::wire;
-
-fn invalid(what: &str) -> MetaError {
-    MetaError::InvalidArgument { what: what.to_owned() }
-}
-
-fn required<T>(value: Option<T>, what: &str) -> MetaResult<T> {
-    value.ok_or_else(|| invalid(&format!("{what} is missing")))
-}
 
 pub fn cluster_from_wire(bytes: &[u8]) -> MetaResult<ClusterId> {
     ClusterId::from_wire(bytes).ok_or_else(|| invalid("cluster id is not 16 bytes"))
@@ -161,6 +154,7 @@ pub fn error_to_wire(error: &MetaError) -> wire::Error {
             wire::Error { a: *map_version, ..plain(Code::WrongCluster) }
         }
         MetaError::Unavailable { what } => text(Code::Unavailable, what),
+        MetaError::Away { what } => text(Code::ClusterAway, what),
         MetaError::ChunkNotOpen { chunk } => wire::Error { a: chunk.0, ..plain(Code::ChunkNotOpen) },
         MetaError::WrongSetVersion { chunk, actual, named } => {
             wire::Error { a: chunk.0, b: actual.0, c: named.0, ..plain(Code::WrongSetVersion) }
@@ -195,6 +189,7 @@ pub fn error_from_wire(error: wire::Error) -> MetaError {
         Ok(Code::NotLeader) => MetaError::NotLeader { leader: (!what.is_empty()).then_some(what) },
         Ok(Code::WrongCluster) => MetaError::WrongCluster { map_version: error.a },
         Ok(Code::Unavailable) => MetaError::Unavailable { what },
+        Ok(Code::ClusterAway) => MetaError::Away { what },
         Ok(Code::ChunkNotOpen) => MetaError::ChunkNotOpen { chunk: ChunkId(error.a) },
         Ok(Code::WrongSetVersion) => MetaError::WrongSetVersion {
             chunk: ChunkId(error.a),
@@ -445,9 +440,14 @@ fn change_from_wire(change: wire::change_request::Change) -> MetaResult<Change> 
 }
 
 fn create_to_wire(create: &Create) -> wire::Create {
+    let cluster;
     let (kind, target, rdev) = match &create.what {
         NewInode::File => (wire::FileKind::File, &[][..], 0),
         NewInode::Directory => (wire::FileKind::Directory, &[][..], 0),
+        NewInode::Volume { cluster: of } => {
+            cluster = of.0.to_be_bytes();
+            (wire::FileKind::Directory, &cluster[..], 0)
+        }
         NewInode::Symlink { target } => (wire::FileKind::Symlink, target.as_slice(), 0),
         NewInode::Fifo => (wire::FileKind::Fifo, &[][..], 0),
         NewInode::Socket => (wire::FileKind::Socket, &[][..], 0),
@@ -468,7 +468,11 @@ fn create_to_wire(create: &Create) -> wire::Create {
 fn create_from_wire(create: wire::Create) -> MetaResult<Create> {
     let what = match kind_from_wire(create.kind)? {
         FileKind::File => NewInode::File,
-        FileKind::Directory => NewInode::Directory,
+        FileKind::Directory => match ClusterId::from_wire(&create.target) {
+            Some(cluster) if cluster.is_known() => NewInode::Volume { cluster },
+            Some(_) => NewInode::Directory,
+            None => return Err(invalid("the cluster of a new volume is no id")),
+        },
         FileKind::Symlink if create.target.is_empty() => return Err(MetaError::NotFound),
         FileKind::Symlink if create.target.len() > SYMLINK_LEN_MAX => return Err(MetaError::NameTooLong),
         FileKind::Symlink => NewInode::Symlink { target: create.target.to_vec() },
@@ -727,6 +731,7 @@ pub fn read_reply_to_wire(result: MetaResult<ReadReply>) -> wire::ReadReply {
     let result = match result {
         Err(error) => Wire::Error(error_to_wire(&error)),
         Ok(ReadReply::Attr(attr)) => Wire::Attr(attr_to_wire(&attr)),
+        Ok(ReadReply::Elsewhere(inode)) => Wire::Elsewhere(inode.0),
         Ok(ReadReply::Opened { attr, next_commit }) => {
             Wire::Opened(wire::Opened { attr: Some(attr_to_wire(&attr)), next_commit })
         }
@@ -795,6 +800,7 @@ pub fn read_reply_from_wire(reply: wire::ReadReply) -> MetaResult<ReadReply> {
     Ok(match required(reply.result, "result")? {
         Wire::Error(error) => return Err(error_from_wire(error)),
         Wire::Attr(attr) => ReadReply::Attr(attr_from_wire(attr)?),
+        Wire::Elsewhere(inode) => ReadReply::Elsewhere(InodeId(inode)),
         Wire::Opened(opened) => ReadReply::Opened {
             attr: attr_from_wire(required(opened.attr, "attr")?)?,
             next_commit: opened.next_commit,

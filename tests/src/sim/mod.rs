@@ -31,10 +31,10 @@ use dfs_chunkserver::disk::MemoryDisk;
 use dfs_chunkserver::machine::{FixedMachine, MachineLoad};
 use dfs_chunkserver::workers::Workers;
 use dfs_client::{Client, ClientConfig};
-use dfs_metaserver::Storage;
 use dfs_metaserver::config::{BootstrapMember, Settings};
 use dfs_metaserver::kv::memory::MemoryHome;
 use dfs_metaserver::raft::log_disk::SimulatedDisk;
+use dfs_metaserver::{GroupStorage, Storage};
 use dfs_proto::attr::Timestamp;
 use dfs_proto::env::{Clock, Env, Rng};
 use serde::{Deserialize, Serialize};
@@ -299,7 +299,8 @@ fn add_metaserver(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, disks: &Disk
     let (log, state, shared) = (disks.logs[index].clone(), disks.states[index].clone(), shared.clone());
     let starts = Arc::new(AtomicUsize::new(0));
     sim.host(metaserver_names()[index].as_str(), move || {
-        let storage = Storage { log: Arc::new(log.clone()), state: Arc::new(state.clone()) };
+        let cluster = GroupStorage { log: Arc::new(log.clone()), state: Arc::new(state.clone()) };
+        let storage = Storage { cluster, federation: None };
         let start = starts.fetch_add(1, Ordering::SeqCst) as u64;
         let env = env(shared.seed, 100 + index as u64, start);
         let bootstrap = metaserver_addresses().into_iter().zip(1..);

@@ -1,14 +1,15 @@
 //! The first command of a cluster, and its membership record.
 
-use dfs_proto::attr::{FileKind, Timestamp};
+use dfs_proto::attr::Timestamp;
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{ContentSeq, Incarnation, InodeId};
-use dfs_proto::units::{ByteLen, REPLICAS_MAX};
+use dfs_proto::ids::{Incarnation, InodeId};
+use dfs_proto::units::REPLICAS_MAX;
 
 use crate::command::{InitCluster, Member, Reply};
 use crate::kv::Txn;
-use crate::state::cluster::{self, ClusterRecord, VolumeRecord};
-use crate::state::inode::{self, InodeRecord, MODE_BITS};
+use crate::state::cluster::{self, ClusterRecord};
+use crate::state::inode::{self, InodeRecord};
+use crate::state::volume::{self, VolumeRecord, VolumeState};
 
 /// Makes the cluster and the root of volume 0. A second one changes nothing.
 pub(in crate::state) fn init(txn: &mut Txn<'_>, now: Timestamp, init: &InitCluster) -> Reply {
@@ -35,29 +36,12 @@ pub(in crate::state) fn init(txn: &mut Txn<'_>, now: Timestamp, init: &InitClust
     );
     cluster::put_hash_key(txn, init.hash_key);
     let root = InodeId::ROOT;
-    cluster::put_volume(txn, root.volume(), VolumeRecord { number: root.number() });
+    volume::put(txn, root.volume(), VolumeRecord { number: root.number(), state: VolumeState::Active });
     cluster::count(txn, |c| {
         c.time = now;
         c.totals.inodes = 1;
     });
-    let record = InodeRecord {
-        kind: FileKind::Directory,
-        mode: init.root.mode & MODE_BITS,
-        nlink: 2,
-        uid: init.root.uid,
-        gid: init.root.gid,
-        size: ByteLen(0),
-        allocated: ByteLen(0),
-        rdev: 0,
-        atime: now,
-        mtime: now,
-        ctime: now,
-        content_version: 0,
-        content_seq: ContentSeq(0),
-        cuts: 0,
-        parent: root,
-        target: Vec::new(),
-    };
+    let record = InodeRecord::empty_directory(init.root, root, now);
     inode::put(txn, root, &record);
     Reply::Done
 }

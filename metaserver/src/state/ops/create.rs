@@ -1,15 +1,18 @@
 //! A new name with a new inode: files, directories, symbolic links, FIFOs, sockets, devices.
 
-use dfs_proto::attr::FileKind;
+use dfs_proto::attr::{AccessMask, Caller, FileKind, InodeAttr};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::ContentSeq;
 use dfs_proto::meta::{Changed, Create, MetaResult, NewInode};
 use dfs_proto::units::{ByteLen, LINKS_MAX, SYMLINK_LEN_MAX};
 
-use super::{Context, ensure, entry_added, invalid, named, require_writable, searchable};
+use super::{Context, ensure, entry_added, invalid, named, require_writable, searchable, searchable_by};
+use crate::command::{RootAttr, VolumeStep};
+use crate::kv::Snapshot;
 use crate::state::cluster;
 use crate::state::dirent::{self, Dirent, DirentRecord};
 use crate::state::inode::{self, InodeRecord, MODE_BITS, SET_GID};
+use crate::state::volume::{self, VolumeEntry};
 use crate::state::{permission, session};
 
 const GROUP_EXECUTE: u32 = 0o0010;
@@ -23,13 +26,46 @@ pub(super) fn apply(context: &mut Context<'_, '_>, create: &Create) -> MetaResul
     let record = new_record(context, create, &parent)?;
     let is_directory = record.is_directory();
     ensure(!is_directory || parent.nlink < LINKS_MAX, MetaError::TooManyLinks)?;
-    let inode = cluster::next_inode(context.txn, create.parent)?;
+    if let Some(made) = context.volumes.iter().find(|root| root.step == VolumeStep::Made) {
+        return enter_volume(context, create, parent, &made.attr);
+    }
+    let chooses = matches!(create.what, NewInode::Volume { .. });
+    ensure(!chooses, invalid("a cluster is chosen for directories of a federation's root only"))?;
+    let inode = volume::next_inode(context.txn, create.parent)?;
     dirent::insert(context.txn, create.parent, &create.name, DirentRecord { inode, kind: record.kind })?;
     inode::put(context.txn, inode, &record);
     entry_added(&mut parent, is_directory, context.now);
     inode::put(context.txn, create.parent, &parent);
     cluster::count(context.txn, |c| c.totals.inodes += 1);
     Ok(Changed::Inode { attr: record.attr(inode), existed: false, next_commit: 1 })
+}
+
+/// The commit point of a new volume (P9.2, step 3): its root, which its cluster has made, gets its name.
+fn enter_volume(
+    context: &mut Context<'_, '_>,
+    create: &Create,
+    mut parent: InodeRecord,
+    root: &InodeAttr,
+) -> MetaResult<Changed> {
+    let record = DirentRecord { inode: root.inode, kind: FileKind::Directory };
+    dirent::insert(context.txn, create.parent, &create.name, record)?;
+    volume::put_entry(context.txn, root.inode.volume(), &VolumeEntry::first(&create.name));
+    entry_added(&mut parent, true, context.now);
+    inode::put(context.txn, create.parent, &parent);
+    Ok(Changed::Inode { attr: root.clone(), existed: false, next_commit: 1 })
+}
+
+/// The attributes that `create` would give a directory, if the caller may make it and the name is free.
+pub(in crate::state) fn plan_directory(
+    view: &dyn Snapshot,
+    caller: &Caller,
+    create: &Create,
+) -> MetaResult<RootAttr> {
+    let parent = searchable_by(view, caller, create.parent)?;
+    ensure(dirent::find(view, create.parent, &create.name).is_none(), MetaError::Exists)?;
+    permission::require(&parent, caller, AccessMask::WRITE)?;
+    let (mode, gid) = mode_and_group(caller, create.mode, FileKind::Directory, &parent)?;
+    Ok(RootAttr { mode, uid: caller.uid, gid })
 }
 
 /// O_CREAT on a file that is there opens it: the rights for that are asked for by the `Open` that follows.
@@ -44,7 +80,7 @@ fn existing(context: &Context<'_, '_>, create: &Create, entry: &Dirent) -> MetaR
 fn new_record(context: &Context<'_, '_>, create: &Create, parent: &InodeRecord) -> MetaResult<InodeRecord> {
     let (kind, rdev, target) = match &create.what {
         NewInode::File => (FileKind::File, 0, Vec::new()),
-        NewInode::Directory => (FileKind::Directory, 0, Vec::new()),
+        NewInode::Directory | NewInode::Volume { .. } => (FileKind::Directory, 0, Vec::new()),
         NewInode::Symlink { target } => {
             ensure(!target.is_empty(), MetaError::NotFound)?;
             ensure(target.len() <= SYMLINK_LEN_MAX, MetaError::NameTooLong)?;
@@ -58,7 +94,7 @@ fn new_record(context: &Context<'_, '_>, create: &Create, parent: &InodeRecord) 
     };
     let is_device = matches!(kind, FileKind::CharDevice | FileKind::BlockDevice);
     ensure(!is_device || context.caller.is_root(), MetaError::NotPermitted)?;
-    let (mode, gid) = mode_and_group(context, create.mode, kind, parent)?;
+    let (mode, gid) = mode_and_group(context.caller, create.mode, kind, parent)?;
     Ok(InodeRecord {
         kind,
         mode,
@@ -81,21 +117,21 @@ fn new_record(context: &Context<'_, '_>, create: &Create, parent: &InodeRecord) 
 
 /// In a set-gid directory the new inode has the directory's group, and a new directory is set-gid too.
 fn mode_and_group(
-    context: &Context<'_, '_>,
+    caller: &Caller,
     mode: u32,
     kind: FileKind,
     parent: &InodeRecord,
 ) -> MetaResult<(u32, u32)> {
     let mut mode = if kind == FileKind::Symlink { 0o777 } else { mode & MODE_BITS };
     if parent.mode & SET_GID == 0 {
-        return Ok((mode, context.caller.gid));
+        return Ok((mode, caller.gid));
     }
     if kind == FileKind::Directory {
         mode |= SET_GID;
     } else if mode & SET_GID != 0
         && mode & GROUP_EXECUTE != 0
-        && !context.caller.is_root()
-        && !permission::is_in_group(context.caller, parent.gid)?
+        && !caller.is_root()
+        && !permission::is_in_group(caller, parent.gid)?
     {
         // Else anyone who may write in the directory could make programs that run as its group.
         mode &= !SET_GID;
@@ -105,7 +141,6 @@ fn mode_and_group(
 
 #[cfg(test)]
 mod tests {
-    use dfs_proto::attr::Caller;
     use dfs_proto::ids::InodeId;
 
     use super::*;

@@ -7,7 +7,10 @@ use dfs_proto::meta::{Change, Changed, MetaResult};
 
 use super::inode::{self, InodeRecord};
 use super::{orphan, permission};
-use crate::kv::Txn;
+use crate::command::VolumeRoot;
+use crate::kv::{Snapshot, Txn};
+
+pub(super) use create::plan_directory;
 
 pub(super) mod cluster;
 mod commit_extents;
@@ -24,6 +27,7 @@ pub(super) mod server;
 pub(super) mod session;
 mod setattr;
 mod unlink;
+pub(super) mod volume;
 
 /// What an operation of a client's request works with.
 pub(super) struct Context<'c, 't> {
@@ -33,6 +37,8 @@ pub(super) struct Context<'c, 't> {
     pub caller: &'c Caller,
     /// Chosen by the leader, for `OpenChunk`.
     pub placement: &'c [ServerId],
+    /// Other volumes' roots that the change is about.
+    pub volumes: &'c [VolumeRoot],
 }
 
 /// An error may leave writes behind: the caller takes them back.
@@ -53,8 +59,12 @@ pub(super) fn execute(context: &mut Context<'_, '_>, change: &Change) -> MetaRes
 
 /// The directory, if names may be looked up in it. One that was removed has none and gets none.
 fn searchable(context: &Context<'_, '_>, directory: InodeId) -> MetaResult<InodeRecord> {
-    let record = inode::require_directory(context.txn, directory)?;
-    permission::require(&record, context.caller, AccessMask::EXECUTE)?;
+    searchable_by(context.txn, context.caller, directory)
+}
+
+fn searchable_by(view: &dyn Snapshot, caller: &Caller, directory: InodeId) -> MetaResult<InodeRecord> {
+    let record = inode::require_directory(view, directory)?;
+    permission::require(&record, caller, AccessMask::EXECUTE)?;
     if record.nlink == 0 { Err(MetaError::NotFound) } else { Ok(record) }
 }
 
@@ -62,12 +72,20 @@ fn require_writable(context: &Context<'_, '_>, record: &InodeRecord) -> MetaResu
     permission::require(record, context.caller, AccessMask::WRITE)
 }
 
-/// The inode that a directory entry leads to.
+/// The inode that a directory entry leads to; another volume's root as its cluster has shown it.
 fn named(context: &Context<'_, '_>, inode: InodeId) -> InodeRecord {
+    if let Some(root) = context.volumes.iter().find(|root| root.attr.inode == inode) {
+        return InodeRecord::of_volume_root(&root.attr);
+    }
     match inode::get(context.txn, inode) {
         Some(record) => record,
         None => panic!("broken invariant S1: {inode} has a name and no record"),
     }
+}
+
+/// A directory of the root that is a volume of its own: what it holds is its cluster's affair.
+fn is_volume_root(parent: InodeId, inode: InodeId) -> bool {
+    parent.volume() != inode.volume()
 }
 
 /// `directory` has gained an entry; the caller writes it.

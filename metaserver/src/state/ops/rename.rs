@@ -1,16 +1,18 @@
 //! Moves a name, atomically, replacing what is there. The order of the checks is Linux's, so that the errors are.
 
+use dfs_proto::attr::FileKind;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Changed, MetaResult, Rename};
 use dfs_proto::units::LINKS_MAX;
 
 use super::{
-    Context, drop_name, ensure, entry_added, entry_removed, invalid, named, require_writable, searchable,
+    Context, drop_name, ensure, entry_added, entry_removed, invalid, is_volume_root, named, require_writable,
+    searchable,
 };
 use crate::state::dirent::{self, Dirent, DirentRecord};
 use crate::state::inode::{self, InodeRecord};
-use crate::state::permission;
+use crate::state::{permission, volume};
 
 /// How deep a directory may lie that another one is moved into: the walk to the root is work that grows (P7.2).
 const DEPTH_MAX: usize = 10_000;
@@ -25,14 +27,24 @@ pub(super) fn apply(context: &mut Context<'_, '_>, rename: &Rename) -> MetaResul
     ensure(rename.parent.volume() == rename.new_parent.volume(), MetaError::CrossVolume)?; // keeps P9.3
     let old_parent = searchable(context, rename.parent)?;
     let new_parent = searchable(context, rename.new_parent)?;
-    let find = |parent, name| {
-        dirent::find(context.txn, parent, name)
-            .map(|entry| Found { record: named(context, entry.record.inode), entry })
-    };
-    let source = find(rename.parent, &rename.name).ok_or(MetaError::NotFound)?;
-    let target = find(rename.new_parent, &rename.new_name);
+    let source = dirent::find(context.txn, rename.parent, &rename.name).ok_or(MetaError::NotFound)?;
+    let target = dirent::find(context.txn, rename.new_parent, &rename.new_name);
     ensure(!(rename.no_replace && target.is_some()), MetaError::Exists)?;
     let is_moved = rename.parent != rename.new_parent;
+    let is_volume = |parent: InodeId, entry: &Dirent| is_volume_root(parent, entry.record.inode);
+    let moves_volume = is_volume(rename.parent, &source);
+    ensure(!(moves_volume && is_moved), MetaError::CrossVolume)?; // keeps P9.3
+    if let Some(target) = &target
+        && is_volume(rename.new_parent, target)
+    {
+        ensure(!is_moved, MetaError::CrossVolume)?; // keeps P9.3
+        ensure(source.record.kind == FileKind::Directory, MetaError::IsDirectory)?;
+        if target.record.inode == source.record.inode {
+            return Ok(Changed::Removed { orphan: None });
+        }
+    }
+    let found = |entry: Dirent| Found { record: named(context, entry.record.inode), entry };
+    let (source, target) = (found(source), target.map(found));
     if is_moved && source.record.is_directory() {
         require_not_below(context, rename.new_parent, source.entry.record.inode)?;
     }
@@ -48,11 +60,10 @@ pub(super) fn apply(context: &mut Context<'_, '_>, rename: &Rename) -> MetaResul
 fn require_not_below(context: &Context<'_, '_>, mut directory: InodeId, moved: InodeId) -> MetaResult<()> {
     for _ in 0..DEPTH_MAX {
         ensure(directory != moved, invalid("a directory cannot be moved below itself"))?;
-        let parent = named(context, directory).parent;
-        if parent == directory {
-            return Ok(());
+        if volume::is_root(directory) {
+            return Ok(()); // what it hangs in may be of another cluster
         }
-        directory = parent;
+        directory = named(context, directory).parent;
     }
     Err(invalid(format!("the directory to move into lies more than {DEPTH_MAX} deep")))
 }
@@ -103,7 +114,12 @@ fn move_entry(
         Some(replaced) => {
             let new = DirentRecord { inode, kind };
             dirent::replace(context.txn, rename.new_parent, &replaced.entry, new);
-            orphan = drop_name(context, replaced.entry.record.inode, replaced.record);
+            let old = replaced.entry.record.inode;
+            if is_volume_root(rename.new_parent, old) {
+                volume::delete_entry(context.txn, old.volume());
+            } else {
+                orphan = drop_name(context, old, replaced.record);
+            }
             change_directory(context, rename.new_parent, |d| {
                 entry_removed(d, is_directory, now);
                 entry_added(d, is_directory, now);
@@ -113,6 +129,10 @@ fn move_entry(
             dirent::insert(context.txn, rename.new_parent, &rename.new_name, DirentRecord { inode, kind })?;
             change_directory(context, rename.new_parent, |d| entry_added(d, is_directory, now));
         }
+    }
+    if is_volume_root(rename.parent, inode) {
+        volume::rename_entry(context.txn, inode.volume(), &rename.new_name);
+        return Ok(orphan);
     }
     moved.ctime = now;
     if is_directory {

@@ -5,8 +5,8 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Changed, MetaResult};
 
-use super::{Context, drop_name, ensure, entry_removed, named, require_writable, searchable};
-use crate::state::{dirent, inode, permission};
+use super::{Context, drop_name, ensure, entry_removed, is_volume_root, named, require_writable, searchable};
+use crate::state::{dirent, inode, permission, volume};
 
 pub(super) fn apply(context: &mut Context<'_, '_>, parent: InodeId, name: &Name) -> MetaResult<Changed> {
     let mut directory = searchable(context, parent)?;
@@ -20,6 +20,10 @@ pub(super) fn apply(context: &mut Context<'_, '_>, parent: InodeId, name: &Name)
     dirent::remove(context.txn, parent, &entry);
     entry_removed(&mut directory, true, context.now);
     inode::put(context.txn, parent, &directory);
+    if is_volume_root(parent, inode) {
+        volume::delete_entry(context.txn, inode.volume());
+        return Ok(Changed::Removed { orphan: None });
+    }
     Ok(Changed::Removed { orphan: drop_name(context, inode, record) })
 }
 

@@ -6,7 +6,7 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Changed, MetaResult};
 
-use super::{Context, drop_name, ensure, entry_removed, named, require_writable, searchable};
+use super::{Context, drop_name, ensure, entry_removed, is_volume_root, named, require_writable, searchable};
 use crate::state::{dirent, inode, permission};
 
 pub(super) fn apply(context: &mut Context<'_, '_>, parent: InodeId, name: &Name) -> MetaResult<Changed> {
@@ -14,6 +14,7 @@ pub(super) fn apply(context: &mut Context<'_, '_>, parent: InodeId, name: &Name)
     let entry = dirent::find(context.txn, parent, name).ok_or(MetaError::NotFound)?;
     require_writable(context, &directory)?;
     let inode = entry.record.inode;
+    ensure(!is_volume_root(parent, inode), MetaError::IsDirectory)?;
     let record = named(context, inode);
     permission::require_unsticky(&directory, &record, context.caller)?;
     ensure(!record.is_directory(), MetaError::IsDirectory)?;

@@ -15,7 +15,7 @@ use dfs_proto::meta::{
 use dfs_proto::units::{ByteLen, ChunkOffset, Offset};
 
 use super::{apply, check, read, session};
-use crate::command::{Command, InitCluster, RegisterServer, Reply, RootAttr, ServerAddresses};
+use crate::command::{Command, InitCluster, RegisterServer, Reply, RootAttr, ServerAddresses, VolumeRoot};
 use crate::kv::memory::MemoryKv;
 use crate::kv::{Kv as _, Pair, Snapshot, Txn};
 
@@ -130,9 +130,29 @@ impl Harness {
         change: Change,
         placement: &[ServerId],
     ) -> MetaResult<Changed> {
-        let session = self.session;
-        let last = self.view(|view| session::get(view, session)).map_or(0, |record| record.highest.0);
-        self.send(caller, (last + 1, last + 1), change, placement)
+        let request = self.next_request(caller, change);
+        self.send(request, placement)
+    }
+
+    fn next_request(&self, caller: &Caller, change: Change) -> ChangeRequest {
+        let last = self.view(|view| session::get(view, self.session)).map_or(0, |record| record.highest.0);
+        self.numbered(caller, (last + 1, last + 1), change)
+    }
+
+    /// With what the leader has learned of other volumes; `None`: it is to learn that anew.
+    pub(super) fn change_with(
+        &mut self,
+        caller: &Caller,
+        change: Change,
+        volumes: Vec<VolumeRoot>,
+    ) -> Option<MetaResult<Changed>> {
+        let request = self.next_request(caller, change);
+        let reply = self.command(Command::Change { request, placement: Vec::new(), volumes });
+        if matches!(reply, Reply::Refused(MetaError::Unavailable { .. })) {
+            return None;
+        }
+        let Reply::Changed(result) = reply else { panic!("a change answered {reply:?}") };
+        Some(result)
     }
 
     pub(super) fn request(
@@ -142,25 +162,29 @@ impl Harness {
         answered_below: u64,
         change: Change,
     ) -> MetaResult<Changed> {
-        self.send(caller, (request, answered_below), change, &[])
+        let request = self.numbered(caller, (request, answered_below), change);
+        self.send(request, &[])
     }
 
-    fn send(
-        &mut self,
+    fn numbered(
+        &self,
         caller: &Caller,
         (request, answered_below): (u64, u64),
         change: Change,
-        placement: &[ServerId],
-    ) -> MetaResult<Changed> {
-        let request = ChangeRequest {
+    ) -> ChangeRequest {
+        ChangeRequest {
             cluster: CLUSTER,
             session: self.session,
             request: RequestId(request),
             answered_below: RequestId(answered_below),
             caller: caller.clone(),
             change,
-        };
-        let reply = self.command(Command::Change { request, placement: placement.to_vec() });
+        }
+    }
+
+    fn send(&mut self, request: ChangeRequest, placement: &[ServerId]) -> MetaResult<Changed> {
+        let placement = placement.to_vec();
+        let reply = self.command(Command::Change { request, placement, volumes: Vec::new() });
         let Reply::Changed(result) = reply else { panic!("a change answered {reply:?}") };
         result
     }

@@ -450,7 +450,7 @@ fn commands_give_the_same_state_however_they_are_batched() {
             caller: Caller::ROOT,
             change,
         };
-        commands.push(Command::Change { request, placement: Vec::new() });
+        commands.push(Command::Change { request, placement: Vec::new(), volumes: Vec::new() });
     }
     let now = Timestamp { seconds: 1, nanos: 0 };
     let (single, batched) = (MemoryKv::default(), MemoryKv::default());

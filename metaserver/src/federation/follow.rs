@@ -1,0 +1,149 @@
+//! Keeps the newest map: a member of the group has it from its own state, any other process asks the members. What is newer is
+//! kept on disk, so that it is served also by a process that was started while the group is away (P9.1).
+
+use std::time::Duration;
+
+use dfs_proto::convert;
+use dfs_proto::federation::FederationMap;
+use dfs_proto::rpc::Role;
+use dfs_proto::rpc::leader::LeaderChannel;
+use dfs_proto::wire;
+use dfs_proto::wire::federation_client::FederationClient;
+use prost::Message as _;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Federation;
+use crate::raft::Consensus;
+use crate::raft::log_disk::{LogDisk, WholeFile};
+use crate::state;
+
+/// How long a member holds a question for a newer map.
+const HELD: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(12);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(500);
+/// Between two writes of the map: it changes often while many volumes are made.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// Runs while the process does.
+pub(crate) async fn follow(federation: &Federation, disk: &dyn LogDisk) {
+    tokio::join!(
+        async {
+            match &federation.member {
+                Some(member) => from_own_state(federation, member).await,
+                None => from_members(federation).await,
+            }
+        },
+        keep(federation, disk)
+    );
+}
+
+async fn from_own_state(federation: &Federation, member: &Consensus) {
+    let mut applied = member.applied();
+    loop {
+        let view = member.stale_view();
+        if state::federation::version(&*view.snapshot()) > federation.map().version
+            && let Some(map) = state::federation::map(&*view.snapshot())
+        {
+            federation.learn(map);
+        }
+        applied = member.applied_beyond(applied).await;
+    }
+}
+
+/// Each in turn, for as long as it has news: one that has none may be cut off from the others.
+async fn from_members(federation: &Federation) {
+    let own = federation.seats.clone();
+    let channel = LeaderChannel::anonymous(federation.env.clone(), Role::Metaserver, own, CONNECT_TIMEOUT);
+    loop {
+        for seat in &federation.seats {
+            let mut answer = ask(&channel, seat, federation.map().version).await;
+            while let Ok(Some(map)) = answer {
+                federation.learn(map);
+                answer = ask(&channel, seat, federation.map().version).await;
+            }
+            if answer.is_err() {
+                channel.drop_channel(seat);
+                sleep(AGAIN).await;
+            }
+        }
+    }
+}
+
+/// A newer map, when there is one within [`HELD`].
+async fn ask(channel: &LeaderChannel, seat: &str, known: u64) -> Result<Option<FederationMap>, String> {
+    let connection = channel.channel(seat, Instant::now() + CONNECT_TIMEOUT).await?;
+    let request = wire::GetMapRequest { known_version: known, wait_ms: HELD.as_millis() as u32 };
+    let mut client =
+        FederationClient::new(connection).max_decoding_message_size(dfs_proto::rpc::grpc::MESSAGE_LEN_MAX);
+    match timeout(ANSWER_TIMEOUT, client.get_map(request)).await {
+        Ok(Ok(reply)) => convert::map_from_wire(reply.into_inner()).map_err(|error| error.to_string()),
+        Ok(Err(status)) => Err(status.message().to_owned()),
+        Err(_) => Err("no answer in time".to_owned()),
+    }
+}
+
+async fn keep(federation: &Federation, disk: &dyn LogDisk) {
+    let mut kept = federation.map().version;
+    loop {
+        let map = federation.newer_than(kept).await;
+        match disk.write_whole(WholeFile::Map, encode(&map)).await {
+            Ok(()) => kept = map.version,
+            Err(error) => tracing::warn!(%error, "keep the federation map"),
+        }
+        sleep(KEEP_EVERY).await;
+    }
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
+}
+
+fn encode(map: &FederationMap) -> Vec<u8> {
+    let body = convert::the_map_to_wire(map).encode_to_vec();
+    let mut bytes = crc32c(&body).to_be_bytes().to_vec();
+    bytes.extend_from_slice(&body);
+    bytes
+}
+
+/// What [`keep`] wrote; an empty map for anything else: it is a copy, and comes again.
+pub(crate) async fn kept(disk: &dyn LogDisk) -> FederationMap {
+    let bytes = match disk.read_whole(WholeFile::Map).await {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return FederationMap::default(),
+        Err(error) => {
+            tracing::warn!(%error, "read the federation map that was kept");
+            return FederationMap::default();
+        }
+    };
+    decode(&bytes).unwrap_or_else(|| {
+        tracing::warn!("the federation map that was kept is damaged; a new one is fetched");
+        FederationMap::default()
+    })
+}
+
+fn decode(bytes: &[u8]) -> Option<FederationMap> {
+    let (sum, body) = bytes.split_first_chunk()?;
+    if u32::from_be_bytes(*sum) != crc32c(body) {
+        return None;
+    }
+    convert::the_map_from_wire(wire::FederationMap::decode(body).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use dfs_proto::ids::FederationId;
+
+    use super::*;
+
+    #[test]
+    fn a_map_that_was_kept_comes_back_and_a_damaged_one_does_not() {
+        let map = FederationMap { federation: FederationId(7), version: 3, ..FederationMap::default() };
+        let mut bytes = encode(&map);
+        assert_eq!(decode(&bytes), Some(map));
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        assert_eq!(decode(&bytes), None);
+        assert_eq!(decode(b"xy"), None);
+    }
+}

@@ -1,0 +1,194 @@
+//! The federation group's leader: changes of the map, and where new volumes go.
+//!
+//! G1  How busy clusters are is soft: what was reported before this term does not count. A volume is placed once every
+//!     cluster of the map has reported living chunkservers in this term (after an election of its own it has none at first),
+//!     or [`COMPLETE_AFTER`] has passed since the election (as P10.2).
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use dfs_proto::attr::Name;
+use dfs_proto::error::MetaError;
+use dfs_proto::federation::{AddedVolume, ClusterEntry, ClusterLoad, Federate, FederationMap};
+use dfs_proto::ids::ClusterId;
+use dfs_proto::meta::MetaResult;
+use tokio::time::Instant;
+
+use super::Federation;
+use super::placement::{Candidate, choose};
+use super::report::REPORT_INTERVAL;
+use crate::command::{Command, FederationCommand, Reply};
+use crate::raft::Consensus;
+use crate::state;
+
+/// A report and a half; shorter than what a call waits, so that with a cluster away the first call already succeeds.
+const COMPLETE_AFTER: Duration = REPORT_INTERVAL.saturating_mul(3).checked_div(2).expect("not by zero");
+/// A cluster that was silent for as long gets no volumes.
+const SILENT_AFTER: Duration = Duration::from_secs(3 * REPORT_INTERVAL.as_secs() + 1);
+
+/// What this process has heard as the group's leader.
+#[derive(Default)]
+pub(crate) struct Group {
+    soft: Mutex<Soft>,
+}
+
+#[derive(Default)]
+struct Soft {
+    term: u64,
+    heard: BTreeMap<ClusterId, Heard>,
+}
+
+struct Heard {
+    load: ClusterLoad,
+    at: Instant,
+    placed_since: u32,
+}
+
+impl Federation {
+    /// Answers as the group's leader.
+    pub(crate) async fn change_map(&self, call: Federate) -> MetaResult<Option<AddedVolume>> {
+        let Some(member) = &self.member else { return Err(MetaError::NotLeader { leader: None }) };
+        let leadership = member.leadership().borrow().clone();
+        if !leadership.is_leader {
+            return Err(MetaError::NotLeader { leader: leadership.leader_address });
+        }
+        self.group.enter_term(leadership.term);
+        let view = member.read().await?;
+        let map = state::federation::map(&*view.snapshot());
+        let map = map.ok_or(MetaError::Unavailable { what: "the federation is not made yet".to_owned() })?;
+        let command = match call {
+            Federate::AddVolume { name, cluster } => {
+                return self.add_volume(member, &map, leadership.since, name, cluster).await.map(Some);
+            }
+            Federate::Report { cluster, entry, load } => {
+                self.group.heard(cluster, load, Instant::now());
+                match map.cluster(cluster) {
+                    Some(known) if *known == entry => return Ok(None),
+                    Some(_) => FederationCommand::MoveCluster { cluster, entry },
+                    None => self.first_join(&map, cluster, entry)?,
+                }
+            }
+            Federate::SettleVolume { volume, name, version } => {
+                FederationCommand::SettleVolume { volume, name, version }
+            }
+            Federate::RetireVolume { volume } => FederationCommand::RetireVolume { volume },
+            Federate::ForgetVolume { volume } => FederationCommand::ForgetVolume { volume },
+            Federate::CopyRoot { root } => FederationCommand::CopyRoot { root },
+            Federate::Join { entry, .. } if map.clusters.is_empty() && !self.is_first(&entry) => {
+                let what = "the first cluster, which gets the root directory, has not joined yet".to_owned();
+                return Err(MetaError::Unavailable { what });
+            }
+            Federate::Join { cluster, entry } => FederationCommand::JoinCluster { cluster, entry },
+            Federate::Leave { cluster } => FederationCommand::LeaveCluster { cluster },
+        };
+        propose(member, command).await.map(|_| None)
+    }
+
+    /// P9.2, step 1.
+    async fn add_volume(
+        &self,
+        member: &Consensus,
+        map: &FederationMap,
+        elected: Instant,
+        name: Name,
+        wanted: ClusterId,
+    ) -> MetaResult<AddedVolume> {
+        let cluster = match wanted.is_known() {
+            true => wanted,
+            false => self.group.choose(map, elected, Instant::now())?,
+        };
+        match propose(member, FederationCommand::AddVolume { cluster, name }).await? {
+            Reply::VolumeAdded { volume } => {
+                self.group.placed(cluster);
+                Ok(AddedVolume { volume, cluster })
+            }
+            other => Err(MetaError::Internal { what: format!("unexpected reply {other:?}") }),
+        }
+    }
+
+    /// It has the group's first member.
+    fn is_first(&self, entry: &ClusterEntry) -> bool {
+        self.seats.first().is_some_and(|seat| entry.metaservers.contains(seat))
+    }
+
+    /// The cluster of the group's first member joins by itself, and has the root directory; others when an administrator
+    /// says so.
+    fn first_join(
+        &self,
+        map: &FederationMap,
+        cluster: ClusterId,
+        entry: ClusterEntry,
+    ) -> MetaResult<FederationCommand> {
+        if map.clusters.is_empty() && self.is_first(&entry) {
+            return Ok(FederationCommand::JoinCluster { cluster, entry });
+        }
+        let what = format!("cluster {} is not in the federation: `dfs cluster join` lets it in", entry.name);
+        Err(MetaError::InvalidArgument { what })
+    }
+}
+
+fn has_servers(heard: &Heard) -> bool {
+    heard.load.chunkservers > 0
+}
+
+async fn propose(member: &Consensus, command: FederationCommand) -> MetaResult<Reply> {
+    match member.propose(Command::Federation(command)).await? {
+        Reply::Refused(refused) => Err(refused),
+        reply => Ok(reply),
+    }
+}
+
+impl Group {
+    fn with<T>(&self, look: impl FnOnce(&mut Soft) -> T) -> T {
+        look(&mut self.soft.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Keeps G1.
+    fn enter_term(&self, term: u64) {
+        self.with(|soft| {
+            if soft.term < term {
+                *soft = Soft { term, heard: BTreeMap::new() };
+            }
+        });
+    }
+
+    fn heard(&self, cluster: ClusterId, load: ClusterLoad, now: Instant) {
+        self.with(|soft| soft.heard.insert(cluster, Heard { load, at: now, placed_since: 0 }));
+    }
+
+    fn placed(&self, cluster: ClusterId) {
+        self.with(|soft| {
+            if let Some(heard) = soft.heard.get_mut(&cluster) {
+                heard.placed_since += 1;
+            }
+        });
+    }
+
+    fn choose(&self, map: &FederationMap, elected: Instant, now: Instant) -> MetaResult<ClusterId> {
+        self.with(|soft| {
+            let is_complete = now.saturating_duration_since(elected) >= COMPLETE_AFTER
+                || map.clusters.iter().all(|(id, _)| soft.heard.get(id).is_some_and(has_servers));
+            if !is_complete {
+                let what = "waiting for the clusters to report how busy they are".to_owned();
+                return Err(MetaError::Unavailable { what }); // keeps G1
+            }
+            let candidate = |(id, entry): &(ClusterId, ClusterEntry)| {
+                let heard = soft.heard.get(id)?;
+                let is_there = now.saturating_duration_since(heard.at) < SILENT_AFTER;
+                is_there.then(|| Candidate {
+                    cluster: *id,
+                    name: entry.name.clone(),
+                    load: heard.load,
+                    volumes: map.volumes.iter().filter(|(_, volume)| volume.cluster == *id).count(),
+                    placed_since: heard.placed_since,
+                })
+            };
+            let candidates: Vec<Candidate> = map.clusters.iter().filter_map(candidate).collect();
+            // It may have some by its next report.
+            choose(&candidates).ok_or_else(|| MetaError::Unavailable {
+                what: "no cluster with a living chunkserver has reported".to_owned(),
+            })
+        })
+    }
+}

@@ -1,0 +1,189 @@
+//! This metaserver's part in the federation (P9): it follows the map and serves it, may be a member of the group that keeps it,
+//! and while it leads its cluster reports how busy that is.
+//!
+//!     follow    the newest map, from the group; kept on disk, so that it is served when the group is away
+//!     group     while this process leads the group: changes of the map, and which cluster gets a volume (`placement`)
+//!     volumes   changes in the root directory, led by volume 0's cluster: making, renaming and removing volumes (P9.2)
+//!     settle    volume 0's leader makes the map, and the volumes' clusters, agree with the root directory
+//!     undo      a cluster's leader asks what became of removals that were started and not ended
+//!     report    a cluster's leader tells the group where it is and how busy
+//!
+//! F1  What volume 0's entries say decides; the map is a copy that may be behind, and every step can be repeated.
+//! F2  The map is read before the entries that it is compared with: an entry made in between is in no doubt.
+//! F3  A cluster that does not answer is not waited for again until it was heard of: [`Peers`].
+
+mod follow;
+mod group;
+mod peers;
+mod placement;
+mod report;
+mod settle;
+#[cfg(test)]
+mod tests;
+mod undo;
+mod volumes;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dfs_proto::env::Env;
+use dfs_proto::error::MetaError;
+use dfs_proto::federation::{AddedVolume, Federate, FederationMap, VolumeAnswer, VolumeCall, VolumeRequest};
+use dfs_proto::ids::{ClusterId, VolumeId};
+use dfs_proto::meta::MetaResult;
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
+
+use crate::raft::Consensus;
+use group::Group;
+use peers::Peers;
+
+pub(crate) use follow::{follow, kept};
+pub(crate) use report::report;
+pub(crate) use settle::settle;
+pub(crate) use undo::undo;
+pub(crate) use volumes::is_of_root;
+
+/// For a volume that was made a moment ago: the group may be electing a leader.
+const NEWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// One process's view of the federation.
+pub(crate) struct Federation {
+    pub(crate) env: Env,
+    /// This process's member of the federation group, if it is one.
+    pub(crate) member: Option<Consensus>,
+    pub(crate) group: Group,
+    /// gRPC addresses of the group's members, by their numbers.
+    seats: Vec<String>,
+    map: watch::Sender<Arc<FederationMap>>,
+    peers: Peers,
+    /// Volumes that this process is making.
+    making: Mutex<BTreeSet<VolumeId>>,
+    /// The root directory has changed: the map is to follow.
+    changed: Notify,
+}
+
+/// While it lives, a volume is being made here.
+struct Making<'f> {
+    federation: &'f Federation,
+    volume: VolumeId,
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        self.federation.making_now().remove(&self.volume);
+        self.federation.root_changed();
+    }
+}
+
+impl Federation {
+    /// `seats`: gRPC addresses of the group's members. `known`: the last map that was kept.
+    pub(crate) fn new(
+        env: Env,
+        member: Option<Consensus>,
+        seats: Vec<String>,
+        known: FederationMap,
+    ) -> Federation {
+        let peers = Peers::new(env.clone(), seats.clone());
+        peers.learn(&known);
+        Federation {
+            peers,
+            env,
+            member,
+            group: Group::default(),
+            seats,
+            map: watch::Sender::new(Arc::new(known)),
+            making: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    /// gRPC addresses of the group's members.
+    pub(crate) fn seats(&self) -> &[String] {
+        &self.seats
+    }
+
+    /// The newest map known here; version 0: none yet.
+    pub(crate) fn map(&self) -> Arc<FederationMap> {
+        self.map.borrow().clone()
+    }
+
+    /// Waits until the map is newer than `version`.
+    pub(crate) async fn newer_than(&self, version: u64) -> Arc<FederationMap> {
+        let mut changes = self.map.subscribe();
+        match changes.wait_for(|map| map.version > version).await.map(|map| map.clone()) {
+            Ok(map) => map,
+            Err(_) => self.map(), // the sender lives as long as this
+        }
+    }
+
+    /// Takes over a map that is newer than the one known. Tells whether it was. One of another federation is none.
+    fn learn(&self, map: FederationMap) -> bool {
+        let is_newer = self.map.send_if_modified(|known| {
+            let is_first = known.version == 0;
+            if !is_first && known.federation != map.federation {
+                let (ours, other) = (known.federation, map.federation);
+                tracing::error!("the map of federation {other} is refused: this server is of {ours}");
+                return false;
+            }
+            let is_newer = map.version > known.version;
+            if is_newer {
+                *known = Arc::new(map);
+            }
+            is_newer
+        });
+        if is_newer {
+            self.peers.learn(&self.map());
+        }
+        is_newer
+    }
+
+    fn making_now(&self) -> MutexGuard<'_, BTreeSet<VolumeId>> {
+        self.making.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn making(&self, volume: VolumeId) -> Making<'_> {
+        self.making_now().insert(volume);
+        Making { federation: self, volume }
+    }
+
+    fn being_made(&self) -> BTreeSet<VolumeId> {
+        self.making_now().clone()
+    }
+
+    /// Whoever settles is to look again.
+    fn root_changed(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Waits until the root directory has changed here, or the map is newer than `version`.
+    async fn to_settle(&self, version: u64) {
+        tokio::select! {
+            () = self.changed.notified() => {}
+            _ = self.newer_than(version) => {}
+        }
+    }
+
+    /// Has the group's leader change the map.
+    async fn federate(&self, call: Federate) -> MetaResult<Option<AddedVolume>> {
+        self.peers.federate(call).await
+    }
+
+    /// Has the leader of `cluster` do a step for a volume.
+    async fn at(&self, cluster: ClusterId, volume: VolumeId, step: VolumeCall) -> MetaResult<VolumeAnswer> {
+        self.peers.volume(VolumeRequest { cluster, volume, step }).await
+    }
+
+    /// Where the map, or within [`NEWER_TIMEOUT`] a newer one, says that it is.
+    async fn cluster_of(&self, volume: VolumeId) -> MetaResult<ClusterId> {
+        let mut maps = self.map.subscribe();
+        let found = maps.wait_for(|map| map.volume(volume).is_some());
+        let cluster = match timeout(NEWER_TIMEOUT, found).await {
+            Ok(Ok(map)) => map.volume(volume).map(|found| found.cluster),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        let away = || MetaError::Away { what: format!("the federation map does not tell where {volume} is") };
+        cluster.ok_or_else(away)
+    }
+}

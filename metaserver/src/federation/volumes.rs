@@ -1,0 +1,253 @@
+//! Changes in the root directory, whose directories are volumes of their own (P9.2). Led by the leader of volume 0's cluster;
+//! who dies on the way leaves something that `settle` and `undo` finish or take back.
+//!
+//!     mkdir   number and cluster (group) → root inode (its cluster) → entry, the commit point (here) → name (map)
+//!     rmdir   no more names (its cluster) → entry, the commit point (here) → map, its cluster
+//!     rename  entry, the commit point (here) → name (map)
+//!
+//! W1  What is refused here is answered through consensus all the same, so that every try of a request is told the same.
+//! W2  What was learned of other volumes travels with the change, and is compared with the root directory when it is
+//!     applied: a change that comes too late leaves no trace, and this begins anew.
+
+use std::time::Duration;
+
+use dfs_proto::error::MetaError;
+use dfs_proto::federation::{AddedVolume, Federate, RootCopy, VolumeAnswer, VolumeCall};
+use dfs_proto::ids::{ClusterId, InodeId};
+use dfs_proto::meta::{Change, ChangeRequest, Changed, Create, MetaResult, NewInode};
+use tokio::time::timeout;
+
+use super::{Federation, Making};
+use crate::command::{Command, Reply, RootAttr, VolumeRoot, VolumeStep};
+use crate::kv::Snapshot;
+use crate::leases::Touched;
+use crate::service::Metaserver;
+use crate::state::read::{self, NeededVolume};
+
+/// For one try of a request; a client tries again.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// What a change in the root directory needs first.
+enum Plan {
+    /// Nothing, or it was executed before.
+    Propose,
+    Make(RootAttr),
+    Ask(Vec<NeededVolume>),
+    Refuse(MetaError),
+}
+
+/// It may make, move or remove a volume.
+pub(crate) fn is_of_root(change: &Change) -> bool {
+    let root = InodeId::ROOT;
+    match change {
+        Change::Create(create) => create.parent == root && create.what.is_directory(),
+        Change::Rmdir { parent, .. } => *parent == root,
+        Change::Rename(rename) => rename.parent == root || rename.new_parent == root,
+        Change::Link { .. }
+        | Change::Unlink { .. }
+        | Change::SetAttr(_)
+        | Change::OpenChunk(_)
+        | Change::SealChunk { .. }
+        | Change::CommitExtents(_)
+        | Change::ReleaseOrphans { .. } => false,
+    }
+}
+
+impl Metaserver {
+    /// Executes a change in the root directory once. Given up in the middle, it leaves what a crash would.
+    pub(crate) async fn change_root(
+        &self,
+        federation: &Federation,
+        request: ChangeRequest,
+    ) -> MetaResult<Changed> {
+        let Ok(changed) = timeout(DEADLINE, self.try_to_change_root(federation, request)).await else {
+            return Err(MetaError::Unavailable {
+                what: "the root directory changes all the time".to_owned(),
+            });
+        };
+        changed
+    }
+
+    async fn try_to_change_root(
+        &self,
+        federation: &Federation,
+        request: ChangeRequest,
+    ) -> MetaResult<Changed> {
+        let map = federation.map();
+        match map.cluster_of(InodeId::ROOT) {
+            Some(cluster) if cluster == self.gate.cluster() => {}
+            Some(_) => return Err(MetaError::WrongCluster { map_version: map.version }),
+            None => {
+                let what = "the federation has no root directory yet".to_owned();
+                return Err(MetaError::Unavailable { what });
+            }
+        }
+        loop {
+            let mut made = None;
+            let volumes = match self.plan(&request).await? {
+                Plan::Propose => Vec::new(),
+                Plan::Refuse(error) => return self.refuse(request, error).await, // keeps W1
+                Plan::Make(attr) => match make_volume(federation, &request, attr).await {
+                    Ok((root, making)) => {
+                        made = Some(making); // until its name is there
+                        vec![root]
+                    }
+                    Err(error) if is_overtaken(&error) => continue,
+                    Err(error) => return self.refuse_unless_passing(request, error).await,
+                },
+                Plan::Ask(needed) => match self.ask(federation, &request, &needed).await {
+                    Ok(roots) => roots,
+                    Err(error) if is_overtaken(&error) => continue,
+                    Err(error) => return self.refuse_unless_passing(request, error).await,
+                },
+            };
+            let command =
+                Command::Change { request: request.clone(), placement: Vec::new(), volumes: volumes.clone() };
+            let touched = Touched::by_change(&request.change);
+            let answer = self.gate.change(&touched, Some(request.session), command).await;
+            drop(made);
+            federation.root_changed();
+            match answer {
+                Ok(Reply::Changed(changed)) => {
+                    if changed.is_err() {
+                        self.take_back(federation, &volumes).await;
+                    }
+                    return changed;
+                }
+                Ok(other) => return Err(MetaError::Internal { what: format!("unexpected reply {other:?}") }),
+                Err(MetaError::Unavailable { .. }) if self.gate.is_leading() => {
+                    self.take_back(federation, &volumes).await; // keeps W2
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn plan(&self, request: &ChangeRequest) -> MetaResult<Plan> {
+        let look = |state: &dyn Snapshot| {
+            if read::known_result(state, request.session, request.request).is_some() {
+                return Ok(Plan::Propose);
+            }
+            Ok(match &request.change {
+                Change::Create(create) => match read::plan_directory(state, &request.caller, create) {
+                    Ok(attr) => Plan::Make(attr),
+                    Err(error) => Plan::Refuse(error),
+                },
+                change => match read::needed_volumes(state, change) {
+                    needed if needed.is_empty() => Plan::Propose,
+                    needed => Plan::Ask(needed),
+                },
+            })
+        };
+        self.gate.read(&Touched::by_change(&request.change), Some(request.session), look).await
+    }
+
+    /// Looks at the volumes that a rename or removal is about; those that go get no more names from here on. Refuses what
+    /// would be refused before anything is done to them.
+    async fn ask(
+        &self,
+        federation: &Federation,
+        request: &ChangeRequest,
+        needed: &[NeededVolume],
+    ) -> MetaResult<Vec<VolumeRoot>> {
+        let mut roots = Vec::new();
+        for need in needed {
+            let cluster = federation.cluster_of(need.volume).await?;
+            match federation.at(cluster, need.volume, VolumeCall::Show).await? {
+                VolumeAnswer::Root(attr) => roots.push(VolumeRoot { attr, step: need.step() }),
+                other => return Err(unexpected(&other)),
+            }
+        }
+        let (tried, now) = (roots.clone(), self.env.clock.now());
+        let look = |state: &dyn Snapshot| Ok(read::would_answer(state, request, &tried, now));
+        let by = Some(request.session);
+        if let Reply::Changed(Err(refused)) =
+            self.gate.read(&Touched::by_change(&request.change), by, look).await?
+        {
+            return Err(refused);
+        }
+        for (need, root) in needed.iter().zip(&mut roots).filter(|(need, _)| need.is_removed) {
+            let cluster = federation.cluster_of(need.volume).await?;
+            let step = VolumeCall::StartRemoval { version: need.version };
+            match federation.at(cluster, need.volume, step).await? {
+                VolumeAnswer::Root(attr) => root.attr = attr,
+                other => return Err(unexpected(&other)),
+            }
+        }
+        Ok(roots)
+    }
+
+    /// Only what a later try would be told too.
+    async fn refuse_unless_passing(&self, request: ChangeRequest, error: MetaError) -> MetaResult<Changed> {
+        match error {
+            MetaError::NotLeader { .. } | MetaError::Unavailable { .. } => Err(error),
+            error => self.refuse(request, error).await,
+        }
+    }
+
+    /// The change that these were for was not made, as far as is known. It may still be on its way: the fence goes through
+    /// the same log and makes sure.
+    async fn take_back(&self, federation: &Federation, volumes: &[VolumeRoot]) {
+        for root in volumes.iter().filter(|root| matches!(root.step, VolumeStep::Removing { .. })) {
+            let volume = root.attr.inode.volume();
+            let undone = async {
+                let fence = Command::FenceVolume { volume };
+                let version = match self.gate.change(&Touched::nothing(), None, fence).await {
+                    Ok(Reply::Fenced { removed_at }) => removed_at,
+                    Err(MetaError::NotFound) => return Ok(()), // it was removed after all
+                    Err(error) => return Err(error),
+                    Ok(other) => {
+                        return Err(MetaError::Internal { what: format!("unexpected reply {other:?}") });
+                    }
+                };
+                let cluster = federation.cluster_of(volume).await?;
+                federation.at(cluster, volume, VolumeCall::UndoRemoval { version }).await.map(drop)
+            };
+            if let Err(error) = undone.await {
+                tracing::debug!(%volume, %error, "take a removal back; its cluster will ask"); // `undo`
+            }
+        }
+    }
+
+    async fn refuse(&self, request: ChangeRequest, error: MetaError) -> MetaResult<Changed> {
+        let (touched, session) = (Touched::nothing(), request.session);
+        match self.gate.change(&touched, Some(session), Command::Refuse { request, error }).await? {
+            Reply::Changed(changed) => changed,
+            other => Err(MetaError::Internal { what: format!("unexpected reply {other:?}") }),
+        }
+    }
+}
+
+/// What a step finds when another request came first: the root directory is looked at again.
+fn is_overtaken(error: &MetaError) -> bool {
+    matches!(error, MetaError::Stale | MetaError::WrongCluster { .. })
+}
+
+/// P9.2, steps 1 and 2.
+async fn make_volume<'f>(
+    federation: &'f Federation,
+    request: &ChangeRequest,
+    attr: RootAttr,
+) -> MetaResult<(VolumeRoot, Making<'f>)> {
+    let Change::Create(Create { name, what, .. }) = &request.change else {
+        return Err(MetaError::Internal { what: "only a new directory makes a volume".to_owned() });
+    };
+    let cluster = match what {
+        NewInode::Volume { cluster } => *cluster,
+        _ => ClusterId::UNKNOWN,
+    };
+    let wanted = Federate::AddVolume { name: name.clone(), cluster };
+    let Some(AddedVolume { volume, cluster }) = federation.federate(wanted).await? else {
+        return Err(MetaError::Internal { what: "no volume was added".to_owned() });
+    };
+    let making = federation.making(volume);
+    let root = RootCopy { mode: attr.mode, uid: attr.uid, gid: attr.gid };
+    match federation.at(cluster, volume, VolumeCall::Make { root }).await? {
+        VolumeAnswer::Root(attr) => Ok((VolumeRoot { attr, step: VolumeStep::Made }, making)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn unexpected(answer: &VolumeAnswer) -> MetaError {
+    MetaError::Internal { what: format!("unexpected answer {answer:?}") }
+}
