@@ -406,8 +406,7 @@ fn federation_options(config: &Config, address: String) -> Option<ConsensusOptio
     let seats = federation.members.iter().map(|seat| (MemberId(seat.id), seat.address.clone())).collect();
     let mut options = ConsensusOptions::new(member, address, seats);
     options.purpose = Purpose::Federation;
-    // It is asked seldom, and idle members cost what their heartbeats do.
-    options.timing = Timing::new(2 * config.raft_heartbeat, 2 * config.election_timeout);
+    options.timing = Timing::new(config.raft_heartbeat, config.election_timeout);
     options.snapshot_entries = config.snapshot_every_logs;
     options.keep_entries = config.snapshot_every_logs / 5;
     Some(options)

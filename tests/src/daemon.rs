@@ -38,7 +38,11 @@ pub fn binary(name: &str) -> PathBuf {
     let exe = std::env::current_exe().expect("the test executable has a path");
     let target = exe.ancestors().nth(2).expect("the test executable lies in TARGET/PROFILE/deps");
     let path = target.join(name);
-    assert!(path.exists(), "{} is not built: run `cargo build --release` first", path.display());
+    assert!(
+        path.exists(),
+        "{} is not built: `scripts/build`, and `cargo test --release --workspace --no-run` for examples",
+        path.display()
+    );
     path
 }
 

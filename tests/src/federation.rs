@@ -73,7 +73,7 @@ impl Federation {
 #[derive(Debug, Default)]
 pub struct Rounds {
     pub killed: BTreeMap<String, usize>,
-    /// Changes that ended with EIO, and were made again.
+    /// Changes that ended with EIO at first, and were made again.
     pub failed: usize,
     pub longest: Duration,
 }
@@ -133,19 +133,20 @@ impl Tries {
         change: impl Fn() -> std::io::Result<()>,
         is_done: impl Fn() -> bool,
     ) {
-        let start = wait::now();
+        let (start, mut has_failed) = (wait::now(), false);
         wait::until(&format!("{what} {}", about.display()), START_DEADLINE, || match change() {
             Ok(()) => Some(()),
             Err(error) if error.raw_os_error() == Some(libc::EIO) => {
-                self.failed += 1;
+                has_failed = true;
                 None
             }
             // Only after one that failed: nobody else works on this name.
             Err(error) => {
-                assert!(self.failed > 0 && is_done(), "{what} {}: {error}", about.display());
+                assert!(has_failed && is_done(), "{what} {}: {error}", about.display());
                 Some(())
             }
         });
+        self.failed += usize::from(has_failed);
         self.longest = self.longest.max(start.elapsed());
     }
 }

@@ -6,17 +6,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, BufRead as _, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
+use serde::{Deserialize, Serialize};
 
-use crate::{sys, tree};
+use crate::daemon::binary;
+use crate::{sys, tree, wait};
 
 /// Files of one worker: with more it removes one.
 const FILES_MAX: usize = 12;
@@ -26,13 +30,13 @@ const LARGE_LEN_MAX: usize = 4 << 20;
 type Files = BTreeMap<String, Vec<u8>>;
 
 /// What makes a write durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum End {
     Fsync,
     Close,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 enum Change {
     Create { name: String, bytes: Vec<u8>, end: End },
     Append { name: String, bytes: Vec<u8>, end: End },
@@ -43,7 +47,7 @@ enum Change {
 }
 
 /// Of one worker. See the module.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Ledger {
     files: Files,
     under_way: Option<Change>,
@@ -92,6 +96,27 @@ impl Ledger {
     fn new_name(&mut self) -> String {
         self.names_given += 1;
         format!("f{}", self.names_given)
+    }
+
+    /// Changes files below `dir`, which is there, until it is over or a change fails.
+    fn work(
+        &mut self,
+        dir: &Path,
+        seed: u64,
+        is_over: impl Fn() -> bool,
+        mut done: impl FnMut(),
+    ) -> io::Result<()> {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        while !is_over() {
+            let change = self.choose(&mut rng);
+            self.under_way = Some(change.clone());
+            change.perform(dir)?;
+            change.apply(&mut self.files);
+            self.under_way = None;
+            self.acknowledged += 1;
+            done();
+        }
+        Ok(())
     }
 
     /// What is below `dir` must be what was acknowledged (L1); it is what the ledger goes on from.
@@ -249,19 +274,11 @@ impl Worker {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (stopped, count) = (Arc::clone(&stop), Arc::clone(&done));
         let thread = std::thread::spawn(move || {
-            let mut rng = SmallRng::seed_from_u64(seed);
-            while !stopped.load(Ordering::Relaxed) {
-                let change = ledger.choose(&mut rng);
-                ledger.under_way = Some(change.clone());
-                if let Err(error) = change.perform(&dir) {
-                    return (ledger, Err(error));
-                }
-                change.apply(&mut ledger.files);
-                ledger.under_way = None;
-                ledger.acknowledged += 1;
+            let is_over = || stopped.load(Ordering::Relaxed);
+            let ended = ledger.work(&dir, seed, is_over, || {
                 count.fetch_add(1, Ordering::Relaxed);
-            }
-            (ledger, Ok(()))
+            });
+            (ledger, ended)
         });
         Worker { stop, done, thread }
     }
@@ -281,6 +298,105 @@ impl Worker {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("a worker does not panic")
     }
+}
+
+/// A [`Worker`] that is a process of its own: what the test starts meanwhile must not inherit the files that it has open,
+/// because closing those waits for the servers that are down.
+pub struct Process {
+    child: Child,
+    /// Holds what it begins with, and in the end what it made of it.
+    file: PathBuf,
+    done: Arc<AtomicUsize>,
+    counter: JoinHandle<()>,
+}
+
+/// What a [`Process`] leaves in its file.
+#[derive(Serialize, Deserialize)]
+struct Left {
+    ledger: Ledger,
+    /// The error of the change that failed.
+    failed: Option<String>,
+}
+
+impl Process {
+    /// `dir` is there; `file` is this process's, outside of what is tested.
+    pub fn start(ledger: Ledger, dir: &Path, file: PathBuf, seed: u64) -> Process {
+        leave(&file, &Left { ledger, failed: None });
+        let mut child = Command::new(binary("examples/dfs-load"))
+            .args([&file, dir])
+            .arg(seed.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("start dfs-load");
+        let out = child.stdout.take().expect("stdout is a pipe");
+        let done = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&done);
+        let counter = std::thread::spawn(move || {
+            for _ in io::BufReader::new(out).lines() {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        Process { child, file, done, counter }
+    }
+
+    /// Changes that returned since it was started.
+    pub fn done(&self) -> usize {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// A change failed.
+    pub fn has_ended(&self) -> bool {
+        self.counter.is_finished()
+    }
+
+    /// Ends it after the change under way; what made it end before, if something did.
+    pub fn finish(mut self, deadline: Duration) -> (Ledger, Result<(), String>) {
+        drop(self.child.stdin.take());
+        wait::until("dfs-load to end", deadline, || self.counter.is_finished().then_some(()));
+        let status = self.child.wait().expect("wait for dfs-load");
+        assert!(status.success(), "dfs-load ended with {status}");
+        let Left { ledger, failed } = left(&self.file);
+        (ledger, failed.map_or(Ok(()), Err))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Of a test that failed; else it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn left(file: &Path) -> Left {
+    postcard::from_bytes(&fs::read(file).expect("read a ledger")).expect("a ledger")
+}
+
+fn leave(file: &Path, left: &Left) {
+    fs::write(file, postcard::to_stdvec(left).expect("encode a ledger")).expect("write a ledger");
+}
+
+/// The program of a [`Process`]: works until its standard input ends, and prints a line for each change that returned.
+pub fn load(file: &Path, dir: &Path, seed: u64) {
+    let Left { mut ledger, .. } = left(file);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&is_over);
+    std::thread::spawn(move || {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink()); // however it ends
+        told.store(true, Ordering::Relaxed);
+    });
+    let mut out = io::stdout();
+    let ended = ledger.work(
+        dir,
+        seed,
+        || is_over.load(Ordering::Relaxed),
+        || {
+            // Nobody reads any more: the test has failed.
+            let _ = out.write_all(b"\n").and_then(|()| out.flush());
+        },
+    );
+    leave(file, &Left { ledger, failed: ended.err().map(|error| error.to_string()) });
 }
 
 /// Each has completed `by` changes more than `done` says, or has ended.

@@ -1,9 +1,5 @@
 //! Power cuts on real filesystems: a load that keeps a ledger of what was acknowledged, cuts at random moments, and the
 //! ledger checked byte for byte after each.
-//!
-//! Not on a busy machine yet: there a cut of all servers lasted exactly as long as a mount's deadline. As far as we can tell,
-//! what this process starts (`umount`, daemons) inherits the workers' open files, and closing those waits for the servers
-//! that are down. The load has to become a process of its own.
 
 use std::fs;
 use std::time::Duration;
@@ -13,7 +9,7 @@ use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::cluster::{Cluster, Shape};
-use crate::ledger::{Ledger, Worker, all_went_on};
+use crate::ledger::{Ledger, Process};
 use crate::wait;
 
 /// Of the mounts: a cut must be over by then, on the busiest machine.
@@ -74,31 +70,35 @@ pub fn cuts(shape: Shape, kinds: &[Cut], count: usize, seed: u64) -> Result<Tota
             cluster.print_logs();
             format!("seed {seed}, cut {number} ({kind:?}): {what}")
         };
-        let start =
-            |(ledger, name): (Ledger, &String)| Worker::start(ledger, writer.join(name), rng.random());
-        let workers: Vec<Worker> = ledgers.drain(..).zip(&names).map(start).collect();
+        let start = |(ledger, name): (Ledger, &String)| {
+            Process::start(ledger, &writer.join(name), cluster.dir().join(name), rng.random())
+        };
+        let workers: Vec<Process> = ledgers.drain(..).zip(&names).map(start).collect();
         let moment = rng.random_range(20..300);
         wait::until("the load to reach the moment of the cut", GO_ON_DEADLINE, || {
-            let done = workers.iter().map(Worker::done).sum::<usize>();
-            (done >= moment || workers.iter().any(Worker::has_ended)).then_some(())
+            let done = workers.iter().map(Process::done).sum::<usize>();
+            (done >= moment || workers.iter().any(Process::has_ended)).then_some(())
         });
         let victims = victims(&cluster, *kind, &mut rng);
         cluster.cut_power(&victims);
         let cut_at = wait::now();
-        let done: Vec<usize> = workers.iter().map(Worker::done).collect();
+        let done: Vec<usize> = workers.iter().map(Process::done).collect();
         for name in victims.iter().filter(|name| is_server(name)) {
             cluster.start_daemon(name);
         }
         cluster.wait_whole();
         let goes_on = *kind != Cut::Everything;
         if goes_on {
-            wait::until("every worker to go on", GO_ON_DEADLINE, || all_went_on(&workers, &done, 1));
+            let goes_on =
+                |(worker, before): (&Process, &usize)| worker.done() > *before || worker.has_ended();
+            let all_go_on = || workers.iter().zip(&done).all(goes_on).then_some(());
+            wait::until("every worker to go on", GO_ON_DEADLINE, all_go_on);
             totals.longest_stall = totals.longest_stall.max(cut_at.elapsed());
         } else {
             ["a", "b"].iter().for_each(|mount| drop(cluster.mount(mount)));
         }
         for worker in workers {
-            let (ledger, ended) = worker.finish();
+            let (ledger, ended) = worker.finish(GO_ON_DEADLINE);
             match ended {
                 Err(error) if goes_on => return Err(failed(format!("a change failed: {error}"))),
                 Err(_) => totals.interrupted += 1,

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use dfs_tests::cluster::{Cluster, Shape};
 use dfs_tests::load::{Copy, NamespaceLoop};
+use dfs_tests::power::{ALL_CUTS, cuts, shape};
 use dfs_tests::shell::{sh, try_sh_within};
 use dfs_tests::{sys, tree, wait};
 use rand::rngs::SmallRng;
@@ -34,7 +35,31 @@ fn seed() -> u64 {
     seed
 }
 
-/// Whom a scenario kills.
+/// What befalls a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    Killed,
+    /// SIGSTOP: its connections stay open, and it says nothing.
+    Stopped,
+}
+
+impl Fault {
+    fn befall(self, cluster: &Cluster, server: &str) {
+        match self {
+            Fault::Killed => cluster.kill(server),
+            Fault::Stopped => cluster.pause(server),
+        }
+    }
+
+    fn end(self, cluster: &Cluster, server: &str) {
+        match self {
+            Fault::Killed => cluster.start_daemon(server),
+            Fault::Stopped => cluster.resume(server),
+        }
+    }
+}
+
+/// Whom it befalls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Victim {
     Leader,
@@ -42,12 +67,12 @@ enum Victim {
     Both,
 }
 
-/// One copy of `source`, which has `files` files, with a kill when it has reached the `at`-th.
-fn copy_through_a_kill(
+/// One copy of `source`, which has `files` files, with a fault when it has reached the `at`-th.
+fn copy_through_a_fault(
     cluster: &Cluster,
     source: &Path,
     files: usize,
-    victim: Victim,
+    (victim, fault): (Victim, Fault),
     at: usize,
     rng: &mut SmallRng,
 ) {
@@ -59,27 +84,29 @@ fn copy_through_a_kill(
     let leader = cluster.leader();
     let chunkserver = format!("chunk{}", rng.random_range(1..=cluster.shape.chunkservers));
     let reached = copy.started();
-    let killed: Vec<&String> = match victim {
+    let lost: Vec<&String> = match victim {
         Victim::Leader => vec![&leader],
         Victim::Chunkserver => vec![&chunkserver],
         Victim::Both => vec![&leader, &chunkserver],
     };
-    for name in &killed {
-        cluster.kill(name);
+    for name in &lost {
+        fault.befall(cluster, name);
     }
     let rounds_before = names.rounds();
     if victim != Victim::Chunkserver {
-        assert_ne!(cluster.leader(), leader, "the lead has changed");
+        let others = || (1..=cluster.shape.metaservers).filter(|id| format!("meta{id}") != leader);
+        let leads = |id| cluster.status_of(id).is_some_and(|status| status.is_leader);
+        wait::until("another leader", COPY_DEADLINE, || others().any(leads).then_some(()));
     }
     let all = copy.finish(COPY_DEADLINE);
     let seen = names.finish();
-    eprintln!("{victim:?} {killed:?} killed at {reached} of {all} files; beside it {seen:?}");
-    assert!(reached > 0 && reached < files, "files were copied before ({reached}) and after the kill");
+    eprintln!("{victim:?} {lost:?} {fault:?} at {reached} of {all} files; beside it {seen:?}");
+    assert!(reached > 0 && reached < files, "files were copied before ({reached}) and after the fault");
     assert_eq!(all, files);
-    assert!(seen.rounds > rounds_before + 1, "the namespace loop went on after the kill");
+    assert!(seen.rounds > rounds_before + 1, "the namespace loop went on after the fault");
     assert!(seen.longest_stall < STALL_MAX, "stalled for {:?}", seen.longest_stall);
-    for name in &killed {
-        cluster.start_daemon(name);
+    for name in &lost {
+        fault.end(cluster, name);
     }
     cluster.wait_whole();
     sys::drop_caches();
@@ -105,7 +132,24 @@ fn a_copy_of_many_files_and_a_large_one_survives_kills_at_eight_moments() {
     let victims = [Victim::Leader, Victim::Chunkserver, Victim::Both];
     for moment in 0..8 {
         let at = rng.random_range(files / 50..files * 9 / 10);
-        copy_through_a_kill(&cluster, &source, files, victims[moment % 3], at, &mut rng);
+        copy_through_a_fault(&cluster, &source, files, (victims[moment % 3], Fault::Killed), at, &mut rng);
+    }
+}
+
+#[test]
+fn a_copy_survives_a_leader_and_a_chunkserver_that_stop_and_say_nothing() {
+    let _turn = turn();
+    let mut rng = SmallRng::seed_from_u64(seed());
+    let outside = tempfile::tempdir().unwrap();
+    let source = outside.path().join("made");
+    tree::make(&source, 7, 2000).unwrap();
+    tree::write_made(&source.join("large"), 8, 128 << 20).unwrap();
+    let files = count_files(&source);
+    let cluster = Cluster::start(Shape::default());
+    cluster.mount("a");
+    for victim in [Victim::Leader, Victim::Chunkserver, Victim::Both] {
+        let at = rng.random_range(files / 50..files * 9 / 10);
+        copy_through_a_fault(&cluster, &source, files, (victim, Fault::Stopped), at, &mut rng);
     }
 }
 
@@ -120,7 +164,7 @@ fn a_copy_of_the_compiler_survives_kills_at_two_moments() {
     cluster.mount("a");
     for victim in [Victim::Both, Victim::Leader] {
         let at = rng.random_range(files / 10..files * 8 / 10);
-        copy_through_a_kill(&cluster, &source, files, victim, at, &mut rng);
+        copy_through_a_fault(&cluster, &source, files, (victim, Fault::Killed), at, &mut rng);
     }
 }
 
@@ -334,4 +378,12 @@ fn a_metaserver_that_was_away_catches_up_through_a_snapshot() {
     assert_eq!(sh(&dir, "ls b0 | wc -l"), "197");
     cluster.start_daemon(&leader);
     cluster.wait_whole();
+}
+
+#[test]
+fn twenty_power_cuts_lose_nothing_that_was_acknowledged() {
+    let _turn = turn();
+    let totals = cuts(shape(), &ALL_CUTS, 20, 11).unwrap_or_else(|lost| panic!("{lost}"));
+    println!("{totals:?}");
+    assert!(totals.acknowledged >= 1000, "too little was under way: {totals:?}");
 }
