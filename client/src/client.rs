@@ -17,6 +17,7 @@ use futures::{StreamExt as _, stream};
 
 use crate::cluster::{ClusterClient, Found};
 use crate::federation::Federation;
+use crate::touched::{Mark, Touched};
 use crate::{ClientConfig, ClientError, Created, DirPage, File, OpenMode, Result};
 
 /// Volumes of one listing whose attributes are asked for at the same time.
@@ -33,12 +34,14 @@ pub enum Looked {
 /// A mounted federation. Dropping it without [`Client::shutdown`] leaves its sessions to expire.
 pub struct Client {
     federation: Arc<Federation>,
+    touched: Touched,
 }
 
 impl Client {
     /// Finds the federation. Sessions are opened where they are needed.
     pub async fn connect(config: ClientConfig, env: Env) -> Result<Arc<Client>> {
-        Ok(Arc::new(Client { federation: Federation::connect(config, env).await? }))
+        let federation = Federation::connect(config, env).await?;
+        Ok(Arc::new(Client { federation, touched: Touched::default() }))
     }
 
     async fn at(&self, inode: InodeId) -> Result<Arc<ClusterClient>> {
@@ -55,10 +58,40 @@ impl Client {
 
     /// The same without waiting for the cluster of a volume that the name leads to: it may be away.
     pub async fn look_up(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> Result<Looked> {
-        let found = match parent == InodeId::ROOT {
-            true => self.find_in_root(caller, name).await?,
-            false => self.at(parent).await?.lookup(caller, parent, name).await?,
+        if parent != InodeId::ROOT {
+            let found = self.at(parent).await?.lookup(caller, parent, name).await?;
+            return self.follow(caller, found).await;
+        }
+        let mark = self.touched.mark(name);
+        let question = {
+            let (federation, caller, name) = (self.federation.clone(), caller.clone(), name.to_vec());
+            async move { federation.at(parent).await?.lookup(&caller, parent, &name).await }
         };
+        match self.federation.soon(parent, question).await {
+            Ok(Some(found)) => {
+                self.compare(name, mark, Some(&found));
+                self.follow(caller, found).await
+            }
+            Ok(None) => match self.follow_map(caller, name).await {
+                Some(looked) => looked,
+                None => {
+                    let found = self.at(parent).await?.lookup(caller, parent, name).await?;
+                    self.follow(caller, found).await
+                }
+            },
+            Err(away @ ClientError::Unavailable { .. }) => {
+                self.follow_map(caller, name).await.unwrap_or(Err(away))
+            }
+            Err(error) => {
+                if error == ClientError::NotFound {
+                    self.compare(name, mark, None);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn follow(&self, caller: &Caller, found: Found) -> Result<Looked> {
         match found {
             Found::Here(attr) => Ok(Looked::Attr(attr)),
             Found::Elsewhere(root) => {
@@ -68,23 +101,49 @@ impl Client {
         }
     }
 
-    /// While volume 0's cluster does not answer, the names of volumes are those of the map.
-    async fn find_in_root(&self, caller: &Caller, name: &[u8]) -> Result<Found> {
-        let root = InodeId::ROOT;
-        let question = {
-            let (federation, caller, name) = (self.federation.clone(), caller.clone(), name.to_vec());
-            async move { federation.at(root).await?.lookup(&caller, root, &name).await }
-        };
-        let answer = self.federation.soon(root, question).await;
-        if !matches!(answer, Ok(None) | Err(ClientError::Unavailable { .. })) {
-            return answer.and_then(|found| found.ok_or(ClientError::NotFound));
+    /// While volume 0's cluster does not answer, the names of volumes are those of the map. `None`: it knows none, or is
+    /// behind.
+    async fn follow_map(&self, caller: &Caller, name: &[u8]) -> Option<Result<Looked>> {
+        if self.touched.is_doubtful(name) {
+            return None;
         }
-        let volume = self.federation.map().and_then(|map| map.named(name));
-        match (volume.and_then(root_of), answer) {
-            (Some(root), _) => Ok(Found::Elsewhere(root)),
-            (None, Err(away)) => Err(away),
-            (None, Ok(_)) => self.at(root).await?.lookup(caller, root, name).await,
+        let volume = self.federation.map().and_then(|map| map.named(name))?;
+        match self.follow(caller, Found::Elsewhere(root_of(volume)?)).await {
+            Err(ClientError::Stale) => None, // it was removed
+            looked => Some(looked),
         }
+    }
+
+    /// The map is believed again for this name once it tells what the root directory tells.
+    fn compare(&self, name: &[u8], mark: Mark, found: Option<&Found>) {
+        let volume = found.and_then(|found| match found {
+            Found::Here(InodeAttr { inode, .. }) | Found::Elsewhere(inode) => {
+                (inode.volume() != VolumeId(0)).then(|| inode.volume())
+            }
+        });
+        if self.federation.map().and_then(|map| map.named(name)) == volume {
+            self.touched.agreed(name, mark);
+        }
+    }
+
+    /// Changes these names of a directory.
+    async fn changing<T>(
+        &self,
+        parent: InodeId,
+        names: &[&Name],
+        change: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let names = if parent == InodeId::ROOT { names } else { &[] };
+        names.iter().for_each(|name| self.touched.touch(name));
+        let done = change.await;
+        names.iter().for_each(|name| self.touched.touch(name));
+        done
+    }
+
+    /// For a change that can only take the place of a volume that was there before.
+    fn if_mapped<'n>(&self, name: &'n Name) -> Vec<&'n Name> {
+        let volume = self.federation.map().and_then(|map| map.named(name.as_bytes()));
+        volume.map(|_| name).into_iter().collect()
     }
 
     fn ask_for_attr(
@@ -123,7 +182,9 @@ impl Client {
 
     /// Makes a file, directory, symlink or node.
     pub async fn create(&self, caller: &Caller, create: Create) -> Result<Created> {
-        self.at(create.parent).await?.create(caller, create).await
+        let (parent, name) = (create.parent, create.name.clone());
+        let change = async { self.at(parent).await?.create(caller, create).await };
+        self.changing(parent, &self.if_mapped(&name), change).await
     }
 
     /// Makes a file and opens it; with `or_existing` opens the one that is there, with the rights that `mode` wants.
@@ -133,7 +194,9 @@ impl Client {
         create: Create,
         mode: OpenMode,
     ) -> Result<(Arc<File>, InodeAttr)> {
-        self.at(create.parent).await?.create_open(caller, create, mode).await
+        let (parent, name) = (create.parent, create.name.clone());
+        let change = async { self.at(parent).await?.create_open(caller, create, mode).await };
+        self.changing(parent, &self.if_mapped(&name), change).await
     }
 
     /// Opens a file; the rights checked here belong to it from now on. What others closed before is seen by it.
@@ -150,7 +213,8 @@ impl Client {
         name: &Name,
     ) -> Result<InodeAttr> {
         require_one_volume(inode, parent)?;
-        self.at(parent).await?.link(caller, inode, parent, name).await
+        let change = async { self.at(parent).await?.link(caller, inode, parent, name).await };
+        self.changing(parent, &self.if_mapped(name), change).await
     }
 
     /// The last name of a file that is open here may go: its open files stay usable.
@@ -159,13 +223,16 @@ impl Client {
     }
 
     pub async fn rmdir(&self, caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
-        self.at(parent).await?.rmdir(caller, parent, name).await
+        let change = async { self.at(parent).await?.rmdir(caller, parent, name).await };
+        self.changing(parent, &[name], change).await
     }
 
     /// Within a volume, or of a volume in the root directory.
     pub async fn rename(&self, caller: &Caller, rename: Rename) -> Result<()> {
         require_one_volume(rename.parent, rename.new_parent)?;
-        self.at(rename.parent).await?.rename(caller, rename).await
+        let (parent, name, new_name) = (rename.parent, rename.name.clone(), rename.new_name.clone());
+        let change = async { self.at(parent).await?.rename(caller, rename).await };
+        self.changing(parent, &[&name, &new_name], change).await
     }
 
     pub async fn readlink(&self, caller: &Caller, inode: InodeId) -> Result<Vec<u8>> {

@@ -29,6 +29,7 @@ mod reader;
 mod retry;
 mod session;
 mod stream;
+mod touched;
 mod writer;
 
 #[cfg(test)]

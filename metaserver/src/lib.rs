@@ -293,6 +293,11 @@ impl Running {
         &self.consensus
     }
 
+    /// This process's member of the federation group, if it is one.
+    pub fn federation(&self) -> Option<&Consensus> {
+        self.federation.as_ref()
+    }
+
     /// Serves until `shutdown` is ready or this member cannot go on; then ends calls, then Raft, then closes the storage.
     pub async fn run_until(mut self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
         let ended = tokio::select! {

@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -53,7 +54,8 @@ impl Machines {
     /// So many namespaces on one switch, which is one too.
     pub fn new(count: usize) -> Machines {
         let guard = Arc::new(Guard::new());
-        let prefix = format!("dfs{}", std::process::id());
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let prefix = format!("dfs{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let machines = Machines { daemons: Vec::new(), guard, prefix };
         let switch = machines.namespace(0);
         sh(Path::new("/"), &format!("ip -n {switch} link add sw type bridge; ip -n {switch} link set sw up"));

@@ -70,22 +70,14 @@ fn model_error(error: &ClientError) -> Option<ModelError> {
 }
 
 impl Walker {
-    /// Makes the directory `name` below the root and walks there.
-    pub async fn start(client: Arc<Client>, peer: Arc<Client>, rng: Rng, name: &str) -> Walker {
-        let create = Create {
-            parent: InodeId::ROOT,
-            name: name_of(name),
-            mode: 0o755,
-            what: NewInode::Directory,
-            or_existing: false,
-        };
-        let made = client.create(&caller(), create).await.unwrap_or_else(|e| panic!("make {name}: {e}"));
+    /// Walks in `directory`, which is empty.
+    pub fn start(client: Arc<Client>, peer: Arc<Client>, rng: Rng, name: &str, directory: InodeId) -> Walker {
         Walker {
             client,
             peer,
             rng,
             model: ModelFs::default(),
-            inodes: BTreeMap::from([(ROOT, made.attr.inode)]),
+            inodes: BTreeMap::from([(ROOT, directory)]),
             open: Vec::new(),
             walked: Walked::default(),
             name: name.to_owned(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dfs_proto::env::Rng;
 
-use super::{CHUNKSERVERS, Disks, METASERVERS, MORTAL, Shared};
+use super::{Disks, Layout, MORTAL, Plan, Shared, VOLUMES, metaserver_name};
 
 /// Servers need this long to form a cluster before anything is broken.
 const CALM_FIRST: Duration = Duration::from_secs(3);
@@ -45,14 +45,16 @@ enum Broken {
 
 pub(crate) struct Faults {
     rng: Rng,
+    layout: Layout,
     walkers: usize,
     next: Duration,
     current: Vec<(Duration, Fault)>,
 }
 
 impl Faults {
-    pub(crate) fn new(rng: Rng, walkers: usize) -> Faults {
-        Faults { rng, walkers, next: CALM_FIRST, current: Vec::new() }
+    pub(crate) fn new(rng: Rng, plan: Plan) -> Faults {
+        let Plan { layout, walkers, .. } = plan;
+        Faults { rng, layout, walkers, next: CALM_FIRST, current: Vec::new() }
     }
 
     /// Mends what is due and breaks something new when it is time.
@@ -62,7 +64,7 @@ impl Faults {
         self.current = rest;
         for (_, fault) in due {
             tracing::info!("{now:?}: mended: {fault:?}");
-            mend(sim, fault);
+            self.mend(sim, fault);
         }
         if now < self.next {
             return;
@@ -80,13 +82,23 @@ impl Faults {
     /// The last fault: mends everything else, and the power fails everywhere at once. [`Faults::end_blackout`] ends it.
     pub(crate) fn last_blackout(&mut self, sim: &mut turmoil::Sim<'_>, disks: &Disks, shared: &Shared) {
         for (_, fault) in std::mem::take(&mut self.current) {
-            mend(sim, fault);
+            self.mend(sim, fault);
         }
         self.blackout(sim, disks, shared);
     }
 
     pub(crate) fn end_blackout(&self, sim: &mut turmoil::Sim<'_>) {
-        mend(sim, Fault::Blackout);
+        self.mend(sim, Fault::Blackout);
+    }
+
+    /// Of some group.
+    fn some_leader(&self, shared: &Shared) -> Option<usize> {
+        let groups = self.layout.groups() as u64;
+        shared.leader(if groups > 1 { self.rng.below(groups) as usize } else { 0 })
+    }
+
+    fn some_metaserver(&self) -> usize {
+        self.rng.below(self.layout.metaservers() as u64) as usize
     }
 
     fn between(&self, least: Duration, most: Duration) -> Duration {
@@ -114,14 +126,14 @@ impl Faults {
         let is_dead = self.current.iter().any(|(_, fault)| matches!(fault, Fault::ClientDown));
         match self.rng.below(18) {
             0..=2 if !is_down(true) => {
-                let leader = shared.leader().filter(|_| self.rng.below(2) == 0);
-                let index = leader.unwrap_or_else(|| self.rng.below(METASERVERS as u64) as usize);
+                let leader = self.some_leader(shared).filter(|_| self.rng.below(2) == 0);
+                let index = leader.unwrap_or_else(|| self.some_metaserver());
                 drop(shared.note_fault(sim, 1));
                 self.crash(sim, disks, shared, true, index);
                 Some(Fault::Down { metaserver: true, index })
             }
             3..=5 if !is_down(false) => {
-                let index = self.rng.below(CHUNKSERVERS as u64) as usize;
+                let index = self.rng.below(self.layout.all_chunkservers() as u64) as usize;
                 drop(shared.note_fault(sim, 2));
                 self.crash(sim, disks, shared, false, index);
                 Some(Fault::Down { metaserver: false, index })
@@ -150,9 +162,8 @@ impl Faults {
         index: usize,
     ) {
         if metaserver {
-            sim.crash(format!("m{}", index + 1).as_str());
-            disks.logs[index].crash(&self.rng);
-            disks.states[index].crash();
+            sim.crash(metaserver_name(index).as_str());
+            disks.crash_metaserver(index, &self.rng);
         } else {
             sim.crash(format!("c{}", index + 1).as_str());
             disks.chunks[index].crash(&self.rng);
@@ -164,10 +175,10 @@ impl Faults {
 
     fn blackout(&self, sim: &mut turmoil::Sim<'_>, disks: &Disks, shared: &Shared) {
         shared.note_fault(sim, 3).blackouts += 1;
-        for index in 0..METASERVERS {
+        for index in 0..self.layout.metaservers() {
             self.crash(sim, disks, shared, true, index);
         }
-        for index in 0..CHUNKSERVERS {
+        for index in 0..self.layout.all_chunkservers() {
             self.crash(sim, disks, shared, false, index);
         }
     }
@@ -195,10 +206,10 @@ impl Faults {
 
     /// Mostly the leader: it must not go on answering.
     fn isolate(&self, sim: &mut turmoil::Sim<'_>, shared: &Shared) -> Fault {
-        let leader = shared.leader().filter(|_| self.rng.below(4) > 0);
-        let index = leader.unwrap_or_else(|| self.rng.below(METASERVERS as u64) as usize);
-        for other in others(index) {
-            sim.partition(format!("m{}", index + 1), other);
+        let leader = self.some_leader(shared).filter(|_| self.rng.below(4) > 0);
+        let index = leader.unwrap_or_else(|| self.some_metaserver());
+        for other in self.others(index) {
+            sim.partition(metaserver_name(index), other);
         }
         shared.note_fault(sim, 8).isolations += 1;
         Fault::Isolated { index }
@@ -206,41 +217,41 @@ impl Faults {
 
     /// One time in three from the leader to a client: cut one way, that loses the replies to what was executed.
     fn two_hosts(&self, shared: &Shared) -> (String, String) {
-        if let Some(leader) = shared.leader().filter(|_| self.rng.below(3) == 0) {
-            return (format!("m{}", leader + 1), format!("w{}", 1 + self.rng.below(self.walkers as u64)));
+        if let Some(leader) = self.some_leader(shared).filter(|_| self.rng.below(3) == 0) {
+            return (metaserver_name(leader), format!("w{}", 1 + self.rng.below(self.walkers as u64)));
         }
-        let hosts: Vec<String> = (1..=METASERVERS)
-            .map(|n| format!("m{n}"))
-            .chain((1..=CHUNKSERVERS).map(|n| format!("c{n}")))
+        let hosts: Vec<String> = self
+            .servers()
             .chain((1..=self.walkers).map(|n| format!("w{n}")))
             .chain([MORTAL.to_owned()])
+            .chain(self.layout.has_federation().then(|| VOLUMES.to_owned()))
             .collect();
         let first = self.rng.below(hosts.len() as u64) as usize;
         let second = (first + 1 + self.rng.below(hosts.len() as u64 - 1) as usize) % hosts.len();
         (hosts[first].clone(), hosts[second].clone())
     }
-}
 
-fn others(index: usize) -> impl Iterator<Item = String> {
-    (0..METASERVERS).filter(move |other| *other != index).map(|other| format!("m{}", other + 1))
-}
+    fn servers(&self) -> impl Iterator<Item = String> + use<> {
+        let metaservers = (0..self.layout.metaservers()).map(metaserver_name);
+        metaservers.chain((1..=self.layout.all_chunkservers()).map(|n| format!("c{n}")))
+    }
 
-fn mend(sim: &mut turmoil::Sim<'_>, fault: Fault) {
-    match fault {
-        Fault::Down { metaserver: true, index } => sim.bounce(format!("m{}", index + 1).as_str()),
-        Fault::Down { metaserver: false, index } => sim.bounce(format!("c{}", index + 1).as_str()),
-        Fault::ClientDown => sim.bounce(MORTAL),
-        Fault::Isolated { index } => {
-            others(index).for_each(|other| sim.repair(format!("m{}", index + 1), other));
-        }
-        Fault::Blackout => {
-            let metaservers = (1..=METASERVERS).map(|n| format!("m{n}"));
-            for host in metaservers.chain((1..=CHUNKSERVERS).map(|n| format!("c{n}"))) {
-                sim.bounce(host.as_str());
+    fn others(&self, index: usize) -> impl Iterator<Item = String> + use<> {
+        (0..self.layout.metaservers()).filter(move |other| *other != index).map(metaserver_name)
+    }
+
+    fn mend(&self, sim: &mut turmoil::Sim<'_>, fault: Fault) {
+        match fault {
+            Fault::Down { metaserver: true, index } => sim.bounce(metaserver_name(index).as_str()),
+            Fault::Down { metaserver: false, index } => sim.bounce(format!("c{}", index + 1).as_str()),
+            Fault::ClientDown => sim.bounce(MORTAL),
+            Fault::Isolated { index } => {
+                self.others(index).for_each(|other| sim.repair(metaserver_name(index), other));
             }
+            Fault::Blackout => self.servers().for_each(|host| sim.bounce(host.as_str())),
+            Fault::Link { from, to, how: Broken::Cut } => sim.repair(from.as_str(), to.as_str()),
+            Fault::Link { from, to, how: Broken::CutOneWay } => sim.repair_oneway(from.as_str(), to.as_str()),
+            Fault::Link { from, to, how: Broken::Hung } => sim.release(from.as_str(), to.as_str()),
         }
-        Fault::Link { from, to, how: Broken::Cut } => sim.repair(from.as_str(), to.as_str()),
-        Fault::Link { from, to, how: Broken::CutOneWay } => sim.repair_oneway(from.as_str(), to.as_str()),
-        Fault::Link { from, to, how: Broken::Hung } => sim.release(from.as_str(), to.as_str()),
     }
 }

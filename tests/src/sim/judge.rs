@@ -4,9 +4,12 @@
 //! J2  At the end `state::check` finds nothing.
 //! J3  At the end every replica of every chunk gives all committed bytes, with their checksums, from what a power
 //!     failure leaves. No disk of this simulation rots, so nobody has reported damage either.
+//! J4  In the end the federation map, the root directory's entries and the clusters' volumes are the same, and nothing is
+//!     in the middle.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use dfs_chunkserver::disk::MemoryDisk;
 use dfs_chunkserver::metrics::Metrics;
@@ -17,12 +20,14 @@ use dfs_metaserver::raft::applied_count;
 use dfs_metaserver::state;
 use dfs_metaserver::state::chunk::{ChunkRecord, ChunkState};
 use dfs_metaserver::state::read;
+use dfs_metaserver::state::volume::{VolumeEntry, VolumeState};
 use dfs_proto::chunk::{ChunkKey, ReadChunk};
-use dfs_proto::ids::{ChunkId, ServerId};
+use dfs_proto::federation::VolumePhase;
+use dfs_proto::ids::{ChunkId, ClusterId, ServerId, VolumeId};
 use dfs_proto::units::{ChunkOffset, READ_LEN_MAX};
 use futures::executor::block_on;
 
-use super::{Disks, FRAMES_PORT};
+use super::{Disks, FRAMES_PORT, GroupDisks};
 
 /// A state's bytes as one number, and how many entries it holds the effects of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,36 +58,94 @@ fn digest(view: &dyn Snapshot) -> Digest {
 /// Watches the states of all metaservers (J1).
 #[derive(Default)]
 pub(super) struct Judge {
-    seen: BTreeMap<u64, (u64, usize)>,
+    /// By group and entries applied.
+    seen: BTreeMap<(usize, u64), (u64, usize)>,
     /// The current database of each metaserver: a new one is a snapshot that was installed.
     databases: BTreeMap<usize, String>,
     pub(super) snapshots_installed: u64,
 }
 
 impl Judge {
-    /// Looks at every state; true when all of them are the same.
+    /// Looks at every state; true when all those of a group are the same.
     pub(super) fn look(&mut self, disks: &Disks) -> bool {
-        for (index, home) in disks.states.iter().enumerate() {
-            let Ok(Some(name)) = home.current() else { continue };
+        for (index, part) in disks.clusters.iter().enumerate() {
+            let Ok(Some(name)) = part.state.current() else { continue };
             let before = self.databases.insert(index, name.clone());
             self.snapshots_installed += u64::from(before.is_some_and(|before| before != name));
         }
-        let found: Vec<Option<Digest>> = (0..disks.states.len())
-            .map(|index| current(disks, index).map(|kv| digest(&*kv.snapshot())))
-            .collect();
-        for (index, digest) in found.iter().enumerate() {
-            let Some(Digest { applied, hash }) = *digest else { continue };
-            let (first, by) = *self.seen.entry(applied).or_insert((hash, index));
-            assert!(first == hash, "m{} and m{} differ after {applied} entries", by + 1, index + 1);
+        let same: Vec<bool> = (0..disks.layout.groups()).map(|group| self.look_at(disks, group)).collect();
+        same.into_iter().all(|is_same| is_same)
+    }
+
+    fn look_at(&mut self, disks: &Disks, group: usize) -> bool {
+        let mut found = Vec::new();
+        for (index, part) in disks.of_group(group) {
+            let seen = current(part).map(|kv| digest(&*kv.snapshot()));
+            if let Some(Digest { applied, hash }) = seen {
+                let (first, by) = *self.seen.entry((group, applied)).or_insert((hash, index));
+                let (one, other) = (by + 1, index + 1);
+                assert!(first == hash, "group {group}: m{one} and m{other} differ after {applied} entries");
+            }
+            found.push(seen);
         }
         found[0].is_some() && found.iter().all(|digest| *digest == found[0])
     }
+
+    /// J1 and J4, after everything has become quiet.
+    pub(super) fn agreement(&mut self, disks: &Disks) -> Result<(), String> {
+        match self.look(disks) {
+            true => volumes_agree(disks),
+            false => Err("the metaservers' states do not become the same".to_owned()),
+        }
+    }
 }
 
-fn current(disks: &Disks, index: usize) -> Option<std::sync::Arc<dyn Kv>> {
-    let home = &disks.states[index];
-    let name = home.current().ok().flatten()?;
-    Some(home.open(&name).unwrap_or_else(|error| panic!("open the state of m{}: {error}", index + 1)))
+/// J4.
+fn volumes_agree(disks: &Disks) -> Result<(), String> {
+    if !disks.layout.has_federation() {
+        return Ok(());
+    }
+    let map = state::federation::map(&*furthest(disks, disks.layout.clusters).snapshot()).ok_or("no map")?;
+    let mut named = BTreeMap::new();
+    for (volume, entry) in read::volume_entries(&*furthest(disks, 0).snapshot()) {
+        if let VolumeEntry::Named { name, .. } = entry {
+            named.insert(volume, name);
+        }
+    }
+    let mut mapped: BTreeMap<ClusterId, Vec<VolumeId>> = BTreeMap::new();
+    for (id, volume) in &map.volumes {
+        if volume.phase != VolumePhase::Active || volume.name.as_ref() != named.get(id) {
+            return Err(format!("{id} is {volume:?}, the root directory has {:?}", named.get(id)));
+        }
+        mapped.entry(volume.cluster).or_default().push(*id);
+    }
+    if map.volumes.len() != named.len() + 1 {
+        return Err(format!("the map has {:?}, the root directory {named:?}", map.volumes));
+    }
+    for cluster in 0..disks.layout.clusters {
+        let kv = furthest(disks, cluster);
+        let view = kv.snapshot();
+        let id = read::cluster(&*view).ok_or("a cluster was not made")?.cluster;
+        let there = read::volumes(&*view).into_iter().filter(|(_, state)| *state != VolumeState::Dropped);
+        let (there, wanted) = (there.collect::<Vec<_>>(), mapped.remove(&id).unwrap_or_default());
+        let active: Vec<_> = wanted.into_iter().map(|id| (id, VolumeState::Active)).collect();
+        if there != active {
+            return Err(format!("cluster {} has {there:?}, the map says {active:?}", cluster + 1));
+        }
+    }
+    Ok(())
+}
+
+fn current(part: &GroupDisks) -> Option<Arc<dyn Kv>> {
+    let name = part.state.current().ok().flatten()?;
+    Some(part.state.open(&name).unwrap_or_else(|error| panic!("open a state: {error}")))
+}
+
+/// The state of a group's member that has applied most.
+fn furthest(disks: &Disks, group: usize) -> Arc<dyn Kv> {
+    let states = disks.of_group(group).into_iter().filter_map(|(_, part)| current(part));
+    let furthest = states.max_by_key(|kv| digest(&*kv.snapshot()).applied);
+    furthest.unwrap_or_else(|| panic!("no member of group {group} has a state"))
 }
 
 /// What the disks held at the end.
@@ -93,22 +156,24 @@ pub(super) struct Found {
 
 /// J2, J3; every server is gone, and its disk is as the power failure left it.
 pub(super) fn verdict(disks: &Disks) -> Found {
-    let mut states = (0..disks.states.len()).filter_map(|index| current(disks, index).map(|kv| (index, kv)));
-    let mut furthest: Option<(u64, std::sync::Arc<dyn Kv>)> = None;
-    for (index, kv) in states.by_ref() {
-        let broken = state::check(&*kv.snapshot());
-        assert!(broken.is_empty(), "m{}: {broken:#?}", index + 1);
-        let applied = digest(&*kv.snapshot()).applied;
-        if furthest.as_ref().is_none_or(|(most, _)| applied > *most) {
-            furthest = Some((applied, kv));
+    for group in 0..disks.layout.groups() {
+        for (index, part) in disks.of_group(group) {
+            let Some(kv) = current(part) else { continue };
+            let view = kv.snapshot();
+            let broken = [state::check(&*view), state::federation::check(&*view)].concat();
+            assert!(broken.is_empty(), "m{}: {broken:#?}", index + 1);
         }
     }
-    let (_, kv) = furthest.unwrap_or_else(|| panic!("no metaserver has a state"));
-    let view = kv.snapshot();
-    let chunks = read::chunks(&*view);
-    // Ids are given without gaps and not reused: those below the highest that have no record are gone.
-    let chunks_deleted = chunks.last().map_or(0, |(id, _)| id.0 - chunks.len() as u64);
-    Found { copies_read: copies(disks, &*view), chunks_deleted }
+    let mut found = Found { copies_read: 0, chunks_deleted: 0 };
+    for cluster in 0..disks.layout.clusters {
+        let kv = furthest(disks, cluster);
+        let view = kv.snapshot();
+        let chunks = read::chunks(&*view);
+        // Ids are given without gaps and not reused: those below the highest that have no record are gone.
+        found.chunks_deleted += chunks.last().map_or(0, |(id, _)| id.0 - chunks.len() as u64);
+        found.copies_read += copies(disks, &*view);
+    }
+    found
 }
 
 fn copies(disks: &Disks, view: &dyn Snapshot) -> u64 {
@@ -142,7 +207,7 @@ fn open_store(disk: &MemoryDisk) -> ChunkStore {
         io: Workers::inline(),
         syncs: Workers::inline(),
     };
-    ChunkStore::open(std::sync::Arc::new(disk.clone()), Path::new("/data"), options, Metrics::new())
+    ChunkStore::open(Arc::new(disk.clone()), Path::new("/data"), options, Metrics::new())
         .unwrap_or_else(|error| panic!("open a chunk store: {error}"))
 }
 

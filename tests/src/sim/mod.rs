@@ -1,5 +1,6 @@
 //! The whole system under a simulated clock, network and disks: three metaservers, three chunkservers, several clients
-//! that walk at random, and faults. One seed is one run; the same seed is the same run.
+//! that walk at random, and faults. One seed is one run; the same seed is the same run. One seed in four has two clusters
+//! under one root directory instead, and a client that makes, renames and removes volumes.
 //!
 //! Fault model, drawn from the seed:
 //! * crash: a server's tasks vanish between two ticks; its log disk, chunk disk and Kv keep what was synced or flushed, and
@@ -15,14 +16,17 @@
 //!
 //! Clocks run at one rate. What is checked: every answer equals the model's (waiting is allowed, errors are not); another
 //! client sees what was closed or synced, and at the end, after the power failure, a fresh one sees every byte; no task
-//! panics; and what `judge` says about the disks.
+//! panics; and what `judge` says about the disks. Of changes of volumes an error is allowed, because they need several
+//! quorums (P9.4): they are repeated, and must have happened once.
 
 mod faults;
 mod judge;
 mod mortal;
 mod net;
+mod volumes;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
@@ -30,13 +34,16 @@ use std::time::{Duration, SystemTime};
 use dfs_chunkserver::disk::MemoryDisk;
 use dfs_chunkserver::machine::{FixedMachine, MachineLoad};
 use dfs_chunkserver::workers::Workers;
-use dfs_client::{Client, ClientConfig};
+use dfs_client::{Client, ClientConfig, ClientError};
 use dfs_metaserver::config::{BootstrapMember, Settings};
 use dfs_metaserver::kv::memory::MemoryHome;
+use dfs_metaserver::raft::Consensus;
 use dfs_metaserver::raft::log_disk::SimulatedDisk;
 use dfs_metaserver::{GroupStorage, Storage};
-use dfs_proto::attr::Timestamp;
+use dfs_proto::attr::{Caller, Name, Timestamp};
 use dfs_proto::env::{Clock, Env, Rng};
+use dfs_proto::ids::InodeId;
+use dfs_proto::meta::{Create, NewInode};
 use serde::{Deserialize, Serialize};
 
 use crate::walk::Walker;
@@ -45,10 +52,12 @@ use judge::{Found, Judge};
 use mortal::Promise;
 use net::SimNet;
 
+/// Of each cluster.
 const METASERVERS: usize = 3;
-const CHUNKSERVERS: usize = 3;
 /// The host of the client that dies.
 const MORTAL: &str = "x1";
+/// The host of the client that makes volumes.
+const VOLUMES: &str = "v1";
 const GRPC_PORT: u16 = 7000;
 const FRAMES_PORT: u16 = 7101;
 /// Between two looks at the metaservers' states while clients walk: each costs a pass over all of them.
@@ -56,8 +65,52 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// How long the last power failure lasts, and how soon all metaservers must agree after it.
 const LAST_BLACKOUT: Duration = Duration::from_secs(1);
 const AGREEMENT_DEADLINE: Duration = Duration::from_secs(60);
-/// Between two looks of a client whether the last power failure is over.
+/// Between two looks of a client whether the last power failure is over, and between two tries of a change of volumes.
 const OVER_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Which servers there are: `m1`, `m2`, … and `c1`, `c2`, …, counted over all clusters. Metaservers are named by their index
+/// from 0, Raft groups by the index of their cluster, or the number of clusters for the federation group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    pub clusters: usize,
+    /// Of each cluster.
+    pub chunkservers: usize,
+}
+
+impl Layout {
+    const ALONE: Layout = Layout { clusters: 1, chunkservers: 3 };
+    const FEDERATION: Layout = Layout { clusters: 2, chunkservers: 2 };
+
+    fn has_federation(self) -> bool {
+        self.clusters > 1
+    }
+
+    fn metaservers(self) -> usize {
+        self.clusters * METASERVERS
+    }
+
+    fn all_chunkservers(self) -> usize {
+        self.clusters * self.chunkservers
+    }
+
+    /// The members of the federation group, spread over the clusters.
+    fn seats(self) -> Vec<usize> {
+        let rounds = (0..METASERVERS).flat_map(|id| (0..self.clusters).map(move |of| of * METASERVERS + id));
+        if self.has_federation() { rounds.take(3).collect() } else { Vec::new() }
+    }
+
+    fn groups(self) -> usize {
+        self.clusters + usize::from(self.has_federation())
+    }
+
+    fn members(self, group: usize) -> Vec<usize> {
+        if group == self.clusters { self.seats() } else { members_of(group).collect() }
+    }
+}
+
+fn members_of(cluster: usize) -> Range<usize> {
+    cluster * METASERVERS..(cluster + 1) * METASERVERS
+}
 
 /// What one run is made of.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +118,7 @@ pub struct Plan {
     pub seed: u64,
     pub walkers: usize,
     pub operations_each: u64,
+    pub layout: Layout,
     /// Longest pause of a walker between two operations: spreads them over the faults.
     pub pause_max: Duration,
 }
@@ -73,7 +127,8 @@ impl Plan {
     /// One seed in eight takes its time, so that chunks that died are deleted (P10.4) while clients walk.
     pub fn of_seed(seed: u64) -> Plan {
         let pause_max = Duration::from_millis(if seed.is_multiple_of(8) { 3000 } else { 400 });
-        Plan { seed, walkers: 3, operations_each: 110, pause_max }
+        let layout = if seed % 4 == 3 { Layout::FEDERATION } else { Layout::ALONE };
+        Plan { seed, walkers: 3, operations_each: 110, layout, pause_max }
     }
 }
 
@@ -82,6 +137,8 @@ impl Plan {
 pub struct Totals {
     pub operations: u64,
     pub bytes_written: u64,
+    /// Made, renamed and removed.
+    pub volume_changes: u64,
     /// A power failure is one, and its crashes are not.
     pub faults: u64,
     pub crashes: u64,
@@ -111,12 +168,14 @@ pub struct Totals {
 /// What the hosts share with the driver outside.
 struct Shared {
     seed: u64,
+    /// All clusters have joined, and whoever walks may begin.
+    is_whole: AtomicBool,
     walking: AtomicUsize,
     /// The last power failure is over: what is left is everything.
     is_over: AtomicBool,
     totals: Mutex<Totals>,
-    /// Who led in each term, by index.
-    leaders: Mutex<BTreeMap<u64, usize>>,
+    /// Who led in each group and term, by index.
+    leaders: Mutex<BTreeMap<(usize, u64), usize>>,
     promises: Mutex<Vec<Promise>>,
 }
 
@@ -140,7 +199,7 @@ impl Shared {
         totals
     }
 
-    fn leaders(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {
+    fn leaders(&self) -> MutexGuard<'_, BTreeMap<(usize, u64), usize>> {
         self.leaders.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
@@ -148,9 +207,15 @@ impl Shared {
         self.promises.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// The metaserver that led last, as far as anybody knows.
-    fn leader(&self) -> Option<usize> {
-        self.leaders().last_key_value().map(|(_, index)| *index)
+    /// The metaserver that led the group last, as far as anybody knows.
+    fn leader(&self, group: usize) -> Option<usize> {
+        self.leaders().range((group, 0)..=(group, u64::MAX)).next_back().map(|(_, index)| *index)
+    }
+
+    async fn wait_whole(&self) {
+        while !self.is_whole.load(Ordering::SeqCst) {
+            tokio::time::sleep(OVER_INTERVAL).await;
+        }
     }
 
     fn totals(&self) -> MutexGuard<'_, Totals> {
@@ -174,27 +239,68 @@ fn env(seed: u64, host: u64, start: u64) -> Env {
     Env { clock: Arc::new(SimClock), rng, net: Arc::new(SimNet) }
 }
 
-fn metaserver_names() -> Vec<String> {
-    (1..=METASERVERS).map(|n| format!("m{n}")).collect()
+fn metaserver_name(index: usize) -> String {
+    format!("m{}", index + 1)
 }
 
-fn metaserver_addresses() -> Vec<String> {
-    metaserver_names().iter().map(|name| format!("{name}:{GRPC_PORT}")).collect()
+fn metaserver_addresses(indexes: impl IntoIterator<Item = usize>) -> Vec<String> {
+    indexes.into_iter().map(|index| format!("{}:{GRPC_PORT}", metaserver_name(index))).collect()
+}
+
+/// What a member of a group keeps.
+#[derive(Clone)]
+struct GroupDisks {
+    log: SimulatedDisk,
+    state: MemoryHome,
+}
+
+impl GroupDisks {
+    fn new() -> GroupDisks {
+        GroupDisks { log: SimulatedDisk::new(Duration::from_millis(1)), state: MemoryHome::default() }
+    }
+
+    fn storage(&self) -> GroupStorage {
+        GroupStorage { log: Arc::new(self.log.clone()), state: Arc::new(self.state.clone()) }
+    }
+
+    fn crash(&self, rng: &Rng) {
+        self.log.crash(rng);
+        self.state.crash();
+    }
 }
 
 /// The disks that outlive their hosts.
 pub(crate) struct Disks {
-    logs: Vec<SimulatedDisk>,
-    states: Vec<MemoryHome>,
+    layout: Layout,
+    clusters: Vec<GroupDisks>,
+    /// Of the federation group's members.
+    seats: BTreeMap<usize, GroupDisks>,
     chunks: Vec<MemoryDisk>,
 }
 
 impl Disks {
-    fn new() -> Disks {
+    fn new(layout: Layout) -> Disks {
         Disks {
-            logs: (0..METASERVERS).map(|_| SimulatedDisk::new(Duration::from_millis(1))).collect(),
-            states: (0..METASERVERS).map(|_| MemoryHome::default()).collect(),
-            chunks: (0..CHUNKSERVERS).map(|_| MemoryDisk::new(8 << 30)).collect(),
+            layout,
+            clusters: (0..layout.metaservers()).map(|_| GroupDisks::new()).collect(),
+            seats: layout.seats().into_iter().map(|index| (index, GroupDisks::new())).collect(),
+            chunks: (0..layout.all_chunkservers()).map(|_| MemoryDisk::new(8 << 30)).collect(),
+        }
+    }
+
+    /// The members of a group and what they keep.
+    fn of_group(&self, group: usize) -> Vec<(usize, &GroupDisks)> {
+        let part = |index| match group == self.layout.clusters {
+            true => &self.seats[&index],
+            false => &self.clusters[index],
+        };
+        self.layout.members(group).into_iter().map(|index| (index, part(index))).collect()
+    }
+
+    fn crash_metaserver(&self, index: usize, rng: &Rng) {
+        self.clusters[index].crash(rng);
+        if let Some(seat) = self.seats.get(&index) {
+            seat.crash(rng);
         }
     }
 }
@@ -213,7 +319,7 @@ fn count_panics() -> Arc<AtomicUsize> {
 /// Runs one seed to its end; panics where the system breaks a promise. In a process of its own.
 pub fn run(plan: Plan) -> Totals {
     let panics = count_panics();
-    let disks = Disks::new();
+    let disks = Disks::new(plan.layout);
     let totals = simulate(plan, &disks);
     // The last servers are gone now: nothing that was promised may hang on what was not synced.
     let rng = Rng::seeded(plan.seed.wrapping_add(2));
@@ -237,17 +343,21 @@ fn simulate(plan: Plan, disks: &Disks) -> Totals {
         .build();
     let shared = Arc::new(Shared {
         seed: plan.seed,
+        is_whole: AtomicBool::new(!plan.layout.has_federation()),
         walking: AtomicUsize::new(plan.walkers),
         is_over: AtomicBool::new(false),
         totals: Mutex::default(),
         leaders: Mutex::default(),
         promises: Mutex::default(),
     });
-    for index in 0..METASERVERS {
+    for index in 0..plan.layout.metaservers() {
         add_metaserver(&mut sim, &shared, disks, index);
     }
-    for index in 0..CHUNKSERVERS {
+    for index in 0..plan.layout.all_chunkservers() {
         add_chunkserver(&mut sim, &shared, disks, index);
+    }
+    if plan.layout.has_federation() {
+        add_volumes(&mut sim, &shared, plan);
     }
     for index in 0..plan.walkers {
         add_walker(&mut sim, &shared, plan, index);
@@ -255,7 +365,7 @@ fn simulate(plan: Plan, disks: &Disks) -> Totals {
     add_mortal(&mut sim, &shared, plan);
     let snapshots_installed = drive(&mut sim, plan, disks, &shared);
     let simulated_ms = sim.elapsed().as_millis() as u64;
-    let leader_changes = (shared.leaders().len() as u64).saturating_sub(1);
+    let leader_changes = (shared.leaders().len() as u64).saturating_sub(plan.layout.groups() as u64);
     Totals { simulated_ms, leader_changes, snapshots_installed, ..*shared.totals() }
 }
 
@@ -267,10 +377,12 @@ fn drive(sim: &mut turmoil::Sim<'_>, plan: Plan, disks: &Disks, shared: &Shared)
         Ok(is_done) => is_done,
         Err(error) => panic!("seed {}: {error}", plan.seed),
     };
-    let mut faults = Faults::new(Rng::seeded(plan.seed.wrapping_add(1)), plan.walkers);
+    let mut faults = Faults::new(Rng::seeded(plan.seed.wrapping_add(1)), plan);
     let mut next_look = LOOK_INTERVAL;
     while shared.walking.load(Ordering::SeqCst) > 0 {
-        faults.tick(sim, disks, shared);
+        if shared.is_whole.load(Ordering::SeqCst) {
+            faults.tick(sim, disks, shared);
+        }
         step(sim);
         if sim.elapsed() >= next_look {
             judge.look(disks);
@@ -286,8 +398,8 @@ fn drive(sim: &mut turmoil::Sim<'_>, plan: Plan, disks: &Disks, shared: &Shared)
     shared.is_over.store(true, Ordering::SeqCst);
     while !step(sim) {}
     let until = sim.elapsed() + AGREEMENT_DEADLINE;
-    while !judge.look(disks) {
-        assert!(sim.elapsed() < until, "the metaservers' states do not become the same");
+    while let Err(what) = judge.agreement(disks) {
+        assert!(sim.elapsed() < until, "{what}");
         for _ in 0..50 {
             step(sim);
         }
@@ -296,21 +408,29 @@ fn drive(sim: &mut turmoil::Sim<'_>, plan: Plan, disks: &Disks, shared: &Shared)
 }
 
 fn add_metaserver(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, disks: &Disks, index: usize) {
-    let (log, state, shared) = (disks.logs[index].clone(), disks.states[index].clone(), shared.clone());
+    let (own, seat, shared) =
+        (disks.clusters[index].clone(), disks.seats.get(&index).cloned(), shared.clone());
+    let (layout, cluster) = (disks.layout, index / METASERVERS);
     let starts = Arc::new(AtomicUsize::new(0));
-    sim.host(metaserver_names()[index].as_str(), move || {
-        let cluster = GroupStorage { log: Arc::new(log.clone()), state: Arc::new(state.clone()) };
-        let storage = Storage { cluster, federation: None };
+    sim.host(metaserver_name(index).as_str(), move || {
+        let storage = Storage { cluster: own.storage(), federation: seat.as_ref().map(GroupDisks::storage) };
         let start = starts.fetch_add(1, Ordering::SeqCst) as u64;
         let env = env(shared.seed, 100 + index as u64, start);
-        let bootstrap = metaserver_addresses().into_iter().zip(1..);
+        let members = |indexes: Vec<usize>| -> Vec<BootstrapMember> {
+            let numbered = metaserver_addresses(indexes).into_iter().zip(1..);
+            numbered.map(|(address, id)| BootstrapMember { id, address }).collect()
+        };
+        let seats = layout.seats();
         let settings = Settings {
-            id: Some(index as u64 + 1),
-            cluster: Some("simulated".to_owned()),
+            id: Some((index % METASERVERS) as u64 + 1),
+            cluster: Some(format!("cluster{}", cluster + 1)),
             data: Some("simulated".into()),
             listen: Some(format!("0.0.0.0:{GRPC_PORT}")),
+            advertise: Some(metaserver_addresses([index]).concat()),
             http: Some(String::new()),
-            bootstrap: Some(bootstrap.map(|(address, id)| BootstrapMember { id, address }).collect()),
+            bootstrap: Some(members(members_of(cluster).collect())),
+            federation_members: layout.has_federation().then(|| members(seats.clone())),
+            federation_id: seats.iter().position(|seat| *seat == index).map(|at| at as u64 + 1),
             // Small, so that snapshots are taken, sent and installed within a run.
             snapshot_every_logs: Some(100),
             // Longer than any fault keeps a client from its leader: those that walk lose no session.
@@ -321,23 +441,27 @@ fn add_metaserver(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, disks: &Disk
         async move {
             let config = dfs_metaserver::config::Config::validate(settings)?;
             let running = dfs_metaserver::start(config, env, storage).await?;
-            let mut leadership = running.consensus().leadership();
-            tokio::spawn(async move {
-                while leadership.changed().await.is_ok() {
-                    let now = leadership.borrow_and_update().clone();
-                    if let Some(leader) = now.leader {
-                        let index = leader.0 as usize - 1;
-                        let before = shared.leaders().insert(now.term, index);
-                        assert!(
-                            before.is_none_or(|before| before == index),
-                            "two leaders in term {}",
-                            now.term
-                        );
-                    }
-                }
-            });
+            watch_leaders(running.consensus(), &shared, cluster, layout.members(cluster));
+            if let Some(member) = running.federation() {
+                watch_leaders(member, &shared, layout.clusters, seats);
+            }
             running.run_until(std::future::pending()).await?;
             Ok(())
+        }
+    });
+}
+
+/// Notes who leads a group; `members` are its numbers' indexes. No term has two leaders.
+fn watch_leaders(consensus: &Consensus, shared: &Arc<Shared>, group: usize, members: Vec<usize>) {
+    let (mut leadership, shared) = (consensus.leadership(), shared.clone());
+    tokio::spawn(async move {
+        while leadership.changed().await.is_ok() {
+            let now = leadership.borrow_and_update().clone();
+            let Some(leader) = now.leader else { continue };
+            let index = members[leader.0 as usize - 1];
+            let before = shared.leaders().insert((group, now.term), index);
+            let is_one = before.is_none_or(|before| before == index);
+            assert!(is_one, "two leaders of group {group} in term {}", now.term);
         }
     });
 }
@@ -345,12 +469,13 @@ fn add_metaserver(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, disks: &Disk
 fn add_chunkserver(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, disks: &Disks, index: usize) {
     let (disk, shared) = (disks.chunks[index].clone(), shared.clone());
     let starts = Arc::new(AtomicUsize::new(0));
+    let cluster = index / disks.layout.chunkservers;
     let name = format!("c{}", index + 1);
     sim.host(name.as_str(), move || {
         let start = starts.fetch_add(1, Ordering::SeqCst) as u64;
         let env = env(shared.seed, 200 + index as u64, start);
         let mut config = dfs_chunkserver::config::Config::default();
-        config.federation.metaservers = metaserver_addresses();
+        config.federation.metaservers = metaserver_addresses(members_of(cluster));
         config.chunkserver = dfs_chunkserver::config::Section {
             data: "/data".into(),
             listen: "0.0.0.0:7100".to_owned(),
@@ -375,9 +500,9 @@ fn add_chunkserver(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, disks: &Dis
     });
 }
 
-fn client_config(name: &str) -> ClientConfig {
+fn client_config(name: &str, layout: Layout) -> ClientConfig {
     ClientConfig {
-        metaservers: metaserver_addresses(),
+        metaservers: metaserver_addresses(0..layout.metaservers()),
         name: name.to_owned(),
         // Long enough for any fault of the model: then an error is a bug.
         metadata_timeout: Duration::from_secs(60),
@@ -392,9 +517,11 @@ fn add_walker(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan: Plan, inde
     sim.client(name.clone().as_str(), async move {
         let env = env(plan.seed, 300 + index as u64, 0);
         let rng = env.rng.clone();
-        let client = Client::connect(client_config(&name), env.clone()).await?;
-        let peer = Client::connect(client_config("peer"), env.clone()).await?;
-        let mut walker = Walker::start(client.clone(), peer.clone(), rng.clone(), &name).await;
+        shared.wait_whole().await;
+        let client = Client::connect(client_config(&name, plan.layout), env.clone()).await?;
+        let peer = Client::connect(client_config("peer", plan.layout), env.clone()).await?;
+        let directory = directory(&client, plan.layout, &name).await;
+        let mut walker = Walker::start(client.clone(), peer.clone(), rng.clone(), &name, directory);
         while walker.walked.operations < plan.operations_each {
             let operation = walker.step().await;
             shared.note(index as u64, operation);
@@ -412,16 +539,67 @@ fn add_walker(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan: Plan, inde
         while !shared.is_over.load(Ordering::SeqCst) {
             tokio::time::sleep(OVER_INTERVAL).await;
         }
-        let reader = Client::connect(client_config("reader"), env).await?;
+        let reader = Client::connect(client_config("reader", plan.layout), env).await?;
         walker.compare_as(&reader).await;
         if index == 0 {
             let promises = shared.promises().clone();
-            mortal::check(&reader, &promises).await;
+            mortal::check(&reader, plan.layout, &promises).await;
         }
         let lost = client.shutdown(Duration::from_secs(60)).await;
         assert!(lost.is_empty(), "{name}: not written at shutdown: {lost:?}");
         peer.shutdown(Duration::from_secs(60)).await;
         reader.shutdown(Duration::from_secs(60)).await;
+        Ok(())
+    });
+}
+
+/// The directory of that name in the root; made if it is not there. In a federation that may take several tries (P9.4).
+async fn directory(client: &Client, layout: Layout, name: &str) -> InodeId {
+    let wanted = Name::new(name).unwrap_or_else(|bad| panic!("{name}: {bad:?}"));
+    loop {
+        let found = match client.lookup(&Caller::ROOT, InodeId::ROOT, name.as_bytes()).await {
+            Err(ClientError::NotFound) => {
+                let create = Create {
+                    parent: InodeId::ROOT,
+                    name: wanted.clone(),
+                    mode: 0o755,
+                    what: NewInode::Directory,
+                    or_existing: false,
+                };
+                client.create(&Caller::ROOT, create).await.map(|made| made.attr)
+            }
+            found => found,
+        };
+        match found {
+            Ok(attr) => return attr.inode,
+            Err(ClientError::Exists) => {} // made by an earlier try
+            Err(ClientError::Unavailable { .. }) if layout.has_federation() => {
+                tokio::time::sleep(OVER_INTERVAL).await;
+            }
+            Err(error) => panic!("make {name}: {error}"),
+        }
+    }
+}
+
+fn add_volumes(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan: Plan) {
+    let shared = shared.clone();
+    sim.client(VOLUMES, async move {
+        let env = env(plan.seed, 500, 0);
+        volumes::join(&env, plan.layout).await;
+        shared.is_whole.store(true, Ordering::SeqCst);
+        let client = Client::connect(client_config(VOLUMES, plan.layout), env.clone()).await?;
+        let is_over = || shared.walking.load(Ordering::SeqCst) == 0;
+        let made = volumes::live(&client, &env.rng, is_over).await;
+        shared.totals().volume_changes = made.changes;
+        while !shared.is_over.load(Ordering::SeqCst) {
+            tokio::time::sleep(OVER_INTERVAL).await;
+        }
+        let reader = Client::connect(client_config("reader", plan.layout), env).await?;
+        made.check(&reader).await;
+        for client in [client, reader] {
+            let lost = client.shutdown(Duration::from_secs(60)).await;
+            assert!(lost.is_empty(), "{VOLUMES}: not written at shutdown: {lost:?}");
+        }
         Ok(())
     });
 }
@@ -434,9 +612,12 @@ fn add_mortal(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan: Plan) {
         let env = env(plan.seed, 400, life as u64);
         async move {
             let rng = env.rng.clone();
-            let client = Client::connect(client_config(MORTAL), env).await?;
+            shared.wait_whole().await;
+            let client = Client::connect(client_config(MORTAL, plan.layout), env).await?;
             let is_over = || shared.walking.load(Ordering::SeqCst) == 0;
-            mortal::live(client, rng, life, is_over, |promise| shared.promises().push(promise)).await;
+            let directory = mortal::directory(&client, plan.layout).await;
+            let promise = |promise| shared.promises().push(promise);
+            mortal::live(client, directory, rng, life, is_over, promise).await;
             std::future::pending().await
         }
     });

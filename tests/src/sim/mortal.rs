@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dfs_client::{Client, ClientError, File, OpenMode};
+use dfs_client::{Client, File, OpenMode};
 use dfs_proto::attr::{Caller, Name};
 use dfs_proto::env::Rng;
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Create, NewInode};
 use dfs_proto::units::Offset;
+
+use super::Layout;
 
 const DIRECTORY: &str = "mortal";
 const FILES_OPEN_MAX: usize = 4;
@@ -26,31 +28,20 @@ fn name_of(text: &str) -> Name {
     Name::new(text).unwrap_or_else(|bad| panic!("{text}: {bad:?}"))
 }
 
-async fn directory(client: &Client) -> InodeId {
-    let create = Create {
-        parent: InodeId::ROOT,
-        name: name_of(DIRECTORY),
-        mode: 0o755,
-        what: NewInode::Directory,
-        or_existing: false,
-    };
-    let found = match client.create(&Caller::ROOT, create).await {
-        Ok(made) => Ok(made.attr),
-        Err(ClientError::Exists) => client.lookup(&Caller::ROOT, InodeId::ROOT, DIRECTORY.as_bytes()).await,
-        Err(error) => Err(error),
-    };
-    found.unwrap_or_else(|error| panic!("mortal: make its directory: {error}")).inode
+/// Of all its lives.
+pub(super) async fn directory(client: &Client, layout: Layout) -> InodeId {
+    super::directory(client, layout, DIRECTORY).await
 }
 
 /// Makes files until `is_over`; each life has its own number. Tells what it promises before it goes on.
 pub(super) async fn live(
     client: Arc<Client>,
+    directory: InodeId,
     rng: Rng,
     life: usize,
     is_over: impl Fn() -> bool,
     promise: impl Fn(Promise),
 ) {
-    let directory = directory(&client).await;
     // Dropped from the front without a close: such a file is for the background to commit.
     let mut open: Vec<Arc<File>> = Vec::new();
     let mut count = 0;
@@ -99,11 +90,11 @@ async fn write(file: &File, rng: &Rng, offset: u64) -> Vec<u8> {
 }
 
 /// Everything that any life promised is there.
-pub(super) async fn check(reader: &Client, promises: &[Promise]) {
+pub(super) async fn check(reader: &Client, layout: Layout, promises: &[Promise]) {
     if promises.is_empty() {
         return;
     }
-    let directory = directory(reader).await;
+    let directory = directory(reader, layout).await;
     for Promise { name, bytes } in promises {
         let mode = OpenMode { read: true, ..OpenMode::default() };
         let file = async {
