@@ -546,8 +546,9 @@ impl Cluster {
         let mountpoint = self.mountpoint(name);
         wait::until(&format!("mount {name}"), START_DEADLINE, || {
             assert!(self.is_running(name), "dfs-mount ended:\n{}", tail(&self.log(name)));
-            // One question: a mount that died is listed until it is taken away, and what lies under it answers then.
-            sys::statfs(&mountpoint).is_ok_and(|found| found.f_type == libc::FUSE_SUPER_MAGIC).then_some(())
+            // In its own words: a mount that died is listed until the next one takes it away, and one that answers already
+            // may not have seen its own first answer, without which it ends with an error when it is told to end.
+            self.with(name, |daemon| daemon.log_since_start()).contains(": mounted on ").then_some(())
         });
         mountpoint
     }

@@ -54,7 +54,9 @@ pub struct Daemon {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     child: Option<Child>,
+    /// Of the log: what was scanned, and what was there when it was started last.
     scanned: usize,
+    before_start: usize,
 }
 
 impl Daemon {
@@ -67,6 +69,7 @@ impl Daemon {
             environment: Vec::new(),
             child: None,
             scanned: 0,
+            before_start: 0,
         }
     }
 
@@ -101,8 +104,14 @@ impl Daemon {
         new
     }
 
+    /// The part of the log since it was started last.
+    pub fn log_since_start(&self) -> String {
+        self.log().get(self.before_start..).unwrap_or_default().to_owned()
+    }
+
     pub fn start(&mut self) {
         assert!(!self.is_running(), "{} runs already", self.name);
+        self.before_start = self.log().len();
         let log = open_log(&self.log_path());
         let mut command = Command::new(&self.program);
         command
