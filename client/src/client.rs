@@ -116,6 +116,9 @@ impl Client {
 
     /// The map is believed again for this name once it tells what the root directory tells.
     fn compare(&self, name: &[u8], mark: Mark, found: Option<&Found>) {
+        if !mark.is_set() {
+            return; // almost always: finding a name in the map looks at every volume
+        }
         let volume = found.and_then(|found| match found {
             Found::Here(InodeAttr { inode, .. }) | Found::Elsewhere(inode) => {
                 (inode.volume() != VolumeId(0)).then(|| inode.volume())
@@ -126,24 +129,16 @@ impl Client {
         }
     }
 
-    /// Changes these names of a directory.
-    async fn changing<T>(
-        &self,
-        parent: InodeId,
-        names: &[&Name],
-        change: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
-        let names = if parent == InodeId::ROOT { names } else { &[] };
-        names.iter().for_each(|name| self.touched.touch(name));
-        let done = change.await;
-        names.iter().for_each(|name| self.touched.touch(name));
-        done
+    /// Those that the map may tell something of: names in the root directory of a federation.
+    fn in_root(&self, parent: InodeId, name: &Name) -> Option<Name> {
+        (parent == InodeId::ROOT && self.is_of_federation()).then(|| name.clone())
     }
 
-    /// For a change that can only take the place of a volume that was there before.
-    fn if_mapped<'n>(&self, name: &'n Name) -> Vec<&'n Name> {
-        let volume = self.federation.map().and_then(|map| map.named(name.as_bytes()));
-        volume.map(|_| name).into_iter().collect()
+    /// The same for a change that can only take the place of a volume that was there before.
+    fn mapped_in_root(&self, parent: InodeId, name: &Name) -> Option<Name> {
+        let is_mapped =
+            |name: &Name| self.federation.map().is_some_and(|map| map.named(name.as_bytes()).is_some());
+        self.in_root(parent, name).filter(is_mapped)
     }
 
     fn ask_for_attr(
@@ -182,9 +177,8 @@ impl Client {
 
     /// Makes a file, directory, symlink or node.
     pub async fn create(&self, caller: &Caller, create: Create) -> Result<Created> {
-        let (parent, name) = (create.parent, create.name.clone());
-        let change = async { self.at(parent).await?.create(caller, create).await };
-        self.changing(parent, &self.if_mapped(&name), change).await
+        let _changing = self.touched.during(self.mapped_in_root(create.parent, &create.name));
+        self.at(create.parent).await?.create(caller, create).await
     }
 
     /// Makes a file and opens it; with `or_existing` opens the one that is there, with the rights that `mode` wants.
@@ -194,9 +188,8 @@ impl Client {
         create: Create,
         mode: OpenMode,
     ) -> Result<(Arc<File>, InodeAttr)> {
-        let (parent, name) = (create.parent, create.name.clone());
-        let change = async { self.at(parent).await?.create_open(caller, create, mode).await };
-        self.changing(parent, &self.if_mapped(&name), change).await
+        let _changing = self.touched.during(self.mapped_in_root(create.parent, &create.name));
+        self.at(create.parent).await?.create_open(caller, create, mode).await
     }
 
     /// Opens a file; the rights checked here belong to it from now on. What others closed before is seen by it.
@@ -213,8 +206,8 @@ impl Client {
         name: &Name,
     ) -> Result<InodeAttr> {
         require_one_volume(inode, parent)?;
-        let change = async { self.at(parent).await?.link(caller, inode, parent, name).await };
-        self.changing(parent, &self.if_mapped(name), change).await
+        let _changing = self.touched.during(self.mapped_in_root(parent, name));
+        self.at(parent).await?.link(caller, inode, parent, name).await
     }
 
     /// The last name of a file that is open here may go: its open files stay usable.
@@ -223,16 +216,16 @@ impl Client {
     }
 
     pub async fn rmdir(&self, caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
-        let change = async { self.at(parent).await?.rmdir(caller, parent, name).await };
-        self.changing(parent, &[name], change).await
+        let _changing = self.touched.during(self.in_root(parent, name));
+        self.at(parent).await?.rmdir(caller, parent, name).await
     }
 
     /// Within a volume, or of a volume in the root directory.
     pub async fn rename(&self, caller: &Caller, rename: Rename) -> Result<()> {
         require_one_volume(rename.parent, rename.new_parent)?;
-        let (parent, name, new_name) = (rename.parent, rename.name.clone(), rename.new_name.clone());
-        let change = async { self.at(parent).await?.rename(caller, rename).await };
-        self.changing(parent, &[&name, &new_name], change).await
+        let _changing = self.touched.during(self.in_root(rename.parent, &rename.name));
+        let _replacing = self.touched.during(self.in_root(rename.new_parent, &rename.new_name));
+        self.at(rename.parent).await?.rename(caller, rename).await
     }
 
     pub async fn readlink(&self, caller: &Caller, inode: InodeId) -> Result<Vec<u8>> {

@@ -22,17 +22,42 @@ struct State {
 #[derive(Default)]
 pub(crate) struct Touched(Mutex<State>);
 
+/// See [`Touched::during`].
+pub(crate) struct Changing<'t> {
+    touched: &'t Touched,
+    name: Option<Name>,
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        self.name.iter().for_each(|name| self.touched.touch(name));
+    }
+}
+
 /// What was known of a name when a question about it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark(Option<u64>);
+
+impl Mark {
+    /// The name was doubtful: whether the map agrees is of interest.
+    pub(crate) fn is_set(self) -> bool {
+        self.0.is_some()
+    }
+}
 
 impl Touched {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Before a change of this name, and again after it, whatever became of it.
-    pub(crate) fn touch(&self, name: &Name) {
+    /// While a name is being changed; `None`: nothing that the map could tell of is. It counts as changed at the beginning
+    /// and at the end, whatever became of it, also when nobody waits for the answer any more.
+    pub(crate) fn during(&self, name: Option<Name>) -> Changing<'_> {
+        name.iter().for_each(|name| self.touch(name));
+        Changing { touched: self, name }
+    }
+
+    fn touch(&self, name: &Name) {
         let mut state = self.state();
         state.changes += 1;
         let change = state.changes;
@@ -71,11 +96,11 @@ mod tests {
     fn a_changed_name_is_doubtful_until_an_answer_that_was_asked_for_later_agrees() {
         let (touched, name) = (Touched::default(), Name::new("v").expect("a name"));
         let before = touched.mark(b"v");
-        touched.touch(&name);
+        let changing = touched.during(Some(name));
         touched.agreed(b"v", before);
         assert!(touched.is_doubtful(b"v") && !touched.is_doubtful(b"w"), "it was asked before the change");
         let during = touched.mark(b"v");
-        touched.touch(&name);
+        drop(changing);
         touched.agreed(b"v", during);
         assert!(touched.is_doubtful(b"v"), "it was asked before the change had ended");
         touched.agreed(b"v", touched.mark(b"v"));
