@@ -63,8 +63,8 @@ pub(crate) struct Progress {
     pub(crate) acked: u64,
     pub(crate) synced: u64,
     pub(crate) failure: Option<ChunkError>,
-    /// It failed because nobody answered in time, not because somebody refused.
-    pub(crate) was_silent: bool,
+    /// It failed because the answer took too long, not because somebody refused or was gone.
+    pub(crate) was_slow: bool,
 }
 
 /// See the module. Its task ends with it.
@@ -107,7 +107,7 @@ impl ChunkStream {
             unacked: VecDeque::new(),
             syncing: None,
             repeats: 0,
-            was_silent: false,
+            failed_after: Wait::Short,
         };
         tokio::spawn(appender.run());
         let location = Arc::new(ChunkLocation {
@@ -187,7 +187,29 @@ struct Appender {
     unacked: VecDeque<Sent>,
     syncing: Option<Syncing>,
     repeats: u32,
-    was_silent: bool,
+    /// How long the answer that failed had been waited for.
+    failed_after: Wait,
+}
+
+/// How an answer was waited for in vain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// A refusal, or a connection that was lost: trying again may help.
+    Short,
+    /// Without a sign of life from the server (`frames`, F4).
+    InSilence,
+    /// As long as there was patience for it.
+    ToTheEnd,
+}
+
+impl Wait {
+    fn judge(waited: Duration, patience: Duration) -> Wait {
+        match waited {
+            _ if waited >= patience => Wait::ToTheEnd,
+            _ if waited >= frames::SILENCE_MAX => Wait::InSilence,
+            _ => Wait::Short,
+        }
+    }
 }
 
 /// A sync on its way.
@@ -277,11 +299,11 @@ impl Appender {
             }
             Ok(_) => Err(ChunkError::Invalid { what: "the answer is not one to the append".to_owned() }),
             Err(error) => {
-                // A server that kept silent until the deadline would do so again.
-                self.was_silent = sent.at.elapsed() >= self.patience.append;
+                self.failed_after = Wait::judge(sent.at.elapsed(), self.patience.append);
                 let is_uncertain = matches!(error, ChunkError::Unreachable { .. } | ChunkError::Busy);
                 self.unacked.push_front(sent);
-                if !is_uncertain || self.was_silent || self.repeats >= REPEATS_MAX {
+                // A server that kept silent for long would do so again.
+                if !is_uncertain || self.failed_after != Wait::Short || self.repeats >= REPEATS_MAX {
                     return Err(error);
                 }
                 self.repeats += 1;
@@ -326,7 +348,7 @@ impl Appender {
 
     fn synced(&mut self, result: Result<ChunkReply, ChunkError>) -> Result<(), ChunkError> {
         let Some(Syncing { up_to, at, .. }) = self.syncing.take() else { return Ok(()) };
-        self.was_silent = result.is_err() && at.elapsed() >= self.patience.sync;
+        self.failed_after = Wait::judge(at.elapsed(), self.patience.sync);
         match result? {
             ChunkReply::Synced { len } if len.0 >= up_to => {
                 self.progress.send_modify(|progress| {
@@ -357,10 +379,10 @@ impl Appender {
                 self.chunks.chores.report(chunk, server, ReplicaProblem::Unreachable);
             }
         }
-        let was_silent = self.was_silent;
+        let was_slow = self.failed_after == Wait::ToTheEnd;
         self.progress.send_modify(|progress| {
             progress.failure.get_or_insert(error);
-            progress.was_silent = was_silent;
+            progress.was_slow = was_slow;
         });
     }
 
@@ -368,7 +390,12 @@ impl Appender {
         let primary = self.replicas.first().map(|replica| replica.server);
         match error {
             ChunkError::ReplicaFailed { server, .. } => vec![*server],
-            // The primary may be silent because it waits for another.
+            // The others may be behind the same link. Most often they are not, and say so at once.
+            ChunkError::Unreachable { .. } if self.failed_after == Wait::InSilence => {
+                let others = self.chunks.probe(self.key, &self.replicas[1..]).await;
+                primary.into_iter().chain(others).collect()
+            }
+            // The primary may be slow because it waits for another.
             ChunkError::Unreachable { .. } if self.replicas.len() > 1 => {
                 let silent = self.chunks.probe(self.key, &self.replicas).await;
                 if silent.is_empty() { primary.into_iter().collect() } else { silent }

@@ -163,7 +163,7 @@ impl ChunkWriter {
         let had_success = progress.acked > 0;
         if failure.is_some_and(is_full) {
             self.full_chunks.fetch_add(1, Ordering::Relaxed);
-        } else if progress.was_silent {
+        } else if progress.was_slow {
             self.slow_chunks.fetch_add(1, Ordering::Relaxed); // a refusal says nothing about patience
         }
         if had_success && failure.is_none() {

@@ -32,6 +32,8 @@ pub enum FrameKind {
     /// Of the chunk service.
     Request,
     Reply,
+    /// The request is still being worked on.
+    Working,
     /// A unary gRPC call.
     Call,
     Answer,
@@ -40,9 +42,11 @@ pub enum FrameKind {
 impl FrameKind {
     fn body_len_max(self) -> usize {
         match self {
-            FrameKind::Greeting | FrameKind::GreetingReply | FrameKind::Request | FrameKind::Reply => {
-                BODY_LEN_MAX
-            }
+            FrameKind::Greeting
+            | FrameKind::GreetingReply
+            | FrameKind::Request
+            | FrameKind::Reply
+            | FrameKind::Working => BODY_LEN_MAX,
             FrameKind::Call | FrameKind::Answer => CALL_LEN_MAX,
         }
     }
@@ -85,6 +89,7 @@ pub fn encode(kind: FrameKind, request: u64, body: &impl prost::Message, payload
         FrameKind::Reply => 4,
         FrameKind::Call => 5,
         FrameKind::Answer => 6,
+        FrameKind::Working => 7,
     });
     out.put_u16_le(0);
     out.put_u64_le(request);
@@ -123,6 +128,7 @@ pub fn decode_header(bytes: &[u8; HEADER_LEN]) -> Result<FrameHeader, FrameError
         4 => FrameKind::Reply,
         5 => FrameKind::Call,
         6 => FrameKind::Answer,
+        7 => FrameKind::Working,
         found => return Err(FrameError::Kind { found }),
     };
     let (body_len, payload_len) = (u32_at(bytes, 16) as usize, u32_at(bytes, 20) as usize);

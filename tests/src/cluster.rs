@@ -207,10 +207,12 @@ impl Cluster {
         self.mountpoint("images").join(format!("{daemon}.ext4"))
     }
 
-    /// The loop device goes with the mount.
+    /// The loop device goes with the mount. `noauto_da_alloc`: a rename over a file does not bring the new bytes along by
+    /// itself, as it does not on other filesystems.
     fn attach(&self, daemon: &str) {
         let (image, disk) = (self.image(daemon), self.disk(daemon));
-        sh(Path::new("/"), &format!("mount -o loop {} {}", image.display(), disk.display()));
+        let mount = format!("mount -o loop,noauto_da_alloc {} {}", image.display(), disk.display());
+        sh(Path::new("/"), &mount);
     }
 
     /// All these daemons lose power at one moment: they stop, the filesystems of those that have one forget what was not

@@ -1,5 +1,5 @@
 //! Power cuts on real filesystems: a load that keeps a ledger of what was acknowledged, cuts at random moments, and the
-//! ledger checked byte for byte after each.
+//! ledger checked byte for byte after each. And a cut at a moment of its own, right after a snapshot was installed.
 
 use std::fs;
 use std::time::Duration;
@@ -113,6 +113,52 @@ pub fn cuts(shape: Shape, kinds: &[Cut], count: usize, seed: u64) -> Result<Tota
     }
     totals.acknowledged = ledgers.iter().map(|ledger| ledger.acknowledged).sum();
     Ok(totals)
+}
+
+/// Snapshots of a state this young, so that a member which was away needs one soon.
+const SNAPSHOT_EVERY: usize = 100;
+
+/// A metaserver that was away is sent a snapshot and loses power right after it has made it its own. It starts again, and with
+/// another member leads a quorum that knows everything that was acknowledged.
+///
+/// Errors: it did not start, or something is missing.
+pub fn cut_after_a_snapshot(shape: Shape) -> Result<(), String> {
+    let extra = format!("snapshot_every_logs = {SNAPSHOT_EVERY}\n");
+    let cluster = Cluster::start(Shape { metaserver_extra: extra, ..shape });
+    let dir = cluster.mount("a");
+    let leader = cluster.leader();
+    let away = cluster.metaserver_names().into_iter().find(|name| *name != leader).expect("there are three");
+    cluster.kill(&away);
+    let names: Vec<String> = (0..5 * SNAPSHOT_EVERY).map(|number| format!("d{number}")).collect();
+    for name in &names {
+        fs::create_dir(dir.join(name)).map_err(|error| format!("make {name}: {error}"))?;
+    }
+    let was_named = current_state(&cluster, &away);
+    cluster.start_daemon(&away);
+    wait::until("a snapshot to be installed", GO_ON_DEADLINE, || {
+        (current_state(&cluster, &away) != was_named).then_some(())
+    });
+    cluster.wait_whole();
+    cluster.cut_power(std::slice::from_ref(&away));
+    cluster.start_daemon(&away);
+    let is_back = wait::at_most(GO_ON_DEADLINE, || {
+        let member: u64 = away.trim_start_matches("meta").parse().ok()?;
+        (!cluster.is_running(&away) || cluster.status_of(member).is_some()).then_some(())
+    });
+    if is_back.is_none() || !cluster.is_running(&away) {
+        return Err(format!("{away} did not start again:\n{}", cluster.log(&away)));
+    }
+    cluster.wait_whole();
+    cluster.kill(&leader);
+    let dir = cluster.remount_cold("a");
+    let missing = names.iter().filter(|name| !dir.join(name).is_dir()).count();
+    if missing > 0 { Err(format!("{missing} of {} directories are gone", names.len())) } else { Ok(()) }
+}
+
+/// The name of the database that a metaserver uses.
+fn current_state(cluster: &Cluster, metaserver: &str) -> String {
+    fs::read_to_string(cluster.data_dir(metaserver).join("state/CURRENT"))
+        .expect("read which state is current")
 }
 
 fn is_server(name: &str) -> bool {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use dfs_tests::cluster::{Cluster, Shape};
 use dfs_tests::load::{Copy, NamespaceLoop};
-use dfs_tests::power::{ALL_CUTS, cuts, shape};
+use dfs_tests::power::{ALL_CUTS, cut_after_a_snapshot, cuts, shape};
 use dfs_tests::shell::{sh, try_sh_within};
 use dfs_tests::{sys, tree, wait};
 use rand::rngs::SmallRng;
@@ -378,6 +378,12 @@ fn a_metaserver_that_was_away_catches_up_through_a_snapshot() {
     assert_eq!(sh(&dir, "ls b0 | wc -l"), "197");
     cluster.start_daemon(&leader);
     cluster.wait_whole();
+}
+
+#[test]
+fn a_metaserver_that_loses_power_right_after_it_installed_a_snapshot_knows_everything() {
+    let _turn = turn();
+    cut_after_a_snapshot(shape()).unwrap_or_else(|lost| panic!("{lost}"));
 }
 
 #[test]

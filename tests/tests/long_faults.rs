@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use dfs_tests::cluster::{Cluster, Shape};
 use dfs_tests::load::Copy;
-use dfs_tests::power::{ALL_CUTS, Cut, cuts, shape};
+use dfs_tests::power::{ALL_CUTS, Cut, Totals, cut_after_a_snapshot, cuts, shape};
 use dfs_tests::shell::{sh, try_sh_within};
 use dfs_tests::{daemon, sys, tree, wait};
 
@@ -118,9 +118,14 @@ fn two_hundred_power_cuts_lose_nothing_that_was_acknowledged() {
     println!("{totals:?}");
 }
 
-/// Runs cuts with daemons whose syncs of some files do nothing; somebody must notice, and nobody when there are no such
+/// Runs a scenario with daemons whose syncs of some files do nothing; somebody must notice, and nobody when there are no such
 /// files: it is the syncs that count, not how they are left out.
-fn left_out_syncs_are_found(daemons: &str, files: &str) {
+fn left_out_syncs_are_found<T: std::fmt::Debug>(
+    daemons: &str,
+    files: &str,
+    scenario: impl Fn(Shape) -> Result<T, String>,
+) {
+    let _turn = turn();
     let built = tempfile::tempdir().unwrap();
     let library = built.path().join("skip_sync.so").display().to_string();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("shim/skip_sync.c");
@@ -128,26 +133,33 @@ fn left_out_syncs_are_found(daemons: &str, files: &str) {
     let set = |variable: &str, value: &str| (daemons.to_owned(), variable.to_owned(), value.to_owned());
     let run = |files: &str| {
         let environment = vec![set("LD_PRELOAD", &library), set("SKIP_SYNC_OF", files)];
-        cuts(Shape { environment, ..shape() }, &[Cut::Everything], 10, 11)
+        scenario(Shape { environment, ..shape() })
     };
     run("no such file").unwrap_or_else(|lost| panic!("with all syncs: {lost}"));
     match catch_unwind(AssertUnwindSafe(|| run(files))) {
-        Ok(Ok(totals)) => panic!("nobody noticed: {totals:?}"),
+        Ok(Ok(seen)) => panic!("nobody noticed: {seen:?}"),
         Ok(Err(lost)) => println!("noticed: {lost}"),
         Err(_) => println!("noticed: see the panic above"),
     }
 }
 
+fn ten_cuts_of_everything(shape: Shape) -> Result<Totals, String> {
+    cuts(shape, &[Cut::Everything], 10, 11)
+}
+
 #[test]
 fn chunkservers_that_leave_out_their_syncs_are_found() {
-    let _turn = turn();
-    left_out_syncs_are_found("chunk", "/");
+    left_out_syncs_are_found("chunk", "/", ten_cuts_of_everything);
 }
 
 #[test]
 fn metaservers_that_leave_out_the_syncs_of_their_log_are_found() {
-    let _turn = turn();
-    left_out_syncs_are_found("meta", ".raftlog");
+    left_out_syncs_are_found("meta", ".raftlog", ten_cuts_of_everything);
+}
+
+#[test]
+fn metaservers_that_leave_out_the_sync_before_a_snapshots_rename_are_found() {
+    left_out_syncs_are_found("meta", "CURRENT.new", cut_after_a_snapshot);
 }
 
 #[test]

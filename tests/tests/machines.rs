@@ -1,5 +1,5 @@
-//! Machines of their own, in network namespaces: the README's section "Three machines" with the files that stand there, and
-//! two clusters of which one cannot be reached.
+//! Machines of their own, in network namespaces: the README's section "Three machines" with the files that stand there, links
+//! that go down, and two clusters of which one cannot be reached.
 
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 use dfs_tests::load::Copying;
 use dfs_tests::machines::Machines;
 use dfs_tests::shell::{sh, try_sh};
-use dfs_tests::{sys, tree, wait};
+use dfs_tests::{links, sys, tree, wait};
 
 const BOTH: [&str; 2] = ["dfs-metaserver", "dfs-chunkserver"];
 
@@ -18,6 +18,8 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// What does not concern a lost cluster must not wait for it.
 const STALL_MAX: Duration = Duration::from_secs(1);
 const BACK_DEADLINE: Duration = Duration::from_secs(60);
+/// Beside other tests, on two cores; the promise itself is `make test-long`'s.
+const GO_ON_MAX: Duration = Duration::from_secs(20);
 
 #[test]
 fn three_machines_set_up_by_the_readme_serve_a_fourth_and_lose_one() {
@@ -41,6 +43,17 @@ fn three_machines_set_up_by_the_readme_serve_a_fourth_and_lose_one() {
     fs::write(dir.join("after"), "one machine less").unwrap();
     sys::drop_caches();
     tree::assert_same(&source, &dir.join("copy"));
+    machines.end();
+}
+
+#[test]
+fn a_link_that_goes_down_in_the_middle_of_writes_costs_time_and_nothing_that_was_acknowledged() {
+    let (machines, dir) = links::start();
+    for (seed, silent) in (100..).step_by(10).zip(links::ALL) {
+        let seen = links::cut(&machines, &dir, silent, seed);
+        eprintln!("{seen:?}");
+        assert!(seen.all_went_on < GO_ON_MAX, "{seen:?}");
+    }
     machines.end();
 }
 

@@ -9,7 +9,7 @@ use dfs_proto::env::BoxFuture;
 use dfs_proto::error::ChunkError;
 use dfs_proto::ids::{ChunkId, ServerId};
 use dfs_proto::meta::Replica;
-use dfs_proto::rpc::frames::{ChunkTransport, PendingReply};
+use dfs_proto::rpc::frames::{self, ChunkTransport, PendingReply};
 use dfs_proto::units::{BLOCK_LEN, ByteLen, ChunkOffset};
 use tokio::time::{sleep, timeout};
 
@@ -44,7 +44,8 @@ type Servers<'a> = MutexGuard<'a, BTreeMap<ServerId, Server>>;
 
 enum Answer {
     Now(Result<ChunkReply, ChunkError>),
-    Never,
+    /// When the silence of somebody has been noticed (`frames`, F4).
+    Late(ChunkError),
 }
 
 impl FakeChunks {
@@ -104,14 +105,14 @@ impl FakeChunks {
         let mut servers = self.servers();
         let own = servers.get_mut(&to).unwrap();
         if own.is_silent {
-            return Answer::Never;
+            return silence(to, to);
         }
         match request {
             ChunkRequest::Append(append) => answer_append(&mut servers, to, append),
             ChunkRequest::Sync(sync) => {
                 let all = || sync.forward.iter().map(|r| r.server).chain([to]);
-                if all().any(|id| servers[&id].is_silent) {
-                    return Answer::Never;
+                if let Some(silent) = all().find(|id| servers[id].is_silent) {
+                    return silence(to, silent);
                 }
                 let chunk = sync.key.chunk;
                 if let Some(server) = all().find(|id| servers[id].not_open.contains(&chunk)) {
@@ -138,7 +139,7 @@ fn answer_append(servers: &mut Servers<'_>, to: ServerId, append: &Append) -> An
     for id in &all {
         let server = servers.get_mut(id).unwrap();
         if server.is_silent {
-            return Answer::Never;
+            return silence(to, *id);
         }
         if let Err(error) = store(server, append) {
             return Answer::Now(Err(named(to, *id, error)));
@@ -153,6 +154,11 @@ fn answer_append(servers: &mut Servers<'_>, to: ServerId, append: &Append) -> An
     }
     let len = ByteLen(append.offset.0 + append.data.len() as u64);
     Answer::Now(Ok(ChunkReply::Appended { len }))
+}
+
+fn silence(asked: ServerId, silent: ServerId) -> Answer {
+    let what = "no sign of life".to_owned();
+    Answer::Late(named(asked, silent, ChunkError::Unreachable { server: silent, what }))
 }
 
 /// As the primary passes on what another said.
@@ -227,7 +233,10 @@ impl ChunkTransport for FakeChunks {
                             sleep(delay).await;
                             result
                         }
-                        Answer::Never => std::future::pending().await,
+                        Answer::Late(error) => {
+                            sleep(frames::SILENCE_MAX).await;
+                            Err(error)
+                        }
                     }
                 };
                 let late = || ChunkError::Unreachable { server, what: "no answer in time".to_owned() };

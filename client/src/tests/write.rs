@@ -98,7 +98,10 @@ async fn a_server_that_falls_silent_in_mid_stream_costs_time_and_no_byte() {
             }
             file.write_at(&USER, Offset(index as u64 * MIB), part).await.unwrap();
         }
+        let fell_silent = Instant::now();
         file.sync().await.unwrap();
+        let stall = fell_silent.elapsed();
+        assert!(stall < Duration::from_millis(2500), "{stall:?}: half of what promise 5 leaves");
         assert!(cluster.read_elsewhere(file.inode()).await == data);
         let avoided = cluster.meta.state().avoided.last().cloned();
         assert_eq!(avoided, Some(vec![ServerId(victim)]), "the others are not suspected");

@@ -90,6 +90,11 @@ impl KvHome for RocksHome {
     fn current(&self) -> Result<Option<String>, KvError> {
         let path = self.directory.join(CURRENT);
         match fs::read_to_string(&path) {
+            // Of a disk that lost what was synced: it would name the home itself.
+            Ok(name) if name.trim_end().is_empty() => {
+                let what = "it is empty, and named a database once";
+                Err(io_error("read", &path, io::Error::new(io::ErrorKind::InvalidData, what)))
+            }
             Ok(name) => Ok(Some(name.trim_end().to_owned())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(io_error("read", &path, e)),
@@ -331,6 +336,17 @@ mod tests {
         home.remove("one").expect("removing twice is no error");
         assert_eq!(home.current().expect("read").as_deref(), Some("two"));
         assert_eq!(home.list().expect("list"), ["two"]);
+    }
+
+    #[test]
+    fn a_name_of_the_current_database_that_a_disk_lost_is_an_error_that_says_so() {
+        let directory = tempfile::tempdir().expect("temp dir");
+        let home = home(directory.path());
+        drop(home.create("one").expect("create"));
+        home.make_current("one").expect("make current");
+        fs::write(directory.path().join(CURRENT), "").expect("lose it");
+        let error = home.current().expect_err("not a database").to_string();
+        assert!(error.contains(CURRENT) && error.contains("empty"), "{error}");
     }
 
     #[test]

@@ -5,8 +5,11 @@
 //! F2  Every request ends: with its answer, at its deadline, or when its connection breaks.
 //! F3  What is in flight to one side of a connection is bounded by the credit that this side gave in its greeting; a
 //!     server that is behind stops reading, a client waits in `submit`.
-//! One reader and one writer task each. A connection on which a request timed out while nothing at all arrived is
-//! closed, so that the next request makes a new one.
+//! F4  Silence is not slowness. A server says every [`SIGN_OF_LIFE_EVERY`] that it works on a request; a peer from which
+//!     nothing at all arrives for [`SILENCE_MAX`], while something waits, is given up: it was switched off or stopped, or
+//!     its link is down. Who is slow has the whole deadline.
+//! One reader and one writer task each. A connection whose peer was silent while a request waited is closed, so that the next
+//! request makes a new one.
 
 use std::collections::HashMap;
 use std::io;
@@ -39,6 +42,13 @@ const WRITE_QUEUE_MAX: usize = 64;
 pub(super) const GREETING_DEADLINE: Duration = Duration::from_secs(5);
 /// After a failed accept (out of descriptors): time for some to be closed.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// F4. A server that has too few processors for a moment is still in time.
+const SIGN_OF_LIFE_EVERY: Duration = Duration::from_millis(400);
+/// F4. Several signs, and an answer of 1 MiB at less than 1 MiB/s: what is on its way counts when it has arrived.
+pub const SILENCE_MAX: Duration = Duration::from_millis(1500);
+/// Then what lies in the socket is read before anybody is judged: this process may have been stopped itself.
+const LAST_LOOK: Duration = Duration::from_millis(50);
+const _: () = assert!(SIGN_OF_LIFE_EVERY.as_millis() * 3 <= SILENCE_MAX.as_millis());
 /// Counted against the credit for a request beside its payload.
 const REQUEST_COST_BYTES: u64 = 4096;
 
@@ -204,7 +214,7 @@ async fn serve_requests(
         let replies = replies.clone();
         tokio::spawn(async move {
             let result = match answer {
-                Ok(answer) => answer.await,
+                Ok(answer) => with_signs_of_life(answer, id, &replies).await,
                 Err(error) => Err(error),
             };
             let (message, payload) = convert::reply_to_wire(result);
@@ -212,6 +222,24 @@ async fn serve_requests(
             let _ = replies.send(Outgoing { head, payload }).await; // the connection is gone: nobody waits
             drop(permit);
         });
+    }
+}
+
+/// Keeps F4. Signs go before the answer in the queue of the connection, so they cost no order.
+async fn with_signs_of_life(
+    mut answer: crate::env::BoxFuture<'static, Result<ChunkReply, ChunkError>>,
+    id: u64,
+    replies: &mpsc::Sender<Outgoing>,
+) -> Result<ChunkReply, ChunkError> {
+    loop {
+        match timeout(SIGN_OF_LIFE_EVERY, &mut answer).await {
+            Ok(result) => return result,
+            Err(_) => {
+                let head = frame::encode(FrameKind::Working, id, &(), 0);
+                // A full queue is a sign by itself; a closed one has nobody to tell.
+                let _ = replies.try_send(Outgoing { head, payload: Bytes::new() });
+            }
+        }
     }
 }
 
@@ -265,9 +293,26 @@ pub struct FrameTransport {
     peers: Mutex<HashMap<(ServerId, String), Arc<Peer>>>,
 }
 
+#[derive(Default)]
 struct Peer {
     connections: [tokio::sync::Mutex<Option<Arc<Connection>>>; CONNECTIONS_PER_PEER],
     next: AtomicU64,
+    heard: Heard,
+}
+
+/// When something last arrived from a peer, on whichever connection: on a narrow link one of them may wait for the others.
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<Option<Instant>>>);
+
+impl Heard {
+    fn note(&self) {
+        *lock(&self.0) = Some(Instant::now());
+    }
+
+    /// Since when a request that was sent `at` has waited without a sign of the peer.
+    fn silent_since(&self, at: Instant) -> Instant {
+        lock(&self.0).map_or(at, |heard| heard.max(at))
+    }
 }
 
 struct Connection {
@@ -281,6 +326,8 @@ struct Shared {
     pending: Mutex<Pending>,
     next_id: AtomicU64,
     stop: watch::Sender<bool>,
+    /// The peer's.
+    heard: Heard,
 }
 
 struct Pending {
@@ -302,10 +349,7 @@ impl FrameTransport {
 
     fn peer(&self, to: &Replica) -> Arc<Peer> {
         let mut peers = lock(&self.peers);
-        let peer = peers
-            .entry((to.server, to.address.clone()))
-            .or_insert_with(|| Arc::new(Peer { connections: Default::default(), next: AtomicU64::new(0) }));
-        peer.clone()
+        peers.entry((to.server, to.address.clone())).or_default().clone()
     }
 }
 
@@ -337,7 +381,8 @@ impl ChunkTransport for FrameTransport {
                     None => {
                         let expected =
                             Expected { role: Role::Chunkserver, id: server.0, cluster: own.cluster };
-                        let made = timeout(connect_deadline, open(&env, &own, &expected, &to.address));
+                        let opening = open(&env, &own, &expected, &to.address, peer.heard.clone());
+                        let made = timeout(connect_deadline, opening);
                         let made = made.await.map_err(|_| "no connection in time".to_owned())??;
                         slot.insert(Arc::new(made)).clone()
                     }
@@ -384,6 +429,7 @@ async fn open(
     own: &super::Identity,
     expected: &Expected,
     address: &str,
+    heard: Heard,
 ) -> Result<Connection, String> {
     let (reader, writer, reply) = greet(env, own, expected, address).await?;
     let credit_bytes = reply.greeting.map_or(CREDIT_BYTES, |g| g.credit_bytes).clamp(1 << 20, CREDIT_BYTES);
@@ -391,7 +437,7 @@ async fn open(
     let (requests, queue) = mpsc::channel(WRITE_QUEUE_MAX);
     let (stop, stop_seen) = watch::channel(false);
     let pending = Pending { waiting: Some(HashMap::new()), last_arrival: Instant::now() };
-    let shared = Arc::new(Shared { pending: Mutex::new(pending), next_id: AtomicU64::new(1), stop });
+    let shared = Arc::new(Shared { pending: Mutex::new(pending), next_id: AtomicU64::new(1), stop, heard });
     tokio::spawn(run_connection(reader, writer, queue, shared.clone(), stop_seen));
     Ok(Connection { requests, shared, credit: Arc::new(Semaphore::new(credit_bytes as usize)) })
 }
@@ -406,9 +452,13 @@ async fn run_connection(
 ) {
     let reading = async {
         while let Ok(incoming) = read_frame(&mut reader).await {
+            shared.heard.note();
+            lock(&shared.pending).last_arrival = Instant::now();
+            if incoming.header.kind == FrameKind::Working {
+                continue;
+            }
             let Ok(reply) = wire::ChunkReply::decode(incoming.body) else { return };
             let mut pending = lock(&shared.pending);
-            pending.last_arrival = Instant::now();
             let waiter = pending.waiting.as_mut().and_then(|w| w.remove(&incoming.header.request));
             drop(pending);
             if let Some(waiter) = waiter {
@@ -462,28 +512,73 @@ impl Connection {
 
 impl Sent {
     async fn answer(mut self, server: ServerId, until: Instant) -> Result<ChunkReply, ChunkError> {
-        match tokio::time::timeout_at(until, &mut self.reply).await {
-            Ok(Ok((reply, payload))) => convert::reply_from_wire(&self.key, reply, payload),
-            Ok(Err(_)) => Err(ChunkError::Unreachable { server, what: "connection lost".into() }),
-            Err(_) => {
+        let unreachable = |what: &str| Err(ChunkError::Unreachable { server, what: what.to_owned() });
+        match self.wait(until).await {
+            Waited::Answered(reply, payload) => convert::reply_from_wire(&self.key, reply, payload),
+            Waited::Lost => unreachable("connection lost"),
+            Waited::Silent => {
+                self.end_connection();
+                unreachable("no sign of life")
+            }
+            Waited::Late => {
                 if self.give_up() {
-                    let _ = self.shared.stop.send(true); // it may have ended already
+                    self.end_connection();
                 }
-                Err(ChunkError::Unreachable { server, what: "no answer in time".into() })
+                unreachable("no answer in time")
             }
         }
     }
 
-    /// True when nothing at all arrived since the request was sent; then nobody else is to use the connection.
+    /// Keeps F2 and F4.
+    async fn wait(&mut self, until: Instant) -> Waited {
+        loop {
+            let silent_since = self.shared.heard.silent_since(self.at);
+            let limit = until.min(silent_since + SILENCE_MAX);
+            if let Ok(answer) = tokio::time::timeout_at(limit, &mut self.reply).await {
+                return answer.into();
+            }
+            if limit == until {
+                return Waited::Late;
+            }
+            if let Ok(answer) = timeout(LAST_LOOK, &mut self.reply).await {
+                return answer.into();
+            }
+            if self.shared.heard.silent_since(self.at) == silent_since {
+                return Waited::Silent;
+            }
+        }
+    }
+
+    /// True when nothing at all arrived on this connection since the request was sent.
     fn give_up(&self) -> bool {
         let mut pending = lock(&self.shared.pending);
-        let is_silent = pending.last_arrival < self.at;
-        if is_silent {
-            pending.waiting = None;
-        } else if let Some(waiting) = pending.waiting.as_mut() {
+        if let Some(waiting) = pending.waiting.as_mut() {
             waiting.remove(&self.id);
         }
-        is_silent
+        pending.last_arrival < self.at
+    }
+
+    /// Nobody else is to use it, and who waits on it is told.
+    fn end_connection(&self) {
+        lock(&self.shared.pending).waiting = None;
+        let _ = self.shared.stop.send(true); // it may have ended already
+    }
+}
+
+/// What became of a request.
+enum Waited {
+    Answered(wire::ChunkReply, Bytes),
+    Lost,
+    Silent,
+    Late,
+}
+
+impl From<Result<(wire::ChunkReply, Bytes), oneshot::error::RecvError>> for Waited {
+    fn from(answer: Result<(wire::ChunkReply, Bytes), oneshot::error::RecvError>) -> Waited {
+        match answer {
+            Ok((reply, payload)) => Waited::Answered(reply, payload),
+            Err(_) => Waited::Lost,
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Frames over real sockets: order, deadlines, broken connections, strangers.
+//! Frames over real sockets: order, deadlines, broken connections, strangers; and over pipes, where time is turned: silence.
 
 use std::sync::atomic::AtomicUsize;
 
@@ -132,6 +132,63 @@ async fn requests_that_wait_on_a_broken_connection_are_told_at_once() {
     assert!(matches!(error, Err(ChunkError::Unreachable { .. })), "{error:?}");
 }
 
+/// A peer at the other end of a pipe: with a service behind it, or silent after the handshake.
+struct Pipe(Option<Arc<dyn ChunkService>>);
+
+impl Net for Pipe {
+    fn connect(&self, _address: &str) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let identity = SharedIdentity::new(Identity { role: Role::Chunkserver, id: 2, cluster: CLUSTER });
+        match self.0.clone() {
+            Some(service) => {
+                let (stop, stopped) = watch::channel(false);
+                tokio::spawn(async move {
+                    serve_connection(Box::new(far), "pipe".into(), identity, service, stopped).await;
+                    drop(stop);
+                });
+            }
+            None => {
+                tokio::spawn(async move {
+                    let (mut reader, mut writer) = tokio::io::split(far);
+                    accept_greeting(&mut reader, &mut writer, &identity).await.unwrap();
+                    tokio::io::copy(&mut reader, &mut tokio::io::sink()).await
+                });
+            }
+        }
+        Box::pin(async move { Ok(Box::new(near) as Box<dyn Stream>) })
+    }
+
+    fn bind(&self, _address: &str) -> BoxFuture<'static, io::Result<Box<dyn Listener>>> {
+        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
+    }
+}
+
+/// Sends a sync through the pipe; how it ended, and after how long.
+async fn sync_through(pipe: Pipe, deadline: Duration) -> (Result<ChunkReply, ChunkError>, Duration) {
+    let own = SharedIdentity::new(Identity { role: Role::Client, id: 0, cluster: CLUSTER });
+    let env = Env { net: Arc::new(pipe), ..Env::real() };
+    let transport = FrameTransport::new(env, own, Duration::from_secs(2));
+    let replica = Replica { server: ServerId(2), address: "pipe".to_owned() };
+    let sync = ChunkRequest::Sync(SyncChunk { key: key(CLUSTER), up_to: ByteLen(1), forward: Vec::new() });
+    let started = Instant::now();
+    (call(&transport, &replica, sync, deadline).await, started.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_peer_is_given_up_long_before_the_deadline() {
+    let (error, after) = sync_through(Pipe(None), Duration::from_secs(60)).await;
+    assert!(matches!(error, Err(ChunkError::Unreachable { server: ServerId(2), .. })), "{error:?}");
+    assert!(after >= SILENCE_MAX && after < SILENCE_MAX * 2, "{after:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_works_for_long_is_waited_for_until_the_deadline() {
+    let deadline = Duration::from_secs(60);
+    let (error, after) = sync_through(Pipe(Some(Arc::new(Recorder::default()))), deadline).await;
+    assert!(matches!(error, Err(ChunkError::Unreachable { server: ServerId(2), .. })), "{error:?}");
+    assert_eq!(after.as_secs(), deadline.as_secs());
+}
+
 /// It once stayed among the waiting with its credit, until the connection ended: a peer that was slow, but not silent, was
 /// in the end sent nothing at all.
 #[tokio::test]
@@ -141,7 +198,12 @@ async fn regression_a_request_that_could_not_be_queued_in_time_gives_its_credit_
     assert!(requests.try_send(Outgoing { head: Bytes::new(), payload: Bytes::new() }).is_ok());
     let pending = Pending { waiting: Some(HashMap::new()), last_arrival: Instant::now() };
     let (stop, _) = watch::channel(false);
-    let shared = Arc::new(Shared { pending: Mutex::new(pending), next_id: AtomicU64::new(1), stop });
+    let shared = Arc::new(Shared {
+        pending: Mutex::new(pending),
+        next_id: AtomicU64::new(1),
+        stop,
+        heard: Heard::default(),
+    });
     let credit = Arc::new(Semaphore::new(CREDIT));
     let connection = Arc::new(Connection { requests, shared: shared.clone(), credit: credit.clone() });
     let request = append(0, Bytes::from_static(b"x"));
