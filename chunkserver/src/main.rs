@@ -12,6 +12,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
+/// For this process and, in place of malloc, for the libraries in it that are not Rust.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Descriptors that this process may need: chunks that are open, chunks being read, connections.
 const DESCRIPTORS_WANTED: libc::rlim_t = 16_384;
 

@@ -164,6 +164,14 @@ impl Client {
         }
     }
 
+    /// The same, but it may be what a change of this client told up to 10 ms ago. Never older than such a change.
+    pub async fn getattr_lately(&self, caller: &Caller, inode: InodeId) -> Result<InodeAttr> {
+        match inode {
+            InodeId::ROOT => self.getattr(caller, inode).await,
+            _ => self.at(inode).await?.getattr_lately(caller, inode).await,
+        }
+    }
+
     /// Changes attributes. What was written before a change of size is committed before it (P2.3), times set here
     /// survive the commit of what was written before.
     pub async fn setattr(&self, caller: &Caller, set: SetAttr) -> Result<InodeAttr> {

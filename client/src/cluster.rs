@@ -121,6 +121,14 @@ impl ClusterClient {
         Ok(self.show(self.core.meta.getattr(caller, inode).await?))
     }
 
+    /// The same, but what a change of this client has told in the last milliseconds is not asked for again (`fresh`).
+    pub(crate) async fn getattr_lately(&self, caller: &Caller, inode: InodeId) -> Result<InodeAttr> {
+        match self.core.meta.fresh_attr(inode) {
+            Some(attr) => Ok(self.show(attr)),
+            None => self.getattr(caller, inode).await,
+        }
+    }
+
     /// Changes attributes. What was written before a change of size is committed before it (P2.3), times set here
     /// survive the commit of what was written before.
     pub(crate) async fn setattr(&self, caller: &Caller, set: SetAttr) -> Result<InodeAttr> {

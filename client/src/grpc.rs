@@ -70,12 +70,13 @@ impl MetaCalls for GrpcMeta {
             tries.fetch_add(1, Ordering::Relaxed);
             let message = message.clone();
             async move {
-                let reply = client(channel).change(message).await?;
-                Ok(convert::changed_from_wire(reply.into_inner()))
+                let mut reply = client(channel).change(message).await?.into_inner();
+                let directories = convert::directories_from_wire(&mut reply);
+                Ok(convert::changed_from_wire(reply).map(|changed| (changed, directories)))
             }
         };
-        let result = self.0.call(timeout, call).await;
-        Answer { result, is_first_try: tries.load(Ordering::Relaxed) <= 1 }
+        let answered = self.0.call(timeout, call).await;
+        Answer { answered, is_first_try: tries.load(Ordering::Relaxed) <= 1 }
     }
 
     async fn read(&self, request: ReadRequest, timeout: Duration) -> MetaResult<ReadReply> {

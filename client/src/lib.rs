@@ -20,6 +20,7 @@ mod error;
 mod federation;
 mod file;
 mod flush;
+mod fresh;
 mod grpc;
 mod memory;
 mod meta;

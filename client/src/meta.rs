@@ -25,6 +25,7 @@ use dfs_proto::units::{ByteLen, Offset};
 use tokio::time::Instant;
 
 use crate::cluster::Found;
+use crate::fresh::Fresh;
 use crate::session::Session;
 use crate::{Created, DirPage};
 
@@ -32,9 +33,10 @@ use crate::{Created, DirPage};
 const REPORT_TIMEOUT: Duration = Duration::from_secs(3);
 const NANOS: i64 = 1_000_000_000;
 
-/// What a change answered, and whether only one try was made: then a refusal means that nothing happened.
+/// What a change answered, with the directories that it altered, and whether only one try was made: then a refusal means
+/// that nothing happened.
 pub(crate) struct Answer {
-    pub(crate) result: MetaResult<Changed>,
+    pub(crate) answered: MetaResult<(Changed, Vec<InodeAttr>)>,
     pub(crate) is_first_try: bool,
 }
 
@@ -64,6 +66,7 @@ pub(crate) struct MetaClient {
     current: Mutex<Arc<Session>>,
     /// Held while a session is opened (M2). Never taken with another lock.
     opening: tokio::sync::Mutex<()>,
+    fresh: Fresh,
     /// The cluster's clock minus ours, as the last heartbeat showed it.
     clock_lead_nanos: AtomicI64,
 }
@@ -88,6 +91,7 @@ impl MetaClient {
             silent_since: Mutex::new(None),
             current: Mutex::new(Session::new(opened)),
             opening: tokio::sync::Mutex::new(()),
+            fresh: Fresh::default(),
             clock_lead_nanos: AtomicI64::new(0),
         };
         Ok(client)
@@ -210,9 +214,14 @@ impl MetaClient {
                 caller: caller.clone(),
                 change: change.clone(),
             };
+            let changing = self.fresh.begin(&change);
             let answer = self.calls.change(request, self.timeout).await;
-            self.note(&answer.result);
-            match answer.result {
+            self.note(&answer.answered);
+            match answer.answered {
+                Ok((changed, directories)) => {
+                    changing.answered(&changed, directories);
+                    return Ok(changed);
+                }
                 Err(MetaError::SessionExpired { session: lost }) => {
                     let replaced = self.replace(session.id()).await;
                     if !answer.is_first_try {
@@ -220,7 +229,7 @@ impl MetaClient {
                     }
                     session = replaced?;
                 }
-                result => return result,
+                Err(error) => return Err(error),
             }
         }
     }
@@ -240,11 +249,12 @@ impl MetaClient {
             caller: Caller::ROOT,
             change,
         };
+        let _changing = self.fresh.begin(&request.change);
         let answer = self.calls.change(request, self.timeout).await;
-        if let Err(MetaError::SessionExpired { .. }) = answer.result {
+        if let Err(MetaError::SessionExpired { .. }) = answer.answered {
             self.replace(owner).await?;
         }
-        answer.result
+        answer.answered.map(|(changed, _)| changed)
     }
 
     async fn read(&self, caller: &Caller, read: Read) -> MetaResult<ReadReply> {
@@ -279,6 +289,11 @@ impl MetaClient {
             ReadReply::Attr(attr) => Ok(attr),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// As a change has just told them, if one has.
+    pub(crate) fn fresh_attr(&self, inode: InodeId) -> Option<InodeAttr> {
+        self.fresh.get(inode)
     }
 
     pub(crate) async fn access(&self, caller: &Caller, inode: InodeId, mask: AccessMask) -> MetaResult<()> {

@@ -24,7 +24,7 @@ impl Touched {
         Touched::default()
     }
 
-    fn inode(mut self, inode: InodeId) -> Touched {
+    pub(crate) fn inode(mut self, inode: InodeId) -> Touched {
         self.inodes.insert(inode);
         self
     }

@@ -12,6 +12,10 @@ use dfs_proto::env::{Env, runtime_threads};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+/// For this process and, in place of malloc, for the libraries in it that are not Rust.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// One metaserver of a dfs cluster: keeps the names, attributes and extents of its files, replicated over the cluster's
 /// metaservers, and says which chunkservers hold the bytes.
 ///

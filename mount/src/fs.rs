@@ -319,7 +319,8 @@ impl Fs {
     // ---- attributes ------------------------------------------------------------------------------------------
 
     pub(crate) async fn getattr(&self, who: Requester, inode: InodeId) -> FsResult<InodeAttr> {
-        let fresh = self.as_caller(who, |caller| async move { self.client.getattr(&caller, inode).await });
+        let asked = |caller| async move { self.client.getattr_lately(&caller, inode).await };
+        let fresh = self.as_caller(who, asked);
         if inode == InodeId::ROOT { self.root.or(fresh).await } else { fresh.await }
     }
 

@@ -318,6 +318,11 @@ fn replica(server: ServerId) -> Replica {
     Replica { server, address: format!("server-{}:1", server.0) }
 }
 
+/// This fake tells nothing of directories.
+fn told(result: MetaResult<Changed>) -> MetaResult<(Changed, Vec<InodeAttr>)> {
+    result.map(|changed| (changed, Vec::new()))
+}
+
 #[async_trait]
 impl MetaCalls for FakeMeta {
     async fn open_session(&self, _open: OpenSession, _timeout: Duration) -> MetaResult<SessionOpened> {
@@ -359,9 +364,9 @@ impl MetaCalls for FakeMeta {
         if is_lost {
             sleep(timeout).await;
             let result = Err(MetaError::Unavailable { what: "no answer in time".to_owned() });
-            return Answer { result, is_first_try: false };
+            return Answer { answered: told(result), is_first_try: false };
         }
-        Answer { result, is_first_try: true }
+        Answer { answered: told(result), is_first_try: true }
     }
 
     async fn read(&self, request: ReadRequest, _timeout: Duration) -> MetaResult<ReadReply> {

@@ -121,11 +121,19 @@ impl Meta for MetaService {
     }
 
     async fn change(&self, request: Request<wire::ChangeRequest>) -> Answer<wire::ChangeReply> {
-        let result = match convert::change_request_from_wire(request.into_inner()) {
-            Ok(change) => self.0.change(change).await,
-            Err(error) => Err(error),
+        let change = match convert::change_request_from_wire(request.into_inner()) {
+            Ok(change) => change,
+            Err(error) => return Ok(Response::new(convert::changed_to_wire(Err(error)))),
         };
-        Ok(Response::new(convert::changed_to_wire(result)))
+        let (session, directories) = (change.session, namespace::directories(&change.change));
+        let result = self.0.change(change).await;
+        let shown = match &result {
+            Ok(_) => self.0.show_directories(session, directories).await,
+            Err(_) => Vec::new(),
+        };
+        let mut reply = convert::changed_to_wire(result);
+        reply.directories = shown.iter().map(convert::attr_to_wire).collect();
+        Ok(Response::new(reply))
     }
 
     async fn read(&self, request: Request<wire::ReadRequest>) -> Answer<wire::ReadReply> {

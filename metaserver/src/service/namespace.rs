@@ -1,9 +1,10 @@
 //! A client's changes and reads: check whom they are for, pass the gate, fill in what only the leader knows.
 
+use dfs_proto::attr::InodeAttr;
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::SessionId;
+use dfs_proto::ids::{InodeId, SessionId};
 use dfs_proto::meta::{
-    Change, ChangeRequest, Changed, FileExtents, MetaResult, Read, ReadReply, ReadRequest, StatFs,
+    Change, ChangeRequest, Changed, Create, FileExtents, MetaResult, Read, ReadReply, ReadRequest, StatFs,
 };
 use tokio::time::Instant;
 
@@ -62,6 +63,23 @@ impl Metaserver {
             Reply::Changed(changed) => changed,
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// What a change has made of the directories that it named, so that its client need not ask; none if that cannot be
+    /// told now.
+    pub(super) async fn show_directories(
+        &self,
+        session: SessionId,
+        directories: Vec<InodeId>,
+    ) -> Vec<InodeAttr> {
+        if directories.is_empty() {
+            return Vec::new();
+        }
+        let shown = directories.iter().fold(Touched::nothing(), |shown, inode| shown.inode(*inode));
+        let look = |state: &dyn Snapshot| {
+            Ok(directories.iter().filter_map(|inode| read::getattr(state, *inode).ok()).collect())
+        };
+        self.gate.read(&shown, Some(session), look).await.unwrap_or_default()
     }
 
     /// Answers a read from the leader's state.
@@ -123,6 +141,23 @@ pub(super) fn require_session(state: &dyn Snapshot, session: SessionId) -> MetaR
 /// What `apply` never answers to this command.
 pub(super) fn unexpected(reply: &Reply) -> MetaError {
     MetaError::Internal { what: format!("unexpected reply {reply:?}") }
+}
+
+/// Those in which a change alters a name.
+pub(super) fn directories(change: &Change) -> Vec<InodeId> {
+    match change {
+        Change::Create(Create { parent, .. })
+        | Change::Link { parent, .. }
+        | Change::Unlink { parent, .. }
+        | Change::Rmdir { parent, .. } => vec![*parent],
+        Change::Rename(rename) if rename.parent == rename.new_parent => vec![rename.parent],
+        Change::Rename(rename) => vec![rename.parent, rename.new_parent],
+        Change::SetAttr(_)
+        | Change::OpenChunk(_)
+        | Change::SealChunk { .. }
+        | Change::CommitExtents(_)
+        | Change::ReleaseOrphans { .. } => Vec::new(),
+    }
 }
 
 /// P9.3: not across volumes, wherever they are.

@@ -633,7 +633,12 @@ pub fn changed_to_wire(result: MetaResult<Changed>) -> wire::ChangeReply {
             Wire::Committed(wire::Committed { attrs: attrs.iter().map(attr_to_wire).collect() })
         }
     };
-    wire::ChangeReply { result: Some(result) }
+    wire::ChangeReply { result: Some(result), directories: Vec::new() }
+}
+
+/// The directories that a change altered. What cannot be read is left out: nobody depends on it.
+pub fn directories_from_wire(reply: &mut wire::ChangeReply) -> Vec<InodeAttr> {
+    std::mem::take(&mut reply.directories).into_iter().filter_map(|attr| attr_from_wire(attr).ok()).collect()
 }
 
 pub fn changed_from_wire(reply: wire::ChangeReply) -> MetaResult<Changed> {

@@ -65,6 +65,14 @@ impl Writer {
         }
     }
 
+    /// For an answer that was waited for: others wait for the same (one log entry answers many changes), and all of them
+    /// leave in one system call, after one wake-up on the other side.
+    async fn send_with_others(self: Arc<Self>, frame: Bytes, place: OwnedSemaphorePermit) {
+        lock(&self.queue).push((frame, Some(place)));
+        tokio::task::yield_now().await;
+        self.write_queue().await;
+    }
+
     async fn write_queue(self: Arc<Self>) {
         // Looked at again after unlocking: a frame queued while this held the lock was left to it.
         while !lock(&self.queue).is_empty() {
@@ -272,23 +280,23 @@ async fn serve_calls(
         }
         let call = UnaryCall::decode(incoming.body).map_err(broken)?;
         let permit = in_flight.clone().acquire_owned().await.map_err(broken)?; // keeps U3
-        let mut answering =
-            Box::pin(answer(routes.clone(), call, incoming.header.request, writer.clone(), permit));
+        let mut answering = Box::pin(answer(routes.clone(), call, incoming.header.request));
         // Most reads have their answer at once: no task for them.
-        if poll_once(answering.as_mut()).is_pending() {
-            while running.try_join_next().is_some() {}
-            running.spawn(answering);
+        match poll_once(answering.as_mut()) {
+            Poll::Ready(frame) => writer.send(frame, Some(permit)), // keeps U3
+            Poll::Pending => {
+                while running.try_join_next().is_some() {}
+                let writer = writer.clone();
+                running.spawn(async move {
+                    let frame = answering.await;
+                    writer.send_with_others(frame, permit).await; // keeps U3
+                });
+            }
         }
     }
 }
 
-async fn answer(
-    mut routes: Routes,
-    call: UnaryCall,
-    id: u64,
-    writer: Arc<Writer>,
-    permit: OwnedSemaphorePermit,
-) {
+async fn answer(mut routes: Routes, call: UnaryCall, id: u64) -> Bytes {
     let answer = match perform(&mut routes, call).await {
         Ok(message) => UnaryAnswer { code: 0, text: String::new(), message },
         Err(status) => UnaryAnswer {
@@ -297,7 +305,7 @@ async fn answer(
             message: Bytes::new(),
         },
     };
-    writer.send(frame::encode(FrameKind::Answer, id, &answer, 0), Some(permit)); // keeps U3
+    frame::encode(FrameKind::Answer, id, &answer, 0)
 }
 
 async fn perform(routes: &mut Routes, call: UnaryCall) -> Result<Bytes, Status> {
