@@ -261,47 +261,8 @@ impl End {
     }
 }
 
-/// Changes files until it is told to stop, or a change fails.
-pub struct Worker {
-    stop: Arc<AtomicBool>,
-    done: Arc<AtomicUsize>,
-    thread: JoinHandle<(Ledger, io::Result<()>)>,
-}
-
-impl Worker {
-    /// `dir` is there.
-    pub fn start(mut ledger: Ledger, dir: PathBuf, seed: u64) -> Worker {
-        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let (stopped, count) = (Arc::clone(&stop), Arc::clone(&done));
-        let thread = std::thread::spawn(move || {
-            let is_over = || stopped.load(Ordering::Relaxed);
-            let ended = ledger.work(&dir, seed, is_over, || {
-                count.fetch_add(1, Ordering::Relaxed);
-            });
-            (ledger, ended)
-        });
-        Worker { stop, done, thread }
-    }
-
-    /// Changes that returned since it was started.
-    pub fn done(&self) -> usize {
-        self.done.load(Ordering::Relaxed)
-    }
-
-    /// A change failed.
-    pub fn has_ended(&self) -> bool {
-        self.thread.is_finished()
-    }
-
-    /// Ends it after the change under way; what made it end before, if something did.
-    pub fn finish(self) -> (Ledger, io::Result<()>) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("a worker does not panic")
-    }
-}
-
-/// A [`Worker`] that is a process of its own: what the test starts meanwhile must not inherit the files that it has open,
-/// because closing those waits for the servers that are down.
+/// Changes files until it is told to stop, or a change fails. A process of its own: what the test starts meanwhile must not
+/// inherit the files that it has open, because closing those waits for servers that are down or cannot be reached.
 pub struct Process {
     child: Child,
     /// Holds what it begins with, and in the end what it made of it.
@@ -400,7 +361,7 @@ pub fn load(file: &Path, dir: &Path, seed: u64) {
 }
 
 /// Each has completed `by` changes more than `done` says, or has ended.
-pub fn all_went_on(workers: &[Worker], done: &[usize], by: usize) -> Option<()> {
+pub fn all_went_on(workers: &[Process], done: &[usize], by: usize) -> Option<()> {
     let mut workers = workers.iter().zip(done);
     workers.all(|(worker, before)| worker.done() >= before + by || worker.has_ended()).then_some(())
 }

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::ledger::{Ledger, Worker, all_went_on};
+use crate::ledger::{Ledger, Process, all_went_on};
 use crate::load::{Copy, NamespaceLoop};
 use crate::machines::Machines;
 use crate::shell::sh;
@@ -70,8 +70,10 @@ pub fn cut(machines: &Machines, dir: &Path, silent: Silent, seed: u64) -> Seen {
     tree::write_made(&source.join("large"), seed, 64 << 20).expect("make a large file");
     let own: Vec<PathBuf> = (0..WORKERS).map(|worker| dir.join(format!("worker{worker}"))).collect();
     own.iter().for_each(|dir| fs::create_dir(dir).expect("make a worker's directory"));
-    let start = |(number, dir): (u64, &PathBuf)| Worker::start(Ledger::default(), dir.clone(), seed + number);
-    let workers: Vec<Worker> = (0..).zip(&own).map(start).collect();
+    let start = |(number, dir): (u64, &PathBuf)| {
+        Process::start(Ledger::default(), dir, outside.path().join(number.to_string()), seed + number)
+    };
+    let workers: Vec<Process> = (0..).zip(&own).map(start).collect();
     let names = NamespaceLoop::start(dir.join("names"));
     let copy = Copy::start(&source, &dir.join("copy"));
     copy.wait_started(10, DEADLINE);
@@ -90,7 +92,7 @@ pub fn cut(machines: &Machines, dir: &Path, silent: Silent, seed: u64) -> Seen {
         machines.set_link(MOUNT, true);
         from = wait::now();
     }
-    let done: Vec<usize> = workers.iter().map(Worker::done).collect();
+    let done: Vec<usize> = workers.iter().map(Process::done).collect();
     // Two changes each: one may have been answered before.
     wait::until("every worker to go on", DEADLINE, || all_went_on(&workers, &done, 2));
     let all_went_on = from.elapsed();
@@ -99,7 +101,7 @@ pub fn cut(machines: &Machines, dir: &Path, silent: Silent, seed: u64) -> Seen {
     lost.iter().for_each(|machine| machines.set_link(*machine, true));
     machines.wait_all_alive(1);
     for (worker, own) in workers.into_iter().zip(&own) {
-        let (mut ledger, ended) = worker.finish();
+        let (mut ledger, ended) = worker.finish(DEADLINE);
         ended.unwrap_or_else(|error| panic!("{silent:?}, seed {seed}: a change failed: {error}"));
         sys::drop_caches();
         ledger.compare(own).unwrap_or_else(|lost| panic!("{silent:?}, seed {seed}: {lost}"));
