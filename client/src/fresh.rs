@@ -3,7 +3,7 @@
 //! with two questions to the metaserver. NFSv3 answers changes with post-operation attributes for the same reason
 //! (RFC 1813, 2.6).
 //!
-//! U1  What is told is never older than a change of this client that returned. A change forgets, when it begins, what it may
+//! U1  What is told is never older than a change of this client that returned without an error. A change forgets, when it begins, what it may
 //!     alter; what its answer tells is kept only if no other that may alter the same was under way meanwhile.
 //! U2  It is told for [`FRESH_FOR`] only: other clients change things too (SEMANTICS.md, "Between mounts").
 
@@ -135,8 +135,8 @@ impl Fresh {
 }
 
 impl Changing<'_> {
-    /// It was answered.
-    pub(crate) fn answered(self, changed: &Changed, directories: Vec<InodeAttr>) {
+    /// It was answered. What a repeated request answers was remembered: the file may be another by now.
+    pub(crate) fn answered(self, changed: &Changed, directories: Vec<InodeAttr>, is_first_try: bool) {
         let mut state = self.fresh.state();
         let Some(own) = state.running.remove(&self.number) else { return };
         let now = Instant::now();
@@ -146,9 +146,12 @@ impl Changing<'_> {
         if own.has_directories {
             state.known.extend(directories.into_iter().map(|attr| (attr.inode, (attr, now))));
         }
+        // A new directory may have got a name in it already, by a change that does not meet this one.
         if let Changed::Inode { attr, existed: false, .. } = changed
+            && attr.kind != FileKind::Directory
             && own.reach.behind == Behind::New
             && own.has_file
+            && is_first_try
         {
             state.known.insert(attr.inode, (attr.clone(), now));
         }
@@ -210,7 +213,7 @@ mod tests {
 
     fn answer(changing: Changing<'_>) {
         let changed = Changed::Inode { attr: attr(FILE, FileKind::File), existed: false, next_commit: 1 };
-        changing.answered(&changed, vec![attr(DIRECTORY, FileKind::Directory)]);
+        changing.answered(&changed, vec![attr(DIRECTORY, FileKind::Directory)], true);
     }
 
     fn known(fresh: &Fresh) -> [bool; 2] {
@@ -241,6 +244,17 @@ mod tests {
             answer(fresh.begin(&create_in(DIRECTORY)));
             drop(fresh.begin(&change));
             assert_eq!(known(&fresh), left, "{change:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_repeated_create_answers_of_its_file_and_any_of_a_new_directory_is_not_believed() {
+        for (kind, is_first_try) in [(FileKind::File, false), (FileKind::Directory, true)] {
+            let fresh = Fresh::default();
+            let changed = Changed::Inode { attr: attr(FILE, kind), existed: false, next_commit: 1 };
+            let directories = vec![attr(DIRECTORY, FileKind::Directory)];
+            fresh.begin(&create_in(DIRECTORY)).answered(&changed, directories, is_first_try);
+            assert_eq!(known(&fresh), [true, false], "{kind:?}");
         }
     }
 

@@ -219,7 +219,7 @@ impl MetaClient {
             self.note(&answer.answered);
             match answer.answered {
                 Ok((changed, directories)) => {
-                    changing.answered(&changed, directories);
+                    changing.answered(&changed, directories, answer.is_first_try);
                     return Ok(changed);
                 }
                 Err(MetaError::SessionExpired { session: lost }) => {

@@ -275,18 +275,15 @@ impl Appender {
             data: frame.data.clone(),
         });
         let at = Instant::now();
-        let reply = self.submit(request, self.patience.append).await;
-        self.unacked.push_back(Sent { frame, at, reply });
+        let submitted = self.chunks.transport.submit(&self.replicas[0], request, self.patience.append).await;
+        // What cannot be sent takes the stream along: the next ones would only wait as long for a connection.
+        let pending = submitted.inspect_err(|_| {
+            self.failed_after = Wait::judge(at.elapsed(), self.patience.append);
+        })?;
+        // The answer is awaited on a task of its own, so that what it holds of the connection's credit is given back even
+        // while this task waits for credit itself.
+        self.unacked.push_back(Sent { frame, at, reply: tokio::spawn(pending) });
         Ok(())
-    }
-
-    /// The answer is awaited on a task of its own, so that what it holds of the connection's credit is given back even
-    /// while this task waits for credit itself.
-    async fn submit(&self, request: ChunkRequest, timeout: Duration) -> Reply {
-        match self.chunks.transport.submit(&self.replicas[0], request, timeout).await {
-            Ok(pending) => tokio::spawn(pending),
-            Err(error) => tokio::spawn(async move { Err(error) }),
-        }
     }
 
     async fn appended(&mut self, result: Result<ChunkReply, ChunkError>) -> Result<(), ChunkError> {
@@ -319,6 +316,11 @@ impl Appender {
             sent.reply.abort();
         }
         sleep(REPEAT_PAUSE * self.repeats).await;
+        let primary = self.replicas[0].server;
+        if self.chunks.avoided().contains(&primary) {
+            // Another stream has found out meanwhile why the connection was lost.
+            return Err(ChunkError::Unreachable { server: primary, what: "it fell silent".to_owned() });
+        }
         for sent in unacked {
             self.send(sent.frame).await?;
         }

@@ -150,6 +150,7 @@ pub fn cut_after_a_snapshot(shape: Shape) -> Result<(), String> {
     }
     cluster.wait_whole();
     cluster.kill(&leader);
+    cluster.wait_status("a new leader", GO_ON_DEADLINE, |_| true);
     let dir = cluster.remount_cold("a");
     let missing = names.iter().filter(|name| !dir.join(name).is_dir()).count();
     if missing > 0 { Err(format!("{missing} of {} directories are gone", names.len())) } else { Ok(()) }

@@ -5,21 +5,23 @@
 //! F2  Every request ends: with its answer, at its deadline, or when its connection breaks.
 //! F3  What is in flight to one side of a connection is bounded by the credit that this side gave in its greeting; a
 //!     server that is behind stops reading, a client waits in `submit`.
-//! F4  Silence is not slowness. A server says every [`SIGN_OF_LIFE_EVERY`] that it works on a request; a peer from which
-//!     nothing at all arrives for [`SILENCE_MAX`], while something waits, is given up: it was switched off or stopped, or
-//!     its link is down. Who is slow has the whole deadline.
+//! F4  Silence is not slowness. A server says every [`SIGN_OF_LIFE_EVERY`] that it works on a request, from its first bytes
+//!     on; a peer from which not one byte arrives for [`SILENCE_MAX`], while something waits, is given up: it was switched
+//!     off or stopped, or its link is down. Who is slow has the whole deadline.
 //! One reader and one writer task each. A connection whose peer was silent while a request waited is closed, so that the next
 //! request makes a new one.
 
 use std::collections::HashMap;
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use prost::Message;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
@@ -44,7 +46,7 @@ pub(super) const GREETING_DEADLINE: Duration = Duration::from_secs(5);
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// F4. A server that has too few processors for a moment is still in time.
 const SIGN_OF_LIFE_EVERY: Duration = Duration::from_millis(400);
-/// F4. Several signs, and an answer of 1 MiB at less than 1 MiB/s: what is on its way counts when it has arrived.
+/// F4. Several signs.
 pub const SILENCE_MAX: Duration = Duration::from_millis(1500);
 /// Then what lies in the socket is read before anybody is judged: this process may have been stopped itself.
 const LAST_LOOK: Duration = Duration::from_millis(50);
@@ -77,8 +79,17 @@ pub(super) struct Incoming {
 }
 
 pub(super) async fn read_frame(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Incoming> {
+    let head = read_head(reader).await?;
+    read_rest(reader, head).await
+}
+
+async fn read_head(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<[u8; HEADER_LEN]> {
     let mut head = [0u8; HEADER_LEN];
     reader.read_exact(&mut head).await?;
+    Ok(head)
+}
+
+async fn read_rest(reader: &mut (impl AsyncRead + Unpin), head: [u8; HEADER_LEN]) -> io::Result<Incoming> {
     let header = frame::decode_header(&head).map_err(broken)?;
     let body = read_bytes(reader, header.body_len).await?;
     frame::verify_body(&header, &head, &body).map_err(broken)?;
@@ -198,7 +209,8 @@ async fn serve_requests(
     credit: &Arc<Semaphore>,
 ) -> io::Result<()> {
     loop {
-        let incoming = read_frame(reader).await?;
+        let head = read_head(reader).await?;
+        let incoming = with_signs_of_life(read_rest(reader, head), 0, replies).await?;
         if incoming.header.kind != FrameKind::Request {
             return Err(broken("expected a request"));
         }
@@ -225,14 +237,16 @@ async fn serve_requests(
     }
 }
 
-/// Keeps F4. Signs go before the answer in the queue of the connection, so they cost no order.
-async fn with_signs_of_life(
-    mut answer: crate::env::BoxFuture<'static, Result<ChunkReply, ChunkError>>,
+/// Keeps F4 while `work` on a request goes on; 0: on one that is still arriving. Signs go before the answer in the queue of
+/// the connection, so they cost no order.
+async fn with_signs_of_life<T>(
+    work: impl Future<Output = T>,
     id: u64,
     replies: &mpsc::Sender<Outgoing>,
-) -> Result<ChunkReply, ChunkError> {
+) -> T {
+    let mut work = std::pin::pin!(work);
     loop {
-        match timeout(SIGN_OF_LIFE_EVERY, &mut answer).await {
+        match timeout(SIGN_OF_LIFE_EVERY, &mut work).await {
             Ok(result) => return result,
             Err(_) => {
                 let head = frame::encode(FrameKind::Working, id, &(), 0);
@@ -309,6 +323,11 @@ impl Heard {
         *lock(&self.0) = Some(Instant::now());
     }
 
+    /// Notes every byte that is read.
+    fn listening<R>(self, reader: R) -> Listening<R> {
+        Listening { reader, heard: self }
+    }
+
     /// Since when a request that was sent `at` has waited without a sign of the peer.
     fn silent_since(&self, at: Instant) -> Instant {
         lock(&self.0).map_or(at, |heard| heard.max(at))
@@ -340,6 +359,27 @@ struct Pending {
 struct Waiter {
     answer: oneshot::Sender<(wire::ChunkReply, Bytes)>,
     _credit: Option<OwnedSemaphorePermit>,
+}
+
+/// A reader whose every byte is a sign of life: an answer may take long to arrive.
+struct Listening<R> {
+    reader: R,
+    heard: Heard,
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Listening<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.reader).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.heard.note();
+        }
+        read
+    }
 }
 
 impl FrameTransport {
@@ -444,15 +484,15 @@ async fn open(
 
 /// Both directions of a client's connection; when one ends, everything that waits is told.
 async fn run_connection(
-    mut reader: ReadHalf<Box<dyn Stream>>,
+    reader: ReadHalf<Box<dyn Stream>>,
     writer: WriteHalf<Box<dyn Stream>>,
     queue: mpsc::Receiver<Outgoing>,
     shared: Arc<Shared>,
     mut stop: watch::Receiver<bool>,
 ) {
+    let mut reader = shared.heard.clone().listening(reader);
     let reading = async {
         while let Ok(incoming) = read_frame(&mut reader).await {
-            shared.heard.note();
             lock(&shared.pending).last_arrival = Instant::now();
             if incoming.header.kind == FrameKind::Working {
                 continue;
