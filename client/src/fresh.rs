@@ -3,8 +3,9 @@
 //! with two questions to the metaserver. NFSv3 answers changes with post-operation attributes for the same reason
 //! (RFC 1813, 2.6).
 //!
-//! U1  What is told is never older than a change of this client that returned without an error. A change forgets, when it begins, what it may
-//!     alter; what its answer tells is kept only if no other that may alter the same was under way meanwhile.
+//! U1  What is told is never older than a change of this client that returned without an error. A change forgets, when it
+//!     begins, what it may alter; what its answer tells is kept only if no other that may alter the same was under way
+//!     meanwhile.
 //! U2  It is told for [`FRESH_FOR`] only: other clients change things too (SEMANTICS.md, "Between mounts").
 
 use std::collections::BTreeMap;

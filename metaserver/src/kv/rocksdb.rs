@@ -41,8 +41,6 @@ const OPEN_FILES_MAX: i32 = 512;
 /// RocksDB's own log, per file and number of files kept.
 const LOG_LEN_MAX: usize = MIB as usize;
 const LOG_FILES_MAX: usize = 2;
-/// Of a memtable's memory, for its filter.
-const MEMTABLE_FILTER_SHARE: f64 = 0.05;
 /// Of a piece of an index or filter.
 const METADATA_BLOCK_LEN: usize = 4096;
 const CURRENT: &str = "CURRENT";
@@ -156,9 +154,6 @@ fn options(limits: RocksOptions) -> Options {
     options.set_block_based_table_factory(&blocks);
     options.set_write_buffer_size(limits.write_buffers.0 as usize / 2);
     options.set_max_write_buffer_number(2);
-    // Half of what a create looks for is not there, or not in memory: a filter says so sooner than the memtable.
-    options.set_memtable_whole_key_filtering(true);
-    options.set_memtable_prefix_bloom_ratio(MEMTABLE_FILTER_SHARE);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_level_compaction_dynamic_level_bytes(true);
     options.set_max_background_jobs(2);
