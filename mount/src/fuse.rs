@@ -39,6 +39,7 @@ use crate::convert::{
 use crate::errno::errno;
 use crate::fs::{self, Fs, FsError, FsResult, Listed, Opened};
 use crate::handles::Handle;
+use crate::rest::Rest;
 
 /// How long the kernel may believe the name of a file: not at all (P5.2). So whoever opens or cuts a path finds what has
 /// that name now, also when it has just been listed: with the name believed, `> log` right after another mount's
@@ -104,19 +105,18 @@ impl Edge {
         T: Send + 'static,
         C: Future<Output = FsResult<T>> + Send + 'static,
     {
-        let mut call = Box::pin(call);
         let _context = self.runtime.enter();
-        let mut nobody = Context::from_waker(Waker::noop());
+        let mut call = Box::pin(tokio::time::timeout(within, call)); // keeps E1
+        let rest = Rest::of(self.runtime.clone());
+        let waker = Waker::from(rest.clone());
         // A panic ends this one request (its reply is dropped, which answers EIO), not the event loop.
-        let first = std::panic::catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(&mut nobody)));
+        let first = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            call.as_mut().poll(&mut Context::from_waker(&waker))
+        }));
+        let in_time = |answer: Result<FsResult<T>, _>| answer.unwrap_or(Err(FsError::TimedOut));
         match first {
-            Ok(Poll::Ready(answer)) => reply(answer),
-            Ok(Poll::Pending) => {
-                // The task polls it again at once and so takes the place of `nobody`.
-                self.runtime.spawn(async move {
-                    reply(tokio::time::timeout(within, call).await.unwrap_or(Err(FsError::TimedOut))); // keeps E1
-                });
-            }
+            Ok(Poll::Ready(answer)) => reply(in_time(answer)),
+            Ok(Poll::Pending) => rest.wait(Box::pin(async move { reply(in_time(call.await)) })),
             Err(_) => tracing::error!("a request ended in a panic and is answered with an I/O error"),
         }
     }

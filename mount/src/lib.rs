@@ -17,6 +17,7 @@ mod last_known;
 mod log;
 mod mountpoint;
 mod pages;
+mod rest;
 mod serve;
 
 pub use serve::main;

@@ -109,7 +109,8 @@ fn serve(settings: &Settings, mountpoint: &Path, starter: &mut Starter) -> anyho
         served?;
         Ok(if is_written { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     });
-    // Requests that still wait for a server are not waited for: the kernel has given them up.
+    // Requests that still wait for a server are not waited for: the kernel has given them up. To wait for them would be wrong
+    // too: who is woken while the runtime ends (`rest`) drops its request then and there.
     runtime.shutdown_background();
     served
 }

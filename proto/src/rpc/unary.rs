@@ -162,9 +162,12 @@ async fn read_answers(reader: ReadHalf<Box<dyn Stream>>, shared: Arc<Shared>) {
             let _ = caller.send(answer); // it has given up
         }
     }
-    let mut waiting = lock(&shared.waiting);
-    waiting.is_closed = true;
-    waiting.calls.clear(); // keeps U2
+    let calls = {
+        let mut waiting = lock(&shared.waiting);
+        waiting.is_closed = true;
+        std::mem::take(&mut waiting.calls)
+    };
+    drop(calls); // keeps U2; not under the lock, which who is woken may take
 }
 
 /// Removes a call's place when its caller gives up.
