@@ -43,6 +43,8 @@ const LOG_LEN_MAX: usize = MIB as usize;
 const LOG_FILES_MAX: usize = 2;
 /// Of a piece of an index or filter.
 const METADATA_BLOCK_LEN: usize = 4096;
+/// Of a memtable's bytes, for a filter of its keys: ten bits for each of some 60 bytes.
+const MEMTABLE_FILTER_RATIO: f64 = 0.02;
 const CURRENT: &str = "CURRENT";
 const CURRENT_NEW: &str = "CURRENT.new";
 
@@ -154,6 +156,9 @@ fn options(limits: RocksOptions) -> Options {
     options.set_block_based_table_factory(&blocks);
     options.set_write_buffer_size(limits.write_buffers.0 as usize / 2);
     options.set_max_write_buffer_number(2);
+    // Most point reads are for what is not in the memtable: a new name, a constant that was written long ago.
+    options.set_memtable_prefix_bloom_ratio(MEMTABLE_FILTER_RATIO);
+    options.set_memtable_whole_key_filtering(true);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_level_compaction_dynamic_level_bytes(true);
     options.set_max_background_jobs(2);
@@ -174,7 +179,10 @@ struct RocksKv {
 
 impl Kv for RocksKv {
     fn snapshot(&self) -> Box<dyn Snapshot + '_> {
-        Box::new(RocksSnapshot(self.db.snapshot()))
+        let snapshot = self.db.snapshot();
+        let mut how = ReadOptions::default();
+        how.set_snapshot(&snapshot);
+        Box::new(RocksSnapshot { how, snapshot, db: &self.db })
     }
 
     fn write(&self, batch: Batch) -> Result<(), KvError> {
@@ -223,11 +231,16 @@ fn on_a_blocking_thread(
     })
 }
 
-struct RocksSnapshot<'a>(SnapshotWithThreadMode<'a, DB>);
+struct RocksSnapshot<'a> {
+    /// Of `snapshot`, for point reads: made once, not for each of them. Declared, and so dropped, before it.
+    how: ReadOptions,
+    snapshot: SnapshotWithThreadMode<'a, DB>,
+    db: &'a DB,
+}
 
 impl Snapshot for RocksSnapshot<'_> {
     fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
-        match self.0.get(key) {
+        match self.db.get_opt(key, &self.how) {
             Ok(value) => value,
             Err(error) => panic!("the state store cannot be read: {error}"),
         }
@@ -242,7 +255,7 @@ impl Snapshot for RocksSnapshot<'_> {
             how.set_iterate_upper_bound(end);
         }
         let mode = IteratorMode::From(from, rocksdb::Direction::Forward);
-        Box::new(self.0.iterator_opt(mode, how).map(|pair| match pair {
+        Box::new(self.snapshot.iterator_opt(mode, how).map(|pair| match pair {
             Ok((key, value)) => (key.into_vec(), value.into_vec()),
             Err(error) => panic!("the state store cannot be read: {error}"),
         }))

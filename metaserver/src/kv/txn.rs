@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::iter::Peekable;
 use std::ops::Bound;
+use std::sync::{Mutex, PoisonError};
 
 use super::{Batch, Pair, Snapshot};
 
@@ -13,6 +14,10 @@ type Undo = BTreeMap<Vec<u8>, Option<Option<Vec<u8>>>>;
 /// [`Txn::into_batch`]. May span many commands; [`Txn::savepoint`] makes one of them undoable.
 pub struct Txn<'a> {
     base: &'a dyn Snapshot,
+    /// What was read of `base`: each command of a batch asks for the same few records (cluster, session, volume), twice or
+    /// more, and a point read of the store costs a dozen times as much as one of this. A lock only because a view is
+    /// `Sync`.
+    known: Mutex<BTreeMap<Vec<u8>, Option<Vec<u8>>>>,
     writes: Writes,
     /// What `writes` held for each key changed since the savepoint; the outer `None`: nothing.
     undo: Option<Undo>,
@@ -20,7 +25,7 @@ pub struct Txn<'a> {
 
 impl<'a> Txn<'a> {
     pub fn new(base: &'a dyn Snapshot) -> Txn<'a> {
-        Txn { base, writes: Writes::new(), undo: None }
+        Txn { base, known: Mutex::default(), writes: Writes::new(), undo: None }
     }
 
     pub fn put(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
@@ -74,10 +79,16 @@ impl<'a> Txn<'a> {
 
 impl Snapshot for Txn<'_> {
     fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
-        match self.writes.get(key) {
-            Some(written) => written.clone(),
-            None => self.base.get(key),
+        if let Some(written) = self.writes.get(key) {
+            return written.clone();
         }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(value) = known.get(key) {
+            return value.clone();
+        }
+        let value = self.base.get(key);
+        known.insert(key.to_vec(), value.clone());
+        value
     }
 
     fn scan<'a>(&'a self, from: &[u8], end: &[u8]) -> Box<dyn Iterator<Item = Pair> + 'a> {
@@ -141,6 +152,34 @@ mod tests {
         txn.put(b"b", b"1");
         txn.rollback();
         assert_eq!(all(&txn), [(b"a".to_vec(), b"1".to_vec())]);
+    }
+
+    /// Counts what is asked of it.
+    struct Counted(Mutex<usize>);
+
+    impl Snapshot for Counted {
+        fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+            *self.0.lock().expect("nobody panics") += 1;
+            (key == b"there").then(|| b"1".to_vec())
+        }
+
+        fn scan<'a>(&'a self, _: &[u8], _: &[u8]) -> Box<dyn Iterator<Item = Pair> + 'a> {
+            Box::new(std::iter::empty())
+        }
+    }
+
+    #[test]
+    fn what_lies_below_is_read_once_whether_it_is_there_or_not() {
+        let base = Counted(Mutex::new(0));
+        let mut txn = Txn::new(&base);
+        for _ in 0..3 {
+            assert_eq!((txn.get(b"there"), txn.get(b"not")), (Some(b"1".to_vec()), None));
+        }
+        txn.savepoint();
+        txn.put(b"there", b"2");
+        txn.rollback();
+        assert_eq!(txn.get(b"there"), Some(b"1".to_vec()));
+        assert_eq!(*base.0.lock().expect("nobody panics"), 2);
     }
 
     proptest! {

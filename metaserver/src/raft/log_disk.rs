@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -81,7 +81,7 @@ pub struct FileDisk {
 
 struct FileDiskInner {
     directory: PathBuf,
-    /// Open files; a log has a handful.
+    /// Open files, written with O_DSYNC; a log has a handful.
     open: Mutex<BTreeMap<FileId, Arc<File>>>,
     /// Holds the lock for as long as this is alive.
     _lock: File,
@@ -127,7 +127,10 @@ impl FileDiskInner {
         if let Some(open) = self.files().get(&file) {
             return Ok(open.clone());
         }
-        let opened = Arc::new(OpenOptions::new().read(true).write(true).open(self.path(file))?);
+        // A write ends when it is on stable storage: one call, and two thirds of the CPU of a write and an fdatasync.
+        let opened =
+            OpenOptions::new().read(true).write(true).custom_flags(libc::O_DSYNC).open(self.path(file))?;
+        let opened = Arc::new(opened);
         self.files().insert(file, opened.clone());
         Ok(opened)
     }
@@ -158,9 +161,7 @@ impl FileDiskInner {
             offset += piece;
         }
         new.sync_all()?;
-        self.sync_directory()?;
-        self.files().insert(file, Arc::new(new));
-        Ok(())
+        self.sync_directory()
     }
 
     fn free(&self) -> io::Result<ByteLen> {
@@ -194,8 +195,7 @@ impl LogDisk for FileDisk {
     fn write(&self, file: FileId, offset: u64, bytes: Vec<u8>) -> BoxFuture<'static, io::Result<Vec<u8>>> {
         self.blocking(move |disk| {
             let open = disk.file(file)?;
-            open.write_all_at(&bytes, offset)?;
-            open.sync_data()?;
+            open.write_all_at(&bytes, offset)?; // and synced: keeps D1
             Ok(bytes)
         })
     }

@@ -1,7 +1,7 @@
 //! Gathers commands that wait at the same time into one Raft entry, so that they share one sync and one round.
 //!
 //! An entry has at most [`ENTRY_LEN_MAX`] bytes and [`COMMANDS_MAX`] commands (P7.2); some entries are on their way at
-//! once. Nobody waits for an entry to fill.
+//! once. Nobody waits for an entry to fill; it takes what has arrived.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +25,10 @@ const ENTRY_LEN_MAX: usize = 1 << 20;
 const COMMANDS_MAX: usize = 256;
 /// More would make entries smaller, not faster: one batch of the log takes them all anyway.
 const ENTRIES_IN_FLIGHT_MAX: usize = 8;
+/// Turns that the other tasks have before an entry is closed: what has arrived at the sockets by then shares it, its sync and
+/// its round. Where nobody else is, a turn costs about a microsecond. With four, eight writers have 5 to 6 commands in an
+/// entry, not 2.7; with eight it was no more.
+const GATHER_TURNS: usize = 4;
 /// Commands that wait; beyond, `propose` waits for a place.
 const WAITING_MAX: usize = 1024;
 
@@ -97,6 +101,9 @@ impl ProposerTask {
             // While these wait, more commands gather.
             let Ok(place) = places.clone().acquire_owned().await else { return };
             self.log.has_room().await;
+            for _ in 0..GATHER_TURNS {
+                tokio::task::yield_now().await;
+            }
             let (commands, answers) = self.gather(first);
             self.propose(commands, answers, place).await;
         }

@@ -119,7 +119,9 @@ pub(super) fn admit(
     if request < record.window {
         return Admission::TooOld;
     }
-    match result(txn, session, request) {
+    // Above every number seen nothing was executed.
+    let known = (request <= before.highest).then(|| result(txn, session, request)).flatten();
+    match known {
         Some(result) => Admission::Known(result),
         None => Admission::New,
     }
