@@ -27,7 +27,7 @@ use crate::store::stamp::{Directory, DirectoryError};
 use crate::store::{ChunkStore, StoreLoad};
 use crate::workers::Workers;
 
-/// For finding a leader and its answer: long enough to pass over a member that hangs (two seconds each).
+/// For finding a leader and its answer: long enough to pass over a member that hangs (a second and a half).
 const CALL_DEADLINE: Duration = Duration::from_secs(6);
 /// After the leader's refusal, which trying again will hardly change.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
@@ -147,7 +147,9 @@ impl Heartbeat {
         };
         let reply = self.leader.call(CALL_DEADLINE, call).await.map_err(|error| match error {
             MetaError::Unavailable { what } => NotRegistered::Yet(what),
-            MetaError::NotLeader { .. } | MetaError::Internal { .. } => NotRegistered::Yet(error.to_string()),
+            MetaError::NotLeader { .. } | MetaError::Undecided { .. } | MetaError::Internal { .. } => {
+                NotRegistered::Yet(error.to_string())
+            }
             error => NotRegistered::Ever(RegisterError::Refused(error)),
         })?;
         let malformed = |what| NotRegistered::Ever(RegisterError::Malformed { what });

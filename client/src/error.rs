@@ -84,6 +84,7 @@ impl From<MetaError> for ClientError {
             MetaError::NotLeader { .. }
             | MetaError::Unavailable { .. }
             | MetaError::Away { .. }
+            | MetaError::Undecided { .. }
             | MetaError::WrongCluster { .. } => ClientError::Unavailable { what: error.to_string() },
             MetaError::RequestTooOld
             | MetaError::ChunkNotOpen { .. }

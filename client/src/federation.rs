@@ -143,21 +143,11 @@ impl Federation {
         if let Some(cluster) = map.cluster_of(inode) {
             return Ok(Some(cluster));
         }
-        if inode.volume() <= map.last_volume {
-            return Err(ClientError::Stale); // removed: numbers are not used twice
-        }
-        let mut answers: FuturesUnordered<_> =
-            self.addresses().into_iter().map(|address| self.newer(address, map.version)).collect();
-        let found = async {
-            while answers.next().await.is_some() {
-                if let Some(cluster) = self.map().and_then(|map| map.cluster_of(inode)) {
-                    return Some(cluster);
-                }
-            }
-            None
-        };
-        match timeout(REFRESH_TIMEOUT, found).await {
-            Ok(Some(cluster)) => Ok(Some(cluster)),
+        let mut searches: FuturesUnordered<_> =
+            self.addresses().into_iter().map(|address| self.search(address, inode)).collect();
+        match timeout(REFRESH_TIMEOUT, searches.next()).await {
+            Ok(Some(Some(cluster))) => Ok(Some(cluster)),
+            Ok(Some(None)) => Err(ClientError::Stale),
             Ok(None) | Err(_) => {
                 let what = format!("nobody knows yet where {} is", inode.volume());
                 Err(ClientError::Unavailable { what })
@@ -175,10 +165,20 @@ impl Federation {
         addresses
     }
 
-    /// Learns a newer map from one metaserver, if it gets one within [`REFRESH_TIMEOUT`].
-    async fn newer(&self, address: String, known: u64) {
-        if let Ok(Some(map)) = ask(&self.channel, &address, known, REFRESH_TIMEOUT).await {
-            self.learn(map);
+    /// Learns newer maps from one metaserver, which may hear of the newest volumes no sooner than this client, until one tells
+    /// where `inode` is. `None`: its volume was removed; numbers are not used twice.
+    async fn search(&self, address: String, inode: InodeId) -> Option<ClusterId> {
+        loop {
+            let map = self.map().unwrap_or_default();
+            let found = map.cluster_of(inode);
+            if found.is_some() || inode.volume() <= map.last_volume {
+                return found;
+            }
+            match ask(&self.channel, &address, map.version, REFRESH_TIMEOUT).await {
+                Ok(Some(newer)) => self.learn(newer),
+                Ok(None) => {}
+                Err(_) => sleep(AGAIN).await,
+            }
         }
     }
 

@@ -82,6 +82,10 @@ pub enum MetaError {
     /// Something that must not happen, with what was seen.
     #[error("internal error: {what}")]
     Internal { what: String },
+    /// Another request about the same is under way, perhaps in another cluster: later it may work. Unlike with
+    /// `Unavailable`, the cluster that says so is well.
+    #[error("not decided yet: {what}")]
+    Undecided { what: String },
 }
 
 impl MetaError {
@@ -112,7 +116,7 @@ impl MetaError {
             | MetaError::ChunkNotOpen { .. }
             | MetaError::WrongSetVersion { .. } => Retry::AfterRefresh,
             MetaError::NotLeader { .. } => Retry::OtherReplica,
-            MetaError::Unavailable { .. } => Retry::SameReplica,
+            MetaError::Unavailable { .. } | MetaError::Undecided { .. } => Retry::SameReplica,
         }
     }
 }

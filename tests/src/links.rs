@@ -36,6 +36,17 @@ pub enum Silent {
     Mount,
 }
 
+impl Silent {
+    fn machines(self, machines: &Machines) -> Vec<usize> {
+        match self {
+            Silent::Leader => vec![machines.leader(CHUNKSERVER)],
+            Silent::Chunkserver => vec![CHUNKSERVER],
+            Silent::Both => vec![machines.leader(CHUNKSERVER), CHUNKSERVER],
+            Silent::Mount => vec![MOUNT],
+        }
+    }
+}
+
 pub const ALL: [Silent; 4] = [Silent::Leader, Silent::Chunkserver, Silent::Both, Silent::Mount];
 
 /// What was seen of one.
@@ -79,12 +90,7 @@ pub fn cut(machines: &Machines, dir: &Path, silent: Silent, seed: u64) -> Seen {
     copy.wait_started(10, DEADLINE);
     wait::until("the load", DEADLINE, || all_went_on(&workers, &[0; WORKERS], CHANGES_BEFORE));
 
-    let lost = match silent {
-        Silent::Leader => vec![machines.leader(CHUNKSERVER)],
-        Silent::Chunkserver => vec![CHUNKSERVER],
-        Silent::Both => vec![machines.leader(CHUNKSERVER), CHUNKSERVER],
-        Silent::Mount => vec![MOUNT],
-    };
+    let lost = silent.machines(machines);
     lost.iter().for_each(|machine| machines.set_link(*machine, false));
     let mut from = wait::now();
     if silent == Silent::Mount {
@@ -109,4 +115,26 @@ pub fn cut(machines: &Machines, dir: &Path, silent: Silent, seed: u64) -> Seen {
     tree::assert_same(&source, &dir.join("copy"));
     sh(dir, "rm -r worker* copy names");
     Seen { silent, all_went_on, longest_change }
+}
+
+/// One run of `bench/tools/fsfailover` with links that go down after a third of it, and are up again at its end; how long the
+/// job that waited longest did. Nothing fails, and every block is right.
+#[track_caller]
+pub fn fsfailover(machines: &Machines, dir: &Path, silent: Silent, mode: &str) -> Duration {
+    const SECS: u32 = 12;
+    let tool = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bench/tools/fsfailover");
+    let lost = silent.machines(machines);
+    let down: Vec<String> = lost.iter().map(|machine| machines.link_command(*machine, false)).collect();
+    let (tool, at, down) = (tool.display(), SECS / 3, down.join("; "));
+    let said = sh(dir, &format!("{tool} . --mode {mode} --secs {SECS} --at {at} --event '{down}'"));
+    assert!(lost.iter().all(|machine| !machines.is_link_up(*machine)), "{silent:?}: no link went down");
+    lost.iter().for_each(|machine| machines.set_link(*machine, true));
+    machines.wait_all_alive(1);
+    let jobs = said.matches(" errors ").count();
+    assert!(jobs > 0 && said.matches(", 0 errors ").count() == jobs, "{silent:?}, {mode}: {said}");
+    assert!(!said.contains("wrong data"), "{silent:?}, {mode}: {said}");
+    assert!(mode != "write" || said.contains(", 0 wrong"), "{silent:?}, {mode}: {said}");
+    let worst = said.split_once("worst job ").and_then(|(_, rest)| rest.split_once(" s"));
+    let seconds = worst.and_then(|(seconds, _)| seconds.parse().ok());
+    Duration::from_secs_f64(seconds.unwrap_or_else(|| panic!("no stall in: {said}")))
 }

@@ -227,8 +227,18 @@ impl Machines {
 
     /// Plugs a machine's cable in, or pulls it: whoever talks to it gets no answer, and no reset either.
     pub fn set_link(&self, machine: usize, is_up: bool) {
+        sh(Path::new("/"), &self.link_command(machine, is_up));
+    }
+
+    /// [`Self::set_link`] as a command of the shell.
+    pub fn link_command(&self, machine: usize, is_up: bool) -> String {
         let state = if is_up { "up" } else { "down" };
-        sh(Path::new("/"), &format!("ip -n {} link set p{machine} {state}", self.name(0)));
+        format!("ip -n {} link set p{machine} {state}", self.name(0))
+    }
+
+    pub fn is_link_up(&self, machine: usize) -> bool {
+        let flags = sh(Path::new("/"), &format!("ip -n {} -brief link show p{machine}", self.name(0)));
+        flags.contains(",UP") || flags.contains("<UP")
     }
 
     pub fn kill(&mut self, machine: usize, program: &str) {

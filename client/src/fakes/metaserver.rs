@@ -49,6 +49,8 @@ pub(crate) struct State {
     clock: i64,
     /// Executed, but the answer was lost until the deadline.
     pub(crate) lost_commit_answers: u32,
+    /// What creates are answered until the deadline.
+    pub(crate) refuses_creates: Option<MetaError>,
     pub(crate) is_full: bool,
     pub(crate) commit_requests: u64,
     pub(crate) commits_extents: Vec<usize>,
@@ -360,6 +362,9 @@ impl MetaCalls for FakeMeta {
             state.lost_commit_answers -= u32::from(is_lost);
             is_lost
         };
+        if let (Some(refused), Change::Create(_)) = (self.state().refuses_creates.clone(), &request.change) {
+            return Answer { answered: Err(refused), is_first_try: true };
+        }
         let result = self.state().change(&request);
         if is_lost {
             sleep(timeout).await;

@@ -1,6 +1,7 @@
 //! Sessions that end, and inodes without a name.
 
 use dfs_proto::attr::Name;
+use dfs_proto::error::MetaError;
 use dfs_proto::ids::InodeId;
 use dfs_proto::units::{ByteLen, Offset};
 
@@ -84,4 +85,21 @@ async fn more_requests_than_the_window_holds_all_get_their_answer() {
     let creates = names.iter().map(|name| client.create(&USER, new_file(name)));
     let made = futures::future::join_all(creates).await;
     assert!(made.iter().all(Result::is_ok));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_that_never_answered_fails_what_comes_next_and_one_that_could_not_decide_does_not() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let what = || "v is being removed".to_owned();
+    for (refused, goes_on) in
+        [(MetaError::Undecided { what: what() }, true), (MetaError::Unavailable { what: what() }, false)]
+    {
+        cluster.meta.state().refuses_creates = Some(refused.clone());
+        let answer = client.create_open(&USER, new_file("f"), READ_WRITE).await;
+        assert!(matches!(answer, Err(ClientError::Unavailable { .. })));
+        cluster.meta.state().refuses_creates = None;
+        let next = client.create_open(&USER, new_file("g"), READ_WRITE).await;
+        assert_eq!(next.is_ok(), goes_on, "after {refused}");
+    }
 }

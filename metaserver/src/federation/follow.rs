@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use dfs_proto::convert;
 use dfs_proto::federation::FederationMap;
-use dfs_proto::rpc::Role;
 use dfs_proto::rpc::leader::LeaderChannel;
 use dfs_proto::wire;
 use dfs_proto::wire::federation_client::FederationClient;
@@ -19,8 +18,11 @@ use crate::state;
 
 /// How long a member holds a question for a newer map.
 const HELD: Duration = Duration::from_secs(10);
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(12);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Short, because a question goes on at the member when nobody waits for its answer any more.
+const HELD_IN_A_HURRY: Duration = Duration::from_secs(1);
+/// Beside the time that a question is held.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(500);
 /// Between two writes of the map: it changes often while many volumes are made.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
@@ -53,30 +55,50 @@ async fn from_own_state(federation: &Federation, member: &Consensus) {
 
 /// Each in turn, for as long as it has news: one that has none may be cut off from the others.
 async fn from_members(federation: &Federation) {
-    let own = federation.seats.clone();
-    let channel = LeaderChannel::anonymous(federation.env.clone(), Role::Metaserver, own, CONNECT_TIMEOUT);
     loop {
         for seat in &federation.seats {
-            let mut answer = ask(&channel, seat, federation.map().version).await;
-            while let Ok(Some(map)) = answer {
-                federation.learn(map);
-                answer = ask(&channel, seat, federation.map().version).await;
-            }
-            if answer.is_err() {
-                channel.drop_channel(seat);
-                sleep(AGAIN).await;
-            }
+            while learn_from(federation, seat, HELD).await {}
         }
     }
 }
 
-/// A newer map, when there is one within [`HELD`].
-async fn ask(channel: &LeaderChannel, seat: &str, known: u64) -> Result<Option<FederationMap>, String> {
+/// From all members at once, for as long as the caller waits: the one that [`from_members`] is asking may have fallen silent.
+pub(super) async fn hurry(federation: &Federation) {
+    let ask = federation.seats.iter().map(|seat| async move {
+        loop {
+            learn_from(federation, seat, HELD_IN_A_HURRY).await;
+        }
+    });
+    futures::future::join_all(ask).await;
+}
+
+/// Whether it had a newer map, within `held`.
+async fn learn_from(federation: &Federation, seat: &str, held: Duration) -> bool {
+    match ask(&federation.channel, seat, federation.map().version, held).await {
+        Ok(Some(map)) => {
+            if federation.learn(map) {
+                return true;
+            } // else another seat was faster, or it is of another federation
+        }
+        Ok(None) => return false,
+        Err(_) => federation.channel.drop_channel(seat),
+    }
+    sleep(AGAIN).await;
+    false
+}
+
+/// A newer map, when there is one within `held`.
+async fn ask(
+    channel: &LeaderChannel,
+    seat: &str,
+    known: u64,
+    held: Duration,
+) -> Result<Option<FederationMap>, String> {
     let connection = channel.channel(seat, Instant::now() + CONNECT_TIMEOUT).await?;
-    let request = wire::GetMapRequest { known_version: known, wait_ms: HELD.as_millis() as u32 };
+    let request = wire::GetMapRequest { known_version: known, wait_ms: held.as_millis() as u32 };
     let mut client =
         FederationClient::new(connection).max_decoding_message_size(dfs_proto::rpc::grpc::MESSAGE_LEN_MAX);
-    match timeout(ANSWER_TIMEOUT, client.get_map(request)).await {
+    match timeout(held + ANSWER_TIMEOUT, client.get_map(request)).await {
         Ok(Ok(reply)) => convert::map_from_wire(reply.into_inner()).map_err(|error| error.to_string()),
         Ok(Err(status)) => Err(status.message().to_owned()),
         Err(_) => Err("no answer in time".to_owned()),

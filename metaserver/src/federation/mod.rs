@@ -32,6 +32,8 @@ use dfs_proto::error::MetaError;
 use dfs_proto::federation::{AddedVolume, Federate, FederationMap, VolumeAnswer, VolumeCall, VolumeRequest};
 use dfs_proto::ids::{ClusterId, VolumeId};
 use dfs_proto::meta::MetaResult;
+use dfs_proto::rpc::Role;
+use dfs_proto::rpc::leader::LeaderChannel;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
@@ -50,12 +52,13 @@ const NEWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One process's view of the federation.
 pub(crate) struct Federation {
-    pub(crate) env: Env,
     /// This process's member of the federation group, if it is one.
     pub(crate) member: Option<Consensus>,
     pub(crate) group: Group,
     /// gRPC addresses of the group's members, by their numbers.
     seats: Vec<String>,
+    /// To the group's members, each by its address.
+    channel: LeaderChannel,
     map: watch::Sender<Arc<FederationMap>>,
     peers: Peers,
     /// Volumes that this process is making.
@@ -87,9 +90,11 @@ impl Federation {
     ) -> Federation {
         let peers = Peers::new(env.clone(), seats.clone());
         peers.learn(&known);
+        let connect = follow::CONNECT_TIMEOUT;
+        let channel = LeaderChannel::anonymous(env, Role::Metaserver, seats.clone(), connect);
         Federation {
             peers,
-            env,
+            channel,
             member,
             group: Group::default(),
             seats,
@@ -179,10 +184,14 @@ impl Federation {
     async fn cluster_of(&self, volume: VolumeId) -> MetaResult<ClusterId> {
         let mut maps = self.map.subscribe();
         let found = maps.wait_for(|map| map.volume(volume).is_some());
-        let cluster = match timeout(NEWER_TIMEOUT, found).await {
-            Ok(Ok(map)) => map.volume(volume).map(|found| found.cluster),
-            Ok(Err(_)) | Err(_) => None,
+        let search = async {
+            tokio::select! {
+                biased;
+                map = found => map.ok().and_then(|map| map.volume(volume).map(|found| found.cluster)),
+                () = follow::hurry(self) => None,
+            }
         };
+        let cluster = timeout(NEWER_TIMEOUT, search).await.ok().flatten();
         let away = || MetaError::Away { what: format!("the federation map does not tell where {volume} is") };
         cluster.ok_or_else(away)
     }

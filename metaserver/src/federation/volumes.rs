@@ -115,7 +115,9 @@ impl Metaserver {
                     return changed;
                 }
                 Ok(other) => return Err(MetaError::Internal { what: format!("unexpected reply {other:?}") }),
-                Err(MetaError::Unavailable { .. }) if self.gate.is_leading() => {
+                Err(MetaError::Unavailable { .. } | MetaError::Undecided { .. })
+                    if self.gate.is_leading() =>
+                {
                     self.take_back(federation, &volumes).await; // keeps W2
                 }
                 Err(error) => return Err(error),
@@ -180,7 +182,9 @@ impl Metaserver {
     /// Only what a later try would be told too.
     async fn refuse_unless_passing(&self, request: ChangeRequest, error: MetaError) -> MetaResult<Changed> {
         match error {
-            MetaError::NotLeader { .. } | MetaError::Unavailable { .. } => Err(error),
+            MetaError::NotLeader { .. } | MetaError::Unavailable { .. } | MetaError::Undecided { .. } => {
+                Err(error)
+            }
             error => self.refuse(request, error).await,
         }
     }

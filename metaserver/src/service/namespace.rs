@@ -49,6 +49,7 @@ impl Metaserver {
         {
             return self.change_root(federation, request).await;
         }
+        self.require_decided(&request, &touched).await?;
         let placement = match &request.change {
             Change::OpenChunk(open) => self.place(request.session, open).await?,
             _ => Vec::new(),
@@ -63,6 +64,24 @@ impl Metaserver {
             Reply::Changed(changed) => changed,
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Spares the log a change that `apply` would not execute now and that its client repeats every few milliseconds. An
+    /// earlier try that was executed is no such change (P8.1). What this member holds may be old: it says only whether to
+    /// ask as a read does.
+    async fn require_decided(&self, request: &ChangeRequest, touched: &Touched) -> MetaResult<()> {
+        let is_undecided = |state: &dyn Snapshot| read::is_undecided(state, request);
+        if !read::enters_volume_root(&request.change) || !self.gate.local(is_undecided) {
+            return Ok(());
+        }
+        let look = |state: &dyn Snapshot| {
+            require_session(state, request.session)?;
+            match is_undecided(state) {
+                true => Err(MetaError::Undecided { what: "the directory is being removed".to_owned() }),
+                false => Ok(()),
+            }
+        };
+        self.gate.read(touched, Some(request.session), look).await
     }
 
     /// What a change has made of the directories that it named, so that its client need not ask; none if that cannot be

@@ -144,7 +144,7 @@ fn once(txn: &mut Txn<'_>, request: &ChangeRequest, execute: impl FnOnce(&mut Tx
         Executed::Answered(result) => result,
         Executed::NotNow(why) => {
             txn.rollback();
-            return Reply::Refused(MetaError::Unavailable { what: why.to_owned() });
+            return Reply::Refused(MetaError::Undecided { what: why.to_owned() });
         }
     };
     match result {

@@ -113,6 +113,18 @@ pub fn would_answer(
     super::apply(&Command::Change { request, placement: Vec::new(), volumes }, now, &mut Txn::new(view))
 }
 
+/// The change puts a name into the root of a volume: only then can [`is_undecided`] be so.
+pub fn enters_volume_root(change: &Change) -> bool {
+    ops::volume::root_entered(change).is_some()
+}
+
+/// The directory that would get a name is being removed, and this is not an earlier try's repetition: `apply` would answer
+/// that it is not decided yet.
+pub fn is_undecided(view: &dyn Snapshot, request: &ChangeRequest) -> bool {
+    ops::volume::is_undecided(view, &request.change)
+        && session::result(view, request.session, request.request).is_none()
+}
+
 /// What an earlier try of a request answered.
 pub fn known_result(
     view: &dyn Snapshot,

@@ -162,6 +162,7 @@ pub fn error_to_wire(error: &MetaError) -> wire::Error {
         MetaError::CommitRefused { what } => text(Code::CommitRefused, what),
         MetaError::Unsupported { what } => text(Code::Unsupported, what),
         MetaError::Internal { what } => text(Code::Internal, what),
+        MetaError::Undecided { what } => text(Code::Undecided, what),
     }
 }
 
@@ -199,6 +200,7 @@ pub fn error_from_wire(error: wire::Error) -> MetaError {
         Ok(Code::CommitRefused) => MetaError::CommitRefused { what },
         Ok(Code::Unsupported) => MetaError::Unsupported { what },
         Ok(Code::Internal) => MetaError::Internal { what },
+        Ok(Code::Undecided) => MetaError::Undecided { what },
         Ok(Code::ErrorUnspecified) | Err(_) => {
             MetaError::Internal { what: format!("error code {} is not known here: {what}", error.code) }
         }

@@ -19,8 +19,9 @@ use crate::error::MetaError;
 use crate::ids::ClusterId;
 
 /// Longest wait for one member while the call's deadline still allows to ask another. A stopped leader is passed over
-/// after this long, so it bounds the stall of a failover that no closed connection announces.
-const ATTEMPT_MAX: Duration = Duration::from_secs(2);
+/// after this long, so it bounds the stall of a failover that no closed connection announces: not much longer than an
+/// election, which begins as early.
+const ATTEMPT_MAX: Duration = Duration::from_millis(1500);
 /// Between rounds over all members without a leader; an election takes about a second.
 const ROUND_PAUSE: Duration = Duration::from_millis(50);
 /// Addresses remembered: configured ones and those that members told us.
@@ -41,6 +42,27 @@ struct State {
     /// Where to look, the last one that answered as leader first.
     addresses: Vec<String>,
     channels: HashMap<String, UnaryChannel>,
+}
+
+/// The member that did not answer last, within one call. The others take it for the leader until they elect another: without
+/// this, the first of their hints would cost as long again as finding out.
+#[derive(Default)]
+struct PassedOver(Option<(String, Instant)>);
+
+impl PassedOver {
+    fn add(&mut self, address: String) {
+        self.0 = Some((address, Instant::now() + ATTEMPT_MAX));
+    }
+
+    fn holds(&self, address: &str) -> bool {
+        self.0.as_ref().is_some_and(|(silent, until)| silent == address && Instant::now() < *until)
+    }
+
+    /// All, if there are no others.
+    fn without(&self, addresses: Vec<String>) -> Vec<String> {
+        let others: Vec<String> = addresses.iter().filter(|address| !self.holds(address)).cloned().collect();
+        if others.is_empty() { addresses } else { others }
+    }
 }
 
 impl LeaderChannel {
@@ -122,7 +144,7 @@ impl LeaderChannel {
     }
 
     /// Runs `call` at the leader until it answers or `deadline` has passed. `call` turns a reply into a result; it may
-    /// run several times. `NotLeader` and `Unavailable` are tried again; every other answer is final.
+    /// run several times. `NotLeader`, `Unavailable` and `Undecided` are tried again; every other answer is final.
     pub async fn call<T, F>(
         &self,
         deadline: Duration,
@@ -133,11 +155,13 @@ impl LeaderChannel {
     {
         let deadline = Instant::now() + deadline;
         let mut hint: Option<String> = None;
-        let mut last = String::from("no metaserver is configured");
+        let mut passed_over = PassedOver::default();
+        let unavailable = |what: String| MetaError::Unavailable { what };
+        let mut last = unavailable("no metaserver is configured".to_owned());
         loop {
             let addresses = match hint.take() {
                 Some(address) => vec![address],
-                None => self.addresses(),
+                None => passed_over.without(self.addresses()),
             };
             let is_round = addresses.len() > 1;
             for address in addresses {
@@ -147,25 +171,37 @@ impl LeaderChannel {
                         return Ok(value);
                     }
                     Ok(Err(MetaError::NotLeader { leader })) => {
-                        last = format!("{address} is not the leader");
-                        hint = leader.filter(|l| *l != address);
+                        last = unavailable(format!("{address} is not the leader"));
+                        hint = leader.filter(|l| *l != address && !passed_over.holds(l));
                         if hint.is_some() {
                             break;
                         }
                     }
-                    Ok(Err(MetaError::Unavailable { what })) => last = format!("{address}: {what}"),
+                    Ok(Err(MetaError::Unavailable { what })) => {
+                        last = unavailable(format!("{address}: {what}"))
+                    }
+                    Ok(Err(undecided @ MetaError::Undecided { .. })) => {
+                        self.prefer(&address); // only the leader says so
+                        last = undecided;
+                        break;
+                    }
                     Ok(Err(error)) => return Err(error),
-                    Err(what) => last = format!("{address}: {what}"),
+                    // Cut short by the deadline: what it said before counts.
+                    Err(_) if matches!(last, MetaError::Undecided { .. }) && Instant::now() >= deadline => {}
+                    Err(what) => {
+                        last = unavailable(format!("{address}: {what}"));
+                        passed_over.add(address);
+                    }
                 }
                 if Instant::now() >= deadline {
-                    return Err(MetaError::Unavailable { what: last });
+                    return Err(last);
                 }
             }
             if hint.is_none() || !is_round {
                 sleep(ROUND_PAUSE).await;
             }
             if Instant::now() >= deadline {
-                return Err(MetaError::Unavailable { what: last });
+                return Err(last);
             }
         }
     }
@@ -195,5 +231,23 @@ impl LeaderChannel {
                 Err("no answer in time".to_owned())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_did_not_answer_is_asked_again_after_a_while_or_when_there_is_nobody_else() {
+        let [a, b] = ["a:1", "b:1"].map(str::to_owned);
+        let mut passed_over = PassedOver::default();
+        passed_over.add(a.clone());
+        assert!(passed_over.holds(&a) && !passed_over.holds(&b));
+        assert_eq!(passed_over.without(vec![a.clone(), b.clone()]), std::slice::from_ref(&b));
+        assert_eq!(passed_over.without(vec![a.clone()]), std::slice::from_ref(&a));
+        tokio::time::advance(ATTEMPT_MAX).await;
+        assert!(!passed_over.holds(&a));
+        assert_eq!(passed_over.without(vec![a.clone(), b.clone()]), [a, b]);
     }
 }

@@ -128,6 +128,15 @@ fn given_up() -> Reply {
 
 /// `change` gives a name in the root of a volume that may be about to go: whether it will is known soon.
 pub(in crate::state) fn is_undecided(view: &dyn Snapshot, change: &Change) -> bool {
+    let is_going = |root: InodeId| {
+        let record = volume::get(view, root.volume());
+        matches!(record.map(|record| record.state), Some(VolumeState::Removing { .. }))
+    };
+    root_entered(change).is_some_and(is_going)
+}
+
+/// The root of a volume, if the change puts a name into one.
+pub(in crate::state) fn root_entered(change: &Change) -> Option<InodeId> {
     let parent = match change {
         Change::Create(create) => create.parent,
         Change::Link { parent, .. } => *parent,
@@ -138,13 +147,9 @@ pub(in crate::state) fn is_undecided(view: &dyn Snapshot, change: &Change) -> bo
         | Change::OpenChunk(_)
         | Change::SealChunk { .. }
         | Change::CommitExtents(_)
-        | Change::ReleaseOrphans { .. } => return false,
+        | Change::ReleaseOrphans { .. } => return None,
     };
-    let is_going = || {
-        let record = volume::get(view, parent.volume());
-        matches!(record.map(|record| record.state), Some(VolumeState::Removing { .. }))
-    };
-    volume::is_root(parent) && is_going()
+    volume::is_root(parent).then_some(parent)
 }
 
 fn answer_root(txn: &Txn<'_>, root: InodeId) -> Reply {
@@ -400,7 +405,10 @@ mod tests {
         harness.unlink(root, "f").expect("it is there");
         let on_its_way = ask(&mut harness, &rmdir("v"));
         let new = create(root, "g", 0o600, NewInode::File);
-        assert_eq!(harness.change_with(&Caller::ROOT, new, Vec::new()), None, "it may go, or not");
+        let request = harness.next_request(&Caller::ROOT, new);
+        assert!(harness.view(|view| read::is_undecided(view, &request)));
+        let reply = harness.command(Command::Change { request, placement: Vec::new(), volumes: Vec::new() });
+        assert!(matches!(reply, Reply::Refused(MetaError::Undecided { .. })), "it may go, or not: {reply:?}");
         harness.check();
         let fenced = harness.command(Command::FenceVolume { volume });
         assert_eq!(fenced, Reply::Fenced { removed_at: 1 });

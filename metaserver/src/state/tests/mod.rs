@@ -134,7 +134,7 @@ impl Harness {
         self.send(request, placement)
     }
 
-    fn next_request(&self, caller: &Caller, change: Change) -> ChangeRequest {
+    pub(super) fn next_request(&self, caller: &Caller, change: Change) -> ChangeRequest {
         let last = self.view(|view| session::get(view, self.session)).map_or(0, |record| record.highest.0);
         self.numbered(caller, (last + 1, last + 1), change)
     }
@@ -148,7 +148,7 @@ impl Harness {
     ) -> Option<MetaResult<Changed>> {
         let request = self.next_request(caller, change);
         let reply = self.command(Command::Change { request, placement: Vec::new(), volumes });
-        if matches!(reply, Reply::Refused(MetaError::Unavailable { .. })) {
+        if matches!(reply, Reply::Refused(MetaError::Undecided { .. })) {
             return None;
         }
         let Reply::Changed(result) = reply else { panic!("a change answered {reply:?}") };
