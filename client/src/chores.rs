@@ -77,12 +77,14 @@ impl Chores {
         self.added.notify_one();
     }
 
-    /// True when there are so many that the caller should [`Chores::work`] a little.
-    pub(crate) fn release_orphan(&self, session: SessionId, inode: InodeId) -> bool {
-        let mut pending = self.pending();
-        pending.orphans.insert((session, inode));
+    pub(crate) fn release_orphan(&self, session: SessionId, inode: InodeId) {
+        self.pending().orphans.insert((session, inode));
         self.added.notify_one();
-        pending.orphans.len() > ORPHANS_MAX
+    }
+
+    /// There are so many orphans that whoever makes one more should [`Chores::work`] a little.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.pending().orphans.len() > ORPHANS_MAX
     }
 
     /// The inode was opened although its last name is gone: the open was under way when that happened.

@@ -15,7 +15,7 @@ use dfs_proto::units::ByteLen;
 use futures::future::join_all;
 use futures::{StreamExt as _, stream};
 
-use crate::cluster::{ClusterClient, Found};
+use crate::cluster::{ClusterClient, Found, Orphan};
 use crate::federation::Federation;
 use crate::touched::{Mark, Touched};
 use crate::{ClientConfig, ClientError, Created, DirPage, File, OpenMode, Result};
@@ -223,13 +223,14 @@ impl Client {
         self.at(parent).await?.unlink(caller, parent, name).await
     }
 
-    pub async fn rmdir(&self, caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
+    /// Gives the directory, for whoever still stands in it.
+    pub async fn rmdir(&self, caller: &Caller, parent: InodeId, name: &Name) -> Result<Option<Orphan>> {
         let _changing = self.touched.during(self.in_root(parent, name));
         self.at(parent).await?.rmdir(caller, parent, name).await
     }
 
-    /// Within a volume, or of a volume in the root directory.
-    pub async fn rename(&self, caller: &Caller, rename: Rename) -> Result<()> {
+    /// Within a volume, or of a volume in the root directory. Gives what was replaced, if that was its last name.
+    pub async fn rename(&self, caller: &Caller, rename: Rename) -> Result<Option<Orphan>> {
         require_one_volume(rename.parent, rename.new_parent)?;
         let _changing = self.touched.during(self.in_root(rename.parent, &rename.name));
         let _replacing = self.touched.during(self.in_root(rename.new_parent, &rename.new_name));

@@ -24,7 +24,7 @@ use crate::commit::Committer;
 use crate::core::Core;
 use crate::memory::SessionMemory;
 use crate::meta::{MetaCalls, MetaClient};
-use crate::node::Nodes;
+use crate::node::{Nodes, Pin};
 use crate::readahead::ReadAheadBudget;
 use crate::retry::Deadline;
 use crate::writer::ChunkWriter;
@@ -230,26 +230,40 @@ impl ClusterClient {
 
     /// The last name of a file that is open here may go: its open files stay usable.
     pub(crate) async fn unlink(&self, caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
-        let orphan = self.core.meta.unlink(caller, parent, name).await?;
-        self.release_unless_open(orphan).await;
+        if let Some(inode) = self.core.meta.unlink(caller, parent, name).await? {
+            self.core.nodes.orphaned(inode);
+        }
+        self.help_with_chores().await;
         Ok(())
     }
 
-    pub(crate) async fn rmdir(&self, caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
-        let orphan = self.core.meta.rmdir(caller, parent, name).await?;
-        self.release_unless_open(orphan).await;
-        Ok(())
+    pub(crate) async fn rmdir(
+        &self,
+        caller: &Caller,
+        parent: InodeId,
+        name: &Name,
+    ) -> Result<Option<Orphan>> {
+        let orphan = self.core.meta.rmdir(caller, parent, name).await?.map(|inode| self.keep(inode));
+        self.help_with_chores().await;
+        Ok(orphan)
     }
 
-    pub(crate) async fn rename(&self, caller: &Caller, rename: Rename) -> Result<()> {
-        let orphan = self.core.meta.rename(caller, rename).await?;
-        self.release_unless_open(orphan).await;
-        Ok(())
+    pub(crate) async fn rename(&self, caller: &Caller, rename: Rename) -> Result<Option<Orphan>> {
+        let orphan = self.core.meta.rename(caller, rename).await?.map(|inode| self.keep(inode));
+        self.help_with_chores().await;
+        Ok(orphan)
     }
 
-    async fn release_unless_open(&self, orphan: Option<InodeId>) {
-        if orphan.is_some_and(|inode| self.core.nodes.orphaned(inode)) {
-            self.core.chores.work(&self.core.meta).await; // so many wait
+    /// Pinned before it is called an orphan, so that nobody releases it.
+    fn keep(&self, inode: InodeId) -> Orphan {
+        let pin = self.core.nodes.pin(inode, self.core.meta.session_id());
+        self.core.nodes.orphaned(inode);
+        Orphan(pin)
+    }
+
+    async fn help_with_chores(&self) {
+        if self.core.chores.is_behind() {
+            self.core.chores.work(&self.core.meta).await;
         }
     }
 
@@ -311,6 +325,15 @@ impl ClusterClient {
         // They were cancelled; waiting only makes sure that none outlives the client.
         let _ = timeout(deadline.left(), self.core.tasks.wait()).await;
         lost.into_iter().flatten().collect()
+    }
+}
+
+/// An inode that has lost its last name, and stays until this is dropped and no file has it open.
+pub struct Orphan(Pin);
+
+impl Orphan {
+    pub fn inode(&self) -> InodeId {
+        self.0.node.inode
     }
 }
 

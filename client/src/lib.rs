@@ -44,6 +44,7 @@ use dfs_proto::meta::DirEntry;
 use std::time::Duration;
 
 pub use client::{Client, Looked};
+pub use cluster::Orphan;
 pub use error::ClientError;
 pub use file::File;
 pub use flush::FLUSH_SLICE_LEN;

@@ -437,7 +437,7 @@ pub(crate) struct Nodes {
     table: Mutex<Table>,
     memory: Arc<SessionMemory>,
     /// Called under the table's lock, so that whoever pins the inode later finds it where it waits for its release.
-    on_orphan: Box<dyn Fn(InodeId) -> bool + Send + Sync>,
+    on_orphan: Box<dyn Fn(InodeId) + Send + Sync>,
 }
 
 struct Table {
@@ -452,10 +452,10 @@ pub(crate) struct Pin {
 }
 
 impl Nodes {
-    /// `on_orphan` is told when an inode without a name was closed for good; true when many of them wait.
+    /// `on_orphan` is told when an inode without a name was closed for good.
     pub(crate) fn new(
         memory: Arc<SessionMemory>,
-        on_orphan: impl Fn(InodeId) -> bool + Send + Sync + 'static,
+        on_orphan: impl Fn(InodeId) + Send + Sync + 'static,
     ) -> Arc<Nodes> {
         let bound = std::num::NonZeroUsize::new(RECENT_MAX).unwrap_or(std::num::NonZeroUsize::MIN);
         let table = Table { open: BTreeMap::new(), recent: lru::LruCache::new(bound) };
@@ -509,14 +509,11 @@ impl Nodes {
         }
     }
 
-    /// The inode lost its last name: it is released, once it is not open here any more. What `on_orphan` answered.
-    pub(crate) fn orphaned(&self, inode: InodeId) -> bool {
+    /// The inode lost its last name: it is released, once it is not open here any more.
+    pub(crate) fn orphaned(&self, inode: InodeId) {
         let mut table = self.table();
         match table.open.get_mut(&inode) {
-            Some(entry) if entry.pins > 0 => {
-                entry.is_orphan = true;
-                false
-            }
+            Some(entry) if entry.pins > 0 => entry.is_orphan = true,
             Some(_) | None => (self.on_orphan)(inode),
         }
     }

@@ -222,8 +222,11 @@ impl Fs {
                 async move { self.client.look_up(&caller, parent, name.as_bytes()).await }
             })
             .await?;
-        let (Looked::Attr(InodeAttr { inode, .. }) | Looked::Unanswered(inode)) = looked;
-        self.inodes.looked_up(inode, parent, name);
+        let (inode, kind) = match &looked {
+            Looked::Attr(attr) => (attr.inode, attr.kind),
+            Looked::Unanswered(volume) => (*volume, FileKind::Directory),
+        };
+        self.inodes.looked_up(inode, kind, (parent, name));
         Ok(looked)
     }
 
@@ -247,7 +250,7 @@ impl Fs {
                 async move { self.client.create(&caller, create).await }
             })
             .await?;
-        self.inodes.looked_up(created.attr.inode, parent, name);
+        self.inodes.looked_up(created.attr.inode, created.attr.kind, (parent, name));
         Ok(created.attr)
     }
 
@@ -265,7 +268,7 @@ impl Fs {
                 async move { self.client.link(&caller, inode, parent, name).await }
             })
             .await?;
-        self.inodes.looked_up(attr.inode, parent, name);
+        self.inodes.looked_up(attr.inode, attr.kind, (parent, name));
         Ok(attr)
     }
 
@@ -280,11 +283,14 @@ impl Fs {
 
     pub(crate) async fn rmdir(&self, who: Requester, parent: InodeId, name: &[u8]) -> FsResult<()> {
         let name = entry_name(name)?;
-        self.as_caller(who, |caller| {
-            let name = &name;
-            async move { self.client.rmdir(&caller, parent, name).await }
-        })
-        .await
+        let orphan = self
+            .as_caller(who, |caller| {
+                let name = &name;
+                async move { self.client.rmdir(&caller, parent, name).await }
+            })
+            .await?;
+        self.inodes.orphaned(orphan);
+        Ok(())
     }
 
     /// `flags` as of `renameat2`: RENAME_NOREPLACE works, any other is refused, never ignored.
@@ -305,11 +311,14 @@ impl Fs {
             new_name: entry_name(new_name)?,
             no_replace: flags & libc::RENAME_NOREPLACE != 0,
         };
-        self.as_caller(who, |caller| {
-            let rename = rename.clone();
-            async move { self.client.rename(&caller, rename).await }
-        })
-        .await
+        let orphan = self
+            .as_caller(who, |caller| {
+                let rename = rename.clone();
+                async move { self.client.rename(&caller, rename).await }
+            })
+            .await?;
+        self.inodes.orphaned(orphan);
+        Ok(())
     }
 
     pub(crate) async fn readlink(&self, who: Requester, inode: InodeId) -> FsResult<Vec<u8>> {
@@ -410,7 +419,7 @@ impl Fs {
                 async move { self.client.create_open(&caller, create, flags.mode).await }
             })
             .await?;
-        self.inodes.looked_up(attr.inode, parent, name);
+        self.inodes.looked_up(attr.inode, attr.kind, (parent, name));
         Ok((self.opened(file, attr.inode, flags), attr))
     }
 
@@ -557,7 +566,7 @@ impl Fs {
     /// The kernel takes an entry of READDIRPLUS as a look-up of it.
     pub(crate) fn entry_looked_up(&self, directory: Handle, entry: &Listed) {
         if let Some(open) = self.directories.get(directory) {
-            self.inodes.looked_up(entry.inode, open.inode, &entry.name);
+            self.inodes.looked_up(entry.inode, entry.kind, (open.inode, &entry.name));
         }
     }
 }

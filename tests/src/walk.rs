@@ -253,7 +253,7 @@ impl Walker {
 
     async fn rmdir(&mut self) -> bool {
         let (parent, name) = (self.directory(), self.name());
-        let real = self.client.rmdir(&caller(), self.inode(parent), &name_of(&name)).await;
+        let real = self.client.rmdir(&caller(), self.inode(parent), &name_of(&name)).await.map(drop);
         let model = self.model.rmdir(parent, &name);
         self.same(&format!("rmdir {name}"), &real, &model);
         true
@@ -270,7 +270,7 @@ impl Walker {
             new_name: name_of(&new_name),
             no_replace,
         };
-        let real = self.client.rename(&caller(), rename).await;
+        let real = self.client.rename(&caller(), rename).await.map(drop);
         let model = self.model.rename(parent, &name, new_parent, &new_name, no_replace);
         self.same(&format!("rename {name} to {new_name}, no_replace {no_replace}"), &real, &model);
         true

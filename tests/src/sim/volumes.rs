@@ -160,7 +160,7 @@ impl Volumes {
             new_name: name_of(&to),
             no_replace: false,
         };
-        let attempt = async || client.rename(&Caller::ROOT, rename.clone()).await;
+        let attempt = async || client.rename(&Caller::ROOT, rename.clone()).await.map(drop);
         let expected = match (self.there.get(&from), self.there.get(&to)) {
             (None, _) => Some(ClientError::NotFound),
             (Some(_), Some(Some(_))) => Some(ClientError::NotEmpty),
@@ -176,7 +176,7 @@ impl Volumes {
 
     async fn remove(&mut self, client: &Client, name: String) {
         let wanted = name_of(&name);
-        let attempt = async || client.rmdir(&Caller::ROOT, ROOT, &wanted).await;
+        let attempt = async || client.rmdir(&Caller::ROOT, ROOT, &wanted).await.map(drop);
         let expected = match self.there.get(&name) {
             None => Some(ClientError::NotFound),
             Some(Some(_)) => Some(ClientError::NotEmpty),

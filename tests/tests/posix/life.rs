@@ -3,12 +3,12 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use dfs_tests::cluster::{Cluster, Shape, is_mounted};
 use dfs_tests::shell::{sh, try_sh};
-use dfs_tests::{daemon, tree, wait};
+use dfs_tests::{daemon, sys, tree, wait};
 
 use crate::errno;
 
@@ -161,7 +161,7 @@ fn a_waiting_program_gets_an_error_at_the_deadline() {
     fs::write(dir.join("file"), "x").unwrap();
     for stopped in ["meta1", "chunk1"] {
         cluster.pause(stopped);
-        dfs_tests::sys::drop_caches();
+        sys::drop_caches();
         let before = wait::now();
         let read = fs::read(dir.join("file"));
         // Retries within one call of the library may each take their own deadline once.
@@ -178,4 +178,37 @@ fn a_waiting_program_gets_an_error_at_the_deadline() {
         cluster.resume(stopped);
         wait::until("the file to be read again", Duration::from_secs(20), || fs::read(dir.join("file")).ok());
     }
+}
+
+#[test]
+fn a_removed_directory_that_somebody_uses_stays_until_nobody_does() {
+    let cluster = start();
+    let dir = cluster.mount("a").join("volume");
+    for name in ["", "stood_in", "open", "replaced", "new"] {
+        fs::create_dir(dir.join(name)).unwrap();
+    }
+    fs::write(dir.join("file"), "").unwrap();
+    let inodes = || sys::statfs(&dir).map(|space| space.f_files - space.f_ffree).unwrap();
+    let before = inodes();
+    let handles = ["open", "replaced"].map(|name| File::open(dir.join(name)).unwrap());
+    let mut standing = Command::new("sh")
+        .args(["-c", "read go && stat . && ls && ! touch file"])
+        .current_dir(dir.join("stood_in"))
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    fs::remove_dir(dir.join("stood_in")).unwrap();
+    fs::remove_dir(dir.join("open")).unwrap();
+    fs::rename(dir.join("new"), dir.join("replaced")).unwrap();
+    // What the mount lets go of, it lets go of in this order: with the file's, theirs would be gone.
+    fs::remove_file(dir.join("file")).unwrap();
+    wait::until("the file's inode to go", Duration::from_secs(10), || (inodes() < before).then_some(()));
+    for handle in &handles {
+        assert!(handle.metadata().unwrap().is_dir());
+    }
+    standing.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    assert!(standing.wait().unwrap().success());
+    drop(handles);
+    wait::until("the directories to go", Duration::from_secs(10), || (inodes() == before - 4).then_some(()));
+    cluster.unmount("a");
 }
