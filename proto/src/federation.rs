@@ -80,10 +80,11 @@ pub enum Federate {
         entry: ClusterEntry,
         load: ClusterLoad,
     },
-    /// A number for a new volume. `cluster`: where; the least busy one if it is not known.
+    /// A number for a new volume. `cluster`: where; the least busy one if it is not known, but none of `except`.
     AddVolume {
         name: Name,
         cluster: ClusterId,
+        except: Vec<ClusterId>,
     },
     SettleVolume {
         volume: VolumeId,

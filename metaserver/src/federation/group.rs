@@ -58,8 +58,16 @@ impl Federation {
         let map = state::federation::map(&*view.snapshot());
         let map = map.ok_or(MetaError::Unavailable { what: "the federation is not made yet".to_owned() })?;
         let command = match call {
-            Federate::AddVolume { name, cluster } => {
-                return self.add_volume(member, &map, leadership.since, name, cluster).await.map(Some);
+            Federate::AddVolume { name, cluster, except } => {
+                if cluster.is_known() {
+                    return self.add_volume(member, name, cluster).await.map(Some);
+                }
+                let chosen = self.group.choose(&map, &except, leadership.since, Instant::now())?;
+                return match self.add_volume(member, name, chosen).await {
+                    // It has left meanwhile: the next try chooses anew.
+                    Err(MetaError::InvalidArgument { what }) => Err(MetaError::Unavailable { what }),
+                    added => added.map(Some),
+                };
             }
             Federate::Report { cluster, entry, load } => {
                 self.group.heard(cluster, load, Instant::now());
@@ -89,15 +97,9 @@ impl Federation {
     async fn add_volume(
         &self,
         member: &Consensus,
-        map: &FederationMap,
-        elected: Instant,
         name: Name,
-        wanted: ClusterId,
+        cluster: ClusterId,
     ) -> MetaResult<AddedVolume> {
-        let cluster = match wanted.is_known() {
-            true => wanted,
-            false => self.group.choose(map, elected, Instant::now())?,
-        };
         match propose(member, FederationCommand::AddVolume { cluster, name }).await? {
             Reply::VolumeAdded { volume } => {
                 self.group.placed(cluster);
@@ -165,7 +167,13 @@ impl Group {
         });
     }
 
-    fn choose(&self, map: &FederationMap, elected: Instant, now: Instant) -> MetaResult<ClusterId> {
+    fn choose(
+        &self,
+        map: &FederationMap,
+        except: &[ClusterId],
+        elected: Instant,
+        now: Instant,
+    ) -> MetaResult<ClusterId> {
         self.with(|soft| {
             let is_complete = now.saturating_duration_since(elected) >= COMPLETE_AFTER
                 || map.clusters.iter().all(|(id, _)| soft.heard.get(id).is_some_and(has_servers));
@@ -175,7 +183,7 @@ impl Group {
             }
             let candidate = |(id, entry): &(ClusterId, ClusterEntry)| {
                 let heard = soft.heard.get(id)?;
-                let is_there = now.saturating_duration_since(heard.at) < SILENT_AFTER;
+                let is_there = now.saturating_duration_since(heard.at) < SILENT_AFTER && !except.contains(id);
                 is_there.then(|| Candidate {
                     cluster: *id,
                     name: entry.name.clone(),

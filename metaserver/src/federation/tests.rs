@@ -401,12 +401,16 @@ async fn with_another_cluster_away_its_volumes_are_known_and_those_of_the_rest_a
     assert!(matches!(alpha.rmdir(&lost).await, Err(MetaError::Away { .. })));
     assert!(started.elapsed() < Duration::from_millis(100), "{:?}", started.elapsed());
     assert_eq!(federation.map("beta").await.named(lost.as_bytes()), Some(volume));
-    sleep(Duration::from_secs(10)).await; // gamma has not reported for longer than three times
-    for number in 0..4 {
+    for number in 0..8 {
         let made = alpha.mkdir(&format!("more{number}")).await.expect("others have room");
         let map = federation.map("alpha").await;
         let at = map.volume(made.inode.volume()).unwrap().cluster;
-        assert_ne!(map.cluster(at).unwrap().name, "gamma", "it is silent");
+        assert_ne!(map.cluster(at).unwrap().name, "gamma", "it is away");
+        if number == 3 {
+            let is_new = |phase| phase == VolumePhase::Creating;
+            assert!(map.volumes.iter().any(|(_, v)| is_new(v.phase)), "gamma was chosen: {map:#?}");
+            sleep(Duration::from_secs(10)).await; // gamma has not reported for longer than three times
+        }
     }
     federation.start_process("gamma");
     let deadline = Instant::now() + PATIENCE;
@@ -414,7 +418,12 @@ async fn with_another_cluster_away_its_volumes_are_known_and_those_of_the_rest_a
         assert!(Instant::now() < deadline, "gamma does not come back");
         sleep(Duration::from_millis(200)).await;
     }
-    federation.until("nothing is left of it", |map| map.volume(volume).is_none()).await;
+    federation
+        .until("nothing is left of it, nor of what gamma was chosen for", |map| {
+            map.volume(volume).is_none()
+                && map.volumes.iter().all(|(_, entry)| entry.phase == VolumePhase::Active)
+        })
+        .await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use dfs_proto::error::MetaError;
-use dfs_proto::federation::{AddedVolume, Federate, RootCopy, VolumeAnswer, VolumeCall};
+use dfs_proto::federation::{Federate, RootCopy, VolumeAnswer, VolumeCall};
 use dfs_proto::ids::{ClusterId, InodeId};
 use dfs_proto::meta::{Change, ChangeRequest, Changed, Create, MetaResult, NewInode};
 use tokio::time::timeout;
@@ -227,7 +227,8 @@ fn is_overtaken(error: &MetaError) -> bool {
     matches!(error, MetaError::Stale | MetaError::WrongCluster { .. })
 }
 
-/// P9.2, steps 1 and 2.
+/// P9.2, steps 1 and 2. A cluster that was just lost may still be the least busy one as far as the group knows: then another
+/// is asked for, and `settle` takes the number back.
 async fn make_volume<'f>(
     federation: &'f Federation,
     request: &ChangeRequest,
@@ -240,15 +241,26 @@ async fn make_volume<'f>(
         NewInode::Volume { cluster } => *cluster,
         _ => ClusterId::UNKNOWN,
     };
-    let wanted = Federate::AddVolume { name: name.clone(), cluster };
-    let Some(AddedVolume { volume, cluster }) = federation.federate(wanted).await? else {
-        return Err(MetaError::Internal { what: "no volume was added".to_owned() });
-    };
-    let making = federation.making(volume);
     let root = RootCopy { mode: attr.mode, uid: attr.uid, gid: attr.gid };
-    match federation.at(cluster, volume, VolumeCall::Make { root }).await? {
-        VolumeAnswer::Root(attr) => Ok((VolumeRoot { attr, step: VolumeStep::Made }, making)),
-        other => Err(unexpected(&other)),
+    let (mut except, mut lost) = (Vec::new(), None);
+    loop {
+        let wanted = Federate::AddVolume { name: name.clone(), cluster, except: except.clone() };
+        let added = match (federation.federate(wanted).await, lost.take()) {
+            (Ok(Some(added)), _) => added,
+            (Ok(None), _) => return Err(MetaError::Internal { what: "no volume was added".to_owned() }),
+            (Err(_), Some(lost)) => return Err(lost), // nobody is left
+            (Err(error), None) => return Err(error),
+        };
+        let making = federation.making(added.volume);
+        match federation.at(added.cluster, added.volume, VolumeCall::Make { root }).await {
+            Ok(VolumeAnswer::Root(attr)) => return Ok((VolumeRoot { attr, step: VolumeStep::Made }, making)),
+            Ok(other) => return Err(unexpected(&other)),
+            Err(error @ MetaError::Away { .. }) if !cluster.is_known() => {
+                except.push(added.cluster);
+                lost = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
     }
 }
 

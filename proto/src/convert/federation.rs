@@ -137,9 +137,10 @@ pub fn federate_to_wire(call: &Federate) -> wire::FederateRequest {
                 chunkservers: load.chunkservers,
             }),
         }),
-        Federate::AddVolume { name, cluster } => Wire::AddVolume(wire::AddVolume {
+        Federate::AddVolume { name, cluster, except } => Wire::AddVolume(wire::AddVolume {
             name: name.as_bytes().to_vec().into(),
             cluster: cluster.to_wire().into(),
+            except: except.iter().map(|cluster| cluster.to_wire().into()).collect(),
         }),
         Federate::SettleVolume { volume, name, version } => Wire::SettleVolume(wire::SettleVolume {
             volume: volume.0,
@@ -169,9 +170,11 @@ pub fn federate_from_wire(request: wire::FederateRequest) -> MetaResult<Federate
             };
             Federate::Report { cluster, entry, load }
         }
-        Wire::AddVolume(add) => {
-            Federate::AddVolume { name: name_from_wire(add.name)?, cluster: cluster_from_wire(&add.cluster)? }
-        }
+        Wire::AddVolume(add) => Federate::AddVolume {
+            name: name_from_wire(add.name)?,
+            cluster: cluster_from_wire(&add.cluster)?,
+            except: add.except.iter().map(|cluster| cluster_from_wire(cluster)).collect::<MetaResult<_>>()?,
+        },
         Wire::SettleVolume(settle) => Federate::SettleVolume {
             volume: volume_from_wire(settle.volume)?,
             name: name_from_wire(settle.name)?,
@@ -294,7 +297,7 @@ mod tests {
         for call in [
             Federate::Report { cluster, entry: entry.clone(), load },
             Federate::Join { cluster, entry },
-            Federate::AddVolume { name: name.clone(), cluster: ClusterId::UNKNOWN },
+            Federate::AddVolume { name: name.clone(), cluster: ClusterId::UNKNOWN, except: vec![cluster] },
             Federate::SettleVolume { volume, name, version: 8 },
             Federate::RetireVolume { volume },
             Federate::ForgetVolume { volume },
