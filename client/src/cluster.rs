@@ -230,10 +230,10 @@ impl ClusterClient {
 
     /// The last name of a file that is open here may go: its open files stay usable.
     pub(crate) async fn unlink(&self, caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
+        self.help_with_chores().await;
         if let Some(inode) = self.core.meta.unlink(caller, parent, name).await? {
             self.core.nodes.orphaned(inode);
         }
-        self.help_with_chores().await;
         Ok(())
     }
 
@@ -243,15 +243,13 @@ impl ClusterClient {
         parent: InodeId,
         name: &Name,
     ) -> Result<Option<Orphan>> {
-        let orphan = self.core.meta.rmdir(caller, parent, name).await?.map(|inode| self.keep(inode));
         self.help_with_chores().await;
-        Ok(orphan)
+        Ok(self.core.meta.rmdir(caller, parent, name).await?.map(|inode| self.keep(inode)))
     }
 
     pub(crate) async fn rename(&self, caller: &Caller, rename: Rename) -> Result<Option<Orphan>> {
-        let orphan = self.core.meta.rename(caller, rename).await?.map(|inode| self.keep(inode));
         self.help_with_chores().await;
-        Ok(orphan)
+        Ok(self.core.meta.rename(caller, rename).await?.map(|inode| self.keep(inode)))
     }
 
     /// Pinned before it is called an orphan, so that nobody releases it.
@@ -261,6 +259,7 @@ impl ClusterClient {
         Orphan(pin)
     }
 
+    /// Before something is removed: nothing is waited for between that and noting it.
     async fn help_with_chores(&self) {
         if self.core.chores.is_behind() {
             self.core.chores.work(&self.core.meta).await;

@@ -426,13 +426,13 @@ const RECENT_MAX: usize = 4096;
 
 struct Entry {
     node: Arc<Node>,
-    /// Open files, and opens under way.
+    /// Open files, opens under way, and a removed directory that is kept.
     pins: u32,
     /// It has no name left; its space may go with the last pin.
     is_orphan: bool,
 }
 
-/// Every inode that is open or has something buffered.
+/// Every inode that is open or kept, or has something buffered.
 pub(crate) struct Nodes {
     table: Mutex<Table>,
     memory: Arc<SessionMemory>,
@@ -452,7 +452,7 @@ pub(crate) struct Pin {
 }
 
 impl Nodes {
-    /// `on_orphan` is told when an inode without a name was closed for good.
+    /// `on_orphan` is told when an inode without a name has no pin left.
     pub(crate) fn new(
         memory: Arc<SessionMemory>,
         on_orphan: impl Fn(InodeId) + Send + Sync + 'static,

@@ -4,8 +4,8 @@
 //!     the kernel bounds the table, by its own inode cache.
 //! I2  Pages of an inode are in the kernel's cache only while it is here. All of them were filled since an open that saw
 //!     `content_version`: another open that sees the same may keep them, since versions only grow.
-//! I3  A directory that was removed here stays, without a name, while it is here: a process may stand in it, or have it
-//!     open. (An open file keeps itself; the kernel may remember a removed one for long.)
+//! I3  A directory that this mount removed stays, without a name, while the kernel knows it: a process may stand in it, or
+//!     have it open. (An open file keeps itself; a removed one that is not open the kernel may know for long.)
 //! I4  Names are for people (which file could not be written); nothing is decided by them. They may be outdated.
 
 use std::collections::HashMap;
@@ -173,7 +173,7 @@ mod tests {
     fn a_message_names_the_path_as_far_as_it_is_known() {
         let inodes = Inodes::new();
         assert_eq!(inodes.describe(InodeId(9)), InodeId(9).to_string());
-        inodes.looked_up(InodeId(8), FileKind::File, (InodeId::ROOT, b"directory"));
+        inodes.looked_up(InodeId(8), FileKind::Directory, (InodeId::ROOT, b"directory"));
         inodes.looked_up(InodeId(9), FileKind::File, (InodeId(8), b"old name"));
         inodes.looked_up(InodeId(9), FileKind::File, (InodeId(8), b"file\n"));
         assert_eq!(inodes.describe(InodeId(9)), "directory/file\\n (inode 0:9)");

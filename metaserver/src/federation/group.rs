@@ -194,8 +194,13 @@ impl Group {
             };
             let candidates: Vec<Candidate> = map.clusters.iter().filter_map(candidate).collect();
             // It may have some by its next report.
-            choose(&candidates).ok_or_else(|| MetaError::Unavailable {
-                what: "no cluster with a living chunkserver has reported".to_owned(),
+            choose(&candidates).ok_or_else(|| match except {
+                [] => MetaError::Unavailable {
+                    what: "no cluster with a living chunkserver has reported".to_owned(),
+                },
+                _ => MetaError::Away {
+                    what: "no other cluster with a living chunkserver has reported".to_owned(),
+                },
             })
         })
     }

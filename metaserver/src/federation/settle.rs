@@ -38,10 +38,13 @@ enum Task {
     /// It has a number and no name, and nobody here has been making it for a while: nobody may any more.
     Forbid {
         volume: VolumeId,
-        cluster: ClusterId,
     },
-    /// It has lost its name.
-    Remove {
+    /// It has lost its name: the map says so.
+    Retire {
+        volume: VolumeId,
+    },
+    /// The map says so: its cluster forgets it.
+    Drop {
         volume: VolumeId,
         cluster: ClusterId,
     },
@@ -116,7 +119,7 @@ async fn look(metaserver: &Metaserver) -> MetaResult<Root> {
 
 /// `making`: what this process was making when the map was read.
 fn plan(map: &FederationMap, making: &BTreeSet<VolumeId>, root: &Root) -> Vec<Task> {
-    let (mut tasks, mut names) = (Vec::new(), Vec::new());
+    let (mut tasks, mut names, mut drops) = (Vec::new(), Vec::new(), Vec::new());
     if map.root != root.attr {
         tasks.push(Task::CopyRoot(root.attr));
     }
@@ -128,16 +131,16 @@ fn plan(map: &FederationMap, making: &BTreeSet<VolumeId>, root: &Root) -> Vec<Ta
             }
             (Some(_), _) => {}
             (None, VolumePhase::Creating) if root.forbidden.contains(&volume) => {
-                tasks.push(Task::Remove { volume, cluster });
+                tasks.push(Task::Retire { volume });
             }
             (None, VolumePhase::Creating) if making.contains(&volume) => {}
-            (None, VolumePhase::Creating) => tasks.push(Task::Forbid { volume, cluster }),
-            (None, VolumePhase::Active | VolumePhase::Removing) => {
-                tasks.push(Task::Remove { volume, cluster });
-            }
+            (None, VolumePhase::Creating) => tasks.push(Task::Forbid { volume }),
+            (None, VolumePhase::Active) => tasks.push(Task::Retire { volume }),
+            (None, VolumePhase::Removing) => drops.push(Task::Drop { volume, cluster }),
         }
     }
     tasks.extend(names); // the one that lost a name first: no name is in the map twice
+    tasks.extend(drops); // last, since the cluster may be away
     tasks
 }
 
@@ -148,28 +151,28 @@ async fn carry_out(metaserver: &Metaserver, federation: &Federation, task: &Task
             let settle = Federate::SettleVolume { volume: *volume, name: name.clone(), version: *version };
             federation.federate(settle).await.map(drop)
         }
-        Task::Forbid { volume, cluster } => {
+        Task::Forbid { volume } => {
             let forbid = Command::ForbidVolume { volume: *volume };
             match metaserver.gate.change(&Touched::nothing(), None, forbid).await {
                 // It got its name after all.
                 Err(MetaError::Exists) => Ok(()),
                 Err(error) => Err(error),
-                Ok(_) => remove(federation, *volume, *cluster).await,
+                Ok(_) => retire(federation, *volume).await,
             }
         }
-        Task::Remove { volume, cluster } => remove(federation, *volume, *cluster).await,
+        Task::Retire { volume } => retire(federation, *volume).await,
+        Task::Drop { volume, cluster } => match federation.at(*cluster, *volume, VolumeCall::Drop).await? {
+            VolumeAnswer::Dropped { more: false } => {
+                federation.federate(Federate::ForgetVolume { volume: *volume }).await.map(drop)
+            }
+            _ => Ok(()), // files of it are open
+        },
     }
 }
 
-/// It has no name and gets none.
-async fn remove(federation: &Federation, volume: VolumeId, cluster: ClusterId) -> MetaResult<()> {
-    federation.federate(Federate::RetireVolume { volume }).await?;
-    match federation.at(cluster, volume, VolumeCall::Drop).await? {
-        VolumeAnswer::Dropped { more: false } => {
-            federation.federate(Federate::ForgetVolume { volume }).await.map(drop)
-        }
-        _ => Ok(()), // files of it are open
-    }
+/// It has no name and gets none. The map changes, and so its cluster hears of it next.
+async fn retire(federation: &Federation, volume: VolumeId) -> MetaResult<()> {
+    federation.federate(Federate::RetireVolume { volume }).await.map(drop)
 }
 
 #[cfg(test)]
@@ -223,9 +226,9 @@ mod tests {
     fn a_volume_that_nobody_makes_any_more_is_forbidden_before_it_is_removed() {
         let map = map(&[(1, VolumePhase::Creating, 0)]);
         assert_eq!(planned(&map, &[1], &root(&[], &[])), []);
-        let (volume, cluster) = (VolumeId(1), CLUSTER);
-        assert_eq!(planned(&map, &[], &root(&[], &[])), [Task::Forbid { volume, cluster }]);
-        assert_eq!(planned(&map, &[], &root(&[], &[1])), [Task::Remove { volume, cluster }]);
+        let volume = VolumeId(1);
+        assert_eq!(planned(&map, &[], &root(&[], &[])), [Task::Forbid { volume }]);
+        assert_eq!(planned(&map, &[], &root(&[], &[1])), [Task::Retire { volume }]);
     }
 
     #[test]
@@ -241,11 +244,22 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_that_lost_its_name_is_removed() {
-        let remove = [Task::Remove { volume: VolumeId(1), cluster: CLUSTER }];
-        for phase in [VolumePhase::Active, VolumePhase::Removing] {
-            assert_eq!(planned(&map(&[(1, phase, 3)]), &[], &root(&[], &[])), remove);
-        }
+    fn a_volume_that_lost_its_name_is_retired_and_then_dropped_by_its_cluster() {
+        let (volume, cluster) = (VolumeId(1), CLUSTER);
+        let active = map(&[(1, VolumePhase::Active, 3)]);
+        assert_eq!(planned(&active, &[], &root(&[], &[])), [Task::Retire { volume }]);
+        let removing = map(&[(1, VolumePhase::Removing, 3)]);
+        assert_eq!(planned(&removing, &[], &root(&[], &[])), [Task::Drop { volume, cluster }]);
+    }
+
+    #[test]
+    fn a_lost_name_goes_first_then_the_new_one_and_a_cluster_that_may_be_away_is_asked_last() {
+        let map =
+            map(&[(1, VolumePhase::Removing, 3), (2, VolumePhase::Active, 3), (3, VolumePhase::Active, 3)]);
+        let retire = Task::Retire { volume: VolumeId(3) };
+        let settle = Task::Settle { volume: VolumeId(2), name: name("v"), version: 4 };
+        let drop = Task::Drop { volume: VolumeId(1), cluster: CLUSTER };
+        assert_eq!(planned(&map, &[], &root(&[(2, 4)], &[])), [retire, settle, drop]);
     }
 
     #[test]

@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use dfs_proto::error::MetaError;
-use dfs_proto::federation::{Federate, RootCopy, VolumeAnswer, VolumeCall};
+use dfs_proto::federation::{AddedVolume, Federate, RootCopy, VolumeAnswer, VolumeCall};
 use dfs_proto::ids::{ClusterId, InodeId};
 use dfs_proto::meta::{Change, ChangeRequest, Changed, Create, MetaResult, NewInode};
 use tokio::time::timeout;
@@ -82,16 +82,18 @@ impl Metaserver {
                 return Err(MetaError::Unavailable { what });
             }
         }
+        let mut lost = Vec::new();
         loop {
             let mut made = None;
             let volumes = match self.plan(&request).await? {
                 Plan::Propose => Vec::new(),
                 Plan::Refuse(error) => return self.refuse(request, error).await, // keeps W1
-                Plan::Make(attr) => match make_volume(federation, &request, attr).await {
-                    Ok((root, making)) => {
+                Plan::Make(attr) => match make_volume(federation, &request, attr, &mut lost).await {
+                    Ok(Some((root, making))) => {
                         made = Some(making); // until its name is there
                         vec![root]
                     }
+                    Ok(None) => continue,
                     Err(error) if is_overtaken(&error) => continue,
                     Err(error) => return self.refuse_unless_passing(request, error).await,
                 },
@@ -227,40 +229,35 @@ fn is_overtaken(error: &MetaError) -> bool {
     matches!(error, MetaError::Stale | MetaError::WrongCluster { .. })
 }
 
-/// P9.2, steps 1 and 2. A cluster that was just lost may still be the least busy one as far as the group knows: then another
-/// is asked for, and `settle` takes the number back.
+/// P9.2, steps 1 and 2. A cluster that was lost a moment ago may still be the least busy one as far as the group knows. Then
+/// it is added to `lost`, another one is to be asked for (`None`), and `settle` takes the number back.
 async fn make_volume<'f>(
     federation: &'f Federation,
     request: &ChangeRequest,
     attr: RootAttr,
-) -> MetaResult<(VolumeRoot, Making<'f>)> {
+    lost: &mut Vec<ClusterId>,
+) -> MetaResult<Option<(VolumeRoot, Making<'f>)>> {
     let Change::Create(Create { name, what, .. }) = &request.change else {
         return Err(MetaError::Internal { what: "only a new directory makes a volume".to_owned() });
     };
-    let cluster = match what {
+    let wanted = match what {
         NewInode::Volume { cluster } => *cluster,
         _ => ClusterId::UNKNOWN,
     };
+    let add = Federate::AddVolume { name: name.clone(), cluster: wanted, except: lost.clone() };
+    let Some(AddedVolume { volume, cluster }) = federation.federate(add).await? else {
+        return Err(MetaError::Internal { what: "no volume was added".to_owned() });
+    };
+    let making = federation.making(volume);
     let root = RootCopy { mode: attr.mode, uid: attr.uid, gid: attr.gid };
-    let (mut except, mut lost) = (Vec::new(), None);
-    loop {
-        let wanted = Federate::AddVolume { name: name.clone(), cluster, except: except.clone() };
-        let added = match (federation.federate(wanted).await, lost.take()) {
-            (Ok(Some(added)), _) => added,
-            (Ok(None), _) => return Err(MetaError::Internal { what: "no volume was added".to_owned() }),
-            (Err(_), Some(lost)) => return Err(lost), // nobody is left
-            (Err(error), None) => return Err(error),
-        };
-        let making = federation.making(added.volume);
-        match federation.at(added.cluster, added.volume, VolumeCall::Make { root }).await {
-            Ok(VolumeAnswer::Root(attr)) => return Ok((VolumeRoot { attr, step: VolumeStep::Made }, making)),
-            Ok(other) => return Err(unexpected(&other)),
-            Err(error @ MetaError::Away { .. }) if !cluster.is_known() => {
-                except.push(added.cluster);
-                lost = Some(error);
-            }
-            Err(error) => return Err(error),
+    match federation.at(cluster, volume, VolumeCall::Make { root }).await {
+        Ok(VolumeAnswer::Root(attr)) => Ok(Some((VolumeRoot { attr, step: VolumeStep::Made }, making))),
+        Ok(other) => Err(unexpected(&other)),
+        Err(MetaError::Away { .. }) if !wanted.is_known() && !lost.contains(&cluster) => {
+            lost.push(cluster);
+            Ok(None)
         }
+        Err(error) => Err(error),
     }
 }
 

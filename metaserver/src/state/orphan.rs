@@ -1,4 +1,4 @@
-//! Inodes without a name. The session that removed the last name holds the orphan for as long as it has it open; once
+//! Inodes without a name. The session that removed the last name holds the orphan for as long as it uses it; once
 //! released, the inode is gone for everyone and only its extents are left, for the reaper.
 //!
 //!     nlink 1 ──unlink──► orphan, held by a session ──release, or the session ends──► released ──reaper──► nothing
