@@ -23,12 +23,9 @@ const COPY_DEADLINE: Duration = Duration::from_secs(120);
 /// Promise 5: at the worst, on a machine with two cores for all of it.
 const STALL_MAX: Duration = Duration::from_secs(10);
 
-/// Tests that measure stalls or count on timely answers: one at a time, beside one of the others.
-static TIMELY: Mutex<()> = Mutex::new(());
-static OTHERS: Mutex<()> = Mutex::new(());
-
-fn turn(of: &'static Mutex<()>) -> MutexGuard<'static, ()> {
-    of.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 fn seed() -> u64 {
@@ -123,7 +120,7 @@ fn count_files(root: &Path) -> usize {
 
 #[test]
 fn a_copy_of_many_files_and_a_large_one_survives_kills_at_eight_moments() {
-    let _turn = turn(&TIMELY);
+    let _turn = turn();
     let mut rng = SmallRng::seed_from_u64(seed());
     let outside = tempfile::tempdir().unwrap();
     let source = outside.path().join("made");
@@ -141,7 +138,7 @@ fn a_copy_of_many_files_and_a_large_one_survives_kills_at_eight_moments() {
 
 #[test]
 fn a_copy_survives_a_leader_and_a_chunkserver_that_stop_and_say_nothing() {
-    let _turn = turn(&TIMELY);
+    let _turn = turn();
     let mut rng = SmallRng::seed_from_u64(seed());
     let outside = tempfile::tempdir().unwrap();
     let source = outside.path().join("made");
@@ -158,7 +155,7 @@ fn a_copy_survives_a_leader_and_a_chunkserver_that_stop_and_say_nothing() {
 
 #[test]
 fn a_copy_of_the_compiler_survives_kills_at_two_moments() {
-    let _turn = turn(&TIMELY);
+    let _turn = turn();
     let mut rng = SmallRng::seed_from_u64(seed());
     let sysroot = sh(Path::new("/"), "rustc --print sysroot");
     let source = PathBuf::from(sysroot).join("lib");
@@ -173,7 +170,7 @@ fn a_copy_of_the_compiler_survives_kills_at_two_moments() {
 
 #[test]
 fn with_the_chunkservers_stopped_one_after_the_other_every_file_reads() {
-    let _turn = turn(&OTHERS);
+    let _turn = turn();
     let cluster = Cluster::start(Shape::default());
     let dir = cluster.mount("a");
     let outside = tempfile::tempdir().unwrap();
@@ -192,7 +189,7 @@ fn with_the_chunkservers_stopped_one_after_the_other_every_file_reads() {
 
 #[test]
 fn leader_changes_under_load_leave_no_degraded_chunk() {
-    let _turn = turn(&TIMELY);
+    let _turn = turn();
     let cluster = Cluster::start(Shape::default());
     let dir = cluster.mount("a");
     let names = NamespaceLoop::start(dir.join("names"));
@@ -224,7 +221,7 @@ fn leader_changes_under_load_leave_no_degraded_chunk() {
 
 #[test]
 fn a_stopped_leader_is_replaced_and_does_no_harm_when_it_goes_on() {
-    let _turn = turn(&TIMELY);
+    let _turn = turn();
     let cluster = Cluster::start(Shape::default());
     let dir = cluster.mount("a");
     let names = NamespaceLoop::start(dir.join("names"));
@@ -248,7 +245,7 @@ fn a_stopped_leader_is_replaced_and_does_no_harm_when_it_goes_on() {
 
 #[test]
 fn an_emptied_metaserver_stops_and_with_another_killed_nothing_acknowledged_is_lost() {
-    let _turn = turn(&OTHERS);
+    let _turn = turn();
     let cluster = Cluster::start(Shape::default());
     let dir = cluster.mount("a");
     let leader = cluster.leader();
@@ -288,7 +285,7 @@ fn an_emptied_metaserver_stops_and_with_another_killed_nothing_acknowledged_is_l
 
 #[test]
 fn with_every_server_stopped_ls_ends_by_the_deadline() {
-    let _turn = turn(&TIMELY);
+    let _turn = turn();
     let cluster = Cluster::start(Shape { deadline_ms: 4000, ..Shape::default() });
     let dir = cluster.mount("a");
     fs::write(dir.join("file"), "x").unwrap();
@@ -309,7 +306,7 @@ fn with_every_server_stopped_ls_ends_by_the_deadline() {
 
 #[test]
 fn with_every_copy_away_a_read_ends_with_an_error_at_the_deadline_and_never_with_zeros() {
-    let _turn = turn(&TIMELY);
+    let _turn = turn();
     let cluster =
         Cluster::start(Shape { metaservers: 1, chunkservers: 2, deadline_ms: 4000, ..Shape::default() });
     let dir = cluster.mount("a");
@@ -330,7 +327,7 @@ fn with_every_copy_away_a_read_ends_with_an_error_at_the_deadline_and_never_with
 
 #[test]
 fn writes_go_on_with_one_chunkserver_less_and_are_shown_as_degraded() {
-    let _turn = turn(&TIMELY);
+    let _turn = turn();
     let cluster = Cluster::start(Shape { metaservers: 1, chunkservers: 2, ..Shape::default() });
     let dir = cluster.mount("a");
     let mut open = File::create(dir.join("open")).unwrap();
@@ -353,7 +350,7 @@ fn writes_go_on_with_one_chunkserver_less_and_are_shown_as_degraded() {
 
 #[test]
 fn a_metaserver_that_was_away_catches_up_through_a_snapshot() {
-    let _turn = turn(&OTHERS);
+    let _turn = turn();
     let cluster = Cluster::start(Shape {
         metaserver_extra: "snapshot_every_logs = 200\n".to_owned(),
         ..Shape::default()
@@ -385,13 +382,13 @@ fn a_metaserver_that_was_away_catches_up_through_a_snapshot() {
 
 #[test]
 fn a_metaserver_that_loses_power_right_after_it_installed_a_snapshot_knows_everything() {
-    let _turn = turn(&OTHERS);
+    let _turn = turn();
     cut_after_a_snapshot(shape()).unwrap_or_else(|lost| panic!("{lost}"));
 }
 
 #[test]
 fn twenty_power_cuts_lose_nothing_that_was_acknowledged() {
-    let _turn = turn(&OTHERS);
+    let _turn = turn();
     let totals = cuts(shape(), &ALL_CUTS, 20, 11).unwrap_or_else(|lost| panic!("{lost}"));
     println!("{totals:?}");
     assert!(totals.acknowledged >= 1000, "too little was under way: {totals:?}");
