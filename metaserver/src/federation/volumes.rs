@@ -62,7 +62,7 @@ impl Metaserver {
     ) -> MetaResult<Changed> {
         let Ok(changed) = timeout(DEADLINE, self.try_to_change_root(federation, request)).await else {
             return Err(MetaError::Unavailable {
-                what: "the root directory changes all the time".to_owned(),
+                what: format!("a change in the root directory did not end within {DEADLINE:?}"),
             });
         };
         changed
