@@ -11,6 +11,8 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
+use clap::Parser as _;
 use dfs_proto::env::Env;
 
 pub mod cli;
@@ -26,8 +28,18 @@ pub mod verdict;
 /// usage errors, which clap ends with 2 before anything was asked.
 pub const EXIT_FAILED: u8 = 3;
 
-/// Runs one command; errors are printed by the caller, as one line.
-pub async fn run(cli: cli::Cli) -> anyhow::Result<ExitCode> {
+/// The `dfs` command: arguments in, exit code out. An error is printed as one line.
+pub fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let ended = runtime.context("start tokio").and_then(|runtime| runtime.block_on(run(cli)));
+    ended.unwrap_or_else(|error| {
+        eprintln!("dfs: {error:#}");
+        ExitCode::from(EXIT_FAILED)
+    })
+}
+
+async fn run(cli: cli::Cli) -> anyhow::Result<ExitCode> {
     use cli::{ClusterVerb, Command, FileVerb, NodeVerb, VolumeVerb};
     let env = Env::real();
     let json = cli.json;

@@ -11,7 +11,7 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use dfs_proto::env::{Env, Listener};
+use dfs_proto::env::{BoxFuture, Env, Listener};
 use dfs_proto::ids::ClusterId;
 use dfs_proto::rpc::frames::FrameTransport;
 use dfs_proto::rpc::grpc::SharedIdentity;
@@ -89,7 +89,13 @@ pub struct Server {
 }
 
 /// Checks the settings, claims the directory, opens the ports.
-pub async fn start(config: Config, env: Env, seams: Seams) -> Result<Server, RunError> {
+///
+/// Boxed, so that it is compiled here: an `async fn` with all that it awaits is compiled by every crate that awaits it.
+pub fn start(config: Config, env: Env, seams: Seams) -> BoxFuture<'static, Result<Server, RunError>> {
+    Box::pin(claim_and_bind(config, env, seams))
+}
+
+async fn claim_and_bind(config: Config, env: Env, seams: Seams) -> Result<Server, RunError> {
     config.validate()?;
     let section = config.chunkserver.clone();
     let metrics = Metrics::new();
@@ -193,15 +199,19 @@ impl Server {
     }
 
     /// Serves until `shutdown` turns true: then takes no more requests, puts what it has on stable storage, returns.
-    /// An error when this server turns out not to belong to the cluster.
-    pub async fn run(self, mut shutdown: watch::Receiver<bool>) -> Result<(), RunError> {
+    /// An error when this server turns out not to belong to the cluster. Boxed as [`start`] is.
+    pub fn run(self, shutdown: watch::Receiver<bool>) -> BoxFuture<'static, Result<(), RunError>> {
+        Box::pin(self.serve(shutdown))
+    }
+
+    async fn serve(self, mut shutdown: watch::Receiver<bool>) -> Result<(), RunError> {
         let Server { grpc, frames, http, identity, heartbeat } = self;
         let (stop, stopped) = watch::channel(false);
         let service = Arc::new(heartbeat.service.clone());
         let store = heartbeat.store.clone();
         let routes = tonic::service::Routes::new(grpc::chunk_service(service.clone()));
         let mut tasks = tokio::task::JoinSet::new();
-        let (grpc_stopped, named) = (until(stopped.clone()), identity.clone());
+        let (grpc_stopped, named) = (Box::pin(until(stopped.clone())), identity.clone());
         tasks.spawn(async move {
             if let Err(error) = dfs_proto::rpc::grpc::serve(grpc, routes, named, grpc_stopped).await {
                 tracing::warn!("gRPC port: {error}");
@@ -231,14 +241,4 @@ const STOP_DEADLINE: std::time::Duration = std::time::Duration::from_secs(3);
 async fn until(mut stopped: watch::Receiver<bool>) {
     // Its sender gone means the same.
     let _ = stopped.wait_for(|stop| *stop).await;
-}
-
-/// [`start`] and [`Server::run`].
-pub async fn run(
-    config: Config,
-    env: Env,
-    seams: Seams,
-    shutdown: watch::Receiver<bool>,
-) -> Result<(), RunError> {
-    start(config, env, seams).await?.run(shutdown).await
 }

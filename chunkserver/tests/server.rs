@@ -105,7 +105,7 @@ impl FakeLeader {
         let address = listener.local_address();
         let identity = SharedIdentity::new(Identity { role: Role::Metaserver, id: 1, cluster });
         let routes = tonic::service::Routes::new(ClusterServer::new(leader.clone()));
-        tokio::spawn(grpc::serve(listener, routes, identity, std::future::pending()));
+        tokio::spawn(grpc::serve(listener, routes, identity, Box::pin(std::future::pending())));
         (leader, address)
     }
 

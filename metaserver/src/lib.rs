@@ -37,7 +37,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dfs_proto::env::{Env, Listener};
+use dfs_proto::env::{BoxFuture, Env, Listener};
 use dfs_proto::ids::{ClusterId, MemberId};
 use dfs_proto::rpc::grpc::SharedIdentity;
 use dfs_proto::rpc::{Identity, Role, grpc};
@@ -165,13 +165,19 @@ pub async fn run(
     config: Config,
     env: Env,
     storage: Storage,
-    shutdown: impl Future<Output = ()>,
+    shutdown: BoxFuture<'static, ()>,
 ) -> Result<(), ServeError> {
     start(config, env, storage).await?.run_until(shutdown).await
 }
 
 /// Binds, opens the storage and takes part. Dropping the result without [`Running::run_until`] is a crash.
-pub async fn start(config: Config, env: Env, storage: Storage) -> Result<Running, ServeError> {
+///
+/// Boxed, so that it is compiled here: an `async fn` with all that it awaits is compiled by every crate that awaits it.
+pub fn start(config: Config, env: Env, storage: Storage) -> BoxFuture<'static, Result<Running, ServeError>> {
+    Box::pin(take_part(config, env, storage))
+}
+
+async fn take_part(config: Config, env: Env, storage: Storage) -> Result<Running, ServeError> {
     let listener = bind(&env, "listen", &config.listen).await?;
     let http_listener = match &config.http {
         Some(address) => Some(bind(&env, "http", address).await?),
@@ -229,7 +235,7 @@ pub async fn start(config: Config, env: Env, storage: Storage) -> Result<Running
         .add_service(service::admin(metaserver.clone()));
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    let (stopped, named) = (stop.clone().cancelled_owned(), identity.clone());
+    let (stopped, named) = (Box::pin(stop.clone().cancelled_owned()), identity.clone());
     tasks.spawn(async move {
         let served = grpc::serve(listener, routes, named, stopped).await;
         ("gRPC", served.map_err(|error| error.to_string()))
@@ -299,7 +305,12 @@ impl Running {
     }
 
     /// Serves until `shutdown` is ready or this member cannot go on; then ends calls, then Raft, then closes the storage.
-    pub async fn run_until(mut self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+    /// Boxed as [`start`] is.
+    pub fn run_until(self, shutdown: BoxFuture<'static, ()>) -> BoxFuture<'static, Result<(), ServeError>> {
+        Box::pin(self.serve(shutdown))
+    }
+
+    async fn serve(mut self, shutdown: BoxFuture<'static, ()>) -> Result<(), ServeError> {
         let ended = tokio::select! {
             () = shutdown => Ok(()),
             failure = self.consensus.failed() => Err(ServeError::Failed(failure.0)),

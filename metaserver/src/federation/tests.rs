@@ -97,7 +97,7 @@ impl TestFederation {
         let shutdown = async move {
             let _ = stopped.await;
         };
-        let serving = tokio::spawn(run(config, self.env.clone(), storage, shutdown));
+        let serving = tokio::spawn(run(config, self.env.clone(), storage, Box::pin(shutdown)));
         self.running.insert(name, Process { stop, serving });
     }
 

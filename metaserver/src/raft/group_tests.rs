@@ -179,9 +179,14 @@ async fn serve(
     let routes = Routes::new(super::service(std::slice::from_ref(&consensus)));
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(async move {
-        grpc::serve(listener, routes, SharedIdentity::new(identity), async move { drop(stopped.await) })
-            .await
-            .expect("serve");
+        grpc::serve(
+            listener,
+            routes,
+            SharedIdentity::new(identity),
+            Box::pin(async move { drop(stopped.await) }),
+        )
+        .await
+        .expect("serve");
     });
     Ok(Running { consensus, stop, server })
 }
@@ -530,7 +535,9 @@ async fn start_both(
     let named = identity.clone();
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(async move {
-        grpc::serve(listener, routes, named, async move { drop(stopped.await) }).await.expect("serve");
+        grpc::serve(listener, routes, named, Box::pin(async move { drop(stopped.await) }))
+            .await
+            .expect("serve");
     });
     // As a running metaserver does: from here on it shows every caller whose it is.
     let made = cluster.cluster().wait_for(|cluster| cluster.is_known()).await.map(|cluster| *cluster);

@@ -92,7 +92,7 @@ impl Cluster {
         let shutdown = async move {
             let _ = stopped.await;
         };
-        let serving = tokio::spawn(run(config, self.env.clone(), storage, shutdown));
+        let serving = tokio::spawn(run(config, self.env.clone(), storage, Box::pin(shutdown)));
         self.members.insert(id, Member { stop, serving });
     }
 
@@ -795,13 +795,13 @@ async fn a_used_port_and_an_address_that_says_nothing_are_one_line_each() {
         };
         Config::validate(settings).expect("sound settings")
     };
-    let error = run(with(listening.local_address()), tcp.clone(), storage(), async {}).await;
+    let error = run(with(listening.local_address()), tcp.clone(), storage(), Box::pin(async {})).await;
     let line = error.expect_err("the port is taken").to_string();
     assert!(
         line.starts_with(&format!("listen on {}", listening.local_address())) && !line.contains('\n'),
         "{line}"
     );
-    let error = run(with("0.0.0.0:0".to_owned()), tcp, storage(), async {}).await;
+    let error = run(with("0.0.0.0:0".to_owned()), tcp, storage(), Box::pin(async {})).await;
     let line = error.expect_err("nobody could connect").to_string();
     assert!(line.contains("set `advertise`"), "{line}");
     drop(holder);

@@ -29,7 +29,7 @@ use super::grpc::SharedIdentity;
 use super::{CREDIT_BYTES, Expected, Role, answer_greeting, check_answer, greeting};
 use crate::chunk::{ChunkKey, ChunkReply, ChunkRequest, ChunkService};
 use crate::convert;
-use crate::env::{Env, Listener, Stream};
+use crate::env::{BoxFuture, Env, Listener, Stream};
 use crate::error::ChunkError;
 use crate::frame::{self, FrameHeader, FrameKind, HEADER_LEN};
 use crate::ids::ServerId;
@@ -130,11 +130,20 @@ pub(super) async fn send_message(
 // --- the side that listens ---
 
 /// Serves chunk requests on `listener` until `shutdown` turns true, then lets connections end.
-pub async fn serve(
+pub fn serve(
+    listener: Box<dyn Listener>,
+    identity: SharedIdentity,
+    service: Arc<dyn ChunkService>,
+    shutdown: watch::Receiver<bool>,
+) -> BoxFuture<'static, ()> {
+    Box::pin(serve_until(shutdown, listener, identity, service))
+}
+
+async fn serve_until(
+    mut shutdown: watch::Receiver<bool>,
     mut listener: Box<dyn Listener>,
     identity: SharedIdentity,
     service: Arc<dyn ChunkService>,
-    mut shutdown: watch::Receiver<bool>,
 ) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
@@ -283,11 +292,11 @@ pub trait ChunkTransport: Send + Sync + 'static {
         to: &Replica,
         request: ChunkRequest,
         deadline: Duration,
-    ) -> crate::env::BoxFuture<'static, Result<PendingReply, ChunkError>>;
+    ) -> BoxFuture<'static, Result<PendingReply, ChunkError>>;
 }
 
 /// An answer that is on its way.
-pub type PendingReply = crate::env::BoxFuture<'static, Result<ChunkReply, ChunkError>>;
+pub type PendingReply = BoxFuture<'static, Result<ChunkReply, ChunkError>>;
 
 /// Submit and wait, within one deadline.
 pub async fn call(
@@ -399,7 +408,7 @@ impl ChunkTransport for FrameTransport {
         to: &Replica,
         request: ChunkRequest,
         deadline: Duration,
-    ) -> crate::env::BoxFuture<'static, Result<PendingReply, ChunkError>> {
+    ) -> BoxFuture<'static, Result<PendingReply, ChunkError>> {
         let (env, own, connect_deadline) = (self.env.clone(), self.own.get(), self.connect_deadline);
         let (peer, to) = (self.peer(to), to.clone());
         Box::pin(async move {

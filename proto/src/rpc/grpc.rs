@@ -1,4 +1,7 @@
 //! gRPC over `env.net`: windows tuned in one place, the handshake as a call of its own right after connecting.
+//!
+//! What connects and serves is boxed, here and in the modules beside: an `async fn`, with all that it awaits, is compiled by
+//! every crate that awaits it, and HTTP/2 is compiled once (figures in ARCHITECTURE.md, "Build").
 
 use std::future::Future;
 use std::io;
@@ -18,7 +21,7 @@ use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tonic::{Request, Response, Status};
 
 use super::{Expected, Identity, answer_greeting, check_answer, frames, greeting, unary};
-use crate::env::{Env, Listener, Net, Stream};
+use crate::env::{BoxFuture, Env, Listener, Net, Stream};
 use crate::frame::MAGIC_BYTES;
 pub use crate::units::MESSAGE_LEN_MAX;
 use crate::wire;
@@ -34,14 +37,14 @@ const CALLS_MAX: u32 = 1024;
 const ACCEPTED_MAX: usize = 64;
 
 /// Connects and shakes hands. Errors say what did not fit, as one line without the address.
-pub async fn connect(
-    env: &Env,
-    address: &str,
-    own: &Identity,
-    expected: &Expected,
+pub fn connect<'a>(
+    env: &'a Env,
+    address: &'a str,
+    own: &'a Identity,
+    expected: &'a Expected,
     deadline: Duration,
-) -> Result<Channel, String> {
-    let attempt = async {
+) -> BoxFuture<'a, Result<Channel, String>> {
+    let attempt = async move {
         let channel = endpoint(deadline).connect_with_connector(connector(env.net.clone(), address)).await;
         let channel = channel.map_err(|error| describe(&error))?;
         let mut hello = HelloClient::new(channel.clone());
@@ -49,7 +52,9 @@ pub async fn connect(
         check_answer(expected, reply.get_ref())?;
         Ok(channel)
     };
-    timeout(deadline, attempt).await.unwrap_or_else(|_| Err(format!("no answer within {deadline:?}")))
+    Box::pin(async move {
+        timeout(deadline, attempt).await.unwrap_or_else(|_| Err(format!("no answer within {deadline:?}")))
+    })
 }
 
 fn endpoint(connect_deadline: Duration) -> Endpoint {
@@ -88,11 +93,20 @@ fn connector(
 
 /// Serves `routes` until `shutdown` is ready, then lets running calls end. One port speaks both: HTTP/2 for every gRPC
 /// client, and frames for our own unary calls ([`unary`]); a connection's first four bytes tell which.
-pub async fn serve(
+pub fn serve(
+    listener: Box<dyn Listener>,
+    routes: Routes,
+    identity: SharedIdentity,
+    shutdown: BoxFuture<'static, ()>,
+) -> BoxFuture<'static, Result<(), tonic::transport::Error>> {
+    Box::pin(serve_until(shutdown, listener, routes, identity))
+}
+
+async fn serve_until(
+    mut shutdown: BoxFuture<'static, ()>,
     mut listener: Box<dyn Listener>,
     routes: Routes,
     identity: SharedIdentity,
-    shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), tonic::transport::Error> {
     let routes = routes.add_service(hello(identity.clone()));
     let (stop, stopped) = watch::channel(false);
@@ -104,7 +118,6 @@ pub async fn serve(
     let serving = server().add_routes(routes.clone()).serve_with_incoming_shutdown(incoming, until_stopped);
     let accepting = async {
         let mut connections = JoinSet::new();
-        let mut shutdown = std::pin::pin!(shutdown);
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,

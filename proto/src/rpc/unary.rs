@@ -138,19 +138,21 @@ impl Drop for Connection {
 }
 
 /// Connects and shakes hands. Errors say what did not fit, as one line without the address.
-pub async fn connect(
-    env: &Env,
-    address: &str,
-    own: &Identity,
-    expected: &Expected,
+pub fn connect<'a>(
+    env: &'a Env,
+    address: &'a str,
+    own: &'a Identity,
+    expected: &'a Expected,
     deadline: Duration,
-) -> Result<UnaryChannel, String> {
-    let greeted = timeout(deadline, frames::greet(env, own, expected, address)).await;
-    let (reader, writer, _reply) = greeted.map_err(|_| format!("no answer within {deadline:?}"))??;
-    let shared = Arc::new(Shared::default());
-    let reading = tokio::spawn(read_answers(reader, shared.clone())).abort_handle();
-    let in_flight = Arc::new(Semaphore::new(CALLS_MAX));
-    Ok(UnaryChannel(Arc::new(Connection { writer: Writer::new(writer), shared, in_flight, reading })))
+) -> BoxFuture<'a, Result<UnaryChannel, String>> {
+    Box::pin(async move {
+        let greeted = timeout(deadline, frames::greet(env, own, expected, address)).await;
+        let (reader, writer, _reply) = greeted.map_err(|_| format!("no answer within {deadline:?}"))??;
+        let shared = Arc::new(Shared::default());
+        let reading = tokio::spawn(read_answers(reader, shared.clone())).abort_handle();
+        let in_flight = Arc::new(Semaphore::new(CALLS_MAX));
+        Ok(UnaryChannel(Arc::new(Connection { writer: Writer::new(writer), shared, in_flight, reading })))
+    })
 }
 
 async fn read_answers(reader: ReadHalf<Box<dyn Stream>>, shared: Arc<Shared>) {

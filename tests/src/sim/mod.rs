@@ -445,7 +445,7 @@ fn add_metaserver(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, disks: &Disk
             if let Some(member) = running.federation() {
                 watch_leaders(member, &shared, layout.clusters, seats);
             }
-            running.run_until(std::future::pending()).await?;
+            running.run_until(Box::pin(std::future::pending())).await?;
             Ok(())
         }
     });
@@ -494,7 +494,7 @@ fn add_chunkserver(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, disks: &Dis
         };
         async move {
             let (_stop, stopped) = tokio::sync::watch::channel(false);
-            dfs_chunkserver::run(config, env, seams, stopped).await?;
+            dfs_chunkserver::start(config, env, seams).await?.run(stopped).await?;
             Ok(())
         }
     });
