@@ -26,7 +26,7 @@ pub mod verdict;
 
 /// The command could not do what it was asked to. Chosen apart from the verdicts 0, 1 and 2 of `status` but for
 /// usage errors, which clap ends with 2 before anything was asked.
-pub const EXIT_FAILED: u8 = 3;
+const EXIT_FAILED: u8 = 3;
 
 /// The `dfs` command: arguments in, exit code out. An error is printed as one line.
 pub fn main() -> ExitCode {

@@ -44,15 +44,16 @@ pub fn connect<'a>(
     expected: &'a Expected,
     deadline: Duration,
 ) -> BoxFuture<'a, Result<Channel, String>> {
-    let attempt = async move {
-        let channel = endpoint(deadline).connect_with_connector(connector(env.net.clone(), address)).await;
-        let channel = channel.map_err(|error| describe(&error))?;
-        let mut hello = HelloClient::new(channel.clone());
-        let reply = hello.greet(greeting(own, expected)).await.map_err(|s| s.message().to_owned())?;
-        check_answer(expected, reply.get_ref())?;
-        Ok(channel)
-    };
     Box::pin(async move {
+        let attempt = async {
+            let channel =
+                endpoint(deadline).connect_with_connector(connector(env.net.clone(), address)).await;
+            let channel = channel.map_err(|error| describe(&error))?;
+            let mut hello = HelloClient::new(channel.clone());
+            let reply = hello.greet(greeting(own, expected)).await.map_err(|s| s.message().to_owned())?;
+            check_answer(expected, reply.get_ref())?;
+            Ok(channel)
+        };
         timeout(deadline, attempt).await.unwrap_or_else(|_| Err(format!("no answer within {deadline:?}")))
     })
 }
