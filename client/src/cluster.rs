@@ -182,7 +182,7 @@ impl ClusterClient {
         let pin = self.core.nodes.pin(inode, session);
         pin.node.with(session, |state| {
             state.was_created(&created.attr);
-            state.next_commit.get_or_insert(created.next_commit);
+            state.learn_next_commit(session, created.next_commit);
         });
         let file = File::new(self.core.clone(), pin, mode);
         let attr = file.attr();
@@ -204,7 +204,7 @@ impl ClusterClient {
         }
         pin.node.with(session, |state| {
             state.observe(&attr);
-            state.next_commit.get_or_insert(next_commit);
+            state.learn_next_commit(session, next_commit);
         });
         let file = File::new(self.core.clone(), pin, mode);
         if mode.truncate && mode.write {

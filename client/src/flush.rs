@@ -4,7 +4,8 @@
 //! F2  Bytes are dropped from the buffer when the commit that names them was answered, not before (P1.6). A chunk that
 //!     fails meanwhile costs sending them again.
 //! F3  When it cannot be done by the deadline, or is refused for good, the buffered bytes are dropped and the failure is
-//!     reported (P6.4). Nothing is half committed that was acknowledged.
+//!     reported (P6.4). Nothing is half committed that was acknowledged. A flush drops only what was written under the
+//!     session that it began under.
 //! F4  What progresses is not given up: much is flushed in slices, each with its deadline, and the time in which bytes find
 //!     a place does not count.
 //! A flush that began goes on when its caller stops waiting: a commit under way must not meet another of its inode.
@@ -63,17 +64,17 @@ impl Core {
             let slice_end = node.with(session, |state| state.buffer.slice_end(FLUSH_SLICE_LEN, end));
             let deadline = Deadline::after(self.config.data_timeout); // keeps F4
             let committed = self.commit_below(node, session, slice_end, deadline).await;
-            committed.map_err(|error| self.fail(node, error.into()))?;
+            committed.map_err(|error| self.fail(node, session, error.into()))?;
             if slice_end == end {
                 return Ok(());
             }
         }
     }
 
-    /// Keeps F3.
-    fn fail(&self, node: &Node, error: ClientError) -> ClientError {
+    /// Keeps F3, for what was written under `session`: if another has taken its place, that was dropped already (N5).
+    fn fail(&self, node: &Node, session: SessionId, error: ClientError) -> ClientError {
         tracing::warn!(inode = %node.inode, %error, "what was written cannot be committed and is dropped");
-        node.with(self.meta.session_id(), |state| state.fail(error.clone()));
+        node.with(self.meta.session_id(), |state| state.fail_of(session, error.clone()));
         error
     }
 
@@ -83,7 +84,7 @@ impl Core {
         let end = node.with(session, |state| state.buffer.frozen_end());
         let deadline = Deadline::after(self.config.data_timeout);
         let result = self.place_below(node, session, end, deadline).await;
-        result.map(drop).map_err(|error| self.fail(node, error.into()))
+        result.map(drop).map_err(|error| self.fail(node, session, error.into()))
     }
 
     async fn commit_below(
@@ -116,7 +117,7 @@ impl Core {
                 }
                 MetaError::CommitRefused { .. } if refusals < REFUSALS_MAX => {
                     refusals += 1;
-                    node.with(session, |state| state.next_commit = None);
+                    node.with(session, |state| state.doubt_next_commit(session));
                 }
                 MetaError::Unavailable { .. } if !deadline.is_over() => {}
                 _ => return Err(error),
@@ -137,6 +138,9 @@ impl Core {
         end: RunId,
         deadline: Deadline,
     ) -> MetaResult<Deadline> {
+        if self.meta.session_id() != session {
+            return Err(MetaError::SessionExpired { session }); // what is buffered now is another's
+        }
         let began = Instant::now();
         // Whoever holds it places runs of this inode too.
         let _sending = node.sending.lock().await;
@@ -155,11 +159,11 @@ impl Core {
     /// Commits the runs below `end`, which are all durable, in as few commits as they need.
     async fn commit_parts(&self, node: &Arc<Node>, session: SessionId, end: RunId) -> MetaResult<()> {
         loop {
-            if node.with(session, |state| state.next_commit.is_none()) {
+            if !node.with(session, |state| state.knows_next_commit()) {
                 let (attr, next) = self.meta.open(&Caller::ROOT, node.inode, AccessMask::NONE).await?;
                 node.with(session, |state| {
                     state.observe(&attr);
-                    state.next_commit.get_or_insert(next);
+                    state.learn_next_commit(session, next);
                 });
             }
             let Some(part) = node.with(session, |state| state.part(end)) else {
@@ -170,7 +174,7 @@ impl Core {
             let attr = self.committer.commit(part.commit.clone()).await.inspect_err(|error| {
                 // Nobody knows whether it happened.
                 if matches!(error, MetaError::Unavailable { .. }) {
-                    node.with(session, |state| state.next_commit = None);
+                    node.with(session, |state| state.doubt_next_commit(session));
                 }
             })?;
             node.with(session, |state| state.committed(&part, &attr));

@@ -55,7 +55,7 @@ pub(crate) struct State {
     /// A buffered write takes set-uid and set-gid away.
     kill_privileges: bool,
     places: BTreeMap<RunId, Place>,
-    pub(crate) next_commit: Option<u64>,
+    next_commit: Option<u64>,
     failures: u64,
     last_failure: Option<ClientError>,
     cache: ExtentCache,
@@ -144,6 +144,31 @@ impl State {
         self.drop_buffered();
         self.failures += 1;
         self.last_failure = Some(error);
+    }
+
+    /// The same for a flush that began under `session`: what was written under one that came later is not its to drop.
+    pub(crate) fn fail_of(&mut self, session: SessionId, error: ClientError) {
+        if session == self.session {
+            self.fail(error);
+        }
+    }
+
+    /// The number of the next commit, as it was told to `session`, unless it is known.
+    pub(crate) fn learn_next_commit(&mut self, session: SessionId, next: u64) {
+        if session == self.session {
+            self.next_commit.get_or_insert(next);
+        }
+    }
+
+    /// It has to be asked for: a commit of `session` was refused, or nobody knows what became of it.
+    pub(crate) fn doubt_next_commit(&mut self, session: SessionId) {
+        if session == self.session {
+            self.next_commit = None;
+        }
+    }
+
+    pub(crate) fn knows_next_commit(&self) -> bool {
+        self.next_commit.is_some()
     }
 
     /// Forgets what is buffered: nobody can read it any more.

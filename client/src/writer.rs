@@ -132,6 +132,9 @@ impl ChunkWriter {
         session: SessionId,
         len: u64,
     ) -> MetaResult<Arc<ChunkStream>> {
+        if self.meta.session_id() != session {
+            return Err(MetaError::SessionExpired { session }); // the lane is another session's now
+        }
         if let Some(stream) = lane.stream.as_ref() {
             let failure = stream.failure();
             if failure.is_none() && stream.session == session && lane.len + len <= CHUNK_LEN {

@@ -2,7 +2,7 @@
 
 use dfs_proto::attr::Name;
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::InodeId;
+use dfs_proto::ids::{InodeId, ServerId};
 use dfs_proto::units::{ByteLen, Offset};
 
 use crate::ClientError;
@@ -40,6 +40,30 @@ async fn a_heartbeat_notices_that_the_session_ended() {
     wait_for("the bytes to be dropped", || file.attr().size == ByteLen(0)).await;
     assert_eq!(file.write_at(&USER, Offset(0), b"x").await, Err(ClientError::SessionLost));
     assert_eq!(file.write_at(&USER, Offset(0), b"x").await, Ok(()));
+}
+
+/// Its failure dropped whatever was buffered by then: bytes of the session that had taken its place.
+#[tokio::test(start_paused = true)]
+async fn a_flush_that_began_under_a_replaced_session_drops_nothing_of_the_new_one() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "f").await;
+    file.write_at(&USER, Offset(0), b"lost").await.unwrap();
+    (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), true));
+    let flushing = tokio::spawn({
+        let file = file.clone();
+        async move { file.sync().await }
+    });
+    wait_for("the flush to have opened a chunk", || cluster.meta.open_chunks() == 1).await;
+    cluster.meta.expire_all();
+    wait_for("the bytes to be dropped", || file.attr().size == ByteLen(0)).await;
+    assert!(!flushing.is_finished(), "it waits for the chunkservers");
+    assert_eq!(file.write_at(&USER, Offset(0), b"x").await, Err(ClientError::SessionLost));
+    file.write_at(&USER, Offset(0), b"new").await.unwrap();
+    assert_eq!(flushing.await.unwrap(), Err(ClientError::SessionLost));
+    (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), false));
+    assert_eq!(file.sync().await, Ok(()));
+    assert_eq!(cluster.read_elsewhere(file.inode()).await, b"new");
 }
 
 #[tokio::test(start_paused = true)]
