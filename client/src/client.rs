@@ -229,7 +229,8 @@ impl Client {
         self.at(parent).await?.rmdir(caller, parent, name).await
     }
 
-    /// Within a volume, or of a volume in the root directory. Gives what was replaced, if that was its last name.
+    /// Within a volume, or of a volume in the root directory. What was written to a file is committed first (P2.5). Gives what
+    /// was replaced, if that was its last name.
     pub async fn rename(&self, caller: &Caller, rename: Rename) -> Result<Option<Orphan>> {
         require_one_volume(rename.parent, rename.new_parent)?;
         let _changing = self.touched.during(self.in_root(rename.parent, &rename.name));

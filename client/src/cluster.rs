@@ -247,9 +247,28 @@ impl ClusterClient {
         Ok(self.core.meta.rmdir(caller, parent, name).await?.map(|inode| self.keep(inode)))
     }
 
+    /// What was written to a file is committed before it gets its new name (P2.5): who writes a new file and renames it over
+    /// the old one expects either of the two after a crash, fsync or not. If that fails, nothing is renamed.
     pub(crate) async fn rename(&self, caller: &Caller, rename: Rename) -> Result<Option<Orphan>> {
         self.help_with_chores().await;
+        self.commit_named(rename.parent, &rename.name).await?;
         Ok(self.core.meta.rename(caller, rename).await?.map(|inode| self.keep(inode)))
+    }
+
+    /// Commits what is buffered of the file of this name. Whatever else is wrong with the name, its change is told.
+    async fn commit_named(&self, parent: InodeId, name: &Name) -> Result<()> {
+        if self.core.memory.is_unused() {
+            return Ok(()); // almost always: it costs no request then
+        }
+        let inode = match self.core.meta.lookup(&Caller::ROOT, parent, name.as_bytes()).await {
+            Ok(Found::Here(attr)) => attr.inode,
+            Err(unanswered @ MetaError::Unavailable { .. }) => return Err(unanswered.into()),
+            Ok(Found::Elsewhere(_)) | Err(_) => return Ok(()),
+        };
+        match self.core.nodes.pin_open(inode) {
+            Some(pin) => self.core.flush(&pin.node).await,
+            None => Ok(()),
+        }
     }
 
     /// Pinned before it is called an orphan, so that nobody releases it.

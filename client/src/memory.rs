@@ -36,6 +36,11 @@ impl SessionMemory {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Nothing is buffered, nor about to be.
+    pub(crate) fn is_unused(&self) -> bool {
+        *self.used() == 0
+    }
+
     /// Waits until `bytes` fit. A write larger than everything waits for all of it.
     pub(crate) async fn reserve(
         self: &Arc<SessionMemory>,

@@ -55,6 +55,7 @@ pub(crate) struct State {
     pub(crate) commit_requests: u64,
     pub(crate) commits_extents: Vec<usize>,
     pub(crate) changes: u64,
+    pub(crate) lookups: u64,
     pub(crate) reports: Vec<ReplicaReport>,
     pub(crate) released: Vec<InodeId>,
     pub(crate) avoided: Vec<Vec<ServerId>>,
@@ -155,7 +156,12 @@ impl State {
                 self.released.extend(inodes);
                 Ok(Changed::Done)
             }
-            Change::Link { .. } | Change::Rmdir { .. } | Change::Rename(_) => {
+            Change::Rename(rename) => {
+                let inode = self.names.remove(&rename.name).ok_or(MetaError::NotFound)?;
+                let orphan = self.names.insert(rename.new_name.clone(), inode);
+                Ok(Changed::Removed { orphan: orphan.filter(|replaced| *replaced != inode) })
+            }
+            Change::Link { .. } | Change::Rmdir { .. } => {
                 Err(MetaError::Unsupported { what: "not in this fake".to_owned() })
             }
         }
@@ -277,6 +283,7 @@ impl State {
 
     fn read(&mut self, request: &ReadRequest) -> MetaResult<ReadReply> {
         self.check_session(request.session)?;
+        self.lookups += u64::from(matches!(request.read, Read::Lookup { .. }));
         let file = |inode: &InodeId| self.files.get(inode).ok_or(MetaError::Stale);
         match &request.read {
             Read::Lookup { name, .. } => {

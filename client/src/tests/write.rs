@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use dfs_proto::attr::{Caller, Timestamp};
+use dfs_proto::attr::{Caller, Name, Timestamp};
 use dfs_proto::ids::{InodeId, ServerId};
-use dfs_proto::meta::{SetAttr, SetTime};
+use dfs_proto::meta::{Rename, SetAttr, SetTime};
 use dfs_proto::units::{ByteLen, MIB, Offset};
 use futures::future::join_all;
 use tokio::time::Instant;
@@ -176,6 +176,54 @@ async fn a_flush_that_fails_is_reported_once_by_each_open_file_and_drops_its_byt
     first.write_at(&USER, Offset(4), b" and new").await.unwrap();
     first.sync().await.unwrap();
     assert_eq!(cluster.read_elsewhere(first.inode()).await, b"kept and new");
+}
+
+fn rename(name: &str, new_name: &str) -> Rename {
+    let [name, new_name] = [name, new_name].map(|name| Name::new(name).unwrap());
+    Rename { parent: InodeId::ROOT, name, new_parent: InodeId::ROOT, new_name, no_replace: false }
+}
+
+/// A mount that died between the rename and the close left an empty file, and took the old content with it.
+#[tokio::test(start_paused = true)]
+async fn what_was_written_before_a_rename_is_committed_by_it() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let old = make(&client, "real").await;
+    old.write_at(&USER, Offset(0), b"old").await.unwrap();
+    old.flush().await.unwrap();
+    for (target, content) in [("real", "new"), ("fresh", "newer")] {
+        let tmp = make(&client, "tmp").await;
+        tmp.write_at(&USER, Offset(0), content.as_bytes()).await.unwrap();
+        client.rename(&USER, rename("tmp", target)).await.unwrap();
+        let Found::Here(attr) =
+            cluster.client().await.lookup(&USER, InodeId::ROOT, target.as_bytes()).await.unwrap()
+        else {
+            panic!("it is of this cluster");
+        };
+        assert_eq!(attr.inode, tmp.inode());
+        assert_eq!(cluster.read_elsewhere(attr.inode).await, content.as_bytes(), "{target}");
+    }
+    let before = cluster.meta.state().lookups;
+    client.rename(&USER, rename("fresh", "real")).await.unwrap();
+    assert_eq!(cluster.meta.state().lookups, before, "nothing was buffered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_cannot_be_committed_is_not_renamed() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let (old, tmp) = (make(&client, "real").await, make(&client, "tmp").await);
+    tmp.write_at(&USER, Offset(0), b"lost").await.unwrap();
+    (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), true));
+    let told = client.rename(&USER, rename("tmp", "real")).await.map(drop);
+    assert!(matches!(told, Err(ClientError::Unavailable { .. })), "{told:?}");
+    for (name, file) in [("real", &old), ("tmp", &tmp)] {
+        let found = client.lookup(&USER, InodeId::ROOT, name.as_bytes()).await.unwrap();
+        assert!(matches!(found, Found::Here(attr) if attr.inode == file.inode()), "{name}");
+    }
+    (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), false));
+    assert!(tmp.sync().await.is_err(), "its open file is told too");
+    client.rename(&USER, rename("tmp", "real")).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
