@@ -352,7 +352,8 @@ impl Filesystem for Edge {
         let (parent, new_parent) = (inode_id(parent), inode_id(newparent));
         let call =
             async move { fs.rename(who, (parent, &name), (new_parent, &new_name), flags.bits()).await };
-        self.metadata(call, reply_empty("rename", reply));
+        // What is buffered of the file is committed first.
+        self.storing(call, reply_empty("rename", reply));
     }
 
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
