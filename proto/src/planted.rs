@@ -18,6 +18,9 @@ pub enum Bug {
     ReplyBeforeCommit,
     /// A request that was executed is executed again when it is sent again.
     RetryAppliedTwice,
+    /// Who is slow counts as silent: calls of the metaservers' leader have a second and a half, what is sent again is
+    /// proposed again, and heartbeats are answered when the disk has everything that came before them.
+    SlownessTakenForSilence,
 }
 
 impl Bug {
@@ -30,6 +33,7 @@ impl Bug {
             Bug::SkippedLogSync => "skipped_log_sync",
             Bug::ReplyBeforeCommit => "reply_before_commit",
             Bug::RetryAppliedTwice => "retry_applied_twice",
+            Bug::SlownessTakenForSilence => "slowness_taken_for_silence",
         }
     }
 }

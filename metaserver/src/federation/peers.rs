@@ -1,6 +1,6 @@
 //! The leaders of other clusters and of the federation group, as this process reaches them.
 //!
-//! P1  One that did not answer in time is taken for away: calls fail at once until a probe was answered. A probe is the
+//! P1  One that did not answer in time, and does not say that it works on it, is taken for away: calls fail at once until a probe was answered. A probe is the
 //!     next call after [`PROBE_AFTER`], or a report; the others do not wait for it.
 
 use std::collections::BTreeMap;
@@ -22,8 +22,10 @@ use tokio::time::Instant;
 use tonic::Status;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// For one call: an election elsewhere may pass. Longer means that no quorum is there.
+/// For one call to find a leader: an election elsewhere may pass. Longer means that no quorum is there.
 const CALL_TIMEOUT: Duration = Duration::from_secs(4);
+/// For a leader that works on it: its disks may be slow. Below what a change in the root directory may take (`volumes`).
+const WORK_TIMEOUT: Duration = Duration::from_secs(15);
 const PROBE_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) struct Peers {
@@ -129,7 +131,7 @@ impl Peer {
         if !is_probe && !self.may_try() {
             return Err(away("it did not answer lately".to_owned()));
         }
-        let answer = self.channel.call(CALL_TIMEOUT, call).await;
+        let answer = self.channel.call_while_working(CALL_TIMEOUT, WORK_TIMEOUT, call).await;
         match answer {
             Err(MetaError::Unavailable { what }) => {
                 *self.away_until() = Some(Instant::now() + PROBE_AFTER);

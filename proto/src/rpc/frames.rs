@@ -23,7 +23,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::grpc::SharedIdentity;
 use super::{CREDIT_BYTES, Expected, Role, answer_greeting, check_answer, greeting};
@@ -48,9 +48,10 @@ pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const SIGN_OF_LIFE_EVERY: Duration = Duration::from_millis(400);
 /// F4. Several signs.
 pub const SILENCE_MAX: Duration = Duration::from_millis(1500);
-/// Then what lies in the socket is read before anybody is judged: this process may have been stopped itself.
+/// The end of it: what lies in the socket is read before anybody is judged, since this process may have been stopped itself.
 const LAST_LOOK: Duration = Duration::from_millis(50);
-const _: () = assert!(SIGN_OF_LIFE_EVERY.as_millis() * 3 <= SILENCE_MAX.as_millis());
+const _: () =
+    assert!(SIGN_OF_LIFE_EVERY.as_millis() * 3 <= (SILENCE_MAX.as_millis() - LAST_LOOK.as_millis()));
 /// Counted against the credit for a request beside its payload.
 const REQUEST_COST_BYTES: u64 = 4096;
 
@@ -83,13 +84,16 @@ pub(super) async fn read_frame(reader: &mut (impl AsyncRead + Unpin)) -> io::Res
     read_rest(reader, head).await
 }
 
-async fn read_head(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<[u8; HEADER_LEN]> {
+pub(super) async fn read_head(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<[u8; HEADER_LEN]> {
     let mut head = [0u8; HEADER_LEN];
     reader.read_exact(&mut head).await?;
     Ok(head)
 }
 
-async fn read_rest(reader: &mut (impl AsyncRead + Unpin), head: [u8; HEADER_LEN]) -> io::Result<Incoming> {
+pub(super) async fn read_rest(
+    reader: &mut (impl AsyncRead + Unpin),
+    head: [u8; HEADER_LEN],
+) -> io::Result<Incoming> {
     let header = frame::decode_header(&head).map_err(broken)?;
     let body = read_bytes(reader, header.body_len).await?;
     frame::verify_body(&header, &head, &body).map_err(broken)?;
@@ -219,7 +223,7 @@ async fn serve_requests(
 ) -> io::Result<()> {
     loop {
         let head = read_head(reader).await?;
-        let incoming = with_signs_of_life(read_rest(reader, head), 0, replies).await?;
+        let incoming = with_signs_of_life(read_rest(reader, head), || sign(0, replies)).await?;
         if incoming.header.kind != FrameKind::Request {
             return Err(broken("expected a request"));
         }
@@ -235,7 +239,7 @@ async fn serve_requests(
         let replies = replies.clone();
         tokio::spawn(async move {
             let result = match answer {
-                Ok(answer) => with_signs_of_life(answer, id, &replies).await,
+                Ok(answer) => with_signs_of_life(answer, || sign(id, &replies)).await,
                 Err(error) => Err(error),
             };
             let (message, payload) = convert::reply_to_wire(result);
@@ -246,24 +250,22 @@ async fn serve_requests(
     }
 }
 
-/// Keeps F4 while `work` on a request goes on; 0: on one that is still arriving. Signs go before the answer in the queue of
-/// the connection, so they cost no order.
-async fn with_signs_of_life<T>(
-    work: impl Future<Output = T>,
-    id: u64,
-    replies: &mpsc::Sender<Outgoing>,
-) -> T {
+/// Keeps F4 while `work` on a request goes on.
+pub(super) async fn with_signs_of_life<T>(work: impl Future<Output = T>, sign: impl Fn()) -> T {
     let mut work = std::pin::pin!(work);
     loop {
         match timeout(SIGN_OF_LIFE_EVERY, &mut work).await {
             Ok(result) => return result,
-            Err(_) => {
-                let head = frame::encode(FrameKind::Working, id, &(), 0);
-                // A full queue is a sign by itself; a closed one has nobody to tell.
-                let _ = replies.try_send(Outgoing { head, payload: Bytes::new() });
-            }
+            Err(_) => sign(),
         }
     }
+}
+
+/// 0: of a request that is still arriving. Signs go before the answer in the queue of the connection, so they cost no order.
+fn sign(id: u64, replies: &mpsc::Sender<Outgoing>) {
+    let head = frame::encode(FrameKind::Working, id, &(), 0);
+    // A full queue is a sign by itself; a closed one has nobody to tell.
+    let _ = replies.try_send(Outgoing { head, payload: Bytes::new() });
 }
 
 /// Bytes that a request holds while it is in flight.
@@ -325,7 +327,7 @@ struct Peer {
 
 /// When something last arrived from a peer, on whichever connection: on a narrow link one of them may wait for the others.
 #[derive(Clone, Default)]
-struct Heard(Arc<Mutex<Option<Instant>>>);
+pub(super) struct Heard(Arc<Mutex<Option<Instant>>>);
 
 impl Heard {
     fn note(&self) {
@@ -333,13 +335,29 @@ impl Heard {
     }
 
     /// Notes every byte that is read.
-    fn listening<R>(self, reader: R) -> Listening<R> {
+    pub(super) fn listening<R>(self, reader: R) -> Listening<R> {
         Listening { reader, heard: self }
     }
 
     /// Since when a request that was sent `at` has waited without a sign of the peer.
     fn silent_since(&self, at: Instant) -> Instant {
         lock(&self.0).map_or(at, |heard| heard.max(at))
+    }
+
+    /// The answer to what was sent `at`, unless the peer falls silent first (F4).
+    pub(super) async fn answer<T>(&self, reply: &mut oneshot::Receiver<T>, at: Instant) -> Waited<T> {
+        loop {
+            let silent_since = self.silent_since(at);
+            if let Ok(answer) = timeout_at(silent_since + SILENCE_MAX - LAST_LOOK, &mut *reply).await {
+                return answer.map_or(Waited::Lost, Waited::Answered);
+            }
+            if let Ok(answer) = timeout(LAST_LOOK, &mut *reply).await {
+                return answer.map_or(Waited::Lost, Waited::Answered);
+            }
+            if self.silent_since(at) == silent_since {
+                return Waited::Silent;
+            }
+        }
     }
 }
 
@@ -371,7 +389,7 @@ struct Waiter {
 }
 
 /// A reader whose every byte is a sign of life: an answer may take long to arrive.
-struct Listening<R> {
+pub(super) struct Listening<R> {
     reader: R,
     heard: Heard,
 }
@@ -438,7 +456,7 @@ impl ChunkTransport for FrameTransport {
                 };
                 connection.send(request).await
             };
-            let sent = tokio::time::timeout_at(until, sending).await;
+            let sent = timeout_at(until, sending).await;
             let sent = sent.map_err(|_| unreachable("not sent in time".into()))?.map_err(unreachable)?;
             Ok(Box::pin(sent.answer(server, until)) as PendingReply)
         })
@@ -562,38 +580,19 @@ impl Connection {
 impl Sent {
     async fn answer(mut self, server: ServerId, until: Instant) -> Result<ChunkReply, ChunkError> {
         let unreachable = |what: &str| Err(ChunkError::Unreachable { server, what: what.to_owned() });
-        match self.wait(until).await {
-            Waited::Answered(reply, payload) => convert::reply_from_wire(&self.key, reply, payload),
-            Waited::Lost => unreachable("connection lost"),
-            Waited::Silent => {
+        let heard = self.shared.heard.clone();
+        match timeout_at(until, heard.answer(&mut self.reply, self.at)).await {
+            Ok(Waited::Answered((reply, payload))) => convert::reply_from_wire(&self.key, reply, payload),
+            Ok(Waited::Lost) => unreachable("connection lost"),
+            Ok(Waited::Silent) => {
                 self.end_connection();
                 unreachable("no sign of life")
             }
-            Waited::Late => {
+            Err(_) => {
                 if self.give_up() {
                     self.end_connection();
                 }
                 unreachable("no answer in time")
-            }
-        }
-    }
-
-    /// Keeps F2 and F4.
-    async fn wait(&mut self, until: Instant) -> Waited {
-        loop {
-            let silent_since = self.shared.heard.silent_since(self.at);
-            let limit = until.min(silent_since + SILENCE_MAX);
-            if let Ok(answer) = tokio::time::timeout_at(limit, &mut self.reply).await {
-                return answer.into();
-            }
-            if limit == until {
-                return Waited::Late;
-            }
-            if let Ok(answer) = timeout(LAST_LOOK, &mut self.reply).await {
-                return answer.into();
-            }
-            if self.shared.heard.silent_since(self.at) == silent_since {
-                return Waited::Silent;
             }
         }
     }
@@ -615,20 +614,11 @@ impl Sent {
 }
 
 /// What became of a request.
-enum Waited {
-    Answered(wire::ChunkReply, Bytes),
+pub(super) enum Waited<T> {
+    Answered(T),
+    /// The connection has ended.
     Lost,
     Silent,
-    Late,
-}
-
-impl From<Result<(wire::ChunkReply, Bytes), oneshot::error::RecvError>> for Waited {
-    fn from(answer: Result<(wire::ChunkReply, Bytes), oneshot::error::RecvError>) -> Waited {
-        match answer {
-            Ok((reply, payload)) => Waited::Answered(reply, payload),
-            Err(_) => Waited::Lost,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -12,16 +12,19 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::Status;
 
+use super::frames::SILENCE_MAX;
 use super::unary::{self, UnaryChannel};
 use super::{Expected, Identity, Role, grpc};
 use crate::env::Env;
 use crate::error::MetaError;
 use crate::ids::ClusterId;
+use crate::planted::{self, Bug};
 
-/// Longest wait for one member while the call's deadline still allows to ask another. A stopped leader is passed over
-/// after this long, so it bounds the stall of a failover that no closed connection announces: not much longer than an
-/// election, which begins as early.
-const ATTEMPT_MAX: Duration = Duration::from_millis(1500);
+/// Longest wait for a member that is silent while the call's deadline still allows to ask another: for its connection, and
+/// as long between two signs of life (`unary`, U4). A stopped leader is passed over after this long, so it bounds the stall
+/// of a failover that no closed connection announces: not much longer than an election, which begins as early. One that is
+/// slow, because a disk is, has the call's whole deadline; it says itself when it has lost its quorum.
+const ATTEMPT_MAX: Duration = SILENCE_MAX;
 /// Between rounds over all members without a leader; an election takes about a second.
 const ROUND_PAUSE: Duration = Duration::from_millis(50);
 /// Addresses remembered: configured ones and those that members told us.
@@ -153,7 +156,21 @@ impl LeaderChannel {
     where
         F: Future<Output = Result<Result<T, MetaError>, Status>>,
     {
-        let deadline = Instant::now() + deadline;
+        self.call_while_working(deadline, deadline, call).await
+    }
+
+    /// The same for who gives up sooner when nobody leads than a leader that works on it: after `search` no further try
+    /// begins, after `deadline` the last one ends.
+    pub async fn call_while_working<T, F>(
+        &self,
+        search: Duration,
+        deadline: Duration,
+        call: impl Fn(UnaryChannel) -> F,
+    ) -> Result<T, MetaError>
+    where
+        F: Future<Output = Result<Result<T, MetaError>, Status>>,
+    {
+        let (search, deadline) = (Instant::now() + search, Instant::now() + deadline);
         let mut hint: Option<String> = None;
         let mut passed_over = PassedOver::default();
         let unavailable = |what: String| MetaError::Unavailable { what };
@@ -193,14 +210,14 @@ impl LeaderChannel {
                         passed_over.add(address);
                     }
                 }
-                if Instant::now() >= deadline {
+                if Instant::now() >= search {
                     return Err(last);
                 }
             }
             if hint.is_none() || !is_round {
                 sleep(ROUND_PAUSE).await;
             }
-            if Instant::now() >= deadline {
+            if Instant::now() >= search {
                 return Err(last);
             }
         }
@@ -215,21 +232,18 @@ impl LeaderChannel {
     where
         F: Future<Output = Result<Result<T, MetaError>, Status>>,
     {
-        let until = deadline.min(Instant::now() + ATTEMPT_MAX);
-        let answer = timeout_at(until, async {
-            let channel = self.channel(address, until).await?;
-            call(channel).await.map_err(|status| status.message().to_owned())
-        });
-        match answer.await {
+        let silent = deadline.min(Instant::now() + ATTEMPT_MAX);
+        let connected = timeout_at(silent, self.channel(address, silent)).await;
+        let channel = connected.unwrap_or_else(|_| Err("no connection in time".to_owned()))?;
+        let patience = if planted::has(Bug::SlownessTakenForSilence) { silent } else { deadline };
+        let answer = timeout_at(patience, call(channel)).await;
+        match answer {
             Ok(Ok(reply)) => Ok(reply),
-            Ok(Err(what)) => {
+            Ok(Err(status)) => {
                 self.drop_channel(address);
-                Err(what)
+                Err(status.message().to_owned())
             }
-            Err(_) => {
-                self.drop_channel(address);
-                Err("no answer in time".to_owned())
-            }
+            Err(_) => Err("no answer in time".to_owned()),
         }
     }
 }

@@ -5,6 +5,8 @@
 //! U2  Every call ends: with its answer, when its caller gives up, or when its connection breaks.
 //! U3  Calls in flight on a connection are bounded on both sides; a server that is behind stops reading. A call is in
 //!     flight until its answer is written: a peer that does not read holds no more answers than that.
+//! U4  Silence is not slowness, as for chunks (`frames`, F4): a server says every 400 ms that it works on a call, from its
+//!     first bytes on. A peer from which nothing arrives for 1.5 s, while a call waits, is given up with its connection.
 //! Answers come in any order. Deadlines are the caller's.
 
 use std::collections::HashMap;
@@ -22,13 +24,15 @@ use prost::Message as _;
 use tokio::io::{AsyncWriteExt as _, BufReader, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::Service;
 
-use super::frames::{self, broken, lock, read_frame};
+use super::frames::{
+    self, Heard, Listening, Waited, broken, lock, read_frame, read_head, read_rest, with_signs_of_life,
+};
 use super::grpc::SharedIdentity;
 use super::{Expected, Identity};
 use crate::env::{BoxFuture, Env, Stream};
@@ -73,6 +77,13 @@ impl Writer {
         self.write_queue().await;
     }
 
+    /// Keeps U4. What waits to be written is a sign by itself.
+    fn sign(self: &Arc<Self>) {
+        if lock(&self.queue).is_empty() {
+            self.send(frame::encode(FrameKind::Working, 0, &(), 0), None);
+        }
+    }
+
     async fn write_queue(self: Arc<Self>) {
         // Looked at again after unlocking: a frame queued while this held the lock was left to it.
         while !lock(&self.queue).is_empty() {
@@ -114,6 +125,7 @@ pub struct UnaryChannel(Arc<Connection>);
 struct Connection {
     writer: Arc<Writer>,
     shared: Arc<Shared>,
+    heard: Heard,
     in_flight: Arc<Semaphore>,
     reading: AbortHandle,
 }
@@ -149,27 +161,39 @@ pub fn connect<'a>(
         let greeted = timeout(deadline, frames::greet(env, own, expected, address)).await;
         let (reader, writer, _reply) = greeted.map_err(|_| format!("no answer within {deadline:?}"))??;
         let shared = Arc::new(Shared::default());
-        let reading = tokio::spawn(read_answers(reader, shared.clone())).abort_handle();
-        let in_flight = Arc::new(Semaphore::new(CALLS_MAX));
-        Ok(UnaryChannel(Arc::new(Connection { writer: Writer::new(writer), shared, in_flight, reading })))
+        let heard = Heard::default();
+        let listening = heard.clone().listening(reader);
+        let reading = tokio::spawn(read_answers(listening, shared.clone())).abort_handle();
+        let (writer, in_flight) = (Writer::new(writer), Arc::new(Semaphore::new(CALLS_MAX)));
+        Ok(UnaryChannel(Arc::new(Connection { writer, shared, heard, in_flight, reading })))
     })
 }
 
-async fn read_answers(reader: ReadHalf<Box<dyn Stream>>, shared: Arc<Shared>) {
+async fn read_answers(reader: Listening<ReadHalf<Box<dyn Stream>>>, shared: Arc<Shared>) {
     let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
     while let Ok(incoming) = read_frame(&mut reader).await {
+        if incoming.header.kind == FrameKind::Working {
+            continue;
+        }
         let Ok(answer) = UnaryAnswer::decode(incoming.body) else { break };
         let caller = lock(&shared.waiting).calls.remove(&incoming.header.request);
         if let Some(caller) = caller {
             let _ = caller.send(answer); // it has given up
         }
     }
-    let calls = {
-        let mut waiting = lock(&shared.waiting);
-        waiting.is_closed = true;
-        std::mem::take(&mut waiting.calls)
-    };
-    drop(calls); // keeps U2; not under the lock, which who is woken may take
+    shared.close();
+}
+
+impl Shared {
+    /// Keeps U2: whoever waits is told.
+    fn close(&self) {
+        let calls = {
+            let mut waiting = lock(&self.waiting);
+            waiting.is_closed = true;
+            std::mem::take(&mut waiting.calls)
+        };
+        drop(calls); // not under the lock, which who is woken may take
+    }
 }
 
 /// Removes a call's place when its caller gives up.
@@ -186,10 +210,9 @@ impl Drop for Place<'_> {
 
 impl Connection {
     async fn call(&self, path: String, message: Bytes) -> Result<UnaryAnswer, Status> {
-        let lost = |_| Status::unavailable("connection lost");
         let _permit = self.in_flight.acquire().await.map_err(|_| Status::unavailable("connection closed"))?;
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
-        let (answer, reply) = oneshot::channel();
+        let (answer, mut reply) = oneshot::channel();
         {
             let mut waiting = lock(&self.shared.waiting);
             if waiting.is_closed || self.writer.is_broken.load(Ordering::Relaxed) {
@@ -198,8 +221,16 @@ impl Connection {
             waiting.calls.insert(id, answer);
         }
         let _place = Place { shared: &self.shared, id };
+        let at = Instant::now();
         self.writer.send(frame::encode(FrameKind::Call, id, &UnaryCall { path, message }, 0), None);
-        reply.await.map_err(lost)
+        match self.heard.answer(&mut reply, at).await {
+            Waited::Answered(answer) => Ok(answer),
+            Waited::Lost => Err(Status::unavailable("connection lost")),
+            Waited::Silent => {
+                self.shared.close(); // keeps U4
+                Err(Status::unavailable("no sign of life"))
+            }
+        }
     }
 }
 
@@ -279,7 +310,8 @@ async fn serve_calls(
     running: &mut JoinSet<()>,
 ) -> io::Result<()> {
     loop {
-        let incoming = read_frame(reader).await?;
+        let head = read_head(reader).await?;
+        let incoming = with_signs_of_life(read_rest(reader, head), || writer.sign()).await?;
         if incoming.header.kind != FrameKind::Call {
             return Err(broken("expected a call"));
         }
@@ -293,7 +325,7 @@ async fn serve_calls(
                 while running.try_join_next().is_some() {}
                 let writer = writer.clone();
                 running.spawn(async move {
-                    let frame = answering.await;
+                    let frame = with_signs_of_life(answering, || writer.sign()).await;
                     writer.send_with_others(frame, permit).await; // keeps U3
                 });
             }
@@ -338,3 +370,7 @@ async fn perform(routes: &mut Routes, call: UnaryCall) -> Result<Bytes, Status> 
     }
     Ok(collected.to_bytes())
 }
+
+#[cfg(test)]
+#[path = "unary_tests.rs"]
+mod tests;
