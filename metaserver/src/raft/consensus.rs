@@ -109,7 +109,7 @@ pub struct ConsensusOptions {
     pub keep_entries: u64,
     /// When the entries are too long for it, a snapshot is also made, and the log cut.
     pub log: LogOptions,
-    /// A proposal or read that no quorum confirmed within this time is given up.
+    /// A read that the state is not applied far enough for within this time is given up.
     pub deadline: Duration,
 }
 
@@ -266,7 +266,8 @@ impl Consensus {
         let raft = Raft::new(options.member.0, config, network, log_store, machine)
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;
-        let (proposer, proposing) = Proposer::new(raft.clone(), log.clone(), group.clone(), options.deadline);
+        let (proposer, proposing) =
+            Proposer::new(raft.clone(), log.clone(), group.clone(), options.timing.heartbeat);
         let (leadership_sender, leadership) = watch::channel(current_leadership(&raft, &group, None));
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let inner = Inner {

@@ -375,6 +375,7 @@ async fn a_member_that_has_just_started_grants_no_vote_for_one_lease() {
     let request = wire::RaftRequest {
         header: Some(group.member(leader).group().header(id, directory)),
         body: postcard::to_allocvec(&vote).expect("encode").into(),
+        is_heartbeat: false,
     };
     let refusal = RaftClient::new(channel.clone()).vote(request.clone()).await.unwrap_err();
     assert!(refusal.message().contains("just started"), "{refusal}");

@@ -236,8 +236,6 @@ const SECTOR: usize = 512;
 #[derive(Clone, Default)]
 pub struct SimulatedDisk {
     inner: Arc<Mutex<Simulated>>,
-    /// How long a sync takes: a crash can fall into it.
-    sync_time: Duration,
 }
 
 #[derive(Default)]
@@ -250,11 +248,20 @@ struct Simulated {
     crashes: u64,
     /// `None`: as much as anybody wants.
     free: Option<ByteLen>,
+    /// How long a sync takes: a crash can fall into it.
+    sync_time: Duration,
 }
 
 impl SimulatedDisk {
     pub fn new(sync_time: Duration) -> SimulatedDisk {
-        SimulatedDisk { inner: Arc::default(), sync_time }
+        let disk = SimulatedDisk::default();
+        disk.set_sync_time(sync_time);
+        disk
+    }
+
+    /// Of the syncs that begin from now on.
+    pub fn set_sync_time(&self, sync_time: Duration) {
+        self.lock().sync_time = sync_time;
     }
 
     /// A power failure: of each write that was not synced, some sectors arrived and some did not.
@@ -349,7 +356,7 @@ impl LogDisk for SimulatedDisk {
     fn write(&self, file: FileId, offset: u64, bytes: Vec<u8>) -> BoxFuture<'static, io::Result<Vec<u8>>> {
         let disk = self.clone();
         Box::pin(async move {
-            let crashes = {
+            let (crashes, sync_time) = {
                 let mut inner = disk.lock();
                 if !inner.files.contains_key(&file) {
                     return Err(no_such_file(file));
@@ -358,12 +365,12 @@ impl LogDisk for SimulatedDisk {
                 if planted::has(Bug::SkippedLogSync) && inner.unsynced.len() % 2 == 1 {
                     return Ok(bytes);
                 }
-                inner.crashes
+                (inner.crashes, inner.sync_time)
             };
             // Others run, and a crash may come, between the write and the end of the sync.
             tokio::task::yield_now().await;
-            if !disk.sync_time.is_zero() {
-                tokio::time::sleep(disk.sync_time).await;
+            if !sync_time.is_zero() {
+                tokio::time::sleep(sync_time).await;
             }
             let mut inner = disk.lock();
             if inner.crashes != crashes {

@@ -40,9 +40,10 @@ use super::types::{MemberNode, SnapshotMeta, TypeConfig, Vote};
 type RpcError = RPCError<TypeConfig>;
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
-/// For entries to reach a follower's disk. Longer than openraft's option for it, which is one heartbeat interval: a
-/// slow sync is not a reason to send everything again.
-const APPEND_DEADLINE: Duration = Duration::from_millis(1500);
+/// For entries to reach a follower's disk, and for the news of a commit, which waits behind them. Much longer than openraft's
+/// option for it, which is one heartbeat interval: a slow sync is not a reason to send everything again. A follower that is
+/// silent is given up long before (`unary`, U4).
+const APPEND_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a follower may learn later that entries which it has are committed.
 const COMMIT_NEWS_DELAY: Duration = Duration::from_millis(5);
 /// Late answers in a row after which a connection is taken for hanging: with heartbeats, before the lease is lost.
@@ -78,7 +79,8 @@ impl Network {
         let member = MemberId(target);
         let mut lanes = self.lanes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let lane = lanes.entry((member, traffic)).or_insert_with(|| Arc::new(Lane::new(member)));
-        Peer { group: self.group.clone(), member, directory: node.directory, lane: lane.clone() }
+        let (group, lane, directory) = (self.group.clone(), lane.clone(), node.directory);
+        Peer { group, member, directory, lane, is_heartbeat: traffic == Traffic::Heartbeat }
     }
 }
 
@@ -183,6 +185,8 @@ pub(crate) struct Peer {
     member: MemberId,
     directory: DirectoryId,
     lane: Arc<Lane>,
+    /// All that it sends.
+    is_heartbeat: bool,
 }
 
 fn unreachable(what: impl ToString) -> RpcError {
@@ -210,6 +214,7 @@ impl Peer {
         let request = wire::RaftRequest {
             header: Some(self.group.header(self.member, self.directory)),
             body: body.into(),
+            is_heartbeat: self.is_heartbeat,
         };
         let attempt = async {
             let channel = self.lane.channel(&self.group).await.map_err(unreachable)?;
@@ -333,7 +338,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
-        let deadline = if rpc.entries.is_empty() { option.soft_ttl() } else { APPEND_DEADLINE };
+        let deadline = if self.is_heartbeat { option.soft_ttl() } else { APPEND_DEADLINE };
         self.call(RPCTypes::AppendEntries, deadline, &rpc, |mut client, request| async move {
             client.append_entries(request).await
         })

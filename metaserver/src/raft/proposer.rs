@@ -2,6 +2,10 @@
 //!
 //! An entry has at most [`ENTRY_LEN_MAX`] bytes and [`COMMANDS_MAX`] commands (P7.2); some entries are on their way at
 //! once. Nobody waits for an entry to fill; it takes what has arrived.
+//!
+//! Q1  Slow is not lost. Who waits for a slow disk waits for as long as any caller would; a leader that hears no quorum any
+//!     more, or has been replaced, says so at once to everybody who waits: they ask the next one. Their commands may still
+//!     happen.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,11 +13,13 @@ use std::time::Duration;
 use dfs_proto::env::Clock;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::MemberId;
+use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, ForwardToLeader};
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
+use openraft::{Instant as _, ServerState};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::group::Group;
 use super::log_store::LogMonitor;
@@ -31,6 +37,12 @@ const ENTRIES_IN_FLIGHT_MAX: usize = 8;
 const GATHER_TURNS: usize = 4;
 /// Commands that wait; beyond, `propose` waits for a place.
 const WAITING_MAX: usize = 1024;
+/// Q1: longer than a client waits for an answer (30 s, if it is not told otherwise).
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks whether there still is a quorum.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Q1, in heartbeats without a quorum's answer: as long as a lease and half, so that another leader may be there by then.
+const UNHEARD_MAX: u32 = 4;
 
 type Answer = oneshot::Sender<Result<Reply, MetaError>>;
 
@@ -43,7 +55,9 @@ struct Waiting {
 #[derive(Clone)]
 pub(crate) struct Proposer {
     queue: mpsc::Sender<Waiting>,
-    deadline: Duration,
+    raft: Raft,
+    group: Arc<Group>,
+    heartbeat: Duration,
 }
 
 /// The other end of the queue.
@@ -66,11 +80,12 @@ impl Proposer {
         raft: Raft,
         log: LogMonitor,
         group: Arc<Group>,
-        deadline: Duration,
+        heartbeat: Duration,
     ) -> (Proposer, ProposerTask) {
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
         let clock = group.env.clock.clone();
-        (Proposer { queue, deadline }, ProposerTask { raft, log, group, clock, waiting, held: None })
+        let proposer = Proposer { queue, raft: raft.clone(), group: group.clone(), heartbeat };
+        (proposer, ProposerTask { raft, log, group, clock, waiting, held: None })
     }
 
     /// After an error that is not a refusal by `apply`, the command may have happened or may still happen.
@@ -88,9 +103,35 @@ impl Proposer {
             self.queue.send(Waiting { command, answer }).await.map_err(|_| stopped())?;
             answered.await.map_err(|_| stopped())?
         };
-        timeout(self.deadline, propose).await.unwrap_or_else(|_| {
-            Err(unavailable(format!("no quorum has answered within {:?}", self.deadline)))
-        })
+        let (mut propose, began) = (std::pin::pin!(propose), Instant::now());
+        loop {
+            match timeout(LOOK_EVERY, &mut propose).await {
+                Ok(answer) => return answer,
+                Err(_) if began.elapsed() >= PATIENCE => {
+                    return Err(unavailable(format!("no quorum has it on its disks after {PATIENCE:?}")));
+                }
+                Err(_) => self.check_leads()?,
+            }
+        }
+    }
+
+    /// Keeps Q1.
+    fn check_leads(&self) -> Result<(), MetaError> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if metrics.state != ServerState::Leader {
+            let leader = metrics.current_leader.map(MemberId).filter(|leader| *leader != self.group.own);
+            return Err(MetaError::NotLeader {
+                leader: leader.and_then(|leader| self.group.address_of(leader)),
+            });
+        }
+        let is_alone = metrics.membership_config.membership().voter_ids().count() <= 1;
+        let unheard = metrics.last_quorum_acked.map(|heard| heard.into_inner().elapsed());
+        let bound = self.heartbeat * UNHEARD_MAX;
+        match is_alone || unheard.is_some_and(|unheard| unheard <= bound) {
+            true => Ok(()),
+            false => Err(unavailable(format!("no quorum was heard within {bound:?}"))),
+        }
     }
 }
 
