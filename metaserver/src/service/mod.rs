@@ -14,6 +14,7 @@ mod namespace;
 mod session;
 #[cfg(test)]
 mod tests;
+mod under_way;
 
 use std::sync::Arc;
 
@@ -34,6 +35,7 @@ use crate::room::Room;
 use crate::state::read;
 use crate::view::ServerState;
 use gate::Gate;
+use under_way::UnderWay;
 
 /// One member, as its services and its background work see it.
 pub(crate) struct Metaserver {
@@ -63,7 +65,7 @@ impl Metaserver {
 
 /// `Meta`, for the gRPC port.
 pub(crate) fn meta(metaserver: Arc<Metaserver>) -> MetaServer<impl Meta> {
-    MetaServer::new(MetaService(metaserver)).max_decoding_message_size(REQUEST_LEN_MAX)
+    MetaServer::new(MetaService::new(metaserver)).max_decoding_message_size(REQUEST_LEN_MAX)
 }
 
 /// `Cluster`, for the gRPC port.
@@ -86,7 +88,13 @@ const REQUEST_LEN_MAX: usize = 4 << 20;
 
 type Answer<T> = Result<Response<T>, Status>;
 
-struct MetaService(Arc<Metaserver>);
+struct MetaService(Arc<Metaserver>, UnderWay);
+
+impl MetaService {
+    fn new(metaserver: Arc<Metaserver>) -> MetaService {
+        MetaService(metaserver, UnderWay::default())
+    }
+}
 
 #[tonic::async_trait]
 impl Meta for MetaService {
@@ -126,7 +134,9 @@ impl Meta for MetaService {
             Err(error) => return Ok(Response::new(convert::changed_to_wire(Err(error)))),
         };
         let (session, directories) = (change.session, namespace::directories(&change.change));
-        let result = self.0.change(change).await;
+        let key = (change.cluster, change.session, change.request);
+        let metaserver = self.0.clone();
+        let result = self.1.join(key, || Box::pin(async move { metaserver.change(change).await })).await;
         let shown = match &result {
             Ok(_) => self.0.show_directories(session, directories).await,
             Err(_) => Vec::new(),

@@ -2,6 +2,8 @@
 //!
 //! The network is in memory too, so that tokio's paused clock may turn: then seconds of silence cost nothing.
 
+mod slow;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,109 @@
+//! Changes that are being worked on. A request that is sent again, because its connection broke, waits for the try before it
+//! instead of being executed beside it: a log entry that says nothing new costs a slow disk as much as the first one, and a
+//! new volume a number.
+//!
+//! U1  Who has joined is answered what the first is answered. Once that has happened nothing is known of it here: what a
+//!     request was answered is remembered by `apply`, and nowhere else (P8.1).
+//! U2  A change goes on while anybody waits for it. There are no more of them than calls in flight.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use dfs_proto::env::BoxFuture;
+use dfs_proto::ids::{ClusterId, RequestId, SessionId};
+use dfs_proto::meta::{Changed, MetaResult};
+use dfs_proto::planted::{self, Bug};
+use futures::FutureExt as _;
+use futures::future::Shared;
+
+/// Which request; the session is one of that cluster.
+pub(super) type Key = (ClusterId, SessionId, RequestId);
+type Change = BoxFuture<'static, MetaResult<Changed>>;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct UnderWay(Mutex<HashMap<Key, Entry>>);
+
+struct Entry {
+    change: Shared<Change>,
+    waiting: usize,
+}
+
+impl UnderWay {
+    fn entries(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The answer to the request: of the try that is under way, or of the one that begins.
+    pub(super) async fn join(&self, key: Key, begin: impl FnOnce() -> Change) -> MetaResult<Changed> {
+        if planted::has(Bug::SlownessTakenForSilence) {
+            return begin().await;
+        }
+        let change = {
+            let mut entries = self.entries();
+            let entry = entries.entry(key).or_insert_with(|| Entry { change: begin().shared(), waiting: 0 });
+            entry.waiting += 1;
+            entry.change.clone()
+        };
+        let _waits = Waits { under_way: self, key };
+        change.await
+    }
+}
+
+struct Waits<'a> {
+    under_way: &'a UnderWay,
+    key: Key,
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        let mut entries = self.under_way.entries();
+        let is_last = entries.get_mut(&self.key).is_some_and(|entry| {
+            entry.waiting -= 1;
+            entry.waiting == 0
+        });
+        let last = if is_last { entries.remove(&self.key) } else { None };
+        drop(entries);
+        drop(last); // keeps U2; not under the lock
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    const KEY: Key = (ClusterId(7), SessionId(1), RequestId(9));
+
+    fn never() -> Change {
+        panic!("it is under way")
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_sent_again_joins_the_one_under_way_and_outlives_it() {
+        let under_way = UnderWay::default();
+        let (answer, answered) = oneshot::channel();
+        let first = under_way.join(KEY, || Box::pin(async { answered.await.expect("it is answered") }));
+        let mut first = Box::pin(first);
+        assert!(futures::poll!(&mut first).is_pending());
+        let mut again = Box::pin(under_way.join(KEY, never));
+        assert!(futures::poll!(&mut again).is_pending());
+        drop(first); // its connection broke
+        let other = (KEY.0, KEY.1, RequestId(10));
+        assert_eq!(under_way.join(other, || Box::pin(async { Ok(Changed::Done) })).await, Ok(Changed::Done));
+        answer.send(Ok(Changed::Done)).expect("somebody waits");
+        assert_eq!(again.await, Ok(Changed::Done));
+        assert!(under_way.entries().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_any_more_is_dropped() {
+        let under_way = UnderWay::default();
+        let (answer, answered) = oneshot::channel::<MetaResult<Changed>>();
+        let mut only = Box::pin(under_way.join(KEY, || Box::pin(async { answered.await.expect("never") })));
+        assert!(futures::poll!(&mut only).is_pending());
+        drop(only);
+        assert!(answer.is_closed() && under_way.entries().is_empty());
+    }
+}
