@@ -24,8 +24,13 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Bug; 4] =
-        [Bug::SkippedSync, Bug::SkippedLogSync, Bug::ReplyBeforeCommit, Bug::RetryAppliedTwice];
+    pub const ALL: [Bug; 5] = [
+        Bug::SkippedSync,
+        Bug::SkippedLogSync,
+        Bug::ReplyBeforeCommit,
+        Bug::RetryAppliedTwice,
+        Bug::SlownessTakenForSilence,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {

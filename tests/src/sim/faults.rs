@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dfs_proto::env::Rng;
 
-use super::{Disks, Layout, MORTAL, Plan, Shared, VOLUMES, metaserver_name};
+use super::{Disks, Layout, MORTAL, Plan, SYNC_TIME, Shared, VOLUMES, metaserver_name};
 
 /// Servers need this long to form a cluster before anything is broken.
 const CALM_FIRST: Duration = Duration::from_secs(3);
@@ -14,6 +14,10 @@ const FAULT_MIN: Duration = Duration::from_millis(200);
 const FAULT_MAX: Duration = Duration::from_secs(6);
 /// A metaserver may be away for longer, so that it needs a snapshot.
 const METASERVER_DOWN_MAX: Duration = Duration::from_secs(20);
+
+/// Log disks under a stream of somebody else's, and for how long: longer than a client waits for an answer then.
+const SLOW_SYNC: Duration = Duration::from_millis(1600);
+const SLOW_LOGS_FOR: Duration = Duration::from_secs(45);
 
 /// A fault that is there now.
 #[derive(Debug)]
@@ -29,6 +33,8 @@ enum Fault {
     },
     /// No power anywhere.
     Blackout,
+    /// Nothing else is broken meanwhile.
+    SlowLogs,
     Link {
         from: String,
         to: String,
@@ -49,12 +55,14 @@ pub(crate) struct Faults {
     walkers: usize,
     next: Duration,
     current: Vec<(Duration, Fault)>,
+    /// Still to come.
+    has_slow_logs: bool,
 }
 
 impl Faults {
     pub(crate) fn new(rng: Rng, plan: Plan) -> Faults {
-        let Plan { layout, walkers, .. } = plan;
-        Faults { rng, layout, walkers, next: CALM_FIRST, current: Vec::new() }
+        let Plan { layout, walkers, has_slow_logs, .. } = plan;
+        Faults { rng, layout, walkers, next: CALM_FIRST, current: Vec::new(), has_slow_logs }
     }
 
     /// Mends what is due and breaks something new when it is time.
@@ -64,12 +72,16 @@ impl Faults {
         self.current = rest;
         for (_, fault) in due {
             tracing::info!("{now:?}: mended: {fault:?}");
-            self.mend(sim, fault);
+            self.mend(sim, disks, fault);
         }
         if now < self.next {
             return;
         }
         self.next = now + self.between(GAP_MIN, GAP_MAX);
+        if self.has_slow_logs && self.current.is_empty() {
+            self.slow_down(sim, disks, shared);
+            return;
+        }
         if let Some(fault) = self.break_something(sim, disks, shared) {
             let is_long = matches!(fault, Fault::Down { metaserver: true, .. }) && self.rng.below(3) == 0;
             let most = if is_long { METASERVER_DOWN_MAX } else { FAULT_MAX };
@@ -82,13 +94,24 @@ impl Faults {
     /// The last fault: mends everything else, and the power fails everywhere at once. [`Faults::end_blackout`] ends it.
     pub(crate) fn last_blackout(&mut self, sim: &mut turmoil::Sim<'_>, disks: &Disks, shared: &Shared) {
         for (_, fault) in std::mem::take(&mut self.current) {
-            self.mend(sim, fault);
+            self.mend(sim, disks, fault);
         }
         self.blackout(sim, disks, shared);
     }
 
-    pub(crate) fn end_blackout(&self, sim: &mut turmoil::Sim<'_>) {
-        self.mend(sim, Fault::Blackout);
+    pub(crate) fn end_blackout(&self, sim: &mut turmoil::Sim<'_>, disks: &Disks) {
+        self.mend(sim, disks, Fault::Blackout);
+    }
+
+    /// Of all metaservers: a quorum hides what is slow in a minority.
+    fn slow_down(&mut self, sim: &turmoil::Sim<'_>, disks: &Disks, shared: &Shared) {
+        let until = sim.elapsed() + SLOW_LOGS_FOR;
+        tracing::info!("{:?}: until {until:?}: slow log disks", sim.elapsed());
+        shared.note_fault(sim, 9).slow_logs += 1;
+        disks.set_sync_time(SLOW_SYNC);
+        self.has_slow_logs = false;
+        self.current.push((until, Fault::SlowLogs));
+        self.next = until;
     }
 
     /// Of some group.
@@ -116,7 +139,7 @@ impl Faults {
             self.current.iter().any(|(_, fault)| match fault {
                 Fault::Down { metaserver, .. } => *metaserver == wanted,
                 Fault::Blackout => true,
-                Fault::Link { .. } | Fault::Isolated { .. } | Fault::ClientDown => false,
+                Fault::Link { .. } | Fault::Isolated { .. } | Fault::ClientDown | Fault::SlowLogs => false,
             })
         };
         let is_broken = self
@@ -240,8 +263,9 @@ impl Faults {
         (0..self.layout.metaservers()).filter(move |other| *other != index).map(metaserver_name)
     }
 
-    fn mend(&self, sim: &mut turmoil::Sim<'_>, fault: Fault) {
+    fn mend(&self, sim: &mut turmoil::Sim<'_>, disks: &Disks, fault: Fault) {
         match fault {
+            Fault::SlowLogs => disks.set_sync_time(SYNC_TIME),
             Fault::Down { metaserver: true, index } => sim.bounce(metaserver_name(index).as_str()),
             Fault::Down { metaserver: false, index } => sim.bounce(format!("c{}", index + 1).as_str()),
             Fault::ClientDown => sim.bounce(MORTAL),
