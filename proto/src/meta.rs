@@ -56,6 +56,25 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// It may make, move or remove a volume, and so take several quorums (P9.2).
+    pub fn is_of_root(&self) -> bool {
+        let root = InodeId::ROOT;
+        match self {
+            Change::Create(create) => create.parent == root && create.what.is_directory(),
+            Change::Rmdir { parent, .. } => *parent == root,
+            Change::Rename(rename) => rename.parent == root || rename.new_parent == root,
+            Change::Link { .. }
+            | Change::Unlink { .. }
+            | Change::SetAttr(_)
+            | Change::OpenChunk(_)
+            | Change::SealChunk { .. }
+            | Change::CommitExtents(_)
+            | Change::ReleaseOrphans { .. } => false,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Create {
     pub parent: InodeId,

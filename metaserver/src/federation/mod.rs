@@ -45,7 +45,6 @@ pub(crate) use follow::{follow, kept};
 pub(crate) use report::report;
 pub(crate) use settle::settle;
 pub(crate) use undo::undo;
-pub(crate) use volumes::is_of_root;
 
 /// For a volume that was made a moment ago: the group may be electing a leader.
 const NEWER_TIMEOUT: Duration = Duration::from_secs(2);

@@ -36,23 +36,6 @@ enum Plan {
     Refuse(MetaError),
 }
 
-/// It may make, move or remove a volume.
-pub(crate) fn is_of_root(change: &Change) -> bool {
-    let root = InodeId::ROOT;
-    match change {
-        Change::Create(create) => create.parent == root && create.what.is_directory(),
-        Change::Rmdir { parent, .. } => *parent == root,
-        Change::Rename(rename) => rename.parent == root || rename.new_parent == root,
-        Change::Link { .. }
-        | Change::Unlink { .. }
-        | Change::SetAttr(_)
-        | Change::OpenChunk(_)
-        | Change::SealChunk { .. }
-        | Change::CommitExtents(_)
-        | Change::ReleaseOrphans { .. } => false,
-    }
-}
-
 impl Metaserver {
     /// Executes a change in the root directory once. Given up in the middle, it leaves what a crash would.
     pub(crate) async fn change_root(

@@ -10,7 +10,6 @@ use tokio::time::Instant;
 
 use super::Metaserver;
 use crate::command::{Command, Reply};
-use crate::federation::is_of_root;
 use crate::kv::Snapshot;
 use crate::leases::Touched;
 use crate::state::read;
@@ -45,7 +44,7 @@ impl Metaserver {
         let touched = Touched::by_change(&request.change);
         check_one_volume(&request.change)?;
         let is_full = self.room.is_full() && grows(&request.change);
-        if let Some(federation) = self.federation.as_ref().filter(|_| !is_full && is_of_root(&request.change))
+        if let Some(federation) = self.federation.as_ref().filter(|_| !is_full && request.change.is_of_root())
         {
             return self.change_root(federation, request).await;
         }
