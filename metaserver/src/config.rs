@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use dfs_proto::ids::MemberId;
-use dfs_proto::units::{ByteLen, MIB, REPLICAS_MAX};
+use dfs_proto::units::{ByteLen, KIB, MIB, REPLICAS_MAX};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -68,6 +68,10 @@ pub struct Settings {
     /// Raft entries between two snapshots; fewer make a restart faster and cost writes; at least 100. Default: 10000.
     #[arg(long, env = "DFS_METASERVER_SNAPSHOT_EVERY_LOGS", value_name = "ENTRIES")]
     pub snapshot_every_logs: Option<u64>,
+    /// KiB of a file of the Raft log; small files are recycled more often; 4 to 65536.
+    /// Default: 4096.
+    #[arg(long, env = "DFS_METASERVER_LOG_SEGMENT_KIB", value_name = "KIB")]
+    pub log_segment_kib: Option<u64>,
     /// Milliseconds between a leader's heartbeats to the other metaservers; at least 10. At 100, three
     /// idle metaservers take 3.5 % of a core, most of it for ticks that follow from this. Default: 300.
     #[arg(long, env = "DFS_METASERVER_RAFT_HEARTBEAT_MS", value_name = "MILLISECONDS")]
@@ -123,6 +127,7 @@ impl Settings {
             server_away_ms: self.server_away_ms.or(below.server_away_ms),
             session_expiry_ms: self.session_expiry_ms.or(below.session_expiry_ms),
             snapshot_every_logs: self.snapshot_every_logs.or(below.snapshot_every_logs),
+            log_segment_kib: self.log_segment_kib.or(below.log_segment_kib),
             raft_heartbeat_ms: self.raft_heartbeat_ms.or(below.raft_heartbeat_ms),
             election_timeout_ms: self.election_timeout_ms.or(below.election_timeout_ms),
             block_cache_mib: self.block_cache_mib.or(below.block_cache_mib),
@@ -151,6 +156,7 @@ pub struct Config {
     pub server_away: Duration,
     pub session_expiry: Duration,
     pub snapshot_every_logs: u64,
+    pub log_segment: ByteLen,
     pub raft_heartbeat: Duration,
     pub election_timeout: Duration,
     pub block_cache: ByteLen,
@@ -194,6 +200,8 @@ fn address(key: &'static str, text: String) -> Result<String, SettingError> {
 
 const CLUSTER_NAME_LEN_MAX: usize = 64;
 const DEFAULT_LISTEN: &str = "127.0.0.1:7000";
+/// The log keeps two spare files, and writes a new one whole.
+const LOG_SEGMENT_KIB: std::ops::RangeInclusive<u64> = 4..=65536;
 const DEFAULT_HTTP: &str = "127.0.0.1:7001";
 
 impl Config {
@@ -231,6 +239,10 @@ impl Config {
         let expiry = settings.session_expiry_ms.unwrap_or(300_000);
         let expiry = at_least("session_expiry_ms", expiry, 1000, "at least 1000")?;
         let every = settings.snapshot_every_logs.unwrap_or(10_000);
+        let segment = settings.log_segment_kib.unwrap_or(4096);
+        if !LOG_SEGMENT_KIB.contains(&segment) {
+            return Err(invalid("log_segment_kib", segment, "expected 4 to 65536"));
+        }
         let heartbeat = settings.raft_heartbeat_ms.unwrap_or(300);
         let heartbeat = at_least("raft_heartbeat_ms", heartbeat, 10, "at least 10")?;
         let election = settings.election_timeout_ms.unwrap_or(450);
@@ -254,6 +266,7 @@ impl Config {
             server_away: Duration::from_millis(away),
             session_expiry: Duration::from_millis(expiry),
             snapshot_every_logs: at_least("snapshot_every_logs", every, 100, "at least 100")?,
+            log_segment: ByteLen(segment * KIB),
             raft_heartbeat: Duration::from_millis(heartbeat),
             election_timeout: Duration::from_millis(election),
             block_cache: mib("block_cache_mib", settings.block_cache_mib)?,

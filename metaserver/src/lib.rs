@@ -412,6 +412,7 @@ fn consensus_options(config: &Config, address: String) -> ConsensusOptions {
     options.timing = Timing::new(config.raft_heartbeat, config.election_timeout);
     options.snapshot_entries = config.snapshot_every_logs;
     options.keep_entries = config.snapshot_every_logs / 5;
+    options.log.segment_len = config.log_segment.0;
     options
 }
 
@@ -425,6 +426,7 @@ fn federation_options(config: &Config, address: String) -> Option<ConsensusOptio
     options.timing = Timing::new(config.raft_heartbeat, config.election_timeout);
     options.snapshot_entries = config.snapshot_every_logs;
     options.keep_entries = config.snapshot_every_logs / 5;
+    options.log.segment_len = config.log_segment.0;
     Some(options)
 }
 

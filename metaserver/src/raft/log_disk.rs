@@ -229,8 +229,10 @@ impl LogDisk for FileDisk {
     }
 }
 
-/// What the simulated disk tears a write into.
-const SECTOR: usize = 512;
+/// What the simulated disk tears a write into: less than a real one, so that the short writes of tests are torn too.
+const SECTOR: usize = 64;
+/// The first write of a segment takes so long: several steps of the simulation, between which crashes fall.
+const FIRST_SYNC_MIN: Duration = Duration::from_millis(4);
 
 /// A disk in memory. Clones are handles of the same disk; it outlives the process that the simulation kills.
 #[derive(Clone, Default)]
@@ -250,6 +252,8 @@ struct Simulated {
     free: Option<ByteLen>,
     /// How long a sync takes: a crash can fall into it.
     sync_time: Duration,
+    /// Files written from their beginning that had been written before.
+    recycled: u64,
 }
 
 impl SimulatedDisk {
@@ -286,6 +290,16 @@ impl SimulatedDisk {
 
     pub fn set_free(&self, free: ByteLen) {
         self.lock().free = Some(free);
+    }
+
+    /// The first write of a segment has not been synced yet: a crash now tears it.
+    pub fn is_beginning_segment(&self) -> bool {
+        self.lock().unsynced.iter().any(|(_, offset, _)| *offset == 0)
+    }
+
+    /// How many segments began in files that a purge had left.
+    pub fn recycled(&self) -> u64 {
+        self.lock().recycled
     }
 
     fn lock(&self) -> MutexGuard<'_, Simulated> {
@@ -358,9 +372,9 @@ impl LogDisk for SimulatedDisk {
         Box::pin(async move {
             let (crashes, sync_time) = {
                 let mut inner = disk.lock();
-                if !inner.files.contains_key(&file) {
-                    return Err(no_such_file(file));
-                }
+                let held = inner.files.get(&file).ok_or_else(|| no_such_file(file))?;
+                let is_recycled = offset == 0 && held.first().is_some_and(|byte| *byte != 0);
+                inner.recycled += u64::from(is_recycled);
                 inner.unsynced.push((file, offset, bytes.clone()));
                 if planted::has(Bug::SkippedLogSync) && inner.unsynced.len() % 2 == 1 {
                     return Ok(bytes);
@@ -370,7 +384,8 @@ impl LogDisk for SimulatedDisk {
             // Others run, and a crash may come, between the write and the end of the sync.
             tokio::task::yield_now().await;
             if !sync_time.is_zero() {
-                tokio::time::sleep(sync_time).await;
+                let least = if offset == 0 { FIRST_SYNC_MIN } else { sync_time };
+                tokio::time::sleep(sync_time.max(least)).await;
             }
             let mut inner = disk.lock();
             if inner.crashes != crashes {

@@ -57,12 +57,15 @@ pub(crate) struct Faults {
     current: Vec<(Duration, Fault)>,
     /// Still to come.
     has_slow_logs: bool,
+    /// The next metaserver whose log begins a segment crashes in that write.
+    tears_segment: bool,
 }
 
 impl Faults {
     pub(crate) fn new(rng: Rng, plan: Plan) -> Faults {
         let Plan { layout, walkers, has_slow_logs, .. } = plan;
-        Faults { rng, layout, walkers, next: CALM_FIRST, current: Vec::new(), has_slow_logs }
+        let (next, current) = (CALM_FIRST, Vec::new());
+        Faults { rng, layout, walkers, next, current, has_slow_logs, tears_segment: false }
     }
 
     /// Mends what is due and breaks something new when it is time.
@@ -74,21 +77,44 @@ impl Faults {
             tracing::info!("{now:?}: mended: {fault:?}");
             self.mend(sim, disks, fault);
         }
-        if now < self.next {
+        let torn = self.tear_segment(sim, disks, shared);
+        if torn.is_none() && now < self.next {
             return;
         }
-        self.next = now + self.between(GAP_MIN, GAP_MAX);
-        if self.has_slow_logs && self.current.is_empty() {
-            self.slow_down(sim, disks, shared);
-            return;
+        if torn.is_none() {
+            self.next = now + self.between(GAP_MIN, GAP_MAX);
+            if self.has_slow_logs && self.current.is_empty() {
+                self.slow_down(sim, disks, shared);
+                return;
+            }
         }
-        if let Some(fault) = self.break_something(sim, disks, shared) {
+        if let Some(fault) = torn.or_else(|| self.break_something(sim, disks, shared)) {
             let is_long = matches!(fault, Fault::Down { metaserver: true, .. }) && self.rng.below(3) == 0;
             let most = if is_long { METASERVER_DOWN_MAX } else { FAULT_MAX };
             let until = now + self.between(FAULT_MIN, most);
             tracing::info!("{now:?}: until {until:?}: {fault:?}");
             self.current.push((until, fault));
         }
+    }
+
+    fn tear_segment(&mut self, sim: &mut turmoil::Sim<'_>, disks: &Disks, shared: &Shared) -> Option<Fault> {
+        let has_slow_logs = self.current.iter().any(|(_, fault)| matches!(fault, Fault::SlowLogs));
+        if !self.tears_segment || has_slow_logs || self.is_down(true) {
+            return None;
+        }
+        let index = (0..self.layout.metaservers()).find(|index| disks.is_beginning_segment(*index))?;
+        self.tears_segment = false;
+        shared.note_fault(sim, 9).torn_segments += 1;
+        self.crash(sim, disks, shared, true, index);
+        Some(Fault::Down { metaserver: true, index })
+    }
+
+    fn is_down(&self, wanted: bool) -> bool {
+        self.current.iter().any(|(_, fault)| match fault {
+            Fault::Down { metaserver, .. } => *metaserver == wanted,
+            Fault::Blackout => true,
+            Fault::Link { .. } | Fault::Isolated { .. } | Fault::ClientDown | Fault::SlowLogs => false,
+        })
     }
 
     /// The last fault: mends everything else, and the power fails everywhere at once. [`Faults::end_blackout`] ends it.
@@ -135,27 +161,20 @@ impl Faults {
         disks: &Disks,
         shared: &Shared,
     ) -> Option<Fault> {
-        let is_down = |wanted: bool| {
-            self.current.iter().any(|(_, fault)| match fault {
-                Fault::Down { metaserver, .. } => *metaserver == wanted,
-                Fault::Blackout => true,
-                Fault::Link { .. } | Fault::Isolated { .. } | Fault::ClientDown | Fault::SlowLogs => false,
-            })
-        };
         let is_broken = self
             .current
             .iter()
             .any(|(_, fault)| matches!(fault, Fault::Link { .. } | Fault::Isolated { .. } | Fault::Blackout));
         let is_dead = self.current.iter().any(|(_, fault)| matches!(fault, Fault::ClientDown));
-        match self.rng.below(18) {
-            0..=2 if !is_down(true) => {
+        match self.rng.below(20) {
+            0..=2 if !self.is_down(true) => {
                 let leader = self.some_leader(shared).filter(|_| self.rng.below(2) == 0);
                 let index = leader.unwrap_or_else(|| self.some_metaserver());
                 drop(shared.note_fault(sim, 1));
                 self.crash(sim, disks, shared, true, index);
                 Some(Fault::Down { metaserver: true, index })
             }
-            3..=5 if !is_down(false) => {
+            3..=5 if !self.is_down(false) => {
                 let index = self.rng.below(self.layout.all_chunkservers() as u64) as usize;
                 drop(shared.note_fault(sim, 2));
                 self.crash(sim, disks, shared, false, index);
@@ -172,6 +191,10 @@ impl Faults {
                 Some(Fault::ClientDown)
             }
             16..=17 if !is_broken => Some(self.isolate(sim, shared)),
+            18..=19 => {
+                self.tears_segment = true;
+                None
+            }
             _ => None,
         }
     }

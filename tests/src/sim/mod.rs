@@ -6,6 +6,8 @@
 //! * crash: a server's tasks vanish between two ticks; its log disk, chunk disk and Kv keep what was synced or flushed, and
 //!   of the rest what chance leaves; it starts again within seconds. At most one metaserver and one chunkserver at a time,
 //!   or all of them at once: a power failure. Each run ends with one, right after the last close.
+//! * such a crash of a metaserver in the first write of a segment of its Raft log, which is torn. Segments are short and
+//!   snapshots frequent, so that logs are purged and their files recycled.
 //! * a link between two hosts (clients too) is cut both ways or one way, or hangs: what is sent arrives much later. One
 //!   way means that requests are executed and their replies lost.
 //! * a metaserver, mostly the leader, is cut off from the others and not from clients.
@@ -61,6 +63,7 @@ const MORTAL: &str = "x1";
 /// The host of the client that makes volumes.
 const VOLUMES: &str = "v1";
 const GRPC_PORT: u16 = 7000;
+const LOG_SEGMENT_KIB: u64 = 4;
 const FRAMES_PORT: u16 = 7101;
 /// Of a log disk.
 const SYNC_TIME: Duration = Duration::from_millis(1);
@@ -154,6 +157,10 @@ pub struct Totals {
     /// A power failure is one, and its crashes are not.
     pub faults: u64,
     pub crashes: u64,
+    /// Crashes of a metaserver in the first write of a segment of its Raft log.
+    pub torn_segments: u64,
+    /// Segments that began in a file which a purge had left.
+    pub recycled_segments: u64,
     /// Crashes of everything at once, whose crashes are counted too.
     pub blackouts: u64,
     /// Both ways.
@@ -315,11 +322,20 @@ impl Disks {
         self.clusters.iter().chain(self.seats.values()).for_each(|disks| disks.log.set_sync_time(sync_time));
     }
 
+    fn groups_of(&self, index: usize) -> impl Iterator<Item = &GroupDisks> {
+        [Some(&self.clusters[index]), self.seats.get(&index)].into_iter().flatten()
+    }
+
+    fn is_beginning_segment(&self, index: usize) -> bool {
+        self.groups_of(index).any(|group| group.log.is_beginning_segment())
+    }
+
+    fn recycled_segments(&self) -> u64 {
+        self.clusters.iter().chain(self.seats.values()).map(|group| group.log.recycled()).sum()
+    }
+
     fn crash_metaserver(&self, index: usize, rng: &Rng) {
-        self.clusters[index].crash(rng);
-        if let Some(seat) = self.seats.get(&index) {
-            seat.crash(rng);
-        }
+        self.groups_of(index).for_each(|group| group.crash(rng));
     }
 }
 
@@ -384,7 +400,8 @@ fn simulate(plan: Plan, disks: &Disks) -> Totals {
     let snapshots_installed = drive(&mut sim, plan, disks, &shared);
     let simulated_ms = sim.elapsed().as_millis() as u64;
     let leader_changes = (shared.leaders().len() as u64).saturating_sub(plan.layout.groups() as u64);
-    Totals { simulated_ms, leader_changes, snapshots_installed, ..*shared.totals() }
+    let recycled_segments = disks.recycled_segments();
+    Totals { simulated_ms, leader_changes, snapshots_installed, recycled_segments, ..*shared.totals() }
 }
 
 /// Faults while clients walk; a power failure; everything is read again; the metaservers agree. Answers how many snapshots
@@ -451,6 +468,8 @@ fn add_metaserver(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, disks: &Disk
             federation_id: seats.iter().position(|seat| *seat == index).map(|at| at as u64 + 1),
             // Small, so that snapshots are taken, sent and installed within a run.
             snapshot_every_logs: Some(100),
+            // A few entries each, so that purges leave files and new segments begin in them.
+            log_segment_kib: Some(LOG_SEGMENT_KIB),
             // Longer than any fault keeps a client from its leader: those that walk lose no session.
             session_expiry_ms: Some(45_000),
             ..Settings::default()

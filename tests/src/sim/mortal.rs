@@ -1,4 +1,5 @@
-//! A client that dies and comes back: what it synced is kept, what it had open is cleared away, its session expires.
+//! A client that dies and comes back: what it synced, or renamed over a file, is kept; what it had open is cleared away, its
+//! session expires.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use dfs_client::{Client, File, OpenMode};
 use dfs_proto::attr::{Caller, Name};
 use dfs_proto::env::Rng;
 use dfs_proto::ids::InodeId;
-use dfs_proto::meta::{Create, NewInode};
+use dfs_proto::meta::{Create, NewInode, Rename};
 use dfs_proto::units::Offset;
 
 use super::Layout;
@@ -48,23 +49,20 @@ pub(super) async fn live(
     while !is_over() {
         count += 1;
         let name = name_of(&format!("{life}-{count}"));
-        let create = Create {
-            parent: directory,
-            name: name.clone(),
-            mode: 0o644,
-            what: NewInode::File,
-            or_existing: false,
-        };
-        let mode = OpenMode { read: true, write: true, ..OpenMode::default() };
-        let made = client.create_open(&Caller::ROOT, create, mode).await;
-        let (file, _) = made.unwrap_or_else(|error| panic!("mortal: create {name}: {error}"));
+        let file = make(&client, directory, name.clone()).await;
         let bytes = write(&file, &rng, 0).await;
-        match rng.below(4) {
+        match rng.below(5) {
             0 => {
                 let gone = client.unlink(&Caller::ROOT, directory, &name).await;
                 gone.unwrap_or_else(|error| panic!("mortal: unlink {name}: {error}"));
             }
             1 => {}
+            2 => {
+                file.sync().await.unwrap_or_else(|error| panic!("mortal: fsync {name}: {error}"));
+                let (saved, bytes) = save(&client, directory, &name, &rng).await;
+                promise(Promise { name, bytes });
+                open.push(saved);
+            }
             _ => {
                 file.sync().await.unwrap_or_else(|error| panic!("mortal: fsync {name}: {error}"));
                 let end = bytes.len() as u64;
@@ -78,6 +76,24 @@ pub(super) async fn live(
         }
         tokio::time::sleep(Duration::from_micros(rng.below(PAUSE_MAX.as_micros() as u64))).await;
     }
+}
+
+async fn make(client: &Arc<Client>, parent: InodeId, name: Name) -> Arc<File> {
+    let create = Create { parent, name: name.clone(), mode: 0o644, what: NewInode::File, or_existing: false };
+    let mode = OpenMode { read: true, write: true, ..OpenMode::default() };
+    let made = client.create_open(&Caller::ROOT, create, mode).await;
+    made.unwrap_or_else(|error| panic!("mortal: create {name}: {error}")).0
+}
+
+/// As many programs save, without fsync: a new file is renamed over the old one, and has all its bytes then (P2.5).
+async fn save(client: &Arc<Client>, parent: InodeId, over: &Name, rng: &Rng) -> (Arc<File>, Vec<u8>) {
+    let name = name_of(&format!("{over}.new"));
+    let file = make(client, parent, name.clone()).await;
+    let bytes = write(&file, rng, 0).await;
+    let rename = Rename { parent, name, new_parent: parent, new_name: over.clone(), no_replace: false };
+    let renamed = client.rename(&Caller::ROOT, rename).await;
+    renamed.unwrap_or_else(|error| panic!("mortal: rename over {over}: {error}"));
+    (file, bytes)
 }
 
 async fn write(file: &File, rng: &Rng, offset: u64) -> Vec<u8> {
