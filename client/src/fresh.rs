@@ -6,16 +6,17 @@
 //! U1  What is told is never older than a change of this client that returned without an error. A change forgets, when it
 //!     begins, what it may alter; what its answer tells is kept only if no other that may alter the same was under way
 //!     meanwhile.
-//! U2  It is told for [`FRESH_FOR`] only: other clients change things too (SEMANTICS.md, "Between mounts").
+//! U2  It is told for [`FRESH_FOR`] only, time asleep included: other clients change things too (SEMANTICS.md, "Between
+//!     mounts").
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dfs_proto::attr::{FileKind, InodeAttr};
+use dfs_proto::env::Clock;
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Change, Changed};
-use tokio::time::Instant;
 
 /// The kernel asks within a fraction of a millisecond.
 const FRESH_FOR: Duration = Duration::from_millis(10);
@@ -23,12 +24,15 @@ const FRESH_FOR: Duration = Duration::from_millis(10);
 const KNOWN_MAX: usize = 64;
 
 /// See the module.
-#[derive(Default)]
-pub(crate) struct Fresh(Mutex<State>);
+pub(crate) struct Fresh {
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+}
 
 #[derive(Default)]
 struct State {
-    known: BTreeMap<InodeId, (InodeAttr, Instant)>,
+    /// With when it was told, by CLOCK_BOOTTIME.
+    known: BTreeMap<InodeId, (InodeAttr, Duration)>,
     running: BTreeMap<u64, Running>,
     begun: u64,
 }
@@ -99,8 +103,12 @@ pub(crate) struct Changing<'f> {
 }
 
 impl Fresh {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Fresh {
+        Fresh { clock, state: Mutex::default() }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps U1.
@@ -131,8 +139,12 @@ impl Fresh {
     pub(crate) fn get(&self, inode: InodeId) -> Option<InodeAttr> {
         let state = self.state();
         let (attr, since) = state.known.get(&inode)?;
-        (since.elapsed() < FRESH_FOR).then(|| attr.clone()) // keeps U2
+        is_fresh(*since, self.clock.boottime()).then(|| attr.clone()) // keeps U2
     }
+}
+
+fn is_fresh(since: Duration, now: Duration) -> bool {
+    now.saturating_sub(since) < FRESH_FOR
 }
 
 impl Changing<'_> {
@@ -140,9 +152,9 @@ impl Changing<'_> {
     pub(crate) fn answered(self, changed: &Changed, directories: Vec<InodeAttr>, is_first_try: bool) {
         let mut state = self.fresh.state();
         let Some(own) = state.running.remove(&self.number) else { return };
-        let now = Instant::now();
+        let now = self.fresh.clock.boottime();
         if state.known.len() >= KNOWN_MAX {
-            state.known.retain(|_, (_, since)| now.duration_since(*since) < FRESH_FOR);
+            state.known.retain(|_, (_, since)| is_fresh(*since, now));
         }
         if own.has_directories {
             state.known.extend(directories.into_iter().map(|attr| (attr.inode, (attr, now))));
@@ -172,9 +184,14 @@ mod tests {
     use dfs_proto::units::ByteLen;
 
     use super::*;
+    use crate::fakes::TokioClock;
 
     const DIRECTORY: InodeId = InodeId(7);
     const FILE: InodeId = InodeId(8);
+
+    fn fresh() -> Fresh {
+        Fresh::new(Arc::new(TokioClock::start()))
+    }
 
     fn name() -> Name {
         Name::new(b"f").unwrap()
@@ -223,7 +240,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_create_tells_of_its_directory_and_its_file_for_a_moment() {
-        let fresh = Fresh::default();
+        let fresh = fresh();
         answer(fresh.begin(&create_in(DIRECTORY)));
         assert_eq!(known(&fresh), [true, true]);
         tokio::time::advance(FRESH_FOR).await;
@@ -241,7 +258,7 @@ mod tests {
             (chmod(FILE), [true, false]),
             (Change::Rmdir { parent: elsewhere, name: name() }, [false, false]),
         ] {
-            let fresh = Fresh::default();
+            let fresh = fresh();
             answer(fresh.begin(&create_in(DIRECTORY)));
             drop(fresh.begin(&change));
             assert_eq!(known(&fresh), left, "{change:?}");
@@ -251,7 +268,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_a_repeated_create_answers_of_its_file_and_any_of_a_new_directory_is_not_believed() {
         for (kind, is_first_try) in [(FileKind::File, false), (FileKind::Directory, true)] {
-            let fresh = Fresh::default();
+            let fresh = fresh();
             let changed = Changed::Inode { attr: attr(FILE, kind), existed: false, next_commit: 1 };
             let directories = vec![attr(DIRECTORY, FileKind::Directory)];
             fresh.begin(&create_in(DIRECTORY)).answered(&changed, directories, is_first_try);
@@ -271,7 +288,7 @@ mod tests {
             (Change::Rmdir { parent: elsewhere, name: name() }, [false, false]),
         ] {
             for began_before in [false, true] {
-                let fresh = Fresh::default();
+                let fresh = fresh();
                 let before = began_before.then(|| fresh.begin(&change));
                 let create = fresh.begin(&create_in(DIRECTORY));
                 let after = (!began_before).then(|| fresh.begin(&change));
@@ -280,5 +297,16 @@ mod tests {
                 assert_eq!(known(&fresh), kept, "{change:?}, began before: {began_before}");
             }
         }
+    }
+
+    /// A laptop that slept was shown attributes of the evening before: its monotonic clock had stood still.
+    #[test]
+    fn what_was_told_before_a_sleep_is_not_told_after_it() {
+        let clock = Arc::new(TokioClock::stopped());
+        let fresh = Fresh::new(clock.clone());
+        answer(fresh.begin(&create_in(DIRECTORY)));
+        assert_eq!(known(&fresh), [true, true]);
+        clock.sleep_through(Duration::from_secs(3600));
+        assert_eq!(known(&fresh), [false, false]);
     }
 }

@@ -7,7 +7,7 @@
 //!     until it was heard again: by the heartbeat, which goes on. What commits their bytes does not: it is worth waiting for.
 //! Every call ends by `metadata_timeout`. Not here: what the answers mean for open files (`node`).
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -31,13 +31,30 @@ use crate::{Created, DirPage};
 
 /// A chunkserver that failed is reported once; an answer is of no use, so it is not waited for long.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(3);
-const NANOS: i64 = 1_000_000_000;
+/// So long at most was an answer on its way, as far as the estimate of the cluster's clock goes.
+const ANSWER_WAY_MAX: Duration = Duration::from_millis(50);
 
 /// What a change answered, with the directories that it altered, and whether only one try was made: then a refusal means
 /// that nothing happened.
 pub(crate) struct Answer {
     pub(crate) answered: MetaResult<(Changed, Vec<InodeAttr>)>,
     pub(crate) is_first_try: bool,
+}
+
+/// What the cluster's clock showed, and when that was by this machine's CLOCK_BOOTTIME.
+#[derive(Clone, Copy)]
+struct ClusterClock {
+    wall: Timestamp,
+    at: Duration,
+}
+
+impl ClusterClock {
+    /// The leader read it between the two; in the middle, if that was one try. A call that was repeated was answered by its
+    /// last try, so that what came before says nothing.
+    fn shown(wall: Timestamp, sent: Duration, answered: Duration) -> ClusterClock {
+        let way = (answered.saturating_sub(sent) / 2).min(ANSWER_WAY_MAX);
+        ClusterClock { wall, at: answered.saturating_sub(way) }
+    }
 }
 
 /// The calls as they travel: the seam that gRPC and the tests' metaserver fill.
@@ -67,8 +84,7 @@ pub(crate) struct MetaClient {
     /// Held while a session is opened (M2). Never taken with another lock.
     opening: tokio::sync::Mutex<()>,
     fresh: Fresh,
-    /// The cluster's clock minus ours, as the last heartbeat showed it.
-    clock_lead_nanos: AtomicI64,
+    cluster_clock: Mutex<ClusterClock>,
 }
 
 impl MetaClient {
@@ -81,7 +97,10 @@ impl MetaClient {
         cluster: ClusterId,
         (timeout, patience): (Duration, Duration),
     ) -> MetaResult<MetaClient> {
+        let sent = env.clock.boottime();
         let opened = open(calls.as_ref(), &env, &name, cluster, patience).await?;
+        let cluster_clock = ClusterClock::shown(opened.now, sent, env.clock.boottime());
+        let fresh = Fresh::new(env.clock.clone());
         let client = MetaClient {
             calls,
             env,
@@ -91,8 +110,8 @@ impl MetaClient {
             silent_since: Mutex::new(None),
             current: Mutex::new(Session::new(opened)),
             opening: tokio::sync::Mutex::new(()),
-            fresh: Fresh::default(),
-            clock_lead_nanos: AtomicI64::new(0),
+            fresh,
+            cluster_clock: Mutex::new(cluster_clock),
         };
         Ok(client)
     }
@@ -137,41 +156,35 @@ impl MetaClient {
         self.session().id()
     }
 
-    /// The cluster's clock, as heartbeats estimate it: what a write's mtime is taken from (P6.3).
+    /// The cluster's clock, as its answers estimate it: what a write's mtime is taken from (P6.3). Whatever this machine's
+    /// wall clock shows, nobody sees it (P7.1).
     pub(crate) fn cluster_now(&self) -> Timestamp {
-        let own = self.env.clock.now();
-        let lead = self.clock_lead_nanos.load(Ordering::Relaxed);
-        let nanos = i64::from(own.nanos) + lead.rem_euclid(NANOS);
-        Timestamp {
-            seconds: own.seconds + lead.div_euclid(NANOS) + nanos / NANOS,
-            nanos: (nanos % NANOS) as u32,
-        }
+        let clock = self.cluster_clock.lock().unwrap_or_else(PoisonError::into_inner);
+        clock.wall.after(self.env.clock.boottime().saturating_sub(clock.at))
+    }
+
+    fn set_clock(&self, shown: Timestamp, sent: Duration) {
+        let clock = ClusterClock::shown(shown, sent, self.env.clock.boottime());
+        *self.cluster_clock.lock().unwrap_or_else(PoisonError::into_inner) = clock;
     }
 
     /// One heartbeat. A session that has ended is replaced.
     pub(crate) async fn renew(&self) -> MetaResult<()> {
         let session = self.session();
         let cluster = session.opened.cluster;
-        let sent = self.env.clock.now();
+        let sent = self.env.clock.boottime();
         let renew = RenewSession { cluster, session: session.id() };
         let answer = self.calls.renew(renew, self.heartbeat_interval().max(REPORT_TIMEOUT)).await;
         self.note_heartbeat(&answer);
         match answer {
             Ok(renewed) => {
-                self.estimate_clock(sent, renewed.now);
+                self.set_clock(renewed.now, sent);
                 self.calls.learn(cluster, &renewed.metaservers);
                 Ok(())
             }
             Err(MetaError::SessionExpired { session }) => self.replace(session).await.map(drop),
             Err(error) => Err(error),
         }
-    }
-
-    /// The server read its clock between `sent` and now: the middle is wrong by half the round trip at most.
-    fn estimate_clock(&self, sent: Timestamp, theirs: Timestamp) {
-        let nanos = |t: Timestamp| t.seconds.saturating_mul(NANOS).saturating_add(i64::from(t.nanos));
-        let middle = nanos(sent) / 2 + nanos(self.env.clock.now()) / 2;
-        self.clock_lead_nanos.store(nanos(theirs).saturating_sub(middle), Ordering::Relaxed);
     }
 
     pub(crate) fn heartbeat_interval(&self) -> Duration {
@@ -193,8 +206,9 @@ impl MetaClient {
             return Ok(current);
         }
         tracing::warn!(session = lost.0, "the session has ended; what was not committed is lost");
-        let cluster = current.opened.cluster;
+        let (cluster, sent) = (current.opened.cluster, self.env.clock.boottime());
         let opened = open(self.calls.as_ref(), &self.env, &self.name, cluster, self.timeout).await?;
+        self.set_clock(opened.now, sent);
         let session = Session::new(opened);
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = session.clone();
         Ok(session)

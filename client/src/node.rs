@@ -206,7 +206,7 @@ impl State {
         }
         if let Some(mtime) = self.mtime {
             attr.mtime = mtime;
-            attr.ctime = attr.ctime.max(mtime);
+            attr.ctime = attr.ctime.latest(mtime);
         }
         Some(attr)
     }
@@ -424,7 +424,7 @@ pub(crate) fn newest(attr: &InodeAttr, base: &InodeAttr) -> InodeAttr {
         size: base.size,
         allocated: base.allocated,
         mtime: base.mtime,
-        ctime: attr.ctime.max(base.ctime),
+        ctime: attr.ctime.latest(base.ctime),
         content_version: base.content_version,
         ..attr.clone()
     }

@@ -11,12 +11,24 @@ use dfs_proto::ids::{
 use dfs_proto::meta::{ChangeRequest, Changed};
 use serde::{Deserialize, Serialize};
 
+use crate::state::time::StateTime;
+
 /// What one Raft entry carries: commands that waited at the same time share one sync.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The leader's clock. `apply` never lets time go backwards.
-    pub now: Timestamp,
+    pub proposed: Proposed,
     pub commands: Vec<Command>,
+}
+
+/// When an entry was proposed, by its leader's clocks (P7.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proposed {
+    /// `wall` becomes the times of inodes, and is compared with nothing. `state` orders: the state's own time, as the leader
+    /// reckons it.
+    At { wall: Timestamp, state: StateTime },
+    /// By a release that had one clock for both, which `apply` did not let go backwards. It is applied as it was then: some
+    /// members have applied it already, and all must hold the same.
+    ByOneClock(Timestamp),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,7 +81,7 @@ pub enum Command {
     },
     /// Chunks that are dead since `before` or longer are deleted from here on (P10.4); at most `limit` of them.
     StartDeleting {
-        before: Timestamp,
+        before: StateTime,
         limit: u32,
     },
     /// This server no longer has these chunks (P10.6).

@@ -344,12 +344,8 @@ impl Running {
 
 /// Lets another member lead before this one goes, so that nobody waits for an election.
 async fn hand_over(consensus: &Consensus) {
-    let status = consensus.status();
-    let others = status.members.iter().filter(|member| member.id != status.own);
-    let nearest = others.filter_map(|member| Some((member.log_lag?, member.id))).min();
     let mut leadership = consensus.leadership();
-    let Some((_, heir)) = nearest.filter(|_| leadership.borrow().is_leader) else { return };
-    if consensus.transfer_leader(heir).await.is_ok() {
+    if consensus.hand_over().await {
         let handed_over = leadership.wait_for(|l| !l.is_leader);
         // If not, the others elect one when they no longer hear this one.
         let _ = timeout(HAND_OVER_DEADLINE, handed_over).await;

@@ -70,7 +70,54 @@ pub(crate) struct TokioClock(pub(crate) Instant);
 
 impl Clock for TokioClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_millis(1_700_000_000_000 + self.0.elapsed().as_millis() as i64)
+        BEGINNING.after(self.0.elapsed())
+    }
+
+    fn boottime(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+const BEGINNING: Timestamp = Timestamp { seconds: 1_700_000_000, nanos: 0 };
+
+/// Clocks of one machine that a test sets: beside tokio's, if there is a runtime.
+#[derive(Default)]
+pub(crate) struct SetClock {
+    began: Option<Instant>,
+    set: Mutex<Set>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Set {
+    /// What has passed beside tokio's time, and how far the wall clock was stepped.
+    passed: Duration,
+    stepped_nanos: i128,
+}
+
+impl SetClock {
+    /// Goes on with tokio's time.
+    pub(crate) fn with_tokio() -> SetClock {
+        SetClock { began: Some(Instant::now()), set: Mutex::default() }
+    }
+
+    /// All goes on by so much, but for tokio's time: as if the machine slept.
+    pub(crate) fn pass(&self, time: Duration) {
+        self.set.lock().unwrap().passed += time;
+    }
+
+    pub(crate) fn step_wall(&self, seconds: i64) {
+        self.set.lock().unwrap().stepped_nanos += i128::from(seconds) * 1_000_000_000;
+    }
+}
+
+impl Clock for SetClock {
+    fn now(&self) -> Timestamp {
+        let right = BEGINNING.after(self.boottime());
+        Timestamp::from_nanos(right.as_nanos() + self.set.lock().unwrap().stepped_nanos)
+    }
+
+    fn boottime(&self) -> Duration {
+        self.began.map_or(Duration::ZERO, |began| began.elapsed()) + self.set.lock().unwrap().passed
     }
 }
 

@@ -1,31 +1,44 @@
 //! What an inode is to everyone who looks at it.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::InodeId;
 use crate::units::{ByteLen, NAME_LEN_MAX};
 
-/// Seconds and nanoseconds since 1970, before it with negative seconds. `nanos` is below 1,000,000,000.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// Wall-clock time: seconds and nanoseconds since 1970, before it with negative seconds. `nanos` is below 1,000,000,000.
+///
+/// It has no order on purpose: clocks jump, and of two times the greater one need not be the later one (P7.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Timestamp {
     pub seconds: i64,
     pub nanos: u32,
 }
 
+const NANOS: i128 = 1_000_000_000;
+
 impl Timestamp {
-    /// Whole milliseconds since 1970 (rounded down), for arithmetic on ages.
-    pub fn millis(self) -> i64 {
-        self.seconds.saturating_mul(1000).saturating_add(i64::from(self.nanos / 1_000_000))
+    /// Nanoseconds since 1970: to tell how far two clocks are apart.
+    pub fn as_nanos(self) -> i128 {
+        i128::from(self.seconds) * NANOS + i128::from(self.nanos)
     }
 
-    /// A nanosecond later.
-    pub fn next(self) -> Timestamp {
-        match self.nanos {
-            999_999_999 => Timestamp { seconds: self.seconds + 1, nanos: 0 },
-            nanos => Timestamp { nanos: nanos + 1, ..self },
-        }
+    /// The inverse; ends where `seconds` do.
+    pub fn from_nanos(nanos: i128) -> Timestamp {
+        let seconds = nanos.div_euclid(NANOS).clamp(i128::from(i64::MIN), i128::from(i64::MAX));
+        Timestamp { seconds: seconds as i64, nanos: nanos.rem_euclid(NANOS) as u32 }
+    }
+
+    /// What a clock that showed this shows when so much has passed.
+    pub fn after(self, passed: Duration) -> Timestamp {
+        Timestamp::from_nanos(self.as_nanos() + passed.as_nanos() as i128)
+    }
+
+    /// The greater one. Only for two times that one clock has given to one inode.
+    pub fn latest(self, other: Timestamp) -> Timestamp {
+        if self.as_nanos() < other.as_nanos() { other } else { self }
     }
 
     /// From milliseconds since 1970.
@@ -156,9 +169,11 @@ mod tests {
     }
 
     #[test]
-    fn times_before_1970_survive_a_round_trip_through_milliseconds() {
+    fn times_before_1970_survive_a_round_trip_through_nanoseconds() {
         let time = Timestamp { seconds: -2, nanos: 500_000_000 };
-        assert_eq!(time.millis(), -1500);
+        assert_eq!(time.as_nanos(), -1_500_000_000);
+        assert_eq!(Timestamp::from_nanos(-1_500_000_000), time);
         assert_eq!(Timestamp::from_millis(-1500), time);
+        assert_eq!(time.after(Duration::from_secs(2)), Timestamp { seconds: 0, nanos: 500_000_000 });
     }
 }

@@ -1,6 +1,11 @@
 //! The only doors to time, chance and the network. `run()` passes the real ones in, the simulation its own.
 //!
-//! Monotonic time is tokio's (`tokio::time::Instant`, `sleep`, `timeout`): the simulation turns that clock itself.
+//! Three clocks, each for what it is good for (P7.1):
+//!
+//! * the wall clock ([`Clock::now`]) for times that users see. It jumps, backwards too: nothing is ordered or waited for by it;
+//! * [`Clock::boottime`] for what must go on while the machine sleeps: how old something is, what has passed;
+//! * tokio's (`tokio::time::Instant`, `sleep`, `timeout`; CLOCK_MONOTONIC) for deadlines and silence. It stands still while
+//!   the machine sleeps: nobody's patience runs out by that. The simulation turns it itself.
 
 use std::future::Future;
 use std::io;
@@ -15,12 +20,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::attr::Timestamp;
 
-/// Wall-clock time, for what users see. Never for deciding how long something took.
+/// A machine's clocks, but for tokio's.
 pub trait Clock: Send + Sync + 'static {
+    /// Wall-clock time, for what users see. Never for deciding what came first or how long something took.
     fn now(&self) -> Timestamp;
+    /// What has passed since a moment before this process began, time asleep included. Never goes back.
+    fn boottime(&self) -> Duration;
 }
 
-/// The machine's clock.
+/// The machine's clocks.
 pub struct SystemClock;
 
 impl Clock for SystemClock {
@@ -28,6 +36,15 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Timestamp { seconds: since.as_secs() as i64, nanos: since.subsec_nanos() }
+    }
+
+    fn boottime(&self) -> Duration {
+        let mut passed = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `passed` is a timespec that this call alone writes.
+        let failed = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut passed) };
+        // Every kernel that mounts dfs has this clock, and the pointer is sound: nothing else can fail.
+        assert_eq!(failed, 0, "clock_gettime(CLOCK_BOOTTIME): {}", io::Error::last_os_error());
+        Duration::new(passed.tv_sec as u64, passed.tv_nsec as u32)
     }
 }
 

@@ -355,6 +355,8 @@ pub struct SessionOpened {
     pub copies: u32,
     /// Renew at least this often; three in a row may be lost.
     pub heartbeat_interval_ms: u64,
+    /// The cluster's clock.
+    pub now: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,15 +21,19 @@ pub enum Bug {
     /// Who is slow counts as silent: calls of the metaservers' leader have a second and a half, what is sent again is
     /// proposed again, and heartbeats are answered when the disk has everything that came before them.
     SlownessTakenForSilence,
+    /// Times of inodes, and what orders, are the greater of the leader's wall clock and the last one: a clock that was ahead
+    /// once is believed for ever.
+    WallClockOrders,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 5] = [
+    pub const ALL: [Bug; 6] = [
         Bug::SkippedSync,
         Bug::SkippedLogSync,
         Bug::ReplyBeforeCommit,
         Bug::RetryAppliedTwice,
         Bug::SlownessTakenForSilence,
+        Bug::WallClockOrders,
     ];
 
     pub fn name(self) -> &'static str {
@@ -39,6 +43,7 @@ impl Bug {
             Bug::ReplyBeforeCommit => "reply_before_commit",
             Bug::RetryAppliedTwice => "retry_applied_twice",
             Bug::SlownessTakenForSilence => "slowness_taken_for_silence",
+            Bug::WallClockOrders => "wall_clock_orders",
         }
     }
 }

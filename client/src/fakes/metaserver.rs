@@ -113,7 +113,7 @@ impl FakeMeta {
 }
 
 impl State {
-    fn now(&mut self) -> Timestamp {
+    pub(crate) fn now(&mut self) -> Timestamp {
         self.clock += 1;
         Timestamp { seconds: self.clock, nanos: 0 }
     }
@@ -339,6 +339,7 @@ impl MetaCalls for FakeMeta {
         state.last_session += 1;
         let session = SessionId(state.last_session);
         state.alive.insert(session);
+        let now = state.now();
         Ok(SessionOpened {
             session,
             cluster: CLUSTER,
@@ -346,6 +347,7 @@ impl MetaCalls for FakeMeta {
             root: InodeId::ROOT,
             copies: 2,
             heartbeat_interval_ms: 1000,
+            now,
         })
     }
 

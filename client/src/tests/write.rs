@@ -7,7 +7,7 @@ use dfs_proto::ids::{InodeId, ServerId};
 use dfs_proto::meta::{Rename, SetAttr, SetTime};
 use dfs_proto::units::{ByteLen, MIB, Offset};
 use futures::future::join_all;
-use tokio::time::Instant;
+use tokio::time::{Instant, advance};
 
 use crate::cluster::Found;
 use crate::fakes::{Cluster, READ_WRITE, USER, make, new_file, pattern, size_of, wait_for};
@@ -280,6 +280,23 @@ async fn times_set_after_a_write_survive_its_commit() {
     file.write_at(&USER, Offset(0), b"again").await.unwrap();
     file.flush().await.unwrap();
     assert_ne!(cluster.meta.attr(file.inode()).mtime, then, "a write after it counts");
+}
+
+/// The client's own clock shows 2038, the cluster's something else; the first heartbeat is a second away.
+#[tokio::test(start_paused = true)]
+async fn a_write_has_the_time_of_the_clusters_clock_whatever_this_machines_shows() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "f").await;
+    let before = cluster.meta.state().now();
+    file.write_at(&USER, Offset(0), b"first").await.unwrap();
+    let shown = file.attr().mtime;
+    assert!((before.seconds - shown.seconds).abs() < 10, "{shown:?}, when it was {before:?}");
+    file.flush().await.unwrap();
+    assert_eq!(cluster.meta.attr(file.inode()).mtime, shown);
+    advance(Duration::from_millis(500)).await;
+    file.write_at(&USER, Offset(0), b"later").await.unwrap();
+    assert_eq!(file.attr().mtime, shown.after(Duration::from_millis(500)), "it goes on between answers");
 }
 
 #[tokio::test(start_paused = true)]

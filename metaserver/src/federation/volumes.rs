@@ -145,7 +145,7 @@ impl Metaserver {
                 other => return Err(unexpected(&other)),
             }
         }
-        let (tried, now) = (roots.clone(), self.env.clock.now());
+        let (tried, now) = (roots.clone(), self.gate.consensus().now());
         let look = |state: &dyn Snapshot| Ok(read::would_answer(state, request, &tried, now));
         let by = Some(request.session);
         if let Reply::Changed(Err(refused)) =

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dfs_proto::attr::Timestamp;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ClusterId, DirectoryId, FederationId, MemberId};
 use dfs_proto::rpc::grpc;
@@ -188,6 +189,7 @@ async fn greet(
         group: group.kind.to_wire().into(),
     };
     let mut client = RaftClient::new(channel.clone());
+    let asked = group.clocks.look();
     let reply = match timeout(GREETING_DEADLINE, client.introduce(greeting)).await {
         Ok(Ok(reply)) => reply.into_inner(),
         Ok(Err(status)) => return Err(format!("{address}: {}", status.message())),
@@ -197,6 +199,8 @@ async fn greet(
         return Err(format!("{address} is {}", MemberId(reply.member)));
     }
     group.check_cluster(&reply.cluster).map_err(|status| format!("{address}: {}", status.message()))?;
+    let wall = Timestamp::from_nanos(reply.clock_nanos.into());
+    group.clocks.heard(member, wall, (asked, group.clocks.look()));
     Ok((address, channel, reply))
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dfs_proto::attr::Timestamp;
 use dfs_proto::env::Env;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ClusterId, DirectoryId, MemberId};
@@ -27,11 +28,12 @@ use super::network::Network;
 use super::proposer::{Proposer, not_leader};
 use super::server::{self, Raft, Served};
 use super::stamp::{Stamp, StampError};
+use super::state_clock::StateClock;
 use super::state_machine::StateMachine;
 use super::state_store::{FlushGate, ReadView, StateStore};
 use super::ticks::{self, Heard};
 use super::types::TypeConfig;
-use crate::command::{Command, Member, Reply, RootAttr};
+use crate::command::{Command, Member, Proposed, Reply, RootAttr};
 use crate::kv::{KvHome, Txn};
 use crate::state;
 
@@ -192,8 +194,12 @@ pub struct MemberStatus {
     pub is_leader: bool,
     /// Entries behind the leader; known to the leader only, and for followers that answered.
     pub log_lag: Option<u64>,
+    /// How far its clock is ahead of the others', as this member knows; `None`: it was not heard lately.
+    pub clock_off_ms: Option<i64>,
 }
 
+/// Between two looks at this member's clock. An entry takes its time from the others' if need be, without waiting for them.
+const CLOCK_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two cuts of a log that is too long: the last one takes time to show.
 const CUT_INTERVAL: Duration = Duration::from_millis(250);
 /// Entries for one follower in one request, at most; their bytes are bounded by the log's reader.
@@ -217,6 +223,7 @@ struct Inner {
     votes_from: Instant,
     heard: Heard,
     receiving: Arc<Semaphore>,
+    time: Arc<StateClock>,
     timing: Timing,
     deadline: Duration,
     stop: CancellationToken,
@@ -261,13 +268,16 @@ impl Consensus {
             stamp.cluster,
         ));
         let config = Arc::new(raft_config(&options, is_fresh).validate()?);
-        let machine = StateMachine::new(store.clone(), applied);
+        let clock = group.env.clock.clone();
+        let last_time = state::read::last_time(&*store.kv().snapshot());
+        let time = Arc::new(StateClock::new(clock, last_time));
+        let machine = StateMachine::new(store.clone(), applied, time.clone());
         let network = Network::new(group.clone());
         let raft = Raft::new(options.member.0, config, network, log_store, machine)
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;
         let (proposer, proposing) =
-            Proposer::new(raft.clone(), log.clone(), group.clone(), options.timing.heartbeat);
+            Proposer::new(raft.clone(), log.clone(), group.clone(), time.clone(), options.timing.heartbeat);
         let (leadership_sender, leadership) = watch::channel(current_leadership(&raft, &group, None));
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let inner = Inner {
@@ -280,6 +290,7 @@ impl Consensus {
             votes_from,
             heard: Heard::new(None),
             receiving: server::receiving(),
+            time,
             timing: options.timing,
             deadline: options.deadline,
             stop,
@@ -294,7 +305,7 @@ impl Consensus {
         consensus.spawn(Greeter::new(raft.clone(), group.clone()).run());
         consensus.spawn(bootstrap::stamp_cluster(raft.clone(), group, store, disk, stamp));
         consensus.spawn(bootstrap::lead(consensus.clone(), options.purpose));
-        consensus.spawn(stand_from(raft.clone(), votes_from));
+        consensus.spawn(stand(consensus.clone(), votes_from));
         consensus.spawn(bound_log(raft, log));
         Ok(consensus)
     }
@@ -344,8 +355,7 @@ impl Consensus {
         }
         let kv = self.inner.store.kv();
         let base = kv.snapshot();
-        let now = self.inner.group.env.clock.now();
-        let reply = state::apply(command, now, &mut Txn::new(&*base));
+        let reply = state::apply(command, self.now(), &mut Txn::new(&*base));
         let (proposer, command) = (self.inner.proposer.clone(), command.clone());
         tokio::spawn(async move { proposer.propose(&command).await });
         Some(reply)
@@ -367,6 +377,16 @@ impl Consensus {
             Ok(Err(_)) => Err(unavailable("the state is not applied far enough yet")),
             Err(stopped) => Err(unavailable(stopped.to_string())),
         }
+    }
+
+    /// What an entry that is proposed here now would have.
+    pub fn now(&self) -> Proposed {
+        Proposed::At { wall: self.wall(), state: self.inner.time.now() }
+    }
+
+    /// The wall clock that a leader's times are of (P7.1).
+    pub fn wall(&self) -> Timestamp {
+        self.inner.group.clocks.wall()
     }
 
     fn read_error(&self, error: RaftError<TypeConfig, LinearizableReadError<TypeConfig>>) -> MetaError {
@@ -453,7 +473,9 @@ impl Consensus {
             let matched = replication.get(&member.0)?.as_ref().map_or(0, |id| id.index);
             Some(last_log.saturating_sub(matched))
         };
+        let off = self.inner.group.clocks.off_ms();
         let status = |member: Member| MemberStatus {
+            clock_off_ms: off.get(&member.id).copied(),
             is_leader: leader == Some(member.id),
             log_lag: lag(member.id),
             id: member.id,
@@ -481,6 +503,18 @@ impl Consensus {
             .transfer_leader(to.0)
             .await
             .map_err(|stopped| unavailable(stopped.to_string()))
+    }
+
+    /// Asks the member that is least behind to lead, of those whose clock is right; answers whether there is one.
+    pub async fn hand_over(&self) -> bool {
+        let status = self.status();
+        let others = status.members.iter().filter(|member| member.id != status.own);
+        let others = others.filter(|member| self.inner.group.clocks.may_lead(member.id));
+        let nearest = others.filter_map(|member| Some((member.log_lag?, member.id))).min();
+        match nearest {
+            Some((_, heir)) => self.transfer_leader(heir).await.is_ok(),
+            None => false,
+        }
     }
 
     /// Ends this member's part: nothing is written any more when it returns, and a start finds little to apply again.
@@ -539,10 +573,29 @@ fn raft_config(options: &ConsensusOptions, is_fresh: bool) -> Config {
     }
 }
 
-/// Lets a member that was restarted stand for election after one lease (P7.5).
-async fn stand_from(raft: Raft, votes_from: Instant) {
+/// Lets a member that was restarted stand for election after one lease (P7.5), and one whose clock is wrong not, nor go on
+/// leading (P7.1).
+async fn stand(consensus: Consensus, votes_from: Instant) {
     sleep_until(votes_from).await;
-    raft.runtime_config().elect(true);
+    let (group, mut could_lead) = (consensus.group(), true);
+    loop {
+        let may_lead = group.clocks.may_lead(group.own);
+        if may_lead != could_lead {
+            let off = Duration::from_millis(
+                group.clocks.off_ms().get(&group.own).map_or(0, |ms| ms.unsigned_abs()),
+            );
+            match may_lead {
+                true => tracing::info!("this member's clock is right again: it may lead"),
+                false => tracing::warn!("this member's clock is off by {off:?}: it does not lead; set it"),
+            }
+            could_lead = may_lead;
+        }
+        consensus.inner.raft.runtime_config().elect(may_lead);
+        if !may_lead && consensus.inner.leadership.borrow().is_leader {
+            consensus.hand_over().await;
+        }
+        sleep(CLOCK_LOOK_INTERVAL).await;
+    }
 }
 
 fn current_leadership(raft: &Raft, group: &Group, before: Option<&Leadership>) -> Leadership {

@@ -10,6 +10,7 @@ use dfs_proto::wire;
 use tokio::sync::watch;
 use tonic::Status;
 
+use super::member_clocks::MemberClocks;
 use super::types::FORMAT;
 use crate::kv::Snapshot;
 use crate::state;
@@ -56,6 +57,7 @@ pub(crate) struct Group {
     /// What the first command has made: the cluster's id, or the federation's.
     cluster: watch::Sender<ClusterId>,
     failure: watch::Sender<Option<Failure>>,
+    pub(crate) clocks: MemberClocks,
     /// Where members are: as configured, until one says otherwise. Soft.
     addresses: Mutex<BTreeMap<MemberId, String>>,
 }
@@ -70,6 +72,7 @@ impl Group {
         cluster: ClusterId,
     ) -> Group {
         Group {
+            clocks: MemberClocks::new(own.0, configured.len(), env.clock.clone()),
             kind,
             env,
             own: own.0,

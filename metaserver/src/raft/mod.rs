@@ -8,7 +8,8 @@
 //!     a quorum has it → state_machine::apply → one batch in the Kv → the reply
 //!
 //! `state_store` says which database is current, `snapshot` moves one to another member, `bootstrap` makes the group,
-//! `stamp` says whose directory it is, `ticks` when openraft looks at its timers. Rules: the headers of these files, and PROTOCOLS.md P7.
+//! `stamp` says whose directory it is, `ticks` when openraft looks at its timers; `state_clock` and
+//! `member_clocks` say what time it is, and whose clock is wrong. Rules: the headers of these files, and PROTOCOLS.md P7.
 
 mod bootstrap;
 mod consensus;
@@ -18,11 +19,13 @@ mod log_format;
 mod log_recover;
 mod log_store;
 mod log_writer;
+mod member_clocks;
 mod network;
 mod proposer;
 mod server;
 mod snapshot;
 mod stamp;
+mod state_clock;
 mod state_machine;
 mod state_store;
 mod ticks;

@@ -10,7 +10,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dfs_proto::env::Clock;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::MemberId;
 use openraft::async_runtime::watch::WatchReceiver as _;
@@ -24,6 +23,7 @@ use tokio::time::{Instant, timeout};
 use super::group::Group;
 use super::log_store::LogMonitor;
 use super::server::Raft;
+use super::state_clock::StateClock;
 use super::types::{Proposal, TypeConfig};
 use crate::command::{Command, Reply};
 
@@ -65,7 +65,7 @@ pub(crate) struct ProposerTask {
     pub(crate) raft: Raft,
     pub(crate) log: LogMonitor,
     pub(crate) group: Arc<Group>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) time: Arc<StateClock>,
     waiting: mpsc::Receiver<Waiting>,
     /// Did not fit into the entry before.
     held: Option<Waiting>,
@@ -80,12 +80,12 @@ impl Proposer {
         raft: Raft,
         log: LogMonitor,
         group: Arc<Group>,
+        time: Arc<StateClock>,
         heartbeat: Duration,
     ) -> (Proposer, ProposerTask) {
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
-        let clock = group.env.clock.clone();
         let proposer = Proposer { queue, raft: raft.clone(), group: group.clone(), heartbeat };
-        (proposer, ProposerTask { raft, log, group, clock, waiting, held: None })
+        (proposer, ProposerTask { raft, log, group, time, waiting, held: None })
     }
 
     /// After an error that is not a refusal by `apply`, the command may have happened or may still happen.
@@ -177,7 +177,7 @@ impl ProposerTask {
     }
 
     async fn propose(&self, commands: Vec<Vec<u8>>, answers: Vec<Answer>, place: OwnedSemaphorePermit) {
-        let proposal = match Proposal::join(self.clock.now(), &commands) {
+        let proposal = match Proposal::join(self.group.clocks.wall(), self.time.now(), &commands) {
             Ok(proposal) => proposal,
             Err(error) => return refuse(answers, &MetaError::Internal { what: error.to_string() }),
         };

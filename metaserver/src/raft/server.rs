@@ -7,6 +7,7 @@
 //! V3  A heartbeat is answered once Raft has taken notice of it, and does not wait for the disk: a leader whose followers'
 //!     disks are slow has a quorum. What it grants, one lease without another leader, is a promise in memory, which V2 keeps
 //!     over a restart. (openraft's own answer waits until everything that came before is synced.)
+//! V4  A member whose clock is wrong does not take over the lead (`member_clocks`, M3).
 
 use std::io;
 use std::pin::Pin;
@@ -237,6 +238,7 @@ impl RaftService for Service {
             directory: served.group.directory.to_wire().into(),
             address: served.group.address.clone(),
             recorded: recorded.collect(),
+            clock_nanos: i64::try_from(served.group.clocks.own_wall().as_nanos()).unwrap_or(i64::MAX),
         }))
     }
 
@@ -278,6 +280,10 @@ impl RaftService for Service {
     ) -> Result<Response<wire::RaftReply>, Status> {
         let (served, request): (_, TransferLeaderRequest<TypeConfig>) = self.open(request)?;
         served.check_may_vote()?;
+        let is_asked = request.to_node_id() == &served.group.own.0;
+        if is_asked && !served.group.clocks.may_lead(served.group.own) {
+            return Err(Status::failed_precondition("the clock of this member is wrong: it does not lead")); // keeps V4
+        }
         encode(&served.raft.handle_transfer_leader(request).await.map_err(stopped)?)
     }
 

@@ -12,6 +12,7 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 
 use super::snapshot::{SnapshotBuilder, SnapshotData, copy};
+use super::state_clock::StateClock;
 use super::state_store::{APPLIED_KEY, StateStore, encode_applied, invalid};
 use super::types::{Applied, LogEntry, LogId, Membership, Proposal, Replies, SnapshotMeta, TypeConfig};
 use crate::command::Reply;
@@ -28,18 +29,19 @@ type Responder = ApplyResponder<TypeConfig>;
 pub(crate) struct StateMachine {
     store: Arc<StateStore>,
     applied: Applied,
+    time: Arc<StateClock>,
 }
 
 impl StateMachine {
-    pub(crate) fn new(store: Arc<StateStore>, applied: Applied) -> StateMachine {
-        StateMachine { store, applied }
+    pub(crate) fn new(store: Arc<StateStore>, applied: Applied, time: Arc<StateClock>) -> StateMachine {
+        StateMachine { store, applied, time }
     }
 
     /// Applies the front of `waiting` as one batch, and replies.
     fn apply_some(&mut self, waiting: &mut Vec<(LogEntry, Option<Responder>)>) -> io::Result<()> {
         let kv = self.store.kv();
         let mut replies = Vec::with_capacity(waiting.len());
-        let batch = {
+        let (batch, time) = {
             let base = kv.snapshot();
             let mut txn = Txn::new(&*base);
             for (entry, _) in waiting.iter() {
@@ -49,9 +51,11 @@ impl StateMachine {
                 }
             }
             txn.put(APPLIED_KEY, encode_applied(&self.applied)?); // keeps A1
-            txn.into_batch()
+            let time = state::read::last_time(&txn);
+            (txn.into_batch(), time)
         };
         self.store.write(batch)?;
+        self.time.applied(time);
         for ((_, responder), replies) in waiting.drain(..replies.len()).zip(replies) {
             if let Some(responder) = responder {
                 responder.send(Replies(replies));
@@ -81,7 +85,7 @@ impl StateMachine {
 
     fn apply_proposal(&mut self, proposal: &Proposal, txn: &mut Txn<'_>) -> io::Result<Vec<Reply>> {
         let entry = proposal.decode().map_err(|error| invalid(error.to_string()))?;
-        Ok(entry.commands.iter().map(|command| state::apply(command, entry.now, txn)).collect())
+        Ok(entry.commands.iter().map(|command| state::apply(command, entry.proposed, txn)).collect())
     }
 }
 
@@ -126,6 +130,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             return Err(invalid(what));
         }
         self.applied = self.store.install(received)?;
+        self.time.applied(state::read::last_time(&*self.store.kv().snapshot()));
         self.store.make_checkpoint().await?;
         Ok(())
     }

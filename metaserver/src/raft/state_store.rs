@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 use dfs_proto::env::BoxFuture;
 
 use super::log_store::PurgeGate;
-use super::types::{Applied, FORMAT, SnapshotMeta};
+use super::types::{Applied, FORMAT, FORMAT_OF_ONE_CLOCK, SnapshotMeta};
 use crate::kv::{Batch, Kv, KvHome, Snapshot};
 use crate::state::keys::GLUE;
 
@@ -31,7 +31,7 @@ pub(crate) fn invalid(what: impl Into<String>) -> io::Error {
 pub(crate) fn read_applied(view: &dyn Snapshot) -> io::Result<Applied> {
     let Some(stored) = view.get(APPLIED_KEY) else { return Ok(Applied::default()) };
     match stored.split_first() {
-        Some((&FORMAT, encoded)) => postcard::from_bytes(encoded)
+        Some((&(FORMAT | FORMAT_OF_ONE_CLOCK), encoded)) => postcard::from_bytes(encoded)
             .map_err(|error| invalid(format!("decode what the state store has applied: {error}"))),
         Some((&actual, _)) => {
             Err(invalid(format!("the state store has format {actual}, this release reads {FORMAT}")))

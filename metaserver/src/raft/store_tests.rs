@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dfs_proto::env::{BoxFuture, Rng};
+use dfs_proto::env::{BoxFuture, Rng, SystemClock};
 use dfs_proto::units::ByteLen;
 use futures::{Stream, StreamExt as _};
 use openraft::entry::RaftEntry as _;
@@ -18,12 +18,14 @@ use openraft::{OptionalSend, RaftLogReader, StorageError};
 use super::log_disk::{FileDisk, FileId, LogDisk, SimulatedDisk, WholeFile};
 use super::log_store::{LogMonitor, LogOptions, LogStore, PurgeGate};
 use super::snapshot::{SnapshotBuilder, SnapshotData};
+use super::state_clock::StateClock;
 use super::state_machine::StateMachine;
 use super::state_store::StateStore;
 use super::types::{LogEntry, LogId, Membership, SnapshotMeta, TypeConfig, Vote};
 use crate::kv::KvHome;
 use crate::kv::memory::MemoryHome;
 use crate::kv::rocksdb::{RocksHome, RocksOptions};
+use crate::state::time::StateTime;
 
 /// Small files, so that the tests go through many.
 const OPTIONS: LogOptions = LogOptions { segment_len: 4096, kept_len_max: usize::MAX };
@@ -85,7 +87,8 @@ impl RaftStateMachine<TypeConfig> for GapFilling {
 async fn build(disk: Arc<dyn LogDisk>, home: Arc<dyn KvHome>) -> io::Result<(LogStore, GapFilling)> {
     let (log, _) = LogStore::open(disk, OPTIONS, Arc::new(OpenGate)).await?;
     let (store, applied) = StateStore::open(home)?;
-    Ok((log, GapFilling { inner: StateMachine::new(store, applied), next: 0 }))
+    let time = Arc::new(StateClock::new(Arc::new(SystemClock), StateTime::default()));
+    Ok((log, GapFilling { inner: StateMachine::new(store, applied, time), next: 0 }))
 }
 
 struct Simulated;

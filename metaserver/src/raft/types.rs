@@ -12,7 +12,8 @@ use openraft::alias::{EntryOf, LogIdOf, SnapshotMetaOf, StoredMembershipOf, Vote
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
-use crate::command::{Entry, Reply};
+use crate::command::{Entry, Proposed, Reply};
+use crate::state::time::StateTime;
 
 openraft::declare_raft_types!(
     /// Standard Raft leader ids: one leader a term, so that a term names its leader (P3.5).
@@ -31,7 +32,11 @@ pub(crate) type Membership = StoredMembershipOf<TypeConfig>;
 pub(crate) type SnapshotMeta = SnapshotMetaOf<TypeConfig>;
 
 /// The version of every encoding that members exchange and store: log records, request bodies, entries.
-pub(crate) const FORMAT: u8 = 2;
+///
+/// 3: an entry carries the state's own time beside the leader's wall clock (P7.1).
+pub(crate) const FORMAT: u8 = 3;
+/// What is stored in this one is read too: an entry has one time, all else is the same.
+pub(crate) const FORMAT_OF_ONE_CLOCK: u8 = 2;
 
 /// A member as the Raft membership records it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,14 +53,14 @@ impl MemberNode {
     }
 }
 
-/// An encoded [`Entry`]: the format version, then postcard.
+/// An encoded [`Entry`]: the format version, then postcard of the wall clock's time, the state's, and the commands.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Proposal(Bytes);
 
 /// A proposal that cannot be read: written by another release, or damaged.
 #[derive(Debug, Error)]
 pub(crate) enum ProposalError {
-    #[error("log entry has format {actual}, this release reads {FORMAT}")]
+    #[error("log entry has format {actual}, this release reads {FORMAT_OF_ONE_CLOCK} and {FORMAT}")]
     Format { actual: u8 },
     #[error("decode log entry: {0}")]
     Decode(postcard::Error),
@@ -64,10 +69,14 @@ pub(crate) enum ProposalError {
 }
 
 impl Proposal {
-    /// Joins commands that were encoded one by one; the same bytes as postcard of an [`Entry`] with all of them.
-    pub(crate) fn join(now: Timestamp, commands: &[Vec<u8>]) -> Result<Proposal, postcard::Error> {
+    /// Joins commands that were encoded one by one; the same bytes as postcard of all of them.
+    pub(crate) fn join(
+        wall: Timestamp,
+        state: StateTime,
+        commands: &[Vec<u8>],
+    ) -> Result<Proposal, postcard::Error> {
         let mut bytes = vec![FORMAT];
-        bytes = postcard::to_extend(&now, bytes)?;
+        bytes = postcard::to_extend(&(wall, state), bytes)?;
         bytes = postcard::to_extend(&(commands.len() as u64), bytes)?;
         for command in commands {
             bytes.extend_from_slice(command);
@@ -78,7 +87,14 @@ impl Proposal {
     pub(crate) fn decode(&self) -> Result<Entry, ProposalError> {
         match self.0.split_first() {
             None => Err(ProposalError::Empty),
-            Some((&FORMAT, encoded)) => postcard::from_bytes(encoded).map_err(ProposalError::Decode),
+            Some((&FORMAT, encoded)) => {
+                let (wall, state, commands) = postcard::from_bytes(encoded).map_err(ProposalError::Decode)?;
+                Ok(Entry { proposed: Proposed::At { wall, state }, commands })
+            }
+            Some((&FORMAT_OF_ONE_CLOCK, encoded)) => {
+                let (now, commands) = postcard::from_bytes(encoded).map_err(ProposalError::Decode)?;
+                Ok(Entry { proposed: Proposed::ByOneClock(now), commands })
+            }
             Some((&actual, _)) => Err(ProposalError::Format { actual }),
         }
     }
@@ -159,10 +175,22 @@ mod tests {
     fn commands_encoded_one_by_one_join_to_the_same_entry() {
         let commands: Vec<Command> =
             (0..300).map(|n| Command::CloseSession { session: SessionId(n * 1000) }).collect();
-        let now = Timestamp { seconds: -5, nanos: 7 };
+        let (wall, state) = (Timestamp { seconds: -5, nanos: 7 }, StateTime { seconds: 3, nanos: 1 });
         let encoded: Vec<Vec<u8>> = commands.iter().map(|c| postcard::to_allocvec(c).unwrap()).collect();
-        let proposal = Proposal::join(now, &encoded).unwrap();
-        assert_eq!(proposal.decode().unwrap(), Entry { now, commands });
+        let proposal = Proposal::join(wall, state, &encoded).unwrap();
+        let proposed = Proposed::At { wall, state };
+        assert_eq!(proposal.decode().unwrap(), Entry { proposed, commands });
+    }
+
+    /// Byte for byte as the release before has written it: seconds, nanoseconds, one `CloseSession` of session 9.
+    #[test]
+    fn an_entry_of_the_format_before_is_read_with_its_one_time() {
+        let proposal = Proposal(Bytes::from_static(&[2, 20, 7, 1, 3, 9]));
+        let wanted = Entry {
+            proposed: Proposed::ByOneClock(Timestamp { seconds: 10, nanos: 7 }),
+            commands: vec![Command::CloseSession { session: SessionId(9) }],
+        };
+        assert_eq!(proposal.decode().unwrap(), wanted);
     }
 
     #[test]

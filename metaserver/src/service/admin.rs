@@ -182,6 +182,7 @@ fn members(raft: &GroupStatus) -> Vec<wire::MemberStatus> {
         directory: member.directory.to_wire().into(),
         log_lag: member.log_lag,
         is_leader: member.is_leader,
+        clock_off_ms: member.clock_off_ms,
     };
     raft.members.iter().map(member).collect()
 }

@@ -32,6 +32,7 @@ impl Metaserver {
                     root: InodeId::ROOT,
                     copies: opened.copies,
                     heartbeat_interval_ms: RENEW_INTERVAL.as_millis() as u64,
+                    now: self.gate.consensus().wall(),
                 })
             }
             other => Err(unexpected(&other)),
@@ -45,7 +46,7 @@ impl Metaserver {
         let look = |state: &dyn Snapshot| require_session(state, session);
         self.gate.read(&Touched::nothing(), Some(session), look).await?;
         self.gate.sessions.renewed(session, Instant::now());
-        Ok(SessionRenewed { now: self.env.clock.now(), metaservers: self.metaservers() })
+        Ok(SessionRenewed { now: self.gate.consensus().wall(), metaservers: self.metaservers() })
     }
 
     pub(super) async fn close_session(&self, close: RenewSession) -> MetaResult<()> {

@@ -34,8 +34,10 @@ use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 
 use crate::config::{BootstrapMember, Config, Settings};
-use crate::memory_net::{Disks, MemoryNet, TokioClock};
+use crate::memory_net::{Disks, MemoryNet, SetClock, TokioClock};
 use crate::{ServeError, Storage, run};
+
+mod clocks;
 
 /// For everything that is waited for; far longer than it takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,6 +53,8 @@ struct Cluster {
     env: Env,
     settings: Settings,
     disks: BTreeMap<u64, Disks>,
+    /// Each member's own.
+    clocks: BTreeMap<u64, Arc<SetClock>>,
     members: BTreeMap<u64, Member>,
 }
 
@@ -63,10 +67,9 @@ impl Cluster {
     async fn start(count: u64, settings: Settings) -> Cluster {
         let clock = Arc::new(TokioClock(Instant::now()));
         let env = Env { clock, rng: Rng::seeded(count), net: Arc::new(MemoryNet::default()) };
-        let mut cluster = Cluster { env, settings, disks: BTreeMap::new(), members: BTreeMap::new() };
-        for id in 1..=count {
-            cluster.disks.insert(id, Disks::new());
-        }
+        let clocks = (1..=count).map(|id| (id, Arc::new(SetClock::with_tokio()))).collect();
+        let disks = (1..=count).map(|id| (id, Disks::new())).collect();
+        let mut cluster = Cluster { env, settings, disks, clocks, members: BTreeMap::new() };
         for id in 1..=count {
             cluster.start_member(id);
         }
@@ -94,7 +97,8 @@ impl Cluster {
         let shutdown = async move {
             let _ = stopped.await;
         };
-        let serving = tokio::spawn(run(config, self.env.clone(), storage, Box::pin(shutdown)));
+        let env = Env { clock: self.clocks[&id].clone(), ..self.env.clone() };
+        let serving = tokio::spawn(run(config, env, storage, Box::pin(shutdown)));
         self.members.insert(id, Member { stop, serving });
     }
 

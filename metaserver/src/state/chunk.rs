@@ -7,7 +7,6 @@
 
 use std::collections::BTreeSet;
 
-use dfs_proto::attr::Timestamp;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, ServerId, SessionId, SetVersion};
 use dfs_proto::meta::{ChunkLocation, MetaResult, OpenedChunk, Replica};
@@ -18,6 +17,7 @@ use super::cluster::{self, Totals};
 use super::codec::{PRESENT, decode, encode};
 use super::keys;
 use super::server;
+use super::time::StateTime;
 use crate::kv::{Snapshot, Txn, scan_prefix};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +27,7 @@ pub enum ChunkState {
     /// At the committed length (P1.5).
     Sealed,
     /// Sealed, and nothing names a byte of it. Readers with an older map may still come (P10.4).
-    Dead { since: Timestamp },
+    Dead { since: StateTime },
     /// Ordered to be deleted; these servers have not confirmed it (P10.6).
     Deleting { unconfirmed: Vec<ServerId> },
 }
@@ -154,7 +154,7 @@ pub(super) fn update(txn: &mut Txn<'_>, chunk: ChunkId, change: impl FnOnce(&mut
 }
 
 /// Adds to the live bytes; a sealed chunk without any is dead from now on (P10.4).
-pub(super) fn change_live(txn: &mut Txn<'_>, chunk: ChunkId, change: i64, now: Timestamp) {
+pub(super) fn change_live(txn: &mut Txn<'_>, chunk: ChunkId, change: i64, now: StateTime) {
     update(txn, chunk, |record| {
         let Some(live) = record.live.0.checked_add_signed(change) else {
             panic!("broken invariant E3: {chunk} has {} live bytes, {change} are added", record.live);
@@ -171,7 +171,7 @@ pub(super) fn change_live(txn: &mut Txn<'_>, chunk: ChunkId, change: i64, now: T
 }
 
 /// P1.5: at the committed length, whatever the replicas hold. No effect on a chunk that is not open.
-pub(super) fn seal(txn: &mut Txn<'_>, chunk: ChunkId, now: Timestamp) -> bool {
+pub(super) fn seal(txn: &mut Txn<'_>, chunk: ChunkId, now: StateTime) -> bool {
     let Some(old) = get(txn, chunk) else { return false };
     let ChunkState::Open { .. } = old.state else { return false };
     let state = if old.live.0 == 0 { ChunkState::Dead { since: now } } else { ChunkState::Sealed };
@@ -242,6 +242,6 @@ pub(super) fn deleting_of_server(
 }
 
 /// Dead chunks, the longest dead first.
-pub(super) fn dead(view: &dyn Snapshot) -> impl Iterator<Item = (Timestamp, ChunkId)> + '_ {
+pub(super) fn dead(view: &dyn Snapshot) -> impl Iterator<Item = (StateTime, ChunkId)> + '_ {
     scan_prefix(view, &keys::table(keys::DEAD)).map(|(key, _)| keys::dead_parts(&key))
 }

@@ -1,12 +1,12 @@
 //! What there is once: the cluster itself, its members, the counters that ids come from, and the totals.
 
-use dfs_proto::attr::Timestamp;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, ClusterId, Incarnation, ServerId, SessionId};
 use serde::{Deserialize, Serialize};
 
 use super::codec::{decode, encode};
 use super::keys;
+use super::time::StateTime;
 use crate::command::Member;
 use crate::kv::{Snapshot, Txn, scan_prefix};
 
@@ -72,10 +72,10 @@ impl Totals {
     }
 }
 
-/// The last ids given, and the last time applied (P7.1).
+/// The last ids given, and the state's own time (P7.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Counters {
-    pub time: Timestamp,
+    pub time: StateTime,
     pub chunk: ChunkId,
     pub session: SessionId,
     pub server: ServerId,

@@ -13,7 +13,6 @@
 
 use std::collections::BTreeMap;
 
-use dfs_proto::attr::Timestamp;
 use dfs_proto::extent::Extent;
 use dfs_proto::ids::{ChunkId, ContentSeq, InodeId};
 use dfs_proto::units::{ChunkOffset, Offset};
@@ -23,6 +22,7 @@ use super::chunk;
 use super::codec::{decode, encode};
 use super::inode::InodeRecord;
 use super::keys;
+use super::time::StateTime;
 use crate::kv::{Snapshot, Txn, prefix_end, scan_prefix};
 
 /// Extents that a truncation deletes at once; more are left to the reaper (P7.2).
@@ -138,7 +138,7 @@ impl LiveBytes {
     }
 
     /// Writes them into the chunks' records. To be called once, after the last change.
-    pub(super) fn settle(self, txn: &mut Txn<'_>, now: Timestamp) {
+    pub(super) fn settle(self, txn: &mut Txn<'_>, now: StateTime) {
         for (id, change) in self.changes {
             if change != 0 {
                 chunk::change_live(txn, id, change, now);

@@ -39,11 +39,12 @@
 //! | 51 | cluster | `ClusterEntry` | the map |
 //! | 52 | volume | `MapVolume` | the map |
 
-use dfs_proto::attr::Timestamp;
 use dfs_proto::ids::{
     ChunkId, ClusterId, ContentSeq, DirectoryId, InodeId, MemberId, RequestId, ServerId, SessionId,
     SessionNonce, VolumeId,
 };
+
+use super::time::StateTime;
 
 /// Everything below this prefix belongs to the Raft glue.
 pub const GLUE: u8 = 0x00;
@@ -209,14 +210,14 @@ pub(super) fn chunks_of_server(server: ServerId) -> Vec<u8> {
     key(CHUNK_BY_SERVER, &[server.0])
 }
 
-/// Sorts by time. Before 1970 counts as 1970: no chunk died then.
-pub(super) fn dead(since: Timestamp, chunk: ChunkId) -> Vec<u8> {
+/// Sorts by time. Below zero counts as zero: an earlier release's times were of a wall clock, and no chunk died before 1970.
+pub(super) fn dead(since: StateTime, chunk: ChunkId) -> Vec<u8> {
     key(DEAD, &[since.seconds.max(0).cast_unsigned(), u64::from(since.nanos), chunk.0])
 }
 
 /// When and which, of a key that [`dead`] made.
-pub(super) fn dead_parts(key: &[u8]) -> (Timestamp, ChunkId) {
-    let since = Timestamp { seconds: number(key, 0).cast_signed(), nanos: number(key, 1) as u32 };
+pub(super) fn dead_parts(key: &[u8]) -> (StateTime, ChunkId) {
+    let since = StateTime { seconds: number(key, 0).cast_signed(), nanos: number(key, 1) as u32 };
     (since, ChunkId(number(key, 2)))
 }
 
@@ -309,8 +310,8 @@ mod tests {
     fn keys_sort_like_their_numbers() {
         assert!(extent(InodeId(1), 255) < extent(InodeId(1), 256));
         assert!(extent(InodeId(1), u64::MAX) < extent(InodeId(2), 0));
-        let early = Timestamp { seconds: 5, nanos: 999_999_999 };
-        let late = Timestamp { seconds: 6, nanos: 0 };
+        let early = StateTime { seconds: 5, nanos: 999_999_999 };
+        let late = StateTime { seconds: 6, nanos: 0 };
         assert!(dead(early, ChunkId(9)) < dead(late, ChunkId(1)));
         assert_eq!(dead_parts(&dead(early, ChunkId(9))), (early, ChunkId(9)));
     }

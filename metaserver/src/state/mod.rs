@@ -33,9 +33,10 @@ use dfs_proto::error::MetaError;
 use dfs_proto::meta::{ChangeRequest, Changed, MetaResult};
 use dfs_proto::planted::{self, Bug};
 
-use crate::command::{Command, Reply};
+use crate::command::{Command, Proposed, Reply};
 use crate::kv::Txn;
 use session::Admission;
+use time::StateTime;
 
 mod check;
 pub mod chunk;
@@ -55,14 +56,24 @@ pub mod server;
 pub mod session;
 #[cfg(test)]
 mod tests;
+pub mod time;
 pub mod volume;
 
 pub use check::check;
 
-/// Executes one command. `now` is the leader's time; the state's never goes backwards (P7.1).
-pub fn apply(command: &Command, now: Timestamp, txn: &mut Txn<'_>) -> Reply {
+/// What time it is for one command.
+#[derive(Clone, Copy, Debug)]
+struct Now {
+    /// For the times of inodes, as the leader's wall clock has it.
+    wall: Timestamp,
+    /// For what orders (P7.1).
+    state: StateTime,
+}
+
+/// Executes one command of an entry that its leader has `proposed` then.
+pub fn apply(command: &Command, proposed: Proposed, txn: &mut Txn<'_>) -> Reply {
     if let Command::InitCluster(init) = command {
-        return ops::cluster::init(txn, now, init);
+        return ops::cluster::init(txn, proposed, init);
     }
     if let Command::Federation(command) = command {
         return federation::apply(command, txn);
@@ -71,7 +82,7 @@ pub fn apply(command: &Command, now: Timestamp, txn: &mut Txn<'_>) -> Reply {
         let is_change = matches!(command, Command::Change { .. } | Command::Refuse { .. });
         return if is_change { Reply::Changed(Err(not_yet)) } else { Reply::Refused(not_yet) };
     }
-    let now = advance_time(txn, now);
+    let now = advance_time(txn, proposed);
     match command {
         Command::InitCluster(_) | Command::Federation(_) => Reply::Done,
         Command::RecordMembers { members } => ops::cluster::record_members(txn, members),
@@ -89,19 +100,23 @@ pub fn apply(command: &Command, now: Timestamp, txn: &mut Txn<'_>) -> Reply {
                 if ops::volume::is_undecided(txn, &request.change) {
                     return Executed::NotNow("the directory is being removed");
                 }
-                let mut context = ops::Context { txn, now, session, caller, placement, volumes };
+                let Now { wall, state } = now;
+                let mut context =
+                    ops::Context { txn, now: wall, state_time: state, session, caller, placement, volumes };
                 Executed::Answered(ops::execute(&mut context, &request.change))
             })
         }
         Command::Refuse { request, error } => once(txn, request, |_| Executed::Answered(Err(error.clone()))),
         Command::RegisterServer(register) => ops::server::register(txn, register),
-        Command::SealChunks { chunks } => ops::seal_chunk::seal_all(txn, now, chunks),
-        Command::SealChunksOf { server, limit } => ops::seal_chunk::seal_of_server(txn, now, *server, *limit),
+        Command::SealChunks { chunks } => ops::seal_chunk::seal_all(txn, now.state, chunks),
+        Command::SealChunksOf { server, limit } => {
+            ops::seal_chunk::seal_of_server(txn, now.state, *server, *limit)
+        }
         Command::ReportDamage { chunk, server } => ops::server::report_damage(txn, *chunk, *server),
-        Command::Reap { limit } => ops::reap::apply(txn, now, *limit),
+        Command::Reap { limit } => ops::reap::apply(txn, now.state, *limit),
         Command::StartDeleting { before, limit } => ops::delete::start(txn, *before, *limit),
         Command::ConfirmDeleted { server, chunks } => ops::delete::confirm(txn, *server, chunks),
-        Command::MakeVolume { volume, root } => ops::volume::make(txn, now, *volume, *root),
+        Command::MakeVolume { volume, root } => ops::volume::make(txn, now.wall, *volume, *root),
         Command::StartRemoval { volume, version } => ops::volume::start_removal(txn, *volume, *version),
         Command::UndoRemoval { volume, version } => ops::volume::undo_removal(txn, *volume, *version),
         Command::DropVolume { volume } => ops::volume::drop_volume(txn, *volume),
@@ -110,15 +125,26 @@ pub fn apply(command: &Command, now: Timestamp, txn: &mut Txn<'_>) -> Reply {
     }
 }
 
-/// A clock that is behind, after a leader whose clock was ahead, moves the time on by the least that there is: what happens
-/// now is later than what happened before (P10.4 compares them).
-fn advance_time(txn: &mut Txn<'_>, now: Timestamp) -> Timestamp {
+/// Moves the state's time on (P7.1). A leader that reckons it behind moves it by the least that there is: what happens now is
+/// later than what happened before (P10.4 compares them).
+fn advance_time(txn: &mut Txn<'_>, proposed: Proposed) -> Now {
     let last = cluster::counters(txn).time;
-    let now = if now < last { last.next() } else { now };
-    if now > last {
-        cluster::count(txn, |c| c.time = now);
+    let now = match proposed {
+        Proposed::At { wall, .. } if planted::has(Bug::WallClockOrders) => by_one_clock(last, wall),
+        Proposed::At { wall, state } => Now { wall, state: if state > last { state } else { last.next() } },
+        Proposed::ByOneClock(wall) => by_one_clock(last, wall),
+    };
+    if now.state > last {
+        cluster::count(txn, |c| c.time = now.state);
     }
     now
+}
+
+/// As an earlier release did it: the greater of the wall clock's time and the last one, for both.
+fn by_one_clock(last: StateTime, wall: Timestamp) -> Now {
+    let state = StateTime::from_wall(wall);
+    let state = if state < last { last.next() } else { state };
+    Now { wall: state.as_wall(), state }
 }
 
 /// What executing a request came to.

@@ -1,6 +1,6 @@
 //! What may be asked of the state. Each function looks at a bounded part of one snapshot; none scans everything.
 
-use dfs_proto::attr::{AccessMask, Caller, FileKind, InodeAttr, Name, Timestamp};
+use dfs_proto::attr::{AccessMask, Caller, FileKind, InodeAttr, Name};
 use dfs_proto::error::MetaError;
 use dfs_proto::extent::Extent;
 use dfs_proto::ids::{ChunkId, InodeId, RequestId, ServerId, SessionId, VolumeId};
@@ -16,9 +16,10 @@ use super::chunk::{self, ChunkRecord};
 use super::cluster::{self, ClusterRecord, Totals};
 use super::server::{self, ServerRecord};
 use super::session::{self, SessionRecord};
+use super::time::StateTime;
 use super::volume::{self, VolumeEntry, VolumeState};
 use super::{dirent, extent, inode, ops, orphan, permission};
-use crate::command::{Command, Member, Reply, RootAttr, VolumeRoot};
+use crate::command::{Command, Member, Proposed, Reply, RootAttr, VolumeRoot};
 use crate::kv::{Snapshot, Txn};
 
 /// Entries that one answer holds, at most: with names of 255 bytes and attributes well below a message's limit.
@@ -107,7 +108,7 @@ pub fn would_answer(
     view: &dyn Snapshot,
     request: &ChangeRequest,
     volumes: &[VolumeRoot],
-    now: Timestamp,
+    now: Proposed,
 ) -> Reply {
     let (request, volumes) = (request.clone(), volumes.to_vec());
     super::apply(&Command::Change { request, placement: Vec::new(), volumes }, now, &mut Txn::new(view))
@@ -245,8 +246,8 @@ pub fn totals(view: &dyn Snapshot) -> Totals {
     cluster::counters(view).totals
 }
 
-/// The time of the last command: the cluster's clock is never behind it.
-pub fn last_time(view: &dyn Snapshot) -> Timestamp {
+/// The state's own time, as of the last command (P7.1).
+pub fn last_time(view: &dyn Snapshot) -> StateTime {
     cluster::counters(view).time
 }
 
@@ -302,7 +303,7 @@ pub fn deleting(view: &dyn Snapshot, server: ServerId, limit: usize) -> Vec<Chun
 }
 
 /// Since when the chunk is dead that died first; `None`: none is.
-pub fn first_dead_since(view: &dyn Snapshot) -> Option<Timestamp> {
+pub fn first_dead_since(view: &dyn Snapshot) -> Option<StateTime> {
     chunk::dead(view).next().map(|(since, _)| since)
 }
 

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dfs_proto::attr::Timestamp;
 use tokio::time::{Instant, sleep};
 
 use super::execute;
@@ -13,6 +12,7 @@ use crate::kv::Snapshot;
 use crate::leases::Touched;
 use crate::service::Metaserver;
 use crate::state::read;
+use crate::state::time::StateTime;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// P10.4: so long a reader with an older map still finds the bytes.
@@ -21,15 +21,15 @@ const READABLE_AFTER_DEATH: Duration = Duration::from_secs(60);
 /// Which times of the state are a minute ago, by this member's own elapsed time: the clock of an earlier leader, by which
 /// the state's time may run ahead, says nothing about that. A member that was just started knows none for a minute.
 #[derive(Default)]
-pub(super) struct SeenTimes(Mutex<VecDeque<(Instant, Timestamp)>>);
+pub(super) struct SeenTimes(Mutex<VecDeque<(Instant, StateTime)>>);
 
 impl SeenTimes {
-    fn seen(&self) -> MutexGuard<'_, VecDeque<(Instant, Timestamp)>> {
+    fn seen(&self) -> MutexGuard<'_, VecDeque<(Instant, StateTime)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The state's time is `time` now, or later.
-    fn note(&self, now: Instant, time: Timestamp) {
+    fn note(&self, now: Instant, time: StateTime) {
         let mut seen = self.seen();
         if seen.back().is_none_or(|(_, last)| *last < time) {
             seen.push_back((now, time));
@@ -40,7 +40,7 @@ impl SeenTimes {
     }
 
     /// The last time that was seen long enough ago.
-    fn old(&self, now: Instant) -> Option<Timestamp> {
+    fn old(&self, now: Instant) -> Option<StateTime> {
         self.seen().iter().rev().find(|(at, _)| is_old(now, *at)).map(|(_, time)| *time)
     }
 }
@@ -73,7 +73,7 @@ pub(super) async fn run(metaserver: &Metaserver, times: &SeenTimes) {
 }
 
 /// `first_dead`: since when the chunk is dead that died first. `before`: what died until then is dead for long enough.
-fn plan(first_dead: Option<Timestamp>, before: Option<Timestamp>) -> Vec<Command> {
+fn plan(first_dead: Option<StateTime>, before: Option<StateTime>) -> Vec<Command> {
     let due = before.filter(|before| first_dead.is_some_and(|since| since <= *before));
     due.map(|before| Command::StartDeleting { before, limit: REAP_LIMIT_MAX }).into_iter().collect()
 }
@@ -82,8 +82,8 @@ fn plan(first_dead: Option<Timestamp>, before: Option<Timestamp>) -> Vec<Command
 mod tests {
     use super::*;
 
-    fn at(seconds: i64) -> Timestamp {
-        Timestamp { seconds, nanos: 0 }
+    fn at(seconds: i64) -> StateTime {
+        StateTime { seconds, nanos: 0 }
     }
 
     #[test]

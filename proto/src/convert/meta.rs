@@ -251,6 +251,7 @@ pub fn session_opened_to_wire(result: MetaResult<SessionOpened>) -> wire::OpenSe
             root: opened.root.0,
             copies: opened.copies,
             heartbeat_interval_ms: opened.heartbeat_interval_ms,
+            now: Some(timestamp_to_wire(opened.now)),
         },
         Err(error) => wire::OpenSessionReply { error: Some(error_to_wire(&error)), ..Default::default() },
     }
@@ -265,6 +266,7 @@ pub fn session_opened_from_wire(reply: wire::OpenSessionReply) -> MetaResult<Ses
         root: InodeId(reply.root),
         copies: reply.copies,
         heartbeat_interval_ms: reply.heartbeat_interval_ms,
+        now: timestamp_from_wire(required(reply.now, "now")?)?,
     })
 }
 

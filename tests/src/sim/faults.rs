@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use dfs_proto::env::Rng;
 
-use super::{Disks, Layout, MORTAL, Plan, SYNC_TIME, Shared, VOLUMES, metaserver_name};
+use super::{
+    Disks, Layout, METASERVER_HOSTS, MORTAL, Plan, SYNC_TIME, Shared, VOLUMES, WALKER_HOSTS, metaserver_name,
+};
 
 /// Servers need this long to form a cluster before anything is broken.
 const CALM_FIRST: Duration = Duration::from_secs(3);
@@ -39,6 +41,10 @@ enum Fault {
         from: String,
         to: String,
         how: Broken,
+    },
+    /// Their wall clocks are wrong.
+    Stepped {
+        hosts: Vec<u64>,
     },
 }
 
@@ -75,7 +81,7 @@ impl Faults {
         self.current = rest;
         for (_, fault) in due {
             tracing::info!("{now:?}: mended: {fault:?}");
-            self.mend(sim, disks, fault);
+            self.mend(sim, disks, shared, fault);
         }
         let torn = self.tear_segment(sim, disks, shared);
         if torn.is_none() && now < self.next {
@@ -104,7 +110,7 @@ impl Faults {
         }
         let index = (0..self.layout.metaservers()).find(|index| disks.is_beginning_segment(*index))?;
         self.tears_segment = false;
-        shared.note_fault(sim, 9).torn_segments += 1;
+        shared.note_fault(sim, 10).torn_segments += 1;
         self.crash(sim, disks, shared, true, index);
         Some(Fault::Down { metaserver: true, index })
     }
@@ -113,27 +119,31 @@ impl Faults {
         self.current.iter().any(|(_, fault)| match fault {
             Fault::Down { metaserver, .. } => *metaserver == wanted,
             Fault::Blackout => true,
-            Fault::Link { .. } | Fault::Isolated { .. } | Fault::ClientDown | Fault::SlowLogs => false,
+            Fault::Link { .. }
+            | Fault::Isolated { .. }
+            | Fault::ClientDown
+            | Fault::SlowLogs
+            | Fault::Stepped { .. } => false,
         })
     }
 
     /// The last fault: mends everything else, and the power fails everywhere at once. [`Faults::end_blackout`] ends it.
     pub(crate) fn last_blackout(&mut self, sim: &mut turmoil::Sim<'_>, disks: &Disks, shared: &Shared) {
         for (_, fault) in std::mem::take(&mut self.current) {
-            self.mend(sim, disks, fault);
+            self.mend(sim, disks, shared, fault);
         }
         self.blackout(sim, disks, shared);
     }
 
-    pub(crate) fn end_blackout(&self, sim: &mut turmoil::Sim<'_>, disks: &Disks) {
-        self.mend(sim, disks, Fault::Blackout);
+    pub(crate) fn end_blackout(&self, sim: &mut turmoil::Sim<'_>, disks: &Disks, shared: &Shared) {
+        self.mend(sim, disks, shared, Fault::Blackout);
     }
 
     /// Of all metaservers: a quorum hides what is slow in a minority.
     fn slow_down(&mut self, sim: &turmoil::Sim<'_>, disks: &Disks, shared: &Shared) {
         let until = sim.elapsed() + SLOW_LOGS_FOR;
         tracing::info!("{:?}: until {until:?}: slow log disks", sim.elapsed());
-        shared.note_fault(sim, 9).slow_logs += 1;
+        shared.note_fault(sim, 11).slow_logs += 1;
         disks.set_sync_time(SLOW_SYNC);
         self.has_slow_logs = false;
         self.current.push((until, Fault::SlowLogs));
@@ -166,7 +176,8 @@ impl Faults {
             .iter()
             .any(|(_, fault)| matches!(fault, Fault::Link { .. } | Fault::Isolated { .. } | Fault::Blackout));
         let is_dead = self.current.iter().any(|(_, fault)| matches!(fault, Fault::ClientDown));
-        match self.rng.below(20) {
+        let is_stepped = self.current.iter().any(|(_, fault)| matches!(fault, Fault::Stepped { .. }));
+        match self.rng.below(23) {
             0..=2 if !self.is_down(true) => {
                 let leader = self.some_leader(shared).filter(|_| self.rng.below(2) == 0);
                 let index = leader.unwrap_or_else(|| self.some_metaserver());
@@ -195,6 +206,7 @@ impl Faults {
                 self.tears_segment = true;
                 None
             }
+            20..=22 if !is_stepped => Some(self.step_clocks(sim, shared)),
             _ => None,
         }
     }
@@ -261,6 +273,22 @@ impl Faults {
         Fault::Isolated { index }
     }
 
+    /// By 2 seconds to 17 years, ahead or back: of all metaservers at once, of one that mostly leads, or of a client.
+    fn step_clocks(&self, sim: &turmoil::Sim<'_>, shared: &Shared) -> Fault {
+        let metaserver = |index: usize| METASERVER_HOSTS + index as u64;
+        let hosts = match self.rng.below(3) {
+            0 => (0..self.layout.metaservers()).map(metaserver).collect(),
+            1 => vec![metaserver(self.some_leader(shared).unwrap_or_else(|| self.some_metaserver()))],
+            _ => vec![WALKER_HOSTS + self.rng.below(self.walkers as u64)],
+        };
+        let by = 2i64 << self.rng.below(29);
+        let by = if self.rng.below(2) == 0 { by } else { -by };
+        shared.clocks.step(&hosts, by);
+        shared.note_fault(sim, 9).clock_steps += 1;
+        tracing::info!("the wall clocks of {hosts:?} are stepped by {by} s");
+        Fault::Stepped { hosts }
+    }
+
     /// One time in three from the leader to a client: cut one way, that loses the replies to what was executed.
     fn two_hosts(&self, shared: &Shared) -> (String, String) {
         if let Some(leader) = self.some_leader(shared).filter(|_| self.rng.below(3) == 0) {
@@ -286,7 +314,7 @@ impl Faults {
         (0..self.layout.metaservers()).filter(move |other| *other != index).map(metaserver_name)
     }
 
-    fn mend(&self, sim: &mut turmoil::Sim<'_>, disks: &Disks, fault: Fault) {
+    fn mend(&self, sim: &mut turmoil::Sim<'_>, disks: &Disks, shared: &Shared, fault: Fault) {
         match fault {
             Fault::SlowLogs => disks.set_sync_time(SYNC_TIME),
             Fault::Down { metaserver: true, index } => sim.bounce(metaserver_name(index).as_str()),
@@ -296,6 +324,7 @@ impl Faults {
                 self.others(index).for_each(|other| sim.repair(metaserver_name(index), other));
             }
             Fault::Blackout => self.servers().for_each(|host| sim.bounce(host.as_str())),
+            Fault::Stepped { hosts } => shared.clocks.set_right(&hosts),
             Fault::Link { from, to, how: Broken::Cut } => sim.repair(from.as_str(), to.as_str()),
             Fault::Link { from, to, how: Broken::CutOneWay } => sim.repair_oneway(from.as_str(), to.as_str()),
             Fault::Link { from, to, how: Broken::Hung } => sim.release(from.as_str(), to.as_str()),

@@ -6,10 +6,12 @@
 //!     failure leaves. No disk of this simulation rots, so nobody has reported damage either.
 //! J4  In the end the federation map, the root directory's entries and the clusters' volumes are the same, and nothing is
 //!     in the middle.
+//! J5  No chunk is ordered to be deleted within a minute after it was in use (P10.4), whatever clocks show.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dfs_chunkserver::disk::MemoryDisk;
 use dfs_chunkserver::metrics::Metrics;
@@ -55,6 +57,9 @@ fn digest(view: &dyn Snapshot) -> Digest {
     Digest { applied, hash }
 }
 
+/// P10.4: so long a reader with an older map still finds the bytes.
+const READABLE: Duration = Duration::from_secs(60);
+
 /// Watches the states of all metaservers (J1).
 #[derive(Default)]
 pub(super) struct Judge {
@@ -62,12 +67,17 @@ pub(super) struct Judge {
     seen: BTreeMap<(usize, u64), (u64, usize)>,
     /// The current database of each metaserver: a new one is a snapshot that was installed.
     databases: BTreeMap<usize, String>,
+    /// When each chunk of each cluster was last seen in use.
+    in_use: BTreeMap<(usize, ChunkId), Duration>,
     pub(super) snapshots_installed: u64,
 }
 
 impl Judge {
     /// Looks at every state; true when all those of a group are the same.
-    pub(super) fn look(&mut self, disks: &Disks) -> bool {
+    pub(super) fn look(&mut self, disks: &Disks, now: Duration) -> bool {
+        for cluster in 0..disks.layout.clusters {
+            self.look_at_chunks(disks, cluster, now);
+        }
         for (index, part) in disks.clusters.iter().enumerate() {
             let Ok(Some(name)) = part.state.current() else { continue };
             let before = self.databases.insert(index, name.clone());
@@ -75,6 +85,24 @@ impl Judge {
         }
         let same: Vec<bool> = (0..disks.layout.groups()).map(|group| self.look_at(disks, group)).collect();
         same.into_iter().all(|is_same| is_same)
+    }
+
+    /// Keeps J5.
+    fn look_at_chunks(&mut self, disks: &Disks, cluster: usize, now: Duration) {
+        let Some(kv) = furthest_made(disks, cluster) else { return };
+        for (chunk, record) in read::chunks(&*kv.snapshot()) {
+            match record.state {
+                ChunkState::Open { .. } | ChunkState::Sealed => {
+                    self.in_use.insert((cluster, chunk), now);
+                }
+                ChunkState::Dead { .. } => {}
+                ChunkState::Deleting { .. } => {
+                    let Some(last) = self.in_use.remove(&(cluster, chunk)) else { continue };
+                    let since = now.saturating_sub(last);
+                    assert!(since >= READABLE, "J5: {chunk} was in use {since:?} ago and is being deleted");
+                }
+            }
+        }
     }
 
     fn look_at(&mut self, disks: &Disks, group: usize) -> bool {
@@ -92,8 +120,8 @@ impl Judge {
     }
 
     /// J1 and J4, after everything has become quiet.
-    pub(super) fn agreement(&mut self, disks: &Disks) -> Result<(), String> {
-        match self.look(disks) {
+    pub(super) fn agreement(&mut self, disks: &Disks, now: Duration) -> Result<(), String> {
+        match self.look(disks, now) {
             true => volumes_agree(disks),
             false => Err("the metaservers' states do not become the same".to_owned()),
         }
@@ -143,9 +171,16 @@ fn current(part: &GroupDisks) -> Option<Arc<dyn Kv>> {
 
 /// The state of a group's member that has applied most.
 fn furthest(disks: &Disks, group: usize) -> Arc<dyn Kv> {
+    furthest_made(disks, group).unwrap_or_else(|| panic!("no member of group {group} has a state"))
+}
+
+/// The same, `None` before there is one.
+fn furthest_made(disks: &Disks, group: usize) -> Option<Arc<dyn Kv>> {
     let states = disks.of_group(group).into_iter().filter_map(|(_, part)| current(part));
-    let furthest = states.max_by_key(|kv| digest(&*kv.snapshot()).applied);
-    furthest.unwrap_or_else(|| panic!("no member of group {group} has a state"))
+    let applied = |kv: &Arc<dyn Kv>| {
+        applied_count(&*kv.snapshot()).unwrap_or_else(|error| panic!("read what is applied: {error}"))
+    };
+    states.max_by_key(applied)
 }
 
 /// What the disks held at the end.

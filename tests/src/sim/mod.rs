@@ -14,15 +14,18 @@
 //! * the log disks of all metaservers are slow for a while, 1.6 s a sync, in one seed of eight. Nothing else is broken then, and
 //!   clients have less patience than it lasts.
 //! * a cut link loses segments, and TCP here does not send them again: such a connection hangs, also afterwards.
-//!
 //! * a client's process dies (not one that walks: what that saw is the measure), and another takes its place. Its session
 //!   expires.
+//! * the wall clock of a metaserver, mostly the leader, or of a client, or of all metaservers at once (as of one machine), is
+//!   stepped by seconds to years, and back some seconds later.
 //!
-//! Clocks run at one rate. What is checked: every answer equals the model's (waiting is allowed, errors are not); another
-//! client sees what was closed or synced, and at the end, after the power failure, a fresh one sees every byte; no task
-//! panics; and what `judge` says about the disks. Of changes of volumes an error is allowed, because they need several
-//! quorums (P9.4): they are repeated, and must have happened once.
+//! Clocks run at one rate, and no machine sleeps. What is checked: every answer equals the model's (waiting is allowed, errors
+//! are not); another client sees what was closed or synced, and at the end, after the power failure, a fresh one sees every
+//! byte; times of files are right again when the clocks are (`clocks`); no task panics; and what `judge` says about the disks.
+//! Of changes of volumes an error is allowed, because they need several quorums (P9.4): they are repeated, and must have
+//! happened once.
 
+mod clocks;
 mod faults;
 mod judge;
 mod mortal;
@@ -44,13 +47,14 @@ use dfs_metaserver::kv::memory::MemoryHome;
 use dfs_metaserver::raft::Consensus;
 use dfs_metaserver::raft::log_disk::SimulatedDisk;
 use dfs_metaserver::{GroupStorage, Storage};
-use dfs_proto::attr::{Caller, Name, Timestamp};
-use dfs_proto::env::{Clock, Env, Rng};
+use dfs_proto::attr::{Caller, Name};
+use dfs_proto::env::{Env, Rng};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Create, NewInode};
 use serde::{Deserialize, Serialize};
 
 use crate::walk::Walker;
+use clocks::WallClocks;
 use faults::Faults;
 use judge::{Found, Judge};
 use mortal::Promise;
@@ -172,6 +176,8 @@ pub struct Totals {
     pub hung_links: u64,
     pub slow_logs: u64,
     pub client_crashes: u64,
+    /// Wall clocks, there and back.
+    pub clock_steps: u64,
     pub leader_changes: u64,
     /// As seen: at least so many.
     pub snapshots_installed: u64,
@@ -188,6 +194,7 @@ pub struct Totals {
 /// What the hosts share with the driver outside.
 struct Shared {
     seed: u64,
+    clocks: WallClocks,
     /// All clusters have joined, and whoever walks may begin.
     is_whole: AtomicBool,
     walking: AtomicUsize,
@@ -243,21 +250,18 @@ impl Shared {
     }
 }
 
-/// Simulated wall-clock time: all hosts agree.
-struct SimClock;
-
-impl Clock for SimClock {
-    fn now(&self) -> Timestamp {
-        let since = turmoil::since_epoch().unwrap_or_default();
-        Timestamp { seconds: since.as_secs() as i64, nanos: since.subsec_nanos() }
-    }
-}
-
 /// Each start of each host draws from a stream of its own.
-fn env(seed: u64, host: u64, start: u64) -> Env {
-    let rng = Rng::seeded(seed ^ host.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (start << 32));
-    Env { clock: Arc::new(SimClock), rng, net: Arc::new(SimNet) }
+fn env(shared: &Shared, host: u64, start: u64) -> Env {
+    let rng = Rng::seeded(shared.seed ^ host.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (start << 32));
+    Env { clock: shared.clocks.of_host(host), rng, net: Arc::new(SimNet) }
 }
+
+/// Numbers of hosts, for what each has of its own.
+const METASERVER_HOSTS: u64 = 100;
+const CHUNKSERVER_HOSTS: u64 = 200;
+const WALKER_HOSTS: u64 = 300;
+const MORTAL_HOST: u64 = 400;
+const VOLUMES_HOST: u64 = 500;
 
 fn metaserver_name(index: usize) -> String {
     format!("m{}", index + 1)
@@ -377,6 +381,7 @@ fn simulate(plan: Plan, disks: &Disks) -> Totals {
         .build();
     let shared = Arc::new(Shared {
         seed: plan.seed,
+        clocks: WallClocks::default(),
         is_whole: AtomicBool::new(!plan.layout.has_federation()),
         walking: AtomicUsize::new(plan.walkers),
         is_over: AtomicBool::new(false),
@@ -420,7 +425,7 @@ fn drive(sim: &mut turmoil::Sim<'_>, plan: Plan, disks: &Disks, shared: &Shared)
         }
         step(sim);
         if sim.elapsed() >= next_look {
-            judge.look(disks);
+            judge.look(disks, sim.elapsed());
             next_look += LOOK_INTERVAL;
         }
     }
@@ -429,11 +434,11 @@ fn drive(sim: &mut turmoil::Sim<'_>, plan: Plan, disks: &Disks, shared: &Shared)
     while sim.elapsed() < until {
         step(sim);
     }
-    faults.end_blackout(sim, disks);
+    faults.end_blackout(sim, disks, shared);
     shared.is_over.store(true, Ordering::SeqCst);
     while !step(sim) {}
     let until = sim.elapsed() + AGREEMENT_DEADLINE;
-    while let Err(what) = judge.agreement(disks) {
+    while let Err(what) = judge.agreement(disks, sim.elapsed()) {
         assert!(sim.elapsed() < until, "{what}");
         for _ in 0..50 {
             step(sim);
@@ -450,7 +455,7 @@ fn add_metaserver(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, disks: &Disk
     sim.host(metaserver_name(index).as_str(), move || {
         let storage = Storage { cluster: own.storage(), federation: seat.as_ref().map(GroupDisks::storage) };
         let start = starts.fetch_add(1, Ordering::SeqCst) as u64;
-        let env = env(shared.seed, 100 + index as u64, start);
+        let env = env(&shared, METASERVER_HOSTS + index as u64, start);
         let members = |indexes: Vec<usize>| -> Vec<BootstrapMember> {
             let numbered = metaserver_addresses(indexes).into_iter().zip(1..);
             numbered.map(|(address, id)| BootstrapMember { id, address }).collect()
@@ -510,7 +515,7 @@ fn add_chunkserver(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, disks: &Dis
     let name = format!("c{}", index + 1);
     sim.host(name.as_str(), move || {
         let start = starts.fetch_add(1, Ordering::SeqCst) as u64;
-        let env = env(shared.seed, 200 + index as u64, start);
+        let env = env(&shared, CHUNKSERVER_HOSTS + index as u64, start);
         let mut config = dfs_chunkserver::config::Config::default();
         config.federation.metaservers = metaserver_addresses(members_of(cluster));
         config.chunkserver = dfs_chunkserver::config::Section {
@@ -551,7 +556,7 @@ fn add_walker(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan: Plan, inde
     let shared = shared.clone();
     let name = format!("w{}", index + 1);
     sim.client(name.clone().as_str(), async move {
-        let env = env(plan.seed, 300 + index as u64, 0);
+        let env = env(&shared, WALKER_HOSTS + index as u64, 0);
         let rng = env.rng.clone();
         shared.wait_whole().await;
         let client = Client::connect(client_config(&name, plan), env.clone()).await?;
@@ -577,6 +582,7 @@ fn add_walker(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan: Plan, inde
         }
         let reader = Client::connect(client_config("reader", plan), env).await?;
         walker.compare_as(&reader).await;
+        clocks::check(&client, directory).await;
         if index == 0 {
             let promises = shared.promises().clone();
             mortal::check(&reader, plan.layout, &promises).await;
@@ -620,7 +626,7 @@ async fn directory(client: &Client, layout: Layout, name: &str) -> InodeId {
 fn add_volumes(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan: Plan) {
     let shared = shared.clone();
     sim.client(VOLUMES, async move {
-        let env = env(plan.seed, 500, 0);
+        let env = env(&shared, VOLUMES_HOST, 0);
         volumes::join(&env, plan.layout).await;
         shared.is_whole.store(true, Ordering::SeqCst);
         let client = Client::connect(client_config(VOLUMES, plan), env.clone()).await?;
@@ -645,7 +651,7 @@ fn add_mortal(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan: Plan) {
     let lives = Arc::new(AtomicUsize::new(0));
     sim.host(MORTAL, move || {
         let (shared, life) = (shared.clone(), lives.fetch_add(1, Ordering::SeqCst));
-        let env = env(plan.seed, 400, life as u64);
+        let env = env(&shared, MORTAL_HOST, life as u64);
         async move {
             let rng = env.rng.clone();
             shared.wait_whole().await;

@@ -1,18 +1,18 @@
 //! The first command of a cluster, and its membership record.
 
-use dfs_proto::attr::Timestamp;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Incarnation, InodeId};
 use dfs_proto::units::REPLICAS_MAX;
 
-use crate::command::{InitCluster, Member, Reply};
+use crate::command::{InitCluster, Member, Proposed, Reply};
 use crate::kv::Txn;
+use crate::state::advance_time;
 use crate::state::cluster::{self, ClusterRecord};
 use crate::state::inode::{self, InodeRecord};
 use crate::state::volume::{self, VolumeRecord, VolumeState};
 
 /// Makes the cluster and the root of volume 0. A second one changes nothing.
-pub(in crate::state) fn init(txn: &mut Txn<'_>, now: Timestamp, init: &InitCluster) -> Reply {
+pub(in crate::state) fn init(txn: &mut Txn<'_>, proposed: Proposed, init: &InitCluster) -> Reply {
     if cluster::get(txn).is_some() {
         return Reply::Done;
     }
@@ -37,11 +37,9 @@ pub(in crate::state) fn init(txn: &mut Txn<'_>, now: Timestamp, init: &InitClust
     cluster::put_hash_key(txn, init.hash_key);
     let root = InodeId::ROOT;
     volume::put(txn, root.volume(), VolumeRecord { number: root.number(), state: VolumeState::Active });
-    cluster::count(txn, |c| {
-        c.time = now;
-        c.totals.inodes = 1;
-    });
-    let record = InodeRecord::empty_directory(init.root, root, now);
+    let now = advance_time(txn, proposed);
+    cluster::count(txn, |c| c.totals.inodes = 1);
+    let record = InodeRecord::empty_directory(init.root, root, now.wall);
     inode::put(txn, root, &record);
     Reply::Done
 }

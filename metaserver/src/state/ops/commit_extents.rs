@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use dfs_proto::attr::FileKind;
+use dfs_proto::attr::{FileKind, Timestamp};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::ChunkId;
 use dfs_proto::meta::{Changed, CommitExtents, FileCommit, MetaResult};
@@ -31,7 +31,7 @@ pub(super) fn apply(context: &mut Context<'_, '_>, commit: &CommitExtents) -> Me
         inode::put(context.txn, file.inode, &record);
         attrs.push(record.attr(file.inode));
     }
-    live.settle(context.txn, context.now);
+    live.settle(context.txn, context.state_time);
     for (id, length) in lengths {
         chunk::update(context.txn, id, |record| record.committed = length);
     }
@@ -93,11 +93,18 @@ fn lay(context: &mut Context<'_, '_>, file: &FileCommit, record: &mut InodeRecor
     // Times set explicitly since the write stay (P2.3), and were a change of their own.
     if let Some(written) = file.mtime {
         record.mtime = written;
-        record.ctime = record.ctime.max(written);
+        record.ctime = changed_at(record.ctime, written, context.now);
     }
     if file.kill_privileges {
         record.kill_privileges();
     }
+}
+
+/// When the inode was changed last: by the write, unless it was changed otherwise between that and now. A time that is still to
+/// come is of a clock that was wrong (P7.1).
+fn changed_at(before: Timestamp, written: Timestamp, now: Timestamp) -> Timestamp {
+    let is_to_come = before.latest(now) != now;
+    if is_to_come { written } else { before.latest(written) }
 }
 
 fn refused(what: impl Into<String>) -> MetaError {

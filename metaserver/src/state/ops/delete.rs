@@ -1,15 +1,15 @@
 //! The end of dead chunks: ordered by a command, and remembered until every server of the set has confirmed (P10.6).
 
-use dfs_proto::attr::Timestamp;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, ServerId};
 
 use crate::command::{REAP_LIMIT_MAX, Reply, SEAL_CHUNKS_MAX};
 use crate::kv::Txn;
 use crate::state::chunk::{self, ChunkRecord, ChunkState};
+use crate::state::time::StateTime;
 
 /// Chunks that died at or before `before` are deleted from here on. The leader leaves readers their time (P10.4).
-pub(in crate::state) fn start(txn: &mut Txn<'_>, before: Timestamp, limit: u32) -> Reply {
+pub(in crate::state) fn start(txn: &mut Txn<'_>, before: StateTime, limit: u32) -> Reply {
     let limit = limit.clamp(1, REAP_LIMIT_MAX) as usize;
     let due: Vec<ChunkId> =
         chunk::dead(txn).take_while(|(since, _)| *since <= before).map(|(_, id)| id).take(limit).collect();
@@ -51,8 +51,8 @@ mod tests {
     use crate::state::read;
     use crate::state::tests::Harness;
 
-    fn at(seconds: i64) -> Timestamp {
-        Timestamp { seconds, nanos: 0 }
+    fn at(seconds: i64) -> StateTime {
+        StateTime { seconds, nanos: 0 }
     }
 
     #[test]

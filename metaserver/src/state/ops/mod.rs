@@ -6,6 +6,7 @@ use dfs_proto::ids::{InodeId, ServerId, SessionId};
 use dfs_proto::meta::{Change, Changed, MetaResult};
 
 use super::inode::{self, InodeRecord};
+use super::time::StateTime;
 use super::{orphan, permission};
 use crate::command::VolumeRoot;
 use crate::kv::{Snapshot, Txn};
@@ -32,7 +33,10 @@ pub(super) mod volume;
 /// What an operation of a client's request works with.
 pub(super) struct Context<'c, 't> {
     pub txn: &'c mut Txn<'t>,
+    /// For the times of inodes: the leader's wall clock.
     pub now: Timestamp,
+    /// For what orders (P7.1).
+    pub state_time: StateTime,
     pub session: SessionId,
     pub caller: &'c Caller,
     /// Chosen by the leader, for `OpenChunk`.

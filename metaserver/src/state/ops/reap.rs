@@ -1,15 +1,15 @@
 //! The reaper: deletes, a bounded number of records a command, what nothing needs any more (P7.2).
 
-use dfs_proto::attr::Timestamp;
 use dfs_proto::ids::{ChunkId, InodeId, SessionId};
 
 use crate::command::{REAP_LIMIT_MAX, Reply};
 use crate::kv::Txn;
 use crate::state::extent::{self, Cut, LiveBytes};
+use crate::state::time::StateTime;
 use crate::state::{chunk, inode, orphan, read, session};
 
 /// Extents of released orphans, then what cuts hide, then the leftovers of sessions that ended.
-pub(in crate::state) fn apply(txn: &mut Txn<'_>, now: Timestamp, limit: u32) -> Reply {
+pub(in crate::state) fn apply(txn: &mut Txn<'_>, now: StateTime, limit: u32) -> Reply {
     let limit = limit.clamp(1, REAP_LIMIT_MAX) as usize;
     let mut left = limit;
     let mut live = LiveBytes::default();
@@ -48,7 +48,7 @@ fn reap_cut(txn: &mut Txn<'_>, cut: (InodeId, Cut), live: &mut LiveBytes, limit:
 }
 
 /// Keeps P1.7 and P3.1: its open chunks are sealed, its orphans released, its results forgotten.
-fn reap_session(txn: &mut Txn<'_>, session: SessionId, now: Timestamp, limit: usize) -> usize {
+fn reap_session(txn: &mut Txn<'_>, session: SessionId, now: StateTime, limit: usize) -> usize {
     let chunks: Vec<ChunkId> = chunk::open_of_session(txn, session).take(limit).collect();
     for &id in &chunks {
         chunk::seal(txn, id, now);

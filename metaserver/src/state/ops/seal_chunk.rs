@@ -1,6 +1,5 @@
 //! Sealing: by the writer, or by the leader when a replica is away. Always at the committed length (P1.5).
 
-use dfs_proto::attr::Timestamp;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, ServerId};
 use dfs_proto::meta::{Changed, MetaResult};
@@ -9,6 +8,7 @@ use super::{Context, ensure};
 use crate::command::{REAP_LIMIT_MAX, Reply, SEAL_CHUNKS_MAX};
 use crate::kv::Txn;
 use crate::state::chunk::{self, ChunkState};
+use crate::state::time::StateTime;
 
 /// Sealing again is no error: the leader may have been first.
 pub(super) fn apply(context: &mut Context<'_, '_>, id: ChunkId) -> MetaResult<Changed> {
@@ -16,13 +16,13 @@ pub(super) fn apply(context: &mut Context<'_, '_>, id: ChunkId) -> MetaResult<Ch
     let record = chunk::get(context.txn, id).ok_or(refused.clone())?;
     if let ChunkState::Open { session } = record.state {
         ensure(session == context.session, refused)?; // a foreign chunk is not this session's to end
-        chunk::seal(context.txn, id, context.now);
+        chunk::seal(context.txn, id, context.state_time);
     }
     Ok(Changed::Sealed { committed: record.committed })
 }
 
 /// Those that are not open are passed over.
-pub(in crate::state) fn seal_all(txn: &mut Txn<'_>, now: Timestamp, chunks: &[ChunkId]) -> Reply {
+pub(in crate::state) fn seal_all(txn: &mut Txn<'_>, now: StateTime, chunks: &[ChunkId]) -> Reply {
     if chunks.len() > SEAL_CHUNKS_MAX {
         let what = format!("{} chunks to seal at once, {SEAL_CHUNKS_MAX} are possible", chunks.len());
         return Reply::Refused(MetaError::InvalidArgument { what });
@@ -33,7 +33,7 @@ pub(in crate::state) fn seal_all(txn: &mut Txn<'_>, now: Timestamp, chunks: &[Ch
 
 pub(in crate::state) fn seal_of_server(
     txn: &mut Txn<'_>,
-    now: Timestamp,
+    now: StateTime,
     server: ServerId,
     limit: u32,
 ) -> Reply {

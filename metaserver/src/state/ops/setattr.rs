@@ -1,6 +1,6 @@
 //! chmod, chown, truncate, utimens: any of them in one request.
 
-use dfs_proto::attr::{AccessMask, FileKind, Timestamp};
+use dfs_proto::attr::{AccessMask, FileKind};
 use dfs_proto::error::MetaError;
 use dfs_proto::meta::{Changed, MetaResult, SetAttr, SetTime};
 use dfs_proto::units::{ByteLen, FILE_LEN_MAX};
@@ -119,21 +119,20 @@ fn check_size(
 
 /// Ordered with the commits of the inode by its `ContentSeq` (P2.3). Growing makes a hole.
 fn resize(context: &mut Context<'_, '_>, set: &SetAttr, record: &mut InodeRecord, size: ByteLen) {
-    let now: Timestamp = context.now;
     if size < record.size {
         let mut live = LiveBytes::default();
         Edit::begin(context.txn, set.inode, record, &mut live).truncate(size.0);
-        live.settle(context.txn, now);
+        live.settle(context.txn, context.state_time);
     } else if size > record.size {
         record.next_content();
     }
     record.size = size;
-    record.mtime = now;
+    record.mtime = context.now;
 }
 
 #[cfg(test)]
 mod tests {
-    use dfs_proto::attr::Caller;
+    use dfs_proto::attr::{Caller, Timestamp};
     use dfs_proto::ids::InodeId;
     use dfs_proto::meta::Change;
 

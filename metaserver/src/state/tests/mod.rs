@@ -14,8 +14,11 @@ use dfs_proto::meta::{
 };
 use dfs_proto::units::{ByteLen, ChunkOffset, Offset};
 
+use super::time::StateTime;
 use super::{apply, check, read, session};
-use crate::command::{Command, InitCluster, RegisterServer, Reply, RootAttr, ServerAddresses, VolumeRoot};
+use crate::command::{
+    Command, InitCluster, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses, VolumeRoot,
+};
 use crate::kv::memory::MemoryKv;
 use crate::kv::{Kv as _, Pair, Snapshot, Txn};
 
@@ -58,7 +61,9 @@ pub(super) fn init_command() -> Command {
 pub(super) struct Harness {
     pub kv: MemoryKv,
     pub session: SessionId,
+    /// The leader's clocks.
     now: Timestamp,
+    state_time: StateTime,
     pub servers: Vec<ServerId>,
 }
 
@@ -72,19 +77,30 @@ impl Harness {
 
     pub(super) fn uninitialised() -> Harness {
         let now = Timestamp { seconds: 10, nanos: 0 };
-        Harness { kv: MemoryKv::default(), session: SessionId(0), now, servers: Vec::new() }
+        let state_time = StateTime { seconds: 10, nanos: 0 };
+        Harness { kv: MemoryKv::default(), session: SessionId(0), now, state_time, servers: Vec::new() }
     }
 
-    /// The time of the commands that follow.
+    /// The time of the commands that follow, by both clocks.
     pub(super) fn at(&mut self, seconds: i64) {
+        self.wall_at(seconds);
+        self.state_time = StateTime { seconds, nanos: 0 };
+    }
+
+    /// Somebody sets the leader's wall clock.
+    pub(super) fn wall_at(&mut self, seconds: i64) {
         self.now = Timestamp { seconds, nanos: 0 };
     }
 
     pub(super) fn command(&mut self, command: Command) -> Reply {
+        self.command_at(Proposed::At { wall: self.now, state: self.state_time }, command)
+    }
+
+    pub(super) fn command_at(&mut self, proposed: Proposed, command: Command) -> Reply {
         let (reply, batch) = {
             let base = self.kv.snapshot();
             let mut txn = Txn::new(&*base);
-            let reply = apply(&command, self.now, &mut txn);
+            let reply = apply(&command, proposed, &mut txn);
             (reply, txn.into_batch())
         };
         self.kv.write(batch).expect("memory");

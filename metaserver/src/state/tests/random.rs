@@ -427,7 +427,8 @@ fn random_requests_leave_what_they_leave_in_an_obvious_model() {
 /// Two members apply the same commands, one of them in one transaction, and store the same.
 #[test]
 fn commands_give_the_same_state_however_they_are_batched() {
-    use super::{apply, init_command};
+    use super::{StateTime, apply, init_command};
+    use crate::command::Proposed;
     use crate::kv::memory::MemoryKv;
     use crate::kv::{Kv as _, Txn};
     use dfs_proto::attr::Timestamp;
@@ -452,7 +453,8 @@ fn commands_give_the_same_state_however_they_are_batched() {
         };
         commands.push(Command::Change { request, placement: Vec::new(), volumes: Vec::new() });
     }
-    let now = Timestamp { seconds: 1, nanos: 0 };
+    let wall = Timestamp { seconds: 1, nanos: 0 };
+    let now = Proposed::At { wall, state: StateTime { seconds: 1, nanos: 0 } };
     let (single, batched) = (MemoryKv::default(), MemoryKv::default());
     let mut replies = Vec::new();
     for command in &commands {

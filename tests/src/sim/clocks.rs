@@ -1,0 +1,105 @@
+//! Each host's wall clock, which faults step, and what must be true of the times of files (P7.1).
+//!
+//! CLOCK_BOOTTIME and tokio's clock are the simulation's own: no machine sleeps here.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use dfs_client::{Client, OpenMode};
+use dfs_proto::attr::{Caller, InodeAttr, Name, Timestamp};
+use dfs_proto::env::Clock;
+use dfs_proto::ids::InodeId;
+use dfs_proto::meta::{Create, NewInode};
+use dfs_proto::units::Offset;
+
+/// Longer than a client needs to hear what time it is, and metaservers who of them is wrong.
+const QUIET: Duration = Duration::from_secs(8);
+/// How far from the true time a file's may be then: the way of an answer, and a pause.
+const TIME_OFF_MAX: Duration = Duration::from_secs(1);
+
+/// How far ahead each host's wall clock is, in seconds; those that are not listed are right.
+#[derive(Clone, Default)]
+pub(super) struct WallClocks(Arc<Mutex<BTreeMap<u64, i64>>>);
+
+impl WallClocks {
+    fn ahead(&self) -> MutexGuard<'_, BTreeMap<u64, i64>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub(super) fn step(&self, hosts: &[u64], seconds: i64) {
+        self.ahead().extend(hosts.iter().map(|host| (*host, seconds)));
+    }
+
+    pub(super) fn set_right(&self, hosts: &[u64]) {
+        self.ahead().retain(|host, _| !hosts.contains(host));
+    }
+
+    pub(super) fn of_host(&self, host: u64) -> Arc<SimClock> {
+        Arc::new(SimClock { clocks: self.clone(), host })
+    }
+}
+
+/// The clocks of one host.
+pub(super) struct SimClock {
+    clocks: WallClocks,
+    host: u64,
+}
+
+fn true_time() -> Timestamp {
+    let since = turmoil::since_epoch().unwrap_or_default();
+    Timestamp { seconds: since.as_secs() as i64, nanos: since.subsec_nanos() }
+}
+
+impl Clock for SimClock {
+    fn now(&self) -> Timestamp {
+        let ahead = self.clocks.ahead().get(&self.host).copied().unwrap_or_default();
+        let time = true_time();
+        Timestamp { seconds: time.seconds + ahead, ..time }
+    }
+
+    fn boottime(&self) -> Duration {
+        turmoil::sim_elapsed().unwrap_or_default()
+    }
+}
+
+/// With every clock right again for a while, what is made and written has the time that it is, whatever clocks showed before.
+/// `lived`: a client that was there meanwhile.
+pub(super) async fn check(lived: &Client, directory: InodeId) {
+    tokio::time::sleep(QUIET).await;
+    let create = Create {
+        parent: directory,
+        name: Name::new("what-time-is-it").unwrap_or_else(|bad| panic!("{bad:?}")),
+        mode: 0o644,
+        what: NewInode::File,
+        or_existing: false,
+    };
+    let mode = OpenMode { read: true, write: true, ..OpenMode::default() };
+    let made = lived.create_open(&Caller::ROOT, create, mode).await;
+    let (file, attr) = made.unwrap_or_else(|error| panic!("make a file at the end: {error}"));
+    require_right("made", &attr);
+    let written = async {
+        file.write_at(&Caller::ROOT, Offset(0), b"now").await?;
+        file.sync().await?;
+        lived.getattr(&Caller::ROOT, attr.inode).await
+    };
+    let attr = written.await.unwrap_or_else(|error| panic!("write a file at the end: {error}"));
+    require_right("written", &attr);
+    let directory = lived.getattr(&Caller::ROOT, directory).await;
+    let directory = directory.unwrap_or_else(|error| panic!("stat a directory at the end: {error}"));
+    let times = InodeAttr { atime: directory.mtime, ..directory };
+    require_right("changed", &times);
+    drop(file.release().await); // it was synced
+}
+
+fn require_right(what: &str, attr: &InodeAttr) {
+    let now = true_time().as_nanos();
+    for (name, time) in [("atime", attr.atime), ("mtime", attr.mtime), ("ctime", attr.ctime)] {
+        let off = (time.as_nanos() - now).unsigned_abs();
+        let seconds = off / 1_000_000_000;
+        assert!(
+            off <= TIME_OFF_MAX.as_nanos(),
+            "{name} of an inode that was {what} just now is off by {seconds} s"
+        );
+    }
+}
