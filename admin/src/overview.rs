@@ -24,6 +24,9 @@ use crate::federation;
 /// those that they name.
 pub const ASK_DEADLINE: Duration = Duration::from_millis(1200);
 
+/// A member's clock that is off by more is named.
+const CLOCK_OFF_MAX_MS: u64 = 1000;
+
 /// All of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Federation {
@@ -65,6 +68,8 @@ pub struct Member {
     pub log_lag: Option<u64>,
     /// Its disk is: it takes nothing new while it leads.
     pub is_full: bool,
+    /// How far its clock is ahead of the others', as the leader knows.
+    pub clock_off_ms: Option<i64>,
     /// Why it did not answer.
     pub problem: Option<String>,
 }
@@ -75,6 +80,16 @@ pub enum MemberState {
     Leader,
     Follower,
     Unreachable,
+}
+
+impl Member {
+    /// P7.1: a clock that is off by more than a second.
+    pub fn clock_problem(&self) -> Option<String> {
+        let off = self.clock_off_ms.filter(|off| off.unsigned_abs() > CLOCK_OFF_MAX_MS)?;
+        let direction = if off > 0 { "ahead of" } else { "behind" };
+        let seconds = off.unsigned_abs() as f64 / 1000.0;
+        Some(format!("its clock is {seconds:.1} s {direction} the others"))
+    }
 }
 
 impl MemberState {
@@ -344,6 +359,10 @@ fn members(answers: &Answers, known: &wire::StatusReply, leader: Option<&wire::S
     members.retain(|m| m.id.is_none_or(|id| !answered.contains(&id) || m.problem.is_none()));
     members.sort_by_key(|m| (m.id.unwrap_or(u64::MAX), !ids.contains_key(m.address.as_str())));
     members.dedup_by(|a, b| a.id.is_some() && a.id == b.id);
+    for member in &mut members {
+        let told = known.members.iter().find(|told| Some(told.member) == member.id);
+        member.clock_off_ms = told.and_then(|told| told.clock_off_ms);
+    }
     members
 }
 
@@ -365,6 +384,7 @@ fn member(
                 last_log: Some(reply.last_log),
                 log_lag: if leads { Some(0) } else { told_lag(reply.answered_by).or(lag) },
                 is_full: reply.is_full,
+                clock_off_ms: None,
                 problem: None,
             }
         }
@@ -375,6 +395,7 @@ fn member(
             last_log: None,
             log_lag: id.and_then(told_lag),
             is_full: false,
+            clock_off_ms: None,
             problem: Some(problem.clone()),
         },
     }
@@ -483,6 +504,19 @@ mod tests {
         assert_eq!((overview.cluster, overview.leader), (None, None));
         let problems: Vec<_> = overview.members.iter().map(|m| m.problem.as_deref()).collect();
         assert_eq!(problems, [Some("refused"), Some("no answer")]);
+    }
+
+    #[test]
+    fn whose_clock_is_off_by_more_than_a_second_as_the_leader_knows_is_named() {
+        let mut led = reply(1, 4, true, 90);
+        for (told, off) in led.members.iter_mut().zip([Some(0), Some(-90_000), Some(900)]) {
+            told.clock_off_ms = off;
+        }
+        let mut follower = reply(2, 4, false, 90);
+        follower.members[2].clock_off_ms = Some(5000);
+        let overview = join(&answers([(1, Ok(led)), (2, Ok(follower))]));
+        let problems: Vec<_> = overview.members.iter().map(Member::clock_problem).collect();
+        assert_eq!(problems, [None, Some("its clock is 90.0 s behind the others".to_owned()), None]);
     }
 
     #[test]

@@ -119,6 +119,9 @@ fn server_problems(overview: &Overview) -> Vec<String> {
     for member in overview.members.iter().filter(|m| m.is_full) {
         problems.push(format!("the disk of metaserver {} is full", member.address));
     }
+    for (member, problem) in overview.members.iter().filter_map(|m| Some((m, m.clock_problem()?))) {
+        problems.push(format!("metaserver {}: {problem}", member.address));
+    }
     let Some(leader) = &overview.leader else { return problems };
     for server in &leader.chunkservers {
         match server.state {
@@ -174,7 +177,16 @@ mod tests {
     fn member(id: u64, state: MemberState) -> Member {
         let problem = (state == MemberState::Unreachable).then(|| "refused".to_owned());
         let address = format!("h:{id}");
-        Member { id: Some(id), address, state, last_log: None, log_lag: Some(0), is_full: false, problem }
+        Member {
+            id: Some(id),
+            address,
+            state,
+            last_log: None,
+            log_lag: Some(0),
+            is_full: false,
+            clock_off_ms: Some(3),
+            problem,
+        }
     }
 
     fn healthy() -> Overview {
@@ -221,6 +233,10 @@ mod tests {
             (judged(|o| o.members[2] = member(3, MemberState::Unreachable)), "h:3 unreachable (refused)"),
             (judged(|o| o.members[1].log_lag = Some(LOG_LAG_MAX + 1)), "h:2 is 5001 entries behind"),
             (judged(|o| o.members[1].is_full = true), "the disk of metaserver h:2 is full"),
+            (
+                judged(|o| o.members[1].clock_off_ms = Some(90_040)),
+                "metaserver h:2: its clock is 90.0 s ahead of the others",
+            ),
             (leader(|l| l.chunkservers[0].state = ServerState::Away), "chunkserver 1 is away"),
             (leader(|l| l.chunkservers[0].state = ServerState::Full), "chunkserver 1 is full"),
             (leader(|l| l.chunkservers.truncate(1)), "2 copies wanted, 1 chunkserver there"),

@@ -90,7 +90,7 @@ fn members(overview: &Overview) -> String {
             member.state.name().to_owned(),
             number(member.last_log),
             number(member.log_lag),
-            member.problem.clone().unwrap_or_default(),
+            member.problem.clone().or_else(|| member.clock_problem()).unwrap_or_default(),
         ]);
     }
     table.render()
