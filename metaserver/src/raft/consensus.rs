@@ -26,6 +26,7 @@ use super::log_disk::LogDisk;
 use super::log_store::{LogMonitor, LogOptions, LogStore};
 use super::network::Network;
 use super::proposer::{Proposer, not_leader};
+use super::read_lease::ReadLease;
 use super::server::{self, Raft, Served};
 use super::stamp::{Stamp, StampError};
 use super::state_clock::StateClock;
@@ -224,6 +225,7 @@ struct Inner {
     heard: Heard,
     receiving: Arc<Semaphore>,
     time: Arc<StateClock>,
+    lease: ReadLease,
     timing: Timing,
     deadline: Duration,
     stop: CancellationToken,
@@ -270,7 +272,7 @@ impl Consensus {
         let config = Arc::new(raft_config(&options, is_fresh).validate()?);
         let clock = group.env.clock.clone();
         let last_time = state::read::last_time(&*store.kv().snapshot());
-        let time = Arc::new(StateClock::new(clock, last_time));
+        let time = Arc::new(StateClock::new(clock.clone(), last_time));
         let machine = StateMachine::new(store.clone(), applied, time.clone());
         let network = Network::new(group.clone());
         let raft = Raft::new(options.member.0, config, network, log_store, machine)
@@ -291,6 +293,8 @@ impl Consensus {
             heard: Heard::new(None),
             receiving: server::receiving(),
             time,
+            // Three quarters: clocks may run apart a little, and the read itself takes a moment.
+            lease: ReadLease::new(clock, options.timing.election_max * 3 / 4),
             timing: options.timing,
             deadline: options.deadline,
             stop,
@@ -366,9 +370,8 @@ impl Consensus {
     /// Whoever takes a lease for what is read registers before calling this (P3.5, P7.5).
     pub async fn read(&self) -> Result<ReadView, MetaError> {
         let inner = &self.inner;
-        // Three quarters: clocks may run apart a little, and the read itself takes a moment.
-        let lease = inner.timing.election_max * 3 / 4;
-        let option = LinearizerOption::new(Some(lease), true).with_wait_timeout(inner.timing.election_max);
+        let age_max = inner.lease.age_max();
+        let option = LinearizerOption::new(Some(age_max), true).with_wait_timeout(inner.timing.election_max);
         let linearizer =
             inner.raft.get_read_linearizer(option).await.map_err(|error| self.read_error(error))?;
         let ready = linearizer.try_await_ready(&inner.raft, Some(inner.deadline)).await;

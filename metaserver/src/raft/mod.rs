@@ -8,8 +8,8 @@
 //!     a quorum has it → state_machine::apply → one batch in the Kv → the reply
 //!
 //! `state_store` says which database is current, `snapshot` moves one to another member, `bootstrap` makes the group,
-//! `stamp` says whose directory it is, `ticks` when openraft looks at its timers; `state_clock` and
-//! `member_clocks` say what time it is, and whose clock is wrong. Rules: the headers of these files, and PROTOCOLS.md P7.
+//! `stamp` says whose directory it is, `ticks` when openraft looks at its timers; `state_clock`, `member_clocks` and
+//! `read_lease` say what time it is, whose clock is wrong, and whether this machine has slept. Rules: the headers of these files, and PROTOCOLS.md P7.
 
 mod bootstrap;
 mod consensus;
@@ -22,6 +22,7 @@ mod log_writer;
 mod member_clocks;
 mod network;
 mod proposer;
+mod read_lease;
 mod server;
 mod snapshot;
 mod stamp;

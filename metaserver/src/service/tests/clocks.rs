@@ -1,4 +1,4 @@
-//! Clocks that are set (P7.1). What is right is what tokio's clock says.
+//! Clocks that are set, and machines that sleep (P7.1, P7.5). What is right is what tokio's clock says.
 
 use dfs_proto::attr::Timestamp;
 use dfs_proto::env::Clock as _;
@@ -113,4 +113,28 @@ async fn regression_a_clock_that_jumps_and_comes_back_is_forgotten_and_deletes_n
         deleted.extend(server.report(load(server.registered.server)).await.delete);
     }
     assert_eq!(deleted.len(), 2, "then on both");
+}
+
+/// A laptop with a metaserver on it was shut for a night. Its monotonic clock stood still, so it served reads under the lease
+/// of the evening, though another member had led since.
+#[tokio::test(start_paused = true)]
+async fn regression_a_leader_that_slept_asks_the_quorum_before_it_answers_a_read() {
+    let cluster = Cluster::start(3, Settings::default()).await;
+    let (leader, mut client) = (cluster.leader().await, cluster.client(1).await);
+    let root = Read::GetAttr { inode: InodeId::ROOT };
+    // On all machines; tokio's clock stands still.
+    let night = || cluster.clocks.values().for_each(|clock| clock.pass(Duration::from_secs(8 * 3600)));
+    night();
+    assert!(client.read(&Caller::ROOT, root.clone()).await.is_ok(), "a quorum is there and confirms it");
+    sleep(Duration::from_secs(2)).await;
+    for (id, member) in &cluster.members {
+        if *id != leader {
+            member.serving.abort();
+        }
+    }
+    let answer = client.read(&Caller::ROOT, root.clone()).await;
+    assert!(answer.is_ok(), "while it is awake its lease counts: {answer:?}");
+    night();
+    let answer = client.read(&Caller::ROOT, root).await;
+    assert!(matches!(answer, Err(MetaError::Unavailable { .. } | MetaError::NotLeader { .. })), "{answer:?}");
 }
