@@ -70,10 +70,9 @@ struct OpenFile {
     mode: OpenMode,
 }
 
-/// A directory is read with the rights of whoever opened it.
+/// The right to list it was asked for when it was opened (P2.4).
 struct OpenDirectory {
     inode: InodeId,
-    opener: Requester,
     /// Entries that one answer held lately, so that about as many are fetched as will fit.
     page_len: AtomicU32,
 }
@@ -489,14 +488,13 @@ impl Fs {
 
     // ---- directories -----------------------------------------------------------------------------------------
 
-    /// Nothing is asked: the kernel has just checked the right to read (`default_permissions`), and the server checks
-    /// it with every page.
-    pub(crate) fn opendir(&self, who: Requester, inode: InodeId) -> Handle {
-        self.directories.insert(OpenDirectory {
-            inode,
-            opener: who,
-            page_len: AtomicU32::new(PAGE_LEN_FIRST),
-        })
+    /// The right to list belongs to the open directory from here on, whatever its mode becomes (P2.4): so the server is asked
+    /// now, and pages are asked for as by the mount itself. Of root it is not asked: who may everything may list.
+    pub(crate) async fn opendir(&self, who: Requester, inode: InodeId) -> FsResult<Handle> {
+        if who.uid != 0 {
+            self.access(who, inode, AccessMask::READ).await?;
+        }
+        Ok(self.directories.insert(OpenDirectory { inode, page_len: AtomicU32::new(PAGE_LEN_FIRST) }))
     }
 
     pub(crate) fn releasedir(&self, handle: Handle) -> FsResult<()> {
@@ -520,11 +518,7 @@ impl Fs {
         let mut behind = if cookie <= COOKIE_AFTER_DOT_DOT { 0 } else { cookie };
         let mut listed = Vec::new();
         loop {
-            let page = self
-                .as_caller(open.opener, |caller| async move {
-                    self.client.read_dir(&caller, inode, behind, limit, plus).await
-                })
-                .await?;
+            let page = self.client.read_dir(&Caller::ROOT, inode, behind, limit, plus).await?;
             if cookie < COOKIE_AFTER_DOT {
                 listed.push(Listed::directory(b".", inode, COOKIE_AFTER_DOT));
             }

@@ -535,8 +535,12 @@ impl Filesystem for Edge {
     // ---- directories -----------------------------------------------------------------------------------------
 
     fn opendir(&self, request: &Request, ino: INodeNo, _flags: fuser::OpenFlags, reply: ReplyOpen) {
-        let opened = self.fs.opendir(requester(request), inode_id(ino));
-        reply.opened(FileHandle(opened.0), FopenFlags::empty()); // no CACHE_DIR (P5.1)
+        let (fs, who) = (self.fs.clone(), requester(request));
+        let call = async move { fs.opendir(who, inode_id(ino)).await };
+        self.metadata(call, |answer| match answer {
+            Ok(opened) => reply.opened(FileHandle(opened.0), FopenFlags::empty()), // no CACHE_DIR (P5.1)
+            Err(error) => reply.error(number("open a directory", &error)),
+        });
     }
 
     fn readdir(&self, _: &Request, _: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {

@@ -29,7 +29,10 @@ pub const EXTENTS_MAX: u32 = 4096;
 /// Extents behind a cut that one answer passes over, before it ends early.
 const HIDDEN_MAX: usize = 4096;
 
-/// Answers a client. Of `StatFs` only the number of inodes is known here; the space is for the view of the servers.
+/// Answers a client, with the rights of the caller that the request names; SEMANTICS.md has the table. What belongs to an open
+/// file or directory is asked for by its client as root: there the right was checked at the open (P2.4).
+///
+/// Of `StatFs` only the number of inodes is known here; the space is for the view of the servers.
 pub fn answer(view: &dyn Snapshot, request: &ReadRequest) -> MetaResult<ReadReply> {
     if cluster::require(view)?.cluster != request.cluster {
         return Err(MetaError::WrongCluster { map_version: 0 });
@@ -51,8 +54,9 @@ pub fn answer(view: &dyn Snapshot, request: &ReadRequest) -> MetaResult<ReadRepl
         }
         Read::Open { inode, mask } => open(view, caller, request.session, *inode, *mask),
         Read::ReadLink { inode } => readlink(view, *inode).map(ReadReply::Target),
-        Read::ReadDir { inode, cookie, limit, plus } => readdir(view, *inode, *cookie, *limit, *plus),
+        Read::ReadDir { inode, cookie, limit, plus } => readdir(view, caller, *inode, *cookie, *limit, *plus),
         Read::Extents { inode, offset, len, limit } => {
+            permission::require(&inode::require(view, *inode)?, caller, AccessMask::READ)?;
             extents(view, *inode, *offset, *len, *limit).map(ReadReply::Extents)
         }
         Read::StatFs { inode } => {
@@ -179,15 +183,18 @@ pub fn readlink(view: &dyn Snapshot, inode: InodeId) -> MetaResult<Vec<u8>> {
     Ok(record.target)
 }
 
-/// In cookie order (P7.6). The right to list was checked at open.
+/// In cookie order (P7.6). Attributes are for whoever could look the names up.
 fn readdir(
     view: &dyn Snapshot,
+    caller: &Caller,
     inode: InodeId,
     cookie: u64,
     limit: u32,
     plus: bool,
 ) -> MetaResult<ReadReply> {
     let directory = inode::require_directory(view, inode)?;
+    permission::require(&directory, caller, AccessMask::READ)?;
+    let plus = plus && may_search(&directory, caller)?;
     let limit = limit.clamp(1, READDIR_ENTRIES_MAX) as usize;
     let mut found: Vec<_> = dirent::list_after(view, inode, cookie).take(limit + 1).collect();
     let end = found.len() <= limit;
@@ -200,6 +207,14 @@ fn readdir(
     };
     let entries = found.into_iter().map(entry).collect::<MetaResult<Vec<_>>>()?;
     Ok(ReadReply::Entries { entries, end, parent: directory.parent })
+}
+
+fn may_search(directory: &inode::InodeRecord, caller: &Caller) -> MetaResult<bool> {
+    match permission::require(directory, caller, AccessMask::EXECUTE) {
+        Ok(()) => Ok(true),
+        Err(MetaError::PermissionDenied) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The extents that touch `[offset, offset + len)`, and where their chunks are.

@@ -56,6 +56,30 @@ fn another_user_gets_what_the_mode_gives_to_others() {
     refused(&as_other(&dir, "", "cat shut/in"), "Permission denied");
 }
 
+/// As whoever reads a directory to which the way is shut behind him.
+#[test]
+fn a_directory_that_was_open_before_a_chmod_is_listed_to_its_end() {
+    let fs = scenario("open_directory");
+    let dir = fs.dir("a");
+    chmod(&dir, 0o755);
+    for n in 0..300 {
+        fs::write(fs.path(&format!("{n}")), "").unwrap();
+    }
+    // SAFETY: these change the calling thread alone, by its own numbers. They cannot fail in a way that memory knows of.
+    let become_user = |id: u32| unsafe { (libc::setfsgid(id), libc::setfsuid(id)) };
+    become_user(65534);
+    let mut open = [fs::read_dir(&dir).unwrap(), fs::read_dir(&dir).unwrap()];
+    let first = open[0].next().unwrap().unwrap();
+    become_user(0);
+    chmod(&dir, 0o700);
+    become_user(65534);
+    let refused = fs::read_dir(&dir).map(drop);
+    let left = open.map(|listing| listing.filter(|entry| entry.is_ok()).count());
+    become_user(0);
+    assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
+    assert_eq!(left, [299, 300], "after {:?}", first.file_name());
+}
+
 #[test]
 fn the_owner_may_change_what_is_hers_and_give_nothing_away() {
     let fs = scenario("owner");

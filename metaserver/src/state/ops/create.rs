@@ -64,6 +64,8 @@ pub(in crate::state) fn plan_directory(
     let parent = searchable_by(view, caller, create.parent)?;
     ensure(dirent::find(view, create.parent, &create.name).is_none(), MetaError::Exists)?;
     permission::require(&parent, caller, AccessMask::WRITE)?;
+    let chooses = matches!(create.what, NewInode::Volume { .. });
+    ensure(!chooses || caller.is_root(), MetaError::NotPermitted)?; // only administrators choose a cluster
     let (mode, gid) = mode_and_group(caller, create.mode, FileKind::Directory, &parent)?;
     Ok(RootAttr { mode, uid: caller.uid, gid })
 }

@@ -15,6 +15,7 @@ pub(super) fn apply(context: &mut Context<'_, '_>, set: &SetAttr) -> MetaResult<
     check_owner(context, set, &record)?;
     check_mode(context, set, &record)?;
     check_times(context, set, &record)?;
+    check_privileges(context, set, &record)?;
     if let Some(size) = set.size {
         check_size(context, set, &record, size)?;
     }
@@ -94,6 +95,15 @@ fn check_times(context: &Context<'_, '_>, set: &SetAttr, record: &InodeRecord) -
             Err(MetaError::NotPermitted)
         }
     }
+}
+
+/// Set-uid and set-gid go with a write, so they are for whoever may write; of a file open for writing that is known (P2.4).
+fn check_privileges(context: &Context<'_, '_>, set: &SetAttr, record: &InodeRecord) -> MetaResult<()> {
+    let is_asked = set.kill_privileges && !set.by_handle;
+    if !is_asked || permission::is_owner_or_root(record, context.caller) {
+        return Ok(());
+    }
+    permission::require(record, context.caller, AccessMask::WRITE)
 }
 
 fn check_size(

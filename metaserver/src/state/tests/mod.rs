@@ -22,6 +22,7 @@ use crate::command::{
 use crate::kv::memory::MemoryKv;
 use crate::kv::{Kv as _, Pair, Snapshot, Txn};
 
+mod permissions;
 mod random;
 
 pub(super) const CLUSTER: ClusterId = ClusterId(0xc1);
