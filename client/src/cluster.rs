@@ -14,7 +14,7 @@ use dfs_proto::rpc::leader::LeaderChannel;
 use dfs_proto::rpc::{Identity, Role};
 use dfs_proto::units::ByteLen;
 use futures::StreamExt;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,7 +24,7 @@ use crate::commit::Committer;
 use crate::core::Core;
 use crate::memory::SessionMemory;
 use crate::meta::{MetaCalls, MetaClient};
-use crate::node::{Nodes, Pin};
+use crate::node::{Node, Nodes, Pin};
 use crate::readahead::ReadAheadBudget;
 use crate::retry::Deadline;
 use crate::writer::ChunkWriter;
@@ -34,6 +34,9 @@ use crate::{ClientConfig, ClientError, Created, DirPage, File, OpenMode, Result,
 const LAST_FLUSHES_MAX: usize = 16;
 /// Of the deadline of a shutdown, kept for closing the session.
 const CLOSE_TIMEOUT_MAX: Duration = Duration::from_secs(2);
+
+/// Whoever asks for attributes waits so long for what was appended here to go behind what another client wrote.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
 
 /// What a name leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,16 +112,42 @@ impl ClusterClient {
 
     /// `name` may be `.` or `..`.
     pub(crate) async fn lookup(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> Result<Found> {
-        Ok(match self.core.meta.lookup(caller, parent, name).await? {
-            Found::Here(attr) => Found::Here(self.show(attr)),
-            elsewhere => elsewhere,
-        })
+        let asked_at = Instant::now();
+        let attr = match self.core.meta.lookup(caller, parent, name).await? {
+            Found::Here(attr) => self.show(attr),
+            elsewhere => return Ok(elsewhere),
+        };
+        let settled = match self.core.nodes.pin_open(attr.inode) {
+            Some(pin) => self.settled(&pin.node, asked_at).await,
+            None => None,
+        };
+        Ok(Found::Here(settled.unwrap_or(attr)))
     }
 
     pub(crate) async fn getattr(&self, caller: &Caller, inode: InodeId) -> Result<InodeAttr> {
         // Pinned, so that what is committed and closed meanwhile is not forgotten before the answer is looked at.
-        let _pin = self.core.nodes.pin_open(inode);
-        Ok(self.show(self.core.meta.getattr(caller, inode).await?))
+        let pin = self.core.nodes.pin_open(inode);
+        let asked_at = Instant::now();
+        let attr = self.show(self.core.meta.getattr(caller, inode).await?);
+        match pin {
+            Some(pin) => Ok(self.settled(&pin.node, asked_at).await.unwrap_or(attr)),
+            None => Ok(attr),
+        }
+    }
+
+    /// An answer to a question of that time was taken in. If it shows that another client wrote where something appended here
+    /// waits for its commit, that goes behind it first, so that what is shown is what the file will be.
+    async fn settled(&self, node: &Arc<Node>, asked_at: Instant) -> Option<InodeAttr> {
+        let session = self.core.meta.session_id();
+        let is_outgrown = node.with(session, |state| {
+            state.heard(asked_at);
+            state.is_outgrown()
+        });
+        if is_outgrown {
+            // It goes on when nobody waits for it; that it failed, the open files will report.
+            let _ = timeout(SETTLE_MAX, self.core.move_behind(node)).await;
+        }
+        node.with(session, |state| state.shown())
     }
 
     /// The same, but what a change of this client has told in the last milliseconds is not asked for again (`fresh`).
@@ -171,6 +200,7 @@ impl ClusterClient {
         create: Create,
         mode: OpenMode,
     ) -> Result<(Arc<File>, InodeAttr)> {
+        let asked_at = Instant::now();
         let created = self.core.meta.create(caller, create).await?;
         let inode = created.attr.inode;
         if created.existed {
@@ -182,6 +212,7 @@ impl ClusterClient {
         let pin = self.core.nodes.pin(inode, session);
         pin.node.with(session, |state| {
             state.was_created(&created.attr);
+            state.heard(asked_at);
             state.learn_next_commit(session, created.next_commit);
         });
         let file = File::new(self.core.clone(), pin, mode);
@@ -195,6 +226,7 @@ impl ClusterClient {
         let pin = self.core.nodes.pin(inode, session);
         let read = if mode.read { AccessMask::READ } else { AccessMask::NONE };
         let write = if mode.write { AccessMask::WRITE } else { AccessMask::NONE };
+        let asked_at = Instant::now();
         let (attr, next_commit) = self.core.meta.open(caller, inode, read.union(write)).await?;
         match self.core.chores.take_back(session, inode) {
             Reopened::NotWaiting => {}
@@ -206,6 +238,7 @@ impl ClusterClient {
             state.observe(&attr);
             state.learn_next_commit(session, next_commit);
         });
+        self.settled(&pin.node, asked_at).await;
         let file = File::new(self.core.clone(), pin, mode);
         if mode.truncate && mode.write {
             let size = Some(ByteLen(0));

@@ -2,22 +2,32 @@
 //!
 //! O1  A write that returned is seen by every read and `stat` of this client that starts later; `flush` and `sync`
 //!     return when all of it is durable on every replica and committed.
+//!     What another client closed before, a read that bypasses the kernel's cache sees [`HEARD_FOR`] later, as all others do;
+//!     an append lies behind it (N7 of `node`).
 //! O2  What could not be committed is reported once by each file that was open then: by its next write, flush or sync.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use dfs_proto::attr::{Caller, InodeAttr};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::SetAttr;
 use dfs_proto::units::{FILE_LEN_MAX, Offset};
+use tokio::time::{Instant, timeout};
 
 use crate::core::Core;
 use crate::node::{Node, Pin, State};
 use crate::readahead::ReadAhead;
 use crate::retry::Deadline;
 use crate::{ClientError, OpenMode, Result};
+
+/// So long what the cluster told of a file is believed by what the kernel does not ask about before: direct reads, and
+/// the place of an append until it is committed. As long as the kernel believes attributes.
+const HEARD_FOR: Duration = Duration::from_millis(50);
+/// An append waits no longer to hear where the end is; its commit will.
+const HEAR_MAX: Duration = Duration::from_secs(1);
 
 const SET_UID: u32 = 0o4000;
 const SET_GID: u32 = 0o2000;
@@ -67,6 +77,11 @@ impl File {
         shown.expect("a file is made after its attributes were taken in, and those stay")
     }
 
+    /// The same of its size only.
+    pub fn size(&self) -> u64 {
+        self.look(|state| state.size())
+    }
+
     /// The bytes at `offset`; fewer than `len` only at the end of the file.
     pub async fn read_at(&self, offset: Offset, len: u64) -> Result<Bytes> {
         if !self.mode.read {
@@ -84,13 +99,47 @@ impl File {
         Ok(bytes)
     }
 
+    /// The same for a reader before whom nobody asked how new the file is (O_DIRECT).
+    pub async fn read_direct(&self, offset: Offset, len: u64) -> Result<Bytes> {
+        if self.look(|state| state.is_old(HEARD_FOR)) {
+            self.hear().await?;
+        }
+        self.read_at(offset, len).await
+    }
+
+    /// Asks the cluster how the file is now.
+    async fn hear(&self) -> Result<()> {
+        let asked_at = Instant::now();
+        let attr = self.core.meta.getattr(&Caller::ROOT, self.inode()).await?;
+        self.look(|state| {
+            state.observe(&attr);
+            state.heard(asked_at);
+        });
+        Ok(())
+    }
+
+    /// Before an append: where the end is, unless it is behind what was appended here before.
+    async fn hear_of_end(&self) -> Result<()> {
+        let is_known = |state: &mut State| state.has_appended() || !state.is_old(HEARD_FOR);
+        if !self.look(is_known) {
+            match timeout(HEAR_MAX, self.hear()).await {
+                Ok(Err(ClientError::Unavailable { .. })) | Err(_) => {} // its commit will ask again
+                Ok(heard) => heard?,
+            }
+        }
+        if self.look(|state| state.is_outgrown()) {
+            self.noting(self.core.move_behind(&self.node).await)?;
+        }
+        Ok(())
+    }
+
     /// Buffers the bytes; long runs are sent meanwhile. Waits while the session's memory is full.
     pub async fn write_at(&self, caller: &Caller, offset: Offset, data: &[u8]) -> Result<()> {
         self.put(caller, Some(offset), data).await.map(drop)
     }
 
     /// O_APPEND: places the bytes at the end, wherever that is now, and answers where it was. Appends of several
-    /// processes on this client never lie over each other.
+    /// processes on this client never lie over each other, nor over what another client closed before.
     pub async fn append(&self, caller: &Caller, data: &[u8]) -> Result<Offset> {
         self.put(caller, None, data).await
     }
@@ -105,16 +154,22 @@ impl File {
         if !fits(at.map_or(0, |offset| offset.0)) {
             return Err(ClientError::FileTooLarge);
         }
+        if at.is_none() {
+            self.hear_of_end().await?;
+        }
         self.kill_privileges(caller).await?;
         let deadline = Deadline::after(self.core.config.data_timeout);
         let room = self.core.memory.reserve(len, deadline).await?;
         let now = self.core.meta.cluster_now();
         let written = self.look(|state| {
-            let offset = at.map_or(state.size(), |offset| offset.0);
-            if !fits(offset) {
-                return Err(ClientError::FileTooLarge);
-            }
-            let has_full = len > 0 && state.write(offset, data, now, !caller.is_root());
+            let offset = at.map_or_else(|| state.append_end(), |offset| offset.0);
+            let kills = !caller.is_root();
+            let has_full = match at {
+                _ if !fits(offset) => return Err(ClientError::FileTooLarge),
+                _ if len == 0 => false,
+                Some(_) => state.write(offset, data, now, kills),
+                None => state.append(data, now, kills),
+            };
             Ok((Offset(offset), has_full))
         });
         drop(room); // what the buffer really took is counted now

@@ -25,7 +25,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::ClientError;
 use crate::buffer::{RUN_LEN_MAX, Run, RunId};
 use crate::core::Core;
-use crate::node::Node;
+use crate::node::{Node, State};
 use crate::retry::{Backoff, Deadline};
 use crate::writer::Parcel;
 
@@ -44,10 +44,27 @@ impl Core {
             // What somebody else is committing just now counts as clean only when it is.
             return Ok(());
         }
+        self.flush_if(node, |_| true).await
+    }
+
+    /// What was appended goes behind what another client has written meanwhile, now that this is known (N7 of `node`).
+    pub(crate) async fn move_behind(self: &Arc<Core>, node: &Arc<Node>) -> Result<(), ClientError> {
+        self.flush_if(node, State::is_outgrown).await
+    }
+
+    /// With nothing of this inode under way.
+    async fn flush_if(
+        self: &Arc<Core>,
+        node: &Arc<Node>,
+        is_wanted: fn(&State) -> bool,
+    ) -> Result<(), ClientError> {
         let (core, node) = (self.clone(), node.clone());
         let flushing = tokio::spawn(async move {
             let flushing = node.flushing.lock().await;
-            let flushed = core.flush_locked(&node).await;
+            let flushed = match node.with(core.meta.session_id(), |state| is_wanted(state)) {
+                true => core.flush_locked(&node).await,
+                false => Ok(()),
+            };
             drop(flushing);
             core.nodes.forget_if_closed(node.inode); // its last open file may be gone by now
             flushed
@@ -158,13 +175,17 @@ impl Core {
 
     /// Commits the runs below `end`, which are all durable, in as few commits as they need.
     async fn commit_parts(&self, node: &Arc<Node>, session: SessionId, end: RunId) -> MetaResult<()> {
+        // What a commit answers is as good as asking.
+        let mut must_hear = node.with(session, |state| state.has_appended());
         loop {
-            if !node.with(session, |state| state.knows_next_commit()) {
+            if must_hear || !node.with(session, |state| state.knows_next_commit()) {
+                let asked_at = Instant::now();
                 let (attr, next) = self.meta.open(&Caller::ROOT, node.inode, AccessMask::NONE).await?;
                 node.with(session, |state| {
-                    state.observe(&attr);
-                    state.learn_next_commit(session, next);
+                    state.learn_of_commits(session, &attr, next);
+                    state.heard(asked_at);
                 });
+                must_hear = false;
             }
             let Some(part) = node.with(session, |state| state.part(end)) else {
                 let is_done = node.with(session, |state| state.buffer.runs_below(end).next().is_none());
@@ -174,7 +195,7 @@ impl Core {
             let attr = self.committer.commit(part.commit.clone()).await.inspect_err(|error| {
                 // Nobody knows whether it happened.
                 if matches!(error, MetaError::Unavailable { .. }) {
-                    node.with(session, |state| state.doubt_next_commit(session));
+                    node.with(session, |state| state.not_answered(&part));
                 }
             })?;
             node.with(session, |state| state.committed(&part, &attr));

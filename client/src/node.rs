@@ -7,6 +7,9 @@
 //! N5  What belongs to a session that has ended is dropped, and reported so, when the inode is next touched (P3.1).
 //! N6  When a read has waited for its whole deadline in vain, those that follow it soon try only for a moment: one read(2)
 //!     is several requests (read-ahead, the kernel's second try), and its caller hears of it once, promptly (promise 4).
+//! N7  What was appended (O_APPEND) lies at the end until it is committed: when another client made the file longer or shorter
+//!     meanwhile, it moves along before it is committed, and nothing of the other's is overwritten. So the cluster is asked
+//!     before each such commit. A commit of ours that may have happened is never taken for another's.
 //! Locks, in the order in which they are taken: `flushing`, `sending`, the table, `state` or the chores. The last three
 //! are never held over an `await`.
 
@@ -60,6 +63,12 @@ pub(crate) struct State {
     last_failure: Option<ClientError>,
     cache: ExtentCache,
     dirty_since: Option<Instant>,
+    /// From here on the buffer holds what was appended, and nothing else (N7).
+    appended: Option<u64>,
+    /// When the newest answer of the cluster that `base` takes in was asked for.
+    heard_at: Option<Instant>,
+    /// A commit that nobody knows the end of.
+    uncertain: Option<Arc<Part>>,
     /// When a read last waited for its whole deadline in vain.
     unreachable_since: Option<Instant>,
 }
@@ -96,6 +105,9 @@ impl Node {
             last_failure: None,
             cache: ExtentCache::default(),
             dirty_since: None,
+            appended: None,
+            heard_at: None,
+            uncertain: None,
             unreachable_since: None,
         };
         let (flushing, sending) = (tokio::sync::Mutex::new(()), tokio::sync::Mutex::new(()));
@@ -133,6 +145,7 @@ impl State {
         }
         self.session = session;
         self.next_commit = None;
+        self.uncertain = None;
         self.fail(ClientError::SessionLost);
     }
 
@@ -175,6 +188,7 @@ impl State {
     pub(crate) fn drop_buffered(&mut self) {
         self.buffer.clear();
         self.places.clear();
+        self.uncertain = None;
         self.settle();
     }
 
@@ -193,6 +207,16 @@ impl State {
             self.cache.reset(merged.content_version);
         }
         self.base = Some(merged);
+    }
+
+    /// `base` is as new as an answer to a question of that time.
+    pub(crate) fn heard(&mut self, asked_at: Instant) {
+        self.heard_at = self.heard_at.max(Some(asked_at));
+    }
+
+    /// The cluster was not asked for so long.
+    pub(crate) fn is_old(&self, age: Duration) -> bool {
+        self.heard_at.is_none_or(|at| at.elapsed() > age)
     }
 
     /// What `stat` shows now (N1). `None` before anything was heard of the inode.
@@ -222,6 +246,50 @@ impl State {
 
     /// Buffers a write. True when there is something that can be sent.
     pub(crate) fn write(&mut self, offset: u64, data: &[u8], mtime: Timestamp, kills: bool) -> bool {
+        if self.appended.is_some_and(|from| from < offset + data.len() as u64) {
+            self.appended = None; // it was written to by its place, so it stays there
+        }
+        self.lay(offset, data, mtime, kills)
+    }
+
+    /// Buffers an append behind everything (N7). True as with `write`.
+    pub(crate) fn append(&mut self, data: &[u8], mtime: Timestamp, kills: bool) -> bool {
+        let end = self.append_end();
+        if self.appended.is_none() {
+            self.buffer.freeze_all(); // no piece lies across
+            self.appended = Some(end);
+        }
+        self.lay(end, data, mtime, kills)
+    }
+
+    /// Where the next append would lie.
+    pub(crate) fn append_end(&self) -> u64 {
+        let appended = self.appended.and_then(|_| self.buffer.end());
+        appended.unwrap_or_else(|| self.size())
+    }
+
+    pub(crate) fn has_appended(&self) -> bool {
+        self.appended.is_some()
+    }
+
+    /// The file is longer than it was when the appended bytes were given their place.
+    pub(crate) fn is_outgrown(&self) -> bool {
+        let committed = self.base.as_ref().map_or(0, |base| base.size.0);
+        self.appended.is_some_and(|from| from < committed)
+    }
+
+    /// Keeps N7. Only while no commit is under way, whose effect on the size `base` may show already.
+    fn move_appended(&mut self) {
+        let Some(from) = self.appended else { return };
+        let committed = self.base.as_ref().map_or(0, |base| base.size.0);
+        let to = committed.max(self.buffer.end_before(from).unwrap_or(0));
+        if from != to {
+            self.buffer.shift(from, to);
+            self.appended = Some(to);
+        }
+    }
+
+    fn lay(&mut self, offset: u64, data: &[u8], mtime: Timestamp, kills: bool) -> bool {
         let has_full = self.buffer.write(offset, data);
         self.mtime = Some(mtime);
         self.kill_privileges |= kills;
@@ -287,7 +355,8 @@ impl State {
 
     /// The next commit of runs below `end`: as many as one may name, oldest first. `None` when all are committed.
     /// All of them must be placed, and `next_commit` known.
-    pub(crate) fn part(&self, end: RunId) -> Option<Part> {
+    pub(crate) fn part(&mut self, end: RunId) -> Option<Arc<Part>> {
+        self.move_appended();
         let mut map = ExtentMap::default();
         let mut streams: BTreeMap<ChunkId, Arc<ChunkStream>> = BTreeMap::new();
         let (mut runs, mut size) = (Vec::new(), 0);
@@ -320,7 +389,30 @@ impl State {
         };
         let chunks = streams.values().map(|stream| named(stream)).collect();
         let locations = streams.values().map(|stream| stream.location.clone()).collect();
-        Some(Part { commit: FilePart { session: self.session, file, chunks }, runs, locations })
+        Some(Arc::new(Part { commit: FilePart { session: self.session, file, chunks }, runs, locations }))
+    }
+
+    /// The cluster answered what the next commit is. One whose end was unknown has happened if that is a later one.
+    pub(crate) fn learn_of_commits(&mut self, session: SessionId, attr: &InodeAttr, next: u64) {
+        self.observe(attr);
+        if session != self.session {
+            return;
+        }
+        self.next_commit.get_or_insert(next);
+        if let Some(part) = self.uncertain.clone()
+            && part.commit.file.number < next
+        {
+            self.committed(&part, attr);
+            self.next_commit = Some(next);
+        }
+    }
+
+    /// A commit was not answered.
+    pub(crate) fn not_answered(&mut self, part: &Arc<Part>) {
+        if part.commit.session == self.session {
+            self.next_commit = None;
+            self.uncertain = Some(part.clone());
+        }
     }
 
     /// Keeps N2.
@@ -335,6 +427,8 @@ impl State {
             self.buffer.forget(*run);
             self.places.remove(run);
         }
+        self.uncertain = None;
+        self.appended = self.appended.and_then(|from| self.buffer.start_from(from));
         self.settle();
     }
 
@@ -343,6 +437,7 @@ impl State {
             self.mtime = None;
             self.kill_privileges = false;
             self.dirty_since = None;
+            self.appended = None;
         } else if self.dirty_since.is_some() {
             self.dirty_since = Some(Instant::now());
         }

@@ -49,6 +49,8 @@ pub(crate) struct State {
     clock: i64,
     /// Executed, but the answer was lost until the deadline.
     pub(crate) lost_commit_answers: u32,
+    /// Lost on the way there.
+    pub(crate) lost_commits: u32,
     /// What creates are answered until the deadline.
     pub(crate) refuses_creates: Option<MetaError>,
     pub(crate) is_full: bool,
@@ -56,6 +58,7 @@ pub(crate) struct State {
     pub(crate) commits_extents: Vec<usize>,
     pub(crate) changes: u64,
     pub(crate) lookups: u64,
+    pub(crate) reads: u64,
     pub(crate) reports: Vec<ReplicaReport>,
     pub(crate) released: Vec<InodeId>,
     pub(crate) avoided: Vec<Vec<ServerId>>,
@@ -116,6 +119,17 @@ impl State {
     pub(crate) fn now(&mut self) -> Timestamp {
         self.clock += 1;
         Timestamp { seconds: self.clock, nanos: 0 }
+    }
+
+    /// Whether it is lost, or its answer.
+    fn loses(&mut self, change: &Change) -> (bool, bool) {
+        let is_commit = matches!(change, Change::CommitExtents(_));
+        let take = |left: &mut u32| {
+            let is_taken = is_commit && *left > 0;
+            *left -= u32::from(is_taken);
+            is_taken
+        };
+        (take(&mut self.lost_commits), take(&mut self.lost_commit_answers))
     }
 
     fn check_session(&self, session: SessionId) -> MetaResult<()> {
@@ -284,6 +298,7 @@ impl State {
     fn read(&mut self, request: &ReadRequest) -> MetaResult<ReadReply> {
         self.check_session(request.session)?;
         self.lookups += u64::from(matches!(request.read, Read::Lookup { .. }));
+        self.reads += 1;
         let file = |inode: &InodeId| self.files.get(inode).ok_or(MetaError::Stale);
         match &request.read {
             Read::Lookup { name, .. } => {
@@ -364,23 +379,19 @@ impl MetaCalls for FakeMeta {
 
     async fn change(&self, request: ChangeRequest, timeout: Duration) -> Answer {
         sleep(DELAY).await;
-        let is_lost = {
-            let mut state = self.state();
-            let is_commit = matches!(request.change, Change::CommitExtents(_));
-            let is_lost = is_commit && state.lost_commit_answers > 0;
-            state.lost_commit_answers -= u32::from(is_lost);
-            is_lost
-        };
+        let (is_request_lost, is_answer_lost) = self.state().loses(&request.change);
         if let (Some(refused), Change::Create(_)) = (self.state().refuses_creates.clone(), &request.change) {
             return Answer { answered: Err(refused), is_first_try: true };
         }
-        let result = self.state().change(&request);
-        if is_lost {
-            sleep(timeout).await;
-            let result = Err(MetaError::Unavailable { what: "no answer in time".to_owned() });
-            return Answer { answered: told(result), is_first_try: false };
+        let result = (!is_request_lost).then(|| self.state().change(&request));
+        match result.filter(|_| !is_answer_lost) {
+            Some(result) => Answer { answered: told(result), is_first_try: true },
+            None => {
+                sleep(timeout).await;
+                let result = Err(MetaError::Unavailable { what: "no answer in time".to_owned() });
+                Answer { answered: told(result), is_first_try: false }
+            }
         }
-        Answer { answered: told(result), is_first_try: true }
     }
 
     async fn read(&self, request: ReadRequest, _timeout: Duration) -> MetaResult<ReadReply> {

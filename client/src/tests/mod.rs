@@ -1,5 +1,6 @@
 //! The client against the fakes. Time stands still but where the code waits for it.
 
+mod append;
 mod model;
 mod read;
 mod session;
