@@ -88,8 +88,6 @@ impl Default for ClientConfig {
 pub struct OpenMode {
     pub read: bool,
     pub write: bool,
-    /// Remembered for the one who opened: appends are made by [`File::append`].
-    pub append: bool,
     /// To size 0, once it is open.
     pub truncate: bool,
 }

@@ -5,21 +5,32 @@
 //! F2  Attributes and names are never kept here: until there are leases each call asks (P5.2).
 //! F3  When bytes could not be written, the kernel's pages of that file are dropped too, so that nobody reads what was
 //!     never committed (P6.4).
+//!     Likewise when the bytes of an append lie elsewhere than where the kernel put them in its pages.
 //! F4  Once the mount is closing, nothing more is accepted that would have to be written.
+//!
+//! F5  A write that asks to be durable (O_SYNC, O_DSYNC, RWF_SYNC, RWF_DSYNC) is, when it is answered. Where the page cache is
+//!     used the kernel sends FSYNC behind it; where it is not, the write's flags are all that says so (P5.2).
+//!
+//! F6  A write past the page cache makes the file longer for the kernel only when the page in which the file ended is gone (I4
+//!     of `inodes`). The kernel drops that page before it sends the write, and whoever reads meanwhile brings it back. Until
+//!     then nobody is shown the new size.
 //!
 //! Not here: retries, buffers, caches (the client library), and the words that errors become (`errno`).
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use dfs_client::{Client, ClientError, File, Looked, OpenMode};
 use dfs_proto::attr::{AccessMask, BadName, Caller, FileKind, InodeAttr, Name};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Create, DirEntry, NewInode, Rename, SetAttr, StatFs};
-use dfs_proto::units::{FILE_LEN_MAX, NAME_LEN_MAX, Offset};
+use dfs_proto::units::{ByteLen, FILE_LEN_MAX, NAME_LEN_MAX, Offset};
 use thiserror::Error;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::groups::{Groups, Requester};
 use crate::handles::{Handle, Handles};
@@ -61,13 +72,26 @@ impl FsError {
 
 pub(crate) type FsResult<T> = Result<T, FsError>;
 
-/// Drops the kernel's pages and attributes of a file. Must not wait: it is called while the kernel waits for an answer.
-pub(crate) type DropPages = Box<dyn Fn(InodeId) + Send + Sync>;
+/// Drops the kernel's pages of a file, from the one with this byte in it on, and its attributes. Must not wait: it is called
+/// while the kernel waits for an answer. What it gives is ready when that is done, or cannot be.
+pub(crate) type DropPages = Box<dyn Fn(InodeId, Offset) -> oneshot::Receiver<()> + Send + Sync>;
+
+/// So long the answer to a write waits for pages to be dropped. The last one may be locked by that write: it is not used then
+/// before the answer, nor believed after it.
+const DROP_MAX: Duration = Duration::from_millis(5);
+/// The same for a write past the page cache, which locks no page. One that is being read is locked.
+const DROP_LAST_MAX: Duration = Duration::from_millis(100);
+/// A read that meets the end of a file while that moves looks so often whether it has moved.
+const READS_MAX: u32 = 8;
+/// Of the kernel. A smaller unit than its real one would be wrong, a larger one is only slower.
+const PAGE_LEN: u64 = 4096;
 
 struct OpenFile {
     file: Arc<File>,
     inode: InodeId,
     mode: OpenMode,
+    /// As the kernel was told ([`Opened::direct`]).
+    direct: bool,
 }
 
 /// The right to list it was asked for when it was opened (P2.4).
@@ -132,8 +156,10 @@ pub(crate) struct OpenFlags {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Opened {
     pub(crate) handle: Handle,
-    /// Reads and writes go past the page cache: for O_APPEND the kernel would place the bytes by its cached size, and
-    /// O_DIRECT asks for it (P5.1).
+    /// Reads and writes go past the page cache: O_DIRECT asks for it. Appends do not: an append that goes past the pages makes
+    /// the file longer while a page still has zeros behind the old end, and who reads at that moment gets them. In the
+    /// cache the bytes are in the page before the file is longer. The kernel places them by the size that it has cached; we
+    /// place them, and what differs is dropped ([`Fs::append`]).
     pub(crate) direct: bool,
     /// The content is the same as at the open before: the pages that the kernel has since then are right.
     pub(crate) pages_hold: bool,
@@ -153,6 +179,10 @@ pub(crate) struct Write {
     pub(crate) append: bool,
     /// Pages written back: handle, caller and append mode are guesses then; only the offset counts.
     pub(crate) from_page_cache: bool,
+    /// The file description has O_DIRECT now: it goes past the page cache.
+    pub(crate) direct: bool,
+    /// It is to be durable when it is answered.
+    pub(crate) durable: bool,
     /// The kernel wants set-uid and set-gid cleared (FUSE_HANDLE_KILLPRIV_V2).
     pub(crate) kill_privileges: bool,
 }
@@ -226,7 +256,10 @@ impl Fs {
             Looked::Unanswered(volume) => (*volume, FileKind::Directory),
         };
         self.inodes.looked_up(inode, kind, (parent, name));
-        Ok(looked)
+        Ok(match looked {
+            Looked::Attr(attr) => Looked::Attr(self.shown(attr)),
+            unanswered => unanswered,
+        })
     }
 
     pub(crate) fn forget(&self, inode: InodeId, count: u64) {
@@ -268,7 +301,7 @@ impl Fs {
             })
             .await?;
         self.inodes.looked_up(attr.inode, attr.kind, (parent, name));
-        Ok(attr)
+        Ok(self.shown(attr))
     }
 
     pub(crate) async fn unlink(&self, who: Requester, parent: InodeId, name: &[u8]) -> FsResult<()> {
@@ -329,7 +362,14 @@ impl Fs {
     pub(crate) async fn getattr(&self, who: Requester, inode: InodeId) -> FsResult<InodeAttr> {
         let asked = |caller| async move { self.client.getattr_lately(&caller, inode).await };
         let fresh = self.as_caller(who, asked);
-        if inode == InodeId::ROOT { self.root.or(fresh).await } else { fresh.await }
+        let attr = if inode == InodeId::ROOT { self.root.or(fresh).await } else { fresh.await };
+        attr.map(|attr| self.shown(attr))
+    }
+
+    /// Attributes as the kernel may see them now (F6).
+    fn shown(&self, attr: InodeAttr) -> InodeAttr {
+        let size = self.inodes.shown_size(attr.inode, attr.size.0);
+        InodeAttr { size: ByteLen(size), ..attr }
     }
 
     pub(crate) async fn setattr(&self, who: Requester, change: Change) -> FsResult<InodeAttr> {
@@ -345,11 +385,16 @@ impl Fs {
         // A truncation by an unprivileged caller clears set-uid and set-gid; the kernel says so in a flag that fuser
         // does not pass on, so what the flag is made of (CAP_FSETID) is taken from the uid.
         set.kill_privileges = set.size.is_some() && who.uid != 0;
-        self.as_caller(who, |caller| {
-            let set = set.clone();
-            async move { self.client.setattr(&caller, set).await }
-        })
-        .await
+        let attr = self
+            .as_caller(who, |caller| {
+                let set = set.clone();
+                async move { self.client.setattr(&caller, set).await }
+            })
+            .await?;
+        if let Some(size) = set.size {
+            self.inodes.kernel_moved_end(attr.inode, size.0, true);
+        }
+        Ok(self.shown(attr))
     }
 
     pub(crate) async fn access(&self, who: Requester, inode: InodeId, mask: AccessMask) -> FsResult<()> {
@@ -376,8 +421,9 @@ impl Fs {
 
     fn opened(&self, file: Arc<File>, inode: InodeId, flags: OpenFlags) -> Opened {
         let pages_hold = self.inodes.opened_at(inode, file.attr().content_version);
-        let handle = self.files.insert(OpenFile { file, inode, mode: flags.mode });
-        Opened { handle, direct: flags.direct || flags.mode.append, pages_hold }
+        let (mode, direct) = (flags.mode, flags.direct);
+        let handle = self.files.insert(OpenFile { file, inode, mode, direct });
+        Opened { handle, direct, pages_hold }
     }
 
     pub(crate) async fn open(&self, who: Requester, inode: InodeId, flags: OpenFlags) -> FsResult<Opened> {
@@ -419,14 +465,37 @@ impl Fs {
             })
             .await?;
         self.inodes.looked_up(attr.inode, attr.kind, (parent, name));
-        Ok((self.opened(file, attr.inode, flags), attr))
+        Ok((self.opened(file, attr.inode, flags), self.shown(attr)))
     }
 
     /// Shorter than `len` at the end of the file only.
     pub(crate) async fn read(&self, handle: Handle, offset: Offset, len: u32) -> FsResult<Bytes> {
         let open = self.file(handle)?;
-        let read = open.file.read_at(offset, len.into()).await;
+        let read = self.read_open(&open, offset, len.into()).await;
         read.map_err(|source| FsError::File { file: self.inodes.describe(open.inode), source })
+    }
+
+    /// Keeps F6: whoever makes the file longer finds the page that this fills known, or this finds the file longer.
+    async fn read_open(&self, open: &OpenFile, offset: Offset, len: u64) -> Result<Bytes, ClientError> {
+        let mut tries = 1;
+        loop {
+            let bytes = match open.direct {
+                true => open.file.read_direct(offset, len).await?,
+                false => open.file.read_at(offset, len).await?, // the kernel has asked for attributes
+            };
+            let end = offset.0 + bytes.len() as u64;
+            // Whole pages, also of a file that is open for direct I/O: it may be mapped.
+            let fills_last_page =
+                end < offset.0 + len && offset.0.is_multiple_of(PAGE_LEN) && len.is_multiple_of(PAGE_LEN);
+            if !fills_last_page {
+                return Ok(bytes);
+            }
+            self.inodes.reads_last_page(open.inode, end.min(open.file.size()));
+            if open.file.size() <= end || tries == READS_MAX {
+                return Ok(bytes);
+            }
+            tries += 1;
+        }
     }
 
     pub(crate) async fn write(&self, who: Requester, handle: Handle, write: Write) -> FsResult<u32> {
@@ -442,13 +511,57 @@ impl Fs {
         let groups = None;
         let caller =
             if write.kill_privileges { Caller { uid: who.uid, gid: who.gid, groups } } else { Caller::ROOT };
-        let written = if open.mode.append && write.append && !write.from_page_cache {
-            open.file.append(&caller, &write.data).await.map(|_at| ())
+        let stored = if (open.direct || write.direct) && !write.from_page_cache {
+            self.write_past_cache(&open, &caller, &write).await
         } else {
-            open.file.write_at(&caller, write.offset, &write.data).await
+            let written = self.place(&open, &caller, &write).await;
+            self.inodes.kernel_moved_end(open.inode, write.offset.0 + u64::from(len), false);
+            written
         };
-        self.written(open.inode, written)?;
+        self.written(open.inode, stored)?;
         Ok(len)
+    }
+
+    /// Keeps F5 and F6.
+    async fn write_past_cache(
+        &self,
+        open: &OpenFile,
+        caller: &Caller,
+        write: &Write,
+    ) -> Result<(), ClientError> {
+        let _growing = self.inodes.grow_past_cache(open.inode, open.file.size());
+        self.place(open, caller, write).await?;
+        if write.durable {
+            open.file.sync().await?;
+        }
+        let size = open.file.size().max(write.offset.0 + write.data.len() as u64);
+        if let (Some(page), Some(drop_pages)) =
+            (self.inodes.last_page_below(open.inode, size), self.drop_pages.get())
+            && let Ok(Ok(())) = timeout(DROP_LAST_MAX, drop_pages(open.inode, Offset(page.end))).await
+        {
+            self.inodes.last_page_dropped(open.inode, page);
+        }
+        Ok(())
+    }
+
+    async fn place(&self, open: &OpenFile, caller: &Caller, write: &Write) -> Result<(), ClientError> {
+        match write.append && !write.from_page_cache {
+            true => self.append(open, caller, write).await,
+            false => open.file.write_at(caller, write.offset, &write.data).await,
+        }
+    }
+
+    /// The kernel has put the bytes where it takes the end to be. If that is not the end (another mount wrote), its pages from
+    /// there on are not the file's. They go before the answer, which makes the file longer for the kernel.
+    async fn append(&self, open: &OpenFile, caller: &Caller, write: &Write) -> Result<(), ClientError> {
+        let at = open.file.append(caller, &write.data).await?;
+        if at != write.offset {
+            self.inodes.pages_differ(open.inode);
+            if let Some(drop_pages) = self.drop_pages.get() {
+                let _ = timeout(DROP_MAX, drop_pages(open.inode, at.min(write.offset))).await; // keeps F3
+            }
+        }
+        Ok(())
     }
 
     /// At each `close`: what was written is committed when this returns. Who only read has nothing to wait for.
@@ -480,7 +593,7 @@ impl Fs {
         answer.map_err(|source| {
             self.inodes.pages_differ(inode);
             if let Some(drop_pages) = self.drop_pages.get() {
-                drop_pages(inode);
+                drop(drop_pages(inode, Offset(0)));
             }
             FsError::File { file: self.inodes.describe(inode), source }
         })
@@ -526,7 +639,8 @@ impl Fs {
                 listed.push(Listed::directory(b"..", page.parent, COOKIE_AFTER_DOT_DOT));
             }
             behind = page.entries.last().map_or(behind, |entry| entry.cookie);
-            for entry in page.entries {
+            for mut entry in page.entries {
+                entry.attr = entry.attr.map(|attr| self.shown(attr));
                 let is_volume = entry.inode.volume() != inode.volume();
                 if plus && entry.attr.is_none() && !is_volume {
                     listed.extend(self.listed_by_name(inode, entry).await?);

@@ -223,7 +223,6 @@ fn open_flags(flags: i32, is_create: bool) -> fs::OpenFlags {
         mode: OpenMode {
             read: access != OpenAccMode::O_WRONLY,
             write,
-            append: write && flags & libc::O_APPEND != 0,
             truncate: is_create && write && flags & libc::O_TRUNC != 0,
         },
         direct: flags & libc::O_DIRECT != 0,
@@ -497,6 +496,8 @@ impl Filesystem for Edge {
             offset: Offset(offset),
             data: Bytes::copy_from_slice(data),
             append: flags.0 & libc::O_APPEND != 0,
+            direct: flags.0 & libc::O_DIRECT != 0,
+            durable: flags.0 & libc::O_DSYNC != 0, // a bit of O_SYNC too
             from_page_cache: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
             kill_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
@@ -719,9 +720,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_open_for_appending_or_direct_io_goes_past_the_page_cache() {
+    fn an_open_for_direct_io_goes_past_the_page_cache_and_one_for_appending_does_not() {
         let append = open_flags(libc::O_WRONLY | libc::O_APPEND, false);
-        assert!(append.mode.append && append.mode.write && !append.mode.read && !append.direct);
+        assert!(append.mode.write && !append.mode.read && !append.direct);
         assert!(open_flags(libc::O_RDWR | libc::O_DIRECT, false).direct);
         let opened = |direct, pages_hold| opened_flags(Opened { handle: Handle(1), direct, pages_hold });
         assert_eq!(opened(true, true), FopenFlags::FOPEN_DIRECT_IO);

@@ -6,7 +6,10 @@
 //!     `content_version`: another open that sees the same may keep them, since versions only grow.
 //! I3  A directory that this mount removed stays, without a name, while the kernel knows it: a process may stand in it, or
 //!     have it open. (An open file keeps itself; a removed one that is not open the kernel may know for long.)
-//! I4  Names are for people (which file could not be written); nothing is decided by them. They may be outdated.
+//! I4  A page in which the file ends has zeros behind that end in the kernel's cache. Such a page is known here from before the
+//!     kernel gets it until it was dropped or written to by the kernel itself: before a write past the cache makes the file longer,
+//!     it is dropped (F6 of `fs`), or somebody would read the zeros.
+//! I5  Names are for people (which file could not be written); nothing is decided by them. They may be outdated.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -27,6 +30,35 @@ struct Known {
     content_version: Option<u64>,
     /// Keeps I3.
     orphan: Option<Orphan>,
+    /// Keeps I4.
+    last_page: Option<LastPage>,
+    /// The size when a write past the page cache began that is not answered yet.
+    growing_from: Option<u64>,
+}
+
+/// A write past the page cache. When it is dropped, the new size is shown.
+pub(crate) struct Growing<'i> {
+    inodes: &'i Inodes,
+    inode: InodeId,
+}
+
+impl Drop for Growing<'_> {
+    fn drop(&mut self) {
+        self.inodes.with(|known| {
+            if let Some(entry) = known.get_mut(&self.inode) {
+                entry.growing_from = None;
+            }
+        });
+    }
+}
+
+/// A page in which a file ended when the kernel read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LastPage {
+    /// Where the file ended.
+    pub(crate) end: u64,
+    /// Of the readings of such pages, of this inode: the last one.
+    reading: u64,
 }
 
 /// The lock is held for one look-up or one path and never with another.
@@ -51,6 +83,8 @@ impl Inodes {
                 name: name.into(),
                 content_version: None,
                 orphan: None,
+                last_page: None,
+                growing_from: None,
             });
             entry.lookups += 1;
             if entry.parent != parent || *entry.name != *name {
@@ -73,6 +107,55 @@ impl Inodes {
         self.with(|known| {
             if let Some(entry) = known.get_mut(&inode) {
                 entry.content_version = None;
+            }
+        });
+    }
+
+    /// The kernel gets a page in which the file ends at `end`: before that is looked at for the last time.
+    pub(crate) fn reads_last_page(&self, inode: InodeId, end: u64) {
+        self.with(|known| {
+            if let Some(entry) = known.get_mut(&inode) {
+                let (before, reading) = entry.last_page.map_or((end, 0), |page| (page.end, page.reading));
+                entry.last_page = Some(LastPage { end: end.min(before), reading: reading + 1 });
+            }
+        });
+    }
+
+    /// The kernel itself has made the file as long as `end` in its pages, or has cut it there.
+    pub(crate) fn kernel_moved_end(&self, inode: InodeId, end: u64, is_cut: bool) {
+        self.with(|known| {
+            if let Some(page) = known.get_mut(&inode).and_then(|entry| entry.last_page.as_mut()) {
+                page.end = if is_cut { end } else { page.end.max(end) };
+            }
+        });
+    }
+
+    /// A write past the page cache begins; the file has `size` now. The kernel sends one at a time of each inode.
+    pub(crate) fn grow_past_cache(&self, inode: InodeId, size: u64) -> Growing<'_> {
+        self.with(|known| {
+            if let Some(entry) = known.get_mut(&inode) {
+                entry.growing_from = Some(size);
+            }
+        });
+        Growing { inodes: self, inode }
+    }
+
+    /// What the kernel is told of `size`.
+    pub(crate) fn shown_size(&self, inode: InodeId, size: u64) -> u64 {
+        let from = self.with(|known| known.get(&inode)?.growing_from);
+        from.map_or(size, |from| size.min(from))
+    }
+
+    /// A page that has to be dropped before the kernel may take the file for `size` bytes long.
+    pub(crate) fn last_page_below(&self, inode: InodeId, size: u64) -> Option<LastPage> {
+        self.with(|known| known.get(&inode)?.last_page.filter(|page| page.end < size))
+    }
+
+    /// It was dropped. Whatever the kernel has read meanwhile may be another.
+    pub(crate) fn last_page_dropped(&self, inode: InodeId, dropped: LastPage) {
+        self.with(|known| {
+            if let Some(entry) = known.get_mut(&inode) {
+                entry.last_page = entry.last_page.filter(|page| page.reading != dropped.reading);
             }
         });
     }
@@ -167,6 +250,50 @@ mod tests {
         inodes.forget(InodeId(5), 1);
         inodes.looked_up(InodeId(5), FileKind::File, (InodeId::ROOT, b"five"));
         assert!(!inodes.opened_at(InodeId(5), 2), "the kernel had dropped it");
+    }
+
+    #[test]
+    fn a_last_page_is_known_until_it_was_dropped_after_it_was_read_for_the_last_time() {
+        let inodes = Inodes::new();
+        let inode = InodeId(5);
+        inodes.reads_last_page(inode, 10);
+        assert_eq!(inodes.last_page_below(inode, 99), None, "unknown to the kernel");
+        inodes.looked_up(inode, FileKind::File, (InodeId::ROOT, b"five"));
+        inodes.reads_last_page(inode, 10);
+        assert_eq!(inodes.last_page_below(inode, 10), None, "it ends there");
+        let page = inodes.last_page_below(inode, 11).unwrap();
+        inodes.reads_last_page(inode, 20);
+        inodes.last_page_dropped(inode, page);
+        let page = inodes.last_page_below(inode, 11).unwrap();
+        assert_eq!(page.end, 10, "nobody knows which of the two was dropped");
+        inodes.last_page_dropped(inode, page);
+        assert_eq!(inodes.last_page_below(inode, 99), None);
+    }
+
+    #[test]
+    fn a_size_is_shown_when_the_write_past_the_cache_has_ended() {
+        let inodes = Inodes::new();
+        inodes.looked_up(InodeId(5), FileKind::File, (InodeId::ROOT, b"five"));
+        let growing = inodes.grow_past_cache(InodeId(5), 10);
+        assert_eq!((inodes.shown_size(InodeId(5), 30), inodes.shown_size(InodeId(5), 7)), (10, 7));
+        assert_eq!(inodes.shown_size(InodeId(6), 30), 30);
+        drop(growing);
+        assert_eq!(inodes.shown_size(InodeId(5), 30), 30);
+    }
+
+    #[test]
+    fn a_last_page_that_the_kernel_wrote_to_ends_where_it_wrote() {
+        let inodes = Inodes::new();
+        let inode = InodeId(5);
+        inodes.looked_up(inode, FileKind::File, (InodeId::ROOT, b"five"));
+        inodes.kernel_moved_end(inode, 30, false);
+        assert_eq!(inodes.last_page_below(inode, 99), None, "it has none");
+        inodes.reads_last_page(inode, 10);
+        inodes.kernel_moved_end(inode, 30, false);
+        inodes.kernel_moved_end(inode, 20, false);
+        assert_eq!(inodes.last_page_below(inode, 30), None);
+        inodes.kernel_moved_end(inode, 5, true);
+        assert_eq!(inodes.last_page_below(inode, 30).map(|page| page.end), Some(5));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, IntoRawFd as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -59,6 +59,28 @@ pub fn set_xattr(path: &Path, name: &str, value: &[u8]) -> io::Result<()> {
 pub fn fallocate(file: &File, mode: libc::c_int, offset: i64, len: i64) -> io::Result<()> {
     // SAFETY: the descriptor is open.
     check(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, len) })
+}
+
+/// What `sendfile(2)` gives of `file` from `offset` on, at most `len` bytes.
+pub fn sendfile(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+    let (mut reader, writer) = io::pipe()?;
+    let (mut found, mut at) = (Vec::new(), offset as libc::off_t);
+    while found.len() < len {
+        // As much as a pipe holds for certain, so that this does not wait.
+        let part = (len - found.len()).min(4096);
+        // SAFETY: both descriptors are open, and the offset lives through the call.
+        let sent = unsafe { libc::sendfile(writer.as_raw_fd(), file.as_raw_fd(), &mut at, part) };
+        match usize::try_from(sent) {
+            Err(_) => return Err(io::Error::last_os_error()),
+            Ok(0) => break,
+            Ok(sent) => {
+                let before = found.len();
+                found.resize(before + sent, 0);
+                reader.read_exact(&mut found[before..])?;
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// `flock(2)`; `operation` with `LOCK_NB` does not wait.

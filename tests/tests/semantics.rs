@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
@@ -76,6 +76,116 @@ fn names_of_files_that_one_mount_made_or_removed_the_other_sees_at_once_those_of
         wait::until("the removed directory to be gone", Duration::from_millis(500), || {
             (!b.join(&name).exists()).then_some(())
         });
+    }
+}
+
+/// A process that appends to a file that it keeps open, when told to. Not this process (see [`Buffering`]).
+struct Appending {
+    process: Child,
+    says: BufReader<ChildStdout>,
+}
+
+impl Appending {
+    fn start(path: &Path) -> Appending {
+        let script = "import os, sys
+file = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+for line in sys.stdin:
+    if line == 'fsync\\n':
+        os.fsync(file)
+    else:
+        os.write(file, line.encode())
+    print('done', flush=True)
+";
+        let mut python = Command::new("python3");
+        python.args(["-c", script]).arg(path).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = python.spawn().unwrap();
+        let says = BufReader::new(process.stdout.take().unwrap());
+        Appending { process, says }
+    }
+
+    fn tell(&mut self, line: &str) {
+        writeln!(self.process.stdin.as_mut().unwrap(), "{line}").unwrap();
+        let mut told = String::new();
+        self.says.read_line(&mut told).unwrap();
+        assert_eq!(told, "done\n");
+    }
+
+    fn close(mut self) {
+        drop(self.process.stdin.take());
+        assert!(self.process.wait().unwrap().success());
+    }
+}
+
+/// A line that the other mount had closed a second before was overwritten: the kernel placed the bytes, or we, by a size that
+/// was heard of earlier.
+#[test]
+fn an_append_lies_behind_what_another_mount_closed_before() {
+    let fs = scenario("append_behind");
+    let (ours, theirs) = (fs.dir("a").join("log"), fs.dir("b").join("log"));
+    fs::write(&ours, "").unwrap();
+    let mut appending = Appending::start(&ours);
+    let mut kept = File::open(&ours).unwrap();
+    let mut all = String::new();
+    for round in 0..30 {
+        appending.tell(&format!("a{round}, which is buffered"));
+        // Every second time it is committed; else it goes behind what the other mount closes before.
+        let is_committed = round % 2 == 0;
+        if is_committed {
+            appending.tell("fsync");
+            all += &format!("a{round}, which is buffered\n");
+        }
+        let other = format!("b{round} {}\n", "x".repeat(round * 100));
+        OpenOptions::new().append(true).open(&theirs).unwrap().write_all(other.as_bytes()).unwrap();
+        all += &other;
+        if !is_committed {
+            all += &format!("a{round}, which is buffered\n");
+        }
+        appending.tell(&format!("again a{round}"));
+        all += &format!("again a{round}\n");
+        if round % 3 == 0 {
+            let mut seen = vec![0; 1 << 20];
+            let len = wait::until("what was there before to be seen", Duration::from_secs(5), || {
+                let len = kept.read_at(&mut seen, 0).unwrap();
+                (len == all.len()).then_some(len)
+            });
+            assert_eq!(
+                String::from_utf8_lossy(&seen[..len]),
+                all,
+                "round {round}: by a descriptor that was open"
+            );
+        }
+        appending.tell("fsync");
+        assert_eq!(fs::read_to_string(&theirs).unwrap(), all, "round {round}: there");
+        assert_eq!(fs::read_to_string(&ours).unwrap(), all, "round {round}: here");
+    }
+    appending.close();
+    let mut seen = String::new();
+    kept.read_to_string(&mut seen).unwrap();
+    assert_eq!(seen, all);
+}
+
+/// Nobody asked whether the file was still the same: `old` for ever.
+#[test]
+fn reads_through_descriptors_that_were_open_before_are_a_moment_behind_and_no_more() {
+    let fs = scenario("open_before");
+    let (ours, theirs) = (fs.dir("a").join("file"), fs.dir("b").join("file"));
+    fs::write(&theirs, "old").unwrap();
+    let open = |flags| OpenOptions::new().read(true).write(true).custom_flags(flags).open(&ours).unwrap();
+    for flags in [0, libc::O_APPEND, libc::O_DIRECT, libc::O_APPEND | libc::O_DIRECT] {
+        let (mut file, mut seen) = (open(flags), [0; 4096]);
+        file.read_exact(&mut seen[..3]).unwrap();
+        for round in 0..5 {
+            let new = format!("new {flags} {}", "x".repeat(round * 100));
+            fs::write(&theirs, &new).unwrap();
+            let written = wait::now();
+            wait::until("what the other mount wrote", Duration::from_secs(2), || {
+                let len = file.read_at(&mut seen, 0).unwrap();
+                (seen[..len] == *new.as_bytes()).then_some(())
+            });
+            // 60 ms, and what a busy machine takes for a request.
+            assert!(written.elapsed() < Duration::from_millis(500), "{flags:#o}: {:?}", written.elapsed());
+        }
+        drop(file);
     }
 }
 

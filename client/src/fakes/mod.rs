@@ -19,7 +19,7 @@ pub(crate) use self::metaserver::FakeMeta;
 use crate::cluster::ClusterClient;
 use crate::{ClientConfig, File, OpenMode};
 
-pub(crate) const READ_WRITE: OpenMode = OpenMode { read: true, write: true, append: false, truncate: false };
+pub(crate) const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false };
 pub(crate) const USER: Caller = Caller { uid: 1000, gid: 1000, groups: None };
 
 /// Three chunkservers, two copies.

@@ -12,6 +12,8 @@ use dfs_tests::shared::{Scenario, Shared};
 
 mod attributes;
 mod data;
+mod durable;
+mod grow;
 mod life;
 mod locks;
 mod names;

@@ -1,0 +1,164 @@
+//! Files that grow while others read them. What is read is a prefix of what was written, never zeros behind an old end.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use dfs_tests::{sys, wait};
+
+use crate::scenario;
+
+/// How long each way of growing is tried, with all ways of reading at once.
+const TRIED_FOR: Duration = Duration::from_millis(1500);
+/// The readers are to meet the end, not to read a long file.
+const LEN_MAX: usize = 600_000;
+/// Behind what was read before, so that the page in which the file ended is read again.
+const BEFORE_END: u64 = 6000;
+
+fn byte(at: u64) -> u8 {
+    b'a' + ((at * 7 + at / 251) % 26) as u8
+}
+
+fn bytes(from: u64, len: usize) -> Vec<u8> {
+    (from..).take(len).map(byte).collect()
+}
+
+#[track_caller]
+fn check(found: &[u8], from: u64, how: &str) {
+    for (at, found) in (from..).zip(found) {
+        assert_eq!(*found, byte(at), "{how}: at {at}");
+    }
+}
+
+/// Appends pieces of many lengths with `append`, which is told where, while `done` is not set.
+fn grow(done: &AtomicBool, mut append: impl FnMut(&[u8], u64)) {
+    let before = wait::now();
+    let mut len = 100;
+    while before.elapsed() < TRIED_FOR && len < LEN_MAX {
+        let piece = bytes(len as u64, 1 + len * 37 % 300);
+        append(&piece, len as u64);
+        len += piece.len();
+    }
+    done.store(true, Ordering::Relaxed);
+}
+
+fn by_open(path: &Path, done: &AtomicBool) {
+    while !done.load(Ordering::Relaxed) {
+        let mut found = Vec::new();
+        File::open(path).unwrap().read_to_end(&mut found).unwrap();
+        check(&found, 0, "read");
+    }
+}
+
+fn by_pread(path: &Path, done: &AtomicBool) {
+    let (file, mut found, mut seen) = (File::open(path).unwrap(), vec![0; 64 << 10], 0_u64);
+    while !done.load(Ordering::Relaxed) {
+        let from = seen.saturating_sub(BEFORE_END);
+        let len = file.read_at(&mut found, from).unwrap();
+        check(&found[..len], from, "pread");
+        seen = from + len as u64;
+    }
+}
+
+fn by_mmap(path: &Path, done: &AtomicBool) {
+    let (file, mut last) = (OpenOptions::new().read(true).write(true).open(path).unwrap(), [0]);
+    while !done.load(Ordering::Relaxed) {
+        // Only as far as read(2) gets: stat(2) may be ahead of what the kernel lets a mapping use.
+        let mut len = file.metadata().unwrap().len();
+        while len > 0 && file.read_at(&mut last, len - 1).unwrap() == 0 {
+            len -= 1;
+        }
+        let mut map = sys::Mapping::new(&file, len as usize).unwrap();
+        let from = len.saturating_sub(BEFORE_END);
+        check(&map.bytes()[from as usize..], from, "mmap");
+    }
+}
+
+fn by_sendfile(path: &Path, done: &AtomicBool) {
+    let file = File::open(path).unwrap();
+    let mut seen = 0;
+    while !done.load(Ordering::Relaxed) {
+        let from = u64::saturating_sub(seen, BEFORE_END);
+        let found = sys::sendfile(&file, from, 64 << 10).unwrap();
+        check(&found, from, "sendfile");
+        seen = from + found.len() as u64;
+    }
+}
+
+/// Everybody looks at `seen`, which is `written` through the same mount or another one.
+fn look_while(seen: &Path, done: &AtomicBool, grow: impl FnOnce() + Send) {
+    std::thread::scope(|scope| {
+        scope.spawn(grow);
+        for reader in [by_open, by_open, by_pread, by_mmap, by_sendfile] {
+            scope.spawn(move || {
+                let read = std::panic::catch_unwind(|| reader(seen, done));
+                done.store(true, Ordering::Relaxed);
+                read.unwrap();
+            });
+        }
+    });
+}
+
+/// An append went past the page cache: while the kernel took the file for longer, the page in which it had ended still showed
+/// zeros behind that, and sendfile went on finding them there.
+#[test]
+fn readers_of_a_file_that_another_process_makes_longer_see_no_zeros() {
+    let fs = scenario("grow");
+    for (name, flags, reopens) in [
+        ("append", libc::O_APPEND, false),
+        ("append_and_close", libc::O_APPEND, true),
+        ("direct", libc::O_DIRECT, false),
+        ("direct_append", libc::O_DIRECT | libc::O_APPEND, false),
+        ("write_behind", 0, false),
+    ] {
+        let path = fs.path(name);
+        fs::write(&path, bytes(0, 100)).unwrap();
+        let open = || OpenOptions::new().write(true).custom_flags(flags).open(&path).unwrap();
+        let (done, mut file) = (AtomicBool::new(false), open());
+        look_while(&path, &done, || {
+            grow(&done, |piece, at| {
+                if reopens {
+                    file = open();
+                }
+                if flags & libc::O_APPEND == 0 {
+                    file.write_all_at(piece, at).unwrap();
+                } else {
+                    file.write_all(piece).unwrap();
+                }
+            });
+        });
+        let found = fs::read(&path).unwrap();
+        assert!(found.len() > 5000, "{name}: only {} bytes were written", found.len());
+        check(&found, 0, name);
+    }
+}
+
+#[test]
+fn a_file_cut_and_made_longer_again_shows_zeros_only_where_nothing_was_written() {
+    let fs = scenario("grow_after_cut");
+    let (path, len) = (fs.path("file"), 9000);
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+    for flags in [libc::O_APPEND, libc::O_DIRECT, 0] {
+        for cut in [100, 4096, 5000] {
+            file.write_all_at(&bytes(0, len), 0).unwrap();
+            check(&fs::read(&path).unwrap(), 0, "whole");
+            file.set_len(cut).unwrap();
+            let other = OpenOptions::new().write(true).custom_flags(flags).open(&path).unwrap();
+            let (at, piece) = if flags == libc::O_APPEND { (cut, 50) } else { (cut + 20, 50) };
+            match flags {
+                libc::O_APPEND => (&other).write_all(&bytes(at, piece)).unwrap(),
+                _ => other.write_all_at(&bytes(at, piece), at).unwrap(),
+            }
+            let mut expected = bytes(0, cut as usize);
+            expected.resize(at as usize, 0);
+            expected.extend(bytes(at, piece));
+            assert!(sys::sendfile(&file, 0, len).unwrap() == expected, "{flags:#o}, cut to {cut}: sendfile");
+            assert!(fs::read(&path).unwrap() == expected, "{flags:#o}, cut to {cut}: read");
+            drop(other);
+            file.set_len(0).unwrap();
+        }
+    }
+}
