@@ -24,16 +24,19 @@ pub enum Bug {
     /// Times of inodes, and what orders, are the greater of the leader's wall clock and the last one: a clock that was ahead
     /// once is believed for ever.
     WallClockOrders,
+    /// A Raft log with a segment whose first write was torn by a power cut, and with a later segment, is not opened.
+    TornSegmentRefused,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 6] = [
+    pub const ALL: [Bug; 7] = [
         Bug::SkippedSync,
         Bug::SkippedLogSync,
         Bug::ReplyBeforeCommit,
         Bug::RetryAppliedTwice,
         Bug::SlownessTakenForSilence,
         Bug::WallClockOrders,
+        Bug::TornSegmentRefused,
     ];
 
     pub fn name(self) -> &'static str {
@@ -44,6 +47,7 @@ impl Bug {
             Bug::RetryAppliedTwice => "retry_applied_twice",
             Bug::SlownessTakenForSilence => "slowness_taken_for_silence",
             Bug::WallClockOrders => "wall_clock_orders",
+            Bug::TornSegmentRefused => "torn_segment_refused",
         }
     }
 }

@@ -5,7 +5,8 @@
 //!     written before is gone.
 //!
 //! [`FileDisk`] is the machine's disk. [`SimulatedDisk`] needs neither files nor threads; at a crash it loses, sector by
-//! sector, what was not synced (P7.4).
+//! sector, what was not synced (P7.4). A write that fails is seen by every reader until the crash, and no later sync brings it
+//! to the disk: so Linux does it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -31,7 +32,8 @@ pub trait LogDisk: Send + Sync + 'static {
     fn create(&self, file: FileId, len: u64) -> BoxFuture<'static, io::Result<()>>;
     /// One write and one sync. The buffer comes back to be used again.
     fn write(&self, file: FileId, offset: u64, bytes: Vec<u8>) -> BoxFuture<'static, io::Result<Vec<u8>>>;
-    /// What an earlier process wrote, and perhaps did not sync before it was killed.
+    /// A file that an earlier process made, and perhaps did not sync before it was killed: its bytes, length and name. What that
+    /// process failed to write stays lost.
     fn sync(&self, file: FileId) -> BoxFuture<'static, io::Result<()>>;
     fn remove(&self, file: FileId) -> BoxFuture<'static, io::Result<()>>;
     /// That may still be written to the filesystem it lies on.
@@ -201,7 +203,10 @@ impl LogDisk for FileDisk {
     }
 
     fn sync(&self, file: FileId) -> BoxFuture<'static, io::Result<()>> {
-        self.blocking(move |disk| disk.file(file)?.sync_data())
+        self.blocking(move |disk| {
+            disk.file(file)?.sync_all()?;
+            disk.sync_directory()
+        })
     }
 
     fn remove(&self, file: FileId) -> BoxFuture<'static, io::Result<()>> {
@@ -246,6 +251,9 @@ struct Simulated {
     files: BTreeMap<FileId, Vec<u8>>,
     /// Written, not synced: file, offset, bytes.
     unsynced: Vec<(FileId, u64, Vec<u8>)>,
+    /// Written, and their sync failed: seen until the crash, never stored.
+    lost: Vec<(FileId, u64, Vec<u8>)>,
+    syncs_fail: bool,
     /// Raised at each crash: what was on its way before it never arrives.
     crashes: u64,
     /// `None`: as much as anybody wants.
@@ -270,15 +278,27 @@ impl SimulatedDisk {
 
     /// A power failure: of each write that was not synced, some sectors arrived and some did not.
     pub fn crash(&self, rng: &Rng) {
+        self.crash_keeping(|_| rng.below(2) == 0);
+    }
+
+    /// A power failure after which those sectors of each write that was not synced are there, which `keeps` says: by their
+    /// number in the write.
+    pub fn crash_keeping(&self, mut keeps: impl FnMut(usize) -> bool) {
         let mut disk = self.lock();
         disk.crashes += 1;
+        disk.lost.clear();
         for (file, offset, bytes) in std::mem::take(&mut disk.unsynced) {
             for (n, sector) in bytes.chunks(SECTOR).enumerate() {
-                if rng.below(2) == 0 {
+                if keeps(n) {
                     disk.store(file, offset as usize + n * SECTOR, sector);
                 }
             }
         }
+    }
+
+    /// From now on every write and sync of the log fails, or none does.
+    pub fn fail_syncs(&self, fail: bool) {
+        self.lock().syncs_fail = fail;
     }
 
     /// Changes one byte at rest.
@@ -316,14 +336,36 @@ impl SimulatedDisk {
 }
 
 impl Simulated {
-    fn sync(&mut self, file: FileId) {
-        let unsynced = std::mem::take(&mut self.unsynced);
-        for (name, offset, bytes) in unsynced {
-            match name == file {
-                true => self.store(name, offset as usize, &bytes),
-                false => self.unsynced.push((name, offset, bytes)),
+    fn write(&mut self, file: FileId, offset: u64, bytes: &[u8]) {
+        // What is written again is not lost any more.
+        let end = offset + bytes.len() as u64;
+        for (name, start, lost) in std::mem::take(&mut self.lost) {
+            let lost_end = start + lost.len() as u64;
+            if name != file || lost_end <= offset || end <= start {
+                self.lost.push((name, start, lost));
+                continue;
+            }
+            if start < offset {
+                self.lost.push((name, start, lost[..(offset - start) as usize].to_vec()));
+            }
+            if end < lost_end {
+                self.lost.push((name, end, lost[(end - start) as usize..].to_vec()));
             }
         }
+        self.unsynced.push((file, offset, bytes.to_vec()));
+    }
+
+    fn sync(&mut self, file: FileId) -> io::Result<()> {
+        let of_file = |(name, ..): &mut (FileId, u64, Vec<u8>)| *name == file;
+        let written: Vec<_> = self.unsynced.extract_if(.., of_file).collect();
+        if self.syncs_fail {
+            self.lost.extend(written);
+            return Err(io::Error::other("this disk's syncs fail"));
+        }
+        for (name, offset, bytes) in written {
+            self.store(name, offset as usize, &bytes);
+        }
+        Ok(())
     }
 
     fn store(&mut self, file: FileId, offset: usize, bytes: &[u8]) {
@@ -353,7 +395,8 @@ impl LogDisk for SimulatedDisk {
         self.now(move |disk| {
             let mut bytes = disk.files.get(&file).cloned().ok_or_else(|| no_such_file(file))?;
             // What a process wrote and did not sync before it was killed is still in the machine's memory.
-            for (_, offset, written) in disk.unsynced.iter().filter(|(name, ..)| *name == file) {
+            let unsynced = disk.lost.iter().chain(&disk.unsynced);
+            for (_, offset, written) in unsynced.filter(|(name, ..)| *name == file) {
                 lay(&mut bytes, *offset as usize, written);
             }
             Ok(bytes)
@@ -375,7 +418,7 @@ impl LogDisk for SimulatedDisk {
                 let held = inner.files.get(&file).ok_or_else(|| no_such_file(file))?;
                 let is_recycled = offset == 0 && held.first().is_some_and(|byte| *byte != 0);
                 inner.recycled += u64::from(is_recycled);
-                inner.unsynced.push((file, offset, bytes.clone()));
+                inner.write(file, offset, &bytes);
                 if planted::has(Bug::SkippedLogSync) && inner.unsynced.len() % 2 == 1 {
                     return Ok(bytes);
                 }
@@ -391,16 +434,13 @@ impl LogDisk for SimulatedDisk {
             if inner.crashes != crashes {
                 return Err(io::Error::other("the machine lost power"));
             }
-            inner.sync(file);
+            inner.sync(file)?;
             Ok(bytes)
         })
     }
 
     fn sync(&self, file: FileId) -> BoxFuture<'static, io::Result<()>> {
-        self.now(move |disk| {
-            disk.sync(file);
-            Ok(())
-        })
+        self.now(move |disk| disk.sync(file))
     }
 
     fn remove(&self, file: FileId) -> BoxFuture<'static, io::Result<()>> {

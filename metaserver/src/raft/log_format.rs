@@ -9,6 +9,7 @@
 //!
 //! L1  A batch is written by one write and synced before the next one is written: only the last batch of the log can be
 //!     torn by a crash. A damaged batch behind which a later one is found was synced once: that is damage, not a crash.
+//!     The first batch of a segment is one write with its header, which fits a sector: the header is whole or not there.
 //! L2  A segment's sequence is in each of its batches, so what a former use of the file left is not taken for the log.
 //! L3  Batch numbers run on over all segments: a lost segment is noticed.
 //! L4  A segment begins with a `State`, so that all segments before it can be dropped when their entries are purged; the
@@ -178,6 +179,8 @@ pub(crate) struct Segment {
     pub(crate) records: Vec<Record>,
     /// Of the first and last batch; `None` when there is no whole batch.
     pub(crate) numbers: Option<(u64, u64)>,
+    /// Where the last whole batch begins, with the header before it if it is the first: what one write wrote.
+    pub(crate) last_write: usize,
     /// Where the next batch goes.
     pub(crate) end: usize,
 }
@@ -192,6 +195,7 @@ pub(crate) fn read_segment(file: &[u8], sequence: u64) -> Result<Segment, Damage
         {
             return Err(DamageError::Gap { expected: last + 1, actual: head.number });
         }
+        segment.last_write = if segment.numbers.is_some() { segment.end } else { 0 };
         segment.numbers = Some((segment.numbers.map_or(head.number, |(first, _)| first), head.number));
         read_records(body, &mut segment.records).map_err(|what| DamageError::Records {
             number: head.number,

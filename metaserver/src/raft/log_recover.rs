@@ -1,6 +1,28 @@
-//! Opening the log: which files belong to it, what they say, where writing goes on.
+//! Opening the log: which files belong to it, what they say, where writing goes on. Reads and changes nothing.
+//!
+//! What a power cut, or a process killed between a write and its sync, may leave of a file, and what becomes of it. "Below"
+//! and "above" compare its sequence with the first one that the newest whole state names (L4).
+//!
+//! | left by | header | batches | it is |
+//! |---|---|---|---|
+//! | the making of a file | zeros, the file short | none | a leftover, removed when the log is open |
+//! | the making of a file, finished | zeros | none | spare |
+//! | a purge | below | whole | spare: nobody reads what it held |
+//! | the first write of a segment, which none of its sectors survived | as before that write | as before | spare |
+//! | that write, its first sector lost and others there | as before | of a sequence below, or torn | spare |
+//! | that write, its first sector there and others lost | above | not one whole | spare, whether or not another segment came later |
+//! | a later write | above | whole up to the torn one | live; the torn one is overwritten |
+//! | nothing: all was synced | above | whole | live |
+//!
+//! R1  A segment without one whole batch lost nothing: its first write was never reported. If it held more once, the
+//!     numbers of the batches around it (L3) do not run on, and that is refused.
+//! R2  Of what is found only the last batch may not be on the disk yet: its write may have failed, and then the kernel
+//!     shows it for as long as it has the pages, and a sync finds nothing to do. So that write is made again before
+//!     anything builds on it; the batches before were synced before the next one was written (L1, S3).
 
 use std::io;
+
+use dfs_proto::planted::{self, Bug};
 
 use super::log_disk::{FileId, LogDisk};
 use super::log_format::{DamageError, Record, Segment, State, read_segment, read_segment_header};
@@ -30,11 +52,22 @@ pub(crate) struct Files {
     pub(crate) next_file: u64,
 }
 
+/// The last write that is found whole (R2).
+#[derive(Debug)]
+pub(crate) struct LastWrite {
+    pub(crate) file: FileId,
+    pub(crate) offset: u64,
+    pub(crate) bytes: Vec<u8>,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Recovered {
     pub(crate) state: State,
     pub(crate) entries: Vec<LogEntry>,
     pub(crate) files: Files,
+    pub(crate) last_write: Option<LastWrite>,
+    /// Files whose making was cut: to be removed once the log is open.
+    pub(crate) leftovers: Vec<FileId>,
 }
 
 fn damaged(file: FileId, error: DamageError) -> io::Error {
@@ -50,32 +83,20 @@ struct Found {
 /// Reads the whole log. Only its last batch may be torn (L1); any other damage is refused.
 pub(crate) async fn recover(disk: &dyn LogDisk, segment_len: u64) -> io::Result<Recovered> {
     let mut recovered = Recovered::default();
+    let mut found = list(disk, segment_len, &mut recovered).await?;
     let files = &mut recovered.files;
-    let mut found = Vec::new();
-    for file in disk.list().await? {
-        files.next_file = file.0 + 1;
-        let bytes = disk.read(file).await?;
-        let len = bytes.len() as u64;
-        match read_segment_header(&bytes).map_err(|error| damaged(file, error))? {
-            Some(sequence) => found.push(Found { file, len, sequence }),
-            None if len < segment_len => disk.remove(file).await?, // a crash while it was prepared
-            None => files.spare.push((file, len)),
-        }
-    }
-    found.sort_by_key(|segment| segment.sequence);
     files.next_sequence = found.last().map_or(1, |newest| newest.sequence + 1);
     let mut newest = None;
-    // Normally the last one. One whose first write was torn says nothing, and nothing was reported from it.
     while let Some(last) = found.pop() {
         let bytes = disk.read(last.file).await?;
         let segment = read_segment(&bytes, last.sequence).map_err(|error| damaged(last.file, error))?;
         if segment.numbers.is_some() {
-            newest = Some((last, segment));
+            newest = Some((last, segment, bytes));
             break;
         }
-        files.spare.push((last.file, last.len));
+        files.spare.push(torn(last)); // keeps R1
     }
-    let Some((last, segment)) = newest else { return Ok(recovered) };
+    let Some((last, segment, bytes)) = newest else { return Ok(recovered) };
     let floor = first_sequence(&segment).ok_or_else(|| {
         io::Error::new(
             io::ErrorKind::InvalidData,
@@ -90,13 +111,47 @@ pub(crate) async fn recover(disk: &dyn LogDisk, segment_len: u64) -> io::Result<
         }
         let bytes = disk.read(older.file).await?;
         let segment = read_segment(&bytes, older.sequence).map_err(|error| damaged(older.file, error))?;
+        if segment.numbers.is_none() && !planted::has(Bug::TornSegmentRefused) {
+            files.spare.push(torn(older)); // keeps R1: the numbers tell if anything is missing
+            continue;
+        }
         replay.segment(older, segment, files)?;
     }
     files.end = segment.end;
+    let written = segment.last_write..segment.end.min(bytes.len());
+    recovered.last_write =
+        Some(LastWrite { file: last.file, offset: written.start as u64, bytes: bytes[written].to_vec() });
     replay.segment(last, segment, files)?;
     files.next_number = replay.last_number.map_or(0, |number| number + 1);
     (recovered.state, recovered.entries) = replay.finish()?;
     Ok(recovered)
+}
+
+/// The files that are, or were, segments, in the order of their sequences; the others are put where they belong.
+async fn list(disk: &dyn LogDisk, segment_len: u64, recovered: &mut Recovered) -> io::Result<Vec<Found>> {
+    let mut found = Vec::new();
+    for file in disk.list().await? {
+        recovered.files.next_file = file.0 + 1;
+        let bytes = disk.read(file).await?;
+        let len = bytes.len() as u64;
+        match read_segment_header(&bytes).map_err(|error| damaged(file, error))? {
+            Some(sequence) => found.push(Found { file, len, sequence }),
+            None if len < segment_len => recovered.leftovers.push(file),
+            None => recovered.files.spare.push((file, len)),
+        }
+    }
+    found.sort_by_key(|segment| segment.sequence);
+    Ok(found)
+}
+
+/// A spare file like others.
+fn torn(segment: Found) -> (FileId, u64) {
+    let Found { file, len, sequence } = segment;
+    tracing::info!(
+        "log file {:08}: the first write of segment {sequence} was torn, it holds nothing",
+        file.0
+    );
+    (file, len)
 }
 
 fn first_sequence(segment: &Segment) -> Option<u64> {

@@ -179,11 +179,8 @@ impl LogStore {
         options: LogOptions,
         gate: Arc<dyn PurgeGate>,
     ) -> io::Result<(LogStore, LogMonitor)> {
-        let Recovered { state, entries, files } = recover(&*disk, options.segment_len).await?;
-        // The state that is written below may go to the next file.
-        if let Some(last) = files.live.last() {
-            disk.sync(last.file).await?;
-        }
+        let Recovered { state, entries, files, last_write, leftovers } =
+            recover(&*disk, options.segment_len).await?;
         let mut tail = Tail { vote: state.vote, purged: state.purged, ..Tail::default() };
         for entry in entries {
             tail.push(entry)?;
@@ -199,9 +196,7 @@ impl LogStore {
         let mut writer = Writer::new(disk, options.segment_len, state, files, move |written| {
             backlog.backlog.send_modify(|waiting| *waiting -= written);
         });
-        // Makes everything that was found durable before anything is answered that builds on it, and overwrites a
-        // torn tail.
-        writer.write_state().await?;
+        writer.begin(last_write, leftovers).await?;
         let task = tokio::spawn(writer.run(waiting));
         let monitor = LogMonitor { shared: shared.clone(), writer: Arc::new(Mutex::new(Some(task))) };
         Ok((LogStore { shared, ops, gate }, monitor))

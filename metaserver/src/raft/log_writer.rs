@@ -11,7 +11,7 @@ use super::log_disk::{FileId, LogDisk};
 use super::log_format::{
     BATCH_ALIGN, SEGMENT_HEADER_LEN, State, batch_len, put_batch, put_state, segment_header,
 };
-use super::log_recover::{Files, Live};
+use super::log_recover::{Files, LastWrite, Live};
 use super::types::{LogId, TypeConfig, Vote};
 
 /// A batch takes in more operations until it has this many bytes.
@@ -86,8 +86,28 @@ impl<F: Fn(usize) + Send + 'static> Writer<F> {
         }
     }
 
-    /// What [`State`] says, as a batch of its own.
-    pub(crate) async fn write_state(&mut self) -> io::Result<()> {
+    /// Makes everything that was found durable before anything is answered that builds on it, and overwrites a torn tail
+    /// with a batch of what [`State`] says. Only then is anything removed.
+    pub(crate) async fn begin(
+        &mut self,
+        last_write: Option<LastWrite>,
+        leftovers: Vec<FileId>,
+    ) -> io::Result<()> {
+        if let Some(LastWrite { file, offset, bytes }) = last_write {
+            self.disk.write(file, offset, bytes).await?; // keeps R2; where it is there already, it changes no sector
+        }
+        // Made by a process that may have been killed, or failed, before it had synced them.
+        for (spare, _) in &self.files.spare {
+            self.disk.sync(*spare).await?;
+        }
+        self.write_state().await?;
+        for leftover in leftovers {
+            self.disk.remove(leftover).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_state(&mut self) -> io::Result<()> {
         let mut batch = Batch::default();
         put_state(&mut batch.body, &self.state).map_err(io::Error::other)?;
         self.try_write(&batch).await

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dfs_proto::attr::Timestamp;
 use dfs_proto::env::{BoxFuture, Rng, SystemClock};
 use dfs_proto::units::ByteLen;
 use futures::{Stream, StreamExt as _};
@@ -16,12 +17,13 @@ use openraft::testing::log_id;
 use openraft::{OptionalSend, RaftLogReader, StorageError};
 
 use super::log_disk::{FileDisk, FileId, LogDisk, SimulatedDisk, WholeFile};
+use super::log_format::{State, put_batch, put_state, read_segment, read_segment_header, segment_header};
 use super::log_store::{LogMonitor, LogOptions, LogStore, PurgeGate};
 use super::snapshot::{SnapshotBuilder, SnapshotData};
 use super::state_clock::StateClock;
 use super::state_machine::StateMachine;
 use super::state_store::StateStore;
-use super::types::{LogEntry, LogId, Membership, SnapshotMeta, TypeConfig, Vote};
+use super::types::{LogEntry, LogId, Membership, Proposal, SnapshotMeta, TypeConfig, Vote};
 use crate::kv::KvHome;
 use crate::kv::memory::MemoryHome;
 use crate::kv::rocksdb::{RocksHome, RocksOptions};
@@ -184,6 +186,177 @@ async fn what_was_reported_as_durable_survives_a_crash_and_what_follows_is_whole
             assert_eq!(read, Some(vote(life + 1)), "seed {seed}");
         }
     }
+}
+
+/// An entry of about `len` bytes, so that its batch has several sectors.
+fn long_entry(term: u64, index: u64, len: u64) -> LogEntry {
+    let proposal = Proposal::join(Timestamp::default(), &[vec![index as u8; len as usize]]).unwrap();
+    LogEntry { payload: openraft::EntryPayload::Normal(proposal), ..entry(term, index) }
+}
+
+/// The sequences of segments that have a header and not one whole batch, and of those that have one.
+async fn segments(disk: &SimulatedDisk) -> (Vec<u64>, Vec<u64>) {
+    let (mut torn, mut whole) = (Vec::new(), Vec::new());
+    for file in disk.list().await.unwrap() {
+        let bytes = disk.read(file).await.unwrap();
+        let Some(sequence) = read_segment_header(&bytes).unwrap() else { continue };
+        match read_segment(&bytes, sequence).unwrap().numbers {
+            Some(_) => whole.push(sequence),
+            None => torn.push(sequence),
+        }
+    }
+    (torn, whole)
+}
+
+/// Of a log that lives through crashes: what must be in it.
+#[derive(Default)]
+struct Promised {
+    /// Entries from here on were not purged.
+    first: u64,
+    /// Reported as durable: entries below.
+    next: u64,
+    term: u64,
+}
+
+impl Promised {
+    async fn check(&self, log: &mut LogStore, seed: u64) {
+        let found = indexes(log).await;
+        let (first, last) = (found.first().copied().unwrap_or(0), found.last().copied());
+        assert!(
+            first <= self.first,
+            "seed {seed}: entry {} was not purged, {first} is the first",
+            self.first
+        );
+        assert!(
+            last.map_or(0, |last| last + 1) >= self.next,
+            "seed {seed}: {} were reported, {last:?}",
+            self.next
+        );
+        assert!(found.iter().copied().eq(first..first + found.len() as u64), "seed {seed}: {found:?}");
+        let vote = log.get_log_reader().await.read_vote().await.unwrap();
+        assert!(self.term == 0 || vote >= Some(self::vote(self.term)), "seed {seed}: {vote:?}");
+    }
+
+    async fn append(&mut self, log: &mut LogStore, rng: &Rng) {
+        let len = rng.below(1500);
+        log.blocking_append([long_entry(self.term, self.next, len)]).await.unwrap();
+        self.next += 1;
+    }
+
+    /// Of a log that has just been opened: what it shows, it tells the others.
+    async fn takes_what_is_there(&mut self, log: &mut LogStore) {
+        if let Some(last) = indexes(log).await.last() {
+            self.next = last + 1;
+        }
+    }
+}
+
+/// The power cuts met no purge, and so no file that is used again: there a torn first write, a restart, a further segment and a
+/// restart left a log that was refused. And what a failed sync had left in the kernel's memory counted after a restart.
+#[tokio::test]
+async fn a_log_that_is_purged_and_loses_power_at_any_moment_opens_with_everything_that_was_reported() {
+    let (mut torn_last, mut torn_before, mut failed) = (0, 0, 0);
+    for seed in 0..300 {
+        let rng = Rng::seeded(seed);
+        let disk = SimulatedDisk::new(Duration::ZERO);
+        let mut promised = Promised::default();
+        for _ in 0..12 {
+            let opened = open(&disk).await;
+            let (mut log, mut monitor) = opened.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+            promised.check(&mut log, seed).await;
+            promised.takes_what_is_there(&mut log).await;
+            promised.term += 1;
+            log.save_vote(&vote(promised.term)).await.unwrap();
+            for _ in 0..rng.below(12) {
+                promised.append(&mut log, &rng).await;
+                if rng.below(4) == 0 && promised.next > promised.first + 1 {
+                    promised.first += 1 + rng.below(promised.next - promised.first - 1);
+                    log.purge(entry(promised.term, promised.first - 1).log_id).await.unwrap();
+                }
+            }
+            if rng.below(3) == 0 {
+                // The disk fails, the process ends, the machine goes on: the pages are still there.
+                failed += 1;
+                disk.fail_syncs(true);
+                let entry = long_entry(promised.term, promised.next, rng.below(1500));
+                assert!(log.blocking_append([entry]).await.is_err(), "seed {seed}");
+                drop(log);
+                monitor.closed().await;
+                disk.fail_syncs(false);
+                (log, monitor) = open(&disk).await.unwrap();
+                promised.check(&mut log, seed).await;
+                promised.takes_what_is_there(&mut log).await;
+                if rng.below(2) == 0 {
+                    promised.append(&mut log, &rng).await;
+                }
+            }
+            if rng.below(3) > 0 {
+                // On its way when the power fails.
+                let entry = long_entry(promised.term, promised.next, 600 + rng.below(3000));
+                log.append([entry], IOFlushed::noop()).await.unwrap();
+                for _ in 0..rng.below(4) {
+                    tokio::task::yield_now().await;
+                }
+            }
+            disk.crash(&rng);
+            drop(log);
+            monitor.closed().await;
+            let (torn, whole) = segments(&disk).await;
+            let newest = whole.iter().max().copied().unwrap_or(0);
+            torn_last += torn.iter().filter(|sequence| **sequence > newest).count();
+            torn_before += torn.iter().filter(|sequence| **sequence < newest).count();
+        }
+    }
+    println!("torn first writes: {torn_last}, with a later segment: {torn_before}; failed syncs: {failed}");
+    assert!(torn_last > 100 && torn_before > 20 && failed > 500, "{torn_last} {torn_before} {failed}");
+}
+
+/// As it was found: file 1 has a good batch, file 2 is spare, file 3 has the header of segment 2 and garbage.
+#[tokio::test]
+async fn a_segment_whose_first_write_was_torn_is_no_damage_when_a_later_one_is_written() {
+    let disk = SimulatedDisk::new(Duration::ZERO);
+    let mut first = segment_header(1).to_vec();
+    let mut body = Vec::new();
+    put_state(&mut body, &State { first_sequence: 1, ..State::default() }).unwrap();
+    put_batch(&mut first, 1, 0, &body);
+    first.resize(OPTIONS.segment_len as usize, 0);
+    let torn = [&segment_header(2)[..], &vec![0x55; OPTIONS.segment_len as usize - 64]].concat();
+    for (id, bytes) in [(1, first), (2, vec![0; OPTIONS.segment_len as usize]), (3, torn)] {
+        disk.create(FileId(id), OPTIONS.segment_len).await.unwrap();
+        disk.write(FileId(id), 0, bytes).await.unwrap();
+    }
+    let (mut log, monitor) = open(&disk).await.unwrap();
+    let mut index = 0;
+    while !segments(&disk).await.1.contains(&3) {
+        log.blocking_append([entry(1, index)]).await.unwrap();
+        index += 1;
+    }
+    assert_eq!(segments(&disk).await.0, [2], "the torn one is still there");
+    drop(log);
+    monitor.closed().await;
+    let (mut log, _) = open(&disk).await.unwrap();
+    assert_eq!(indexes(&mut log).await, (0..index).collect::<Vec<_>>());
+}
+
+/// The kernel shows what a failed sync has not brought to the disk, and says to the next sync that all is well.
+#[tokio::test]
+async fn what_a_failed_sync_left_in_memory_is_written_again_before_it_counts() {
+    let disk = SimulatedDisk::new(Duration::ZERO);
+    let (mut log, monitor) = open(&disk).await.unwrap();
+    log.blocking_append([entry(1, 0)]).await.unwrap();
+    disk.fail_syncs(true);
+    assert!(log.blocking_append([entry(1, 1)]).await.is_err());
+    drop(log);
+    monitor.closed().await;
+    disk.fail_syncs(false);
+    let (mut log, monitor) = open(&disk).await.unwrap();
+    assert_eq!(indexes(&mut log).await, [0, 1], "it is in memory, and from now on it counts");
+    log.blocking_append([entry(1, 2)]).await.unwrap();
+    disk.crash_keeping(|_| false);
+    drop(log);
+    monitor.closed().await;
+    let (mut log, _) = open(&disk).await.unwrap();
+    assert_eq!(indexes(&mut log).await, [0, 1, 2]);
 }
 
 #[tokio::test]
