@@ -68,7 +68,7 @@ pub struct Settings {
     /// Raft entries between two snapshots; fewer make a restart faster and cost writes; at least 100. Default: 10000.
     #[arg(long, env = "DFS_METASERVER_SNAPSHOT_EVERY_LOGS", value_name = "ENTRIES")]
     pub snapshot_every_logs: Option<u64>,
-    /// KiB of a file of the Raft log; small files are recycled more often; 4 to 65536.
+    /// KiB of a file of the Raft log; what was cut of the log goes, and is used again, in whole files; 4 to 65536.
     /// Default: 4096.
     #[arg(long, env = "DFS_METASERVER_LOG_SEGMENT_KIB", value_name = "KIB")]
     pub log_segment_kib: Option<u64>,

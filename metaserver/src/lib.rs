@@ -54,7 +54,7 @@ use kv::KvHome;
 use kv::rocksdb::{RocksHome, RocksOptions};
 use metrics::Metrics;
 use raft::log_disk::{FileDisk, LogDisk};
-use raft::{ClusterOptions, Consensus, ConsensusOptions, Purpose, Timing};
+use raft::{ClusterOptions, Consensus, ConsensusOptions, Examined, LogOptions, Purpose, Timing};
 use room::{Room, TooFull};
 use service::Metaserver;
 use service::gate::Gate;
@@ -80,7 +80,9 @@ pub struct GroupStorage {
 }
 
 /// What a metaserver's data directory may hold before its stamp (`MEMBER`) is written.
-const BEFORE_THE_STAMP: [&str; 4] = ["LOCK", "MEMBER.new", "state", "federation"];
+const BEFORE_THE_STAMP: [&str; 4] = ["LOCK", "MEMBER.new", "state", FEDERATION];
+/// Below the data directory: what the federation group's member keeps.
+const FEDERATION: &str = "federation";
 /// The map's state is small.
 const FEDERATION_MEMORY: ByteLen = ByteLen(4 * MIB);
 
@@ -97,7 +99,13 @@ impl Storage {
         let cluster = GroupStorage::open(data, limits).map_err(|error| refuse(error.to_string()))?;
         let is_member = config.federation.as_ref().is_some_and(|federation| federation.own.is_some());
         let small = RocksOptions { block_cache: FEDERATION_MEMORY, write_buffers: FEDERATION_MEMORY };
-        let federation = is_member.then(|| GroupStorage::open(&data.join("federation"), small)).transpose();
+        let seat = data.join(FEDERATION);
+        // Opening it would make it.
+        if let Some(lost) = raft::seat_in(data).filter(|_| is_member && !seat.exists()) {
+            let why = raft::Contradiction::OtherSeat { expected: lost, actual: None };
+            return Err(ServeError::Start { data: seat, why: why.into() });
+        }
+        let federation = is_member.then(|| GroupStorage::open(&seat, small)).transpose();
         Ok(Storage { cluster, federation: federation.map_err(|error| refuse(error.to_string()))? })
     }
 }
@@ -105,7 +113,7 @@ impl Storage {
 impl GroupStorage {
     fn open(directory: &Path, limits: RocksOptions) -> io::Result<GroupStorage> {
         let log = FileDisk::open(directory)?;
-        let state = RocksHome::new(&directory.join("state"), limits).map_err(io::Error::other)?;
+        let state = RocksHome::new(&directory.join("state"), limits);
         Ok(GroupStorage { log: Arc::new(log), state: Arc::new(state) })
     }
 }
@@ -190,21 +198,34 @@ async fn take_part(config: Config, env: Env, storage: Storage) -> Result<Running
     let room = Room::new(disk.clone(), config.disk_reserve);
     room.look().await.map_err(|why| ServeError::TooFull { data: config.data.clone(), why })?;
     let refuse = |why| ServeError::Start { data: config.data.clone(), why };
+    let refuse_seat = |why| ServeError::Start { data: config.data.join(FEDERATION), why };
     let options = consensus_options(&config, address.clone());
-    let started = Consensus::start(options, env.clone(), cluster.log, cluster.state).await;
-    let consensus = started.map_err(refuse)?;
-    let member = match (federation_options(&config, address.clone()), federation) {
-        (Some(options), Some(GroupStorage { log, state })) => {
-            Some(Consensus::start(options, env.clone(), log, state).await.map_err(refuse)?)
+    // Both are looked at before either is changed.
+    let examined = Examined::of(&options, &*cluster.log, &*cluster.state, None).await.map_err(refuse)?;
+    let seat = match (federation_options(&config, address.clone()), federation) {
+        (Some(options), Some(storage)) => {
+            let seat = Examined::of(&options, &*storage.log, &*storage.state, examined.seat()).await;
+            Some((options, storage, seat.map_err(refuse_seat)?))
         }
         _ => None,
+    };
+    let started = Consensus::take_part(options, env.clone(), cluster.log, cluster.state, examined).await;
+    let consensus = started.map_err(refuse)?;
+    let member = match seat {
+        Some((options, GroupStorage { log, state }, examined)) => {
+            let member = Consensus::take_part(options, env.clone(), log, state, examined).await;
+            let member = member.map_err(refuse_seat)?;
+            consensus.note_seat(member.directory()).await.map_err(refuse)?;
+            Some(member)
+        }
+        None => None,
     };
     let federation = match &config.federation {
         Some(federation) => {
             let by_number: BTreeMap<_, _> =
                 federation.members.iter().map(|seat| (seat.id, seat.address.clone())).collect();
             let seats = by_number.into_values().collect();
-            let known = federation::kept(&*disk).await;
+            let known = federation::kept(&*disk, consensus.directory()).await;
             Some(Arc::new(Federation::new(env.clone(), member.clone(), seats, known)))
         }
         None => None,
@@ -256,11 +277,11 @@ async fn take_part(config: Config, env: Env, storage: Storage) -> Result<Running
         ("the metaserver", ended)
     });
     if let Some(federation) = federation {
-        let stopped = stop.clone().cancelled_owned();
+        let (stopped, directory) = (stop.clone().cancelled_owned(), consensus.directory());
         tasks.spawn(async move {
             tokio::select! {
                 () = stopped => {}
-                () = federation::follow(&federation, &*disk) => {}
+                () = federation::follow(&federation, &*disk, directory) => {}
             }
             ("the federation map", Ok(()))
         });
@@ -408,7 +429,7 @@ fn consensus_options(config: &Config, address: String) -> ConsensusOptions {
     options.timing = Timing::new(config.raft_heartbeat, config.election_timeout);
     options.snapshot_entries = config.snapshot_every_logs;
     options.keep_entries = config.snapshot_every_logs / 5;
-    options.log.segment_len = config.log_segment.0;
+    options.log = LogOptions { segment_len: config.log_segment.0, ..LogOptions::default() };
     options
 }
 
@@ -422,7 +443,7 @@ fn federation_options(config: &Config, address: String) -> Option<ConsensusOptio
     options.timing = Timing::new(config.raft_heartbeat, config.election_timeout);
     options.snapshot_entries = config.snapshot_every_logs;
     options.keep_entries = config.snapshot_every_logs / 5;
-    options.log.segment_len = config.log_segment.0;
+    options.log = LogOptions { segment_len: config.log_segment.0, ..LogOptions::default() };
     Some(options)
 }
 

@@ -1,9 +1,15 @@
 //! Power cuts on real filesystems: a load that keeps a ledger of what was acknowledged, cuts at random moments, and the
 //! ledger checked byte for byte after each. And a cut at a moment of its own, right after a snapshot was installed.
+//!
+//! The metaservers' logs are short and cut often, so that the cuts meet purges and files that are used again. What a cut in the
+//! first write of a segment leaves, which is too rare to wait for, is put there ([`tear_next_segment`]).
 
 use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use dfs_metaserver::raft::torn_segment_after;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -43,13 +49,24 @@ pub struct Totals {
     pub acknowledged: u64,
     /// Changes that a cut interrupted.
     pub interrupted: usize,
+    /// Segments of the metaservers' logs whose files were removed or used again.
+    pub purged_segments: u64,
+    /// First writes of segments that were torn.
+    pub torn_segments: u64,
     /// From a cut with living mounts until all servers were heard and every worker had completed something again.
     pub longest_stall: Duration,
 }
 
+/// Entries between snapshots, few, so that a log of this kind is cut all the time and goes through many files; and a member that
+/// was away soon needs a snapshot.
+const SNAPSHOT_EVERY: usize = 100;
+const SEGMENT_KIB: u64 = 16;
+
 pub fn shape() -> Shape {
     let deadline_ms = MOUNT_DEADLINE.as_millis() as u64;
-    Shape { ext4_mib: Some(DISK_MIB), deadline_ms, ..Shape::default() }
+    let metaserver_extra =
+        format!("snapshot_every_logs = {SNAPSHOT_EVERY}\nlog_segment_kib = {SEGMENT_KIB}\n");
+    Shape { ext4_mib: Some(DISK_MIB), deadline_ms, metaserver_extra, ..Shape::default() }
 }
 
 /// So many cuts of the given kinds in turn.
@@ -84,6 +101,10 @@ pub fn cuts(shape: Shape, kinds: &[Cut], count: usize, seed: u64) -> Result<Tota
         let cut_at = wait::now();
         let done: Vec<usize> = workers.iter().map(Process::done).collect();
         for name in victims.iter().filter(|name| is_server(name)) {
+            if name.starts_with("meta") && rng.random_bool(0.5) {
+                tear_next_segment(&cluster.data_dir(name)).map_err(|error| failed(error.to_string()))?;
+                totals.torn_segments += 1;
+            }
             cluster.start_daemon(name);
         }
         cluster.wait_whole();
@@ -111,20 +132,47 @@ pub fn cuts(shape: Shape, kinds: &[Cut], count: usize, seed: u64) -> Result<Tota
         }
         totals.cuts += 1;
     }
+    let members = cluster.metaserver_names();
+    totals.purged_segments = members.iter().map(|name| purged_segments(&cluster.data_dir(name))).sum();
     totals.acknowledged = ledgers.iter().map(|ledger| ledger.acknowledged).sum();
     Ok(totals)
 }
 
-/// Snapshots of a state this young, so that a member which was away needs one soon.
-const SNAPSHOT_EVERY: usize = 100;
+/// The log files of a metaserver.
+fn log_files(data: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let entries = fs::read_dir(data).expect("list a data directory");
+    let paths = entries.map(|entry| entry.expect("list a data directory").path());
+    let mut logs: Vec<PathBuf> =
+        paths.filter(|path| path.extension().is_some_and(|e| e == "raftlog")).collect();
+    logs.sort();
+    logs.into_iter().map(|path| (path.clone(), fs::read(path).expect("read a log file"))).collect()
+}
+
+/// As a power cut in the first write of the next segment leaves it: in a file that was used before, its header and no whole batch.
+fn tear_next_segment(data: &Path) -> io::Result<()> {
+    let logs = log_files(data);
+    let torn =
+        logs.iter().filter_map(|(_, bytes)| torn_segment_after(bytes)).max_by_key(|(sequence, _)| *sequence);
+    let (_, torn) = torn.ok_or_else(|| io::Error::other("the log has no segment"))?;
+    let number = |path: &Path| path.file_stem()?.to_str()?.parse::<u64>().ok();
+    let next = logs.iter().filter_map(|(path, _)| number(path)).max().unwrap_or(0) + 1;
+    fs::write(data.join(format!("{next:08}.raftlog")), torn)
+}
+
+/// Each segment begins in a file of its own: of those that a metaserver began, so many have none any more.
+pub fn purged_segments(data: &Path) -> u64 {
+    let logs = log_files(data);
+    let next =
+        logs.iter().filter_map(|(_, bytes)| torn_segment_after(bytes)).map(|(sequence, _)| sequence).max();
+    next.unwrap_or(0).saturating_sub(1 + logs.len() as u64)
+}
 
 /// A metaserver that was away is sent a snapshot and loses power right after it has made it its own. It starts again, and with
 /// another member leads a quorum that knows everything that was acknowledged.
 ///
 /// Errors: it did not start, or something is missing.
 pub fn cut_after_a_snapshot(shape: Shape) -> Result<(), String> {
-    let extra = format!("snapshot_every_logs = {SNAPSHOT_EVERY}\n");
-    let cluster = Cluster::start(Shape { metaserver_extra: extra, ..shape });
+    let cluster = Cluster::start(shape);
     let dir = cluster.mount("a");
     let leader = cluster.leader();
     let away = cluster.metaserver_names().into_iter().find(|name| *name != leader).expect("there are three");

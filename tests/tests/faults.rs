@@ -12,12 +12,14 @@ use std::time::Duration;
 
 use dfs_tests::cluster::{Cluster, Shape};
 use dfs_tests::load::{Copy, NamespaceLoop};
-use dfs_tests::power::{ALL_CUTS, cut_after_a_snapshot, cuts, shape};
+use dfs_tests::power::{ALL_CUTS, cut_after_a_snapshot, cuts, purged_segments, shape};
 use dfs_tests::shell::{sh, try_sh_within};
 use dfs_tests::{sys, tree, wait};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
+/// Of metaservers whose logs are cut, and their files used again, all the time.
+const PURGES: &str = "snapshot_every_logs = 300\nlog_segment_kib = 64\n";
 /// A copy goes on after a failure; a minute is far more than the stall that is promised.
 const COPY_DEADLINE: Duration = Duration::from_secs(120);
 /// Promise 5: at the worst, on a machine with two cores for all of it.
@@ -127,13 +129,16 @@ fn a_copy_of_many_files_and_a_large_one_survives_kills_at_eight_moments() {
     tree::make(&source, 5, 3000).unwrap();
     tree::write_made(&source.join("large"), 6, 256 << 20).unwrap();
     let files = count_files(&source);
-    let cluster = Cluster::start(Shape::default());
+    let cluster = Cluster::start(Shape { metaserver_extra: PURGES.to_owned(), ..Shape::default() });
     cluster.mount("a");
     let victims = [Victim::Leader, Victim::Chunkserver, Victim::Both];
     for moment in 0..8 {
         let at = rng.random_range(files / 50..files * 9 / 10);
         copy_through_a_fault(&cluster, &source, files, (victims[moment % 3], Fault::Killed), at, &mut rng);
     }
+    let members = cluster.metaserver_names();
+    let purged: u64 = members.iter().map(|name| purged_segments(&cluster.data_dir(name))).sum();
+    assert!(purged >= 10, "the logs were not cut: {purged} segments are gone");
 }
 
 #[test]
@@ -352,7 +357,7 @@ fn writes_go_on_with_one_chunkserver_less_and_are_shown_as_degraded() {
 fn a_metaserver_that_was_away_catches_up_through_a_snapshot() {
     let _turn = turn();
     let cluster = Cluster::start(Shape {
-        metaserver_extra: "snapshot_every_logs = 200\n".to_owned(),
+        metaserver_extra: "snapshot_every_logs = 200\nlog_segment_kib = 64\n".to_owned(),
         ..Shape::default()
     });
     let dir = cluster.mount("a");
@@ -392,4 +397,5 @@ fn twenty_power_cuts_lose_nothing_that_was_acknowledged() {
     let totals = cuts(shape(), &ALL_CUTS, 20, 11).unwrap_or_else(|lost| panic!("{lost}"));
     println!("{totals:?}");
     assert!(totals.acknowledged >= 1000, "too little was under way: {totals:?}");
+    assert!(totals.purged_segments >= 30 && totals.torn_segments >= 5, "the logs were not cut: {totals:?}");
 }

@@ -118,6 +118,10 @@ fn two_hundred_power_cuts_lose_nothing_that_was_acknowledged() {
     for seed in 12..17 {
         let totals = cuts(shape(), &ALL_CUTS, 40, seed).unwrap_or_else(|lost| panic!("{lost}"));
         println!("{totals:?}");
+        assert!(
+            totals.purged_segments >= 60 && totals.torn_segments >= 10,
+            "the logs were not cut: {totals:?}"
+        );
     }
 }
 

@@ -146,8 +146,25 @@ impl Cluster {
 }
 
 impl Federation {
-    /// `None` when the directory has none yet.
+    /// `None` when the directory has none yet. What has data there and is not in the file is a sign that the file was lost, or is of
+    /// an earlier day: a federation planned anew would have other ports, and other servers in those directories.
     pub fn load(dir: &Dir) -> anyhow::Result<Option<Federation>> {
+        let federation = Federation::read(dir)?;
+        let is_known = |name: &str| federation.iter().any(|known| known.names().any(|server| server == name));
+        if let Some(stray) = dir.stamped()?.into_iter().find(|name| !is_known(name)) {
+            let (file, is) =
+                (dir.federation(), if federation.is_some() { "does not name" } else { "is missing, unlike" });
+            let data = dir.data(&stray);
+            bail!("{} {is} {}, which holds data: bring the file back", file.display(), data.display());
+        }
+        Ok(federation)
+    }
+
+    fn names(&self) -> impl Iterator<Item = &String> {
+        self.metaservers().map(|m| &m.name).chain(self.chunkservers().map(|c| &c.name))
+    }
+
+    fn read(dir: &Dir) -> anyhow::Result<Option<Federation>> {
         let path = dir.federation();
         let Some(text) = read_if_exists(&path)? else { return Ok(None) };
         let version = serde_json::from_str::<serde_json::Value>(&text)
@@ -345,6 +362,26 @@ mod tests {
         let shape = Shape { copies: Some(3), chunkservers: Some(2), ..Shape::default() };
         let error = Federation::plan(None, &shape, &dir).unwrap_err().to_string();
         assert!(error.contains("--chunkservers 3"), "{error}");
+    }
+
+    #[test]
+    fn a_lost_or_older_file_beside_servers_data_is_refused_and_never_planned_anew() {
+        let (_temp, dir) = dir();
+        let made = Federation::plan(None, &Shape::default(), &dir).unwrap();
+        let shape = Shape { chunkservers: Some(4), ..Shape::default() };
+        let grown = Federation::plan(Some(made.clone()), &shape, &dir).unwrap();
+        for (name, stamp) in [("meta1", "MEMBER"), ("chunk4", "dfs-chunkserver")] {
+            std::fs::create_dir(dir.data(name)).unwrap();
+            std::fs::write(dir.data(name).join(stamp), "stamped").unwrap();
+        }
+        grown.save(&dir).unwrap();
+        assert_eq!(Federation::load(&dir).unwrap(), Some(grown));
+        made.save(&dir).unwrap();
+        let error = Federation::load(&dir).unwrap_err().to_string();
+        assert!(error.contains("federation.json does not name") && error.contains("chunk4"), "{error}");
+        std::fs::remove_file(dir.federation()).unwrap();
+        let error = Federation::load(&dir).unwrap_err().to_string();
+        assert!(error.contains("federation.json is missing"), "{error}");
     }
 
     #[test]

@@ -16,10 +16,14 @@ pub mod mounted;
 pub mod ports;
 pub mod process;
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::Serialize;
+
+/// Of a metaserver's and of a chunkserver's data directory.
+const STAMPS: [&str; 2] = ["MEMBER", "dfs-chunkserver"];
 
 /// Names the places inside the directory.
 #[derive(Clone, Debug)]
@@ -64,6 +68,23 @@ impl Dir {
         self.0.join(name)
     }
 
+    /// The folders that are a server's data directory, by the stamps in them.
+    pub fn stamped(&self) -> anyhow::Result<Vec<String>> {
+        let entries = match std::fs::read_dir(&self.0) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.with_context(|| format!("list {}", self.0.display()))?,
+        };
+        let mut stamped = Vec::new();
+        for entry in entries {
+            let entry = entry.with_context(|| format!("list {}", self.0.display()))?;
+            if STAMPS.iter().any(|stamp| entry.path().join(stamp).exists()) {
+                stamped.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        stamped.sort();
+        Ok(stamped)
+    }
+
     /// Makes the directory and its folders.
     pub fn create(&self) -> anyhow::Result<()> {
         for path in [self.0.clone(), self.0.join("config"), self.logs()] {
@@ -81,11 +102,19 @@ impl Dir {
     }
 }
 
-/// Replaces a file by a rename, so that a reader sees the old one or the new one.
+/// Replaces a file by a rename, so that a reader, also after a power cut, sees the old one or the new one.
 fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {
     let next = path.with_extension("next");
-    std::fs::write(&next, text).with_context(|| format!("write {}", next.display()))?;
-    std::fs::rename(&next, path).with_context(|| format!("replace {}", path.display()))
+    let write = || {
+        let mut file = std::fs::File::create(&next)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    };
+    write().with_context(|| format!("write {}", next.display()))?;
+    std::fs::rename(&next, path).with_context(|| format!("replace {}", path.display()))?;
+    let folder = path.parent().filter(|folder| folder.is_dir()).unwrap_or(Path::new("."));
+    let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
+    synced.with_context(|| format!("sync {}", folder.display()))
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {

@@ -4,8 +4,10 @@
 //! id; a signal goes only to a process that matches all three.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -43,7 +45,10 @@ impl Processes {
     pub fn load(dir: &Dir) -> anyhow::Result<Processes> {
         let path = dir.processes();
         let Some(text) = read_if_exists(&path)? else { return Ok(Processes::default()) };
-        serde_json::from_str(&text).with_context(|| format!("read {}", path.display()))
+        let mut processes: Processes =
+            serde_json::from_str(&text).with_context(|| format!("read {}", path.display()))?;
+        processes.0.retain(|_, process| process.is_of(dir));
+        Ok(processes)
     }
 
     pub fn save(&self, dir: &Dir) -> anyhow::Result<()> {
@@ -76,6 +81,14 @@ impl Process {
         same_boot
             && parse_stat(&stat)
                 .is_some_and(|(state, start)| start == self.start_ticks && !"ZX".contains(state))
+    }
+
+    /// Whether its command line names the directory. One that does not is of the directory that this one was copied from.
+    fn is_of(&self, dir: &Dir) -> bool {
+        let arguments = std::fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+        arguments
+            .split(|byte| *byte == 0)
+            .any(|argument| Path::new(OsStr::from_bytes(argument)).starts_with(dir.path()))
     }
 
     /// Sends a signal if it is still the same process; tells whether it was.
@@ -229,6 +242,26 @@ mod tests {
         assert!(process.wait_end(Instant::now() + Duration::from_secs(10)).await);
         child.wait().unwrap();
         assert!(!process.signal(libc::SIGKILL));
+    }
+
+    /// `cp -a` of a federation's directory, then `dfs down` of the copy, ended the processes of the first.
+    #[test]
+    fn processes_of_the_directory_that_this_one_is_a_copy_of_are_not_its_own() {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (dir, copy) = (Dir::new(first.path()).unwrap(), Dir::new(second.path()).unwrap());
+        let watched = first.path().join("watched");
+        std::fs::write(&watched, "").unwrap();
+        let arguments = [OsStr::new("-f"), watched.as_os_str()];
+        let (mut child, process) =
+            start(Path::new("/usr/bin/tail"), &arguments, &first.path().join("log")).unwrap();
+        let processes = Processes(BTreeMap::from([("meta1".to_owned(), process.clone())]));
+        for dir in [&dir, &copy] {
+            processes.save(dir).unwrap();
+        }
+        assert!(Processes::load(&dir).unwrap().alive("meta1").is_some());
+        assert!(Processes::load(&copy).unwrap().alive("meta1").is_none());
+        assert!(process.signal(libc::SIGKILL));
+        child.wait().unwrap();
     }
 
     #[tokio::test]

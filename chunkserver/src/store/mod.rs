@@ -3,6 +3,7 @@
 //! ```text
 //! DATA/dfs-chunkserver        whose directory this is (stamp.rs)
 //! DATA/lock                   held while a server runs on it
+//! DATA/chunks/owner           whose chunks they are (stamp.rs)
 //! DATA/chunks/00 … ff/        by the chunk id's lowest byte
 //! DATA/chunks/2a/000000000000012a   one chunk, named by its id: a header and frames (format.rs)
 //! ```
@@ -41,6 +42,8 @@ use crate::disk::{Disk, Space};
 use crate::metrics::Metrics;
 use crate::workers::Workers;
 
+#[cfg(test)]
+mod directory_tests;
 mod format;
 mod index;
 mod open;
@@ -117,7 +120,7 @@ impl Context {
     }
 
     fn shard_path(&self, shard: u8) -> PathBuf {
-        self.chunks.join(format!("{shard:02x}"))
+        self.chunks.join(stamp::shard_name(shard))
     }
 
     fn path(&self, chunk: ChunkId) -> PathBuf {
@@ -150,14 +153,7 @@ impl ChunkStore {
             chunk_count: AtomicU64::new(0),
         };
         let disk = &context.disk;
-        let is_new = disk.list(&context.chunks).map_or(true, |shards| shards.len() < 256);
-        if is_new {
-            for shard in 0..=u8::MAX {
-                disk.create_directory(&context.shard_path(shard))?;
-            }
-            disk.sync_directory(&context.chunks)?;
-            disk.sync_directory(data)?;
-        }
+        stamp::make_shards(disk.as_ref(), data)?;
         let space = disk.space(data)?;
         let store = ChunkStore(Arc::new(Inner {
             context: Arc::new(context),

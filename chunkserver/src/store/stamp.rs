@@ -2,9 +2,11 @@
 //!
 //! `DATA/dfs-chunkserver` is a text file for people to read, made whole by one rename:
 //!
+//! `DATA/chunks/owner` has the same lines, so that chunks which are another server's, or a stamp of another day, are noticed.
+//!
 //! ```text
 //! dfs chunkserver directory
-//! format = 1
+//! format = 2       (1: there was no `chunks/owner`)
 //! directory = 0a…  (128 bits in hex: this directory, made when it was first used)
 //! cluster = 5f…    (zeros until the first registration)
 //! server = 3       (0 until the first registration)
@@ -14,6 +16,11 @@
 //! S1  A directory without a stamp is used only if it is empty.
 //! S2  Cluster and server id are stamped once and never changed.
 //! S3  Two processes never use one directory: `DATA/lock`.
+//! S4  It is made in this order: the stamp, the directories of the chunks, their owner; registered: the stamp, then the owner.
+//!     So a registered stamp says that all the others are there, and an owner that is registered says that the stamp is. What
+//!     is missing, damaged, or another's against that is refused, and nothing was changed until then. What one chunk's file
+//!     holds is no matter of the start: damage of it is found when it is read.
+//! S5  Each start writes both again: what an earlier process failed to sync is on the disk then.
 
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -29,8 +36,12 @@ use crate::disk::{Disk, DiskLock};
 
 const FILE: &str = "dfs-chunkserver";
 const LOCK: &str = "lock";
+const CHUNKS: &str = "chunks";
+const OWNER: &str = "owner";
 const FIRST_LINE: &str = "dfs chunkserver directory";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// It is read, and written as [`FORMAT`].
+const FORMAT_BEFORE: u32 = 1;
 /// Much more than a stamp has.
 const STAMP_LEN_MAX: usize = 4096;
 
@@ -48,6 +59,16 @@ impl Stamp {
     }
 }
 
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "directory {}", self.directory)?;
+        match self.is_registered() {
+            true => write!(f, " of {} of cluster {}", self.server, self.cluster),
+            false => write!(f, " of no server yet"),
+        }
+    }
+}
+
 /// Why a directory is not used. Each is one line for the person who started the server.
 #[derive(Debug, Error)]
 pub enum DirectoryError {
@@ -59,8 +80,12 @@ pub enum DirectoryError {
     Foreign { path: PathBuf, found: String },
     #[error("data directory {}: its format is {found}, this program knows {FORMAT}: use a newer one", path.display())]
     Newer { path: PathBuf, found: u32 },
-    #[error("data directory {}: its stamp {FILE} is damaged: {what}", path.display())]
-    Damaged { path: PathBuf, what: String },
+    #[error(
+        "data directory {}: {what}; nothing in it was changed: the way out is to replace this server or to restore its \
+         directory, and this version can do neither",
+        path.display()
+    )]
+    Contradiction { path: PathBuf, what: String },
     #[error("data directory {} belongs to {owners}", path.display())]
     OtherServer { path: PathBuf, owners: Box<Owners> },
 }
@@ -94,12 +119,18 @@ impl Directory {
         let failed = |what: &'static str| {
             move |source: io::Error| DirectoryError::Io { path: path.to_owned(), what, source }
         };
+        let is_made = disk.list(path).is_ok();
         disk.create_directory(path).map_err(failed("make it"))?;
         let names = disk.list(path).map_err(failed("list it"))?;
         let is_stamped = names.iter().any(|name| name == FILE);
         let ours = [LOCK, "lost+found", "dfs-chunkserver.new"];
         let foreign = names.iter().find(|name| !ours.iter().any(|known| name == known));
         if let (false, Some(found)) = (is_stamped, foreign) {
+            if names.iter().any(|name| name == CHUNKS) {
+                let what =
+                    format!("{FILE} is missing, but {CHUNKS} is there: whose chunks they are is not known");
+                return Err(DirectoryError::Contradiction { path: path.to_owned(), what });
+            }
             let found = found.to_string_lossy().into_owned();
             return Err(DirectoryError::Foreign { path: path.to_owned(), found });
         }
@@ -118,9 +149,13 @@ impl Directory {
             _lock: lock,
         };
         if is_stamped {
-            directory.stamp = directory.read()?;
-        } else {
-            directory.write().map_err(failed("stamp it"))?;
+            directory.stamp = directory.read_whole()?;
+        }
+        directory.write(FILE).map_err(failed("stamp it"))?;
+        make_shards(directory.disk.as_ref(), path).map_err(failed("make the directories of the chunks"))?;
+        directory.write_owner().map_err(failed("say whose the chunks are"))?;
+        if let Some(parent) = path.parent().filter(|parent| !is_made && !parent.as_os_str().is_empty()) {
+            directory.disk.sync_directory(parent).map_err(failed("sync the directory it is in"))?;
         }
         Ok(directory)
     }
@@ -141,14 +176,19 @@ impl Directory {
             return Err(DirectoryError::OtherServer { path: self.path.clone(), owners });
         }
         let before = std::mem::replace(&mut self.stamp, given);
-        self.write().map_err(|source| {
+        self.write(FILE).and_then(|()| self.write_owner()).map_err(|source| {
             self.stamp = before;
             DirectoryError::Io { path: self.path.clone(), what: "stamp it", source }
         })
     }
 
-    fn write(&self) -> io::Result<()> {
-        let new = self.path.join("dfs-chunkserver.new");
+    fn write_owner(&self) -> io::Result<()> {
+        self.write(&format!("{CHUNKS}/{OWNER}"))
+    }
+
+    /// The stamp, as this file.
+    fn write(&self, name: &str) -> io::Result<()> {
+        let (new, whole) = (self.path.join(format!("{name}.new")), self.path.join(name));
         match self.disk.remove(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
@@ -156,23 +196,73 @@ impl Directory {
         let file = self.disk.create(&new)?;
         file.write_at(&mut [IoSlice::new(encode(&self.stamp).as_bytes())], 0)?;
         file.sync()?;
-        self.disk.rename(&new, &self.path.join(FILE))?;
-        self.disk.sync_directory(&self.path)
+        self.disk.rename(&new, &whole)?;
+        self.disk.sync_directory(whole.parent().unwrap_or(&self.path))
     }
 
-    fn read(&self) -> Result<Stamp, DirectoryError> {
+    fn contradiction(&self, what: String) -> DirectoryError {
+        DirectoryError::Contradiction { path: self.path.clone(), what }
+    }
+
+    /// The stamp, if nothing in the directory contradicts it (S4).
+    fn read_whole(&self) -> Result<Stamp, DirectoryError> {
+        let owner_file = format!("{CHUNKS}/{OWNER}");
+        let missing = |name: &str| {
+            self.contradiction(format!("{name} is missing, but {FILE} says that this directory is in use"))
+        };
+        let (stamp, format) = self.read(FILE)?.ok_or_else(|| missing(FILE))?;
+        let owner = self.read(&owner_file)?.map(|(owner, _)| owner);
+        if let Some(owner) = owner
+            && (owner.directory != stamp.directory || (owner.is_registered() && owner != stamp))
+        {
+            let what =
+                format!("{FILE} says {stamp}, but {owner_file} says {owner}: one of the two was replaced");
+            return Err(self.contradiction(what));
+        }
+        if stamp.is_registered() {
+            if owner.is_none() && format > FORMAT_BEFORE {
+                return Err(missing(&owner_file));
+            }
+            let shards = self.disk.list(&self.path.join(CHUNKS)).unwrap_or_default();
+            let lost =
+                (0..=u8::MAX).map(shard_name).find(|name| !shards.iter().any(|shard| shard == name.as_str()));
+            if let Some(lost) = lost {
+                let lost = if shards.is_empty() { CHUNKS.to_owned() } else { format!("{CHUNKS}/{lost}") };
+                return Err(missing(&lost));
+            }
+        }
+        Ok(stamp)
+    }
+
+    /// What a file says and in which format; `None` if it is missing.
+    fn read(&self, name: &str) -> Result<Option<(Stamp, u32)>, DirectoryError> {
         let failed = |source| DirectoryError::Io { path: self.path.clone(), what: "read its stamp", source };
-        let file = self.disk.open(&self.path.join(FILE)).map_err(failed)?;
+        let file = match self.disk.open(&self.path.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(failed)?,
+        };
         let mut bytes = vec![0; STAMP_LEN_MAX];
         let len = file.read_at(&mut [IoSliceMut::new(&mut bytes)], 0).map_err(failed)?;
         bytes.truncate(len);
-        decode(&bytes).map_err(|error| match error {
+        decode(&bytes).map(Some).map_err(|error| match error {
             BadStamp::Newer(found) => DirectoryError::Newer { path: self.path.clone(), found },
-            BadStamp::Damaged(what) => {
-                DirectoryError::Damaged { path: self.path.clone(), what: what.to_owned() }
-            }
+            BadStamp::Damaged(what) => self.contradiction(format!("{name} is damaged: {what}")),
         })
     }
+}
+
+/// The directories of the chunks; those that are there are fine. Synced each time: who made them may have been killed before.
+pub(super) fn make_shards(disk: &dyn Disk, data: &Path) -> io::Result<()> {
+    let chunks = data.join(CHUNKS);
+    for shard in 0..=u8::MAX {
+        disk.create_directory(&chunks.join(shard_name(shard)))?;
+    }
+    disk.sync_directory(&chunks)?;
+    disk.sync_directory(data)
+}
+
+pub(super) fn shard_name(shard: u8) -> String {
+    format!("{shard:02x}")
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -194,13 +284,17 @@ fn encode(stamp: &Stamp) -> String {
     format!("{text}checksum = {sum:08x}\n")
 }
 
-fn decode(bytes: &[u8]) -> Result<Stamp, BadStamp> {
+/// And the format it is in.
+fn decode(bytes: &[u8]) -> Result<(Stamp, u32), BadStamp> {
+    if bytes.is_empty() {
+        return Err(BadStamp::Damaged("it is empty"));
+    }
     let text = std::str::from_utf8(bytes).map_err(|_| BadStamp::Damaged("not a text"))?;
     if text.lines().next() != Some(FIRST_LINE) {
         return Err(BadStamp::Damaged("not a stamp"));
     }
     let format: u32 = field(text, "format")?;
-    if format != FORMAT {
+    if !(FORMAT_BEFORE..=FORMAT).contains(&format) {
         return Err(BadStamp::Newer(format));
     }
     let (before, _) = text.split_once("checksum = ").ok_or(BadStamp::Damaged("no checksum"))?;
@@ -208,11 +302,12 @@ fn decode(bytes: &[u8]) -> Result<Stamp, BadStamp> {
     if u32::from_str_radix(&sum, 16) != Ok(checksum(before)) {
         return Err(BadStamp::Damaged("checksum does not match"));
     }
-    Ok(Stamp {
+    let stamp = Stamp {
         directory: field(text, "directory")?,
         cluster: field(text, "cluster")?,
         server: ServerId(field(text, "server")?),
-    })
+    };
+    Ok((stamp, format))
 }
 
 fn field<T: FromStr>(text: &str, name: &str) -> Result<T, BadStamp> {
@@ -274,12 +369,28 @@ mod tests {
         drop(Directory::claim(Arc::new(RealDisk), directory.path(), &rng()).unwrap());
         let file = directory.path().join(FILE);
         let text = std::fs::read_to_string(&file).unwrap();
-        std::fs::write(&file, text.replace("format = 1", "format = 2")).unwrap();
+        std::fs::write(&file, text.replace("format = 2", "format = 3")).unwrap();
         let newer = Directory::claim(Arc::new(RealDisk), directory.path(), &rng());
-        assert!(message(newer).contains("its format is 2, this program knows 1"));
+        assert!(message(newer).contains("its format is 3, this program knows 2"));
         std::fs::write(&file, text.replace("server = 0", "server = 1")).unwrap();
         let damaged = Directory::claim(Arc::new(RealDisk), directory.path(), &rng());
         assert!(message(damaged).contains("checksum does not match"));
+    }
+
+    #[test]
+    fn a_directory_of_the_format_before_is_read_and_gets_an_owner_of_its_chunks() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut claimed = Directory::claim(Arc::new(RealDisk), directory.path(), &rng()).unwrap();
+        claimed.register(ClusterId(5), ServerId(3)).unwrap();
+        let stamp = claimed.stamp();
+        drop(claimed);
+        let (file, owner) = (directory.path().join(FILE), directory.path().join("chunks/owner"));
+        let text = encode(&stamp).replace("format = 2", "format = 1");
+        let (before, _) = text.split_once("checksum").unwrap();
+        std::fs::write(&file, format!("{before}checksum = {:08x}\n", checksum(before))).unwrap();
+        std::fs::remove_file(&owner).unwrap();
+        assert_eq!(Directory::claim(Arc::new(RealDisk), directory.path(), &rng()).unwrap().stamp(), stamp);
+        assert_eq!(decode(&std::fs::read(owner).unwrap()), Ok((stamp, FORMAT)));
     }
 
     proptest! {
@@ -288,7 +399,7 @@ mod tests {
             let stamp = Stamp {
                 directory: DirectoryId(directory), cluster: ClusterId(cluster), server: ServerId(server),
             };
-            prop_assert_eq!(decode(encode(&stamp).as_bytes()), Ok(stamp));
+            prop_assert_eq!(decode(encode(&stamp).as_bytes()), Ok((stamp, FORMAT)));
         }
 
         #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use dfs_proto::convert;
 use dfs_proto::federation::FederationMap;
+use dfs_proto::ids::DirectoryId;
 use dfs_proto::rpc::leader::LeaderChannel;
 use dfs_proto::wire;
 use dfs_proto::wire::federation_client::FederationClient;
@@ -28,7 +29,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 const KEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs while the process does.
-pub(crate) async fn follow(federation: &Federation, disk: &dyn LogDisk) {
+pub(crate) async fn follow(federation: &Federation, disk: &dyn LogDisk, directory: DirectoryId) {
     tokio::join!(
         async {
             match &federation.member {
@@ -36,7 +37,7 @@ pub(crate) async fn follow(federation: &Federation, disk: &dyn LogDisk) {
                 None => from_members(federation).await,
             }
         },
-        keep(federation, disk)
+        keep(federation, disk, directory)
     );
 }
 
@@ -105,11 +106,11 @@ async fn ask(
     }
 }
 
-async fn keep(federation: &Federation, disk: &dyn LogDisk) {
+async fn keep(federation: &Federation, disk: &dyn LogDisk, directory: DirectoryId) {
     let mut kept = federation.map().version;
     loop {
         let map = federation.newer_than(kept).await;
-        match disk.write_whole(WholeFile::Map, encode(&map)).await {
+        match disk.write_whole(WholeFile::Map, encode(&map, directory)).await {
             Ok(()) => kept = map.version,
             Err(error) => tracing::warn!(%error, "keep the federation map"),
         }
@@ -121,15 +122,19 @@ fn crc32c(bytes: &[u8]) -> u32 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }
 
-fn encode(map: &FederationMap) -> Vec<u8> {
+/// Of a file that says whose it is; the first format was the checksum and the map alone.
+const MAGIC: &[u8; 8] = b"DFSMAP2\n";
+
+/// `MAGIC | directory 16 | crc32c u32 of all behind it | map`; big-endian.
+fn encode(map: &FederationMap, directory: DirectoryId) -> Vec<u8> {
     let body = convert::the_map_to_wire(map).encode_to_vec();
-    let mut bytes = crc32c(&body).to_be_bytes().to_vec();
+    let mut bytes = [&MAGIC[..], &directory.0.to_be_bytes(), &crc32c(&body).to_be_bytes()].concat();
     bytes.extend_from_slice(&body);
     bytes
 }
 
-/// What [`keep`] wrote; an empty map for anything else: it is a copy, and comes again.
-pub(crate) async fn kept(disk: &dyn LogDisk) -> FederationMap {
+/// What [`keep`] wrote in this directory; an empty map for anything else: it is a copy, and comes again.
+pub(crate) async fn kept(disk: &dyn LogDisk, directory: DirectoryId) -> FederationMap {
     let bytes = match disk.read_whole(WholeFile::Map).await {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return FederationMap::default(),
@@ -138,13 +143,22 @@ pub(crate) async fn kept(disk: &dyn LogDisk) -> FederationMap {
             return FederationMap::default();
         }
     };
-    decode(&bytes).unwrap_or_else(|| {
-        tracing::warn!("the federation map that was kept is damaged; a new one is fetched");
+    decode(&bytes, directory).unwrap_or_else(|| {
+        tracing::warn!(
+            "the federation map that was kept is damaged or of another directory; a new one is fetched"
+        );
         FederationMap::default()
     })
 }
 
-fn decode(bytes: &[u8]) -> Option<FederationMap> {
+fn decode(bytes: &[u8], directory: DirectoryId) -> Option<FederationMap> {
+    let bytes = match bytes.strip_prefix(MAGIC) {
+        Some(bytes) => {
+            let (whose, bytes) = bytes.split_first_chunk()?;
+            (u128::from_be_bytes(*whose) == directory.0).then_some(bytes)?
+        }
+        None => bytes,
+    };
     let (sum, body) = bytes.split_first_chunk()?;
     if u32::from_be_bytes(*sum) != crc32c(body) {
         return None;
@@ -159,13 +173,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_map_that_was_kept_comes_back_and_a_damaged_one_does_not() {
+    fn a_map_that_was_kept_comes_back_and_a_damaged_one_or_one_of_another_directory_does_not() {
         let map = FederationMap { federation: FederationId(7), version: 3, ..FederationMap::default() };
-        let mut bytes = encode(&map);
-        assert_eq!(decode(&bytes), Some(map));
+        let (own, other) = (DirectoryId(5), DirectoryId(6));
+        let mut bytes = encode(&map, own);
+        assert_eq!(decode(&bytes, own).as_ref(), Some(&map));
+        assert_eq!(decode(&bytes, other), None);
+        let former = bytes[MAGIC.len() + 16..].to_vec();
+        assert_eq!(decode(&former, own), Some(map), "as the release before wrote it");
+        for len in 0..bytes.len() {
+            assert_eq!(decode(&bytes[..len], own), None, "cut at {len}");
+        }
         let last = bytes.len() - 1;
         bytes[last] ^= 1;
-        assert_eq!(decode(&bytes), None);
-        assert_eq!(decode(b"xy"), None);
+        assert_eq!(decode(&bytes, own), None);
     }
 }

@@ -46,6 +46,10 @@ impl KvHome for MemoryHome {
         }
     }
 
+    fn open_read_only(&self, name: &str) -> Result<Arc<dyn Kv>, KvError> {
+        self.open(name)
+    }
+
     fn create(&self, name: &str) -> Result<Arc<dyn Kv>, KvError> {
         let mut home = self.lock();
         if home.by_name.contains_key(name) {

@@ -71,10 +71,13 @@ pub trait KvHome: Send + Sync + 'static {
     /// Opens an existing database. A database is open at most once at a time: drop all handles before opening again.
     fn open(&self, name: &str) -> Result<Arc<dyn Kv>, KvError>;
 
+    /// Opens an existing database to look at it: no file changes. It may not be written.
+    fn open_read_only(&self, name: &str) -> Result<Arc<dyn Kv>, KvError>;
+
     /// A new, empty database.
     fn create(&self, name: &str) -> Result<Arc<dyn Kv>, KvError>;
 
-    /// The name of the current database; `None` in a fresh home.
+    /// The name of the current database; `None` in a home that has none, be it fresh or not whole.
     fn current(&self) -> Result<Option<String>, KvError>;
 
     /// From when this returns, also over a crash, `name` is the current one; one rename decides.

@@ -55,10 +55,9 @@ pub struct RocksHome {
 }
 
 impl RocksHome {
-    /// Makes the directory if it is not there.
-    pub fn new(directory: &Path, limits: RocksOptions) -> Result<RocksHome, KvError> {
-        fs::create_dir_all(directory).map_err(|e| io_error("create", directory, e))?;
-        Ok(RocksHome { directory: directory.to_owned(), options: options(limits) })
+    /// The directory is made with the first database: until then it may be missing because it was lost.
+    pub fn new(directory: &Path, limits: RocksOptions) -> RocksHome {
+        RocksHome { directory: directory.to_owned(), options: options(limits) }
     }
 
     fn open_at(&self, path: PathBuf, options: &Options) -> Result<Arc<dyn Kv>, KvError> {
@@ -76,10 +75,24 @@ impl KvHome for RocksHome {
         self.open_at(path, &self.options)
     }
 
+    fn open_read_only(&self, name: &str) -> Result<Arc<dyn Kv>, KvError> {
+        let path = self.directory.join(name);
+        if !path.is_dir() {
+            return Err(KvError::NoSuchDatabase { name: name.to_owned() });
+        }
+        let db = DB::open_for_read_only(&self.options, &path, false);
+        let db = db.map_err(|e| db_error("look at", &path, &e))?;
+        Ok(Arc::new(RocksKv { db: Arc::new(db), home: self.directory.clone() }))
+    }
+
     fn create(&self, name: &str) -> Result<Arc<dyn Kv>, KvError> {
         let path = self.directory.join(name);
         if path.exists() {
             return Err(KvError::DatabaseExists { name: name.to_owned() });
+        }
+        if !self.directory.exists() {
+            fs::create_dir_all(&self.directory).map_err(|e| io_error("create", &self.directory, e))?;
+            self.directory.parent().filter(|parent| parent.is_dir()).map_or(Ok(()), sync_directory)?;
         }
         let mut options = self.options.clone();
         options.create_if_missing(true);
@@ -95,6 +108,10 @@ impl KvHome for RocksHome {
             // Of a disk that lost what was synced: it would name the home itself.
             Ok(name) if name.trim_end().is_empty() => {
                 let what = "it is empty, and named a database once";
+                Err(io_error("read", &path, io::Error::new(io::ErrorKind::InvalidData, what)))
+            }
+            Ok(name) if !is_name(name.trim_end()) => {
+                let what = "it names no database";
                 Err(io_error("read", &path, io::Error::new(io::ErrorKind::InvalidData, what)))
             }
             Ok(name) => Ok(Some(name.trim_end().to_owned())),
@@ -128,7 +145,10 @@ impl KvHome for RocksHome {
 
     fn list(&self) -> Result<Vec<String>, KvError> {
         let mut names = Vec::new();
-        let entries = fs::read_dir(&self.directory).map_err(|e| io_error("list", &self.directory, e))?;
+        let entries = match fs::read_dir(&self.directory) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(names),
+            entries => entries.map_err(|e| io_error("list", &self.directory, e))?,
+        };
         for entry in entries {
             let entry = entry.map_err(|e| io_error("list", &self.directory, e))?;
             if entry.path().is_dir() {
@@ -138,6 +158,11 @@ impl KvHome for RocksHome {
         names.sort();
         Ok(names)
     }
+}
+
+/// One path component, as we make them.
+fn is_name(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 fn options(limits: RocksOptions) -> Options {
@@ -285,7 +310,7 @@ mod tests {
     }
 
     fn home(directory: &Path) -> RocksHome {
-        RocksHome::new(directory, RocksOptions::default()).expect("home")
+        RocksHome::new(directory, RocksOptions::default())
     }
 
     #[tokio::test]

@@ -23,9 +23,8 @@ use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
 
 use super::group::Group;
-use super::log_disk::LogDisk;
 use super::server::Raft;
-use super::stamp::Stamp;
+use super::stamp::StampFile;
 use super::state_store::StateStore;
 use super::types::{FORMAT, MemberNode};
 use super::{ClusterOptions, Consensus, Purpose};
@@ -209,26 +208,24 @@ pub(crate) async fn stamp_cluster(
     raft: Raft,
     group: Arc<Group>,
     store: Arc<StateStore>,
-    disk: Arc<dyn LogDisk>,
-    mut stamp: Stamp,
+    stamp: Arc<StampFile>,
 ) {
+    let stamped = stamp.get().await.cluster;
     let mut changes = raft.metrics();
     loop {
         let made = group.kind.made(&*store.kv().snapshot());
         if let Some(found) = made {
-            if stamp.cluster.is_known() && stamp.cluster != found {
-                let stamped = stamp.cluster;
+            if stamped.is_known() && stamped != found {
                 group.fail(format!(
                     "the data directory is stamped with cluster {stamped}, the state is of {found}"
                 ));
                 return;
             }
-            if !stamp.cluster.is_known() {
-                stamp.cluster = found;
-                if let Err(error) = stamp.store(&*disk).await {
-                    group.fail(format!("stamp the data directory with its cluster: {error}"));
-                    return;
-                }
+            if !stamped.is_known()
+                && let Err(error) = stamp.change(|stamp| stamp.cluster = found).await
+            {
+                group.fail(format!("stamp the data directory with its cluster: {error}"));
+                return;
             }
             group.set_cluster(found);
             return;

@@ -21,17 +21,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::bootstrap::{self, Greeter};
+use super::examine::{Contradiction, Examined, Opened};
 use super::group::{Failure, Group, GroupKind};
 use super::log_disk::LogDisk;
-use super::log_store::{LogMonitor, LogOptions, LogStore};
+use super::log_store::{LogMonitor, LogOptions};
 use super::network::Network;
 use super::proposer::{Proposer, not_leader};
 use super::read_lease::ReadLease;
 use super::server::{self, Raft, Served};
-use super::stamp::{Stamp, StampError};
+use super::stamp::{StampError, StampFile};
 use super::state_clock::StateClock;
 use super::state_machine::StateMachine;
-use super::state_store::{FlushGate, ReadView, StateStore};
+use super::state_store::{ReadView, StateStore};
 use super::ticks::{self, Heard};
 use super::types::TypeConfig;
 use crate::command::{Command, Member, Proposed, Reply, RootAttr};
@@ -89,7 +90,7 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    fn kind(&self) -> GroupKind {
+    pub(crate) fn kind(&self) -> GroupKind {
         match self {
             Purpose::Cluster(_) => GroupKind::Cluster,
             Purpose::Federation => GroupKind::Federation,
@@ -137,25 +138,17 @@ impl ConsensusOptions {
 pub enum StartError {
     #[error(transparent)]
     Stamp(#[from] StampError),
+    #[error(
+        "{0}; nothing in the directory was changed: the way out is to replace this member or to restore its directory, and \
+         this version can do neither"
+    )]
+    Contradiction(#[from] Contradiction),
+    #[error("write the data directory's MEMBER file: {0}")]
+    Io(std::io::Error),
     #[error("open the state store: {0}")]
     State(std::io::Error),
     #[error("open the Raft log: {0}")]
     Log(std::io::Error),
-    #[error(
-        "the state is applied up to entry {applied}, but the log begins at {first}: what lies between is lost, and \
-         this member cannot go on"
-    )]
-    Hole { applied: u64, first: u64 },
-    #[error(
-        "the state is applied up to entry {applied}, but the Raft log beside it is empty: its files were lost, and with \
-         them what this member has promised; it must not vote again"
-    )]
-    LogMissing { applied: u64 },
-    #[error(
-        "the state was made in data directory {recorded}, but the log beside it is of {actual}: one of the two was \
-         emptied or replaced"
-    )]
-    ForeignState { recorded: DirectoryId, actual: DirectoryId },
     #[error("{member} is not in the bootstrap list")]
     NotListed { member: MemberId },
     #[error("raft settings: {0}")]
@@ -228,6 +221,7 @@ struct Inner {
     lease: ReadLease,
     timing: Timing,
     deadline: Duration,
+    stamp: Arc<StampFile>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -240,34 +234,34 @@ impl Consensus {
         disk: Arc<dyn LogDisk>,
         home: Arc<dyn KvHome>,
     ) -> Result<Consensus, StartError> {
+        let examined = Examined::of(&options, &*disk, &*home, None).await?;
+        Consensus::take_part(options, env, disk, home, examined).await
+    }
+
+    /// Takes part in a directory that was found to be whole.
+    pub async fn take_part(
+        options: ConsensusOptions,
+        env: Env,
+        disk: Arc<dyn LogDisk>,
+        home: Arc<dyn KvHome>,
+        examined: Examined,
+    ) -> Result<Consensus, StartError> {
         if !options.bootstrap.contains_key(&options.member) {
             return Err(StartError::NotListed { member: options.member });
         }
-        let stamp = Stamp::load(&*disk, options.member, &env.rng).await?;
-        let (store, applied) = StateStore::open(home).map_err(StartError::State)?;
-        let recorded = applied.membership.membership().get_node(&options.member.0).map(|node| node.directory);
-        if let Some(recorded) = recorded.filter(|recorded| *recorded != stamp.directory) {
-            return Err(StartError::ForeignState { recorded, actual: stamp.directory });
-        }
-        let gate = Arc::new(FlushGate(store.clone()));
-        let (log_store, log) =
-            LogStore::open(disk.clone(), options.log, gate).await.map_err(StartError::Log)?;
-        if log.purged_next() > applied.next_index() {
-            return Err(StartError::Hole { applied: applied.next_index(), first: log.purged_next() });
-        }
+        let Opened { stamp, store, applied, log_store, log } =
+            examined.open(&options, disk, home, &env.rng).await?;
+        let stamped = stamp.get().await;
         // keeps P7.5: a fresh member has promised nothing to anybody
         let is_fresh = log.is_fresh();
-        if is_fresh && applied.next_index() > 0 {
-            return Err(StartError::LogMissing { applied: applied.next_index() }); // keeps P7.7
-        }
         let votes_from = if is_fresh { Instant::now() } else { Instant::now() + options.timing.election_max };
         let group = Arc::new(Group::new(
             options.purpose.kind(),
             env,
-            (stamp.member, stamp.directory),
+            (stamped.member, stamped.directory),
             options.address.clone(),
             options.bootstrap.clone(),
-            stamp.cluster,
+            stamped.cluster,
         ));
         let config = Arc::new(raft_config(&options, is_fresh).validate()?);
         let clock = group.env.clock.clone();
@@ -297,6 +291,7 @@ impl Consensus {
             lease: ReadLease::new(clock, options.timing.election_max * 3 / 4),
             timing: options.timing,
             deadline: options.deadline,
+            stamp: stamp.clone(),
             stop,
             tasks,
         };
@@ -307,7 +302,7 @@ impl Consensus {
         consensus.spawn(proposing.run());
         consensus.spawn(watch_leadership(raft.clone(), group.clone(), leadership_sender));
         consensus.spawn(Greeter::new(raft.clone(), group.clone()).run());
-        consensus.spawn(bootstrap::stamp_cluster(raft.clone(), group, store, disk, stamp));
+        consensus.spawn(bootstrap::stamp_cluster(raft.clone(), group, store, stamp));
         consensus.spawn(bootstrap::lead(consensus.clone(), options.purpose));
         consensus.spawn(stand(consensus.clone(), votes_from));
         consensus.spawn(bound_log(raft, log));
@@ -440,6 +435,15 @@ impl Consensus {
 
     pub fn directory(&self) -> DirectoryId {
         self.inner.group.directory
+    }
+
+    /// Notes that the federation group's member in this process has its directory beside this one's: it must be there from now
+    /// on.
+    pub async fn note_seat(&self, seat: DirectoryId) -> Result<(), StartError> {
+        if self.inner.stamp.get().await.seat == Some(seat) {
+            return Ok(());
+        }
+        self.inner.stamp.change(|stamp| stamp.seat = Some(seat)).await.map_err(StartError::Io)
     }
 
     /// The error to answer with when this member does not lead.

@@ -24,6 +24,13 @@ use dfs_proto::units::ByteLen;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FileId(pub u64);
 
+impl FileId {
+    /// Of the file in the directory.
+    pub(crate) fn name(self) -> String {
+        format!("{:08}{SEGMENT_SUFFIX}", self.0)
+    }
+}
+
 pub trait LogDisk: Send + Sync + 'static {
     /// Sorted.
     fn list(&self) -> BoxFuture<'static, io::Result<Vec<FileId>>>;
@@ -54,7 +61,7 @@ pub enum WholeFile {
 }
 
 impl WholeFile {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             WholeFile::Stamp => "MEMBER",
             WholeFile::Map => "FEDERATION",
@@ -92,7 +99,11 @@ struct FileDiskInner {
 impl FileDisk {
     /// Makes the directory if it is not there. Fails when another process uses it.
     pub fn open(directory: &Path) -> io::Result<FileDisk> {
+        let is_new = !directory.exists();
         fs::create_dir_all(directory)?;
+        if let Some(parent) = directory.parent().filter(|parent| is_new && parent.is_dir()) {
+            File::open(parent)?.sync_all()?; // else all of it could be gone after a power cut
+        }
         let lock = File::create(directory.join(LOCK))?;
         lock.try_lock().map_err(|error| match error {
             fs::TryLockError::WouldBlock => {
@@ -118,7 +129,7 @@ impl FileDisk {
 
 impl FileDiskInner {
     fn path(&self, file: FileId) -> PathBuf {
-        self.directory.join(format!("{:08}{SEGMENT_SUFFIX}", file.0))
+        self.directory.join(file.name())
     }
 
     fn files(&self) -> MutexGuard<'_, BTreeMap<FileId, Arc<File>>> {
@@ -146,7 +157,9 @@ impl FileDiskInner {
         for entry in fs::read_dir(&self.directory)? {
             let name = entry?.file_name();
             let number = name.to_str().and_then(|name| name.strip_suffix(SEGMENT_SUFFIX));
-            found.extend(number.and_then(|number| number.parse().ok()).map(FileId));
+            let file = number.and_then(|number| number.parse().ok()).map(FileId);
+            // Not what somebody put there under a name of his own.
+            found.extend(file.filter(|file| *file.name() == *name));
         }
         found.sort();
         Ok(found)

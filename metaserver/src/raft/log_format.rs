@@ -1,11 +1,12 @@
 //! The bytes of the Raft log on disk. Pure: bytes in, bytes out.
 //!
 //!     segment file | header 64 B | batch | batch | … | zeros, or what a former use left |
-//!     header       | magic 8 | format u32 | reserved u32 | sequence u64 | crc32c u32 | zeros |
+//!     header       | magic 8 | format u32 | reserved u32 | sequence u64 | directory 16 | file length u64 | crc32c u32 | zeros |
 //!     batch        | magic u32 | body length u32 | sequence u64 | number u64 | body crc32c u32 | head crc32c u32 | body |
 //!     body         records: tag u8, then postcard
 //!
-//! All numbers little-endian. Batches begin at multiples of 64.
+//! All numbers little-endian. Batches begin at multiples of 64. The directory is the id of the data directory that the segment
+//! was written in, the file length that of its file then. Format 1 had neither: crc32c after the sequence, then zeros.
 //!
 //! L1  A batch is written by one write and synced before the next one is written: only the last batch of the log can be
 //!     torn by a crash. A damaged batch behind which a later one is found was synced once: that is damage, not a crash.
@@ -13,8 +14,11 @@
 //! L2  A segment's sequence is in each of its batches, so what a former use of the file left is not taken for the log.
 //! L3  Batch numbers run on over all segments: a lost segment is noticed.
 //! L4  A segment begins with a `State`, so that all segments before it can be dropped when their entries are purged; the
-//!     newest `State` says from which sequence on segments count.
+//!     newest `State` says from which sequence on segments count, and the segment of that sequence is there.
+//! L5  How far the log has come at least stands in the stamp too, from when a segment was begun: that its end is lost is
+//!     noticed as well.
 
+use dfs_proto::ids::DirectoryId;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -26,8 +30,12 @@ pub(crate) const BATCH_ALIGN: usize = 64;
 const BATCH_HEAD_LEN: usize = 32;
 const SEGMENT_MAGIC: &[u8; 8] = b"DFSRLOG\0";
 const BATCH_MAGIC: u32 = 0x4c42_5f44;
-/// Of segment and batches.
-const LOG_FORMAT: u32 = 1;
+const LOG_FORMAT: u32 = 2;
+const DIRECTORY_AT: usize = 24;
+const FILE_LEN_AT: usize = 40;
+/// Where the checksum is, of everything before it.
+const HEADER_CRC_AT: usize = 48;
+const HEADER_CRC_AT_IN_FORMAT_1: usize = 24;
 
 const TAG_STATE: u8 = 1;
 const TAG_TRUNCATED: u8 = 2;
@@ -57,11 +65,19 @@ pub(crate) enum Record {
 pub(crate) enum DamageError {
     #[error("the segment header is damaged")]
     Header,
+    #[error("it has {actual} bytes and was made with {expected}: it was cut")]
+    Cut { expected: u64, actual: u64 },
+    #[error("it was written in data directory {actual}, but MEMBER says that this is {expected}")]
+    Directory { expected: DirectoryId, actual: DirectoryId },
+    #[error("it holds segment {sequence}, and so does another file")]
+    Twice { sequence: u64 },
+    #[error("it counts on segment {sequence}, which is missing")]
+    Missing { sequence: u64 },
     #[error("the log has format {actual}, this release reads {LOG_FORMAT}")]
     NewerFormat { actual: u32 },
     #[error("batch {number} at byte {offset} is damaged, and batches written later follow it")]
     Middle { number: u64, offset: usize },
-    #[error("batch {actual} follows where batch {expected} is expected")]
+    #[error("batch {actual} follows where batch {expected} is expected: what lies between is missing")]
     Gap { expected: u64, actual: u64 },
     #[error("batch {number} at byte {offset} cannot be decoded: {what}")]
     Records { number: u64, offset: usize, what: String },
@@ -79,19 +95,30 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
-/// The header of a segment.
-pub(crate) fn segment_header(sequence: u64) -> [u8; SEGMENT_HEADER_LEN] {
+/// What a segment's header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentHeader {
+    pub(crate) sequence: u64,
+    /// Whose it is; unknown in format 1.
+    pub(crate) directory: DirectoryId,
+    /// Of its file when it was begun; 0 in format 1.
+    pub(crate) file_len: u64,
+}
+
+pub(crate) fn segment_header(segment: &SegmentHeader) -> [u8; SEGMENT_HEADER_LEN] {
     let mut header = [0; SEGMENT_HEADER_LEN];
     header[..8].copy_from_slice(SEGMENT_MAGIC);
     header[8..12].copy_from_slice(&LOG_FORMAT.to_le_bytes());
-    header[16..24].copy_from_slice(&sequence.to_le_bytes());
-    let crc = crc32c(&header[..24]);
-    header[24..28].copy_from_slice(&crc.to_le_bytes());
+    header[16..DIRECTORY_AT].copy_from_slice(&segment.sequence.to_le_bytes());
+    header[DIRECTORY_AT..FILE_LEN_AT].copy_from_slice(&segment.directory.0.to_le_bytes());
+    header[FILE_LEN_AT..HEADER_CRC_AT].copy_from_slice(&segment.file_len.to_le_bytes());
+    let crc = crc32c(&header[..HEADER_CRC_AT]);
+    header[HEADER_CRC_AT..HEADER_CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
     header
 }
 
-/// The sequence of a segment; `None` for a file that was prepared and never used.
-pub(crate) fn read_segment_header(file: &[u8]) -> Result<Option<u64>, DamageError> {
+/// The header of a segment; `None` for a file that was prepared and never used.
+pub(crate) fn read_segment_header(file: &[u8]) -> Result<Option<SegmentHeader>, DamageError> {
     let header = file.get(..SEGMENT_HEADER_LEN).unwrap_or(file);
     if header.iter().all(|byte| *byte == 0) {
         return Ok(None);
@@ -99,14 +126,34 @@ pub(crate) fn read_segment_header(file: &[u8]) -> Result<Option<u64>, DamageErro
     if !header.starts_with(SEGMENT_MAGIC) {
         return Err(DamageError::Header);
     }
-    let (format, crc) = (u32_at(header, 8), u32_at(header, 24));
+    let format = u32_at(header, 8);
     if let Some(actual) = format.filter(|format| *format > LOG_FORMAT) {
         return Err(DamageError::NewerFormat { actual });
     }
-    if header.len() < SEGMENT_HEADER_LEN || crc != Some(crc32c(&header[..24])) {
+    let is_old = format == Some(1);
+    let crc_at = if is_old { HEADER_CRC_AT_IN_FORMAT_1 } else { HEADER_CRC_AT };
+    if header.len() < SEGMENT_HEADER_LEN || u32_at(header, crc_at) != Some(crc32c(&header[..crc_at])) {
         return Err(DamageError::Header);
     }
-    Ok(u64_at(header, 16))
+    let sequence = u64_at(header, 16).ok_or(DamageError::Header)?;
+    if is_old {
+        return Ok(Some(SegmentHeader { sequence, directory: DirectoryId::UNKNOWN, file_len: 0 }));
+    }
+    let (low, high) = (u64_at(header, DIRECTORY_AT), u64_at(header, DIRECTORY_AT + 8));
+    let directory = low.zip(high).map(|(low, high)| DirectoryId(u128::from(high) << 64 | u128::from(low)));
+    let directory = directory.ok_or(DamageError::Header)?;
+    let file_len = u64_at(header, FILE_LEN_AT).ok_or(DamageError::Header)?;
+    Ok(Some(SegmentHeader { sequence, directory, file_len }))
+}
+
+/// For tests of whole servers: what a power cut leaves of a file that falls into the first write of the segment after `newest`.
+/// `None` when `newest` is no segment. Its header is there, and of its batch what the file held before.
+pub fn torn_segment_after(newest: &[u8]) -> Option<(u64, Vec<u8>)> {
+    let header = read_segment_header(newest).ok()??;
+    let torn = SegmentHeader { sequence: header.sequence + 1, file_len: newest.len() as u64, ..header };
+    let mut file = newest.to_vec();
+    file[..SEGMENT_HEADER_LEN].copy_from_slice(&segment_header(&torn));
+    Some((torn.sequence, file))
 }
 
 /// Appends one record to a body.
@@ -245,13 +292,17 @@ mod tests {
 
     const SEQUENCE: u64 = 9;
 
+    fn header(sequence: u64) -> [u8; SEGMENT_HEADER_LEN] {
+        segment_header(&SegmentHeader { sequence, directory: DirectoryId(77 << 70), file_len: 4096 })
+    }
+
     fn entry(index: u64) -> LogEntry {
         LogEntry::new_blank(openraft::testing::log_id::<super::super::types::TypeConfig>(1, 0, index))
     }
 
     /// A segment of 4 KiB with batches of one entry each, and where each batch begins.
     fn segment(count: u64) -> (Vec<u8>, Vec<usize>) {
-        let mut file = segment_header(SEQUENCE).to_vec();
+        let mut file = header(SEQUENCE).to_vec();
         let mut starts = Vec::new();
         for index in 0..count {
             starts.push(file.len());
@@ -266,7 +317,8 @@ mod tests {
     #[test]
     fn a_segment_reads_back_what_was_written() {
         let (file, _) = segment(5);
-        assert_eq!(read_segment_header(&file), Ok(Some(SEQUENCE)));
+        let expected = SegmentHeader { sequence: SEQUENCE, directory: DirectoryId(77 << 70), file_len: 4096 };
+        assert_eq!(read_segment_header(&file), Ok(Some(expected)));
         let read = read_segment(&file, SEQUENCE).unwrap();
         assert_eq!(read.records, (0..5).map(|i| Record::Entry(entry(i))).collect::<Vec<_>>());
         assert_eq!(read.numbers, Some((100, 104)));
@@ -297,7 +349,7 @@ mod tests {
     #[test]
     fn what_a_former_use_of_the_file_left_is_not_part_of_the_log() {
         let (mut file, starts) = segment(3);
-        let mut again = segment_header(SEQUENCE + 1).to_vec();
+        let mut again = header(SEQUENCE + 1).to_vec();
         let mut body = Vec::new();
         put_entry(&mut body, &entry(7)).unwrap();
         put_batch(&mut again, SEQUENCE + 1, 200, &body);
@@ -312,8 +364,20 @@ mod tests {
         let (mut file, _) = segment(1);
         file[17] ^= 1;
         assert_eq!(read_segment_header(&file), Err(DamageError::Header));
-        file[8] = 2;
-        assert_eq!(read_segment_header(&file), Err(DamageError::NewerFormat { actual: 2 }));
+        file[8] = 3;
+        assert_eq!(read_segment_header(&file), Err(DamageError::NewerFormat { actual: 3 }));
         assert_eq!(read_segment_header(b"garbage"), Err(DamageError::Header));
+    }
+
+    #[test]
+    fn a_header_of_format_1_is_read() {
+        let mut old = [0; SEGMENT_HEADER_LEN];
+        old[..8].copy_from_slice(SEGMENT_MAGIC);
+        old[8] = 1;
+        old[16..24].copy_from_slice(&SEQUENCE.to_le_bytes());
+        let crc = crc32c(&old[..24]);
+        old[24..28].copy_from_slice(&crc.to_le_bytes());
+        let expected = SegmentHeader { sequence: SEQUENCE, directory: DirectoryId::UNKNOWN, file_len: 0 };
+        assert_eq!(read_segment_header(&old), Ok(Some(expected)));
     }
 }

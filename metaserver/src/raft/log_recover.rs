@@ -5,7 +5,7 @@
 //!
 //! | left by | header | batches | it is |
 //! |---|---|---|---|
-//! | the making of a file | zeros, the file short | none | a leftover, removed when the log is open |
+//! | the making of a file | zeros, the file shorter than a segment | none | a leftover, removed when the log is open |
 //! | the making of a file, finished | zeros | none | spare |
 //! | a purge | below | whole | spare: nobody reads what it held |
 //! | the first write of a segment, which none of its sectors survived | as before that write | as before | spare |
@@ -22,10 +22,13 @@
 
 use std::io;
 
+use dfs_proto::ids::DirectoryId;
 use dfs_proto::planted::{self, Bug};
 
 use super::log_disk::{FileId, LogDisk};
-use super::log_format::{DamageError, Record, Segment, State, read_segment, read_segment_header};
+use super::log_format::{
+    DamageError, Record, Segment, SegmentHeader, State, read_segment, read_segment_header,
+};
 use super::types::{LogEntry, next_index};
 
 /// A segment that is part of the log.
@@ -66,51 +69,111 @@ pub(crate) struct Recovered {
     pub(crate) entries: Vec<LogEntry>,
     pub(crate) files: Files,
     pub(crate) last_write: Option<LastWrite>,
-    /// Files whose making was cut: to be removed once the log is open.
+    /// Where it ends; `None`: there is no batch.
+    pub(crate) reached: Option<Reached>,
+    /// Files whose making was cut, or spare ones that were cut: to be removed once the log is open.
     pub(crate) leftovers: Vec<FileId>,
 }
 
+impl Recovered {
+    /// A member that never voted and holds nothing.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.state.vote.is_none() && self.state.purged.is_none() && self.entries.is_empty()
+    }
+
+    /// For someone who looks for what is missing.
+    pub(crate) fn remark(&self) -> String {
+        let names: Vec<String> = self.leftovers.iter().map(|file| file.name()).collect();
+        match names.is_empty() {
+            true => String::new(),
+            false => format!(" (shorter than they were made: {})", names.join(", ")),
+        }
+    }
+}
+
+/// How far a log has come: to this batch, in the segment of this sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reached {
+    pub sequence: u64,
+    pub batch: u64,
+}
+
 fn damaged(file: FileId, error: DamageError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("log file {:08}: {error}", file.0))
+    io::Error::new(io::ErrorKind::InvalidData, format!("log file {}: {error}", file.name()))
 }
 
 struct Found {
     file: FileId,
     len: u64,
-    sequence: u64,
+    header: SegmentHeader,
 }
 
-/// Reads the whole log. Only its last batch may be torn (L1); any other damage is refused.
-pub(crate) async fn recover(disk: &dyn LogDisk, segment_len: u64) -> io::Result<Recovered> {
+impl Found {
+    /// Of a segment that counts.
+    fn read(&self, bytes: &[u8]) -> io::Result<Segment> {
+        if self.is_cut() {
+            let error = DamageError::Cut { expected: self.header.file_len, actual: self.len };
+            return Err(damaged(self.file, error));
+        }
+        read_segment(bytes, self.header.sequence).map_err(|error| damaged(self.file, error))
+    }
+
+    fn is_cut(&self) -> bool {
+        self.len < self.header.file_len
+    }
+}
+
+/// Reads the whole log of a data directory. Only its last batch may be torn (L1); any other damage is refused.
+pub(crate) async fn recover(
+    disk: &dyn LogDisk,
+    segment_len: u64,
+    directory: DirectoryId,
+) -> io::Result<Recovered> {
     let mut recovered = Recovered::default();
-    let mut found = list(disk, segment_len, &mut recovered).await?;
+    match read(disk, segment_len, directory, &mut recovered).await {
+        Ok(()) => Ok(recovered),
+        Err(error) => Err(io::Error::new(error.kind(), format!("{error}{}", recovered.remark()))),
+    }
+}
+
+async fn read(
+    disk: &dyn LogDisk,
+    segment_len: u64,
+    directory: DirectoryId,
+    recovered: &mut Recovered,
+) -> io::Result<()> {
+    let mut found = list(disk, segment_len, directory, recovered).await?;
     let files = &mut recovered.files;
-    files.next_sequence = found.last().map_or(1, |newest| newest.sequence + 1);
+    files.next_sequence = found.last().map_or(1, |newest| newest.header.sequence + 1);
     let mut newest = None;
     while let Some(last) = found.pop() {
         let bytes = disk.read(last.file).await?;
-        let segment = read_segment(&bytes, last.sequence).map_err(|error| damaged(last.file, error))?;
+        let segment = last.read(&bytes)?;
         if segment.numbers.is_some() {
             newest = Some((last, segment, bytes));
             break;
         }
         files.spare.push(torn(last)); // keeps R1
     }
-    let Some((last, segment, bytes)) = newest else { return Ok(recovered) };
+    let Some((last, segment, bytes)) = newest else { return Ok(()) };
     let floor = first_sequence(&segment).ok_or_else(|| {
         io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("log file {:08} begins without its state", last.file.0),
+            format!("log file {} begins without its state", last.file.name()),
         )
     })?;
+    let newest = last.file;
     let mut replay = Replay::default();
     for older in found {
-        if older.sequence < floor {
-            files.spare.push((older.file, older.len));
+        if older.header.sequence < floor {
+            match older.is_cut() {
+                true => recovered.leftovers.push(older.file),
+                false => files.spare.push((older.file, older.len)),
+            }
             continue;
         }
         let bytes = disk.read(older.file).await?;
-        let segment = read_segment(&bytes, older.sequence).map_err(|error| damaged(older.file, error))?;
+        let segment = older.read(&bytes)?;
         if segment.numbers.is_none() && !planted::has(Bug::TornSegmentRefused) {
             files.spare.push(torn(older)); // keeps R1: the numbers tell if anything is missing
             continue;
@@ -121,35 +184,61 @@ pub(crate) async fn recover(disk: &dyn LogDisk, segment_len: u64) -> io::Result<
     let written = segment.last_write..segment.end.min(bytes.len());
     recovered.last_write =
         Some(LastWrite { file: last.file, offset: written.start as u64, bytes: bytes[written].to_vec() });
+    let sequence = last.header.sequence;
     replay.segment(last, segment, files)?;
+    // keeps L4: entries that were purged are no gap, so nothing else tells that the oldest segment is lost
+    if files.live.first().is_some_and(|first| first.sequence > floor && floor > 0) {
+        return Err(damaged(newest, DamageError::Missing { sequence: floor }));
+    }
+    recovered.reached = replay.last_number.map(|batch| Reached { sequence, batch });
     files.next_number = replay.last_number.map_or(0, |number| number + 1);
     (recovered.state, recovered.entries) = replay.finish()?;
-    Ok(recovered)
+    Ok(())
 }
 
 /// The files that are, or were, segments, in the order of their sequences; the others are put where they belong.
-async fn list(disk: &dyn LogDisk, segment_len: u64, recovered: &mut Recovered) -> io::Result<Vec<Found>> {
-    let mut found = Vec::new();
+async fn list(
+    disk: &dyn LogDisk,
+    segment_len: u64,
+    directory: DirectoryId,
+    recovered: &mut Recovered,
+) -> io::Result<Vec<Found>> {
+    let mut found: Vec<Found> = Vec::new();
     for file in disk.list().await? {
         recovered.files.next_file = file.0 + 1;
         let bytes = disk.read(file).await?;
         let len = bytes.len() as u64;
-        match read_segment_header(&bytes).map_err(|error| damaged(file, error))? {
-            Some(sequence) => found.push(Found { file, len, sequence }),
-            None if len < segment_len => recovered.leftovers.push(file),
-            None => recovered.files.spare.push((file, len)),
+        let header = match read_segment_header(&bytes).map_err(|error| damaged(file, error))? {
+            Some(header) => header,
+            None if len < segment_len => {
+                recovered.leftovers.push(file);
+                continue;
+            }
+            None => {
+                recovered.files.spare.push((file, len));
+                continue;
+            }
+        };
+        if header.directory.is_known() && directory.is_known() && header.directory != directory {
+            let error = DamageError::Directory { expected: directory, actual: header.directory };
+            return Err(damaged(file, error));
         }
+        if found.iter().any(|other| other.header.sequence == header.sequence) {
+            return Err(damaged(file, DamageError::Twice { sequence: header.sequence }));
+        }
+        found.push(Found { file, len, header });
     }
-    found.sort_by_key(|segment| segment.sequence);
+    found.sort_by_key(|segment| segment.header.sequence);
     Ok(found)
 }
 
 /// A spare file like others.
 fn torn(segment: Found) -> (FileId, u64) {
-    let Found { file, len, sequence } = segment;
+    let Found { file, len, header } = segment;
+    let sequence = header.sequence;
     tracing::info!(
-        "log file {:08}: the first write of segment {sequence} was torn, it holds nothing",
-        file.0
+        "log file {}: the first write of segment {sequence} was torn, it holds nothing",
+        file.name()
     );
     (file, len)
 }
@@ -193,7 +282,8 @@ impl Replay {
                 }
             }
         }
-        files.live.push(Live { file: found.file, sequence: found.sequence, len: found.len, last_index });
+        let (file, sequence, len) = (found.file, found.header.sequence, found.len);
+        files.live.push(Live { file, sequence, len, last_index });
         Ok(())
     }
 
@@ -209,8 +299,11 @@ impl Replay {
     fn entry(&mut self, file: FileId, entry: LogEntry) -> io::Result<()> {
         let expected = self.entries.last().map(|last| last.log_id.index + 1);
         if let Some(expected) = expected.filter(|expected| *expected != entry.log_id.index) {
-            let what =
-                format!("log file {:08}: entry {} where {expected} is expected", file.0, entry.log_id.index);
+            let what = format!(
+                "log file {}: entry {} where {expected} is expected",
+                file.name(),
+                entry.log_id.index
+            );
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         self.entries.push(entry);

@@ -18,6 +18,8 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use dfs_proto::env::BoxFuture;
+#[cfg(test)]
+use dfs_proto::ids::DirectoryId;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -25,8 +27,11 @@ use tokio::task::JoinHandle;
 
 use super::log_disk::LogDisk;
 use super::log_format::{put_entry, put_truncated};
-use super::log_recover::{Recovered, recover};
+use super::log_recover::Recovered;
+#[cfg(test)]
+use super::log_recover::recover;
 use super::log_writer::{Op, Writer};
+use super::stamp::StampFile;
 use super::types::{LogEntry, LogId, Proposal, TypeConfig, Vote, next_index};
 
 /// Operations that may wait for the writer, and the bytes in them. Beyond, `append` waits: two followers are a quorum,
@@ -173,14 +178,26 @@ impl Tail {
 }
 
 impl LogStore {
-    /// Reads what is on the disk and starts the writer.
+    /// A log on its own.
+    #[cfg(test)]
     pub(crate) async fn open(
         disk: Arc<dyn LogDisk>,
         options: LogOptions,
         gate: Arc<dyn PurgeGate>,
     ) -> io::Result<(LogStore, LogMonitor)> {
-        let Recovered { state, entries, files, last_write, leftovers } =
-            recover(&*disk, options.segment_len).await?;
+        let recovered = recover(&*disk, options.segment_len, DirectoryId::UNKNOWN).await?;
+        LogStore::begin(disk, options, gate, recovered, None).await
+    }
+
+    /// Takes over what was found on the disk, and starts the writer.
+    pub(crate) async fn begin(
+        disk: Arc<dyn LogDisk>,
+        options: LogOptions,
+        gate: Arc<dyn PurgeGate>,
+        recovered: Recovered,
+        stamp: Option<Arc<StampFile>>,
+    ) -> io::Result<(LogStore, LogMonitor)> {
+        let Recovered { state, entries, files, last_write, leftovers, reached: _ } = recovered;
         let mut tail = Tail { vote: state.vote, purged: state.purged, ..Tail::default() };
         for entry in entries {
             tail.push(entry)?;
@@ -196,6 +213,9 @@ impl LogStore {
         let mut writer = Writer::new(disk, options.segment_len, state, files, move |written| {
             backlog.backlog.send_modify(|waiting| *waiting -= written);
         });
+        if let Some(stamp) = stamp {
+            writer = writer.of(stamp).await;
+        }
         writer.begin(last_write, leftovers).await?;
         let task = tokio::spawn(writer.run(waiting));
         let monitor = LogMonitor { shared: shared.clone(), writer: Arc::new(Mutex::new(Some(task))) };

@@ -3,15 +3,17 @@
 use std::io;
 use std::sync::Arc;
 
+use dfs_proto::ids::DirectoryId;
 use openraft::storage::IOFlushed;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::log_disk::{FileId, LogDisk};
 use super::log_format::{
-    BATCH_ALIGN, SEGMENT_HEADER_LEN, State, batch_len, put_batch, put_state, segment_header,
+    BATCH_ALIGN, SEGMENT_HEADER_LEN, SegmentHeader, State, batch_len, put_batch, put_state, segment_header,
 };
-use super::log_recover::{Files, LastWrite, Live};
+use super::log_recover::{Files, LastWrite, Live, Reached};
+use super::stamp::StampFile;
 use super::types::{LogId, TypeConfig, Vote};
 
 /// A batch takes in more operations until it has this many bytes.
@@ -55,6 +57,9 @@ pub(crate) struct Writer<F> {
     failed: Option<(io::ErrorKind, String)>,
     /// Told the bytes of entries that do not wait any more.
     written: F,
+    /// Whose log it is, and where it is noted how far it has come (L5); tests of the log alone have none.
+    stamp: Option<Arc<StampFile>>,
+    directory: DirectoryId,
 }
 
 impl<F: Fn(usize) + Send + 'static> Writer<F> {
@@ -65,7 +70,24 @@ impl<F: Fn(usize) + Send + 'static> Writer<F> {
         files: Files,
         written: F,
     ) -> Writer<F> {
-        Writer { disk, segment_len, state, files, preparing: None, buffer: Vec::new(), failed: None, written }
+        Writer {
+            disk,
+            segment_len,
+            state,
+            files,
+            preparing: None,
+            buffer: Vec::new(),
+            failed: None,
+            written,
+            stamp: None,
+            directory: DirectoryId::UNKNOWN,
+        }
+    }
+
+    pub(crate) async fn of(mut self, stamp: Arc<StampFile>) -> Writer<F> {
+        self.directory = stamp.get().await.directory;
+        self.stamp = Some(stamp);
+        self
     }
 
     pub(crate) async fn run(mut self, mut waiting: mpsc::Receiver<Op>) {
@@ -79,6 +101,11 @@ impl<F: Fn(usize) + Send + 'static> Writer<F> {
                 self.take(op, &mut batch);
             }
             self.write(batch).await;
+        }
+        if self.failed.is_none()
+            && let Err(error) = self.note_reached().await
+        {
+            tracing::warn!("note how far the log has come: {error}");
         }
         // Another process may open the directory when this one has ended: nothing may be written then.
         if let Some(preparing) = self.preparing.take() {
@@ -101,10 +128,18 @@ impl<F: Fn(usize) + Send + 'static> Writer<F> {
             self.disk.sync(*spare).await?;
         }
         self.write_state().await?;
+        self.note_reached().await?;
         for leftover in leftovers {
             self.disk.remove(leftover).await?;
         }
         Ok(())
+    }
+
+    /// Only what is synced. Before anything in a new segment is reported: a log whose newest segment is lost is refused then.
+    async fn note_reached(&self) -> io::Result<()> {
+        let Some((stamp, active)) = self.stamp.as_ref().zip(self.files.live.last()) else { return Ok(()) };
+        let reached = Reached { sequence: active.sequence, batch: self.files.next_number.saturating_sub(1) };
+        stamp.change(|stamp| stamp.reached = Some(reached)).await // keeps L5
     }
 
     async fn write_state(&mut self) -> io::Result<()> {
@@ -207,7 +242,7 @@ impl<F: Fn(usize) + Send + 'static> Writer<F> {
         self.buffer = self.disk.write(active.file, self.files.end as u64, buffer).await?;
         self.files.end += len;
         self.files.next_number += 1;
-        Ok(())
+        if fits { Ok(()) } else { self.note_reached().await }
     }
 
     /// Makes a new file the last segment; header, state (L4) and `body` are in the buffer afterwards.
@@ -222,7 +257,8 @@ impl<F: Fn(usize) + Send + 'static> Writer<F> {
         let needed = (SEGMENT_HEADER_LEN + batch_len(whole.len())) as u64;
         let (file, len) = self.file_of(needed).await?;
         self.files.next_sequence += 1;
-        self.buffer.extend_from_slice(&segment_header(sequence));
+        let header = SegmentHeader { sequence, directory: self.directory, file_len: len };
+        self.buffer.extend_from_slice(&segment_header(&header));
         put_batch(&mut self.buffer, sequence, self.files.next_number, &whole);
         self.files.live.push(Live { file, sequence, len, last_index: None });
         self.files.end = 0;

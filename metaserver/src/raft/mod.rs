@@ -8,11 +8,13 @@
 //!     a quorum has it → state_machine::apply → one batch in the Kv → the reply
 //!
 //! `state_store` says which database is current, `snapshot` moves one to another member, `bootstrap` makes the group,
-//! `stamp` says whose directory it is, `ticks` when openraft looks at its timers; `state_clock`, `member_clocks` and
-//! `read_lease` say what time it is, whose clock is wrong, and whether this machine has slept. Rules: the headers of these files, and PROTOCOLS.md P7.
+//! `stamp` says whose directory it is, `examine` whether its files agree before any is changed, `ticks` when openraft looks at
+//! its timers; `state_clock`, `member_clocks` and `read_lease` say what time it is, whose clock is wrong, and whether this
+//! machine has slept. Rules: the headers of these files, and PROTOCOLS.md P7.
 
 mod bootstrap;
 mod consensus;
+mod examine;
 mod group;
 pub mod log_disk;
 mod log_format;
@@ -36,11 +38,16 @@ pub use consensus::{
     ClusterOptions, Consensus, ConsensusOptions, GroupStatus, Leadership, MemberStatus, Purpose, StartError,
     Timing, service,
 };
+pub use examine::{Contradiction, Examined};
 pub use group::Failure;
+pub use log_format::torn_segment_after;
+pub use log_recover::Reached;
 pub use log_store::LogOptions;
-pub use stamp::StampError;
+pub use stamp::{StampError, seat_in};
 pub use state_store::{ReadView, applied_count};
 
+#[cfg(test)]
+mod directory_tests;
 #[cfg(test)]
 mod group_tests;
 #[cfg(test)]

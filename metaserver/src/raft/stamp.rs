@@ -1,4 +1,14 @@
-//! Whose data directory this is: format, member, directory id, and the cluster once it is known.
+//! Whose data directory this is: format, member, directory id, the cluster once it is known, and how far its log has come.
+//!
+//! `MEMBER` is the first file of a directory. While it does not say how far the log has come, the rest is still being made, and
+//! what of it is there was never used; from then on all of it must be there (`examine`).
+//!
+//! M1  The log has reached what the stamp says: it is written after the batch that it names was synced.
+//! M2  Each start writes it again: what an earlier process failed to sync, or did not come to, is on the disk then.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
 
 use dfs_proto::env::Rng;
 use dfs_proto::ids::{ClusterId, DirectoryId, MemberId};
@@ -6,10 +16,13 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::log_disk::{LogDisk, WholeFile};
+use super::log_recover::Reached;
 
 /// Of everything in a metaserver's data directory together. 2: names of entries are values, not keys.
-/// 3: volumes come and go.
-const DIRECTORY_FORMAT: u32 = 3;
+/// 3: volumes come and go. 4: the stamp says how far the log has come, segments whose they are.
+const DIRECTORY_FORMAT: u32 = 4;
+/// It is read, and written as [`DIRECTORY_FORMAT`].
+const DIRECTORY_FORMAT_BEFORE: u32 = 3;
 const KIND: &str = "dfs-metaserver";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,13 +31,17 @@ pub(crate) struct Stamp {
     pub(crate) directory: DirectoryId,
     /// Unknown until the cluster is made.
     pub(crate) cluster: ClusterId,
+    /// At least; `None`: the directory is being made, or of a release that did not say it.
+    pub(crate) reached: Option<Reached>,
+    /// The directory of this process's member of the federation group, if it has had one.
+    pub(crate) seat: Option<DirectoryId>,
 }
 
 /// A data directory that this member must not use.
 #[derive(Debug, Error)]
 pub enum StampError {
     #[error("data directory: {0}")]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
     #[error("the data directory's MEMBER file cannot be read: {what}")]
     Unreadable { what: String },
     #[error("the data directory belongs to {actual}, not to a metaserver")]
@@ -38,10 +55,10 @@ pub enum StampError {
          release that wrote it, and copy the files from its mount to one of this release"
     )]
     Older { actual: u32 },
-    #[error("the data directory belongs to {actual}, this is {expected}: give it the directory of its own")]
+    #[error(
+        "the data directory belongs to {actual}, its MEMBER file says, this is {expected}: give it the directory of its own"
+    )]
     Member { actual: MemberId, expected: MemberId },
-    #[error("the data directory holds a log but no MEMBER file: it is not whole")]
-    Missing,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -53,6 +70,15 @@ struct File {
     directory: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     cluster: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_sequence: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_batch: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seat: Option<String>,
+    /// CRC-32C of the lines before it, in hex. Since format 4.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checksum: Option<String>,
 }
 
 /// What every format has.
@@ -62,39 +88,53 @@ struct AnyFormat {
     format: u32,
 }
 
+fn checksum(text: &str) -> String {
+    format!("{:08x}", crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, text.as_bytes()) as u32)
+}
+
+fn unreadable(what: impl ToString) -> StampError {
+    StampError::Unreadable { what: what.to_string() }
+}
+
 impl Stamp {
-    /// Reads it, or makes it in a fresh directory.
-    pub(crate) async fn load(disk: &dyn LogDisk, member: MemberId, rng: &Rng) -> Result<Stamp, StampError> {
-        let Some(bytes) = disk.read_whole(WholeFile::Stamp).await? else {
-            if !disk.list().await?.is_empty() {
-                return Err(StampError::Missing);
-            }
-            let stamp = Stamp { member, directory: DirectoryId(rng.u128()), cluster: ClusterId::UNKNOWN };
-            stamp.store(disk).await?;
-            return Ok(stamp);
-        };
+    /// Of a directory that is used for the first time.
+    pub(crate) fn new(member: MemberId, rng: &Rng) -> Stamp {
+        let directory = DirectoryId(rng.u128());
+        Stamp { member, directory, cluster: ClusterId::UNKNOWN, reached: None, seat: None }
+    }
+
+    /// `None` in a fresh directory.
+    pub(crate) async fn read(disk: &dyn LogDisk, member: MemberId) -> Result<Option<Stamp>, StampError> {
+        let Some(bytes) = disk.read_whole(WholeFile::Stamp).await? else { return Ok(None) };
         let stamp = Stamp::parse(&bytes)?;
         if stamp.member != member {
             return Err(StampError::Member { actual: stamp.member, expected: member });
         }
-        Ok(stamp)
+        Ok(Some(stamp))
     }
 
-    pub(crate) async fn store(&self, disk: &dyn LogDisk) -> Result<(), StampError> {
+    fn encode(&self) -> io::Result<String> {
         let file = File {
             kind: KIND.to_owned(),
             format: DIRECTORY_FORMAT,
             member: self.member.0,
             directory: self.directory.to_string(),
             cluster: self.cluster.is_known().then(|| self.cluster.to_string()),
+            log_sequence: self.reached.map(|reached| reached.sequence),
+            log_batch: self.reached.map(|reached| reached.batch),
+            seat: self.seat.map(|seat| seat.to_string()),
+            checksum: None,
         };
-        let text = toml::to_string(&file).map_err(std::io::Error::other)?;
-        Ok(disk.write_whole(WholeFile::Stamp, text.into_bytes()).await?)
+        let text = toml::to_string(&file).map_err(io::Error::other)?;
+        let sum = checksum(&text);
+        Ok(format!("{text}checksum = \"{sum}\"\n"))
     }
 
-    fn parse(bytes: &[u8]) -> Result<Stamp, StampError> {
-        let unreadable = |what: String| StampError::Unreadable { what };
-        let text = std::str::from_utf8(bytes).map_err(|error| unreadable(error.to_string()))?;
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Stamp, StampError> {
+        let text = std::str::from_utf8(bytes).map_err(unreadable)?;
+        if text.trim().is_empty() {
+            return Err(unreadable("it is empty"));
+        }
         let first_line = |error: toml::de::Error| unreadable(error.message().replace('\n', " "));
         let any: AnyFormat = toml::from_str(text).map_err(first_line)?;
         if any.kind != KIND {
@@ -103,16 +143,63 @@ impl Stamp {
         if any.format > DIRECTORY_FORMAT {
             return Err(StampError::Newer { actual: any.format });
         }
-        if any.format < DIRECTORY_FORMAT {
+        if any.format < DIRECTORY_FORMAT_BEFORE {
             return Err(StampError::Older { actual: any.format });
         }
         let file: File = toml::from_str(text).map_err(first_line)?;
-        let directory = file.directory.parse().map_err(|error| unreadable(format!("directory: {error}")))?;
-        let cluster = match file.cluster {
-            None => ClusterId::UNKNOWN,
-            Some(cluster) => cluster.parse().map_err(|error| unreadable(format!("cluster: {error}")))?,
-        };
-        Ok(Stamp { member: MemberId(file.member), directory, cluster })
+        if any.format >= 4 {
+            let (before, _) = text
+                .rsplit_once("checksum = ")
+                .ok_or_else(|| unreadable("it was cut: it has no checksum"))?;
+            if file.checksum != Some(checksum(before)) {
+                return Err(unreadable("its checksum does not match"));
+            }
+        }
+        let parse_id =
+            |name: &str, id: Option<String>| match id.map(|id| id.parse::<DirectoryId>()).transpose() {
+                Ok(id) => Ok(id),
+                Err(error) => Err(unreadable(format!("{name}: {error}"))),
+            };
+        let directory = parse_id("directory", Some(file.directory))?.unwrap_or_default();
+        let cluster = parse_id("cluster", file.cluster)?.map_or(ClusterId::UNKNOWN, |id| ClusterId(id.0));
+        let seat = parse_id("seat", file.seat)?;
+        let reached = file.log_sequence.zip(file.log_batch);
+        let reached = reached.map(|(sequence, batch)| Reached { sequence, batch });
+        Ok(Stamp { member: MemberId(file.member), directory, cluster, reached, seat })
+    }
+}
+
+/// The directory id that the stamp in `data` gives for the federation group's member, before anything is opened. `None` also when
+/// the stamp cannot be read: whoever opens it says so.
+pub fn seat_in(data: &Path) -> Option<DirectoryId> {
+    let bytes = std::fs::read(data.join(WholeFile::Stamp.name())).ok()?;
+    Stamp::parse(&bytes).ok()?.seat
+}
+
+/// The stamp on its disk: one writer at a time.
+pub(crate) struct StampFile {
+    disk: Arc<dyn LogDisk>,
+    /// Held over the write: whoever changes it next builds on what is there.
+    stamp: tokio::sync::Mutex<Stamp>,
+}
+
+impl StampFile {
+    pub(crate) fn new(disk: Arc<dyn LogDisk>, stamp: Stamp) -> StampFile {
+        StampFile { disk, stamp: tokio::sync::Mutex::new(stamp) }
+    }
+
+    pub(crate) async fn get(&self) -> Stamp {
+        *self.stamp.lock().await
+    }
+
+    /// On the disk when it ends well; after an error the old one is.
+    pub(crate) async fn change(&self, change: impl FnOnce(&mut Stamp)) -> io::Result<()> {
+        let mut held = self.stamp.lock().await;
+        let mut changed = *held;
+        change(&mut changed);
+        self.disk.write_whole(WholeFile::Stamp, changed.encode()?.into_bytes()).await?;
+        *held = changed;
+        Ok(())
     }
 }
 
@@ -123,29 +210,62 @@ mod tests {
     use super::*;
     use crate::raft::log_disk::SimulatedDisk;
 
+    fn simulated() -> Arc<dyn LogDisk> {
+        Arc::new(SimulatedDisk::new(Duration::ZERO))
+    }
+
     #[tokio::test]
-    async fn a_directory_keeps_its_id_and_its_cluster() {
-        let (disk, rng) = (SimulatedDisk::new(Duration::ZERO), Rng::seeded(1));
-        let mut first = Stamp::load(&disk, MemberId(2), &rng).await.unwrap();
-        first.cluster = ClusterId(77);
-        first.store(&disk).await.unwrap();
-        assert_eq!(Stamp::load(&disk, MemberId(2), &rng).await.unwrap(), first);
+    async fn a_stamp_keeps_what_it_says() {
+        let (disk, rng) = (simulated(), Rng::seeded(1));
+        assert_eq!(Stamp::read(&*disk, MemberId(2)).await.unwrap(), None);
+        let file = StampFile::new(disk.clone(), Stamp::new(MemberId(2), &rng));
+        file.change(|stamp| stamp.cluster = ClusterId(77)).await.unwrap();
+        file.change(|stamp| stamp.reached = Some(Reached { sequence: 3, batch: 400 })).await.unwrap();
+        file.change(|stamp| stamp.seat = Some(DirectoryId(5))).await.unwrap();
+        assert_eq!(Stamp::read(&*disk, MemberId(2)).await.unwrap(), Some(file.get().await));
+    }
+
+    #[tokio::test]
+    async fn a_stamp_that_was_cut_or_changed_anywhere_is_refused() {
+        let mut stamp = Stamp::new(MemberId(2), &Rng::seeded(1));
+        stamp.reached = Some(Reached { sequence: 3, batch: 400 });
+        let text = stamp.encode().unwrap();
+        assert_eq!(Stamp::parse(text.as_bytes()).unwrap(), stamp);
+        for len in 0..text.len() - 1 {
+            assert!(Stamp::parse(&text.as_bytes()[..len]).is_err(), "cut at {len}");
+        }
+        for at in 0..text.len() - 1 {
+            let mut changed = text.clone().into_bytes();
+            changed[at] ^= 1;
+            assert!(Stamp::parse(&changed).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_stamp_of_the_format_before_is_read() {
+        let text =
+            "kind = \"dfs-metaserver\"\nformat = 3\nmember = 2\ndirectory = \"0a\"\ncluster = \"0b\"\n";
+        let stamp = Stamp::parse(text.as_bytes()).unwrap();
+        assert_eq!((stamp.directory, stamp.cluster), (DirectoryId(10), ClusterId(11)));
+        assert_eq!((stamp.reached, stamp.seat), (None, None));
     }
 
     #[tokio::test]
     async fn a_foreign_or_newer_or_older_or_broken_directory_is_refused_with_what_is_wrong() {
-        let (disk, rng) = (SimulatedDisk::new(Duration::ZERO), Rng::seeded(1));
-        Stamp::load(&disk, MemberId(2), &rng).await.unwrap();
-        let error = Stamp::load(&disk, MemberId(1), &rng).await.unwrap_err().to_string();
+        let (disk, rng) = (simulated(), Rng::seeded(1));
+        let file = StampFile::new(disk.clone(), Stamp::new(MemberId(2), &rng));
+        file.change(|_| {}).await.unwrap();
+        let error = Stamp::read(&*disk, MemberId(1)).await.unwrap_err().to_string();
         assert!(error.contains("metaserver 2") && error.contains("metaserver 1"), "{error}");
         for (stamp, expected) in [
-            ("kind = \"dfs-metaserver\"\nformat = 9\nnew = true\n", "format 9, this release reads 3: update"),
+            ("kind = \"dfs-metaserver\"\nformat = 9\nnew = true\n", "format 9, this release reads 4: update"),
             ("kind = \"dfs-chunkserver\"\nformat = 1\n", "dfs-chunkserver"),
-            ("kind = \"dfs-metaserver\"\nformat = 1\n", "format 1, this release reads 3 and converts none"),
+            ("kind = \"dfs-metaserver\"\nformat = 1\n", "format 1, this release reads 4 and converts none"),
             ("\u{1}garbage", "cannot be read"),
+            ("", "is empty"),
         ] {
             disk.write_whole(WholeFile::Stamp, stamp.as_bytes().to_vec()).await.unwrap();
-            let error = Stamp::load(&disk, MemberId(2), &rng).await.unwrap_err().to_string();
+            let error = Stamp::read(&*disk, MemberId(2)).await.unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
     }

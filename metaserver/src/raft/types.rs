@@ -29,6 +29,8 @@ pub(crate) type LogId = LogIdOf<TypeConfig>;
 pub(crate) type Vote = VoteOf<TypeConfig>;
 pub(crate) type LogEntry = EntryOf<TypeConfig>;
 pub(crate) type Membership = StoredMembershipOf<TypeConfig>;
+/// Without where in the log it stands.
+pub(crate) type MembershipConfig = openraft::Membership<u64, MemberNode>;
 pub(crate) type SnapshotMeta = SnapshotMetaOf<TypeConfig>;
 
 /// The version of every encoding that members exchange and store: log records, request bodies, entries.

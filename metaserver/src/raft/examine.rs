@@ -1,0 +1,268 @@
+//! A data directory before it is used: do its files agree?
+//!
+//!     MEMBER            whose it is, and how far the log has come at least       `stamp`
+//!     *.raftlog         votes and entries; segments say whose they are           `log_format`, `log_recover`
+//!     state/CURRENT     which database is the state                              `state_store`
+//!     state/state-N/    the state, which says up to which entry it is applied, and who the members are
+//!     federation/       the same again, of the federation group's member; MEMBER has its directory id
+//!     FEDERATION        a copy of the federation map: no promise rests on it, a bad one is fetched anew
+//!     LOCK, *.new       nothing
+//!
+//! X1  Until all of it was looked at, nothing is changed: [`Examined::of`] only reads. What is missing, empty, cut, another
+//!     member's or of another day is refused where another file contradicts it, with one line.
+//! X2  A directory is made in this order: a stamp that does not say how far the log has come; the state and the name of
+//!     it; the log; the stamp that says it. A crash between any two is followed by a start that goes on: as long as the
+//!     log is fresh, nothing was promised, and a missing state is one that was not made yet.
+//! X3  From then on state and log are there and agree. The orders that keep it so over a crash: a new state is whole and flushed
+//!     before its name is; the log is cut after the state that covers it is flushed; the stamp follows the log, never the
+//!     other way; what is not needed any more is removed last.
+//!
+//! What no file contradicts, cannot be noticed: a copy of everything from an earlier day; and a log that ends earlier than it did,
+//! after a crash, if MEMBER had not been written since (it is at each start, each new segment and each orderly end). The state
+//! does not contradict the latter: it may be ahead of this member's own log after a crash, when others made the quorum.
+
+use std::io;
+use std::sync::Arc;
+
+use dfs_proto::env::Rng;
+use dfs_proto::ids::{ClusterId, DirectoryId, MemberId};
+use openraft::EntryPayload;
+use thiserror::Error;
+
+use super::consensus::{ConsensusOptions, StartError};
+use super::log_disk::LogDisk;
+use super::log_recover::{Reached, Recovered, recover};
+use super::log_store::{LogMonitor, LogStore};
+use super::stamp::{Stamp, StampError, StampFile};
+use super::state_store::{FlushGate, Looked, StateStore};
+use super::types::{Applied, MembershipConfig, next_index};
+use crate::kv::KvHome;
+
+/// Files of a data directory that do not agree, or cannot be read. One line each.
+#[derive(Debug, Error)]
+pub enum Contradiction {
+    #[error("{0}")]
+    Stamp(StampError),
+    #[error("MEMBER is missing, but {found} is there: the directory is not whole")]
+    NoStamp { found: String },
+    #[error("look at the state: {0}")]
+    State(io::Error),
+    #[error("read the Raft log: {0}")]
+    Log(io::Error),
+    #[error("state/CURRENT is missing, but {used}{remark}: the state, or its name, was lost")]
+    NoState { used: &'static str, remark: String },
+    #[error(
+        "MEMBER says that the Raft log has come to batch {} of segment {}, but its files (*.raftlog) end {}{remark}: its end was \
+         lost, and with it what this member has promised",
+        reached.batch, reached.sequence, end_of(found)
+    )]
+    LogBehind { reached: Reached, found: Option<Reached>, remark: String },
+    #[error(
+        "the state is applied up to entry {applied}, but the Raft log (*.raftlog) begins at {first}: what lies between is lost; \
+         state/CURRENT names an old state, or the log is another one's"
+    )]
+    Hole { applied: u64, first: u64 },
+    #[error(
+        "the state is applied up to entry {applied}, but the Raft log (*.raftlog) beside it is empty: its files were lost, and \
+         with them what this member has promised; it must not vote again"
+    )]
+    LogMissing { applied: u64 },
+    #[error(
+        "entry {index} of the Raft log (*.raftlog) is not the one that the state (state/CURRENT) has applied: they are of two members"
+    )]
+    Diverged { index: u64 },
+    #[error(
+        "{what} was made in data directory {recorded}, but MEMBER is of {actual}: one of the two was emptied or replaced"
+    )]
+    Foreign { what: &'static str, recorded: DirectoryId, actual: DirectoryId },
+    #[error("{what} is of a group without {member}, whose MEMBER this is: one of the two was replaced")]
+    Stranger { what: &'static str, member: MemberId },
+    #[error(
+        "MEMBER is of cluster {stamped}, but the state (state/CURRENT) is of cluster {found}: one of the two was replaced"
+    )]
+    OtherCluster { stamped: ClusterId, found: ClusterId },
+    #[error(
+        "MEMBER is {}, but the MEMBER above says that it is {expected}: it was lost or replaced",
+        of_directory(actual)
+    )]
+    OtherSeat { expected: DirectoryId, actual: Option<DirectoryId> },
+}
+
+fn end_of(found: &Option<Reached>) -> String {
+    match found {
+        Some(Reached { sequence, batch }) => format!("with batch {batch} of segment {sequence}"),
+        None => "before it begins".to_owned(),
+    }
+}
+
+fn of_directory(actual: &Option<DirectoryId>) -> String {
+    actual.map_or_else(|| "missing".to_owned(), |actual| format!("of data directory {actual}"))
+}
+
+/// A directory whose files agree.
+pub struct Examined {
+    stamp: Option<Stamp>,
+    state: Looked,
+    log: Recovered,
+}
+
+/// It is used from now on.
+pub(crate) struct Opened {
+    pub(crate) stamp: Arc<StampFile>,
+    pub(crate) store: Arc<StateStore>,
+    pub(crate) applied: Applied,
+    pub(crate) log_store: LogStore,
+    pub(crate) log: LogMonitor,
+}
+
+impl Examined {
+    /// `expected`: the directory's id, if a file outside of it says that it was used.
+    pub async fn of(
+        options: &ConsensusOptions,
+        disk: &dyn LogDisk,
+        home: &dyn KvHome,
+        expected: Option<DirectoryId>,
+    ) -> Result<Examined, StartError> {
+        let stamp = Stamp::read(disk, options.member).await.map_err(|error| match error {
+            StampError::Io(_) | StampError::Unreadable { .. } => Contradiction::Stamp(error).into(),
+            of_another => StartError::Stamp(of_another),
+        })?;
+        if let Some(expected) =
+            expected.filter(|expected| stamp.map(|stamp| stamp.directory) != Some(*expected))
+        {
+            let actual = stamp.map(|stamp| stamp.directory);
+            return Err(Contradiction::OtherSeat { expected, actual }.into());
+        }
+        let state = Looked::at(home, options.purpose.kind()).map_err(Contradiction::State)?;
+        if stamp.is_none() {
+            nothing_but_a_stamp_is_missing(disk, &state).await?;
+        }
+        let directory = stamp.map_or(DirectoryId::UNKNOWN, |stamp| stamp.directory);
+        let log = recover(disk, options.log.segment_len, directory).await.map_err(Contradiction::Log)?;
+        let examined = Examined { stamp, state, log };
+        if let Some(stamp) = stamp {
+            examined.is_whole(&stamp)?;
+            examined.is_of(&stamp)?;
+            examined.log_fits_state()?;
+        }
+        Ok(examined)
+    }
+
+    /// The directory id of the federation group's member in the same process, if it has had one.
+    pub fn seat(&self) -> Option<DirectoryId> {
+        self.stamp?.seat
+    }
+
+    /// X2.
+    fn is_whole(&self, stamp: &Stamp) -> Result<(), Contradiction> {
+        let (applied, remark) = (self.state.applied.next_index(), self.log.remark());
+        let behind = |reached: &Reached| {
+            self.log
+                .reached
+                .is_none_or(|found| found.sequence < reached.sequence || found.batch < reached.batch)
+        };
+        if let Some(reached) = stamp.reached.filter(behind) {
+            return Err(Contradiction::LogBehind { reached, found: self.log.reached, remark });
+        }
+        let used = match stamp.reached {
+            Some(_) => Some("MEMBER says that this directory was in use"),
+            None => (!self.log.is_fresh()).then_some("the Raft log beside it was in use"),
+        };
+        if let (None, Some(used)) = (&self.state.current, used) {
+            let others = self.state.others.iter().map(|name| format!("state/{name}")).collect::<Vec<_>>();
+            let found =
+                if others.is_empty() { String::new() } else { format!(" (there: {})", others.join(", ")) };
+            return Err(Contradiction::NoState { used, remark: found });
+        }
+        if self.log.is_fresh() && applied > 0 {
+            return Err(Contradiction::LogMissing { applied }); // keeps P7.7
+        }
+        Ok(())
+    }
+
+    /// State and log are of the member and directory that the stamp names.
+    fn is_of(&self, stamp: &Stamp) -> Result<(), Contradiction> {
+        if let Some(found) =
+            self.state.made.filter(|found| stamp.cluster.is_known() && *found != stamp.cluster)
+        {
+            return Err(Contradiction::OtherCluster { stamped: stamp.cluster, found });
+        }
+        is_recorded("the state (state/CURRENT)", self.state.applied.membership.membership(), stamp)?;
+        for entry in &self.log.entries {
+            if let EntryPayload::Membership(membership) = &entry.payload {
+                is_recorded("the Raft log (*.raftlog)", membership, stamp)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn log_fits_state(&self) -> Result<(), Contradiction> {
+        let applied = self.state.applied.next_index();
+        let first = next_index(self.log.state.purged.as_ref());
+        if first > applied {
+            return Err(Contradiction::Hole { applied, first }); // keeps P7.3
+        }
+        let Some(last) = self.state.applied.last else { return Ok(()) };
+        let at = |index: u64| {
+            let first = self.log.entries.first()?.log_id.index;
+            self.log.entries.get(index.checked_sub(first)? as usize).map(|entry| entry.log_id)
+        };
+        let purged = self.log.state.purged.filter(|purged| purged.index == last.index);
+        if at(last.index).or(purged).is_some_and(|here| here != last) {
+            return Err(Contradiction::Diverged { index: last.index });
+        }
+        Ok(())
+    }
+
+    /// Begins to use it, or makes it (X2).
+    pub(crate) async fn open(
+        self,
+        options: &ConsensusOptions,
+        disk: Arc<dyn LogDisk>,
+        home: Arc<dyn KvHome>,
+        rng: &Rng,
+    ) -> Result<Opened, StartError> {
+        let Examined { stamp, state, log } = self;
+        let is_new = stamp.is_none();
+        let stamp = stamp.unwrap_or_else(|| Stamp::new(options.member, rng));
+        let stamp = Arc::new(StampFile::new(disk.clone(), stamp));
+        if is_new {
+            stamp.change(|_| {}).await.map_err(StampError::Io)?;
+        }
+        let others = state.others.clone();
+        let (store, applied) = StateStore::begin(home, state).map_err(StartError::State)?;
+        let gate = Arc::new(FlushGate(store.clone()));
+        let begun = LogStore::begin(disk, options.log, gate, log, Some(stamp.clone())).await;
+        let (log_store, log) = begun.map_err(StartError::Log)?;
+        store.remove(&others).map_err(StartError::State)?;
+        Ok(Opened { stamp, store, applied, log_store, log })
+    }
+}
+
+async fn nothing_but_a_stamp_is_missing(disk: &dyn LogDisk, state: &Looked) -> Result<(), StartError> {
+    let segment = disk.list().await.map_err(StampError::Io)?.first().map(|file| file.name());
+    let current = state.current.is_some().then(|| "state/CURRENT".to_owned());
+    let other = state.others.first().map(|name| format!("state/{name}"));
+    match segment.or(current).or(other) {
+        Some(found) => Err(Contradiction::NoStamp { found }.into()),
+        None => Ok(()),
+    }
+}
+
+/// A membership that was made knows this member, in this directory.
+fn is_recorded(
+    what: &'static str,
+    membership: &MembershipConfig,
+    stamp: &Stamp,
+) -> Result<(), Contradiction> {
+    if membership.nodes().next().is_none() {
+        return Ok(());
+    }
+    match membership.get_node(&stamp.member.0).map(|node| node.directory) {
+        None => Err(Contradiction::Stranger { what, member: stamp.member }),
+        Some(recorded) if recorded != stamp.directory => {
+            Err(Contradiction::Foreign { what, recorded, actual: stamp.directory })
+        }
+        Some(_) => Ok(()),
+    }
+}
