@@ -24,18 +24,21 @@ pub enum Bug {
     /// Times of inodes, and what orders, are the greater of the leader's wall clock and the last one: a clock that was ahead
     /// once is believed for ever.
     WallClockOrders,
+    /// What was written to a file is not committed before the file is renamed.
+    UncommittedRename,
     /// A Raft log with a segment whose first write was torn by a power cut, and with a later segment, is not opened.
     TornSegmentRefused,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 7] = [
+    pub const ALL: [Bug; 8] = [
         Bug::SkippedSync,
         Bug::SkippedLogSync,
         Bug::ReplyBeforeCommit,
         Bug::RetryAppliedTwice,
         Bug::SlownessTakenForSilence,
         Bug::WallClockOrders,
+        Bug::UncommittedRename,
         Bug::TornSegmentRefused,
     ];
 
@@ -47,6 +50,7 @@ impl Bug {
             Bug::RetryAppliedTwice => "retry_applied_twice",
             Bug::SlownessTakenForSilence => "slowness_taken_for_silence",
             Bug::WallClockOrders => "wall_clock_orders",
+            Bug::UncommittedRename => "uncommitted_rename",
             Bug::TornSegmentRefused => "torn_segment_refused",
         }
     }

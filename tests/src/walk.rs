@@ -300,7 +300,7 @@ impl Walker {
             return true;
         }
         let truncate = self.rng.below(8) == 0;
-        let mode = OpenMode { read: true, write: true, truncate, ..OpenMode::default() };
+        let mode = OpenMode { read: true, write: true, truncate };
         match self.client.open(&caller(), self.inode(node), mode).await {
             Ok(file) => {
                 if truncate {

@@ -155,7 +155,7 @@ pub fn find_program(name: &str) -> anyhow::Result<PathBuf> {
 /// Starts a program that outlives us: a session of its own, its output appended to `log`.
 pub fn start(
     program: &Path,
-    arguments: &[&std::ffi::OsStr],
+    arguments: &[&OsStr],
     log: &Path,
 ) -> anyhow::Result<(std::process::Child, Process)> {
     let open = || {

@@ -14,7 +14,7 @@ use crate::scenario;
 /// How long each way of growing is tried, with all ways of reading at once.
 const TRIED_FOR: Duration = Duration::from_millis(1500);
 /// The readers are to meet the end, not to read a long file.
-const LEN_MAX: usize = 600_000;
+const LEN_MAX: usize = 3_000_000;
 /// Behind what was read before, so that the page in which the file ended is read again.
 const BEFORE_END: u64 = 6000;
 
