@@ -48,6 +48,7 @@ async fn start(id: u64) -> BenchServer {
         full: FullBelow { bytes: 0, percent: 0 },
         io: Workers::threads(16),
         syncs: Workers::threads(8),
+        descriptors: 20_000,
     };
     let store = ChunkStore::open(Arc::new(RealDisk), data.path(), options, Metrics::new()).unwrap();
     let (transport, identity) = transport(Role::Chunkserver, id);

@@ -50,6 +50,8 @@ pub struct Seams {
     pub io: Workers,
     /// For syncs and deletions.
     pub syncs: Workers,
+    /// That the process may have.
+    pub descriptors: u64,
 }
 
 impl Seams {
@@ -60,6 +62,7 @@ impl Seams {
             machine: Arc::new(Mutex::new(RealMachine::new())),
             io: Workers::threads(config.chunkserver.io_threads),
             syncs: Workers::threads(config.chunkserver.sync_threads),
+            descriptors: dfs_proto::descriptors::obtained(),
         }
     }
 }
@@ -153,8 +156,12 @@ async fn open_store(
 ) -> Result<(Directory, ChunkStore), RunError> {
     let section = config.chunkserver.clone();
     let (disk, rng, metrics) = (Arc::clone(&seams.disk), env.rng.clone(), metrics.clone());
-    let options =
-        StoreOptions { full: section.full_below(), io: seams.io.clone(), syncs: seams.syncs.clone() };
+    let options = StoreOptions {
+        full: section.full_below(),
+        io: seams.io.clone(),
+        syncs: seams.syncs.clone(),
+        descriptors: seams.descriptors,
+    };
     let open = move || {
         let directory = Directory::claim(Arc::clone(&disk), &section.data, &rng)?;
         let store = ChunkStore::open(disk, &section.data, options, metrics);

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use dfs_chunkserver::config::{Config, File};
 use dfs_chunkserver::{Seams, start};
+use dfs_proto::descriptors;
 use dfs_proto::env::{Env, runtime_threads};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -15,9 +16,6 @@ use tracing_subscriber::EnvFilter;
 /// For this process and, in place of malloc, for the libraries in it that are not Rust.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// Descriptors that this process may need: chunks that are open, chunks being read, connections.
-const DESCRIPTORS_WANTED: libc::rlim_t = 16_384;
 
 /// Stores chunks in one data directory and reports to the metaservers of its cluster.
 ///
@@ -133,7 +131,15 @@ fn serve(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
-    raise_descriptor_limit();
+    match raise_descriptor_limit() {
+        Ok(limit) if limit < descriptors::FEW => {
+            println!(
+                "dfs-chunkserver: only {limit} open files are allowed: fewer chunks and connections at a time"
+            );
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!("raise the limit of open files: {error}"),
+    }
     let seams = Seams::real(&config);
     let server = start(config, Env::real(), seams).await?;
     for warning in server.warnings() {
@@ -166,18 +172,20 @@ fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
     Ok(stopped)
 }
 
-/// As far as the hard limit allows; the usual soft one of 1024 is too low for the chunks that may be open.
-fn raise_descriptor_limit() {
+/// As far as the hard limit allows (the usual soft one of 1024 is too low); answers what was obtained.
+fn raise_descriptor_limit() -> std::io::Result<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is writable for the length of the call.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0
-        || limit.rlim_cur >= DESCRIPTORS_WANTED
-    {
-        return;
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
+        return Err(std::io::Error::last_os_error());
     }
-    limit.rlim_cur = limit.rlim_max.min(DESCRIPTORS_WANTED);
-    // SAFETY: `limit` is readable for the length of the call.
-    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
-        tracing::warn!("raise the limit of open files: {}", std::io::Error::last_os_error());
+    let wanted = limit.rlim_max.min(descriptors::WANTED_MAX);
+    if limit.rlim_cur < wanted {
+        limit.rlim_cur = wanted;
+        // SAFETY: `limit` is readable for the length of the call.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
     }
+    Ok(limit.rlim_cur)
 }

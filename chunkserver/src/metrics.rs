@@ -14,6 +14,8 @@ pub struct Metrics {
     pub appended_bytes: Counter,
     pub read_bytes: Counter,
     pub damaged_reads: Counter,
+    pub damaged_headers: Counter,
+    pub lacking: Counter,
     pub deleted_chunks: Counter,
     pub forward_failures: Counter,
     pub requests: Counter,
@@ -38,6 +40,8 @@ impl Metrics {
             appended_bytes: Counter::default(),
             read_bytes: Counter::default(),
             damaged_reads: Counter::default(),
+            damaged_headers: Counter::default(),
+            lacking: Counter::default(),
             deleted_chunks: Counter::default(),
             forward_failures: Counter::default(),
             requests: Counter::default(),
@@ -57,6 +61,12 @@ impl Metrics {
         let mut registry = Registry::with_prefix("dfs_chunkserver");
         let counters = [
             ("damaged_reads", "Reads that found a damaged block or a failing disk", &self.damaged_reads),
+            (
+                "damaged_headers",
+                "Damaged frame headers behind which frames were found",
+                &self.damaged_headers,
+            ),
+            ("lacking", "Reads and writes that failed for want of descriptors or memory", &self.lacking),
             ("deleted_chunks", "Chunks deleted by order of the metaserver", &self.deleted_chunks),
             ("forward_failures", "Appends and syncs that another replica did not do", &self.forward_failures),
             ("requests", "Requests of the chunk service", &self.requests),

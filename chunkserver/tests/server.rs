@@ -147,6 +147,7 @@ fn seams(disk: &MemoryDisk) -> Seams {
         machine: Arc::new(Mutex::new(FixedMachine(load))),
         io: Workers::inline(),
         syncs: Workers::inline(),
+        descriptors: 20_000,
     }
 }
 

@@ -37,6 +37,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use dfs_proto::descriptors;
 use dfs_proto::env::{BoxFuture, Env, Listener};
 use dfs_proto::ids::{ClusterId, MemberId};
 use dfs_proto::rpc::grpc::SharedIdentity;
@@ -95,10 +96,13 @@ impl Storage {
         if let Some(stranger) = stranger_in(data).map_err(|error| refuse(error.to_string()))? {
             return Err(refuse(format!("it holds {stranger} and is no metaserver's directory")));
         }
-        let limits = RocksOptions { block_cache: config.block_cache, write_buffers: config.write_buffer };
+        let open_files = RocksOptions::open_files_of(descriptors::obtained());
+        let (block_cache, write_buffers) = (config.block_cache, config.write_buffer);
+        let limits = RocksOptions { block_cache, write_buffers, open_files };
         let cluster = GroupStorage::open(data, limits).map_err(|error| refuse(error.to_string()))?;
         let is_member = config.federation.as_ref().is_some_and(|federation| federation.own.is_some());
-        let small = RocksOptions { block_cache: FEDERATION_MEMORY, write_buffers: FEDERATION_MEMORY };
+        let (block_cache, write_buffers) = (FEDERATION_MEMORY, FEDERATION_MEMORY);
+        let small = RocksOptions { block_cache, write_buffers, open_files };
         let seat = data.join(FEDERATION);
         // Opening it would make it.
         if let Some(lost) = raft::seat_in(data).filter(|_| is_member && !seat.exists()) {

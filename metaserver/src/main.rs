@@ -8,6 +8,7 @@ use clap::Parser;
 use dfs_metaserver::Storage;
 use dfs_metaserver::config::{Config, Settings};
 use dfs_proto::config::{ConfigFile, load};
+use dfs_proto::descriptors;
 use dfs_proto::env::{Env, runtime_threads};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -34,9 +35,6 @@ struct Arguments {
     settings: Settings,
 }
 
-/// Descriptors for connections and table files.
-const DESCRIPTORS_WANTED: libc::rlim_t = 16_384;
-
 fn main() -> ExitCode {
     match serve(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -57,7 +55,13 @@ fn serve(arguments: Arguments) -> anyhow::Result<()> {
     if let Some(path) = path {
         tracing::info!("settings from {}", path.display());
     }
-    raise_descriptor_limit();
+    match raise_descriptor_limit() {
+        Ok(limit) if limit < descriptors::FEW => {
+            tracing::warn!("only {limit} open files are allowed: fewer tables and connections at a time");
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!("raise the limit of open files: {error}"),
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(runtime_threads())
         .enable_all()
@@ -87,14 +91,20 @@ fn stop_on_panic() {
     }));
 }
 
-/// As far as the hard limit allows; what is missing shows up as refused connections.
-fn raise_descriptor_limit() {
+/// As far as the hard limit allows (the usual soft one of 1024 is too low); answers what was obtained.
+fn raise_descriptor_limit() -> std::io::Result<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is a valid rlimit to write to and to read from, for the length of each call.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && limit.rlim_cur < DESCRIPTORS_WANTED {
-            limit.rlim_cur = DESCRIPTORS_WANTED.min(limit.rlim_max);
-            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+    // SAFETY: `limit` is writable for the length of the call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    let wanted = limit.rlim_max.min(descriptors::WANTED_MAX);
+    if limit.rlim_cur < wanted {
+        limit.rlim_cur = wanted;
+        // SAFETY: `limit` is readable for the length of the call.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
+            return Err(std::io::Error::last_os_error());
         }
     }
+    Ok(limit.rlim_cur)
 }

@@ -8,6 +8,7 @@ pub mod attr;
 pub mod chunk;
 pub mod config;
 pub mod convert;
+pub mod descriptors;
 pub mod env;
 pub mod error;
 pub mod extent;

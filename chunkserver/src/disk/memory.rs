@@ -3,11 +3,14 @@
 //! The fault model: at [`MemoryDisk::crash`] each file keeps what was synced and a random part of what was written
 //! behind it, the last piece of which may be noise; a name made or removed since its directory was synced is there or
 //! not, by chance. A [`MemoryDisk::fail_syncs`] makes every sync fail, and what it should have made durable is not.
+//! [`MemoryDisk::fail_next`] makes the next calls fail as they do for want of descriptors or memory, or on a bad medium;
+//! [`MemoryDisk::lose_sector`] makes a part of a file unreadable for good.
 //! Files only grow at their end: nothing here rewrites (P11.2), and a write anywhere else panics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -27,6 +30,9 @@ struct Contents {
     locked: Vec<PathBuf>,
     syncs_fail: bool,
     syncs: u64,
+    /// Error numbers that the next calls answer.
+    failing_opens: VecDeque<i32>,
+    failing_transfers: VecDeque<i32>,
 }
 
 #[derive(Clone)]
@@ -39,6 +45,7 @@ enum Node {
 struct Content {
     bytes: Vec<u8>,
     synced_len: usize,
+    lost: Vec<Range<usize>>,
 }
 
 struct MemoryFile {
@@ -55,6 +62,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What [`MemoryDisk::fail_next`] is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    Open,
+    Transfer,
+}
+
 impl MemoryDisk {
     pub fn new(capacity_bytes: u64) -> MemoryDisk {
         MemoryDisk(Arc::new(Mutex::new(Contents {
@@ -64,6 +78,8 @@ impl MemoryDisk {
             locked: Vec::new(),
             syncs_fail: false,
             syncs: 0,
+            failing_opens: VecDeque::new(),
+            failing_transfers: VecDeque::new(),
         })))
     }
 
@@ -98,6 +114,34 @@ impl MemoryDisk {
         lock(&self.0).syncs_fail = fail;
     }
 
+    /// The next call that opens a file or a directory, or the next that reads or writes, answers this error number; 0
+    /// lets one succeed. Those that were asked for before come first.
+    pub fn fail_next(&self, call: Call, error: i32) {
+        let mut contents = lock(&self.0);
+        match call {
+            Call::Open => contents.failing_opens.push_back(error),
+            Call::Transfer => contents.failing_transfers.push_back(error),
+        }
+    }
+
+    /// Every read that touches this range of the file fails from now on.
+    pub fn lose_sector(&self, path: &Path, range: Range<usize>) {
+        match lock(&self.0).names.get(path) {
+            Some(Node::File(content)) => lock(content).lost.push(range),
+            Some(Node::Directory) | None => panic!("no file {} to lose a part of", path.display()),
+        }
+    }
+
+    fn may_open(&self) -> io::Result<()> {
+        let failing = lock(&self.0).failing_opens.pop_front().filter(|error| *error != 0);
+        failing.map_or(Ok(()), |error| Err(io::Error::from_raw_os_error(error)))
+    }
+
+    fn may_transfer(&self) -> io::Result<()> {
+        let failing = lock(&self.0).failing_transfers.pop_front().filter(|error| *error != 0);
+        failing.map_or(Ok(()), |error| Err(io::Error::from_raw_os_error(error)))
+    }
+
     /// Syncs of files that succeeded so far.
     pub fn syncs(&self) -> u64 {
         lock(&self.0).syncs
@@ -107,12 +151,39 @@ impl MemoryDisk {
         lock(&self.0).capacity_bytes = bytes;
     }
 
-    /// Turns one bit of the byte at `position`, as a failing medium does.
+    /// Turns the lowest bit of the byte at `position`, as a failing medium does.
     pub fn flip(&self, path: &Path, position: usize) {
+        self.flip_bit(path, 8 * position);
+    }
+
+    /// Turns one bit, counted from the file's first byte and its lowest bit.
+    pub fn flip_bit(&self, path: &Path, bit: usize) {
         let contents = lock(&self.0);
         match contents.names.get(path) {
-            Some(Node::File(content)) => lock(content).bytes[position] ^= 1,
+            Some(Node::File(content)) => lock(content).bytes[bit / 8] ^= 1 << (bit % 8),
             Some(Node::Directory) | None => panic!("no file {} to flip a bit of", path.display()),
+        }
+    }
+
+    /// Ends the file at `len`, and makes some of what is left before it noise, as a crash does.
+    pub fn cut(&self, path: &Path, len: usize, rng: &Rng) {
+        match lock(&self.0).names.get(path) {
+            Some(Node::File(content)) => {
+                let bytes = &mut lock(content).bytes;
+                let kept = len.min(bytes.len());
+                bytes.truncate(kept);
+                let noise = rng.below(64).min(kept as u64) as usize;
+                bytes[kept - noise..].fill(rng.u64() as u8);
+            }
+            Some(Node::Directory) | None => panic!("no file {} to cut", path.display()),
+        }
+    }
+
+    /// A copy of a file's bytes.
+    pub fn content(&self, path: &Path) -> Vec<u8> {
+        match lock(&self.0).names.get(path) {
+            Some(Node::File(content)) => lock(content).bytes.clone(),
+            Some(Node::Directory) | None => panic!("no file {} to copy", path.display()),
         }
     }
 
@@ -160,6 +231,7 @@ impl Contents {
 
 impl Disk for MemoryDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.may_open()?;
         let mut contents = lock(&self.0);
         if contents.names.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -170,6 +242,7 @@ impl Disk for MemoryDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.may_open()?;
         match lock(&self.0).names.get(path) {
             Some(Node::File(content)) => {
                 Ok(Arc::new(MemoryFile { disk: self.clone(), content: Arc::clone(content) }))
@@ -198,6 +271,7 @@ impl Disk for MemoryDisk {
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        self.may_open()?;
         let contents = lock(&self.0);
         if !matches!(contents.names.get(path), Some(Node::Directory)) {
             return Err(io::ErrorKind::NotFound.into());
@@ -209,9 +283,10 @@ impl Disk for MemoryDisk {
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        self.may_open()?;
         let mut contents = lock(&self.0);
         if contents.syncs_fail {
-            return Err(io::Error::other("this disk's syncs fail"));
+            return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         contents.durable_names.retain(|name, _| name.parent() != Some(path));
         let children: Vec<_> = contents
@@ -257,6 +332,7 @@ impl DiskFile for MemoryFile {
     }
 
     fn write_at(&self, parts: &mut [IoSlice<'_>], position: u64) -> io::Result<()> {
+        self.disk.may_transfer()?;
         let len: usize = parts.iter().map(|part| part.len()).sum();
         {
             let contents = lock(&self.disk.0);
@@ -273,7 +349,12 @@ impl DiskFile for MemoryFile {
     }
 
     fn read_at(&self, parts: &mut [IoSliceMut<'_>], position: u64) -> io::Result<usize> {
+        self.disk.may_transfer()?;
         let content = lock(&self.content);
+        let end = position as usize + parts.iter().map(|part| part.len()).sum::<usize>();
+        if content.lost.iter().any(|lost| lost.start < end && lost.end > position as usize) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
         let mut left = content.bytes.get(position as usize..).unwrap_or_default();
         let mut filled = 0;
         for part in parts {
@@ -290,7 +371,7 @@ impl DiskFile for MemoryFile {
     fn sync(&self) -> io::Result<()> {
         let mut contents = lock(&self.disk.0);
         if contents.syncs_fail {
-            return Err(io::Error::other("this disk's syncs fail"));
+            return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         contents.syncs += 1;
         let mut content = lock(&self.content);

@@ -19,6 +19,19 @@ pub use real::RealDisk;
 /// The buffers of one [`DiskFile::read_at`] or [`DiskFile::write_at`], at most: what the kernel takes (IOV_MAX).
 pub const PARTS_MAX: usize = 1024;
 
+/// Does this failure say that the medium, or what stands on it, is bad? Everything else — out of descriptors or memory,
+/// interrupted, not permitted — says nothing about the bytes: later, or on another server, the same may succeed.
+pub fn is_damage(error: &io::Error) -> bool {
+    match error.raw_os_error() {
+        // Of the device; then what filesystems and the block layer answer when their own checks fail.
+        Some(number) => {
+            [libc::EIO, libc::EREMOTEIO, libc::EUCLEAN, libc::EBADMSG, libc::EILSEQ, libc::ENODATA]
+                .contains(&number)
+        }
+        None => error.kind() == io::ErrorKind::InvalidData,
+    }
+}
+
 /// A filesystem's room.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Space {

@@ -6,12 +6,25 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::{Disk, DiskFile, DiskLock, PARTS_MAX, Space};
 
 /// Names this boot of this machine: with the device number it names a filesystem among all machines.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Read once: out of descriptors, it would be another filesystem for a moment.
+fn boot_id() -> io::Result<&'static str> {
+    static KNOWN: OnceLock<String> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(known);
+    }
+    let read = match std::fs::read_to_string(BOOT_ID) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        read => read?,
+    };
+    Ok(KNOWN.get_or_init(|| read))
+}
 
 /// Files, directories and locks of the machine.
 pub struct RealDisk;
@@ -58,7 +71,7 @@ impl Disk for RealDisk {
 
     fn space(&self, path: &Path) -> io::Result<Space> {
         let device = std::fs::metadata(path)?.dev();
-        let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
+        let boot = boot_id()?;
         let found = rustix::fs::statvfs(path)?;
         let unit = found.f_frsize;
         Ok(Space {

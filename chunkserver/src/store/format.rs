@@ -29,7 +29,7 @@ pub(crate) const FRAME_HEADER_LEN: usize = 56;
 pub(crate) const FRAME_HEADER_LEN_MAX: usize = FRAME_HEADER_LEN + 4 * (APPEND_LEN_MAX / BLOCK_LEN) as usize;
 
 const CHUNK_MAGIC: &[u8; 8] = b"DFSCHUNK";
-const FRAME_MAGIC: &[u8; 4] = b"DFSF";
+pub(crate) const FRAME_MAGIC: &[u8; 4] = b"DFSF";
 const VERSION: u32 = 1;
 
 // Positions in a chunk file fit 32 bits even when every append is a single byte; the index counts on it.
@@ -213,8 +213,18 @@ pub(crate) fn decode_frame_header(bytes: &[u8]) -> Result<FrameHeader, Malformed
         inode: InodeId(u64_at(fixed, 32)),
         file_offset: Offset(u64_at(fixed, 40)),
         payload_len,
-        block_checksums: (0..sums.len() / 4).map(|block| u32_at(sums, 4 * block)).collect(),
+        block_checksums: stored_checksums(sums),
     })
+}
+
+/// What a frame header names as its payload's length, though the header may be damaged.
+pub(crate) fn named_payload_len(header: &[u8; FRAME_HEADER_LEN]) -> u32 {
+    u32_at(header, 48)
+}
+
+/// Block checksums as they stand behind a frame header.
+pub(crate) fn stored_checksums(bytes: &[u8]) -> Vec<u32> {
+    (0..bytes.len() / 4).map(|block| u32_at(bytes, 4 * block)).collect()
 }
 
 #[cfg(test)]

@@ -1,19 +1,22 @@
 //! Where each frame of one chunk lies in its file: enough to find, and to verify, any block without reading a header.
 //!
-//! Built as frames are appended, or by walking the frame headers when a chunk is first read. 12 bytes a frame and 4
-//! bytes a block: 65 KiB for a full chunk of 1 MiB appends, 1 MiB for one of the smallest.
+//! Built as frames are appended, or by walking the frame headers when a chunk is first read (`walk.rs`). 12 bytes a frame
+//! and 4 bytes a block: 65 KiB for a full chunk of 1 MiB appends, 1 MiB for one of the smallest.
 
 use dfs_proto::units::{BLOCK_LEN, CHUNK_APPENDS_MAX, CHUNK_LEN, ChunkOffset};
 
-use super::format::{FrameHeader, frame_header_len};
+use super::format::FrameHeader;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FrameIndex {
-    /// In chunk order, without gaps: each begins where the one before ends.
+    /// In chunk order: each begins where the one before ends. What damage has made unreadable is one of [`GAP`].
     frames: Vec<FramePlace>,
     checksums: Vec<u32>,
     len: u32,
 }
+
+/// The place in the file of frames that cannot be found any more. No frame stands there: `format` asserts it.
+const GAP: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FramePlace {
@@ -49,17 +52,25 @@ impl FrameIndex {
         self.frames.len() * size_of::<FramePlace>() + self.checksums.len() * 4
     }
 
-    /// Adds the frame whose header stands at `file_position`. It must begin where the last one ends.
-    pub(crate) fn push(&mut self, frame: &FrameHeader, file_position: u64) {
+    /// Adds the frame whose payload begins at `payload_position` of the file. It must begin where the last one ends.
+    pub(crate) fn push(&mut self, frame: &FrameHeader, payload_position: u64) {
         debug_assert_eq!(frame.offset.0, self.len());
         debug_assert!(self.len() + u64::from(frame.payload_len) <= CHUNK_LEN);
-        self.frames.push(FramePlace {
-            offset: self.len,
-            payload: (file_position + frame_header_len(u64::from(frame.payload_len)) as u64) as u32,
-            first_checksum: self.checksums.len() as u32,
-        });
+        self.push_place(payload_position as u32);
         self.checksums.extend_from_slice(&frame.block_checksums);
         self.len += frame.payload_len;
+    }
+
+    /// What lies between here and `to` is lost.
+    pub(crate) fn push_gap(&mut self, to: ChunkOffset) {
+        debug_assert!(to.0 > self.len() && to.0 <= CHUNK_LEN);
+        self.push_place(GAP);
+        self.len = to.0 as u32;
+    }
+
+    fn push_place(&mut self, payload: u32) {
+        let first_checksum = self.checksums.len() as u32;
+        self.frames.push(FramePlace { offset: self.len, payload, first_checksum });
     }
 
     fn frame_end(&self, frame: usize) -> u32 {
@@ -82,14 +93,17 @@ impl FrameIndex {
     }
 
     /// The whole blocks that cover `[from, to)`, one piece a frame, in order and without gaps. `to` is at most
-    /// [`Self::len`].
-    pub(crate) fn cover(&self, from: u64, to: u64) -> Vec<Piece<'_>> {
+    /// [`Self::len`]. An error is where a part begins that is lost.
+    pub(crate) fn cover(&self, from: u64, to: u64) -> Result<Vec<Piece<'_>>, ChunkOffset> {
         let first = self.frames.partition_point(|frame| u64::from(frame.offset) <= from).saturating_sub(1);
         let mut pieces = Vec::new();
         for (index, frame) in self.frames.iter().enumerate().skip(first) {
             let (start, end) = (u64::from(frame.offset), u64::from(self.frame_end(index)));
             if start >= to || from >= to {
                 break;
+            }
+            if frame.payload == GAP {
+                return Err(ChunkOffset(start.max(from)));
             }
             let skipped = from.saturating_sub(start) / BLOCK_LEN;
             let blocks_end = (to.min(end) - start).div_ceil(BLOCK_LEN);
@@ -101,7 +115,7 @@ impl FrameIndex {
                 checksums: &self.frame_checksums(index)[skipped as usize..blocks_end as usize],
             });
         }
-        pieces
+        Ok(pieces)
     }
 }
 
@@ -111,7 +125,7 @@ mod tests {
     use dfs_proto::units::Offset;
     use proptest::prelude::*;
 
-    use super::super::format::block_count;
+    use super::super::format::{block_count, frame_header_len};
     use super::*;
 
     fn index(lens: &[u32]) -> FrameIndex {
@@ -129,8 +143,9 @@ mod tests {
                 payload_len,
                 block_checksums,
             };
+            position += frame_header_len(u64::from(payload_len)) as u64;
             index.push(&frame, position);
-            position += frame_header_len(u64::from(payload_len)) as u64 + u64::from(payload_len);
+            position += u64::from(payload_len);
         }
         index
     }
@@ -145,6 +160,26 @@ mod tests {
         assert!(!index.has_frame(ChunkOffset(1), 4999, &[0, 0]));
     }
 
+    #[test]
+    fn what_is_lost_is_named_and_what_lies_around_is_found() {
+        let mut index = index(&[5000, 100]);
+        let frame = |offset| FrameHeader {
+            chunk: ChunkId(1),
+            incarnation: Incarnation(1),
+            offset: ChunkOffset(offset),
+            inode: InodeId(0),
+            file_offset: Offset(0),
+            payload_len: 10,
+            block_checksums: vec![7],
+        };
+        index.push_gap(ChunkOffset(9000));
+        index.push(&frame(9000), 20_000);
+        assert_eq!(index.cover(5099, 5100).unwrap()[0].offset, ChunkOffset(5000));
+        assert_eq!(index.cover(0, 5101), Err(ChunkOffset(5100)));
+        assert_eq!(index.cover(6000, 9001), Err(ChunkOffset(6000)));
+        assert_eq!(index.cover(9000, 9010).unwrap()[0].file_position, 20_000);
+    }
+
     proptest! {
         #[test]
         fn the_pieces_of_a_range_cover_it_with_whole_blocks_and_not_more(
@@ -153,7 +188,7 @@ mod tests {
             let index = index(&lens);
             let from = from.index(index.len() as usize) as u64;
             let to = from + 1 + len.index((index.len() - from) as usize) as u64;
-            let pieces = index.cover(from, to);
+            let pieces = index.cover(from, to).unwrap();
             prop_assert!(pieces[0].offset.0 <= from && from < pieces[0].offset.0 + BLOCK_LEN);
             let mut at = pieces[0].offset.0;
             for piece in &pieces {

@@ -14,10 +14,12 @@
 //! C4  An append lies exactly at the end or repeats what is there; what a client sends in order is written in order (P1.2).
 //! C5  A chunk takes appends from the first one until this process ends or an I/O fails, never again after that.
 //! C6  A failed sync fails the chunk; it is not tried again (P1.4).
+//! C7  Damage is what a checksum or the medium says ([`is_damage`]). Whoever lacks descriptors or memory answers `Busy`:
+//!     the copy is not recorded as damaged, and readers ask another one, or again.
 //!
-//! After a crash a file may end anywhere, even in noise. Nothing is repaired and nothing is scanned: no chunk is open
-//! after a start (C5), and what a commit names was synced, so it is there (C2). The rest is garbage and never read
-//! beyond the last frame whose header belongs.
+//! After a crash a file may end anywhere, even in noise. Nothing is repaired and nothing is scanned at start: no chunk is
+//! open then (C5), and what a commit names was synced, so it is there (C2). The rest is garbage and never read beyond the
+//! last frame whose header belongs (`walk.rs`).
 //!
 //! We assume the disk may lose, reorder or tear any write not yet synced, and may rot later (C3), but does not damage
 //! synced bytes of a sector when others of the same sector are appended.
@@ -30,6 +32,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use dfs_proto::chunk::{Append, Blocks, ChunkKey, ReadChunk, block_checksum};
 use dfs_proto::env::BoxFuture;
@@ -37,8 +40,9 @@ use dfs_proto::error::ChunkError;
 use dfs_proto::ids::ChunkId;
 use dfs_proto::units::{APPEND_LEN_MAX, BLOCK_LEN, ByteLen, CHUNK_LEN, ChunkOffset};
 use lru::LruCache;
+use tokio::time::Instant;
 
-use crate::disk::{Disk, Space};
+use crate::disk::{Disk, Space, is_damage};
 use crate::metrics::Metrics;
 use crate::workers::Workers;
 
@@ -52,14 +56,19 @@ mod sealed;
 pub mod stamp;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use format::{ChunkHeader, block_count};
 use open::OpenChunk;
 use sealed::{SealedChunk, SealedChunks};
 
 /// Chunks that take appends at a time; each holds a descriptor. The least recently used idle one is forgotten beyond
-/// that: its writer is told `NotOpen` and goes on in another.
-const OPEN_CHUNKS_MAX: NonZeroUsize = NonZeroUsize::new(2048).expect("not zero");
+/// that: its writer is told `NotOpen` and goes on in another. Fewer when the process may have few descriptors.
+const OPEN_CHUNKS_MAX: u64 = 2048;
+/// Descriptors kept for reading (P11.3: far below the limit of a process), if there are so many.
+const SEALED_CHUNKS_MAX: u64 = 1024;
+/// What lacks descriptors or memory is logged once in so long.
+const COMPLAINT_EVERY: Duration = Duration::from_secs(10);
 /// Damaged chunks remembered until the metaserver was told.
 const DAMAGED_MAX: usize = 1000;
 
@@ -71,6 +80,8 @@ pub struct StoreOptions {
     pub io: Workers,
     /// Syncs and deletions, which take long and must not hold up reads.
     pub syncs: Workers,
+    /// That this process may have: the store keeps half of them at most, for chunks that are written and read.
+    pub descriptors: u64,
 }
 
 /// A disk with less than the larger of the two free takes no more appends.
@@ -112,9 +123,21 @@ struct Context {
     syncs: Workers,
     metrics: Metrics,
     chunk_count: AtomicU64,
+    complained: Mutex<Option<Instant>>,
 }
 
 impl Context {
+    /// It cannot be done now for a reason that is not the chunk's (C7).
+    fn later(&self, what: &str) -> ChunkError {
+        self.metrics.lacking.inc();
+        let (now, mut complained) = (Instant::now(), lock(&self.complained));
+        if complained.is_none_or(|at| now - at >= COMPLAINT_EVERY) {
+            *complained = Some(now);
+            tracing::warn!("{what}: that is not damage, it is tried again");
+        }
+        ChunkError::Busy
+    }
+
     fn chunk_created(&self) {
         self.chunk_count.fetch_add(1, Ordering::Relaxed);
     }
@@ -126,6 +149,12 @@ impl Context {
     fn path(&self, chunk: ChunkId) -> PathBuf {
         self.shard_path(shard_of(chunk)).join(format!("{:016x}", chunk.0))
     }
+}
+
+/// What a reader is told: an error of the disk, or that it may ask again (keeps C7).
+fn read_failure(context: &Context, what: &str, error: &io::Error) -> ChunkError {
+    let what = format!("{what}: {error}");
+    if is_damage(error) { ChunkError::Disk { what } } else { context.later(&what) }
 }
 
 fn shard_of(chunk: ChunkId) -> u8 {
@@ -151,15 +180,20 @@ impl ChunkStore {
             syncs: options.syncs,
             metrics,
             chunk_count: AtomicU64::new(0),
+            complained: Mutex::default(),
         };
         let disk = &context.disk;
         stamp::make_shards(disk.as_ref(), data)?;
         let space = disk.space(data)?;
+        let at_most = |max: u64| {
+            let count = (options.descriptors / 4).clamp(1, max) as usize;
+            NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)
+        };
         let store = ChunkStore(Arc::new(Inner {
             context: Arc::new(context),
             full: options.full,
-            open: Mutex::new(LruCache::new(OPEN_CHUNKS_MAX)),
-            sealed: Mutex::new(SealedChunks::new()),
+            open: Mutex::new(LruCache::new(at_most(OPEN_CHUNKS_MAX))),
+            sealed: Mutex::new(SealedChunks::new(at_most(SEALED_CHUNKS_MAX))),
             space: Mutex::new(space),
             damaged: Mutex::default(),
         }));
@@ -270,11 +304,12 @@ impl ChunkStore {
         let (chunk, offset) = (read.key.chunk, read.offset.0);
         if let Some(open) = self.open_chunk(chunk) {
             let (file, plan) = open.plan(offset, read.len)?;
-            return plan.read(file.as_ref());
+            return plan.read(&self.0.context, file.as_ref());
         }
         let sealed = self.sealed(chunk)?;
-        let plan = plan::Plan::new(&sealed.index, &sealed.header, sealed.index.len(), offset, read.len)?;
-        plan.read(sealed.file.as_ref())
+        let (index, incarnation) = (&sealed.index, sealed.incarnation);
+        let plan = plan::Plan::new(index, chunk, incarnation, index.len(), offset, read.len)?;
+        plan.read(&self.0.context, sealed.file.as_ref())
     }
 
     /// A chunk that this process has made and still has open.
@@ -288,7 +323,7 @@ impl ChunkStore {
             return Ok(found);
         }
         let context = &self.0.context;
-        let loaded = Arc::new(SealedChunk::load(context.disk.as_ref(), &context.path(chunk), chunk)?);
+        let loaded = Arc::new(SealedChunk::load(context, &context.path(chunk), chunk)?);
         let open = lock(&self.0.open);
         // Not while it may grow: what was just loaded would be too short for ever.
         let may_grow = open.peek(&chunk).is_some_and(|open| open.takes_appends());

@@ -29,7 +29,7 @@ use super::format::{
 };
 use super::index::FrameIndex;
 use super::plan::Plan;
-use crate::disk::DiskFile;
+use crate::disk::{DiskFile, is_damage};
 
 /// One write carries at most this much, so that the first append of a long queue is acknowledged soon.
 const WRITE_LEN_MAX: usize = 4 * MIB as usize;
@@ -171,7 +171,7 @@ impl OpenChunk {
             block_checksums: append.block_checksums.clone(),
         };
         let position = state.file_end;
-        state.index.push(&header, position);
+        state.index.push(&header, position + frame_header_len(len) as u64);
         state.file_end += frame_header_len(len) as u64 + len;
         state.queue.push_back(Queued { header, payload: append.data.clone(), position });
         let start = !std::mem::replace(&mut state.is_writing, true);
@@ -237,9 +237,22 @@ impl OpenChunk {
         match error.kind() {
             // A file of this name is from before a restart, or another writer's: not open (P1.1).
             io::ErrorKind::AlreadyExists => ChunkError::NotOpen { chunk: self.chunk() },
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ChunkError::NoSpace,
-            _ => ChunkError::Disk { what: format!("write {}: {error}", self.chunk()) },
+            _ => self.failure("write", error),
         }
+    }
+
+    /// The chunk takes nothing more, and its writer goes on elsewhere. Whether the disk is to blame it need not know, but
+    /// whoever reads our log (C7).
+    fn failure(&self, verb: &str, error: &io::Error) -> ChunkError {
+        if let io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded = error.kind() {
+            return ChunkError::NoSpace;
+        }
+        let what = format!("{verb} {}: {error}", self.chunk());
+        if is_damage(error) {
+            return ChunkError::Disk { what };
+        }
+        self.context.later(&what);
+        ChunkError::NotOpen { chunk: self.chunk() }
     }
 
     /// Appends the frames with one write; answers the position behind them in the file.
@@ -318,8 +331,7 @@ impl OpenChunk {
                     state.is_syncing = false;
                     // Never retried: which bytes are lost nobody knows, and a second sync would say "all well" (P1.4).
                     self.progress.send_modify(|progress| progress.written = progress.synced);
-                    let what = format!("sync {}: {error}", self.chunk());
-                    self.fail_locked(&mut state, ChunkError::Disk { what });
+                    self.fail_locked(&mut state, self.failure("sync", &error));
                     return;
                 }
             }
@@ -342,7 +354,8 @@ impl OpenChunk {
     pub(super) fn plan(&self, offset: u64, len: u64) -> Result<(Arc<dyn DiskFile>, Plan), ChunkError> {
         let held = self.written();
         let file = self.file.get().ok_or(ChunkError::Gone { chunk: self.chunk() })?;
-        let plan = Plan::new(&self.lock().index, &self.header, held, offset, len)?;
+        let ChunkHeader { chunk, incarnation, .. } = self.header;
+        let plan = Plan::new(&self.lock().index, chunk, incarnation, held, offset, len)?;
         Ok((Arc::clone(file), plan))
     }
 }

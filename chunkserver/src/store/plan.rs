@@ -8,9 +8,10 @@ use dfs_proto::error::ChunkError;
 use dfs_proto::ids::{ChunkId, Incarnation};
 use dfs_proto::units::{BLOCK_LEN, CHUNK_APPENDS_MAX, ChunkOffset, READ_LEN_MAX};
 
-use super::format::{ChunkHeader, FRAME_HEADER_LEN_MAX};
+use super::format::FRAME_HEADER_LEN_MAX;
 use super::index::FrameIndex;
-use crate::disk::{DiskFile, PARTS_MAX};
+use super::{Context, read_failure};
+use crate::disk::{DiskFile, PARTS_MAX, is_damage};
 
 /// Pieces that one system call reads: between two of them stands a frame header, which is read and thrown away.
 const PIECES_PER_READ: usize = PARTS_MAX / 2;
@@ -40,12 +41,12 @@ impl Plan {
     /// `held`: how much of what the index knows may be read.
     pub(super) fn new(
         index: &FrameIndex,
-        header: &ChunkHeader,
+        chunk: ChunkId,
+        incarnation: Incarnation,
         held: u64,
         offset: u64,
         len: u64,
     ) -> Result<Plan, ChunkError> {
-        let chunk = header.chunk;
         if len == 0 || len > READ_LEN_MAX {
             let what = format!("{chunk}: read of {len} bytes, 1 to {READ_LEN_MAX} are allowed");
             return Err(ChunkError::Invalid { what });
@@ -56,14 +57,16 @@ impl Plan {
         }
         let mut plan = Plan {
             chunk,
-            incarnation: header.incarnation,
+            incarnation,
             offset: ChunkOffset(offset),
             pieces: Vec::new(),
             lens: Vec::new(),
             checksums: Vec::new(),
             total_len: 0,
         };
-        for (number, piece) in index.cover(offset, wanted).into_iter().enumerate() {
+        let pieces = index.cover(offset, wanted);
+        let pieces = pieces.map_err(|at| ChunkError::Damaged { chunk, at: at.0 })?;
+        for (number, piece) in pieces.into_iter().enumerate() {
             if number == 0 {
                 plan.offset = piece.offset;
             }
@@ -80,17 +83,39 @@ impl Plan {
     }
 
     /// Reads and verifies the blocks. Blocking.
-    pub(super) fn read(self, file: &dyn DiskFile) -> Result<Blocks, ChunkError> {
+    pub(super) fn read(self, context: &Context, file: &dyn DiskFile) -> Result<Blocks, ChunkError> {
         let mut data = vec![0; self.total_len];
-        let filled = read_runs(file, &self.pieces, &mut data)
-            .map_err(|error| ChunkError::Disk { what: format!("read {}: {error}", self.chunk) })?;
-        self.verify(&data, filled)?;
+        let filled = match read_runs(file, &self.pieces, &mut data) {
+            Err(error) if is_damage(&error) => self.read_up_to_damage(file, &mut data),
+            read => read,
+        };
+        let failed = |error| read_failure(context, &format!("read {}", self.chunk), &error);
+        self.verify(&data, filled.map_err(failed)?)?;
         Ok(Blocks {
             offset: self.offset,
             lens: self.lens,
             checksums: self.checksums,
             data: Bytes::from(data),
         })
+    }
+
+    /// The medium fails somewhere in the range: answers how much there is before, so that the block is named and those
+    /// around it can be asked for.
+    fn read_up_to_damage(&self, file: &dyn DiskFile, data: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        for run in &self.pieces {
+            for at in (0..run.len).step_by(BLOCK_LEN as usize) {
+                let len = (run.len - at).min(BLOCK_LEN as usize);
+                let block = IoSliceMut::new(&mut data[filled..filled + len]);
+                match file.read_at(&mut [block], run.position + at as u64) {
+                    Ok(read) if read == len => filled += len,
+                    Ok(read) => return Ok(filled + read),
+                    Err(error) if is_damage(&error) => return Ok(filled),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(filled)
     }
 
     /// Refuses at the first block that does not match or was not read whole.

@@ -1,8 +1,7 @@
 //! Chunks that take no more appends: their descriptors and frame indexes, the least recently read forgotten first.
 //!
-//! A chunk is looked at when it is first read, not at start: walking its frame headers costs a read per frame, the
-//! start of a server nothing (P1.4). What follows the first header that does not belong is not looked at: a torn frame
-//! of a crash, which no commit names.
+//! A chunk is looked at when it is first read, not at start: walking its frame headers (`walk.rs`) costs a read per frame,
+//! the start of a server nothing (P1.4).
 
 use std::io::{self, IoSliceMut};
 use std::num::NonZeroUsize;
@@ -10,89 +9,72 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dfs_proto::error::ChunkError;
-use dfs_proto::ids::ChunkId;
+use dfs_proto::ids::{ChunkId, Incarnation};
 use lru::LruCache;
 
-use super::format::{CHUNK_HEADER_LEN, ChunkHeader, Malformed, decode_chunk_header, decode_frame_header};
+use super::format::{CHUNK_HEADER_LEN, Malformed, decode_chunk_header};
 use super::index::FrameIndex;
-use crate::disk::{Disk, DiskFile};
+use super::walk::{incarnation_of, walk};
+use super::{Context, read_failure};
+use crate::disk::{DiskFile, is_damage};
 
-/// Descriptors kept for reading (P11.3: far below the limit of a process).
-const DESCRIPTORS_MAX: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 /// Memory of all frame indexes kept: full chunks of 1 MiB appends cost 65 KiB each.
 const INDEX_BYTES_MAX: usize = 128 << 20;
-/// What the walk reads at a time: one header of the largest append, or many of small ones.
-const WALK_WINDOW_LEN: usize = 16 << 10;
 
 pub(super) struct SealedChunk {
     pub(super) file: Arc<dyn DiskFile>,
-    pub(super) header: ChunkHeader,
+    pub(super) incarnation: Incarnation,
     pub(super) index: FrameIndex,
 }
 
 impl SealedChunk {
-    /// Opens the file and walks its frame headers. Blocking.
-    pub(super) fn load(disk: &dyn Disk, path: &Path, chunk: ChunkId) -> Result<SealedChunk, ChunkError> {
-        let failed = |what: &str, error: &dyn std::fmt::Display| ChunkError::Disk {
-            what: format!("{what} {chunk}: {error}"),
-        };
-        let file = disk.open(path).map_err(|error| match error.kind() {
+    /// Opens the file and finds its frames. Blocking.
+    pub(super) fn load(context: &Context, path: &Path, chunk: ChunkId) -> Result<SealedChunk, ChunkError> {
+        let file = context.disk.open(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => ChunkError::Gone { chunk },
-            _ => failed("open", &error),
+            _ => read_failure(context, &format!("open {chunk}"), &error),
         })?;
-        let mut bytes = [0; CHUNK_HEADER_LEN];
-        let read = file.read_at(&mut [IoSliceMut::new(&mut bytes)], 0).map_err(|e| failed("read", &e))?;
-        let header = decode_chunk_header(&bytes[..read]).map_err(|e| failed("read header of", &e))?;
-        if header.chunk != chunk {
-            return Err(failed("read header of", &format!("it is that of {}", header.chunk)));
+        let failed =
+            |error: io::Error| read_failure(context, &format!("read the headers of {chunk}"), &error);
+        let incarnation = incarnation(file.as_ref(), chunk).map_err(failed)?;
+        let incarnation = incarnation.map_err(|error| match error {
+            Unusable::Damaged => ChunkError::Damaged { chunk, at: 0 },
+            // Nothing is wrong with it. Another copy may be on a server that can read it.
+            Unusable::Newer => context.later(&format!("{chunk} was written by a later version of dfs")),
+        })?;
+        let (index, damaged_headers) = walk(file.as_ref(), chunk, incarnation).map_err(failed)?;
+        if damaged_headers > 0 {
+            context.metrics.damaged_headers.inc_by(damaged_headers as u64);
+            tracing::warn!("{chunk}: {damaged_headers} damaged frame headers; what could be found was found");
         }
-        let index = walk(file.as_ref(), &header).map_err(|e| failed("walk", &e))?;
-        Ok(SealedChunk { file, header, index })
+        Ok(SealedChunk { file, incarnation, index })
     }
 }
 
-/// The index of all frames from the start up to the first that does not belong.
-fn walk(file: &dyn DiskFile, header: &ChunkHeader) -> io::Result<FrameIndex> {
-    let file_len = file.file_len()?;
-    let mut index = FrameIndex::default();
-    let mut window = Window { file, bytes: vec![0; WALK_WINDOW_LEN], start: 0, len: 0 };
-    let mut position = CHUNK_HEADER_LEN as u64;
-    while let Some(frame) = window.frame_at(position)? {
-        let belongs = frame.chunk == header.chunk
-            && frame.incarnation == header.incarnation
-            && frame.offset.0 == index.len();
-        let frame_len = super::format::frame_header_len(u64::from(frame.payload_len)) as u64;
-        let end = position + frame_len + u64::from(frame.payload_len);
-        if !belongs || end > file_len || index.is_full() {
-            break;
-        }
-        index.push(&frame, position);
-        position = end;
-    }
-    Ok(index)
+/// Why there is nothing to read in a file.
+enum Unusable {
+    Damaged,
+    Newer,
 }
 
-/// The part of the file that was read last.
-struct Window<'a> {
-    file: &'a dyn DiskFile,
-    bytes: Vec<u8>,
-    start: u64,
-    len: usize,
-}
-
-impl Window<'_> {
-    /// The frame whose header stands at `position`, or `None` if there is no whole and right one.
-    fn frame_at(&mut self, position: u64) -> io::Result<Option<super::format::FrameHeader>> {
-        let skip = position.saturating_sub(self.start).min(self.len as u64) as usize;
-        match decode_frame_header(&self.bytes[skip..self.len]) {
-            Ok(frame) if position >= self.start => return Ok(Some(frame)),
-            Ok(_) | Err(Malformed::Short { .. }) => {}
-            Err(_) => return Ok(None),
-        }
-        self.start = position;
-        self.len = self.file.read_at(&mut [IoSliceMut::new(&mut self.bytes)], position)?;
-        Ok(decode_frame_header(&self.bytes[..self.len]).ok())
+/// As the chunk header says or, if that is damaged, the first frame.
+fn incarnation(file: &dyn DiskFile, chunk: ChunkId) -> io::Result<Result<Incarnation, Unusable>> {
+    let mut bytes = [0; CHUNK_HEADER_LEN];
+    let read = match file.read_at(&mut [IoSliceMut::new(&mut bytes)], 0) {
+        Err(error) if is_damage(&error) => 0,
+        read => read?,
+    };
+    let decoded = decode_chunk_header(&bytes[..read]);
+    match &decoded {
+        Ok(header) if header.chunk == chunk => return Ok(Ok(header.incarnation)),
+        Ok(header) => tracing::warn!("the file of {chunk} has the header of {}", header.chunk),
+        Err(error) => tracing::warn!("header of {chunk}: {error}"),
     }
+    Ok(match (incarnation_of(file, chunk)?, decoded) {
+        (Some(incarnation), _) => Ok(incarnation),
+        (None, Err(Malformed::Version { .. })) => Err(Unusable::Newer),
+        (None, _) => Err(Unusable::Damaged),
+    })
 }
 
 /// What is kept of them: bounded by descriptors and by the memory of the indexes.
@@ -102,12 +84,18 @@ pub(super) struct SealedChunks {
 }
 
 impl SealedChunks {
-    pub(super) fn new() -> SealedChunks {
-        SealedChunks { kept: LruCache::new(DESCRIPTORS_MAX), index_bytes: 0 }
+    /// Keeps so many, each with a descriptor.
+    pub(super) fn new(descriptors_max: NonZeroUsize) -> SealedChunks {
+        SealedChunks { kept: LruCache::new(descriptors_max), index_bytes: 0 }
     }
 
     pub(super) fn get(&mut self, chunk: ChunkId) -> Option<Arc<SealedChunk>> {
         self.kept.get(&chunk).cloned()
+    }
+
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.kept.len()
     }
 
     pub(super) fn keep(&mut self, chunk: ChunkId, sealed: Arc<SealedChunk>) {

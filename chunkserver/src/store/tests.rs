@@ -11,7 +11,9 @@ use dfs_proto::units::{ByteLen, CHUNK_APPENDS_MAX, ChunkOffset, Offset};
 use futures::FutureExt;
 use futures::future::join_all;
 
+use super::format::CHUNK_HEADER_LEN;
 use super::*;
+use crate::disk::memory::Call;
 use crate::disk::{MemoryDisk, RealDisk};
 
 const DATA: &str = "/data";
@@ -36,7 +38,8 @@ fn append_of(chunk: ChunkId, offset: u64, data: &[u8]) -> Append {
 }
 
 fn options(workers: Workers) -> StoreOptions {
-    StoreOptions { full: FullBelow { bytes: 1000, percent: 0 }, io: workers.clone(), syncs: workers }
+    let full = FullBelow { bytes: 1000, percent: 0 };
+    StoreOptions { full, io: workers.clone(), syncs: workers, descriptors: 20_000 }
 }
 
 fn open(disk: &MemoryDisk) -> ChunkStore {
@@ -215,7 +218,7 @@ fn a_chunk_file_of_noise_hinders_neither_the_start_nor_other_chunks() {
     let file = disk.create(Path::new("/data/chunks/04/0000000000000004")).unwrap();
     file.write_at(&mut [io::IoSlice::new(&[0xaa; 5000])], 0).unwrap();
     let store = open(&disk);
-    assert!(matches!(read(&store, 4, 0, 1), Err(ChunkError::Disk { .. })));
+    assert_eq!(read(&store, 4, 0, 1), Err(ChunkError::Damaged { chunk: ChunkId(4), at: 0 }));
     assert_eq!(read(&store, 3, 0, 4).unwrap(), "good");
 }
 
@@ -315,7 +318,7 @@ fn a_disk_that_turns_out_full_at_the_write_says_so() {
 #[test]
 fn beyond_the_limit_of_open_chunks_the_least_used_takes_no_more_appends() {
     let store = open(&MemoryDisk::new(GIB));
-    for chunk in 0..=OPEN_CHUNKS_MAX.get() as u64 {
+    for chunk in 0..=OPEN_CHUNKS_MAX {
         append(&store, chunk, 0, b"x").unwrap();
     }
     assert_eq!(append(&store, 0, 1, b"y"), Err(ChunkError::NotOpen { chunk: ChunkId(0) }));
@@ -401,4 +404,208 @@ fn no_append_makes_the_store_panic() {
         assert!(matches!(now(store.append(&bad)), Err(ChunkError::Invalid { .. })));
     }
     assert_eq!(now(store.append(&good)), Ok(ByteLen(5)));
+}
+
+/// Out of descriptors, memory or patience, as the kernel says it.
+const LACKS: [i32; 6] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN, libc::EINTR, libc::EACCES];
+
+/// A server that was out of descriptors for a moment answered "disk error", and the metaserver wrote its copies down as
+/// damaged, for good.
+#[test]
+fn out_of_descriptors_or_memory_is_no_damage_and_reads_again_when_there_are_some() {
+    for lack in LACKS {
+        let disk = MemoryDisk::new(GIB);
+        append(&open(&disk), 3, 0, &[1; 9000]).unwrap();
+        // At the opening; at each of the reads: chunk header, frame headers, payload.
+        for (call, before) in [(Call::Open, 0), (Call::Transfer, 0), (Call::Transfer, 1), (Call::Transfer, 2)]
+        {
+            let store = open(&disk);
+            (0..before).for_each(|_| disk.fail_next(call, 0));
+            disk.fail_next(call, lack);
+            assert_eq!(read(&store, 3, 0, 9000), Err(ChunkError::Busy), "{lack} at {call:?} {before}");
+            assert_eq!(store.damaged(), []);
+            assert_eq!(read(&store, 3, 0, 9000).unwrap(), vec![1; 9000]);
+        }
+        let store = open(&disk);
+        disk.fail_next(Call::Open, lack);
+        assert_eq!(now(store.stat(key(ChunkId(3)))), Err(ChunkError::Busy));
+    }
+}
+
+#[test]
+fn an_error_of_the_medium_is_damage_of_the_block_that_it_hides_and_of_no_other() {
+    let disk = MemoryDisk::new(GIB);
+    append(&open(&disk), 3, 0, &[1; 20_000]).unwrap();
+    let payload = CHUNK_HEADER_LEN + format::frame_header_len(20_000);
+    disk.lose_sector(&disk.files()[0], payload + 4096 + 10..payload + 4096 + 20);
+    let store = open(&disk);
+    assert_eq!(read(&store, 3, 0, 20_000), Err(ChunkError::Damaged { chunk: ChunkId(3), at: 4096 }));
+    assert_eq!(store.damaged(), [ChunkId(3)]);
+    assert_eq!(read(&store, 3, 0, 4096).unwrap(), vec![1; 4096]);
+    assert_eq!(read(&store, 3, 8192, 11_808).unwrap(), vec![1; 11_808]);
+}
+
+#[test]
+fn an_append_that_finds_no_descriptor_sends_its_writer_elsewhere_and_the_chunk_keeps_what_it_has() {
+    for lack in LACKS {
+        let disk = MemoryDisk::new(GIB);
+        let store = open(&disk);
+        disk.fail_next(Call::Open, lack);
+        assert_eq!(append(&store, 3, 0, b"first"), Err(ChunkError::NotOpen { chunk: ChunkId(3) }));
+        append(&store, 4, 0, b"first").unwrap();
+        sync(&store, 4, 5).unwrap();
+        disk.fail_next(Call::Transfer, lack);
+        assert_eq!(append(&store, 4, 5, b"more"), Err(ChunkError::NotOpen { chunk: ChunkId(4) }));
+        assert_eq!(read(&store, 4, 0, 5).unwrap(), "first");
+        append(&store, 5, 0, b"x").unwrap();
+        disk.fail_next(Call::Open, lack); // of the directory, to sync the name
+        assert_eq!(sync(&store, 5, 1), Err(ChunkError::NotOpen { chunk: ChunkId(5) }));
+        assert_eq!(store.damaged(), []);
+    }
+}
+
+#[test]
+fn with_few_descriptors_few_chunks_are_kept_open_and_all_of_them_read() {
+    let disk = MemoryDisk::new(GIB);
+    let few = || StoreOptions { descriptors: 40, ..options(Workers::inline()) };
+    disk.create_directory(Path::new(DATA)).unwrap();
+    let store = ChunkStore::open(Arc::new(disk.clone()), Path::new(DATA), few(), Metrics::new()).unwrap();
+    for chunk in 0..=10 {
+        append(&store, chunk, 0, b"x").unwrap();
+    }
+    assert_eq!(append(&store, 0, 1, b"y"), Err(ChunkError::NotOpen { chunk: ChunkId(0) }));
+    let store = ChunkStore::open(Arc::new(disk.clone()), Path::new(DATA), few(), Metrics::new()).unwrap();
+    for chunk in 0..=10 {
+        assert_eq!(read(&store, chunk, 0, 1).unwrap(), "x");
+    }
+    assert_eq!(lock(&store.0.sealed).count(), 10);
+}
+
+/// What of the chunk's blocks reads right; the others are an error, and never wrong bytes.
+fn readable(store: &ChunkStore, chunk: u64, frames: &[Vec<u8>]) -> Vec<bool> {
+    let mut at = 0;
+    let mut seen = Vec::new();
+    for frame in frames {
+        for block in frame.chunks(BLOCK_LEN as usize) {
+            match read(store, chunk, at, block.len() as u64) {
+                Ok(bytes) => {
+                    assert_eq!(bytes, block, "wrong bytes at {at}");
+                    seen.push(true);
+                }
+                Err(ChunkError::Damaged { .. } | ChunkError::TooShort { .. }) => seen.push(false),
+                Err(error) => panic!("{error}"),
+            }
+            at += block.len() as u64;
+        }
+    }
+    seen
+}
+
+/// A chunk of frames with these contents on a disk of its own, and where each frame begins in the file.
+fn written(frames: &[Vec<u8>]) -> (MemoryDisk, Vec<usize>) {
+    let disk = MemoryDisk::new(GIB);
+    let store = open(&disk);
+    let (mut offset, mut position, mut positions) = (0, CHUNK_HEADER_LEN, Vec::new());
+    for frame in frames {
+        append(&store, 3, offset, frame).unwrap();
+        positions.push(position);
+        offset += frame.len() as u64;
+        position += format::frame_header_len(frame.len() as u64) + frame.len();
+    }
+    (disk, positions)
+}
+
+/// One flipped bit in a frame header made everything behind it unreadable after a restart: up to 64 MiB.
+#[test]
+fn every_bit_of_every_header_may_flip_and_at_most_one_block_is_lost() {
+    let rng = Rng::seeded(5);
+    let frames: Vec<_> = [3, 4096, 5000, 1, 8192, 100].map(|len| noise(&rng, len)).into();
+    let (disk, positions) = written(&frames);
+    let path = disk.files()[0].clone();
+    let mut headers = vec![(0..CHUNK_HEADER_LEN, None)];
+    let mut first_block = 0;
+    for (frame, &position) in frames.iter().zip(&positions) {
+        let fixed = position + format::FRAME_HEADER_LEN;
+        headers.push((position..fixed, None));
+        for block in 0..block_count(frame.len() as u64) {
+            headers.push((fixed + 4 * block..fixed + 4 * block + 4, Some(first_block)));
+            first_block += 1;
+        }
+    }
+    for (header, lost) in headers {
+        for bit in 8 * header.start..8 * header.end {
+            disk.flip_bit(&path, bit);
+            let seen = readable(&open(&disk), 3, &frames);
+            let expected: Vec<bool> = (0..first_block).map(|block| Some(block) != lost).collect();
+            // Of the last frame nothing stands behind that would tell more than its own header.
+            assert_eq!(seen, expected, "bit {bit}");
+            disk.flip_bit(&path, bit);
+        }
+    }
+}
+
+#[test]
+fn headers_that_are_gone_altogether_cost_their_own_frames_and_what_stands_behind_is_found() {
+    let rng = Rng::seeded(6);
+    let frames: Vec<_> = (0..6).map(|_| noise(&rng, 5000)).collect();
+    for gone in [vec![0], vec![2], vec![1, 2], vec![0, 3], vec![1, 2, 3, 4]] {
+        let (disk, positions) = written(&frames);
+        let path = disk.files()[0].clone();
+        for &frame in &gone {
+            let header = positions[frame]..positions[frame] + format::FRAME_HEADER_LEN;
+            header.for_each(|at| (0..8).for_each(|bit| disk.flip_bit(&path, 8 * at + bit)));
+        }
+        let seen = readable(&open(&disk), 3, &frames);
+        let is_alone =
+            |frame: &usize| !gone.contains(&(frame + 1)) && !gone.contains(&(frame.wrapping_sub(1)));
+        for (block, is_read) in seen.iter().enumerate() {
+            let frame = block / 2;
+            assert!(*is_read || gone.contains(&frame), "frame {frame} of which {gone:?} are gone");
+            assert!(*is_read || !is_alone(&frame), "its blocks tell where it ends: {frame} of {gone:?}");
+        }
+    }
+}
+
+#[test]
+fn a_sector_under_a_header_that_the_medium_does_not_give_any_more_costs_its_blocks_alone() {
+    let rng = Rng::seeded(7);
+    let frames: Vec<_> = (0..8).map(|_| noise(&rng, 6000)).collect();
+    let (disk, positions) = written(&frames);
+    disk.lose_sector(&disk.files()[0], positions[3]..positions[3] + 1);
+    let seen = readable(&open(&disk), 3, &frames);
+    assert!(seen[..4].iter().all(|read| *read), "what stands before: {seen:?}");
+    assert!(seen[10..].iter().all(|read| *read), "what stands well behind: {seen:?}");
+}
+
+#[test]
+fn behind_a_torn_end_nothing_is_found_and_what_was_synced_before_is_there() {
+    for seed in 0..100 {
+        let rng = Rng::seeded(seed);
+        let frames: Vec<_> = (0..4).map(|_| noise(&rng, 1 + rng.below(9000))).collect();
+        let (disk, positions) = written(&frames);
+        let torn = disk.files()[0].clone();
+        let cut = positions[3] + 64 + rng.below(9000) as usize;
+        disk.cut(&torn, cut, &rng);
+        let store = open(&disk);
+        let before: u64 = frames[..3].iter().map(|frame| frame.len() as u64).sum();
+        assert_eq!(read(&store, 3, 0, before).unwrap(), frames[..3].concat(), "seed {seed}");
+        readable(&store, 3, &frames);
+    }
+}
+
+/// Somebody keeps a copy of a server's chunk file as a file: its frames are no frames of the chunk that they lie in.
+#[test]
+fn frames_inside_the_data_are_not_taken_for_frames_of_the_file() {
+    let rng = Rng::seeded(8);
+    let inner: Vec<_> = [4096, 300, 5000].map(|len| noise(&rng, len)).into();
+    let (other, _) = written(&inner);
+    let copy = other.content(&other.files()[0]);
+    let frames = vec![copy, noise(&rng, 5000), noise(&rng, 300)];
+    let (disk, positions) = written(&frames);
+    let path = disk.files()[0].clone();
+    for at in positions[0]..positions[0] + format::FRAME_HEADER_LEN {
+        disk.flip_bit(&path, 8 * at + 3);
+        readable(&open(&disk), 3, &frames);
+    }
+    assert!(readable(&open(&disk), 3, &frames).iter().all(|read| *read));
 }

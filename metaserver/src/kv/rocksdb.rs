@@ -28,16 +28,29 @@ pub struct RocksOptions {
     pub block_cache: ByteLen,
     /// What was written and is not yet in a file; when half of it is full, a flush starts.
     pub write_buffers: ByteLen,
+    /// Table files open at once, per database.
+    pub open_files: u32,
 }
 
 impl Default for RocksOptions {
     fn default() -> RocksOptions {
-        RocksOptions { block_cache: ByteLen(64 * MIB), write_buffers: ByteLen(64 * MIB) }
+        let (block_cache, write_buffers) = (ByteLen(64 * MIB), ByteLen(64 * MIB));
+        RocksOptions { block_cache, write_buffers, open_files: OPEN_FILES_MAX }
+    }
+}
+
+impl RocksOptions {
+    /// The share of two databases (a snapshot is taken in beside the current one) of two groups in a process that may have
+    /// so many descriptors: half of them. What is left over is for logs and connections.
+    pub fn open_files_of(descriptors: u64) -> u32 {
+        (descriptors / 8).clamp(OPEN_FILES_MIN.into(), OPEN_FILES_MAX.into()) as u32
     }
 }
 
 /// Table files open at once, per database: with 64 MiB files this serves tens of gigabytes without reopening.
-const OPEN_FILES_MAX: i32 = 512;
+const OPEN_FILES_MAX: u32 = 512;
+/// … and so many at least: RocksDB keeps some for itself.
+const OPEN_FILES_MIN: u32 = 32;
 /// RocksDB's own log, per file and number of files kept.
 const LOG_LEN_MAX: usize = MIB as usize;
 const LOG_FILES_MAX: usize = 2;
@@ -187,7 +200,7 @@ fn options(limits: RocksOptions) -> Options {
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_level_compaction_dynamic_level_bytes(true);
     options.set_max_background_jobs(2);
-    options.set_max_open_files(OPEN_FILES_MAX);
+    options.set_max_open_files(limits.open_files as i32);
     options.set_keep_log_file_num(LOG_FILES_MAX);
     options.set_max_log_file_size(LOG_LEN_MAX);
     options.set_bytes_per_sync(MIB);

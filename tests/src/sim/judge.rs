@@ -241,6 +241,7 @@ fn open_store(disk: &MemoryDisk) -> ChunkStore {
         full: FullBelow { bytes: 0, percent: 0 },
         io: Workers::inline(),
         syncs: Workers::inline(),
+        descriptors: 20_000,
     };
     ChunkStore::open(Arc::new(disk.clone()), Path::new("/data"), options, Metrics::new())
         .unwrap_or_else(|error| panic!("open a chunk store: {error}"))

@@ -533,6 +533,7 @@ fn add_chunkserver(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, disks: &Dis
             machine: Arc::new(Mutex::new(machine)),
             io: Workers::inline(),
             syncs: Workers::inline(),
+            descriptors: 20_000,
         };
         async move {
             let (_stop, stopped) = tokio::sync::watch::channel(false);
