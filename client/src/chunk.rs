@@ -9,16 +9,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use dfs_proto::chunk::{ChunkKey, ChunkReply, ChunkRequest, ReadChunk};
 use dfs_proto::env::Rng;
 use dfs_proto::error::ChunkError;
 use dfs_proto::ids::ServerId;
 use dfs_proto::meta::{Replica, ReplicaProblem};
 use dfs_proto::rpc::frames::{self, ChunkTransport};
-use dfs_proto::units::{BLOCK_LEN, ChunkOffset};
+use dfs_proto::units::ChunkOffset;
 use futures::StreamExt;
-use futures::future::{BoxFuture, join_all};
+use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep};
 
@@ -52,7 +52,8 @@ pub(crate) enum ReadFailure {
     Gone,
     /// Some copy did not answer; it may later.
     Unreachable { what: String },
-    /// All copies are damaged or missing here, at this offset of the chunk.
+    /// Every copy is damaged or missing somewhere in the range; the best of them gives what lies before this offset of the
+    /// chunk.
     Lost { at: u64, what: String },
 }
 
@@ -131,27 +132,29 @@ impl ChunkClient {
         join_all(probes).await.into_iter().flatten().collect()
     }
 
-    /// Reads from whichever copy has the bytes whole (R1). Where every copy has some damage, but not at the same place,
-    /// the pieces are put together; so damage fails only the blocks that it is in.
-    pub(crate) fn read<'a>(
-        &'a self,
-        range: ChunkRange<'a>,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, Result<Bytes, ReadFailure>> {
-        Box::pin(async move {
-            let failure = match self.read_whole(range, deadline).await {
-                Err(failure @ ReadFailure::Lost { .. }) if range.len > BLOCK_LEN => failure,
-                result => return result,
-            };
-            if range.replicas.len() < 2 {
-                return Err(failure);
+    /// Reads from whichever copy has the bytes whole (R1). Where every copy has some damage, but not in the same block, the
+    /// range is put together from several, whatever its length: each says where its damage begins, so the one that gets
+    /// furthest gives what lies before, and the next range begins there. So damage fails only the blocks that it is in.
+    pub(crate) async fn read(&self, range: ChunkRange<'_>, deadline: Deadline) -> Result<Bytes, ReadFailure> {
+        let end = range.offset + range.len;
+        let mut joined = BytesMut::new();
+        // What is read next, and the ends of what comes behind: each is begun at a damaged block, so there are not many.
+        let (mut at, mut ends) = (range.offset, vec![end]);
+        while let Some(until) = ends.pop() {
+            let part = ChunkRange { offset: at, len: until - at, ..range };
+            match self.read_whole(part, deadline).await {
+                Ok(bytes) if part.len == range.len => return Ok(bytes),
+                Ok(bytes) => {
+                    joined.extend_from_slice(&bytes);
+                    at = until;
+                }
+                Err(ReadFailure::Lost { at: bad, .. }) if at < bad && bad < until => {
+                    ends.extend([until, bad]);
+                }
+                Err(failure) => return Err(failure),
             }
-            let half = range.len.div_ceil(2).next_multiple_of(BLOCK_LEN).min(range.len - 1);
-            let head = self.read(ChunkRange { len: half, ..range }, deadline).await?;
-            let rest = ChunkRange { offset: range.offset + half, len: range.len - half, ..range };
-            let tail = self.read(rest, deadline).await?;
-            Ok([head, tail].concat().into())
-        })
+        }
+        Ok(joined.freeze())
     }
 
     async fn read_whole(&self, range: ChunkRange<'_>, deadline: Deadline) -> Result<Bytes, ReadFailure> {
@@ -257,8 +260,19 @@ fn summary(range: &ChunkRange<'_>, failures: &[ChunkError]) -> ReadFailure {
     } else if has(Verdict::Silent) || has(Verdict::Later) {
         ReadFailure::Unreachable { what }
     } else {
-        ReadFailure::Lost { at: range.offset, what }
+        let at = failures.iter().map(|error| whole_until(range, error)).max().unwrap_or(range.offset);
+        ReadFailure::Lost { at, what }
     }
+}
+
+/// Up to where the copy with this damage has the range whole.
+fn whole_until(range: &ChunkRange<'_>, error: &ChunkError) -> u64 {
+    let until = match error {
+        ChunkError::Damaged { at, .. } => *at,
+        ChunkError::TooShort { held, .. } => *held,
+        _ => range.offset,
+    };
+    until.clamp(range.offset, range.offset + range.len)
 }
 
 impl Drop for InFlight<'_> {

@@ -63,6 +63,40 @@ async fn damage_in_every_copy_fails_only_the_blocks_that_it_is_in() {
     assert!(reader.read_at(Offset(4096), 4096).await.is_err());
 }
 
+/// A read of at most 4 KiB over two blocks, one bad in each copy, was an error though each block has a good copy.
+#[tokio::test(start_paused = true)]
+async fn a_read_of_any_length_is_put_together_from_copies_that_are_damaged_in_different_blocks() {
+    const BLOCKS: u64 = 6;
+    let cluster = Cluster::new();
+    let writer = cluster.client().await;
+    let file = make(&writer, "f").await;
+    let data = pattern(3, BLOCKS * 4096);
+    file.write_at(&USER, Offset(0), &data).await.unwrap();
+    file.flush().await.unwrap();
+    let (chunk, at) = cluster.meta.first_extent(file.inode());
+    let copies = cluster.meta.replicas(chunk);
+    for block in 0..BLOCKS {
+        cluster.chunks.damage(copies[(block % 2) as usize], chunk, at + block * 4096 + 7);
+    }
+    let reader = cluster.client().await;
+    let opened = reader.open(&USER, file.inode(), READ_WRITE).await.unwrap();
+    let end = BLOCKS * 4096;
+    for from in (0..end).step_by(1500).chain([4095, 4096, 8191]) {
+        for len in [1, 2, 100, 2048, 4095, 4096, 4097, 8192, 9000, 20_000, end] {
+            let len = len.min(end - from);
+            let seen = opened.read_at(Offset(from), len).await.unwrap();
+            assert!(seen == data[from as usize..(from + len) as usize], "{len} bytes at {from}");
+        }
+    }
+    // Bad in both: only who touches that block is told.
+    cluster.chunks.damage(copies[1], chunk, at + 2 * 4096);
+    let reader = cluster.client().await; // nothing is cached there
+    let opened = reader.open(&USER, file.inode(), READ_WRITE).await.unwrap();
+    assert!(opened.read_at(Offset(3 * 4096 - 1), 2).await.is_err());
+    assert!(opened.read_at(Offset(4096), 4096).await.unwrap() == data[4096..8192]);
+    assert!(opened.read_at(Offset(3 * 4096), 8192).await.unwrap() == data[3 * 4096..5 * 4096]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_silent_copy_costs_less_than_a_second() {
     let cluster = Cluster::new();
