@@ -166,7 +166,10 @@ impl Group {
     }
 
     /// Refuses what is not meant for this member (P7.7).
-    pub(crate) fn check(&self, header: Option<&wire::RaftHeader>) -> Result<(), Status> {
+    pub(crate) fn check<'a>(
+        &self,
+        header: Option<&'a wire::RaftHeader>,
+    ) -> Result<&'a wire::RaftHeader, Status> {
         let refuse = |what: String| Err(Status::failed_precondition(what));
         let Some(header) = header else { return refuse("the request has no header".to_owned()) };
         if header.format != u32::from(FORMAT) {
@@ -180,7 +183,7 @@ impl Group {
         }
         self.check_cluster(&header.cluster)?;
         match DirectoryId::from_wire(&header.to_directory) {
-            Some(expected) if expected == self.directory => Ok(()),
+            Some(expected) if expected == self.directory => Ok(header),
             Some(expected) => refuse(format!(
                 "{} has data directory {} now, the group has recorded {expected}",
                 self.own, self.directory

@@ -7,7 +7,8 @@
 //!                                             ↘ network → server (the others) → their log_store
 //!     a quorum has it → state_machine::apply → one batch in the Kv → the reply
 //!
-//! `state_store` says which database is current, `snapshot` moves one to another member, `bootstrap` makes the group,
+//! What comes from others is checked in `sender` before openraft stores it. `state_store` says which database is current,
+//! `snapshot` moves one to another member, `bootstrap` makes the group,
 //! `stamp` says whose directory it is, `examine` whether its files agree before any is changed, `ticks` when openraft looks at
 //! its timers; `state_clock`, `member_clocks` and `read_lease` say what time it is, whose clock is wrong, and whether this
 //! machine has slept. Rules: the headers of these files, and PROTOCOLS.md P7.
@@ -25,6 +26,7 @@ mod member_clocks;
 mod network;
 mod proposer;
 mod read_lease;
+mod sender;
 mod server;
 mod snapshot;
 mod stamp;

@@ -34,6 +34,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use super::group::Group;
+use super::sender::{self, Answers, Claims};
 use super::snapshot::{PartReader, SnapshotData};
 use super::types::{MemberNode, SnapshotMeta, TypeConfig, Vote};
 
@@ -206,10 +207,11 @@ impl Peer {
         send: impl FnOnce(RaftClient<UnaryChannel>, wire::RaftRequest) -> Fut,
     ) -> Result<A, RpcError>
     where
-        Q: Serialize,
-        A: DeserializeOwned,
+        Q: Serialize + Claims,
+        A: DeserializeOwned + Answers,
         Fut: Future<Output = Result<tonic::Response<wire::RaftReply>, Status>>,
     {
+        let term = request.term();
         let body = postcard::to_allocvec(request).map_err(broken)?;
         let request = wire::RaftRequest {
             header: Some(self.group.header(self.member, self.directory)),
@@ -231,7 +233,20 @@ impl Peer {
             return Err(RPCError::Timeout(Timeout { action, id, target, timeout: deadline }));
         };
         self.lane.answered();
-        postcard::from_bytes(&answer?.into_inner().body).map_err(broken)
+        self.decode(&answer?.into_inner(), term)
+    }
+
+    fn decode<A: DeserializeOwned + Answers>(
+        &self,
+        reply: &wire::RaftReply,
+        term: u64,
+    ) -> Result<A, RpcError> {
+        let answer = postcard::from_bytes(&reply.body).map_err(broken)?;
+        sender::check_answer(&answer, term).map_err(|status| {
+            tracing::error!("refused what {} answered: {}", self.member, status.message());
+            broken(status.message())
+        })?;
+        Ok(answer)
     }
 
     async fn snapshot_channel(&self) -> Result<Channel, String> {
@@ -249,6 +264,7 @@ impl Peer {
             return Err(unreachable("a snapshot that was received and not installed cannot be sent"));
         };
         let begin: SnapshotBegin = (vote, snapshot.meta);
+        let term = begin.term();
         let begin = postcard::to_allocvec(&begin).map_err(broken)?;
         let channel = self.snapshot_channel().await.map_err(unreachable)?;
         let (parts, mut waiting) = mpsc::channel(PARTS_MAX);
@@ -271,7 +287,7 @@ impl Peer {
         };
         let answer =
             answer.map_err(|what| unreachable(format!("send a snapshot to {}: {what}", self.member)))?;
-        postcard::from_bytes(&answer.into_inner().body).map_err(broken)
+        self.decode(&answer.into_inner(), term)
     }
 }
 

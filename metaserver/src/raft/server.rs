@@ -2,6 +2,7 @@
 //!
 //! V1  A request for another group, another member or another data directory is refused: an emptied member neither
 //!     votes nor acknowledges (P7.7).
+//!     What a message claims is checked before openraft stores it (`sender`): a stranger, an impossible term.
 //! V2  A member that has just started grants no vote for one leader lease (P7.5): before it stopped it may have promised
 //!     a leader that no other would be elected.
 //! V3  A heartbeat is answered once Raft has taken notice of it, and does not wait for the disk: a leader whose followers'
@@ -18,6 +19,7 @@ use dfs_proto::planted::{self, Bug};
 use dfs_proto::wire;
 use dfs_proto::wire::raft_server::{Raft as RaftService, RaftServer};
 use futures::Stream;
+use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,6 +30,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::bootstrap::recorded;
 use super::group::Group;
 use super::network::{PART_DEADLINE, SnapshotBegin};
+use super::sender::{self, Claims};
 use super::snapshot::{Part, PartWriter, SnapshotData};
 use super::state_machine::StateMachine;
 use super::state_store::StateStore;
@@ -85,20 +88,36 @@ impl Service {
         served.ok_or_else(|| Status::failed_precondition("this metaserver is no member of that group"))
     }
 
-    fn open<Q: DeserializeOwned>(&self, request: Request<wire::RaftRequest>) -> Result<(&Served, Q), Status> {
+    fn open<Q: DeserializeOwned + Claims>(
+        &self,
+        request: Request<wire::RaftRequest>,
+    ) -> Result<(&Served, Q), Status> {
         let request = request.into_inner();
         let served = self.of(request.header.as_ref().map_or(0, |header| header.group))?;
-        served.check(request.header.as_ref())?;
-        Ok((served, postcard::from_bytes(&request.body).map_err(malformed)?))
+        let from = served.check(request.header.as_ref())?;
+        let body: Q = postcard::from_bytes(&request.body).map_err(malformed)?;
+        served.check_claims(from, &body)?;
+        Ok((served, body))
     }
 }
 
 impl Served {
-    fn check(&self, header: Option<&wire::RaftHeader>) -> Result<(), Status> {
+    /// Answers who speaks.
+    fn check(&self, header: Option<&wire::RaftHeader>) -> Result<MemberId, Status> {
         if self.group.has_failed() {
             return Err(Status::failed_precondition("this member is no part of the group any more"));
         }
-        self.group.check(header) // keeps V1
+        let header = self.group.check(header)?; // keeps V1
+        let from = (MemberId(header.from_member), DirectoryId::from_wire(&header.from_directory));
+        sender::check_member(from, recorded(&self.raft), &self.group.configured)?;
+        Ok(from.0)
+    }
+
+    fn check_claims(&self, from: MemberId, body: &impl Claims) -> Result<(), Status> {
+        let term = self.raft.metrics().borrow_watched().current_term;
+        body.check(from, term).inspect_err(|status| {
+            tracing::error!("refused what {from} sent: {}", status.message());
+        })
     }
 
     fn check_may_vote(&self) -> Result<(), Status> {
@@ -134,11 +153,13 @@ impl Served {
         mut parts: Parts,
     ) -> Result<Response<wire::RaftReply>, Status> {
         use wire::snapshot_part::Part as Body;
-        self.check(first.header.as_ref())?;
+        let from = self.check(first.header.as_ref())?;
         let Some(Body::Begin(begin)) = first.part else {
             return Err(Status::invalid_argument("a snapshot begins with its metadata"));
         };
-        let (vote, meta): SnapshotBegin = postcard::from_bytes(&begin).map_err(malformed)?;
+        let begin: SnapshotBegin = postcard::from_bytes(&begin).map_err(malformed)?;
+        self.check_claims(from, &begin)?;
+        let (vote, meta) = begin;
         let _permit = self
             .receiving
             .try_acquire()
