@@ -6,6 +6,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use dfs_proto::env::{Listener, Stream};
+use dfs_proto::rpc::admission::Admission;
 use tokio::time::{Duration, sleep};
 
 use crate::heartbeat::Registration;
@@ -20,6 +21,7 @@ pub(crate) async fn serve(
     listener: Box<dyn Listener>,
     metrics: Metrics,
     registration: Registration,
+    admission: Admission,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
     let health = move || async move {
@@ -30,13 +32,13 @@ pub(crate) async fn serve(
     };
     let numbers = move || async move { ([(CONTENT_TYPE, OPEN_METRICS)], metrics.encode()).into_response() };
     let router = Router::new().route("/metrics", get(numbers)).route("/healthz", get(health));
-    let served = axum::serve(Accepting(listener), router).with_graceful_shutdown(shutdown).await;
+    let served = axum::serve(Accepting(listener, admission), router).with_graceful_shutdown(shutdown).await;
     if let Err(error) = served {
         tracing::warn!("http: {error}");
     }
 }
 
-struct Accepting(Box<dyn Listener>);
+struct Accepting(Box<dyn Listener>, Admission);
 
 impl axum::serve::Listener for Accepting {
     type Io = Box<dyn Stream>;
@@ -45,7 +47,7 @@ impl axum::serve::Listener for Accepting {
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
             match self.0.accept().await {
-                Ok(accepted) => return accepted,
+                Ok((stream, from)) => return (self.1.admit(stream, &from).0, from),
                 Err(error) => {
                     tracing::warn!("http: accept: {error}");
                     sleep(ACCEPT_PAUSE).await;

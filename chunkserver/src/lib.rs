@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use dfs_proto::env::{BoxFuture, Env, Listener};
 use dfs_proto::ids::ClusterId;
+use dfs_proto::rpc::admission::Admission;
 use dfs_proto::rpc::frames::FrameTransport;
 use dfs_proto::rpc::grpc::SharedIdentity;
 use dfs_proto::rpc::leader::LeaderChannel;
@@ -219,15 +220,18 @@ impl Server {
         let routes = tonic::service::Routes::new(grpc::chunk_service(service.clone()));
         let mut tasks = tokio::task::JoinSet::new();
         let (grpc_stopped, named) = (Box::pin(until(stopped.clone())), identity.clone());
+        let admission = Admission::default();
+        let for_grpc = admission.clone();
         tasks.spawn(async move {
-            if let Err(error) = dfs_proto::rpc::grpc::serve(grpc, routes, named, grpc_stopped).await {
+            if let Err(error) = dfs_proto::rpc::grpc::serve(grpc, routes, named, for_grpc, grpc_stopped).await
+            {
                 tracing::warn!("gRPC port: {error}");
             }
         });
-        tasks.spawn(frames::serve(frames, identity, service, stopped.clone()));
+        tasks.spawn(frames::serve(frames, identity, service, admission.clone(), stopped.clone()));
         if let Some(listener) = http {
             let (metrics, registration) = (heartbeat.metrics.clone(), heartbeat.registration.clone());
-            tasks.spawn(http::serve(listener, metrics, registration, until(stopped)));
+            tasks.spawn(http::serve(listener, metrics, registration, admission, until(stopped)));
         }
         let ended = tokio::select! {
             error = heartbeat.run() => Err(error.into()),

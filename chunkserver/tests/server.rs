@@ -19,6 +19,7 @@ use dfs_proto::env::{Env, Net, Rng, Tcp};
 use dfs_proto::error::{ChunkError, MetaError};
 use dfs_proto::ids::{ChunkId, ClusterId, Incarnation, InodeId, ServerId, SessionId, SetVersion};
 use dfs_proto::meta::Replica;
+use dfs_proto::rpc::admission::Admission;
 use dfs_proto::rpc::frames::{ChunkTransport, FrameTransport, call};
 use dfs_proto::rpc::grpc::SharedIdentity;
 use dfs_proto::rpc::{Identity, Role, grpc};
@@ -105,7 +106,8 @@ impl FakeLeader {
         let address = listener.local_address();
         let identity = SharedIdentity::new(Identity { role: Role::Metaserver, id: 1, cluster });
         let routes = tonic::service::Routes::new(ClusterServer::new(leader.clone()));
-        tokio::spawn(grpc::serve(listener, routes, identity, Box::pin(std::future::pending())));
+        let never = Box::pin(std::future::pending());
+        tokio::spawn(grpc::serve(listener, routes, identity, Admission::default(), never));
         (leader, address)
     }
 

@@ -9,6 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use dfs_proto::env::{Listener, Stream};
+use dfs_proto::rpc::admission::Admission;
 
 /// What the two pages show.
 pub(crate) trait Pages: Send + Sync + 'static {
@@ -24,6 +25,7 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 pub(crate) async fn serve(
     listener: Box<dyn Listener>,
     pages: Arc<dyn Pages>,
+    admission: Admission,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let health = pages.clone();
@@ -41,11 +43,11 @@ pub(crate) async fn serve(
                 }
             }),
         );
-    axum::serve(Accepting(listener), router).with_graceful_shutdown(shutdown).await
+    axum::serve(Accepting(listener, admission), router).with_graceful_shutdown(shutdown).await
 }
 
 /// A listener as axum wants it.
-struct Accepting(Box<dyn Listener>);
+struct Accepting(Box<dyn Listener>, Admission);
 
 impl axum::serve::Listener for Accepting {
     type Io = Box<dyn Stream>;
@@ -54,7 +56,7 @@ impl axum::serve::Listener for Accepting {
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
             match self.0.accept().await {
-                Ok(accepted) => return accepted,
+                Ok((stream, from)) => return (self.1.admit(stream, &from).0, from),
                 // Most often out of descriptors: others close theirs meanwhile.
                 Err(error) => {
                     tracing::warn!("accept an HTTP connection: {error}");

@@ -40,6 +40,7 @@ use std::time::Duration;
 use dfs_proto::descriptors;
 use dfs_proto::env::{BoxFuture, Env, Listener};
 use dfs_proto::ids::{ClusterId, MemberId};
+use dfs_proto::rpc::admission::Admission;
 use dfs_proto::rpc::grpc::SharedIdentity;
 use dfs_proto::rpc::{Identity, Role, grpc};
 use dfs_proto::units::{ByteLen, MIB};
@@ -261,14 +262,16 @@ async fn take_part(config: Config, env: Env, storage: Storage) -> Result<Running
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let (stopped, named) = (Box::pin(stop.clone().cancelled_owned()), identity.clone());
+    let admission = Admission::default();
+    let for_grpc = admission.clone();
     tasks.spawn(async move {
-        let served = grpc::serve(listener, routes, named, stopped).await;
+        let served = grpc::serve(listener, routes, named, for_grpc, stopped).await;
         ("gRPC", served.map_err(|error| error.to_string()))
     });
     if let Some(http_listener) = http_listener {
         let (pages, stopped) = (metaserver.clone(), stop.clone().cancelled_owned());
         tasks.spawn(async move {
-            let served = http::serve(http_listener, pages, stopped).await;
+            let served = http::serve(http_listener, pages, admission, stopped).await;
             ("HTTP", served.map_err(|error| error.to_string()))
         });
     }

@@ -9,6 +9,7 @@ use dfs_proto::env::{Env, Listener, Net as _, Rng, Tcp};
 use dfs_proto::error::MetaError;
 use dfs_proto::federation::ClusterEntry;
 use dfs_proto::ids::{ClusterId, MemberId, SessionNonce};
+use dfs_proto::rpc::admission::Admission;
 use dfs_proto::rpc::grpc::{self, SharedIdentity};
 use dfs_proto::rpc::{Identity, Role};
 use dfs_proto::wire;
@@ -183,6 +184,7 @@ async fn serve(
             listener,
             routes,
             SharedIdentity::new(identity),
+            Admission::default(),
             Box::pin(async move { drop(stopped.await) }),
         )
         .await
@@ -388,6 +390,59 @@ async fn a_member_that_has_just_started_grants_no_vote_for_one_lease() {
     assert!(refusal.message().contains("data directory"), "{refusal}");
 }
 
+/// A `Vote` of the last term from anybody was stored: no later one exists, and the cluster never had a leader again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vote_of_a_stranger_or_of_an_impossible_term_is_refused_and_the_group_goes_on_electing() {
+    use dfs_proto::wire::raft_client::RaftClient;
+    use openraft::raft::{AppendEntriesRequest, VoteRequest};
+
+    use super::types::{TypeConfig, Vote};
+    let mut group = TestGroup::start(3, 1000).await;
+    group.open_session(1).await;
+    let leader = group.leader().await;
+    let others: Vec<MemberId> = group.addresses.keys().copied().filter(|id| *id != leader).collect();
+    for id in others {
+        group.caught_up(id).await;
+        let own = Identity { role: Role::Metaserver, id: leader.0, cluster: ClusterId::UNKNOWN };
+        let expected = Identity { id: id.0, ..own };
+        let channel = grpc::connect(&Env::real(), &group.addresses[&id], &own, &expected, PATIENCE).await;
+        let mut client = RaftClient::new(channel.expect("connect"));
+        let honest = group.member(leader).group().header(id, group.member(id).directory());
+        let last_log_id = Some(openraft::testing::log_id::<TypeConfig>(99, leader.0, 9999));
+        let mut vote = VoteRequest::<TypeConfig>::new(Vote::new(u64::MAX, leader.0), last_log_id);
+        vote.leadership_transfer = true; // no lease stands against it
+        let packed = |header: &wire::RaftHeader, vote: &VoteRequest<TypeConfig>| wire::RaftRequest {
+            header: Some(header.clone()),
+            body: postcard::to_allocvec(vote).expect("encode").into(),
+        };
+        let refusal = client.vote(packed(&honest, &vote)).await.unwrap_err();
+        assert!(refusal.message().contains("too far above"), "{refusal}");
+        vote.vote = Vote::new(99, 9);
+        let stranger = wire::RaftHeader { from_member: 9, ..honest.clone() };
+        let refusal = client.vote(packed(&stranger, &vote)).await.unwrap_err();
+        assert!(refusal.message().contains("no member"), "{refusal}");
+        vote.vote = Vote::new(99, leader.0);
+        let elsewhere = wire::RaftHeader { from_directory: vec![7; 16].into(), ..honest.clone() };
+        let refusal = client.vote(packed(&elsewhere, &vote)).await.unwrap_err();
+        assert!(refusal.message().contains("data directory"), "{refusal}");
+        let append = AppendEntriesRequest::<TypeConfig> {
+            vote: Vote::new_committed(u64::MAX - 1, leader.0),
+            prev_log_id: None,
+            entries: Vec::new(),
+            leader_commit: None,
+        };
+        let body = postcard::to_allocvec(&append).expect("encode").into();
+        let request = wire::RaftRequest { header: Some(honest), body };
+        let refusal = client.append_entries(request).await.unwrap_err();
+        assert!(refusal.message().contains("too far above"), "{refusal}");
+    }
+    group.kill(leader).await;
+    let next = group.leader().await;
+    group.open_session(2).await;
+    let term = group.member(next).leadership().borrow().term;
+    assert!(term < 99, "the term is {term}");
+}
+
 /// A member on simulated hardware, with a runtime of its own that can be switched off.
 struct Machine {
     disk: SimulatedDisk,
@@ -536,9 +591,8 @@ async fn start_both(
     let named = identity.clone();
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(async move {
-        grpc::serve(listener, routes, named, Box::pin(async move { drop(stopped.await) }))
-            .await
-            .expect("serve");
+        let stopped = Box::pin(async move { drop(stopped.await) });
+        grpc::serve(listener, routes, named, Admission::default(), stopped).await.expect("serve");
     });
     // As a running metaserver does: from here on it shows every caller whose it is.
     let made = cluster.cluster().wait_for(|cluster| cluster.is_known()).await.map(|cluster| *cluster);

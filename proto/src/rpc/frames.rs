@@ -4,10 +4,12 @@
 //!     `submit` returned (keeps P1.2).
 //! F2  Every request ends: with its answer, at its deadline, or when its connection breaks.
 //! F3  What is in flight to one side of a connection is bounded by the credit that this side gave in its greeting; a
-//!     server that is behind stops reading, a client waits in `submit`.
+//!     server that is behind stops reading, a client waits in `submit`. An answer is in flight until it is written.
+//!     What all connections of a server hold together is bounded too (`admission`, A3).
 //! F4  Silence is not slowness. A server says every [`SIGN_OF_LIFE_EVERY`] that it works on a request, from its first bytes
 //!     on; a peer from which not one byte arrives for [`SILENCE_MAX`], while something waits, is given up: it was switched
 //!     off or stopped, or its link is down. Who is slow has the whole deadline.
+//! F5  A frame that has begun to arrive is here within [`ARRIVAL_DEADLINE`], or its connection ends; a greeting is short.
 //! One reader and one writer task each. A connection whose peer was silent while a request waited is closed, so that the next
 //! request makes a new one.
 
@@ -25,10 +27,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, Rea
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::admission::{Admission, Claim, Seat};
 use super::grpc::SharedIdentity;
 use super::{CREDIT_BYTES, Expected, Role, answer_greeting, check_answer, greeting};
 use crate::chunk::{ChunkKey, ChunkReply, ChunkRequest, ChunkService};
 use crate::convert;
+use crate::descriptors;
 use crate::env::{BoxFuture, Env, Listener, Stream};
 use crate::error::ChunkError;
 use crate::frame::{self, FrameHeader, FrameKind, HEADER_LEN};
@@ -54,10 +58,24 @@ const _: () =
     assert!(SIGN_OF_LIFE_EVERY.as_millis() * 3 <= (SILENCE_MAX.as_millis() - LAST_LOOK.as_millis()));
 /// Counted against the credit for a request beside its payload.
 const REQUEST_COST_BYTES: u64 = 4096;
+/// F5. The longest patience of clients that a slow link is given; who sends a byte now and then is cut off by it.
+const ARRIVAL_DEADLINE: Duration = Duration::from_secs(120);
+/// F5. Much more than a greeting has.
+const GREETING_LEN_MAX: usize = 4096;
+/// Room for a frame of this length is claimed before it is read.
+const CLAIMED_LEN_MIN: usize = 64 << 10;
 
 struct Outgoing {
     head: Bytes,
     payload: Bytes,
+    /// Given back when it is written.
+    held: Option<Held>,
+}
+
+/// What a request takes until its answer is written: of the connection's credit, and of the process's memory (F3).
+struct Held {
+    _credit: Option<OwnedSemaphorePermit>,
+    _claim: Claim,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -84,16 +102,28 @@ pub(super) async fn read_frame(reader: &mut (impl AsyncRead + Unpin)) -> io::Res
     read_rest(reader, head).await
 }
 
+/// The rest of a frame whose head has come (F5); a long one has claimed its room.
+pub(super) async fn read_claimed(
+    reader: &mut (impl AsyncRead + Unpin),
+    head: [u8; HEADER_LEN],
+    seat: &Arc<Seat>,
+) -> io::Result<(Incoming, Option<Claim>)> {
+    let header = frame::decode_header(&head).map_err(broken)?;
+    let len = header.body_len + header.payload_len;
+    let claim = if len >= CLAIMED_LEN_MIN { Some(seat.claim(len as u64).await) } else { None };
+    match timeout(ARRIVAL_DEADLINE, read_rest(reader, head)).await {
+        Ok(incoming) => Ok((incoming?, claim)),
+        Err(_) => Err(broken(format!("a frame of {len} bytes did not arrive within {ARRIVAL_DEADLINE:?}"))),
+    }
+}
+
 pub(super) async fn read_head(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<[u8; HEADER_LEN]> {
     let mut head = [0u8; HEADER_LEN];
     reader.read_exact(&mut head).await?;
     Ok(head)
 }
 
-pub(super) async fn read_rest(
-    reader: &mut (impl AsyncRead + Unpin),
-    head: [u8; HEADER_LEN],
-) -> io::Result<Incoming> {
+async fn read_rest(reader: &mut (impl AsyncRead + Unpin), head: [u8; HEADER_LEN]) -> io::Result<Incoming> {
     let header = frame::decode_header(&head).map_err(broken)?;
     let body = read_bytes(reader, header.body_len).await?;
     frame::verify_body(&header, &head, &body).map_err(broken)?;
@@ -115,10 +145,12 @@ async fn read_bytes(reader: &mut (impl AsyncRead + Unpin), len: usize) -> io::Re
 /// Writes what is queued, in order, until the queue or the connection ends.
 async fn write_frames(mut writer: WriteHalf<Box<dyn Stream>>, mut queue: mpsc::Receiver<Outgoing>) {
     while let Some(outgoing) = queue.recv().await {
-        let mut bytes = outgoing.head.chain(outgoing.payload);
+        let Outgoing { head, payload, held } = outgoing;
+        let mut bytes = head.chain(payload);
         if writer.write_all_buf(&mut bytes).await.is_err() {
             return;
         }
+        drop(held); // keeps F3
     }
     let _ = writer.shutdown().await; // the peer sees the end either way
 }
@@ -138,9 +170,10 @@ pub fn serve(
     listener: Box<dyn Listener>,
     identity: SharedIdentity,
     service: Arc<dyn ChunkService>,
+    admission: Admission,
     shutdown: watch::Receiver<bool>,
 ) -> BoxFuture<'static, ()> {
-    Box::pin(serve_until(shutdown, listener, identity, service))
+    Box::pin(serve_until(shutdown, listener, identity, service, admission))
 }
 
 async fn serve_until(
@@ -148,6 +181,7 @@ async fn serve_until(
     mut listener: Box<dyn Listener>,
     identity: SharedIdentity,
     service: Arc<dyn ChunkService>,
+    admission: Admission,
 ) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
@@ -159,7 +193,8 @@ async fn serve_until(
         match accepted {
             Ok((stream, from)) => {
                 let (identity, service) = (identity.clone(), service.clone());
-                connections.spawn(serve_connection(stream, from, identity, service, shutdown.clone()));
+                let admitted = admission.admit(stream, &from);
+                connections.spawn(serve_connection(admitted, from, identity, service, shutdown.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "accept a frame connection");
@@ -171,7 +206,7 @@ async fn serve_until(
 }
 
 async fn serve_connection(
-    stream: Box<dyn Stream>,
+    (stream, seat): (Box<dyn Stream>, Arc<Seat>),
     from: String,
     identity: SharedIdentity,
     service: Arc<dyn ChunkService>,
@@ -179,7 +214,7 @@ async fn serve_connection(
 ) {
     let (mut reader, mut writer) = tokio::io::split(stream);
     match timeout(GREETING_DEADLINE, accept_greeting(&mut reader, &mut writer, &identity)).await {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => seat.greeted(),
         Ok(Err(error)) => return tracing::warn!(%from, %error, "refused a frame connection"),
         Err(_) => return tracing::debug!(%from, "a frame connection did not greet in time"),
     }
@@ -187,7 +222,7 @@ async fn serve_connection(
     let writing = tokio::spawn(write_frames(writer, queue));
     let credit = Arc::new(Semaphore::new(CREDIT_BYTES as usize));
     tokio::select! {
-        result = serve_requests(&mut reader, &service, &replies, &credit) => {
+        result = serve_requests(&mut reader, &service, &replies, &credit, &seat) => {
             if let Err(error) = result && error.kind() == io::ErrorKind::InvalidData {
                 tracing::warn!(%from, %error, "ended a frame connection");
             }
@@ -205,10 +240,12 @@ pub(super) async fn accept_greeting(
     writer: &mut (impl AsyncWrite + Unpin),
     identity: &SharedIdentity,
 ) -> io::Result<()> {
-    let incoming = read_frame(reader).await?;
-    if incoming.header.kind != FrameKind::Greeting {
-        return Err(broken("the first frame is not a greeting"));
+    let head = read_head(reader).await?;
+    let header = frame::decode_header(&head).map_err(broken)?;
+    if header.kind != FrameKind::Greeting || header.body_len + header.payload_len > GREETING_LEN_MAX {
+        return Err(broken("the first frame is not a greeting")); // keeps F5
     }
+    let incoming = read_rest(reader, head).await?;
     let theirs = wire::Greeting::decode(incoming.body).map_err(broken)?;
     let reply = answer_greeting(&identity.get(), &theirs);
     send_message(writer, FrameKind::GreetingReply, &reply).await?;
@@ -220,20 +257,22 @@ async fn serve_requests(
     service: &Arc<dyn ChunkService>,
     replies: &mpsc::Sender<Outgoing>,
     credit: &Arc<Semaphore>,
+    seat: &Arc<Seat>,
 ) -> io::Result<()> {
     loop {
         let head = read_head(reader).await?;
-        let incoming = with_signs_of_life(read_rest(reader, head), || sign(0, replies)).await?;
+        let arriving = read_claimed(reader, head, seat);
+        let (incoming, arrived) = with_signs_of_life(arriving, || sign(0, replies)).await?;
         if incoming.header.kind != FrameKind::Request {
             return Err(broken("expected a request"));
         }
         let id = incoming.header.request;
         let message = wire::ChunkRequest::decode(incoming.body).map_err(broken)?;
         let request = convert::request_from_wire(message, incoming.payload);
-        let permit = match &request {
-            Ok(request) => acquire(credit, cost(request)).await,
-            Err(_) => None,
-        };
+        drop(arrived); // what it takes from here on is claimed with the answer
+        let cost = request.as_ref().map_or(REQUEST_COST_BYTES, cost);
+        let holding = async { Held { _credit: acquire(credit, cost).await, _claim: seat.claim(cost).await } };
+        let held = with_signs_of_life(holding, || sign(id, replies)).await;
         // The call is made here, in arrival order; only its completion moves to a task of its own (F1).
         let answer = request.map(|request| service.call(request));
         let replies = replies.clone();
@@ -244,8 +283,8 @@ async fn serve_requests(
             };
             let (message, payload) = convert::reply_to_wire(result);
             let head = frame::encode(FrameKind::Reply, id, &message, payload.len());
-            let _ = replies.send(Outgoing { head, payload }).await; // the connection is gone: nobody waits
-            drop(permit);
+            // Where the connection is gone, nobody waits.
+            let _ = replies.send(Outgoing { head, payload, held: Some(held) }).await;
         });
     }
 }
@@ -265,7 +304,7 @@ pub(super) async fn with_signs_of_life<T>(work: impl Future<Output = T>, sign: i
 fn sign(id: u64, replies: &mpsc::Sender<Outgoing>) {
     let head = frame::encode(FrameKind::Working, id, &(), 0);
     // A full queue is a sign by itself; a closed one has nobody to tell.
-    let _ = replies.try_send(Outgoing { head, payload: Bytes::new() });
+    let _ = replies.try_send(Outgoing { head, payload: Bytes::new(), held: None });
 }
 
 /// Bytes that a request holds while it is in flight.
@@ -454,10 +493,17 @@ impl ChunkTransport for FrameTransport {
                         slot.insert(Arc::new(made)).clone()
                     }
                 };
-                connection.send(request).await
+                connection.send(request).await.map_err(NotSent::from)
             };
             let sent = timeout_at(until, sending).await;
-            let sent = sent.map_err(|_| unreachable("not sent in time".into()))?.map_err(unreachable)?;
+            let sent =
+                sent.map_err(|_| unreachable("not sent in time".into()))?.map_err(|why| match why {
+                    NotSent::Lacking(what) => {
+                        tracing::warn!("{what}");
+                        ChunkError::Busy
+                    }
+                    NotSent::Refused(what) => unreachable(what),
+                })?;
             Ok(Box::pin(sent.answer(server, until)) as PendingReply)
         })
     }
@@ -474,14 +520,40 @@ impl ChunkRequest {
     }
 }
 
+/// Why nothing could be sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NotSent {
+    /// This process lacks descriptors, memory or ports: that says nothing about the peer.
+    Lacking(String),
+    /// The peer is not there, or refuses.
+    Refused(String),
+}
+
+impl From<String> for NotSent {
+    fn from(what: String) -> NotSent {
+        NotSent::Refused(what)
+    }
+}
+
+impl From<NotSent> for String {
+    fn from(error: NotSent) -> String {
+        match error {
+            NotSent::Lacking(what) | NotSent::Refused(what) => what,
+        }
+    }
+}
+
 /// Connects and shakes hands.
 pub(super) async fn greet(
     env: &Env,
     own: &super::Identity,
     expected: &Expected,
     address: &str,
-) -> Result<(ReadHalf<Box<dyn Stream>>, WriteHalf<Box<dyn Stream>>, wire::GreetingReply), String> {
-    let stream = env.net.connect(address).await.map_err(|e| format!("connect to {address}: {e}"))?;
+) -> Result<(ReadHalf<Box<dyn Stream>>, WriteHalf<Box<dyn Stream>>, wire::GreetingReply), NotSent> {
+    let stream = env.net.connect(address).await.map_err(|error| {
+        let what = format!("connect to {address}: {error}");
+        if descriptors::is_lacking(&error) { NotSent::Lacking(what) } else { NotSent::Refused(what) }
+    })?;
     let (mut reader, mut writer) = tokio::io::split(stream);
     let shake = |e: io::Error| format!("shake hands with {address}: {e}");
     send_message(&mut writer, FrameKind::Greeting, &greeting(own, expected)).await.map_err(shake)?;
@@ -497,7 +569,7 @@ async fn open(
     expected: &Expected,
     address: &str,
     heard: Heard,
-) -> Result<Connection, String> {
+) -> Result<Connection, NotSent> {
     let (reader, writer, reply) = greet(env, own, expected, address).await?;
     let credit_bytes = reply.greeting.map_or(CREDIT_BYTES, |g| g.credit_bytes).clamp(1 << 20, CREDIT_BYTES);
 
@@ -567,7 +639,7 @@ impl Connection {
         lock(&self.shared.pending).waiting.as_mut().ok_or_else(lost)?.insert(id, waiter);
         let (message, payload) = convert::request_to_wire(&request);
         let head = frame::encode(FrameKind::Request, id, &message, payload.len());
-        place.send(Outgoing { head, payload });
+        place.send(Outgoing { head, payload, held: None });
         let (key, at, shared) = (*request.key(), Instant::now(), self.shared.clone());
         Ok(Sent { id, key, at, reply, shared, _connection: self })
     }

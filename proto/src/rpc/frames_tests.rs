@@ -59,7 +59,7 @@ async fn start(service: Arc<dyn ChunkService>) -> (Replica, watch::Sender<bool>)
     let replica = Replica { server: ServerId(2), address: listener.local_address() };
     let identity = SharedIdentity::new(Identity { role: Role::Chunkserver, id: 2, cluster: CLUSTER });
     let (stop, stopped) = watch::channel(false);
-    tokio::spawn(serve(listener, identity, service, stopped));
+    tokio::spawn(serve(listener, identity, service, Admission::default(), stopped));
     (replica, stop)
 }
 
@@ -142,8 +142,9 @@ impl Net for Pipe {
         match self.0.clone() {
             Some(service) => {
                 let (stop, stopped) = watch::channel(false);
+                let admitted = Admission::default().admit(Box::new(far), "pipe");
                 tokio::spawn(async move {
-                    serve_connection(Box::new(far), "pipe".into(), identity, service, stopped).await;
+                    serve_connection(admitted, "pipe".into(), identity, service, stopped).await;
                     drop(stop);
                 });
             }
@@ -195,7 +196,7 @@ async fn a_server_that_works_for_long_is_waited_for_until_the_deadline() {
 async fn regression_a_request_that_could_not_be_queued_in_time_gives_its_credit_back() {
     const CREDIT: usize = 1 << 20;
     let (requests, _queue) = mpsc::channel(1);
-    assert!(requests.try_send(Outgoing { head: Bytes::new(), payload: Bytes::new() }).is_ok());
+    assert!(requests.try_send(Outgoing { head: Bytes::new(), payload: Bytes::new(), held: None }).is_ok());
     let pending = Pending { waiting: Some(HashMap::new()), last_arrival: Instant::now() };
     let (stop, _) = watch::channel(false);
     let shared = Arc::new(Shared {
@@ -210,4 +211,98 @@ async fn regression_a_request_that_could_not_be_queued_in_time_gives_its_credit_
     assert!(timeout(Duration::from_millis(20), connection.send(request)).await.is_err());
     assert_eq!(credit.available_permits(), CREDIT);
     assert!(lock(&shared.pending).waiting.as_ref().is_some_and(HashMap::is_empty));
+}
+
+/// Every read is answered at once with a megabyte.
+#[derive(Default)]
+struct Generous(AtomicUsize);
+
+impl ChunkService for Generous {
+    fn call(&self, _request: ChunkRequest) -> BoxFuture<'static, Result<ChunkReply, ChunkError>> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        let data = Bytes::from(vec![0; 1 << 20]);
+        let blocks = crate::chunk::Blocks { offset: ChunkOffset(0), lens: vec![], checksums: vec![], data };
+        Box::pin(async move { Ok(ChunkReply::Read(blocks)) })
+    }
+}
+
+/// The raw peer of a served pipe, after the handshake.
+async fn greeted(service: Arc<dyn ChunkService>) -> Box<dyn Stream> {
+    let own = Identity { role: Role::Client, id: 0, cluster: CLUSTER };
+    let mut peer = Pipe(Some(service)).connect("pipe").await.unwrap();
+    send_message(&mut peer, FrameKind::Greeting, &greeting(&own, &own_chunkserver())).await.unwrap();
+    assert_eq!(read_frame(&mut peer).await.unwrap().header.kind, FrameKind::GreetingReply);
+    peer
+}
+
+fn own_chunkserver() -> Identity {
+    Identity { role: Role::Chunkserver, id: 2, cluster: CLUSTER }
+}
+
+/// Its answers gave their credit back when they were queued: 64 more than the credit waited in memory.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_reads_no_answers_is_owed_no_more_than_its_credit() {
+    let service = Arc::new(Generous::default());
+    let mut peer = greeted(service.clone()).await;
+    let read = crate::chunk::ReadChunk { key: key(CLUSTER), offset: ChunkOffset(0), len: 1 << 20 };
+    let (message, _) = convert::request_to_wire(&ChunkRequest::Read(read));
+    let asking = async {
+        for id in 1..=200 {
+            peer.write_all(&frame::encode(FrameKind::Request, id, &message, 0)).await.unwrap();
+        }
+    };
+    let _ = timeout(Duration::from_secs(1), asking).await;
+    let asked = service.0.load(Ordering::Relaxed);
+    assert!(asked > 0 && asked <= CREDIT_BYTES as usize >> 20, "{asked} answers of 1 MiB are waiting");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_that_arrives_too_slowly_ends_its_connection() {
+    let mut peer = greeted(Arc::new(Generous::default())).await;
+    let head = frame::encode(FrameKind::Request, 1, &wire::ChunkRequest::default(), 1 << 20);
+    peer.write_all(&head).await.unwrap();
+    let (mut reader, mut writer) = tokio::io::split(peer);
+    let dripping = tokio::spawn(async move {
+        while writer.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    });
+    let begun = Instant::now();
+    while read_frame(&mut reader).await.is_ok() {} // signs of life meanwhile
+    assert!(begun.elapsed() <= ARRIVAL_DEADLINE + GREETING_DEADLINE * 2, "{:?}", begun.elapsed());
+    dripping.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_greeting_that_is_no_short_one_is_refused_before_it_is_read() {
+    let service: Arc<dyn ChunkService> = Arc::new(Generous::default());
+    let mut peer = Pipe(Some(service)).connect("pipe").await.unwrap();
+    let long = wire::Greeting { role: "x".repeat(1 << 19), ..Default::default() };
+    let frame = frame::encode(FrameKind::Greeting, 0, &long, 0);
+    peer.write_all(&frame[..HEADER_LEN]).await.unwrap();
+    assert!(timeout(Duration::from_secs(1), read_frame(&mut peer)).await.unwrap().is_err());
+}
+
+/// A network without a descriptor to spare.
+struct NoDescriptors;
+
+impl Net for NoDescriptors {
+    fn connect(&self, _address: &str) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {
+        Box::pin(async { Err(io::Error::from_raw_os_error(24)) })
+    }
+
+    fn bind(&self, _address: &str) -> BoxFuture<'static, io::Result<Box<dyn Listener>>> {
+        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
+    }
+}
+
+/// Whoever had no descriptor for a connection accused the server, and put its chunks elsewhere.
+#[tokio::test]
+async fn who_cannot_connect_for_want_of_descriptors_accuses_nobody() {
+    let own = SharedIdentity::new(Identity { role: Role::Client, id: 0, cluster: CLUSTER });
+    let env = Env { net: Arc::new(NoDescriptors), ..Env::real() };
+    let transport = FrameTransport::new(env, own, Duration::from_secs(2));
+    let replica = Replica { server: ServerId(2), address: "pipe".to_owned() };
+    let answer = call(&transport, &replica, append(0, Bytes::from_static(b"x")), DEADLINE).await;
+    assert_eq!(answer, Err(ChunkError::Busy));
 }

@@ -20,6 +20,7 @@ use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tonic::{Request, Response, Status};
 
+use super::admission::{Admission, Seat};
 use super::{Expected, Identity, answer_greeting, check_answer, frames, greeting, unary};
 use crate::env::{BoxFuture, Env, Listener, Net, Stream};
 use crate::frame::MAGIC_BYTES;
@@ -98,9 +99,10 @@ pub fn serve(
     listener: Box<dyn Listener>,
     routes: Routes,
     identity: SharedIdentity,
+    admission: Admission,
     shutdown: BoxFuture<'static, ()>,
 ) -> BoxFuture<'static, Result<(), tonic::transport::Error>> {
-    Box::pin(serve_until(shutdown, listener, routes, identity))
+    Box::pin(serve_until(shutdown, listener, routes, identity, admission))
 }
 
 async fn serve_until(
@@ -108,6 +110,7 @@ async fn serve_until(
     mut listener: Box<dyn Listener>,
     routes: Routes,
     identity: SharedIdentity,
+    admission: Admission,
 ) -> Result<(), tonic::transport::Error> {
     let routes = routes.add_service(hello(identity.clone()));
     let (stop, stopped) = watch::channel(false);
@@ -128,7 +131,8 @@ async fn serve_until(
             match accepted {
                 Ok((stream, from)) => {
                     let (http2, routes, identity) = (http2.clone(), routes.clone(), identity.clone());
-                    connections.spawn(serve_stream(stream, from, http2, routes, identity, stopped.clone()));
+                    let admitted = admission.admit(stream, &from);
+                    connections.spawn(serve_stream(admitted, from, http2, routes, identity, stopped.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accept a connection");
@@ -153,7 +157,7 @@ fn server() -> Server {
 }
 
 async fn serve_stream(
-    mut stream: Box<dyn Stream>,
+    (mut stream, seat): (Box<dyn Stream>, Arc<Seat>),
     from: String,
     http2: mpsc::Sender<Incoming>,
     routes: Routes,
@@ -167,7 +171,7 @@ async fn serve_stream(
     }
     let stream = Incoming { start, replayed: 0, stream };
     if start == MAGIC_BYTES {
-        unary::serve_connection(Box::new(stream), from, identity, routes, stopped).await;
+        unary::serve_connection(Box::new(stream), seat, from, identity, routes, stopped).await;
     } else {
         let _ = http2.send(stream).await; // the server has ended
     }

@@ -1,6 +1,7 @@
 //! The only I/O in `proto`: the handshake, gRPC, frames for chunk bytes and for hot unary calls, and the helper that follows
 //! a cluster's leader. Every call has a deadline.
 
+pub mod admission;
 pub mod frames;
 pub mod grpc;
 pub mod leader;

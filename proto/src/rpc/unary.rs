@@ -7,13 +7,15 @@
 //!     flight until its answer is written: a peer that does not read holds no more answers than that.
 //! U4  Silence is not slowness, as for chunks (`frames`, F4): a server says every 400 ms that it works on a call, from its
 //!     first bytes on. A peer from which nothing arrives for 1.5 s, while a call waits, is given up with its connection.
+//! U5  A peer that lets more than [`UNREAD_LEN_MAX`] of answers wait is cut off, and all peers together hold no more than
+//!     the process can bear (`admission`, A3).
 //! Answers come in any order. Deadlines are the caller's.
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -30,8 +32,9 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::Service;
 
+use super::admission::{Claim, Seat};
 use super::frames::{
-    self, Heard, Listening, Waited, broken, lock, read_frame, read_head, read_rest, with_signs_of_life,
+    self, Heard, Listening, Waited, broken, lock, read_claimed, read_frame, read_head, with_signs_of_life,
 };
 use super::grpc::SharedIdentity;
 use super::{Expected, Identity};
@@ -41,6 +44,8 @@ use crate::wire::{UnaryAnswer, UnaryCall};
 
 /// Calls in flight on one connection, on either side.
 const CALLS_MAX: usize = 1024;
+/// U5. A peer that reads takes much less at a time.
+const UNREAD_LEN_MAX: usize = 64 << 20;
 /// Several small frames are taken in by one system call.
 const READ_BUFFER_BYTES: usize = 16 * 1024;
 
@@ -49,20 +54,39 @@ struct Writer {
     queue: Mutex<Vec<Queued>>,
     half: tokio::sync::Mutex<WriteHalf<Box<dyn Stream>>>,
     is_broken: AtomicBool,
+    /// Bytes of frames that are queued or being written.
+    unwritten: AtomicUsize,
 }
 
-/// A frame, and on the side that listens its call's place (U3).
-type Queued = (Bytes, Option<OwnedSemaphorePermit>);
+/// A frame, and on the side that listens what it holds until it is written.
+type Queued = (Bytes, Option<Owed>);
+
+/// Its call's place (U3), and room for the answer (U5).
+struct Owed {
+    _place: OwnedSemaphorePermit,
+    _room: Claim,
+}
 
 impl Writer {
     fn new(half: WriteHalf<Box<dyn Stream>>) -> Arc<Writer> {
         let half = tokio::sync::Mutex::new(half);
-        Arc::new(Writer { queue: Mutex::default(), half, is_broken: AtomicBool::new(false) })
+        let (is_broken, unwritten) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Arc::new(Writer { queue: Mutex::default(), half, is_broken, unwritten })
+    }
+
+    fn queue(&self, frame: Bytes, owed: Option<Owed>) {
+        self.unwritten.fetch_add(frame.len(), Ordering::Relaxed);
+        lock(&self.queue).push((frame, owed));
+    }
+
+    /// Keeps U5.
+    fn has_too_much(&self) -> bool {
+        self.unwritten.load(Ordering::Relaxed) > UNREAD_LEN_MAX
     }
 
     /// Does not wait: what the socket does not take now, a task writes. What may queue up is bounded by U3.
-    fn send(self: &Arc<Self>, frame: Bytes, place: Option<OwnedSemaphorePermit>) {
-        lock(&self.queue).push((frame, place));
+    fn send(self: &Arc<Self>, frame: Bytes, owed: Option<Owed>) {
+        self.queue(frame, owed);
         let mut writing = Box::pin(self.clone().write_queue());
         if poll_once(writing.as_mut()).is_pending() {
             tokio::spawn(writing); // keeps U1
@@ -71,8 +95,8 @@ impl Writer {
 
     /// For an answer that was waited for: others wait for the same (one log entry answers many changes), and all of them
     /// leave in one system call, after one wake-up on the other side.
-    async fn send_with_others(self: Arc<Self>, frame: Bytes, place: OwnedSemaphorePermit) {
-        lock(&self.queue).push((frame, Some(place)));
+    async fn send_with_others(self: Arc<Self>, frame: Bytes, owed: Owed) {
+        self.queue(frame, Some(owed));
         tokio::task::yield_now().await;
         self.write_queue().await;
     }
@@ -96,6 +120,8 @@ impl Writer {
                 if half.write_all(&joined(&queued)).await.is_err() {
                     self.is_broken.store(true, Ordering::Relaxed); // the reading side ends too
                 }
+                let written: usize = queued.iter().map(|(frame, _)| frame.len()).sum();
+                self.unwritten.fetch_sub(written, Ordering::Relaxed);
                 drop(queued); // keeps U3
             }
         }
@@ -159,7 +185,8 @@ pub fn connect<'a>(
 ) -> BoxFuture<'a, Result<UnaryChannel, String>> {
     Box::pin(async move {
         let greeted = timeout(deadline, frames::greet(env, own, expected, address)).await;
-        let (reader, writer, _reply) = greeted.map_err(|_| format!("no answer within {deadline:?}"))??;
+        let greeted = greeted.map_err(|_| format!("no answer within {deadline:?}"))?;
+        let (reader, writer, _reply) = greeted?;
         let shared = Arc::new(Shared::default());
         let heard = Heard::default();
         let listening = heard.clone().listening(reader);
@@ -274,6 +301,7 @@ impl Service<http::Request<Body>> for UnaryChannel {
 /// Serves one connection's calls until it ends or `shutdown` turns true; then calls that run are answered.
 pub(super) async fn serve_connection(
     stream: Box<dyn Stream>,
+    seat: Arc<Seat>,
     from: String,
     identity: SharedIdentity,
     routes: Routes,
@@ -283,7 +311,7 @@ pub(super) async fn serve_connection(
     let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
     let greeted = frames::accept_greeting(&mut reader, &mut writer, &identity);
     match timeout(frames::GREETING_DEADLINE, greeted).await {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => seat.greeted(),
         Ok(Err(error)) => return tracing::warn!(%from, %error, "refused a frame connection"),
         Err(_) => return tracing::debug!(%from, "a frame connection did not greet in time"),
     }
@@ -291,7 +319,7 @@ pub(super) async fn serve_connection(
     let mut running = JoinSet::new();
     let in_flight = Arc::new(Semaphore::new(CALLS_MAX));
     tokio::select! {
-        result = serve_calls(&mut reader, &routes, &writer, &in_flight, &mut running) => {
+        result = serve_calls(&mut reader, &routes, &writer, &seat, &in_flight, &mut running) => {
             if let Err(error) = result && error.kind() == io::ErrorKind::InvalidData {
                 tracing::warn!(%from, %error, "ended a frame connection");
             }
@@ -306,27 +334,39 @@ async fn serve_calls(
     reader: &mut BufReader<ReadHalf<Box<dyn Stream>>>,
     routes: &Routes,
     writer: &Arc<Writer>,
+    seat: &Arc<Seat>,
     in_flight: &Arc<Semaphore>,
     running: &mut JoinSet<()>,
 ) -> io::Result<()> {
     loop {
         let head = read_head(reader).await?;
-        let incoming = with_signs_of_life(read_rest(reader, head), || writer.sign()).await?;
+        let arriving = read_claimed(reader, head, seat);
+        let (incoming, _arrived) = with_signs_of_life(arriving, || writer.sign()).await?;
         if incoming.header.kind != FrameKind::Call {
             return Err(broken("expected a call"));
         }
         let call = UnaryCall::decode(incoming.body).map_err(broken)?;
-        let permit = in_flight.clone().acquire_owned().await.map_err(broken)?; // keeps U3
+        let place = in_flight.clone().acquire_owned().await.map_err(broken)?; // keeps U3
+        if writer.has_too_much() {
+            return Err(broken("answers are asked for and not read")); // keeps U5
+        }
         let mut answering = Box::pin(answer(routes.clone(), call, incoming.header.request));
         // Most reads have their answer at once: no task for them.
         match poll_once(answering.as_mut()) {
-            Poll::Ready(frame) => writer.send(frame, Some(permit)), // keeps U3
+            Poll::Ready(frame) => {
+                let room = seat.claim(frame.len() as u64).await;
+                writer.send(frame, Some(Owed { _place: place, _room: room })); // keeps U3
+            }
             Poll::Pending => {
                 while running.try_join_next().is_some() {}
-                let writer = writer.clone();
+                let (writer, seat) = (writer.clone(), seat.clone());
                 running.spawn(async move {
                     let frame = with_signs_of_life(answering, || writer.sign()).await;
-                    writer.send_with_others(frame, permit).await; // keeps U3
+                    if writer.has_too_much() {
+                        return seat.end("because it asks for answers and does not read them"); // keeps U5
+                    }
+                    let room = seat.claim(frame.len() as u64).await;
+                    writer.send_with_others(frame, Owed { _place: place, _room: room }).await; // keeps U3
                 });
             }
         }

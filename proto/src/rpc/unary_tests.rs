@@ -1,14 +1,19 @@
-//! Unary calls through pipes, where time is turned: who is slow, and who is silent.
+//! Unary calls through pipes, where time is turned: who is slow, who is silent, and who does not read.
 
+use tokio::io::AsyncWriteExt as _;
 use tonic::{Request, Response};
 
 use super::*;
 use crate::env::{Listener, Net};
 use crate::ids::ClusterId;
-use crate::rpc::Role;
+use crate::rpc::admission::Admission;
 use crate::rpc::leader::LeaderChannel;
+use crate::rpc::{Role, greeting};
+use crate::wire;
 use crate::wire::admin_client::AdminClient;
 use crate::wire::admin_server::{Admin, AdminServer};
+use crate::wire::hello_client::HelloClient;
+use crate::wire::hello_server::{Hello, HelloServer};
 use crate::wire::{FileShowReply, FileShowRequest, StatusReply, StatusRequest};
 
 /// Answers after a while.
@@ -39,7 +44,8 @@ impl Net for Pipes {
                 let routes = Routes::new(AdminServer::new(Slow(Duration::from_secs(seconds))));
                 let (stop, stopped) = watch::channel(false);
                 tokio::spawn(async move {
-                    serve_connection(Box::new(far), "pipe".into(), identity, routes, stopped).await;
+                    let (stream, seat) = Admission::default().admit(Box::new(far), "pipe");
+                    serve_connection(stream, seat, "pipe".into(), identity, routes, stopped).await;
                     drop(stop);
                 });
             }
@@ -85,4 +91,87 @@ async fn a_member_that_is_silent_is_passed_over_after_a_second_and_a_half() {
     let (is_answered, after) = call(&["silent", "0"]).await;
     assert!(is_answered, "by the other");
     assert!(after >= frames::SILENCE_MAX && after < frames::SILENCE_MAX * 11 / 10, "{after:?}");
+}
+
+const ANSWER_LEN: usize = 1 << 20;
+
+/// Answers a megabyte, at once or a little later.
+struct Talkative {
+    is_slow: bool,
+}
+
+#[tonic::async_trait]
+impl Hello for Talkative {
+    async fn greet(
+        &self,
+        _request: tonic::Request<wire::Greeting>,
+    ) -> Result<tonic::Response<wire::GreetingReply>, Status> {
+        if self.is_slow {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let refusal = "x".repeat(ANSWER_LEN);
+        Ok(tonic::Response::new(wire::GreetingReply { refusal, ..Default::default() }))
+    }
+}
+
+/// 1,024 answers of 1 MiB each could wait for a peer that did not read: 1 GiB for one connection.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_asks_and_does_not_read_is_cut_off_before_it_holds_much() {
+    for is_slow in [false, true] {
+        let (mut near, far) = tokio::io::duplex(1 << 16);
+        let admission = Admission::default();
+        let (stream, seat) = admission.admit(Box::new(far), "pipe");
+        let identity = Identity { role: Role::Metaserver, id: 1, cluster: ClusterId(5) };
+        let routes = Routes::new(HelloServer::new(Talkative { is_slow }));
+        let (_stop, stopped) = watch::channel(false);
+        let shared = SharedIdentity::new(identity);
+        let serving = tokio::spawn(serve_connection(stream, seat, "pipe".into(), shared, routes, stopped));
+        let own = Identity { role: Role::Client, id: 0, cluster: ClusterId(5) };
+        frames::send_message(&mut near, FrameKind::Greeting, &greeting(&own, &identity)).await.unwrap();
+        assert_eq!(read_frame(&mut near).await.unwrap().header.kind, FrameKind::GreetingReply);
+        let call = UnaryCall { path: "/dfs.v1.Hello/Greet".to_owned(), message: Bytes::from_static(&[0; 5]) };
+        let mut asked = 0;
+        // Until it is cut off; its server has answered what it had taken in by then.
+        while asked < 3000 && near.write_all(&frame::encode(FrameKind::Call, asked, &call, 0)).await.is_ok() {
+            asked += 1;
+        }
+        assert!(asked < 3000, "{asked} calls were taken");
+        timeout(Duration::from_secs(30), serving).await.expect("its connection ends").unwrap();
+        assert_eq!(admission.connections(), 0);
+    }
+}
+
+/// The same answers, read: nothing is cut off.
+#[tokio::test]
+async fn a_peer_that_reads_gets_every_answer() {
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let admission = Admission::default();
+    let (stream, seat) = admission.admit(Box::new(far), "pipe");
+    let identity = Identity { role: Role::Metaserver, id: 1, cluster: ClusterId(5) };
+    let routes = Routes::new(HelloServer::new(Talkative { is_slow: true }));
+    let (_stop, stopped) = watch::channel(false);
+    tokio::spawn(serve_connection(
+        stream,
+        seat,
+        "pipe".into(),
+        SharedIdentity::new(identity),
+        routes,
+        stopped,
+    ));
+    let (mut reader, mut writer) = tokio::io::split(Box::new(near) as Box<dyn Stream>);
+    let own = Identity { role: Role::Client, id: 0, cluster: ClusterId(5) };
+    frames::send_message(&mut writer, FrameKind::Greeting, &greeting(&own, &identity)).await.unwrap();
+    read_frame(&mut reader).await.unwrap();
+    let shared = Arc::new(Shared::default());
+    let heard = Heard::default();
+    let listening = heard.clone().listening(reader);
+    let reading = tokio::spawn(read_answers(listening, shared.clone())).abort_handle();
+    let (writer, in_flight) = (Writer::new(writer), Arc::new(Semaphore::new(CALLS_MAX)));
+    let channel = UnaryChannel(Arc::new(Connection { writer, shared, heard, in_flight, reading }));
+    let calls = (0..40).map(|_| {
+        let mut hello = HelloClient::new(channel.clone());
+        async move { hello.greet(wire::Greeting::default()).await.unwrap().into_inner().refusal.len() }
+    });
+    let lens = futures::future::join_all(calls).await;
+    assert!(lens.iter().all(|len| *len == ANSWER_LEN));
 }
