@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dfs_chunkserver::disk::RealDisk;
 use dfs_chunkserver::metrics::Metrics;
+use dfs_chunkserver::neighbours::Neighbours;
 use dfs_chunkserver::service::Service;
 use dfs_chunkserver::store::{ChunkStore, FullBelow, StoreOptions};
 use dfs_chunkserver::workers::Workers;
@@ -17,6 +18,7 @@ use dfs_proto::chunk::{Append, ChunkKey, ChunkReply, ChunkRequest, ReadChunk, Sy
 use dfs_proto::env::{Env, Net, Tcp};
 use dfs_proto::ids::{ChunkId, ClusterId, Incarnation, InodeId, ServerId, SessionId, SetVersion};
 use dfs_proto::meta::Replica;
+use dfs_proto::rpc::admission::Admission;
 use dfs_proto::rpc::frames::{ChunkTransport, FrameTransport, call, serve};
 use dfs_proto::rpc::grpc::SharedIdentity;
 use dfs_proto::rpc::{Identity, Role};
@@ -42,7 +44,7 @@ struct BenchServer {
     _data: tempfile::TempDir,
 }
 
-async fn start(id: u64) -> BenchServer {
+async fn start(id: u64, neighbours: &Neighbours) -> BenchServer {
     let data = tempfile::tempdir().unwrap();
     let options = StoreOptions {
         full: FullBelow { bytes: 0, percent: 0 },
@@ -52,11 +54,13 @@ async fn start(id: u64) -> BenchServer {
     };
     let store = ChunkStore::open(Arc::new(RealDisk), data.path(), options, Metrics::new()).unwrap();
     let (transport, identity) = transport(Role::Chunkserver, id);
-    let service = Service::new(store, Arc::new(transport), identity.clone(), DEADLINE, Metrics::new());
     let listener = Tcp.bind("127.0.0.1:0").await.unwrap();
     let replica = Replica { server: ServerId(id), address: listener.local_address() };
+    let (transport, metrics) = (Arc::new(transport), Metrics::new());
+    let known = neighbours.clone();
+    let service = Service::new(store, transport, known, identity.clone(), DEADLINE, metrics);
     let (stop, stopped) = watch::channel(false);
-    tokio::spawn(serve(listener, identity, Arc::new(service), stopped));
+    tokio::spawn(serve(listener, identity, Arc::new(service), Admission::default(), stopped));
     BenchServer { replica, _stop: stop, _data: data }
 }
 
@@ -130,7 +134,9 @@ async fn read(client: &FrameTransport, base: u64, server: &BenchServer) {
 async fn main() {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     println!("1 GiB in appends and reads of 1 MiB, {IN_FLIGHT} in flight, loopback, {cores} cores");
-    let servers = [start(1).await, start(2).await];
+    let second = start(2, &Neighbours::default()).await;
+    let first = start(1, &Neighbours::fixed(std::slice::from_ref(&second.replica))).await;
+    let servers = [first, second];
     let (client, _) = transport(Role::Client, 0);
     let data = Bytes::from((0..MIB).map(|at| (at % 251) as u8).collect::<Vec<_>>());
     measured("append + sync, 1 copy", write(&client, 0, &servers[..1], &data)).await;

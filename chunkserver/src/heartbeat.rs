@@ -12,6 +12,7 @@ use std::time::Duration;
 use dfs_proto::convert;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, ClusterId, Incarnation, Instance, ServerId};
+use dfs_proto::meta::Replica;
 use dfs_proto::rpc::Identity;
 use dfs_proto::rpc::grpc::SharedIdentity;
 use dfs_proto::rpc::leader::LeaderChannel;
@@ -22,6 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
 use crate::machine::{Machine, MachineLoad};
 use crate::metrics::Metrics;
+use crate::neighbours::Neighbours;
 use crate::service::Service;
 use crate::store::stamp::{Directory, DirectoryError};
 use crate::store::{ChunkStore, StoreLoad};
@@ -33,6 +35,9 @@ const CALL_DEADLINE: Duration = Duration::from_secs(6);
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// Confirmations that one heartbeat carries; the leader orders no more deletions at a time.
 const CONFIRMATIONS_MAX: usize = 1000;
+
+/// Before a heartbeat that could not wait.
+const ASKED_PAUSE: Duration = Duration::from_millis(20);
 
 /// Damaged chunks that one heartbeat reports: the leader takes no more at a time, and what it took is not repeated.
 const DAMAGE_REPORTS_MAX: usize = 100;
@@ -97,6 +102,7 @@ pub(crate) struct Heartbeat {
     pub(crate) advertised: Advertised,
     pub(crate) store: ChunkStore,
     pub(crate) service: Service,
+    pub(crate) neighbours: Neighbours,
     pub(crate) machine: Arc<Mutex<dyn Machine>>,
     pub(crate) workers: Workers,
     pub(crate) interval: Duration,
@@ -187,7 +193,11 @@ impl Heartbeat {
         let mut ticks = interval_at(Instant::now(), self.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                // At most so often, whoever makes us ask.
+                () = self.neighbours.asked() => sleep(ASKED_PAUSE).await,
+            }
             match self.beat(registered).await {
                 Ok(reply) => {
                     self.registration.report(None);
@@ -217,6 +227,7 @@ impl Heartbeat {
             load: Some(self.load().await),
             deleted: deleted.iter().map(|chunk| chunk.0).collect(),
             damaged: damaged.iter().map(|chunk| chunk.0).collect(),
+            servers_version: self.neighbours.version(),
         };
         let call = |channel| {
             let request = request.clone();
@@ -229,6 +240,11 @@ impl Heartbeat {
         if !reply.re_register {
             self.deletions.confirmed(&deleted);
             self.store.damage_reported(&damaged);
+            let replica = |known: &wire::ServerAddress| Replica {
+                server: ServerId(known.server),
+                address: known.frames_address.clone(),
+            };
+            self.neighbours.told(reply.servers_version, reply.servers.iter().map(replica));
         }
         Ok(reply)
     }

@@ -28,6 +28,7 @@ pub mod heartbeat;
 mod http;
 pub mod machine;
 pub mod metrics;
+pub mod neighbours;
 mod replicate;
 pub mod service;
 pub mod store;
@@ -38,6 +39,7 @@ use disk::{Disk, RealDisk};
 use heartbeat::{Advertised, Deletions, Heartbeat, RegisterError, Registration};
 use machine::{Machine, RealMachine};
 use metrics::Metrics;
+use neighbours::Neighbours;
 use service::Service;
 use store::stamp::{Directory, DirectoryError};
 use store::{ChunkStore, StoreOptions};
@@ -121,9 +123,11 @@ async fn claim_and_bind(config: Config, env: Env, seams: Seams) -> Result<Server
         zone: section.zone.clone(),
     };
     let transport = FrameTransport::new(env.clone(), identity.clone(), section.connect_deadline());
+    let neighbours = Neighbours::default();
     let service = Service::new(
         store.clone(),
         Arc::new(transport),
+        neighbours.clone(),
         identity.clone(),
         section.data_deadline(),
         metrics.clone(),
@@ -139,6 +143,7 @@ async fn claim_and_bind(config: Config, env: Env, seams: Seams) -> Result<Server
         advertised,
         store,
         service,
+        neighbours,
         machine: seams.machine,
         workers: seams.io,
         interval: section.heartbeat_interval(),

@@ -3,6 +3,7 @@
 //! R1  What is forwarded to one server for one chunk is sent in the order of the calls (P1.2): each pair has a lane,
 //!     a queue with one task that submits, so that the first connection attempt holds up only those behind it.
 //! R2  A failure names the server that failed, so that its chunks go elsewhere.
+//!     Where it is, the metaserver says (`neighbours`).
 //! R3  What could not be sent takes everything queued behind it along: those would be gaps.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -18,6 +19,8 @@ use dfs_proto::rpc::frames::{ChunkTransport, PendingReply};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::neighbours::Neighbours;
+
 /// Requests that wait in one lane; the transport's credit lets far fewer come from one writer.
 const LANE_QUEUE_MAX: usize = 8192;
 
@@ -27,6 +30,7 @@ pub(crate) struct Replicator(Arc<Inner>);
 
 struct Inner {
     transport: Arc<dyn ChunkTransport>,
+    neighbours: Neighbours,
     /// A lane is here while its task runs.
     lanes: Mutex<BTreeMap<LaneKey, VecDeque<Forward>>>,
 }
@@ -41,8 +45,8 @@ struct Forward {
 }
 
 impl Replicator {
-    pub(crate) fn new(transport: Arc<dyn ChunkTransport>) -> Replicator {
-        Replicator(Arc::new(Inner { transport, lanes: Mutex::default() }))
+    pub(crate) fn new(transport: Arc<dyn ChunkTransport>, neighbours: Neighbours) -> Replicator {
+        Replicator(Arc::new(Inner { transport, neighbours, lanes: Mutex::default() }))
     }
 
     /// Queues the request before it returns (R1); the future is the answer, its error `ReplicaFailed` or `Busy` (R2).
@@ -89,8 +93,13 @@ impl Replicator {
     /// A lane's task: until its queue is empty.
     async fn work(self, key: LaneKey) {
         while let Some(forward) = self.next(key) {
-            let left = forward.until.saturating_duration_since(Instant::now());
-            let submitted = self.0.transport.submit(&forward.to, forward.request, left).await;
+            let submitted = match self.0.neighbours.find(&forward.to).await {
+                Ok(to) => {
+                    let left = forward.until.saturating_duration_since(Instant::now());
+                    self.0.transport.submit(&to, forward.request, left).await
+                }
+                Err(unknown) => Err(unknown),
+            };
             let failure = submitted.as_ref().err().cloned();
             // Whoever asked may have given up.
             let _ = forward.sent.send(submitted);
@@ -185,8 +194,9 @@ mod tests {
         let permits = Arc::new(Semaphore::new(0));
         let seen = Arc::new(Mutex::new(Vec::new()));
         let transport = SlowTransport { permits: Arc::clone(&permits), seen: Arc::clone(&seen) };
-        let replicator = Replicator::new(Arc::new(transport));
         let to = Replica { server: ServerId(9), address: "nowhere:1".to_owned() };
+        let neighbours = Neighbours::fixed(std::slice::from_ref(&to));
+        let replicator = Replicator::new(Arc::new(transport), neighbours);
         let answers: Vec<_> =
             (0..5).map(|offset| replicator.forward(&to, append(offset), Duration::from_secs(60))).collect();
         permits.add_permits(100);

@@ -19,10 +19,11 @@ use dfs_proto::ids::Incarnation;
 use dfs_proto::meta::Replica;
 use dfs_proto::rpc::frames::ChunkTransport;
 use dfs_proto::rpc::grpc::SharedIdentity;
-use dfs_proto::units::ByteLen;
+use dfs_proto::units::{ByteLen, REPLICAS_MAX};
 use futures::future::{try_join, try_join_all};
 
 use crate::metrics::Metrics;
+use crate::neighbours::Neighbours;
 use crate::replicate::Replicator;
 use crate::store::ChunkStore;
 
@@ -57,13 +58,14 @@ impl Service {
     pub fn new(
         store: ChunkStore,
         transport: Arc<dyn ChunkTransport>,
+        neighbours: Neighbours,
         identity: SharedIdentity,
         data_deadline: Duration,
         metrics: Metrics,
     ) -> Service {
         Service(Arc::new(Inner {
             store,
-            replicator: Replicator::new(transport),
+            replicator: Replicator::new(transport, neighbours),
             identity,
             incarnation: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
@@ -98,6 +100,7 @@ impl Service {
         request: ChunkRequest,
     ) -> Result<BoxFuture<'static, Result<ChunkReply, ChunkError>>, ChunkError> {
         self.check_key(request.key())?;
+        self.check_forward(&request)?;
         match request {
             ChunkRequest::Append(append) => self.append(append),
             ChunkRequest::Sync(sync) => Ok(self.sync(sync)),
@@ -122,6 +125,24 @@ impl Service {
         }
         if key.cluster != cluster {
             let what = format!("{} is of cluster {}, this server of {cluster}", key.chunk, key.cluster);
+            return Err(ChunkError::Invalid { what });
+        }
+        Ok(())
+    }
+
+    /// Other members of a replica set, each once: nobody has this server fill queues or talk to itself.
+    fn check_forward(&self, request: &ChunkRequest) -> Result<(), ChunkError> {
+        let forward = match request {
+            ChunkRequest::Append(append) => &append.forward,
+            ChunkRequest::Sync(sync) => &sync.forward,
+            ChunkRequest::Read(_) | ChunkRequest::Stat { .. } => return Ok(()),
+        };
+        let own = self.0.identity.get().id;
+        let is_twice =
+            |index: usize| forward[..index].iter().any(|other| other.server == forward[index].server);
+        let is_ours = forward.iter().any(|replica| replica.server.0 == own);
+        if forward.len() >= REPLICAS_MAX || is_ours || (0..forward.len()).any(is_twice) {
+            let what = format!("{}: no replica set is passed on to like this", request.key().chunk);
             return Err(ChunkError::Invalid { what });
         }
         Ok(())

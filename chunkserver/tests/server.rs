@@ -47,6 +47,18 @@ struct Told {
     refuse: bool,
 }
 
+impl Told {
+    /// Each where it was when it last registered.
+    fn servers(&self) -> Vec<wire::ServerAddress> {
+        let server = |(index, directory): (usize, &Bytes)| {
+            let last = self.registrations.iter().rfind(|request| request.directory == *directory);
+            let frames_address = last.map(|request| request.frames_address.clone()).unwrap_or_default();
+            wire::ServerAddress { server: index as u64 + 1, frames_address }
+        };
+        self.directories.iter().enumerate().map(server).collect()
+    }
+}
+
 /// A leader of a cluster that has nothing but chunkservers.
 #[derive(Clone)]
 struct FakeLeader {
@@ -94,6 +106,8 @@ impl Cluster for FakeLeader {
             told.heartbeats.push(request);
             reply.delete = told.orders.clone();
             reply.re_register = std::mem::take(&mut told.re_register);
+            reply.servers_version = told.registrations.len() as u64;
+            reply.servers = told.servers();
         });
         Ok(Response::new(reply))
     }
@@ -313,6 +327,39 @@ async fn a_replica_that_is_dead_or_lacks_bytes_is_named() {
     assert_eq!(failed(ask(&transport, &primary, append(9, 5, &data, &[&stopped])).await), ServerId(2));
     assert_eq!(failed(ask(&transport, &primary, sync(9, 5, &[&stopped])).await), ServerId(2));
     primary.stop().await.unwrap();
+}
+
+/// A server connected wherever a client told it to.
+#[tokio::test]
+async fn a_server_connects_to_no_address_that_the_metaserver_did_not_give_it() {
+    let (leader, address) = FakeLeader::start(CLUSTER).await;
+    let primary = TestServer::start(&leader, &address, &disk()).await;
+    let secondary = TestServer::start(&leader, &address, &disk()).await;
+    let transport = client(CLUSTER);
+    let elsewhere = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stranger = elsewhere.local_addr().unwrap().to_string();
+    let to = |server: u64, address: &str| Replica { server: ServerId(server), address: address.to_owned() };
+    let asked = async |chunk: u64, forward: Vec<Replica>| {
+        let ChunkRequest::Append(append) = append(chunk, 0, &Bytes::from_static(b"bytes"), &[]) else {
+            panic!("it is an append")
+        };
+        ask(&transport, &primary, ChunkRequest::Append(Append { forward, ..append })).await
+    };
+    let unknown = asked(8, vec![to(77, &stranger)]).await;
+    assert!(matches!(unknown, Err(ChunkError::ReplicaFailed { server: ServerId(77), .. })), "{unknown:?}");
+    // The right server at a wrong address is reached where it is.
+    let wrong = asked(9, vec![to(2, &stranger)]).await;
+    assert_eq!(wrong, Ok(ChunkReply::Appended { len: ByteLen(5) }));
+    assert_eq!(read(&transport, &secondary, 9, 5).await.unwrap(), "bytes");
+    let twice = vec![secondary.replica.clone(), secondary.replica.clone()];
+    for bad in [vec![primary.replica.clone()], twice, (10..20).map(|id| to(id, &stranger)).collect()] {
+        let refused = asked(10, bad).await;
+        assert!(matches!(refused, Err(ChunkError::Invalid { .. })), "{refused:?}");
+    }
+    let nobody = timeout(Duration::from_millis(50), elsewhere.accept()).await;
+    assert!(nobody.is_err(), "somebody connected to {stranger}");
+    primary.stop().await.unwrap();
+    secondary.stop().await.unwrap();
 }
 
 #[tokio::test]

@@ -242,6 +242,7 @@ async fn take_part(config: Config, env: Env, storage: Storage) -> Result<Running
         id: config.id,
         address: address.clone(),
         gate: Gate::new(consensus.clone(), view, sessions),
+        servers: service::ServerList::default(),
         federation: federation.clone(),
         env,
         metrics: Metrics::new(),

@@ -1,5 +1,9 @@
 //! What chunkservers ask and tell: registration through Raft, heartbeats into the view, orders back.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
 use dfs_proto::convert;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, DirectoryId, Instance, ServerId};
@@ -9,11 +13,13 @@ use dfs_proto::wire;
 use tokio::time::Instant;
 
 use super::Metaserver;
+use super::gate::Gate;
 use super::namespace::unexpected;
 use crate::command::{Command, RegisterServer, Registered, Reply, SEAL_CHUNKS_MAX, ServerAddresses};
 use crate::kv::Snapshot;
 use crate::leases::Touched;
 use crate::state::read;
+use crate::state::server::ServerRecord;
 use crate::view::Load;
 
 /// Deletion orders in one answer; the next heartbeat brings the next.
@@ -21,6 +27,10 @@ const ORDERS_MAX: usize = 1000;
 /// Damage reports taken from one heartbeat: each is a command. The server repeats what is left.
 const DAMAGE_REPORTS_MAX: usize = 100;
 const ADDRESS_LEN_MAX: usize = 256;
+/// Registrations are kept for ever: whoever makes them up fills no disk and no list.
+const SERVERS_MAX: usize = 4096;
+/// What a server may say that its disk, its memory or its work are: sums of many of them stay numbers.
+const LOAD_MAX: u64 = 1 << 50;
 const ZONE_LEN_MAX: usize = 64;
 
 impl Metaserver {
@@ -30,7 +40,15 @@ impl Metaserver {
         if cluster.is_known() {
             self.gate.check_cluster(cluster)?;
         }
+        let is_fresh = request.server == 0;
         let command = Command::RegisterServer(registration(request)?);
+        let look = |state: &dyn Snapshot| Ok(read::servers(state).len());
+        if self.gate.read(&Touched::nothing(), None, look).await? >= SERVERS_MAX && is_fresh {
+            let what = format!("{SERVERS_MAX} chunkservers have registered; no more can");
+            return Err(MetaError::Unavailable { what });
+        }
+        // Whether or not the answer is waited for: it may be applied.
+        let _changed = self.servers.change();
         match self.gate.change(&Touched::nothing(), None, command).await? {
             Reply::Registered(registered) => {
                 tracing::info!("{} has registered, {}", registered.server, registered.instance);
@@ -60,7 +78,9 @@ impl Metaserver {
         let look = |state: &dyn Snapshot| Ok(read::deleting(state, server, ORDERS_MAX));
         let orders = self.gate.read(&Touched::nothing(), None, look).await?;
         let delete = orders.iter().map(|chunk| chunk.0).collect();
-        Ok(wire::HeartbeatReply { delete, ..Default::default() })
+        let list = self.servers.list(&self.gate).await?;
+        let servers = if list.version == request.servers_version { Vec::new() } else { list.servers.clone() };
+        Ok(wire::HeartbeatReply { delete, servers_version: list.version, servers, ..Default::default() })
     }
 
     async fn confirm_deleted(&self, server: ServerId, deleted: &[u64]) -> MetaResult<()> {
@@ -91,6 +111,60 @@ impl Metaserver {
         }
         Ok(())
     }
+}
+
+/// Where all chunkservers are, for each of them: they connect nowhere else. Made anew when one has registered.
+#[derive(Default)]
+pub(crate) struct ServerList {
+    changes: AtomicU64,
+    made: Mutex<Option<(u64, u64, Arc<Addresses>)>>,
+}
+
+pub(crate) struct Addresses {
+    /// Equal for equal lists, whoever leads.
+    version: u64,
+    servers: Vec<wire::ServerAddress>,
+}
+
+/// A registration that is under way.
+struct Changing<'a>(&'a ServerList);
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        self.0.changes.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl ServerList {
+    fn change(&self) -> Changing<'_> {
+        Changing(self)
+    }
+
+    async fn list(&self, gate: &Gate) -> MetaResult<Arc<Addresses>> {
+        // Looked at before the state: what changes meanwhile is made anew the next time.
+        let (changes, term) = (self.changes.load(Ordering::SeqCst), gate.term());
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((_, _, list)) = made.filter(|(at, in_term, _)| (*at, *in_term) == (changes, term)) {
+            return Ok(list);
+        }
+        let look = |state: &dyn Snapshot| Ok(read::servers(state));
+        let servers = gate.read(&Touched::nothing(), None, look).await?;
+        let address = |(server, record): (ServerId, ServerRecord)| wire::ServerAddress {
+            server: server.0,
+            frames_address: record.addresses.frames,
+        };
+        let servers: Vec<_> = servers.into_iter().map(address).collect();
+        let list = Arc::new(Addresses { version: version_of(&servers), servers });
+        *self.made.lock().unwrap_or_else(PoisonError::into_inner) = Some((changes, term, list.clone()));
+        Ok(list)
+    }
+}
+
+/// Never 0, which stands for no list.
+fn version_of(servers: &[wire::ServerAddress]) -> u64 {
+    let mut digest = DefaultHasher::new();
+    servers.iter().for_each(|known| (known.server, &known.frames_address).hash(&mut digest));
+    digest.finish().max(1)
 }
 
 fn invalid(what: &str) -> MetaError {
@@ -128,13 +202,13 @@ const FILESYSTEM_LEN_MAX: usize = 64;
 fn load_from_wire(load: wire::Load) -> Load {
     Load {
         cpu_percent: load.cpu_percent.min(100),
-        memory_total: ByteLen(load.memory_total),
-        memory_available: ByteLen(load.memory_available.min(load.memory_total)),
-        disk_total: ByteLen(load.disk_total),
-        disk_free: ByteLen(load.disk_free.min(load.disk_total)),
+        memory_total: ByteLen(load.memory_total.min(LOAD_MAX)),
+        memory_available: ByteLen(load.memory_available.min(load.memory_total).min(LOAD_MAX)),
+        disk_total: ByteLen(load.disk_total.min(LOAD_MAX)),
+        disk_free: ByteLen(load.disk_free.min(load.disk_total).min(LOAD_MAX)),
         filesystem: load.filesystem.iter().take(FILESYSTEM_LEN_MAX).copied().collect(),
-        requests_in_flight: load.requests_in_flight,
-        chunks: load.chunks,
+        requests_in_flight: load.requests_in_flight.min(LOAD_MAX),
+        chunks: load.chunks.min(LOAD_MAX),
         full: load.full,
     }
 }

@@ -109,6 +109,11 @@ impl Gate {
         Ok(leadership.term)
     }
 
+    /// As this member knows it.
+    pub(crate) fn term(&self) -> u64 {
+        self.consensus.leadership().borrow().term
+    }
+
     pub(crate) fn is_leading(&self) -> bool {
         self.consensus.leadership().borrow().is_leader
     }

@@ -34,6 +34,7 @@ use crate::metrics::Metrics;
 use crate::room::Room;
 use crate::state::read;
 use crate::view::ServerState;
+pub(crate) use cluster::ServerList;
 use gate::Gate;
 use under_way::UnderWay;
 
@@ -43,6 +44,7 @@ pub(crate) struct Metaserver {
     /// `host:port` where others reach this member.
     pub(crate) address: String,
     pub(crate) gate: Gate,
+    pub(crate) servers: ServerList,
     /// `None`: it was configured without one, and all directories are in volume 0.
     pub(crate) federation: Option<Arc<Federation>>,
     pub(crate) env: Env,
