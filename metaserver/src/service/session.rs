@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use dfs_proto::error::MetaError;
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{MetaResult, OpenSession, RenewSession, SessionOpened, SessionRenewed};
 use tokio::time::Instant;
@@ -11,15 +12,26 @@ use super::namespace::{require_session, unexpected};
 use crate::command::{Command, Reply};
 use crate::kv::Snapshot;
 use crate::leases::Touched;
+use crate::state::read;
 
 /// How often a client renews, so that three renewals may be lost long before anything is decided by its silence.
 pub(crate) const RENEW_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Each is a record until it ends, which one that is not renewed does after minutes: more than any cluster has mounts,
+/// and no more than a new leader takes in at once.
+const SESSIONS_MAX: u64 = 65_536;
 
 impl Metaserver {
     /// Idempotent by nonce.
     pub(super) async fn open_session(&self, open: OpenSession) -> MetaResult<SessionOpened> {
         if open.cluster.is_known() {
             self.gate.check_cluster(open.cluster)?;
+        }
+        let look = |state: &dyn Snapshot| Ok(read::totals(state).sessions);
+        if self.gate.read(&Touched::nothing(), None, look).await? >= SESSIONS_MAX {
+            let what =
+                format!("{SESSIONS_MAX} sessions are open; those that are not renewed end by themselves");
+            return Err(MetaError::Unavailable { what });
         }
         let command = Command::OpenSession { nonce: open.nonce, client: open.client };
         match self.gate.change(&Touched::nothing(), None, command).await? {
