@@ -302,6 +302,55 @@ fn garbage_on_any_port_harms_nobody() {
     assert!(cluster.http_get("meta1", "/healthz").is_ok());
 }
 
+/// Lowers or raises how many descriptors a running daemon may have.
+fn allow_descriptors(pid: u32, count: usize) {
+    let limit = format!("--nofile={count}:20000");
+    let set = Command::new("prlimit").args(["--pid", &pid.to_string(), &limit]).status().unwrap();
+    assert!(set.success());
+}
+
+/// Connections that say nothing, many more than one kind of daemon takes from strangers.
+const SILENT_CONNECTIONS: usize = 400;
+
+/// Its copies were written down as damaged, for good, and their readers got EIO.
+#[test]
+fn servers_without_descriptors_and_with_hundreds_of_silent_strangers_damage_nothing_and_go_on() {
+    let cluster = Cluster::start(Shape::small());
+    let content = tree::bytes(3, 300_000);
+    // Each in a chunk of its own: a chunk has one session.
+    for name in ["first", "second"] {
+        fs::write(cluster.mount("a").join(name), &content).unwrap();
+        cluster.unmount("a");
+    }
+    for name in cluster.chunkserver_names() {
+        cluster.terminate(&name);
+        cluster.start_daemon(&name);
+    }
+    cluster.wait_whole();
+    let dir = cluster.mount("a");
+    let ports = [cluster.meta_address(1), cluster.chunk_addresses(1)[1].clone()];
+    let silent = |address: &String| TcpStream::connect(address).unwrap();
+    let strangers: Vec<_> =
+        ports.iter().flat_map(|port| (0..SILENT_CONNECTIONS).map(move |_| silent(port))).collect();
+    assert_eq!(fs::read(dir.join("first")).unwrap(), content);
+    drop(strangers);
+    // They keep what they have open, and find no descriptor for another chunk.
+    let names = cluster.chunkserver_names();
+    let allow = |count| {
+        names.iter().filter_map(|name| cluster.pid(name)).for_each(|pid| allow_descriptors(pid, count))
+    };
+    allow(3);
+    let second = dir.join("second");
+    let reading = std::thread::spawn(move || fs::read(second));
+    wait::until("a chunkserver lacks descriptors", REFUSAL_DEADLINE, || {
+        names.iter().any(|name| cluster.log(name).contains("that is not damage")).then_some(())
+    });
+    allow(20_000);
+    assert_eq!(reading.join().unwrap().unwrap(), content);
+    cluster.wait_whole();
+    assert_eq!(cluster.status().map(|status| status.chunks_damaged), Some(0));
+}
+
 #[test]
 fn unknown_flags_and_missing_arguments_are_refused() {
     for (program, arguments) in [
