@@ -206,7 +206,6 @@ pub fn last_line(log: &Path, from: u64) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsStr;
 
     use super::*;
 

@@ -87,13 +87,18 @@ async fn end(opened: Opened) {
 }
 
 /// Votes, entries, a state that is flushed, a log that is cut, an installed snapshot.
-async fn live(opened: &mut Opened, promised: &mut Promised, cluster: ClusterId, term: u64) -> io::Result<()> {
+async fn live(
+    opened: &mut Opened,
+    promised: &mut Promised,
+    (cluster, entries): (ClusterId, u64),
+    term: u64,
+) -> io::Result<()> {
     let own = opened.stamp.get().await;
     let vote = Vote::new(term, 1);
     opened.log_store.save_vote(&vote).await?;
     promised.vote = Some(vote);
     let mut membership = opened.applied.membership.clone();
-    for _ in 0..50 {
+    for _ in 0..entries {
         let id = log_id::<TypeConfig>(term, 0, promised.next);
         let mut entry = LogEntry::new_blank(id);
         if promised.next == 0 {
@@ -108,7 +113,7 @@ async fn live(opened: &mut Opened, promised: &mut Promised, cluster: ClusterId, 
         opened.log_store.blocking_append([entry]).await?;
         promised.next += 1;
     }
-    let last = log_id::<TypeConfig>(term, 0, promised.next - 11);
+    let last = log_id::<TypeConfig>(term, 0, promised.next - entries / 5 - 1);
     let applied = Applied { last: Some(last), membership };
     let kv = opened.store.kv();
     let batch = {
@@ -125,8 +130,9 @@ async fn live(opened: &mut Opened, promised: &mut Promised, cluster: ClusterId, 
     opened.stamp.change(|stamp| stamp.cluster = cluster).await?;
     drop(kv);
     opened.store.make_checkpoint().await?;
-    opened.log_store.purge(log_id::<TypeConfig>(term, 0, last.index - 20)).await?;
-    promised.purged = last.index - 19;
+    let purged = last.index - entries * 2 / 3;
+    opened.log_store.purge(log_id::<TypeConfig>(term, 0, purged)).await?;
+    promised.purged = purged + 1;
     opened.log_store.save_vote(&vote).await?; // behind the purge
     let received = copy(&opened.store, &*opened.store.kv()).await?;
     opened.applied = opened.store.install(received)?;
@@ -145,7 +151,7 @@ async fn used(root: &Path, member: u64, cluster: ClusterId, seed: u64) -> Used {
     let mut promised = Promised::default();
     for term in 1..=2 {
         let mut opened = open(storage(&now), member, seed).await.unwrap();
-        live(&mut opened, &mut promised, cluster, term).await.unwrap();
+        live(&mut opened, &mut promised, (cluster, 150), term).await.unwrap();
         end(opened).await;
         if term == 1 {
             copy_all(&now, &then);
@@ -329,13 +335,43 @@ async fn a_log_of_another_day_is_refused_and_a_state_of_another_day_if_the_log_d
     let here = with(&|file| file.starts_with("state/"));
     let error = open(storage(&here), 1, 9).await.err().unwrap().to_string();
     assert!(
-        error.contains("applied up to entry 40, but the Raft log") && error.contains("state/CURRENT"),
+        error.contains("applied up to entry 120, but the Raft log") && error.contains("state/CURRENT"),
         "{error}"
     );
     // An older stamp says less, and nothing that is wrong.
     let mut opened = open(storage(&with(&|file| file == "MEMBER")), 1, 9).await.unwrap();
     own.promised.check(&mut opened, "an older stamp").await;
     end(opened).await;
+}
+
+/// After a crash, when the stamp is older than its last batches.
+#[tokio::test]
+async fn a_log_file_that_was_cut_is_refused_also_if_no_other_file_says_where_it_ended() {
+    let root = temporary();
+    let (now, crashed) = (root.path().join("now"), root.path().join("crashed"));
+    let (mut promised, mut refused) = (Promised::default(), 0);
+    let mut opened = open(storage(&now), 1, 1).await.unwrap();
+    live(&mut opened, &mut promised, (CLUSTER, 150), 1).await.unwrap();
+    copy_all(&now, &crashed);
+    end(opened).await;
+    for file in contents(&crashed).into_keys().filter(|file| file.extension().is_some_and(|e| e == "raftlog"))
+    {
+        let here = root.path().join("here");
+        copy_all(&crashed, &here);
+        assert!(befall(Fault::Cut, &file, &here, [&here, &here, &here]));
+        match open(storage(&here), 1, 9).await {
+            Ok(mut opened) => {
+                promised.check(&mut opened, &file.to_string_lossy()).await;
+                end(opened).await;
+            }
+            Err(error) => {
+                assert!(error.to_string().contains("it was cut"), "{error}");
+                refused += 1;
+            }
+        }
+        fs::remove_dir_all(&here).unwrap();
+    }
+    assert!(refused >= 2, "{refused} files were in use");
 }
 
 /// Dies at an operation, which it leaves in the middle, or just before.
@@ -477,7 +513,7 @@ async fn lives_until(path: &Path, death: &Arc<Death>, promised: &mut Promised) -
         let state = path.join("state");
         let home = MortalHome { inner: RocksHome::new(&state, small), path: state, death: death.clone() };
         let Ok(mut opened) = open((Arc::new(disk), Arc::new(home)), 1, 1).await else { return false };
-        let lived = live(&mut opened, promised, CLUSTER, term).await;
+        let lived = live(&mut opened, promised, (CLUSTER, 50), term).await;
         end(opened).await;
         if lived.is_err() {
             return false;
