@@ -219,12 +219,12 @@ impl MetaClient {
         self.require_heard()?;
         let mut session = self.session();
         loop {
-            let ticket = session.begin().await;
+            let ticket = session.begin(&change).await;
             let request = ChangeRequest {
                 cluster: session.opened.cluster,
                 session: session.id(),
                 request: ticket.id,
-                answered_below: session.answered_below(),
+                answered_below: ticket.answered_below(),
                 caller: caller.clone(),
                 change: change.clone(),
             };
@@ -254,12 +254,12 @@ impl MetaClient {
         if session.id() != owner {
             return Err(MetaError::SessionExpired { session: owner });
         }
-        let ticket = session.begin().await;
+        let ticket = session.begin(&change).await;
         let request = ChangeRequest {
             cluster: session.opened.cluster,
             session: owner,
             request: ticket.id,
-            answered_below: session.answered_below(),
+            answered_below: ticket.answered_below(),
             caller: Caller::ROOT,
             change,
         };

@@ -1,7 +1,11 @@
 //! One session at a time: its numbers, its window of requests, and what comes after it when the cluster ends it.
 //!
-//! S1  At most [`REQUEST_WINDOW`] request ids lie between the oldest request without an answer and the newest, so that
-//!     the server remembers the result of each that may be sent again (P8.1).
+//! S1  At most [`REQUEST_WINDOW`] request ids of a lane lie between the oldest request without an answer and the newest, so
+//!     that the server remembers the result of each that may be sent again (P8.1).
+//! S4  No slow request holds the others back. Each [`Kind`] has lanes of its own, and its own bound of requests without an
+//!     answer; a request takes the first of its kind's lanes that has room. So what waits for another cluster stops no
+//!     other change, no commit waits for a name's change, and a lane is closed only by a request that stays without an
+//!     answer while a whole window of others comes and goes: it takes [`LANES_EACH`] of those to stop their kind.
 //! S2  A request id is given up (counted as answered) only when nobody will send it again.
 //! S3  A session that has ended is never used again. Whatever belonged to it (unflushed bytes, open chunks, commit
 //!     numbers) carries its number and is dropped when next touched (P3.1).
@@ -9,12 +13,12 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dfs_proto::ids::{RequestId, SessionId};
-use dfs_proto::meta::SessionOpened;
-use dfs_proto::units::REQUEST_WINDOW;
+use dfs_proto::ids::{RequestId, RequestLane, SessionId};
+use dfs_proto::meta::{Change, SessionOpened};
+use dfs_proto::units::{REQUEST_LANES, REQUEST_WINDOW};
 use tokio::sync::Notify;
 
-/// The ids in use: pure arithmetic of S1.
+/// The numbers of one lane that are in use: pure arithmetic of S1.
 #[derive(Debug)]
 struct Window {
     next: u64,
@@ -27,29 +31,88 @@ impl Window {
     }
 
     /// `None` while the oldest request without an answer is a whole window behind.
-    fn begin(&mut self) -> Option<RequestId> {
-        if self.next >= self.answered_below().0 + REQUEST_WINDOW {
+    fn begin(&mut self) -> Option<u64> {
+        if self.next >= self.answered_below() + REQUEST_WINDOW {
             return None; // keeps S1
         }
-        let id = self.next;
+        let number = self.next;
         self.next += 1;
-        self.unanswered.insert(id);
-        Some(RequestId(id))
+        self.unanswered.insert(number);
+        Some(number)
     }
 
-    fn answered_below(&self) -> RequestId {
-        RequestId(self.unanswered.first().copied().unwrap_or(self.next))
+    fn answered_below(&self) -> u64 {
+        self.unanswered.first().copied().unwrap_or(self.next)
     }
 
-    fn end(&mut self, id: RequestId) {
-        self.unanswered.remove(&id.0);
+    fn end(&mut self, number: u64) {
+        self.unanswered.remove(&number);
+    }
+}
+
+/// Requests that may be slow for reasons of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Of names and attributes. One waits while a volume whose root it enters is being removed.
+    Names,
+    /// In the root directory: they wait for the clusters of volumes, and for the federation group.
+    Root,
+    /// What a flush needs (P4.5). The opening of a chunk waits while too few chunkservers are there.
+    Data,
+}
+
+const KINDS: usize = 3;
+const LANES_EACH: usize = REQUEST_LANES as usize / KINDS;
+const _: () = assert!(KINDS * LANES_EACH == REQUEST_LANES as usize);
+/// Requests of one kind without an answer (S4). All of them together leave room in a connection's calls for reads.
+const UNANSWERED_MAX: usize = 256;
+
+impl Kind {
+    fn of(change: &Change) -> Kind {
+        match change {
+            Change::OpenChunk(_)
+            | Change::SealChunk { .. }
+            | Change::CommitExtents(_)
+            | Change::ReleaseOrphans { .. } => Kind::Data,
+            _ if change.is_of_root() => Kind::Root,
+            _ => Kind::Names,
+        }
+    }
+
+    /// Those of the different kinds take turns, so that who uses one of each is remembered with few.
+    fn lanes(self) -> impl Iterator<Item = usize> {
+        (0..LANES_EACH).map(move |round| round * KINDS + self as usize)
+    }
+}
+
+/// The windows of all lanes.
+#[derive(Debug)]
+struct Windows(Vec<Window>);
+
+impl Windows {
+    fn new() -> Windows {
+        Windows((0..KINDS * LANES_EACH).map(|_| Window::new()).collect())
+    }
+
+    /// Keeps S4.
+    fn begin(&mut self, kind: Kind) -> Option<RequestId> {
+        let unanswered: usize = kind.lanes().map(|lane| self.0[lane].unanswered.len()).sum();
+        if unanswered >= UNANSWERED_MAX {
+            return None;
+        }
+        let number = |lane: usize| Some(RequestId::new(RequestLane(lane as u8), self.0[lane].begin()?));
+        kind.lanes().find_map(number)
+    }
+
+    fn of(&mut self, id: RequestId) -> &mut Window {
+        &mut self.0[usize::from(id.lane().0)] // ids are made in `begin`
     }
 }
 
 /// What the cluster gave, and the requests made under it.
 pub(crate) struct Session {
     pub(crate) opened: SessionOpened,
-    window: Mutex<Window>,
+    windows: Mutex<Windows>,
     moved: Notify,
 }
 
@@ -61,36 +124,41 @@ pub(crate) struct Ticket {
 
 impl Session {
     pub(crate) fn new(opened: SessionOpened) -> Arc<Session> {
-        Arc::new(Session { opened, window: Mutex::new(Window::new()), moved: Notify::new() })
+        Arc::new(Session { opened, windows: Mutex::new(Windows::new()), moved: Notify::new() })
     }
 
     pub(crate) fn id(&self) -> SessionId {
         self.opened.session
     }
 
-    fn window(&self) -> MutexGuard<'_, Window> {
-        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    fn windows(&self) -> MutexGuard<'_, Windows> {
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits while the window is full.
-    pub(crate) async fn begin(self: &Arc<Session>) -> Ticket {
+    /// An id for this change. Waits while there is none (S4).
+    pub(crate) async fn begin(self: &Arc<Session>, change: &Change) -> Ticket {
+        let kind = Kind::of(change);
         loop {
             let moved = self.moved.notified();
-            if let Some(id) = self.window().begin() {
+            if let Some(id) = self.windows().begin(kind) {
                 return Ticket { session: self.clone(), id };
             }
             moved.await;
         }
     }
+}
 
+impl Ticket {
+    /// Below which id, in its lane, every request was answered.
     pub(crate) fn answered_below(&self) -> RequestId {
-        self.window().answered_below()
+        let below = self.session.windows().of(self.id).answered_below();
+        RequestId::new(self.id.lane(), below)
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.session.window().end(self.id);
+        self.session.windows().of(self.id).end(self.id.number());
         self.session.moved.notify_waiters();
     }
 }
@@ -112,7 +180,19 @@ mod tests {
         assert_eq!(window.begin(), None);
         assert_eq!(window.answered_below(), first);
         window.end(first);
-        assert_eq!(window.begin(), Some(RequestId(REQUEST_WINDOW + 1)));
+        assert_eq!(window.begin(), Some(REQUEST_WINDOW + 1));
+    }
+
+    #[test]
+    fn whatever_waits_of_one_kind_stops_no_other_kind() {
+        let mut windows = Windows::new();
+        while windows.begin(Kind::Root).is_some() {}
+        for kind in [Kind::Names, Kind::Data] {
+            for _ in 0..10_000 {
+                let id = windows.begin(kind).unwrap();
+                windows.of(id).end(id.number());
+            }
+        }
     }
 
     proptest! {
@@ -121,22 +201,42 @@ mod tests {
             steps in prop::collection::vec((any::<bool>(), 0usize..300), 1..2000)
         ) {
             let mut window = Window::new();
-            let mut open: Vec<RequestId> = Vec::new();
+            let mut open: Vec<u64> = Vec::new();
             let mut highest = 0;
             for (begins, index) in steps {
                 if begins {
                     if let Some(id) = window.begin() {
-                        prop_assert!(id.0 > highest);
-                        highest = id.0;
+                        prop_assert!(id > highest);
+                        highest = id;
                         open.push(id);
                     }
                 } else if !open.is_empty() {
                     let id = open.swap_remove(index % open.len());
                     window.end(id);
                 }
-                let oldest = open.iter().map(|id| id.0).min().unwrap_or(highest + 1);
-                prop_assert_eq!(window.answered_below().0, oldest);
+                let oldest = open.iter().copied().min().unwrap_or(highest + 1);
+                prop_assert_eq!(window.answered_below(), oldest);
                 prop_assert!(highest < oldest + REQUEST_WINDOW);
+            }
+        }
+
+        /// Seven of a kind may stay without an answer for as long as they like, whenever they came.
+        #[test]
+        fn no_slow_request_holds_the_others_back(
+            slow in prop::collection::btree_set(0usize..6000, 0..LANES_EACH),
+            in_flight in 1usize..100,
+        ) {
+            let mut windows = Windows::new();
+            let mut fast: std::collections::VecDeque<RequestId> = Default::default();
+            for turn in 0..6000 {
+                let id = windows.begin(Kind::Names);
+                prop_assert!(id.is_some(), "request {} has to wait", turn);
+                if !slow.contains(&turn) {
+                    fast.extend(id);
+                }
+                if fast.len() > in_flight && let Some(answered) = fast.pop_front() {
+                    windows.of(answered).end(answered.number());
+                }
             }
         }
     }

@@ -40,8 +40,31 @@ id! {
     SessionId(u64), "session "
 }
 id! {
-    /// Numbers the requests of one session, from 1, made by the client. A retry carries the same one (P8.1).
+    /// Numbers the requests of one session, from 1 in each of its lanes, made by the client. A retry carries the same one
+    /// (P8.1).
     RequestId(u64), "request "
+}
+id! {
+    /// A sequence of request ids with a window of its own: a request that stays without an answer holds back those of its
+    /// lane only. Below [`REQUEST_LANES`](crate::units::REQUEST_LANES).
+    RequestLane(u8), "lane "
+}
+
+impl RequestId {
+    const NUMBER_BITS: u32 = 56;
+
+    pub fn new(lane: RequestLane, number: u64) -> RequestId {
+        RequestId(u64::from(lane.0) << Self::NUMBER_BITS | number & ((1 << Self::NUMBER_BITS) - 1))
+    }
+
+    pub fn lane(self) -> RequestLane {
+        RequestLane((self.0 >> Self::NUMBER_BITS) as u8)
+    }
+
+    /// Within its lane.
+    pub fn number(self) -> u64 {
+        self.0 & ((1 << Self::NUMBER_BITS) - 1)
+    }
 }
 id! {
     /// Raised with every change of a chunk's replica set (P10.1). Starts at 1.

@@ -26,8 +26,10 @@ pub const COMMIT_EXTENTS_MAX: usize = 512;
 pub const COMMIT_FILES_MAX: usize = 256;
 /// Replicas of a chunk, at most.
 pub const REPLICAS_MAX: usize = 8;
-/// Requests of one session that may be without an answer: the window of remembered results (P8.1).
+/// Between the oldest request of a lane without an answer and the newest: the window of remembered results (P8.1).
 pub const REQUEST_WINDOW: u64 = 256;
+/// Lanes of a session. Only those that are used cost something.
+pub const REQUEST_LANES: u8 = 24;
 /// A file's size, at most: what `off_t` holds.
 pub const FILE_LEN_MAX: u64 = i64::MAX as u64;
 /// Bytes in one name of a directory entry.

@@ -53,6 +53,9 @@ pub(crate) struct State {
     pub(crate) lost_commits: u32,
     /// What creates are answered until the deadline.
     pub(crate) refuses_creates: Option<MetaError>,
+    /// Creates of these names are not executed yet; how many wait for it.
+    pub(crate) held: BTreeSet<Name>,
+    pub(crate) holds: usize,
     pub(crate) is_full: bool,
     pub(crate) commit_requests: u64,
     pub(crate) commits_extents: Vec<usize>,
@@ -80,6 +83,16 @@ impl FakeMeta {
         let mut state = self.state();
         state.alive.clear();
         state.chunks.values_mut().for_each(|chunk| chunk.is_open = false);
+    }
+
+    /// As long as a name is held; its caller may give up.
+    async fn hold(&self, change: &Change) {
+        let Change::Create(Create { name, .. }) = change else { return };
+        let is_held = self.state().held.contains(name);
+        self.state().holds += usize::from(is_held);
+        while self.state().held.contains(name) {
+            sleep(DELAY).await;
+        }
     }
 
     /// As the leader does when a replica is away.
@@ -140,6 +153,7 @@ impl State {
         self.check_session(request.session)?;
         self.changes += 1;
         assert!(request.answered_below <= request.request);
+        assert_eq!(request.answered_below.lane(), request.request.lane());
         assert!(request.request.0 < request.answered_below.0 + REQUEST_WINDOW);
         let key = (request.session, request.request);
         if let Some(known) = self.results.get(&key) {
@@ -383,6 +397,7 @@ impl MetaCalls for FakeMeta {
         if let (Some(refused), Change::Create(_)) = (self.state().refuses_creates.clone(), &request.change) {
             return Answer { answered: Err(refused), is_first_try: true };
         }
+        self.hold(&request.change).await;
         let result = (!is_request_lost).then(|| self.state().change(&request));
         match result.filter(|_| !is_answer_lost) {
             Some(result) => Answer { answered: told(result), is_first_try: true },

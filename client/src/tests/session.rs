@@ -1,9 +1,13 @@
 //! Sessions that end, and inodes without a name.
 
+use std::time::Duration;
+
 use dfs_proto::attr::Name;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{InodeId, ServerId};
-use dfs_proto::units::{ByteLen, Offset};
+use dfs_proto::meta::{Create, NewInode};
+use dfs_proto::units::{ByteLen, Offset, REQUEST_WINDOW};
+use tokio::time::timeout;
 
 use crate::ClientError;
 use crate::fakes::{Cluster, READ_WRITE, USER, make, new_file, wait_for};
@@ -109,6 +113,38 @@ async fn more_requests_than_the_window_holds_all_get_their_answer() {
     let creates = names.iter().map(|name| client.create(&USER, new_file(name)));
     let made = futures::future::join_all(creates).await;
     assert!(made.iter().all(Result::is_ok));
+}
+
+/// The window of a session's requests was one: while a volume of a cluster that is lost was being removed, everything of
+/// that mount stopped after 255 more changes.
+#[tokio::test(start_paused = true)]
+async fn changes_that_are_slow_hold_no_other_change_back() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let mut slow = Vec::new();
+    for (round, what) in
+        [NewInode::Directory, NewInode::File, NewInode::Directory, NewInode::File].into_iter().enumerate()
+    {
+        let create = Create { what, ..new_file(&format!("slow{round}")) };
+        cluster.meta.state().held.insert(create.name.clone());
+        let making = client.clone();
+        slow.push(tokio::spawn(async move { making.create(&USER, create).await }));
+        wait_for("it to be under way", || cluster.meta.state().holds == slow.len()).await;
+        let others = async {
+            for index in 0..2 * REQUEST_WINDOW {
+                client.create(&USER, new_file(&format!("{round}-{index}"))).await.unwrap();
+            }
+            let file = make(&client, &format!("f{round}")).await;
+            file.write_at(&USER, Offset(0), b"x").await.unwrap();
+            file.sync().await.unwrap();
+        };
+        timeout(Duration::from_secs(5), others).await.expect("others do not wait for it");
+    }
+    assert!(slow.iter().all(|making| !making.is_finished()));
+    cluster.meta.state().held.clear();
+    for making in slow {
+        assert!(!making.await.unwrap().unwrap().existed);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dfs_proto::attr::FileKind;
-use dfs_proto::ids::{ChunkId, InodeId, SessionId, VolumeId};
+use dfs_proto::ids::{ChunkId, InodeId, RequestId, SessionId, VolumeId};
 
 use super::chunk::{ChunkRecord, ChunkState};
 use super::cluster::{self, Totals};
@@ -303,11 +303,13 @@ impl<'v> Check<'v> {
         self.expect_equal("S7: nonces", nonces, session::all(self.view).count());
         for (number, key) in self.index(keys::RESULT) {
             let id = SessionId(number);
-            let request = keys::number(&key, 1);
-            match session::get(self.view, id) {
-                Some(s) => self.expect(s.window.0 <= request && request <= s.highest.0, || {
-                    format!("S7: a result of {id} for request {request} is outside its window")
-                }),
+            let request = RequestId(keys::number(&key, 1));
+            match session::get(self.view, id).map(|record| record.window(request.lane())) {
+                Some(window) => {
+                    self.expect((window.oldest..=window.highest).contains(&request.number()), || {
+                        format!("S7: a result of {id} for {request} is outside its window")
+                    });
+                }
                 None => self.expect(self.is_known(id), || format!("S7: a result of {id}, which is gone")),
             }
         }

@@ -16,14 +16,40 @@ pub(super) fn encode<T: Serialize>(record: &T) -> Vec<u8> {
     }
 }
 
+/// The same for a table whose records are of another format by now.
+pub(super) fn encode_as<T: Serialize>(format: u8, record: &T) -> Vec<u8> {
+    let mut bytes = encode(record);
+    bytes[0] = format;
+    bytes
+}
+
+/// A record as it was before `format`, if it is that old.
+///
+/// # Panics
+/// As [`decode`].
+pub(super) fn decode_or_old<T: DeserializeOwned, Old: DeserializeOwned>(
+    format: u8,
+    bytes: &[u8],
+    what: &str,
+) -> Result<T, Old> {
+    match bytes.split_first() {
+        Some((&found, record)) if found == format => Ok(decode_record(record, what)),
+        _ => Err(decode(bytes, what)),
+    }
+}
+
+fn decode_record<T: DeserializeOwned>(record: &[u8], what: &str) -> T {
+    match postcard::from_bytes(record) {
+        Ok(record) => record,
+        Err(error) => panic!("the state store is corrupt: {what}: {error}"),
+    }
+}
+
 /// # Panics
 /// On bytes that [`encode`] did not make: the store is corrupt, and a server must not go on from a guess.
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str) -> T {
     match bytes.split_first() {
-        Some((&FORMAT, record)) => match postcard::from_bytes(record) {
-            Ok(record) => record,
-            Err(error) => panic!("the state store is corrupt: {what}: {error}"),
-        },
+        Some((&FORMAT, record)) => decode_record(record, what),
         Some((format, _)) => panic!("{what} has format {format}; this version of dfs reads {FORMAT}"),
         None => panic!("the state store is corrupt: {what} is empty"),
     }

@@ -14,7 +14,7 @@
 //!     `allocated` of the inode and in the live bytes of chunks; and below the committed length of a chunk that is
 //!     neither dead nor deleting.
 //! S6  A chunk's index entries are those that its record implies.
-//! S7  A session's remembered results lie in its window; nothing is left of one that neither lives nor is being reaped.
+//! S7  A session's remembered results lie in its windows; nothing is left of one that neither lives nor is being reaped.
 //! S8  Every id is at or below the counter that it came from (P7.1).
 //! S9  The totals are what a recount gives.
 //! S10 Each entry of the root that leads to another volume has that volume's [`volume::VolumeEntry`], with its name.
@@ -32,6 +32,7 @@ use dfs_proto::attr::Timestamp;
 use dfs_proto::error::MetaError;
 use dfs_proto::meta::{ChangeRequest, Changed, MetaResult};
 use dfs_proto::planted::{self, Bug};
+use dfs_proto::units::REQUEST_LANES;
 
 use crate::command::{Command, Proposed, Reply};
 use crate::kv::Txn;
@@ -188,6 +189,10 @@ fn recall(txn: &mut Txn<'_>, request: &ChangeRequest) -> MetaResult<Option<MetaR
     }
     let session = request.session;
     let record = session::require(txn, session)?;
+    if request.request.lane().0 >= REQUEST_LANES {
+        let what = format!("{}; there are {REQUEST_LANES}", request.request.lane());
+        return Err(MetaError::InvalidArgument { what });
+    }
     match session::admit(txn, session, record, request.request, request.answered_below) {
         Admission::Known(result) if !planted::has(Bug::RetryAppliedTwice) => Ok(Some(result)),
         Admission::TooOld => Err(MetaError::RequestTooOld),

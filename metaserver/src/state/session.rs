@@ -2,16 +2,19 @@
 //!
 //!     no record ──OpenSession──► alive ──CloseSession, ExpireSession──► ended ──reaper──► no record
 //!
+//! Requests are numbered in lanes, each with its window, so that one that stays without an answer (a volume of a cluster that
+//! is lost is being removed) holds back those of its lane only.
+//!
 //! Ending is one write, and the only fence (P3.3): a session without a [`SessionRecord`] is refused everything.
 
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{InodeId, RequestId, SessionId, SessionNonce};
+use dfs_proto::ids::{InodeId, RequestId, RequestLane, SessionId, SessionNonce};
 use dfs_proto::meta::{Changed, MetaResult};
 use dfs_proto::units::REQUEST_WINDOW;
 use serde::{Deserialize, Serialize};
 
 use super::cluster;
-use super::codec::{PRESENT, decode, encode};
+use super::codec::{PRESENT, decode, decode_or_old, encode, encode_as};
 use super::keys;
 use crate::kv::{Snapshot, Txn, scan_prefix};
 
@@ -21,14 +24,62 @@ pub struct SessionRecord {
     pub nonce: SessionNonce,
     /// For people: host name and mount point.
     pub client: String,
+    /// By lane; those behind the last were never used.
+    pub windows: Vec<Window>,
+}
+
+/// Of one lane, as numbers in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
     /// Requests below are refused: answered, given up, or too old (P8.1).
-    pub window: RequestId,
+    pub oldest: u64,
     /// The highest request seen.
-    pub highest: RequestId,
+    pub highest: u64,
+}
+
+/// Since sessions have lanes.
+const RECORD_FORMAT: u8 = 2;
+
+/// All requests were in one window.
+#[derive(Serialize, Deserialize)]
+struct OldRecord {
+    nonce: SessionNonce,
+    client: String,
+    window: RequestId,
+    highest: RequestId,
+}
+
+impl From<OldRecord> for SessionRecord {
+    fn from(old: OldRecord) -> SessionRecord {
+        let window = Window { oldest: old.window.0, highest: old.highest.0 };
+        SessionRecord { nonce: old.nonce, client: old.client, windows: vec![window] }
+    }
+}
+
+impl SessionRecord {
+    pub fn window(&self, lane: RequestLane) -> Window {
+        self.windows.get(usize::from(lane.0)).copied().unwrap_or_default()
+    }
+
+    fn window_mut(&mut self, lane: RequestLane) -> &mut Window {
+        let lane = usize::from(lane.0);
+        if self.windows.len() <= lane {
+            self.windows.resize(lane + 1, Window::default());
+        }
+        &mut self.windows[lane]
+    }
+}
+
+fn encode_session(record: &SessionRecord) -> Vec<u8> {
+    encode_as(RECORD_FORMAT, record)
+}
+
+fn decode_session(bytes: &[u8]) -> SessionRecord {
+    decode_or_old(RECORD_FORMAT, bytes, "a session").unwrap_or_else(OldRecord::into)
 }
 
 pub(super) fn get(view: &dyn Snapshot, session: SessionId) -> Option<SessionRecord> {
-    view.get(&keys::session(session)).map(|bytes| decode(&bytes, "a session"))
+    view.get(&keys::session(session)).map(|bytes| decode_session(&bytes))
 }
 
 pub(super) fn require(view: &dyn Snapshot, session: SessionId) -> MetaResult<SessionRecord> {
@@ -41,7 +92,7 @@ pub(super) fn by_nonce(view: &dyn Snapshot, nonce: SessionNonce) -> Option<Sessi
 
 pub(super) fn all(view: &dyn Snapshot) -> impl Iterator<Item = (SessionId, SessionRecord)> + '_ {
     scan_prefix(view, &keys::table(keys::SESSION))
-        .map(|(key, value)| (SessionId(keys::number(&key, 0)), decode(&value, "a session")))
+        .map(|(key, value)| (SessionId(keys::number(&key, 0)), decode_session(&value)))
 }
 
 pub(super) fn open(txn: &mut Txn<'_>, nonce: SessionNonce, client: &str) -> SessionId {
@@ -50,9 +101,8 @@ pub(super) fn open(txn: &mut Txn<'_>, nonce: SessionNonce, client: &str) -> Sess
         c.totals.sessions += 1;
         c.session
     });
-    let record =
-        SessionRecord { nonce, client: client.to_owned(), window: RequestId(0), highest: RequestId(0) };
-    txn.put(keys::session(session), encode(&record));
+    let record = SessionRecord { nonce, client: client.to_owned(), windows: Vec::new() };
+    txn.put(keys::session(session), encode_session(&record));
     txn.put(keys::session_by_nonce(nonce), encode(&session));
     session
 }
@@ -96,7 +146,7 @@ pub(super) enum Admission {
     TooOld,
 }
 
-/// Moves the window on and tells whether to execute the request. Results below the window go.
+/// Moves the window of the request's lane on and tells whether to execute it. Results below the window go.
 pub(super) fn admit(
     txn: &mut Txn<'_>,
     session: SessionId,
@@ -104,23 +154,27 @@ pub(super) fn admit(
     request: RequestId,
     answered_below: RequestId,
 ) -> Admission {
-    let before = record.clone();
-    record.highest = record.highest.max(request);
-    let oldest_kept = RequestId(record.highest.0.saturating_sub(REQUEST_WINDOW - 1));
-    // What a request claims about later ones than itself cannot be true.
-    let answered_below = answered_below.min(request);
-    record.window = record.window.max(answered_below).max(oldest_kept);
-    if record != before {
-        txn.put(keys::session(session), encode(&record));
+    let (lane, number) = (request.lane(), request.number());
+    let before = record.window(lane);
+    let window = record.window_mut(lane);
+    window.highest = window.highest.max(number);
+    let oldest_kept = window.highest.saturating_sub(REQUEST_WINDOW - 1);
+    // What a request claims about later ones than itself, or about another lane, cannot be true.
+    let answered_below = if answered_below.lane() == lane { answered_below.number().min(number) } else { 0 };
+    window.oldest = window.oldest.max(answered_below).max(oldest_kept);
+    let after = *window;
+    if after != before {
+        txn.put(keys::session(session), encode_session(&record));
     }
-    if record.window > before.window {
-        forget_results(txn, session, before.window, record.window);
+    if after.oldest > before.oldest {
+        let [from, end] = [before.oldest, after.oldest].map(|number| RequestId::new(lane, number));
+        forget_results(txn, session, from, end);
     }
-    if request < record.window {
+    if number < after.oldest {
         return Admission::TooOld;
     }
     // Above every number seen nothing was executed.
-    let known = (request <= before.highest).then(|| result(txn, session, request)).flatten();
+    let known = (number <= before.highest).then(|| result(txn, session, request)).flatten();
     match known {
         Some(result) => Admission::Known(result),
         None => Admission::New,
@@ -172,4 +226,26 @@ pub(super) fn record_commit(txn: &mut Txn<'_>, session: SessionId, inode: InodeI
 
 pub(super) fn forget_commits(txn: &mut Txn<'_>, session: SessionId, inode: InodeId) {
     txn.delete(keys::commit(session, inode));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_the_time_before_lanes_is_read() {
+        let old = OldRecord {
+            nonce: SessionNonce(7),
+            client: "host:/mnt".to_owned(),
+            window: RequestId(300),
+            highest: RequestId(420),
+        };
+        let bytes = encode(&old);
+        assert_eq!(bytes[..2], [1, 7], "format 1, and the nonce");
+        let record = decode_session(&bytes);
+        assert_eq!(record.window(RequestLane(0)), Window { oldest: 300, highest: 420 });
+        assert_eq!(record.window(RequestLane(1)), Window::default());
+        assert_eq!((record.nonce, record.client.as_str()), (SessionNonce(7), "host:/mnt"));
+        assert_eq!(decode_session(&encode_session(&record)), record);
+    }
 }

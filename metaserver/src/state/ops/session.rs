@@ -28,9 +28,9 @@ pub(in crate::state) fn open(txn: &mut Txn<'_>, nonce: SessionNonce, client: &st
 mod tests {
     use dfs_proto::attr::Caller;
     use dfs_proto::error::MetaError;
-    use dfs_proto::ids::InodeId;
+    use dfs_proto::ids::{InodeId, RequestId, RequestLane};
     use dfs_proto::meta::{Change, Changed, NewInode};
-    use dfs_proto::units::REQUEST_WINDOW;
+    use dfs_proto::units::{REQUEST_LANES, REQUEST_WINDOW};
 
     use crate::command::Command;
     use crate::state::tests::{Harness, attr_of, create, name};
@@ -99,6 +99,27 @@ mod tests {
         assert!(harness.request(&Caller::ROOT, far, 4, make("d")).is_ok());
         assert_eq!(harness.request(&Caller::ROOT, 4, 4, make("b")), Err(MetaError::RequestTooOld));
         assert!(harness.request(&Caller::ROOT, 5, 4, make("e")).is_ok(), "the oldest in the window");
+        harness.check();
+    }
+
+    /// One window for all held a session back for as long as its slowest request took.
+    #[test]
+    fn a_request_without_an_answer_holds_back_its_own_lane_only() {
+        let mut harness = Harness::new();
+        let make = |text: &str| create(InodeId::ROOT, text, 0o600, NewInode::File);
+        let [slow, other] = [0, 5].map(|lane| move |number| RequestId::new(RequestLane(lane), number).0);
+        let first = harness.request(&Caller::ROOT, slow(1), slow(1), make("slow"));
+        for number in 1..=3 * REQUEST_WINDOW {
+            let (request, answered) = (other(number), other(number.saturating_sub(20)));
+            assert!(harness.request(&Caller::ROOT, request, answered, make(&format!("{number}"))).is_ok());
+        }
+        assert_eq!(harness.request(&Caller::ROOT, slow(1), slow(1), make("slow")), first, "remembered");
+        assert!(harness.request(&Caller::ROOT, slow(2), slow(2), make("slow too")).is_ok());
+        let told = harness.request(&Caller::ROOT, slow(1), slow(1), make("slow"));
+        assert_eq!(told, Err(MetaError::RequestTooOld), "the client has its answer");
+        let foreign = RequestId::new(RequestLane(REQUEST_LANES), 1).0;
+        let refused = harness.request(&Caller::ROOT, foreign, 0, make("g"));
+        assert!(matches!(refused, Err(MetaError::InvalidArgument { .. })), "{refused:?}");
         harness.check();
     }
 

@@ -6,7 +6,8 @@ use dfs_proto::attr::{Caller, InodeAttr, Name, Timestamp};
 use dfs_proto::error::MetaError;
 use dfs_proto::extent::Extent;
 use dfs_proto::ids::{
-    ChunkId, ClusterId, DirectoryId, InodeId, RequestId, ServerId, SessionId, SessionNonce, SetVersion,
+    ChunkId, ClusterId, DirectoryId, InodeId, RequestId, RequestLane, ServerId, SessionId, SessionNonce,
+    SetVersion,
 };
 use dfs_proto::meta::{
     Change, ChangeRequest, Changed, ChunkCommit, CommitExtents, Create, FileCommit, MetaResult, NewInode,
@@ -152,7 +153,10 @@ impl Harness {
     }
 
     pub(super) fn next_request(&self, caller: &Caller, change: Change) -> ChangeRequest {
-        let last = self.view(|view| session::get(view, self.session)).map_or(0, |record| record.highest.0);
+        let lane = RequestLane(0);
+        let last = self
+            .view(|view| session::get(view, self.session))
+            .map_or(0, |record| record.window(lane).highest);
         self.numbered(caller, (last + 1, last + 1), change)
     }
 

@@ -7,7 +7,7 @@ use dfs_proto::attr::{Caller, FileKind};
 use dfs_proto::env::Rng;
 use dfs_proto::error::MetaError;
 use dfs_proto::extent::Extent;
-use dfs_proto::ids::{ChunkId, InodeId, SetVersion};
+use dfs_proto::ids::{ChunkId, InodeId, RequestId, RequestLane, SetVersion};
 use dfs_proto::meta::{
     Change, Changed, ChunkCommit, CommitExtents, FileCommit, MetaResult, NewInode, Read, ReadReply,
     ReadRequest, Rename,
@@ -172,9 +172,12 @@ impl World {
     /// Sends a request; every third one twice, and the second time must be as if it had not been sent.
     fn change(&mut self, change: Change) -> MetaResult<Changed> {
         let session = self.harness.session;
-        let highest =
-            self.harness.view(|view| session::get(view, session)).map_or(0, |record| record.highest.0);
-        let number = highest + 1;
+        let lane = RequestLane(self.rng.below(3) as u8);
+        let highest = self
+            .harness
+            .view(|view| session::get(view, session))
+            .map_or(0, |record| record.window(lane).highest);
+        let number = RequestId::new(lane, highest + 1).0;
         let first = self.harness.request(&Caller::ROOT, number, number, change.clone());
         if self.rng.below(3) == 0 {
             let before = self.harness.dump();
@@ -432,7 +435,7 @@ fn commands_give_the_same_state_however_they_are_batched() {
     use crate::kv::memory::MemoryKv;
     use crate::kv::{Kv as _, Txn};
     use dfs_proto::attr::Timestamp;
-    use dfs_proto::ids::{RequestId, SessionId, SessionNonce};
+    use dfs_proto::ids::{SessionId, SessionNonce};
     use dfs_proto::meta::ChangeRequest;
 
     let mut commands =
