@@ -270,9 +270,15 @@ impl Walker {
             new_name: name_of(&new_name),
             no_replace,
         };
+        let moved = self.model.lookup(parent, &name);
         let real = self.client.rename(&caller(), rename).await.map(drop);
         let model = self.model.rename(parent, &name, new_parent, &new_name, no_replace);
         self.same(&format!("rename {name} to {new_name}, no_replace {no_replace}"), &real, &model);
+        if let (Ok(node), Ok(())) = (moved, model)
+            && matches!(self.model.node(node), Node::File(_))
+        {
+            self.show_peer(node).await; // what was written to it is committed (P2.5)
+        }
         true
     }
 
