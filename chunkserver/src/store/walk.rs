@@ -180,12 +180,12 @@ impl Walk<'_> {
         let frame = self.salvaged(position, at, payload_len)?;
         let mut payload = vec![0; payload_len as usize];
         read(self.file, &mut payload, frame_end(position, payload_len) - u64::from(payload_len))?;
-        let blocks = payload.chunks(BLOCK_LEN as usize).zip(&frame.block_checksums).enumerate();
+        let mut blocks = payload.chunks(BLOCK_LEN as usize).zip(&frame.block_checksums).enumerate();
         let is_good = |(number, (block, checksum)): (usize, (&[u8], &u32))| {
             let place = ChunkOffset(at + number as u64 * BLOCK_LEN);
             block_checksum(self.incarnation, self.chunk, place, block) == *checksum
         };
-        Ok(blocks.map(is_good).any(|good| good))
+        Ok(blocks.any(is_good))
     }
 
     /// A frame of this length whose header is damaged: with its block checksums as they stand there (W2).

@@ -25,7 +25,7 @@ use super::state_store::{APPLIED_KEY, encode_applied};
 use super::types::{Applied, LogEntry, MemberNode, Membership, MembershipConfig, TypeConfig, Vote};
 use super::{ConsensusOptions, StartError};
 use crate::Storage as ServerStorage;
-use crate::command::{Command, InitCluster, RootAttr};
+use crate::command::{Command, InitCluster, Proposed, RootAttr};
 use crate::config::{BootstrapMember, Config, Settings};
 use crate::kv::rocksdb::{RocksHome, RocksOptions};
 use crate::kv::{Kv, KvError, KvHome, Txn};
@@ -47,7 +47,11 @@ fn options(member: u64) -> ConsensusOptions {
 type Storage = (Arc<dyn LogDisk>, Arc<dyn KvHome>);
 
 fn storage(path: &Path) -> Storage {
-    let small = RocksOptions { block_cache: ByteLen(1 << 20), write_buffers: ByteLen(1 << 20) };
+    let small = RocksOptions {
+        block_cache: ByteLen(1 << 20),
+        write_buffers: ByteLen(1 << 20),
+        ..RocksOptions::default()
+    };
     (Arc::new(FileDisk::open(path).unwrap()), Arc::new(RocksHome::new(&path.join("state"), small)))
 }
 
@@ -121,7 +125,7 @@ async fn live(
         let mut txn = Txn::new(&*base);
         let root = RootAttr { mode: 0o755, uid: 0, gid: 0 };
         let init = InitCluster { cluster, name: "c".into(), copies: 2, copies_min: 1, hash_key: 1, root };
-        state::apply(&Command::InitCluster(init), Timestamp::default(), &mut txn);
+        state::apply(&Command::InitCluster(init), Proposed::ByOneClock(Timestamp::default()), &mut txn);
         txn.put(APPLIED_KEY, encode_applied(&applied)?);
         txn.into_batch()
     };
@@ -506,7 +510,11 @@ impl KvHome for MortalHome {
 
 /// Two lives with a death at the n-th operation that changes something; true when there are not so many.
 async fn lives_until(path: &Path, death: &Arc<Death>, promised: &mut Promised) -> bool {
-    let small = RocksOptions { block_cache: ByteLen(1 << 20), write_buffers: ByteLen(1 << 20) };
+    let small = RocksOptions {
+        block_cache: ByteLen(1 << 20),
+        write_buffers: ByteLen(1 << 20),
+        ..RocksOptions::default()
+    };
     for term in 1..=2 {
         let disk =
             MortalDisk { inner: FileDisk::open(path).unwrap(), path: path.to_owned(), death: death.clone() };

@@ -414,6 +414,7 @@ async fn a_vote_of_a_stranger_or_of_an_impossible_term_is_refused_and_the_group_
         let packed = |header: &wire::RaftHeader, vote: &VoteRequest<TypeConfig>| wire::RaftRequest {
             header: Some(header.clone()),
             body: postcard::to_allocvec(vote).expect("encode").into(),
+            is_heartbeat: false,
         };
         let refusal = client.vote(packed(&honest, &vote)).await.unwrap_err();
         assert!(refusal.message().contains("too far above"), "{refusal}");
@@ -432,7 +433,7 @@ async fn a_vote_of_a_stranger_or_of_an_impossible_term_is_refused_and_the_group_
             leader_commit: None,
         };
         let body = postcard::to_allocvec(&append).expect("encode").into();
-        let request = wire::RaftRequest { header: Some(honest), body };
+        let request = wire::RaftRequest { header: Some(honest), body, is_heartbeat: false };
         let refusal = client.append_entries(request).await.unwrap_err();
         assert!(refusal.message().contains("too far above"), "{refusal}");
     }

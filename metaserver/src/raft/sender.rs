@@ -158,14 +158,13 @@ impl Claims for AppendEntriesRequest<TypeConfig> {
         check_vote(&self.vote, Standing::Leader, from, term)?;
         check_position(self.prev_log_id.as_ref(), &self.vote)?;
         check_position(self.leader_commit.as_ref(), &self.vote)?;
-        let mut next = self.prev_log_id.as_ref().map_or(0, |previous| previous.index + 1);
-        for entry in &self.entries {
+        let first = self.prev_log_id.as_ref().map_or(0, |previous| previous.index.saturating_add(1));
+        for (next, entry) in (first..).zip(&self.entries) {
             check_position(Some(&entry.log_id), &self.vote)?;
             if entry.log_id.index != next {
                 let what = format!("entry {} where entry {next} belongs", entry.log_id.index);
                 return Err(refuse(what));
             }
-            next += 1;
         }
         Ok(())
     }

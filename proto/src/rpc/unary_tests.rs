@@ -104,13 +104,13 @@ struct Talkative {
 impl Hello for Talkative {
     async fn greet(
         &self,
-        _request: tonic::Request<wire::Greeting>,
-    ) -> Result<tonic::Response<wire::GreetingReply>, Status> {
+        _request: Request<wire::Greeting>,
+    ) -> Result<Response<wire::GreetingReply>, Status> {
         if self.is_slow {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let refusal = "x".repeat(ANSWER_LEN);
-        Ok(tonic::Response::new(wire::GreetingReply { refusal, ..Default::default() }))
+        Ok(Response::new(wire::GreetingReply { refusal, ..Default::default() }))
     }
 }
 

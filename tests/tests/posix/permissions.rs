@@ -63,7 +63,7 @@ fn a_directory_that_was_open_before_a_chmod_is_listed_to_its_end() {
     let dir = fs.dir("a");
     chmod(&dir, 0o755);
     for n in 0..300 {
-        fs::write(fs.path(&format!("{n}")), "").unwrap();
+        fs::write(fs.path(format!("{n}")), "").unwrap();
     }
     // SAFETY: these change the calling thread alone, by its own numbers. They cannot fail in a way that memory knows of.
     let become_user = |id: u32| unsafe { (libc::setfsgid(id), libc::setfsuid(id)) };
