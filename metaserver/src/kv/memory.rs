@@ -33,6 +33,11 @@ impl MemoryHome {
         }
     }
 
+    /// Takes the name of the current database away, or puts one in its place; gives what was there.
+    pub fn swap_current(&self, with: Option<String>) -> Option<String> {
+        std::mem::replace(&mut self.lock().current, with)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Databases> {
         self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }

@@ -325,6 +325,22 @@ impl SimulatedDisk {
         self.lock().free = Some(free);
     }
 
+    /// Takes a small file away, or puts one in its place; gives what was there.
+    pub fn swap_whole(&self, file: WholeFile, with: Option<Vec<u8>>) -> Option<Vec<u8>> {
+        let whole = &mut self.lock().whole;
+        match with {
+            Some(bytes) => whole.insert(file, bytes),
+            None => whole.remove(&file),
+        }
+    }
+
+    /// Every file, as a process would read it but for what was not synced.
+    pub fn contents(&self) -> Vec<(String, Vec<u8>)> {
+        let disk = self.lock();
+        let whole = disk.whole.iter().map(|(file, bytes)| (file.name().to_owned(), bytes.clone()));
+        whole.chain(disk.files.iter().map(|(file, bytes)| (file.0.to_string(), bytes.clone()))).collect()
+    }
+
     /// The first write of a segment has not been synced yet: a crash now tears it.
     pub fn is_beginning_segment(&self) -> bool {
         self.lock().unsynced.iter().any(|(_, offset, _)| *offset == 0)

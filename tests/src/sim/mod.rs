@@ -8,6 +8,8 @@
 //!   or all of them at once: a power failure. Each run ends with one, right after the last close.
 //! * such a crash of a metaserver in the first write of a segment of its Raft log, which is torn. Segments are short and
 //!   snapshots frequent, so that logs are purged and their files recycled.
+//! * a file of a metaserver's directory, its stamp or the name of its state, is missing when it starts: it refuses, and is
+//!   started again with the file.
 //! * a link between two hosts (clients too) is cut both ways or one way, or hangs: what is sent arrives much later. One
 //!   way means that requests are executed and their replies lost.
 //! * a metaserver, mostly the leader, is cut off from the others and not from clients.
@@ -28,6 +30,7 @@
 mod clocks;
 mod faults;
 mod judge;
+mod missing;
 mod mortal;
 mod net;
 mod volumes;
@@ -68,6 +71,8 @@ const MORTAL: &str = "x1";
 const VOLUMES: &str = "v1";
 const GRPC_PORT: u16 = 7000;
 const LOG_SEGMENT_KIB: u64 = 4;
+/// One start of a metaserver in so many is tried without a file of its directory first.
+const MISSING_ONE_IN: u64 = 4;
 const FRAMES_PORT: u16 = 7101;
 /// Of a log disk.
 const SYNC_TIME: Duration = Duration::from_millis(1);
@@ -163,6 +168,8 @@ pub struct Totals {
     pub crashes: u64,
     /// Crashes of a metaserver in the first write of a segment of its Raft log.
     pub torn_segments: u64,
+    /// Starts of a metaserver without a file of its directory.
+    pub starts_refused: u64,
     /// Segments that began in a file which a purge had left.
     pub recycled_segments: u64,
     /// Crashes of everything at once, whose crashes are counted too.
@@ -453,7 +460,12 @@ fn add_metaserver(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, disks: &Disk
     let (layout, cluster) = (disks.layout, index / METASERVERS);
     let starts = Arc::new(AtomicUsize::new(0));
     sim.host(metaserver_name(index).as_str(), move || {
-        let storage = Storage { cluster: own.storage(), federation: seat.as_ref().map(GroupDisks::storage) };
+        let (own, seat) = (own.clone(), seat.clone());
+        let cluster_disks = own.clone();
+        let storage = move || Storage {
+            cluster: cluster_disks.storage(),
+            federation: seat.as_ref().map(GroupDisks::storage),
+        };
         let start = starts.fetch_add(1, Ordering::SeqCst) as u64;
         let env = env(&shared, METASERVER_HOSTS + index as u64, start);
         let members = |indexes: Vec<usize>| -> Vec<BootstrapMember> {
@@ -482,7 +494,11 @@ fn add_metaserver(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, disks: &Disk
         let shared = shared.clone();
         async move {
             let config = dfs_metaserver::config::Config::validate(settings)?;
-            let running = dfs_metaserver::start(config, env, storage).await?;
+            let is_tried = start > 0 && env.rng.below(MISSING_ONE_IN) == 0;
+            if is_tried && missing::is_refused(config.clone(), env.clone(), storage(), &own).await {
+                shared.totals().starts_refused += 1;
+            }
+            let running = dfs_metaserver::start(config, env, storage()).await?;
             watch_leaders(running.consensus(), &shared, cluster, layout.members(cluster));
             if let Some(member) = running.federation() {
                 watch_leaders(member, &shared, layout.clusters, seats);
