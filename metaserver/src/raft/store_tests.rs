@@ -25,11 +25,13 @@ use super::log_store::{LogMonitor, LogOptions, LogStore, PurgeGate};
 use super::snapshot::{SnapshotBuilder, SnapshotData};
 use super::state_clock::StateClock;
 use super::state_machine::StateMachine;
-use super::state_store::StateStore;
-use super::types::{LogEntry, LogId, Membership, Proposal, SnapshotMeta, TypeConfig, Vote};
-use crate::kv::KvHome;
+use super::state_store::{APPLIED_KEY, StateStore, encode_applied, read_applied};
+use super::types::{
+    Applied, FORMAT_OF_ONE_CLOCK, LogEntry, LogId, Membership, Proposal, SnapshotMeta, TypeConfig, Vote,
+};
 use crate::kv::memory::MemoryHome;
 use crate::kv::rocksdb::{RocksHome, RocksOptions};
+use crate::kv::{Kv as _, KvHome, Txn};
 use crate::state::time::StateTime;
 
 /// Small files, so that the tests go through many.
@@ -477,4 +479,21 @@ async fn appends_that_wait_at_the_same_time_share_one_sync() {
     monitor.closed().await;
     let writes = disk.writes.load(std::sync::atomic::Ordering::Relaxed);
     assert!(writes <= 4, "64 appends took {writes} syncs");
+}
+
+#[test]
+fn a_state_store_of_the_format_before_is_read() {
+    let (store, fresh) = StateStore::open(Arc::new(MemoryHome::default())).unwrap();
+    assert_eq!(fresh, Applied::default());
+    let applied = Applied { last: Some(log_id::<TypeConfig>(1, 2, 3)), ..Applied::default() };
+    let mut stored = encode_applied(&applied).unwrap();
+    stored[0] = FORMAT_OF_ONE_CLOCK;
+    let kv = store.kv();
+    let base = kv.snapshot();
+    let mut txn = Txn::new(&*base);
+    txn.put(APPLIED_KEY, stored);
+    let batch = txn.into_batch();
+    drop(base);
+    kv.write(batch).unwrap();
+    assert_eq!(read_applied(&*kv.snapshot()).unwrap(), applied);
 }

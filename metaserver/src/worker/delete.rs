@@ -18,8 +18,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// P10.4: so long a reader with an older map still finds the bytes.
 const READABLE_AFTER_DEATH: Duration = Duration::from_secs(60);
 
-/// Which times of the state are a minute ago, by this member's own elapsed time: the clock of an earlier leader, by which
-/// the state's time may run ahead, says nothing about that. A member that was just started knows none for a minute.
+/// Which times of the state are a minute ago, by this member's own elapsed time: what the state's figures say is nothing to
+/// rely on (an earlier release let them run ahead with a wall clock). A member that was just started knows none for a minute.
 #[derive(Default)]
 pub(super) struct SeenTimes(Mutex<VecDeque<(Instant, StateTime)>>);
 

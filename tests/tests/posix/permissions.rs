@@ -1,6 +1,7 @@
 //! Who may do what: as root, as another user, with supplementary groups.
 
 use std::fs;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::Path;
 
@@ -65,15 +66,18 @@ fn a_directory_that_was_open_before_a_chmod_is_listed_to_its_end() {
     for n in 0..300 {
         fs::write(fs.path(format!("{n}")), "").unwrap();
     }
+    // The way to the mount is not everybody's.
+    let held = fs::File::open(&dir).unwrap();
+    let way = format!("/proc/self/fd/{}", held.as_raw_fd());
     // SAFETY: these change the calling thread alone, by its own numbers. They cannot fail in a way that memory knows of.
     let become_user = |id: u32| unsafe { (libc::setfsgid(id), libc::setfsuid(id)) };
     become_user(65534);
-    let mut open = [fs::read_dir(&dir).unwrap(), fs::read_dir(&dir).unwrap()];
+    let mut open = [&way, &way].map(|way| fs::read_dir(way).unwrap());
     let first = open[0].next().unwrap().unwrap();
     become_user(0);
     chmod(&dir, 0o700);
     become_user(65534);
-    let refused = fs::read_dir(&dir).map(drop);
+    let refused = fs::read_dir(&way).map(drop);
     let left = open.map(|listing| listing.filter(|entry| entry.is_ok()).count());
     become_user(0);
     assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);

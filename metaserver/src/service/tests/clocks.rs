@@ -86,7 +86,8 @@ async fn regression_a_clock_that_jumps_and_comes_back_is_forgotten_and_deletes_n
     let cluster = Cluster::one().await;
     let mut servers = cluster.chunkservers(2).await;
     let mut client = cluster.client(1).await;
-    let (file, _) = written_file(&mut client).await;
+    let (file, chunk) = written_file(&mut client).await;
+    client.seal(chunk.chunk).await.expect("it is this session's");
     cluster.clocks[&1].step_wall(YEARS);
     let unlink = Change::Unlink { parent: InodeId::ROOT, name: Name::new("a").expect("a name") };
     assert!(client.change(&Caller::ROOT, unlink).await.is_ok(), "{file:?}");

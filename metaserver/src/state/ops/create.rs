@@ -143,7 +143,7 @@ fn mode_and_group(
 
 #[cfg(test)]
 mod tests {
-    use dfs_proto::ids::InodeId;
+    use dfs_proto::ids::{ClusterId, InodeId};
 
     use super::*;
     use crate::state::tests::{Harness, attr_of, create, name, user};
@@ -236,5 +236,19 @@ mod tests {
         assert_eq!(new, Err(MetaError::PermissionDenied));
         let taken = harness.change(&user(7), create(directory, "f", 0o600, NewInode::File));
         assert_eq!(taken, Err(MetaError::Exists));
+    }
+
+    #[test]
+    fn only_root_chooses_the_cluster_of_a_volume_and_whoever_may_write_makes_one() {
+        let harness = Harness::new();
+        let plan = |caller: &Caller, what| {
+            let create =
+                Create { parent: InodeId::ROOT, name: name("v"), mode: 0o755, what, or_existing: false };
+            harness.view(|view| plan_directory(view, caller, &create)).map(|root| root.uid)
+        };
+        let chosen = || NewInode::Volume { cluster: ClusterId(7) };
+        assert_eq!(plan(&user(7), NewInode::Directory), Ok(7));
+        assert_eq!(plan(&user(7), chosen()), Err(MetaError::NotPermitted));
+        assert_eq!(plan(&Caller::ROOT, chosen()), Ok(0));
     }
 }
