@@ -31,7 +31,7 @@ use super::types::{
 };
 use crate::kv::memory::MemoryHome;
 use crate::kv::rocksdb::{RocksHome, RocksOptions};
-use crate::kv::{Kv as _, KvHome, Txn};
+use crate::kv::{KvHome, Txn};
 use crate::state::time::StateTime;
 
 /// Small files, so that the tests go through many.
