@@ -257,7 +257,7 @@ impl ClusterClient {
         name: &Name,
     ) -> Result<InodeAttr> {
         if let Some(pin) = self.core.nodes.pin_open(inode) {
-            self.core.flush(&pin.node).await?;
+            self.commit_whole(&pin.node).await?;
         }
         Ok(self.show(self.core.meta.link(caller, inode, parent, name).await?.attr))
     }
@@ -300,9 +300,17 @@ impl ClusterClient {
             Ok(Found::Elsewhere(_)) | Err(_) => return Ok(()),
         };
         match self.core.nodes.pin_open(inode) {
-            Some(pin) => self.core.flush(&pin.node).await,
+            Some(pin) => self.commit_whole(&pin.node).await,
             None => Ok(()),
         }
+    }
+
+    /// Commits what is buffered. An error also when bytes were lost before, in a flush of somebody else's or with a session,
+    /// and no open file has told anybody yet: the file is not what was written to it.
+    async fn commit_whole(&self, node: &Arc<Node>) -> Result<()> {
+        self.core.flush(node).await?;
+        let session = self.core.meta.session_id();
+        node.with(session, |state| state.unheard_failure()).map_or(Ok(()), Err)
     }
 
     /// Pinned before it is called an orphan, so that nobody releases it.

@@ -232,13 +232,17 @@ impl File {
         if self.reported.swap(failures, Ordering::Relaxed) >= failures {
             return Ok(());
         }
+        self.look(|state| state.failure_is_told());
         last.map_or(Ok(()), Err)
     }
 
     /// A failure that this file reports now need not be reported again.
     fn noting(&self, result: Result<()>) -> Result<()> {
         if result.is_err() {
-            let (failures, _) = self.look(|state| state.failure());
+            let (failures, _) = self.look(|state| {
+                state.failure_is_told();
+                state.failure()
+            });
             self.reported.store(failures, Ordering::Relaxed);
         }
         result

@@ -192,11 +192,13 @@ impl Core {
                 let moved = || MetaError::Unavailable { what: "a chunk ended before the commit".to_owned() };
                 return is_done.then_some(()).ok_or_else(moved);
             };
+            // Whoever stops waiting for it here leaves it so.
+            node.with(session, |state| state.not_answered(&part));
             let attr = self.committer.commit(part.commit.clone()).await.inspect_err(|error| {
-                // Nobody knows whether it happened.
-                if matches!(error, MetaError::Unavailable { .. }) {
-                    node.with(session, |state| state.not_answered(&part));
-                }
+                node.with(session, |state| match error {
+                    MetaError::Unavailable { .. } => state.not_answered(&part),
+                    _ => state.was_refused(&part),
+                });
             })?;
             node.with(session, |state| state.committed(&part, &attr));
             self.writer.succeeded();

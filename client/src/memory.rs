@@ -3,6 +3,7 @@
 //! Writers reserve before they buffer and wait while there is no room; above half of the capacity the oldest dirty
 //! inodes are committed (`chores`).
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -15,6 +16,8 @@ use crate::retry::Deadline;
 pub(crate) struct SessionMemory {
     capacity: u64,
     used: Mutex<u64>,
+    /// Inodes whose bytes were lost without anybody having been told.
+    unheard: AtomicUsize,
     freed: Notify,
     half_full: Notify,
 }
@@ -29,16 +32,26 @@ pub(crate) struct Reservation {
 impl SessionMemory {
     pub(crate) fn new(capacity: u64) -> Arc<SessionMemory> {
         let (freed, half_full) = (Notify::new(), Notify::new());
-        Arc::new(SessionMemory { capacity: capacity.max(1), used: Mutex::new(0), freed, half_full })
+        let (used, unheard) = (Mutex::new(0), AtomicUsize::new(0));
+        Arc::new(SessionMemory { capacity: capacity.max(1), used, unheard, freed, half_full })
     }
 
     fn used(&self) -> MutexGuard<'_, u64> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Nothing is buffered, nor about to be.
+    /// Nothing is buffered, nor about to be, nor was anything lost that nobody has heard of.
     pub(crate) fn is_unused(&self) -> bool {
-        *self.used() == 0
+        *self.used() == 0 && self.unheard.load(Ordering::Relaxed) == 0
+    }
+
+    /// An inode had, and has now, lost bytes that nobody has heard of.
+    pub(crate) fn unheard_moved(&self, before: bool, after: bool) {
+        match (before, after) {
+            (false, true) => self.unheard.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.unheard.fetch_sub(1, Ordering::Relaxed),
+            (true, true) | (false, false) => return,
+        };
     }
 
     /// Waits until `bytes` fit. A write larger than everything waits for all of it.

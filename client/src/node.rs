@@ -60,6 +60,8 @@ pub(crate) struct State {
     places: BTreeMap<RunId, Place>,
     next_commit: Option<u64>,
     failures: u64,
+    /// No open file has told anybody of the last failure yet.
+    is_unheard: bool,
     last_failure: Option<ClientError>,
     cache: ExtentCache,
     dirty_since: Option<Instant>,
@@ -102,6 +104,7 @@ impl Node {
             places: BTreeMap::new(),
             next_commit: None,
             failures: 0,
+            is_unheard: false,
             last_failure: None,
             cache: ExtentCache::default(),
             dirty_since: None,
@@ -117,10 +120,11 @@ impl Node {
     /// Looks at, or changes, the state under its lock, as of `session`; keeps the session's memory account.
     pub(crate) fn with<T>(&self, session: SessionId, look: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = state.buffer.memory();
+        let (before, was_unheard) = (state.buffer.memory(), state.is_unheard);
         state.move_to(session);
         let seen = look(&mut state);
         self.memory.moved(before, state.buffer.memory());
+        self.memory.unheard_moved(was_unheard, state.is_unheard);
         seen
     }
 
@@ -134,6 +138,7 @@ impl Drop for Node {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         self.memory.moved(state.buffer.memory(), 0);
+        self.memory.unheard_moved(state.is_unheard, false);
     }
 }
 
@@ -156,7 +161,18 @@ impl State {
         }
         self.drop_buffered();
         self.failures += 1;
+        self.is_unheard = true;
         self.last_failure = Some(error);
+    }
+
+    /// What was written here is lost, and nobody has been told (N4).
+    pub(crate) fn unheard_failure(&self) -> Option<ClientError> {
+        self.last_failure.clone().filter(|_| self.is_unheard)
+    }
+
+    /// An open file tells of the last failure.
+    pub(crate) fn failure_is_told(&mut self) {
+        self.is_unheard = false;
     }
 
     /// The same for a flush that began under `session`: what was written under one that came later is not its to drop.
@@ -407,12 +423,17 @@ impl State {
         }
     }
 
-    /// A commit was not answered.
+    /// A commit is sent, or will not be answered any more: nobody knows what becomes of it.
     pub(crate) fn not_answered(&mut self, part: &Arc<Part>) {
         if part.commit.session == self.session {
             self.next_commit = None;
             self.uncertain = Some(part.clone());
         }
+    }
+
+    /// A commit was refused: it did not happen.
+    pub(crate) fn was_refused(&mut self, part: &Arc<Part>) {
+        self.uncertain = self.uncertain.take().filter(|uncertain| !Arc::ptr_eq(uncertain, part));
     }
 
     /// Keeps N2.

@@ -558,7 +558,12 @@ impl Fs {
         if at != write.offset {
             self.inodes.pages_differ(open.inode);
             if let Some(drop_pages) = self.drop_pages.get() {
-                let _ = timeout(DROP_MAX, drop_pages(open.inode, at.min(write.offset))).await; // keeps F3
+                let dropped = drop_pages(open.inode, at.min(write.offset)); // keeps F3
+                // The page in which the write ends is locked until the answer: it is not waited for.
+                let end = write.offset.0 + write.data.len() as u64;
+                if write.offset.0 / PAGE_LEN != end / PAGE_LEN {
+                    let _ = timeout(DROP_MAX, dropped).await;
+                }
             }
         }
         Ok(())

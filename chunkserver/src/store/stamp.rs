@@ -17,6 +17,7 @@
 //! S2  Cluster and server id are stamped once and never changed.
 //! S3  Two processes never use one directory: `DATA/lock`.
 //! S4  It is made in this order: the stamp, the directories of the chunks, their owner; registered: the stamp, then the owner.
+//!     One of an earlier format gets the owner first, then a stamp of this format.
 //!     So a registered stamp says that all the others are there, and an owner that is registered says that the stamp is. What
 //!     is missing, damaged, or another's against that is refused, and nothing was changed until then. What one chunk's file
 //!     holds is no matter of the start: damage of it is found when it is read.
@@ -151,9 +152,15 @@ impl Directory {
         if is_stamped {
             directory.stamp = directory.read_whole()?;
         }
-        directory.write(FILE).map_err(failed("stamp it"))?;
+        // The stamp first in a new directory, and last in one of an earlier format: it promises the others then (S4).
+        if !is_stamped {
+            directory.write(FILE).map_err(failed("stamp it"))?;
+        }
         make_shards(directory.disk.as_ref(), path).map_err(failed("make the directories of the chunks"))?;
-        directory.write_owner().map_err(failed("say whose the chunks are"))?;
+        directory.renew(&format!("{CHUNKS}/{OWNER}")).map_err(failed("say whose the chunks are"))?;
+        if is_stamped {
+            directory.renew(FILE).map_err(failed("stamp it"))?;
+        }
         if let Some(parent) = path.parent().filter(|parent| !is_made && !parent.as_os_str().is_empty()) {
             directory.disk.sync_directory(parent).map_err(failed("sync the directory it is in"))?;
         }
@@ -184,6 +191,26 @@ impl Directory {
 
     fn write_owner(&self) -> io::Result<()> {
         self.write(&format!("{CHUNKS}/{OWNER}"))
+    }
+
+    /// Keeps S5. On a disk that takes nothing new, what is there stays: it is synced, and chunks can be read and deleted.
+    fn renew(&self, name: &str) -> io::Result<()> {
+        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        let written = self.write(name);
+        let takes_nothing =
+            |error: &io::Error| matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem);
+        match written {
+            Err(error) if takes_nothing(&error) && self.says_so(name) => {
+                tracing::warn!(path = %self.path.display(), %error, "{name} stays as it is");
+                Ok(())
+            }
+            written => written,
+        }
+    }
+
+    /// What would be written is there.
+    fn says_so(&self, name: &str) -> bool {
+        matches!(self.read(name), Ok(Some((stamp, FORMAT))) if stamp == self.stamp)
     }
 
     /// The stamp, as this file.
@@ -223,7 +250,13 @@ impl Directory {
             if owner.is_none() && format > FORMAT_BEFORE {
                 return Err(missing(&owner_file));
             }
-            let shards = self.disk.list(&self.path.join(CHUNKS)).unwrap_or_default();
+            let shards = match self.disk.list(&self.path.join(CHUNKS)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    let (path, what) = (self.path.clone(), "list the directories of its chunks");
+                    return Err(DirectoryError::Io { path, what, source: error });
+                }
+                shards => shards.unwrap_or_default(),
+            };
             let lost =
                 (0..=u8::MAX).map(shard_name).find(|name| !shards.iter().any(|shard| shard == name.as_str()));
             if let Some(lost) = lost {

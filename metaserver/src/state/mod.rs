@@ -69,6 +69,8 @@ struct Now {
     wall: Timestamp,
     /// For what orders (P7.1).
     state: StateTime,
+    /// The entry is of a release that had one clock for both, and is applied as it was then.
+    is_of_one_clock: bool,
 }
 
 /// Executes one command of an entry that its leader has `proposed` then.
@@ -101,9 +103,17 @@ pub fn apply(command: &Command, proposed: Proposed, txn: &mut Txn<'_>) -> Reply 
                 if ops::volume::is_undecided(txn, &request.change) {
                     return Executed::NotNow("the directory is being removed");
                 }
-                let Now { wall, state } = now;
-                let mut context =
-                    ops::Context { txn, now: wall, state_time: state, session, caller, placement, volumes };
+                let Now { wall, state, is_of_one_clock } = now;
+                let mut context = ops::Context {
+                    txn,
+                    now: wall,
+                    state_time: state,
+                    is_of_one_clock,
+                    session,
+                    caller,
+                    placement,
+                    volumes,
+                };
                 Executed::Answered(ops::execute(&mut context, &request.change))
             })
         }
@@ -132,7 +142,10 @@ fn advance_time(txn: &mut Txn<'_>, proposed: Proposed) -> Now {
     let last = cluster::counters(txn).time;
     let now = match proposed {
         Proposed::At { wall, .. } if planted::has(Bug::WallClockOrders) => by_one_clock(last, wall),
-        Proposed::At { wall, state } => Now { wall, state: if state > last { state } else { last.next() } },
+        Proposed::At { wall, state } => {
+            let state = if state > last { state } else { last.next() };
+            Now { wall, state, is_of_one_clock: false }
+        }
         Proposed::ByOneClock(wall) => by_one_clock(last, wall),
     };
     if now.state > last {
@@ -145,7 +158,7 @@ fn advance_time(txn: &mut Txn<'_>, proposed: Proposed) -> Now {
 fn by_one_clock(last: StateTime, wall: Timestamp) -> Now {
     let state = StateTime::from_wall(wall);
     let state = if state < last { last.next() } else { state };
-    Now { wall: state.as_wall(), state }
+    Now { wall: state.as_wall(), state, is_of_one_clock: true }
 }
 
 /// What executing a request came to.

@@ -8,7 +8,9 @@
 //!     nothing for [`STRANGER_IDLE_MAX`] is cut off. Peers that have shaken hands may be silent for ever; whether their
 //!     machines are there is TCP's to find out (`env::Tcp`).
 //! A3  Bytes that requests and unread answers hold are bounded for all connections together. Who needs some when there are
-//!     none waits a moment; then the holder that has neither read nor written for longest is cut off.
+//!     none waits, in the order of arrival; after a moment the holder that has neither read nor written for longest is cut
+//!     off. What servers ask of each other has a bound of its own: a request of a client may hold its bytes until another
+//!     server has answered, and two servers that waited for each other's clients would wait for ever.
 //! A4  A write that gets nowhere for [`WRITE_STALL_MAX`] ends its connection.
 
 use std::collections::BTreeMap;
@@ -62,6 +64,8 @@ pub struct Admission(Arc<Inner>);
 struct Inner {
     limits: Limits,
     bytes: Arc<Semaphore>,
+    /// Of connections to other servers.
+    server_bytes: Arc<Semaphore>,
     began: Instant,
     table: Mutex<Table>,
 }
@@ -79,6 +83,8 @@ pub struct Seat {
     from: String,
     admission: Weak<Inner>,
     is_greeted: AtomicBool,
+    /// The peer says that it is a server.
+    is_server: AtomicBool,
     /// When something was last read or written, in milliseconds since the process began to listen.
     active_ms: AtomicU64,
     held: AtomicU64,
@@ -107,8 +113,15 @@ impl Default for Admission {
 
 impl Admission {
     pub fn new(limits: Limits) -> Admission {
-        let bytes = Arc::new(Semaphore::new(limits.bytes as usize));
-        Admission(Arc::new(Inner { limits, bytes, began: Instant::now(), table: Mutex::default() }))
+        let semaphore = || Arc::new(Semaphore::new(limits.bytes as usize));
+        let (bytes, server_bytes) = (semaphore(), semaphore());
+        Admission(Arc::new(Inner {
+            limits,
+            bytes,
+            server_bytes,
+            began: Instant::now(),
+            table: Mutex::default(),
+        }))
     }
 
     /// Takes a connection in; its place is free again when the stream is dropped.
@@ -122,6 +135,7 @@ impl Admission {
             from: from.to_owned(),
             admission: Arc::downgrade(inner),
             is_greeted: AtomicBool::new(false),
+            is_server: AtomicBool::new(false),
             active_ms: AtomicU64::new(inner.now_ms()),
             held: AtomicU64::new(0),
             cut_off: CancellationToken::new(),
@@ -196,8 +210,9 @@ impl Seat {
         }
     }
 
-    /// It has shaken hands.
-    pub(super) fn greeted(&self) {
+    /// It has shaken hands, as a server or not.
+    pub(super) fn greeted(&self, as_server: bool) {
+        self.is_server.store(as_server, Ordering::Relaxed);
         self.is_greeted.store(true, Ordering::Relaxed);
     }
 
@@ -213,14 +228,12 @@ impl Seat {
         let mut claim = Claim { seat: self.clone(), bytes, _permit: None };
         self.held.fetch_add(bytes, Ordering::Relaxed);
         let Some(admission) = self.admission.upgrade() else { return claim };
+        let is_server = self.is_server.load(Ordering::Relaxed);
+        let budget = if is_server { &admission.server_bytes } else { &admission.bytes };
         let count = bytes.min(admission.limits.bytes) as u32;
-        if let Ok(permit) = admission.bytes.clone().try_acquire_many_owned(count) {
-            claim._permit = Some(permit);
-            return claim;
-        }
+        let mut waiting = std::pin::pin!(budget.clone().acquire_many_owned(count));
         loop {
-            let waiting = admission.bytes.clone().acquire_many_owned(count);
-            match timeout(CLAIM_PATIENCE, waiting).await {
+            match timeout(CLAIM_PATIENCE, &mut waiting).await {
                 Ok(permit) => claim._permit = permit.ok(),
                 Err(_) => {
                     admission.cut_off_laziest();

@@ -32,7 +32,7 @@ async fn later() {
 async fn among_too_many_strangers_the_one_that_was_silent_longest_goes_and_no_friend_does() {
     let admission = Admission::new(SMALL);
     let mut friend = connect(&admission, "friend");
-    friend.seat.greeted();
+    friend.seat.greeted(false);
     let mut strangers = Vec::new();
     for number in 0..3 {
         later().await;
@@ -59,7 +59,7 @@ async fn connections_of_all_kinds_are_bounded_and_a_new_one_is_always_taken_in()
     for number in 0..100 {
         later().await;
         all.push(connect(&admission, &format!("friend {number}")));
-        all.last().unwrap().seat.greeted();
+        all.last().unwrap().seat.greeted(false);
         assert!(admission.connections() <= SMALL.connections);
     }
     assert!(is_cut_off(&mut all[0]).await && !is_cut_off(&mut all[99]).await);
@@ -69,7 +69,7 @@ async fn connections_of_all_kinds_are_bounded_and_a_new_one_is_always_taken_in()
 async fn a_stranger_that_says_nothing_is_cut_off_after_a_minute_and_a_friend_never() {
     let admission = Admission::new(SMALL);
     let (mut stranger, mut friend) = (connect(&admission, "stranger"), connect(&admission, "friend"));
-    friend.seat.greeted();
+    friend.seat.greeted(false);
     let told = stranger.here.read_u8().await;
     assert_eq!(told.unwrap_err().kind(), io::ErrorKind::TimedOut);
     assert!(timeout(10 * STRANGER_IDLE_MAX, friend.here.read_u8()).await.is_err());
@@ -79,7 +79,7 @@ async fn a_stranger_that_says_nothing_is_cut_off_after_a_minute_and_a_friend_nev
 async fn a_write_that_gets_nowhere_ends_its_connection_and_one_that_goes_on_slowly_does_not() {
     let admission = Admission::new(SMALL);
     let Connected { mut here, seat, mut peer } = connect(&admission, "slow");
-    seat.greeted();
+    seat.greeted(false);
     let reading = tokio::spawn(async move {
         let mut byte = [0];
         for _ in 0..10 {
@@ -102,7 +102,7 @@ async fn who_holds_memory_and_does_nothing_goes_when_others_need_it() {
     let mut lazy = connect(&admission, "lazy");
     let mut busy = connect(&admission, "busy");
     for connected in [&lazy, &busy] {
-        connected.seat.greeted();
+        connected.seat.greeted(false);
     }
     let held = [lazy.seat.claim(600).await, busy.seat.claim(400).await];
     later().await;
@@ -138,4 +138,17 @@ fn few_descriptors_are_few_connections_and_some_are_always_taken() {
     assert_eq!(Limits::of(100).connections, 25);
     assert!(Limits::of(10).strangers >= 1);
     assert_eq!(Limits::of(1_000_000).connections, 4096);
+}
+
+/// What clients hold while a server waits for another one never holds up what that other one asks here.
+#[tokio::test(start_paused = true)]
+async fn what_servers_ask_of_each_other_does_not_wait_for_clients() {
+    let admission = Admission::new(SMALL);
+    let (client, server) = (connect(&admission, "client"), connect(&admission, "server"));
+    client.seat.greeted(false);
+    server.seat.greeted(true);
+    let held = client.seat.claim(SMALL.bytes).await;
+    let forward = timeout(Duration::from_millis(1), server.seat.claim(SMALL.bytes)).await;
+    assert!(forward.is_ok(), "a forward waits for a client");
+    drop(held);
 }

@@ -62,8 +62,8 @@ const REQUEST_COST_BYTES: u64 = 4096;
 const ARRIVAL_DEADLINE: Duration = Duration::from_secs(120);
 /// F5. Much more than a greeting has.
 const GREETING_LEN_MAX: usize = 4096;
-/// Room for a frame of this length is claimed before it is read.
-const CLAIMED_LEN_MIN: usize = 64 << 10;
+/// Room for a frame of this length is claimed before it is read, or written.
+pub(super) const CLAIMED_LEN_MIN: usize = 64 << 10;
 
 struct Outgoing {
     head: Bytes,
@@ -214,7 +214,7 @@ async fn serve_connection(
 ) {
     let (mut reader, mut writer) = tokio::io::split(stream);
     match timeout(GREETING_DEADLINE, accept_greeting(&mut reader, &mut writer, &identity)).await {
-        Ok(Ok(())) => seat.greeted(),
+        Ok(Ok(is_server)) => seat.greeted(is_server),
         Ok(Err(error)) => return tracing::warn!(%from, %error, "refused a frame connection"),
         Err(_) => return tracing::debug!(%from, "a frame connection did not greet in time"),
     }
@@ -235,11 +235,12 @@ async fn serve_connection(
     let _ = timeout(GREETING_DEADLINE, writing).await;
 }
 
+/// Whether the peer says that it is a server.
 pub(super) async fn accept_greeting(
     reader: &mut (impl AsyncRead + Unpin),
     writer: &mut (impl AsyncWrite + Unpin),
     identity: &SharedIdentity,
-) -> io::Result<()> {
+) -> io::Result<bool> {
     let head = read_head(reader).await?;
     let header = frame::decode_header(&head).map_err(broken)?;
     if header.kind != FrameKind::Greeting || header.body_len + header.payload_len > GREETING_LEN_MAX {
@@ -249,7 +250,8 @@ pub(super) async fn accept_greeting(
     let theirs = wire::Greeting::decode(incoming.body).map_err(broken)?;
     let reply = answer_greeting(&identity.get(), &theirs);
     send_message(writer, FrameKind::GreetingReply, &reply).await?;
-    if reply.refusal.is_empty() { Ok(()) } else { Err(broken(reply.refusal)) }
+    let is_server = [Role::Metaserver, Role::Chunkserver].iter().any(|role| role.name() == theirs.role);
+    if reply.refusal.is_empty() { Ok(is_server) } else { Err(broken(reply.refusal)) }
 }
 
 async fn serve_requests(

@@ -64,7 +64,7 @@ type Queued = (Bytes, Option<Owed>);
 /// Its call's place (U3), and room for the answer (U5).
 struct Owed {
     _place: OwnedSemaphorePermit,
-    _room: Claim,
+    _room: Option<Claim>,
 }
 
 impl Writer {
@@ -311,7 +311,7 @@ pub(super) async fn serve_connection(
     let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
     let greeted = frames::accept_greeting(&mut reader, &mut writer, &identity);
     match timeout(frames::GREETING_DEADLINE, greeted).await {
-        Ok(Ok(())) => seat.greeted(),
+        Ok(Ok(is_server)) => seat.greeted(is_server),
         Ok(Err(error)) => return tracing::warn!(%from, %error, "refused a frame connection"),
         Err(_) => return tracing::debug!(%from, "a frame connection did not greet in time"),
     }
@@ -354,7 +354,7 @@ async fn serve_calls(
         // Most reads have their answer at once: no task for them.
         match poll_once(answering.as_mut()) {
             Poll::Ready(frame) => {
-                let room = seat.claim(frame.len() as u64).await;
+                let room = with_signs_of_life(room_for(&frame, seat), || writer.sign()).await;
                 writer.send(frame, Some(Owed { _place: place, _room: room })); // keeps U3
             }
             Poll::Pending => {
@@ -365,11 +365,19 @@ async fn serve_calls(
                     if writer.has_too_much() {
                         return seat.end("because it asks for answers and does not read them"); // keeps U5
                     }
-                    let room = seat.claim(frame.len() as u64).await;
+                    let room = with_signs_of_life(room_for(&frame, &seat), || writer.sign()).await;
                     writer.send_with_others(frame, Owed { _place: place, _room: room }).await; // keeps U3
                 });
             }
         }
+    }
+}
+
+/// For an answer that is long: short ones are bounded by U3.
+async fn room_for(frame: &Bytes, seat: &Arc<Seat>) -> Option<Claim> {
+    match frame.len() >= frames::CLAIMED_LEN_MIN {
+        true => Some(seat.claim(frame.len() as u64).await),
+        false => None,
     }
 }
 

@@ -93,7 +93,10 @@ fn lay(context: &mut Context<'_, '_>, file: &FileCommit, record: &mut InodeRecor
     // Times set explicitly since the write stay (P2.3), and were a change of their own.
     if let Some(written) = file.mtime {
         record.mtime = written;
-        record.ctime = changed_at(record.ctime, written, context.now);
+        record.ctime = match context.is_of_one_clock {
+            true => record.ctime.latest(written),
+            false => changed_at(record.ctime, written, context.now),
+        };
     }
     if file.kill_privileges {
         record.kill_privileges();

@@ -37,6 +37,8 @@ pub(super) struct Context<'c, 't> {
     pub now: Timestamp,
     /// For what orders (P7.1).
     pub state_time: StateTime,
+    /// The entry is of an earlier release, and is applied as that one did.
+    pub is_of_one_clock: bool,
     pub session: SessionId,
     pub caller: &'c Caller,
     /// Chosen by the leader, for `OpenChunk`.
