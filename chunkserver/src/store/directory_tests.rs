@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use dfs_proto::env::Rng;
 use dfs_proto::ids::{ClusterId, ServerId};
 
-use super::stamp::Directory;
+use super::stamp::{Directory, checksum};
 use crate::disk::{Disk, DiskFile, DiskLock, MemoryDisk, RealDisk, Space};
 
 const CHUNK: &str = "chunks/2a/000000000000012a";
@@ -216,6 +216,50 @@ fn a_start_after_a_death_or_a_power_cut_at_any_step_of_the_making_and_the_regist
             }
             if is_over {
                 assert!(step > 20, "{step} steps");
+                break;
+            }
+        }
+    }
+}
+
+/// As a release left it that knew no `chunks/owner`.
+fn of_the_format_before(disk: &MemoryDisk) {
+    let (file, owner) = (Path::new("/data/dfs-chunkserver"), Path::new("/data/chunks/owner"));
+    let mut bytes = vec![0; 4096];
+    let len = disk.open(file).unwrap().read_at(&mut [io::IoSliceMut::new(&mut bytes)], 0).unwrap();
+    let text = String::from_utf8(bytes[..len].to_vec()).unwrap().replace("format = 2", "format = 1");
+    let (before, _) = text.split_once("checksum").unwrap();
+    let text = format!("{before}checksum = {:08x}\n", checksum(before));
+    disk.remove(file).unwrap();
+    let written = disk.create(file).unwrap();
+    written.write_at(&mut [io::IoSlice::new(text.as_bytes())], 0).unwrap();
+    written.sync().unwrap();
+    disk.remove(owner).unwrap();
+    for directory in ["/data", "/data/chunks"] {
+        disk.sync_directory(Path::new(directory)).unwrap();
+    }
+}
+
+/// A crash in the first start after an upgrade left a stamp that promised an owner which was not there: a healthy server was
+/// refused for good.
+#[test]
+fn regression_a_start_after_a_death_at_any_step_of_the_upgrade_works() {
+    for has_power in [true, false] {
+        for step in 0.. {
+            let disk = MemoryDisk::new(1 << 20);
+            let unlimited = Arc::new(AtomicI64::new(i64::MAX));
+            assert!(made(MortalDisk { inner: disk.clone(), left: unlimited }, &mut false));
+            of_the_format_before(&disk);
+            let mortal = MortalDisk { inner: disk.clone(), left: Arc::new(AtomicI64::new(step)) };
+            let is_over = Directory::claim(Arc::new(mortal), Path::new("/data"), &Rng::seeded(1)).is_ok();
+            if !has_power {
+                disk.crash(&Rng::seeded(step as u64));
+            }
+            let claimed = Directory::claim(Arc::new(disk), Path::new("/data"), &Rng::seeded(2));
+            let directory = claimed.unwrap_or_else(|error| panic!("step {step}, power {has_power}: {error}"));
+            assert_eq!(directory.stamp().server, ServerId(3), "step {step}");
+            if is_over {
+                assert!(step > 10, "{step} steps");
                 break;
             }
         }

@@ -304,7 +304,7 @@ enum BadStamp {
     Damaged(&'static str),
 }
 
-fn checksum(text: &str) -> u32 {
+pub(super) fn checksum(text: &str) -> u32 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, text.as_bytes()) as u32
 }
 

@@ -226,6 +226,31 @@ async fn a_file_that_cannot_be_committed_is_not_renamed() {
     client.rename(&USER, rename("tmp", "real")).await.unwrap();
 }
 
+/// A flush that had failed before, beside the rename or earlier, left nothing to commit: the rename went through and both
+/// contents were gone.
+#[tokio::test(start_paused = true)]
+async fn regression_a_file_whose_bytes_were_lost_unheard_is_not_renamed_or_linked() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let (old, tmp) = (make(&client, "real").await, make(&client, "tmp").await);
+    let other = client.open(&USER, tmp.inode(), READ_WRITE).await.unwrap();
+    tmp.write_at(&USER, Offset(0), b"lost").await.unwrap();
+    (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), true));
+    // Both flush: the second finds nothing any more.
+    let name = Name::new("link").unwrap();
+    let link = client.link(&USER, tmp.inode(), InodeId::ROOT, &name);
+    let (linked, renamed) = tokio::join!(link, client.rename(&USER, rename("tmp", "real")));
+    assert!(matches!(linked, Err(ClientError::Unavailable { .. })), "{linked:?}");
+    assert!(matches!(renamed.map(drop), Err(ClientError::Unavailable { .. })));
+    (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), false));
+    let later = client.rename(&USER, rename("tmp", "real")).await.map(drop);
+    assert!(matches!(later, Err(ClientError::Unavailable { .. })), "{later:?}");
+    let found = client.lookup(&USER, InodeId::ROOT, b"real").await.unwrap();
+    assert!(matches!(found, Found::Here(attr) if attr.inode == old.inode()));
+    assert!(other.sync().await.is_err(), "somebody is told");
+    client.rename(&USER, rename("tmp", "real")).await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn full_disks_are_enospc_and_cost_nothing_that_was_acknowledged() {
     let cluster = Cluster::new();
