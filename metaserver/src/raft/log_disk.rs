@@ -20,6 +20,8 @@ use dfs_proto::env::{BoxFuture, Rng};
 use dfs_proto::planted::{self, Bug};
 use dfs_proto::units::ByteLen;
 
+use super::log_format::torn_segment_after;
+
 /// Names a file of the log; chosen by the log store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FileId(pub u64);
@@ -307,6 +309,17 @@ impl SimulatedDisk {
                 }
             }
         }
+    }
+
+    /// As if the power had failed in the first write of the next segment and only its first sector had arrived: that moment is too
+    /// short to be met by chance. Tells whether there is a segment that it follows.
+    pub fn tear_next_segment(&self) -> bool {
+        let mut disk = self.lock();
+        let torn = disk.files.values().filter_map(|bytes| torn_segment_after(bytes));
+        let Some((_, torn)) = torn.max_by_key(|(sequence, _)| *sequence) else { return false };
+        let next = disk.files.keys().last().map_or(0, |last| last.0 + 1);
+        disk.files.insert(FileId(next), torn);
+        true
     }
 
     /// From now on every write and sync of the log fails, or none does.
