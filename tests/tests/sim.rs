@@ -21,7 +21,7 @@ const FINDERS: [(Bug, u64); Bug::ALL.len()] = [
     (Bug::SlownessTakenForSilence, 5),
     (Bug::WallClockOrders, 1),
     (Bug::UncommittedRename, 1),
-    (Bug::TornSegmentRefused, 16),
+    (Bug::TornSegmentRefused, 1),
 ];
 const FINDERS_MORE: u64 = 20;
 /// Two cores.

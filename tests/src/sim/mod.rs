@@ -6,7 +6,8 @@
 //! * crash: a server's tasks vanish between two ticks; its log disk, chunk disk and Kv keep what was synced or flushed, and
 //!   of the rest what chance leaves; it starts again within seconds. At most one metaserver and one chunkserver at a time,
 //!   or all of them at once: a power failure. Each run ends with one, right after the last close.
-//! * such a crash of a metaserver in the first write of a segment of its Raft log, which is torn. Segments are short and
+//! * such a crash of a metaserver in the first write of a segment of its Raft log, which is torn; some crashes leave one torn
+//!   whenever they fall. Segments are short and
 //!   snapshots frequent, so that logs are purged and their files recycled.
 //! * a file of a metaserver's directory, its stamp or the name of its state, is missing when it starts: it refuses, and is
 //!   started again with the file.
@@ -71,6 +72,8 @@ const MORTAL: &str = "x1";
 const VOLUMES: &str = "v1";
 const GRPC_PORT: u16 = 7000;
 const LOG_SEGMENT_KIB: u64 = 4;
+/// One crash of a metaserver in so many leaves the first write of a segment torn.
+const TORN_ONE_IN: u64 = 4;
 /// One start of a metaserver in so many is tried without a file of its directory first.
 const MISSING_ONE_IN: u64 = 4;
 const FRAMES_PORT: u16 = 7101;
@@ -296,6 +299,9 @@ impl GroupDisks {
 
     fn crash(&self, rng: &Rng) {
         self.log.crash(rng);
+        if rng.below(TORN_ONE_IN) == 0 {
+            self.log.tear_next_segment();
+        }
         self.state.crash();
     }
 }
