@@ -173,20 +173,22 @@ impl Federation {
         volumes.into_iter().filter(|volume| volume["number"] != 0).collect()
     }
 
-    /// Waits until nothing is left in the middle; then the root directory and the map have these volumes.
+    /// Waits until nothing is left in the middle: the map has these volumes, each once and active. A name in the map follows
+    /// that in the root directory, after the death of a leader within seconds (P9.5). Then the root directory has them too.
     fn agree(&self, root: &Path, names: &BTreeSet<String>) {
-        let settled = || {
-            let volumes = self.volumes();
-            volumes.iter().all(|volume| volume["state"] == "active").then_some(volumes)
-        };
-        let volumes = wait::at_most(START_DEADLINE, settled)
-            .unwrap_or_else(|| panic!("something stays in the middle: {:?}", self.volumes()));
         let name = |volume: &serde_json::Value| {
             volume["name"].as_str().unwrap_or_default().trim_start_matches('/').to_owned()
         };
-        let mapped: Vec<String> = volumes.iter().map(name).collect();
-        assert_eq!(mapped.len(), names.len(), "{mapped:?}, not {names:?}");
-        assert_eq!(mapped.into_iter().collect::<BTreeSet<_>>(), *names);
+        let settled = || {
+            let volumes = self.volumes();
+            let is_active = volumes.iter().all(|volume| volume["state"] == "active");
+            let mapped: Vec<String> = volumes.iter().map(name).collect();
+            let is_same =
+                mapped.len() == names.len() && mapped.into_iter().collect::<BTreeSet<_>>() == *names;
+            (is_active && is_same).then_some(())
+        };
+        wait::at_most(START_DEADLINE, settled)
+            .unwrap_or_else(|| panic!("{names:?} are not what the map has: {:?}", self.volumes()));
         let listed = fs::read_dir(root)
             .expect("list the root")
             .map(|entry| entry.expect("an entry").file_name().into_string().expect("one of ours"));
