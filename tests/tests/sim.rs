@@ -16,12 +16,12 @@ const SEEDS: u64 = 100;
 const FINDERS: [(Bug, u64); Bug::ALL.len()] = [
     (Bug::SkippedSync, 1),
     (Bug::SkippedLogSync, 1),
-    (Bug::ReplyBeforeCommit, 1),
+    (Bug::ReplyBeforeCommit, 5),
     (Bug::RetryAppliedTwice, 1),
     (Bug::SlownessTakenForSilence, 5),
-    (Bug::WallClockOrders, 1),
+    (Bug::WallClockOrders, 5),
     (Bug::UncommittedRename, 1),
-    (Bug::TornSegmentRefused, 1),
+    (Bug::TornSegmentRefused, 15),
 ];
 const FINDERS_MORE: u64 = 20;
 /// Two cores.
