@@ -140,14 +140,15 @@ impl ClusterClient {
     /// waits for its commit, that goes behind it first, so that what is shown is what the file will be.
     async fn settled(&self, node: &Arc<Node>, asked_at: Instant) -> Option<InodeAttr> {
         let session = self.core.meta.session_id();
-        let is_outgrown = node.with(session, |state| {
+        let (is_outgrown, shown) = node.with(session, |state| {
             state.heard(asked_at);
-            state.is_outgrown()
+            (state.is_outgrown(), state.shown())
         });
-        if is_outgrown {
-            // It goes on when nobody waits for it; that it failed, the open files will report.
-            let _ = timeout(SETTLE_MAX, self.core.move_behind(node)).await;
+        if !is_outgrown {
+            return shown;
         }
+        // It goes on when nobody waits for it; that it failed, the open files will report.
+        let _ = timeout(SETTLE_MAX, self.core.move_behind(node)).await;
         node.with(session, |state| state.shown())
     }
 

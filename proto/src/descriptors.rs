@@ -1,31 +1,44 @@
 //! How many descriptors this process may have. What keeps many open (chunks, tables, connections) takes a share of that
 //! number, so that nobody is left without one when it opens the next file: that would look like a failing disk.
 //!
-//! The daemons raise the soft limit to the hard one first, in their `main`.
+//! The daemons raise the soft limit to the hard one first ([`raise`]), in their `main`.
 
 use std::io;
 
 /// More than any daemon uses: a hard limit of a billion means that nobody has thought about it.
-pub const WANTED_MAX: u64 = 65_536;
+const WANTED_MAX: u64 = 65_536;
 /// With fewer there is no room for a working set of chunks and connections.
 pub const FEW: u64 = 1024;
 
-const LIMITS: &str = "/proc/self/limits";
-/// ENOMEM, ENFILE, EMFILE, EAGAIN, EADDRNOTAVAIL and ENOBUFS, as Linux numbers them.
-const LACKS: [i32; 6] = [12, 23, 24, 11, 99, 105];
+const LACKS: [i32; 6] =
+    [libc::ENOMEM, libc::ENFILE, libc::EMFILE, libc::EAGAIN, libc::EADDRNOTAVAIL, libc::ENOBUFS];
+
+fn limit() -> io::Result<libc::rlimit> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is writable for the length of the call.
+    match unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } {
+        0 => Ok(limit),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
 
 /// How many this process may have now.
 pub fn obtained() -> u64 {
-    let text = std::fs::read_to_string(LIMITS).unwrap_or_default();
-    soft_limit(&text).unwrap_or(FEW).min(WANTED_MAX)
+    limit().map_or(FEW, |limit| limit.rlim_cur).min(WANTED_MAX)
 }
 
-fn soft_limit(text: &str) -> Option<u64> {
-    let limits = text.lines().find_map(|line| line.strip_prefix("Max open files"))?;
-    match limits.split_whitespace().next()? {
-        "unlimited" => Some(WANTED_MAX),
-        number => number.parse().ok(),
+/// Raises the soft limit as far as the hard one allows (the usual soft one of 1024 is too low); answers what was obtained.
+pub fn raise() -> io::Result<u64> {
+    let mut limit = limit()?;
+    let wanted = limit.rlim_max.min(WANTED_MAX);
+    if limit.rlim_cur < wanted {
+        limit.rlim_cur = wanted;
+        // SAFETY: `limit` is readable for the length of the call.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
     }
+    Ok(limit.rlim_cur)
 }
 
 /// Did a call fail because this process, or this machine, lacks descriptors, memory or ports? That says nothing about
@@ -39,11 +52,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_soft_limit_is_read_from_what_the_kernel_says() {
-        let text = "Limit            Soft Limit  Hard Limit  Units\nMax open files   4096        20000       files\n";
-        assert_eq!(soft_limit(text), Some(4096));
-        assert_eq!(soft_limit("Max open files   unlimited   unlimited   files\n"), Some(WANTED_MAX));
-        assert_eq!(soft_limit(""), None);
-        assert!(obtained() > 0);
+    fn what_was_raised_is_what_is_obtained_and_raising_again_changes_nothing() {
+        let raised = raise().unwrap();
+        assert_eq!(obtained(), raised.min(WANTED_MAX));
+        assert_eq!(raise().unwrap(), raised);
     }
 }

@@ -183,10 +183,13 @@ impl Inner {
     }
 
     /// Keeps A3.
-    fn cut_off_laziest(&self) {
+    fn cut_off_laziest(&self, is_server: bool) {
         let mut table = lock(&self.table);
         let lazy_before = self.now_ms().saturating_sub(CLAIM_PATIENCE.as_millis() as u64);
-        let holders = table.seats.values().filter(|seat| seat.held.load(Ordering::Relaxed) > 0);
+        // The other budget is no help to whoever waits for this one.
+        let of_budget = |seat: &&Arc<Seat>| seat.is_server() == is_server;
+        let holders =
+            table.seats.values().filter(|seat| seat.held.load(Ordering::Relaxed) > 0).filter(of_budget);
         let laziest = holders.min_by_key(|seat| seat.active_ms()).cloned();
         if let Some(seat) = laziest.filter(|seat| seat.active_ms() <= lazy_before) {
             let held = seat.held.load(Ordering::Relaxed);
@@ -198,6 +201,10 @@ impl Inner {
 impl Seat {
     fn is_greeted(&self) -> bool {
         self.is_greeted.load(Ordering::Relaxed)
+    }
+
+    fn is_server(&self) -> bool {
+        self.is_server.load(Ordering::Relaxed)
     }
 
     fn active_ms(&self) -> u64 {
@@ -228,7 +235,7 @@ impl Seat {
         let mut claim = Claim { seat: self.clone(), bytes, _permit: None };
         self.held.fetch_add(bytes, Ordering::Relaxed);
         let Some(admission) = self.admission.upgrade() else { return claim };
-        let is_server = self.is_server.load(Ordering::Relaxed);
+        let is_server = self.is_server();
         let budget = if is_server { &admission.server_bytes } else { &admission.bytes };
         let count = bytes.min(admission.limits.bytes) as u32;
         let mut waiting = std::pin::pin!(budget.clone().acquire_many_owned(count));
@@ -236,7 +243,7 @@ impl Seat {
             match timeout(CLAIM_PATIENCE, &mut waiting).await {
                 Ok(permit) => claim._permit = permit.ok(),
                 Err(_) => {
-                    admission.cut_off_laziest();
+                    admission.cut_off_laziest(is_server);
                     continue;
                 }
             }

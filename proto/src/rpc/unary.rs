@@ -46,6 +46,8 @@ use crate::wire::{UnaryAnswer, UnaryCall};
 const CALLS_MAX: usize = 1024;
 /// U5. A peer that reads takes much less at a time.
 const UNREAD_LEN_MAX: usize = 64 << 20;
+/// U5, for the log.
+const UNREAD: &str = "because it asks for answers and does not read them";
 /// Several small frames are taken in by one system call.
 const READ_BUFFER_BYTES: usize = 16 * 1024;
 
@@ -347,7 +349,12 @@ async fn serve_calls(
         }
         let call = UnaryCall::decode(incoming.body).map_err(broken)?;
         let place = in_flight.clone().acquire_owned().await.map_err(broken)?; // keeps U3
+        if writer.is_broken.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::ConnectionAborted.into()); // nobody would get the answer
+        }
         if writer.has_too_much() {
+            // Its end alone would leave what is queued until the write is given up.
+            seat.end(UNREAD);
             return Err(broken("answers are asked for and not read")); // keeps U5
         }
         let mut answering = Box::pin(answer(routes.clone(), call, incoming.header.request));
@@ -363,7 +370,7 @@ async fn serve_calls(
                 running.spawn(async move {
                     let frame = with_signs_of_life(answering, || writer.sign()).await;
                     if writer.has_too_much() {
-                        return seat.end("because it asks for answers and does not read them"); // keeps U5
+                        return seat.end(UNREAD); // keeps U5
                     }
                     let room = with_signs_of_life(room_for(&frame, &seat), || writer.sign()).await;
                     writer.send_with_others(frame, Owed { _place: place, _room: room }).await; // keeps U3

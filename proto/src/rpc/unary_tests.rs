@@ -95,9 +95,10 @@ async fn a_member_that_is_silent_is_passed_over_after_a_second_and_a_half() {
 
 const ANSWER_LEN: usize = 1 << 20;
 
-/// Answers a megabyte, at once or a little later.
+/// Answers a megabyte, at once or a little later, and counts.
 struct Talkative {
     is_slow: bool,
+    answered: Arc<AtomicUsize>,
 }
 
 #[tonic::async_trait]
@@ -109,20 +110,22 @@ impl Hello for Talkative {
         if self.is_slow {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        self.answered.fetch_add(1, Ordering::Relaxed);
         let refusal = "x".repeat(ANSWER_LEN);
         Ok(Response::new(wire::GreetingReply { refusal, ..Default::default() }))
     }
 }
 
-/// 1,024 answers of 1 MiB each could wait for a peer that did not read: 1 GiB for one connection.
+/// 1,024 answers of 1 MiB each could wait for a peer that did not read, for as long as TCP has patience: 1 GiB for one
+/// connection.
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_asks_and_does_not_read_is_cut_off_before_it_holds_much() {
     for is_slow in [false, true] {
         let (mut near, far) = tokio::io::duplex(1 << 16);
-        let admission = Admission::default();
+        let (admission, answered) = (Admission::default(), Arc::new(AtomicUsize::new(0)));
         let (stream, seat) = admission.admit(Box::new(far), "pipe");
         let identity = Identity { role: Role::Metaserver, id: 1, cluster: ClusterId(5) };
-        let routes = Routes::new(HelloServer::new(Talkative { is_slow }));
+        let routes = Routes::new(HelloServer::new(Talkative { is_slow, answered: answered.clone() }));
         let (_stop, stopped) = watch::channel(false);
         let shared = SharedIdentity::new(identity);
         let serving = tokio::spawn(serve_connection(stream, seat, "pipe".into(), shared, routes, stopped));
@@ -130,13 +133,21 @@ async fn a_peer_that_asks_and_does_not_read_is_cut_off_before_it_holds_much() {
         frames::send_message(&mut near, FrameKind::Greeting, &greeting(&own, &identity)).await.unwrap();
         assert_eq!(read_frame(&mut near).await.unwrap().header.kind, FrameKind::GreetingReply);
         let call = UnaryCall { path: "/dfs.v1.Hello/Greet".to_owned(), message: Bytes::from_static(&[0; 5]) };
-        let mut asked = 0;
-        // Until it is cut off; its server has answered what it had taken in by then.
+        let (began, mut asked) = (Instant::now(), 0);
         while asked < 3000 && near.write_all(&frame::encode(FrameKind::Call, asked, &call, 0)).await.is_ok() {
             asked += 1;
         }
         assert!(asked < 3000, "{asked} calls were taken");
         timeout(Duration::from_secs(30), serving).await.expect("its connection ends").unwrap();
+        let after = began.elapsed();
+        assert!(
+            after < Duration::from_secs(10),
+            "{after:?}: not for its unread answers, but for a write that stalls"
+        );
+        // Of those that are answered at once, as many as may wait; of slow ones, all that a connection may have in flight.
+        let most = if is_slow { CALLS_MAX } else { UNREAD_LEN_MAX / ANSWER_LEN + 2 };
+        let answered = answered.load(Ordering::Relaxed);
+        assert!(answered <= most, "{answered} answers were made");
         assert_eq!(admission.connections(), 0);
     }
 }
@@ -148,7 +159,7 @@ async fn a_peer_that_reads_gets_every_answer() {
     let admission = Admission::default();
     let (stream, seat) = admission.admit(Box::new(far), "pipe");
     let identity = Identity { role: Role::Metaserver, id: 1, cluster: ClusterId(5) };
-    let routes = Routes::new(HelloServer::new(Talkative { is_slow: true }));
+    let routes = Routes::new(HelloServer::new(Talkative { is_slow: true, answered: Arc::default() }));
     let (_stop, stopped) = watch::channel(false);
     tokio::spawn(serve_connection(
         stream,
