@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use dfs_proto::config::{self, ConfigFile};
+use dfs_net::config::{self, ConfigFile};
 
 use crate::cli::Source;
 

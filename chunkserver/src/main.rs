@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use dfs_chunkserver::config::{Config, File};
 use dfs_chunkserver::{Seams, start};
-use dfs_proto::descriptors;
-use dfs_proto::env::{Env, runtime_threads};
+use dfs_net::descriptors;
+use dfs_net::env::{Env, runtime_threads};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -80,7 +80,7 @@ struct Arguments {
 impl Arguments {
     /// The file's settings with those given here over them.
     fn config(self) -> anyhow::Result<Config> {
-        let (_, file) = dfs_proto::config::load::<File>(self.config.as_deref())?;
+        let (_, file) = dfs_net::config::load::<File>(self.config.as_deref())?;
         let File { mut federation, chunkserver: mut section, .. } = file;
         fn take<T>(setting: &mut T, given: Option<T>) {
             if let Some(given) = given {

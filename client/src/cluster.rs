@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use dfs_net::env::Env;
+use dfs_net::rpc::frames::{ChunkTransport, FrameTransport};
+use dfs_net::rpc::grpc::SharedIdentity;
+use dfs_net::rpc::leader::LeaderChannel;
+use dfs_net::rpc::{Identity, Role};
 use dfs_proto::attr::{AccessMask, Caller, InodeAttr, Name};
-use dfs_proto::env::Env;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ClusterId, InodeId};
 use dfs_proto::meta::{Create, Rename, SetAttr, StatFs};
 use dfs_proto::planted::{self, Bug};
-use dfs_proto::rpc::frames::{ChunkTransport, FrameTransport};
-use dfs_proto::rpc::grpc::SharedIdentity;
-use dfs_proto::rpc::leader::LeaderChannel;
-use dfs_proto::rpc::{Identity, Role};
 use dfs_proto::units::ByteLen;
 use futures::StreamExt;
 use tokio::time::{Instant, timeout};

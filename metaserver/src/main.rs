@@ -7,9 +7,9 @@ use anyhow::Context as _;
 use clap::Parser;
 use dfs_metaserver::Storage;
 use dfs_metaserver::config::{Config, Settings};
-use dfs_proto::config::{ConfigFile, load};
-use dfs_proto::descriptors;
-use dfs_proto::env::{Env, runtime_threads};
+use dfs_net::config::{ConfigFile, load};
+use dfs_net::descriptors;
+use dfs_net::env::{Env, runtime_threads};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
