@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::chunks::FakeChunks;
 pub(crate) use self::metaserver::FakeMeta;
-use crate::cluster::ClusterClient;
+use crate::cluster::client::ClusterClient;
 use crate::{ClientConfig, File, OpenMode};
 
 pub(crate) const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false };

@@ -29,8 +29,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::ClusterClient;
-use crate::retry::Deadline;
+use crate::cluster::client::ClusterClient;
+use crate::session::retry::Deadline;
 use crate::{ClientConfig, ClientError, Result};
 
 /// How long a metaserver holds a question for a newer map; then the next one is asked.

@@ -26,12 +26,12 @@ use dfs_proto::units::{ByteLen, COMMIT_EXTENTS_MAX, ChunkOffset, Offset};
 use tokio::time::Instant;
 
 use crate::ClientError;
-use crate::buffer::{Run, RunId, WriteBuffer};
-use crate::cache::{ExtentCache, Located};
-use crate::commit::FilePart;
-use crate::memory::SessionMemory;
-use crate::stream::ChunkStream;
-use crate::writer::Place;
+use crate::data::buffer::{Run, RunId, WriteBuffer};
+use crate::data::commit::FilePart;
+use crate::data::extents::{ExtentCache, Located};
+use crate::data::memory::SessionMemory;
+use crate::data::stream::ChunkStream;
+use crate::data::writer::Place;
 
 /// N6: for so long after it.
 const IMPATIENT_FOR: Duration = Duration::from_secs(5);

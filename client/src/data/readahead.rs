@@ -13,8 +13,8 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::core::Core;
-use crate::node::{Node, State};
+use crate::data::core::Core;
+use crate::data::node::{Node, State};
 use crate::{ClientError, Result};
 
 const SEGMENT_LEN: u64 = MIB;

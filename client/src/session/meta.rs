@@ -24,9 +24,9 @@ use dfs_proto::meta::{
 use dfs_proto::units::{ByteLen, Offset};
 use tokio::time::Instant;
 
-use crate::cluster::Found;
-use crate::fresh::Fresh;
-use crate::session::Session;
+use crate::cluster::client::Found;
+use crate::names::fresh::Fresh;
+use crate::session::requests::Session;
 use crate::{Created, DirPage};
 
 /// A chunkserver that failed is reported once; an answer is of no use, so it is not waited for long.

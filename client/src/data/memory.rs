@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::ClientError;
-use crate::retry::Deadline;
+use crate::session::retry::Deadline;
 
 /// See the module.
 pub(crate) struct SessionMemory {

@@ -15,9 +15,9 @@ use dfs_proto::units::ByteLen;
 use futures::future::join_all;
 use futures::{StreamExt as _, stream};
 
-use crate::cluster::{ClusterClient, Found, Orphan};
-use crate::federation::Federation;
-use crate::touched::{Mark, Touched};
+use crate::cluster::client::{ClusterClient, Found, Orphan};
+use crate::names::touched::{Mark, Touched};
+use crate::route::federation::Federation;
 use crate::{ClientConfig, ClientError, Created, DirPage, File, OpenMode, Result};
 
 /// Volumes of one listing whose attributes are asked for at the same time.

@@ -17,10 +17,10 @@ use dfs_proto::meta::SetAttr;
 use dfs_proto::units::{FILE_LEN_MAX, Offset};
 use tokio::time::{Instant, timeout};
 
-use crate::core::Core;
-use crate::node::{Node, Pin, State};
-use crate::readahead::ReadAhead;
-use crate::retry::Deadline;
+use crate::data::core::Core;
+use crate::data::node::{Node, Pin, State};
+use crate::data::readahead::ReadAhead;
+use crate::session::retry::Deadline;
 use crate::{ClientError, OpenMode, Result};
 
 /// So long what the cluster told of a file is believed by what the kernel does not ask about before: direct reads, and
