@@ -31,9 +31,8 @@ pub use cluster::client::Orphan;
 pub use data::file::File;
 pub use data::flush::FLUSH_SLICE_LEN;
 pub use error::ClientError;
+pub use names::interim;
 pub use route::client::{Client, Looked};
-
-type Result<T> = std::result::Result<T, ClientError>;
 
 /// How a client finds the federation, and what it may use.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -27,10 +27,11 @@ use crate::data::memory::SessionMemory;
 use crate::data::node::{Node, Nodes, Pin};
 use crate::data::readahead::ReadAheadBudget;
 use crate::data::writer::ChunkWriter;
+use crate::error::{ClientError, Result};
 use crate::session::grpc;
 use crate::session::meta::{MetaCalls, MetaClient};
 use crate::session::retry::Deadline;
-use crate::{ClientConfig, ClientError, Created, DirPage, File, OpenMode, Result};
+use crate::{ClientConfig, Created, DirPage, File, OpenMode};
 
 /// Inodes flushed at the same time at the end.
 const LAST_FLUSHES_MAX: usize = 16;
@@ -152,9 +153,9 @@ impl ClusterClient {
         node.with(session, |state| state.shown())
     }
 
-    /// The same, but what a change of this client has told in the last milliseconds is not asked for again (`fresh`).
+    /// The same, but attributes that a change of this client brought a moment ago are not asked for again (V4).
     pub(crate) async fn getattr_lately(&self, caller: &Caller, inode: InodeId) -> Result<InodeAttr> {
-        match self.core.meta.fresh_attr(inode) {
+        match self.core.meta.attr_after_change(inode) {
             Some(attr) => Ok(self.show(attr)),
             None => self.getattr(caller, inode).await,
         }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::ClientError;
+use crate::error::ClientError;
 use crate::session::retry::Deadline;
 
 /// See the module.

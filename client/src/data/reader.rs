@@ -19,8 +19,8 @@ use crate::data::chunk::{ChunkRange, ReadFailure};
 use crate::data::core::Core;
 use crate::data::extents::{ExtentCache, Located};
 use crate::data::node::{Node, State, View};
+use crate::error::{ClientError, Result};
 use crate::session::retry::{Backoff, Deadline};
-use crate::{ClientError, Result};
 
 /// Chunk reads of one request that run together.
 const PIECES_IN_FLIGHT_MAX: usize = 8;
