@@ -5,6 +5,8 @@ use dfs_proto::ids::InodeId;
 use dfs_proto::units::Offset;
 use thiserror::Error;
 
+pub(crate) type Result<T> = std::result::Result<T, ClientError>;
+
 /// Why a call failed. Cloned to every open file that has to report it (P6.4).
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ClientError {

@@ -5,33 +5,17 @@
 //! had to be sent. [`File`] buffers what is written, and makes it durable and visible to others at `flush` and `sync`. Every
 //! call has a deadline.
 //!
-//! To read it: `client` says where an operation goes and `cluster` what it does there; `file` tells the story of one open file; `flush` is where a write becomes durable (`Core::flush`), `node`
-//! is what all open files of an inode share, `reader` how a range of a file becomes bytes.
+//! The floors, each of which uses only those below it: `route` says where an operation goes and `cluster` what it does there;
+//! in `data`, `file` tells the story of one open file, `flush` is where a write becomes durable (`Core::flush`), `node` is what
+//! all open files of an inode share, `reader` how a range of a file becomes bytes; `session` calls one cluster; `names` is
+//! what is known of names and attributes.
 
-mod buffer;
-mod cache;
-mod chores;
-mod chunk;
-mod client;
 mod cluster;
-mod commit;
-mod core;
+mod data;
 mod error;
-mod federation;
-mod file;
-mod flush;
-mod fresh;
-mod grpc;
-mod memory;
-mod meta;
-mod node;
-mod readahead;
-mod reader;
-mod retry;
+mod names;
+mod route;
 mod session;
-mod stream;
-mod touched;
-mod writer;
 
 #[cfg(test)]
 mod fakes;
@@ -43,13 +27,12 @@ use dfs_proto::ids::InodeId;
 use dfs_proto::meta::DirEntry;
 use std::time::Duration;
 
-pub use client::{Client, Looked};
-pub use cluster::Orphan;
+pub use cluster::client::Orphan;
+pub use data::file::File;
+pub use data::flush::FLUSH_SLICE_LEN;
 pub use error::ClientError;
-pub use file::File;
-pub use flush::FLUSH_SLICE_LEN;
-
-type Result<T> = std::result::Result<T, ClientError>;
+pub use names::interim;
+pub use route::client::{Client, Looked};
 
 /// How a client finds the federation, and what it may use.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,6 +23,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use dfs_client::interim::LastKnown;
 use dfs_client::{Client, ClientError, File, Looked, OpenMode};
 use dfs_proto::attr::{AccessMask, BadName, Caller, FileKind, InodeAttr, Name};
 use dfs_proto::ids::InodeId;
@@ -35,7 +36,6 @@ use tokio::time::timeout;
 use crate::groups::{Groups, Requester};
 use crate::handles::{Handle, Handles};
 use crate::inodes::Inodes;
-use crate::last_known::LastKnown;
 
 /// Why a call was refused. `errno::errno` says which number that is.
 #[derive(Debug, Error)]
@@ -61,13 +61,6 @@ pub(crate) enum FsError {
     TimedOut,
     #[error("the mount is closing")]
     Closing,
-}
-
-impl FsError {
-    /// Nobody was there to decide.
-    pub(crate) fn is_unanswered(&self) -> bool {
-        matches!(self, FsError::TimedOut | FsError::Client(ClientError::Unavailable { .. }))
-    }
 }
 
 pub(crate) type FsResult<T> = Result<T, FsError>;
@@ -207,8 +200,8 @@ impl Fs {
             directories: Handles::new(),
             inodes: Inodes::new(),
             groups: Groups::new(),
-            root: LastKnown::new(),
-            space: LastKnown::new(),
+            root: LastKnown::default(),
+            space: LastKnown::default(),
             drop_pages: OnceLock::new(),
             is_closing: AtomicBool::new(false),
         }
@@ -230,14 +223,14 @@ impl Fs {
 
     /// Calls as `who`; again, with supplementary groups, when the server says that they decide (P5.6). The second try
     /// is a request of its own: the first was refused before it left a trace.
-    async fn as_caller<T, F, Fut>(&self, who: Requester, call: F) -> FsResult<T>
+    async fn as_caller<T, F, Fut>(&self, who: Requester, call: F) -> Result<T, ClientError>
     where
         F: Fn(Caller) -> Fut,
         Fut: Future<Output = Result<T, ClientError>>,
     {
         match call(self.groups.caller(who)).await {
-            Err(ClientError::GroupsNeeded) => Ok(call(self.groups.caller_with_groups(who)).await?),
-            answer => Ok(answer?),
+            Err(ClientError::GroupsNeeded) => call(self.groups.caller_with_groups(who)).await,
+            answer => answer,
         }
     }
 
@@ -306,11 +299,11 @@ impl Fs {
 
     pub(crate) async fn unlink(&self, who: Requester, parent: InodeId, name: &[u8]) -> FsResult<()> {
         let name = entry_name(name)?;
-        self.as_caller(who, |caller| {
+        let unlinked = self.as_caller(who, |caller| {
             let name = &name;
             async move { self.client.unlink(&caller, parent, name).await }
-        })
-        .await
+        });
+        Ok(unlinked.await?)
     }
 
     pub(crate) async fn rmdir(&self, who: Requester, parent: InodeId, name: &[u8]) -> FsResult<()> {
@@ -354,7 +347,7 @@ impl Fs {
     }
 
     pub(crate) async fn readlink(&self, who: Requester, inode: InodeId) -> FsResult<Vec<u8>> {
-        self.as_caller(who, |caller| async move { self.client.readlink(&caller, inode).await }).await
+        Ok(self.as_caller(who, |caller| async move { self.client.readlink(&caller, inode).await }).await?)
     }
 
     // ---- attributes ------------------------------------------------------------------------------------------
@@ -363,7 +356,7 @@ impl Fs {
         let asked = |caller| async move { self.client.getattr_lately(&caller, inode).await };
         let fresh = self.as_caller(who, asked);
         let attr = if inode == InodeId::ROOT { self.root.or(fresh).await } else { fresh.await };
-        attr.map(|attr| self.shown(attr))
+        Ok(self.shown(attr?))
     }
 
     /// Attributes as the kernel may see them now (F6).
@@ -398,18 +391,20 @@ impl Fs {
     }
 
     pub(crate) async fn access(&self, who: Requester, inode: InodeId, mask: AccessMask) -> FsResult<()> {
-        self.as_caller(who, |caller| async move { self.client.access(&caller, inode, mask).await }).await
+        Ok(self
+            .as_caller(who, |caller| async move { self.client.access(&caller, inode, mask).await })
+            .await?)
     }
 
     pub(crate) async fn statfs(&self, inode: InodeId) -> FsResult<StatFs> {
-        let fresh = async { Ok(self.client.statfs(inode).await?) };
+        let fresh = self.client.statfs(inode);
         if inode != InodeId::ROOT {
-            return fresh.await;
+            return Ok(fresh.await?);
         }
         match self.space.or(fresh).await {
             // Other clusters are there: the mount begins and ends without the root's.
-            Err(error) if error.is_unanswered() && self.client.is_of_federation() => Ok(StatFs::default()),
-            space => space,
+            Err(ClientError::Unavailable { .. }) if self.client.is_of_federation() => Ok(StatFs::default()),
+            space => Ok(space?),
         }
     }
 
@@ -431,9 +426,7 @@ impl Fs {
             .as_caller(who, |caller| async move { self.client.open(&caller, inode, flags.mode).await })
             .await;
         let file = match file {
-            Err(FsError::Client(ClientError::PermissionDenied)) if flags.execute => {
-                self.open_to_execute(who, inode).await?
-            }
+            Err(ClientError::PermissionDenied) if flags.execute => self.open_to_execute(who, inode).await?,
             answer => answer?,
         };
         Ok(self.opened(file, inode, flags))

@@ -1,5 +1,5 @@
-//! The kernel's edge: unpacks a request, calls `fs`, replies. Nothing is decided here but how long the kernel may
-//! believe an answer (not at all, until there are leases: P5.2) and what it is offered at the start (P5.1).
+//! The kernel's edge: unpacks a request, calls `fs`, replies. Nothing is decided here but what the kernel is offered at the
+//! start (P5.1). How long it may use an answer is in `dfs_client::interim` (V1, V2).
 //!
 //! E1  Every request is answered within its deadline, whatever the servers do: fuser answers interrupts with ENOSYS, so
 //!     a process that waits cannot even be killed (promise 7).
@@ -19,8 +19,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use dfs_client::interim::{ATTR_TIMEOUT, FILE_NAME_TIMEOUT, UNKNOWN_TIMEOUT, name_timeout};
 use dfs_client::{FLUSH_SLICE_LEN, Looked, OpenMode};
-use dfs_proto::attr::{AccessMask, FileKind, InodeAttr};
+use dfs_proto::attr::{AccessMask, InodeAttr};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{NewInode, SetAttr, StatFs};
 use dfs_proto::units::{APPEND_LEN_MAX, ByteLen, NAME_LEN_MAX, Offset};
@@ -41,19 +42,6 @@ use crate::fs::{self, Fs, FsError, FsResult, Listed, Opened};
 use crate::handles::Handle;
 use crate::rest::Rest;
 
-/// How long the kernel may believe the name of a file: not at all (P5.2). So whoever opens or cuts a path finds what has
-/// that name now, also when it has just been listed: with the name believed, `> log` right after another mount's
-/// `mv log log.1` would empty `log.1`.
-const FILE_NAME_BELIEVED: Duration = Duration::ZERO;
-/// The name of a directory: a path of four components costs one look-up instead of four. What is done in a directory that
-/// is gone is refused, in one that has moved it is done where it is now: its inode is asked, not its name.
-const DIRECTORY_NAME_BELIEVED: Duration = Duration::from_millis(50);
-/// How long it may believe attributes that it got. It asks for those of a directory up to three times per component and
-/// call; what can be old is only what needs no look-up: `fstat` and cached reads of a file that was open before (see
-/// ARCHITECTURE.md, "Decided by measuring", and SEMANTICS.md).
-const ATTR_BELIEVED: Duration = Duration::from_millis(50);
-/// What stands for a volume whose cluster does not answer.
-const UNANSWERED: Duration = Duration::ZERO;
 /// Inode numbers are never reused, so their first generation is their only one.
 const GENERATION: Generation = Generation(0);
 /// The largest request: one append carries as much (twice as fast as the kernel's default of 128 KiB).
@@ -157,10 +145,6 @@ fn number(what: &'static str, error: &FsError) -> Errno {
     Errno::from_i32(number)
 }
 
-fn name_believed(kind: FileKind) -> &'static Duration {
-    if kind == FileKind::Directory { &DIRECTORY_NAME_BELIEVED } else { &FILE_NAME_BELIEVED }
-}
-
 fn reply_empty(what: &'static str, reply: ReplyEmpty) -> impl FnOnce(FsResult<()>) + Send + 'static {
     move |answer| match answer {
         Ok(()) => reply.ok(),
@@ -171,7 +155,7 @@ fn reply_empty(what: &'static str, reply: ReplyEmpty) -> impl FnOnce(FsResult<()
 fn reply_entry(what: &'static str, reply: ReplyEntry) -> impl FnOnce(FsResult<InodeAttr>) + Send + 'static {
     move |answer| match answer {
         Ok(attr) => {
-            reply.entry_with_ttls(&ATTR_BELIEVED, name_believed(attr.kind), &file_attr(&attr), GENERATION)
+            reply.entry_with_ttls(&ATTR_TIMEOUT, &name_timeout(attr.kind), &file_attr(&attr), GENERATION)
         }
         Err(error) => reply.error(number(what, &error)),
     }
@@ -179,7 +163,7 @@ fn reply_entry(what: &'static str, reply: ReplyEntry) -> impl FnOnce(FsResult<In
 
 fn reply_attr(what: &'static str, reply: ReplyAttr) -> impl FnOnce(FsResult<InodeAttr>) + Send + 'static {
     move |answer| match answer {
-        Ok(attr) => reply.attr(&ATTR_BELIEVED, &file_attr(&attr)),
+        Ok(attr) => reply.attr(&ATTR_TIMEOUT, &file_attr(&attr)),
         Err(error) => reply.error(number(what, &error)),
     }
 }
@@ -283,7 +267,12 @@ impl Filesystem for Edge {
         self.metadata(call, move |looked| match looked {
             Ok(Looked::Attr(attr)) => reply_entry("look up a name", reply)(Ok(attr)),
             Ok(Looked::Unanswered(inode)) => {
-                reply.entry_with_ttls(&UNANSWERED, &UNANSWERED, &directory_placeholder(inode), GENERATION);
+                reply.entry_with_ttls(
+                    &UNKNOWN_TIMEOUT,
+                    &UNKNOWN_TIMEOUT,
+                    &directory_placeholder(inode),
+                    GENERATION,
+                );
             }
             Err(error) => reply_entry("look up a name", reply)(Err(error)),
         });
@@ -450,7 +439,7 @@ impl Filesystem for Edge {
             Ok((opened, attr)) => {
                 let number = FileHandle(opened.handle.0);
                 reply.created(
-                    &FILE_NAME_BELIEVED,
+                    &FILE_NAME_TIMEOUT,
                     &file_attr(&attr),
                     GENERATION,
                     number,
@@ -579,8 +568,8 @@ impl Filesystem for Edge {
                     let attr =
                         entry.attr.as_ref().map_or_else(|| directory_placeholder(entry.inode), file_attr);
                     let inode = INodeNo(entry.inode.0);
-                    let believed = entry.attr.as_ref().map_or(&UNANSWERED, |_| name_believed(entry.kind));
-                    let is_full = reply.add(inode, entry.cookie, name, believed, &attr, GENERATION);
+                    let timeout = entry.attr.as_ref().map_or(UNKNOWN_TIMEOUT, |_| name_timeout(entry.kind));
+                    let is_full = reply.add(inode, entry.cookie, name, &timeout, &attr, GENERATION);
                     if !is_full && !entry.is_dot() {
                         fs.entry_looked_up(directory, entry);
                     }
@@ -717,6 +706,8 @@ impl Edge {
 
 #[cfg(test)]
 mod tests {
+    use dfs_proto::attr::FileKind;
+
     use super::*;
 
     #[test]

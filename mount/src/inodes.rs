@@ -2,8 +2,8 @@
 //!
 //! I1  An inode is here exactly while the kernel's count of look-ups that it has not taken back (`forget`) is above 0:
 //!     the kernel bounds the table, by its own inode cache.
-//! I2  Pages of an inode are in the kernel's cache only while it is here. All of them were filled since an open that saw
-//!     `content_version`: another open that sees the same may keep them, since versions only grow.
+//! I2  Pages of an inode are in the kernel's cache only while it is here. Whether an open may keep them is decided by
+//!     [`KeptPages`] (V6).
 //! I3  A directory that this mount removed stays, without a name, while the kernel knows it: a process may stand in it, or
 //!     have it open. (An open file keeps itself; a removed one that is not open the kernel may know for long.)
 //! I4  A page in which the file ends has zeros behind that end in the kernel's cache. Such a page is known here from before the
@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use dfs_client::Orphan;
+use dfs_client::interim::KeptPages;
 use dfs_proto::attr::FileKind;
 use dfs_proto::ids::{InodeId, VolumeId};
 
@@ -26,8 +27,8 @@ struct Known {
     kind: FileKind,
     parent: InodeId,
     name: Box<[u8]>,
-    /// Of the last open; none: nobody opened it since the kernel knows it.
-    content_version: Option<u64>,
+    /// Keeps I2.
+    pages: KeptPages,
     /// Keeps I3.
     orphan: Option<Orphan>,
     /// Keeps I4.
@@ -81,7 +82,7 @@ impl Inodes {
                 kind,
                 parent,
                 name: name.into(),
-                content_version: None,
+                pages: KeptPages::default(),
                 orphan: None,
                 last_page: None,
                 growing_from: None,
@@ -96,17 +97,14 @@ impl Inodes {
 
     /// An open saw `content_version`. True: the one before it saw the same, so pages in the kernel's cache hold (I2).
     pub(crate) fn opened_at(&self, inode: InodeId, content_version: u64) -> bool {
-        self.with(|known| {
-            let entry = known.get_mut(&inode);
-            entry.is_some_and(|entry| entry.content_version.replace(content_version) == Some(content_version))
-        })
+        self.with(|known| known.get_mut(&inode).is_some_and(|entry| entry.pages.opened_at(content_version)))
     }
 
     /// The kernel's pages show what was not stored: the next open does not keep them.
     pub(crate) fn pages_differ(&self, inode: InodeId) {
         self.with(|known| {
             if let Some(entry) = known.get_mut(&inode) {
-                entry.content_version = None;
+                entry.pages.differ();
             }
         });
     }

@@ -13,7 +13,6 @@ mod fuse;
 mod groups;
 mod handles;
 mod inodes;
-mod last_known;
 mod log;
 mod mountpoint;
 mod pages;

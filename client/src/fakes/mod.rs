@@ -1,22 +1,23 @@
 //! A metaserver and chunkservers in memory, which fail when told to.
 
 mod chunks;
+pub(crate) mod clock;
 mod metaserver;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dfs_net::env::{Clock, Env, Rng};
-use dfs_proto::attr::{Caller, InodeAttr, Name, Timestamp};
+use dfs_net::env::{Env, Rng};
+use dfs_proto::attr::{Caller, InodeAttr, Name};
 use dfs_proto::ids::{ClusterId, InodeId, ServerId};
 use dfs_proto::meta::{Create, NewInode};
 use dfs_proto::units::Offset;
-use tokio::time::Instant;
 
 pub(crate) use self::chunks::FakeChunks;
+use self::clock::TokioClock;
 pub(crate) use self::metaserver::FakeMeta;
-use crate::cluster::ClusterClient;
+use crate::cluster::client::ClusterClient;
 use crate::{ClientConfig, File, OpenMode};
 
 pub(crate) const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false };
@@ -98,34 +99,4 @@ pub(crate) async fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
 
 pub(crate) fn size_of(attr: &InodeAttr) -> u64 {
     attr.size.0
-}
-
-/// Clocks that go with tokio's, but for what the machine sleeps. The wall clock is wrong.
-pub(crate) struct TokioClock {
-    began: Option<Instant>,
-    asleep: Mutex<Duration>,
-}
-
-impl TokioClock {
-    pub(crate) fn start() -> TokioClock {
-        TokioClock { began: Some(Instant::now()), asleep: Mutex::default() }
-    }
-
-    pub(crate) fn stopped() -> TokioClock {
-        TokioClock { began: None, asleep: Mutex::default() }
-    }
-
-    pub(crate) fn sleep_through(&self, time: Duration) {
-        *self.asleep.lock().unwrap() += time;
-    }
-}
-
-impl Clock for TokioClock {
-    fn now(&self) -> Timestamp {
-        Timestamp { seconds: 2_147_483_647, nanos: 0 }
-    }
-
-    fn boottime(&self) -> Duration {
-        self.began.map_or(Duration::ZERO, |began| began.elapsed()) + *self.asleep.lock().unwrap()
-    }
 }

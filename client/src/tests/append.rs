@@ -7,7 +7,7 @@ use dfs_net::env::Rng;
 use dfs_proto::meta::SetAttr;
 use dfs_proto::units::{ByteLen, Offset};
 
-use crate::cluster::ClusterClient;
+use crate::cluster::client::ClusterClient;
 use crate::fakes::{Cluster, READ_WRITE, USER, make};
 use crate::{ClientConfig, File};
 

@@ -6,7 +6,7 @@ use dfs_proto::meta::{ReplicaProblem, SetAttr};
 use dfs_proto::units::{ByteLen, MIB, Offset};
 use tokio::time::{Duration, Instant};
 
-use crate::ClientError;
+use crate::error::ClientError;
 use crate::fakes::{Cluster, READ_WRITE, USER, make, pattern, wait_for};
 
 #[tokio::test(start_paused = true)]

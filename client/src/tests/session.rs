@@ -9,7 +9,7 @@ use dfs_proto::meta::{Create, NewInode};
 use dfs_proto::units::{ByteLen, Offset, REQUEST_WINDOW};
 use tokio::time::timeout;
 
-use crate::ClientError;
+use crate::error::ClientError;
 use crate::fakes::{Cluster, READ_WRITE, USER, make, new_file, wait_for};
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use dfs_proto::units::{ByteLen, MIB, Offset};
 use futures::future::join_all;
 use tokio::time::{Instant, advance};
 
-use crate::cluster::Found;
+use crate::cluster::client::Found;
 use crate::fakes::{Cluster, READ_WRITE, USER, make, new_file, pattern, size_of, wait_for};
 use crate::{ClientConfig, ClientError};
 
@@ -481,7 +481,7 @@ async fn what_stays_open_is_committed_after_a_while_and_chunks_left_behind_are_s
         file.write_at(&USER, Offset(index * MIB), &pattern(index, MIB)).await.unwrap();
     }
     file.flush().await.unwrap();
-    let open = crate::writer::LANES;
+    let open = crate::data::writer::LANES;
     wait_for("full chunks to be sealed", || cluster.meta.open_chunks() <= open).await;
 }
 

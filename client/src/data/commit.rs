@@ -15,7 +15,7 @@ use dfs_proto::meta::{ChunkCommit, CommitExtents, FileCommit, MetaResult};
 use dfs_proto::units::COMMIT_FILES_MAX;
 use tokio::sync::oneshot;
 
-use crate::meta::MetaClient;
+use crate::session::meta::MetaClient;
 
 /// Commit requests under way; one more file only waits for the first of them.
 const REQUESTS_MAX: usize = 3;

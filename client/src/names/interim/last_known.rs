@@ -1,7 +1,8 @@
-//! The root's attributes and the space, as they were last known: answered while no metaserver of its cluster answers.
+//! V9: the root directory's attributes and the space are answered as they were last known while no metaserver of that cluster
+//! answers.
 //!
-//! `umount` asks for both before it unmounts, so a mount whose servers are all dead could otherwise not be ended before
-//! the metadata deadline (promise 7). Only these two are treated so; whoever asks for anything else waits.
+//! `umount` asks for both before it unmounts. So a mount whose servers are all dead could otherwise not be ended before the
+//! metadata deadline (promise 7). Only these two are answered so; a caller that asks for anything else waits.
 
 use std::future::Future;
 use std::pin::pin;
@@ -10,35 +11,38 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use crate::fs::FsResult;
+use crate::error::{ClientError, Result};
 
-/// So long a fresh answer is waited for: longer than an election usually takes, short enough for `umount`.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// And so long when one before was waited for in vain,
-const PATIENCE_WHILE_AWAY: Duration = Duration::from_millis(50);
-/// but for one in each of these: so what is shown is never much older where every answer takes more than those 50 ms.
-const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How long a caller waits for a fresh answer: longer than an election usually takes, short enough for `umount`.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// How long a caller waits when one before it has waited for [`ANSWER_MAX`] in vain.
+const ANSWER_MAX_WHILE_AWAY: Duration = Duration::from_millis(50);
+/// In each of these intervals one caller waits for [`ANSWER_MAX`] again. So what is answered is never much older, also where
+/// every answer takes longer than [`ANSWER_MAX_WHILE_AWAY`].
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The lock is held for one copy and never with another.
-pub(crate) struct LastKnown<T> {
+/// A value as it was last answered. The lock is held for one copy and never with another.
+pub struct LastKnown<T> {
     value: Mutex<Option<T>>,
-    /// When somebody last waited with all patience in vain, or began to; `None` since a fresh answer came.
+    /// When a caller last waited for [`ANSWER_MAX`] in vain, or began to. `None` since a fresh answer came.
     away_since: Mutex<Option<Instant>>,
 }
 
-impl<T: Clone> LastKnown<T> {
-    pub(crate) fn new() -> LastKnown<T> {
+impl<T> Default for LastKnown<T> {
+    fn default() -> LastKnown<T> {
         LastKnown { value: Mutex::new(None), away_since: Mutex::new(None) }
     }
+}
 
-    /// The fresh answer if it comes soon or nothing is known, else what is known.
-    pub(crate) async fn or(&self, fresh: impl Future<Output = FsResult<T>>) -> FsResult<T> {
+impl<T: Clone> LastKnown<T> {
+    /// The fresh answer if it comes in time or if no value is known, else the value that is known.
+    pub async fn or(&self, fresh: impl Future<Output = Result<T>>) -> Result<T> {
         let mut fresh = pin!(fresh);
-        let patience = self.patience(Instant::now());
-        let answer = match timeout(patience, &mut fresh).await {
+        let answer_max = self.answer_max(Instant::now());
+        let answer = match timeout(answer_max, &mut fresh).await {
             Ok(answer) => answer,
             Err(_) => {
-                if patience == PATIENCE {
+                if answer_max == ANSWER_MAX {
                     *lock(&self.away_since) = Some(Instant::now());
                 }
                 match self.get() {
@@ -53,20 +57,20 @@ impl<T: Clone> LastKnown<T> {
                 *lock(&self.value) = Some(value.clone());
                 Ok(value)
             }
-            Err(error) if error.is_unanswered() => self.get().ok_or(error),
+            Err(error @ ClientError::Unavailable { .. }) => self.get().ok_or(error),
             Err(error) => Err(error),
         }
     }
 
-    fn patience(&self, now: Instant) -> Duration {
+    fn answer_max(&self, now: Instant) -> Duration {
         let mut away_since = lock(&self.away_since);
         match *away_since {
-            Some(since) if now.duration_since(since) < TRY_AGAIN_AFTER => PATIENCE_WHILE_AWAY,
+            Some(since) if now.duration_since(since) < RETRY_INTERVAL => ANSWER_MAX_WHILE_AWAY,
             Some(_) => {
-                *away_since = Some(now); // those beside this one do not wait as long
-                PATIENCE
+                *away_since = Some(now); // callers that come meanwhile wait only for the shorter time
+                ANSWER_MAX
             }
-            None => PATIENCE,
+            None => ANSWER_MAX,
         }
     }
 
@@ -83,59 +87,56 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use std::future::{pending, ready};
 
-    use dfs_client::ClientError;
-
     use super::*;
-    use crate::fs::FsError;
 
     #[tokio::test(start_paused = true)]
     async fn what_is_known_is_answered_only_when_nothing_fresh_comes() {
-        let known = LastKnown::new();
+        let known = LastKnown::default();
         assert_eq!(known.or(ready(Ok(1))).await.unwrap(), 1);
         assert_eq!(known.or(ready(Ok(2))).await.unwrap(), 2);
         let start = Instant::now();
         assert_eq!(known.or(pending()).await.unwrap(), 2);
-        assert!(start.elapsed() >= PATIENCE);
+        assert!(start.elapsed() >= ANSWER_MAX);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_second_in_an_outage_does_not_wait_as_long_and_a_fresh_answer_ends_it() {
-        let known = LastKnown::new();
+        let known = LastKnown::default();
         assert_eq!(known.or(ready(Ok(1))).await.unwrap(), 1);
         known.or(pending()).await.unwrap();
         let start = Instant::now();
         known.or(pending()).await.unwrap();
-        assert!(start.elapsed() < PATIENCE);
+        assert!(start.elapsed() < ANSWER_MAX);
         assert_eq!(known.or(ready(Ok(2))).await.unwrap(), 2);
         let start = Instant::now();
         assert_eq!(known.or(pending()).await.unwrap(), 2);
-        assert!(start.elapsed() >= PATIENCE);
+        assert!(start.elapsed() >= ANSWER_MAX);
     }
 
     #[tokio::test(start_paused = true)]
     async fn where_every_answer_is_slow_a_fresh_one_is_waited_for_again_after_a_second() {
-        let known = LastKnown::new();
+        let known = LastKnown::default();
         let slow = |value| async move {
-            tokio::time::sleep(2 * PATIENCE_WHILE_AWAY).await;
+            tokio::time::sleep(2 * ANSWER_MAX_WHILE_AWAY).await;
             Ok(value)
         };
         assert_eq!(known.or(ready(Ok(1))).await.unwrap(), 1);
         known.or(pending()).await.unwrap();
         assert_eq!(known.or(slow(2)).await.unwrap(), 1, "the one before has just been waited for in vain");
-        tokio::time::sleep(TRY_AGAIN_AFTER).await;
+        tokio::time::sleep(RETRY_INTERVAL).await;
         assert_eq!(known.or(slow(3)).await.unwrap(), 3);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_refusal_and_an_answer_without_anything_known_are_passed_on() {
-        let known = LastKnown::new();
+        let known = LastKnown::default();
         let late = async {
-            tokio::time::sleep(2 * PATIENCE).await;
+            tokio::time::sleep(2 * ANSWER_MAX).await;
             Ok(7)
         };
         assert_eq!(known.or(late).await.unwrap(), 7);
-        let away = FsError::Client(ClientError::Unavailable { what: "the cluster is away".to_owned() });
+        let away = ClientError::Unavailable { what: "the cluster is away".to_owned() };
         assert_eq!(known.or(ready(Err(away))).await.unwrap(), 7);
-        assert!(matches!(known.or(ready(Err(FsError::BadName))).await, Err(FsError::BadName)));
+        assert_eq!(known.or(ready(Err(ClientError::Stale))).await, Err(ClientError::Stale));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! O1  A write that returned is seen by every read and `stat` of this client that starts later; `flush` and `sync`
 //!     return when all of it is durable on every replica and committed.
-//!     What another client closed before, a read that bypasses the kernel's cache sees [`HEARD_FOR`] later, as all others do;
+//!     What another client closed before, a read that bypasses the kernel's cache sees [`SIZE_TIMEOUT`] later (V3), as all others do;
 //!     an append lies behind it (N7 of `node`).
 //! O2  What could not be committed is reported once by each file that was open then: by its next write, flush or sync.
 
@@ -17,15 +17,14 @@ use dfs_proto::meta::SetAttr;
 use dfs_proto::units::{FILE_LEN_MAX, Offset};
 use tokio::time::{Instant, timeout};
 
-use crate::core::Core;
-use crate::node::{Node, Pin, State};
-use crate::readahead::ReadAhead;
-use crate::retry::Deadline;
-use crate::{ClientError, OpenMode, Result};
+use crate::OpenMode;
+use crate::data::core::Core;
+use crate::data::node::{Node, Pin, State};
+use crate::data::readahead::ReadAhead;
+use crate::error::{ClientError, Result};
+use crate::names::interim::SIZE_TIMEOUT;
+use crate::session::retry::Deadline;
 
-/// So long what the cluster told of a file is believed by what the kernel does not ask about before: direct reads, and
-/// the place of an append until it is committed. As long as the kernel believes attributes.
-const HEARD_FOR: Duration = Duration::from_millis(50);
 /// An append waits no longer to hear where the end is; its commit will.
 const HEAR_MAX: Duration = Duration::from_secs(1);
 
@@ -101,7 +100,7 @@ impl File {
 
     /// The same for a reader before whom nobody asked how new the file is (O_DIRECT).
     pub async fn read_direct(&self, offset: Offset, len: u64) -> Result<Bytes> {
-        if self.look(|state| state.is_old(HEARD_FOR)) {
+        if self.look(|state| state.is_old(SIZE_TIMEOUT)) {
             self.hear().await?;
         }
         self.read_at(offset, len).await
@@ -120,7 +119,7 @@ impl File {
 
     /// Before an append: where the end is, unless it is behind what was appended here before.
     async fn hear_of_end(&self) -> Result<()> {
-        let is_known = |state: &mut State| state.has_appended() || !state.is_old(HEARD_FOR);
+        let is_known = |state: &mut State| state.has_appended() || !state.is_old(SIZE_TIMEOUT);
         if !self.look(is_known) {
             match timeout(HEAR_MAX, self.hear()).await {
                 Ok(Err(ClientError::Unavailable { .. })) | Err(_) => {} // its commit will ask again

@@ -15,12 +15,12 @@ use dfs_proto::meta::ChunkLocation;
 use dfs_proto::units::{MIB, Offset};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::cache::{ExtentCache, Located};
-use crate::chunk::{ChunkRange, ReadFailure};
-use crate::core::Core;
-use crate::node::{Node, State, View};
-use crate::retry::{Backoff, Deadline};
-use crate::{ClientError, Result};
+use crate::data::chunk::{ChunkRange, ReadFailure};
+use crate::data::core::Core;
+use crate::data::extents::{ExtentCache, Located};
+use crate::data::node::{Node, State, View};
+use crate::error::{ClientError, Result};
+use crate::session::retry::{Backoff, Deadline};
 
 /// Chunk reads of one request that run together.
 const PIECES_IN_FLIGHT_MAX: usize = 8;
@@ -380,7 +380,7 @@ mod tests {
                     model[(offset + at) as usize] = byte(chunk, chunk_offset + at);
                 }
             }
-            let mut buffer = crate::buffer::WriteBuffer::default();
+            let mut buffer = crate::data::buffer::WriteBuffer::default();
             for (index, (offset, len)) in writes.into_iter().enumerate() {
                 let data = vec![200 + index as u8; len];
                 buffer.write(offset, &data);

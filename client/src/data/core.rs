@@ -10,14 +10,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ClientConfig;
-use crate::chores::Chores;
-use crate::chunk::ChunkClient;
-use crate::commit::Committer;
-use crate::memory::SessionMemory;
-use crate::meta::MetaClient;
-use crate::node::{Node, Nodes};
-use crate::readahead::ReadAheadBudget;
-use crate::writer::ChunkWriter;
+use crate::data::chores::Chores;
+use crate::data::chunk::ChunkClient;
+use crate::data::commit::Committer;
+use crate::data::memory::SessionMemory;
+use crate::data::node::{Node, Nodes};
+use crate::data::readahead::ReadAheadBudget;
+use crate::data::writer::ChunkWriter;
+use crate::session::meta::MetaClient;
 
 /// What was written is committed after this long, even if nobody asks: a client that dies loses no more.
 const DIRTY_FOR_MAX: Duration = Duration::from_secs(10);

@@ -15,10 +15,11 @@ use dfs_proto::units::ByteLen;
 use futures::future::join_all;
 use futures::{StreamExt as _, stream};
 
-use crate::cluster::{ClusterClient, Found, Orphan};
-use crate::federation::Federation;
-use crate::touched::{Mark, Touched};
-use crate::{ClientConfig, ClientError, Created, DirPage, File, OpenMode, Result};
+use crate::cluster::client::{ClusterClient, Found, Orphan};
+use crate::error::{ClientError, Result};
+use crate::names::interim::changed_names::{ChangeMark, ChangedNames};
+use crate::route::federation::Federation;
+use crate::{ClientConfig, Created, DirPage, File, OpenMode};
 
 /// Volumes of one listing whose attributes are asked for at the same time.
 const ROOTS_AT_ONCE: usize = 32;
@@ -34,14 +35,14 @@ pub enum Looked {
 /// A mounted federation. Dropping it without [`Client::shutdown`] leaves its sessions to expire.
 pub struct Client {
     federation: Arc<Federation>,
-    touched: Touched,
+    changed_names: ChangedNames,
 }
 
 impl Client {
     /// Finds the federation. Sessions are opened where they are needed.
     pub async fn connect(config: ClientConfig, env: Env) -> Result<Arc<Client>> {
         let federation = Federation::connect(config, env).await?;
-        Ok(Arc::new(Client { federation, touched: Touched::default() }))
+        Ok(Arc::new(Client { federation, changed_names: ChangedNames::default() }))
     }
 
     async fn at(&self, inode: InodeId) -> Result<Arc<ClusterClient>> {
@@ -62,7 +63,7 @@ impl Client {
             let found = self.at(parent).await?.lookup(caller, parent, name).await?;
             return self.follow(caller, found).await;
         }
-        let mark = self.touched.mark(name);
+        let mark = self.changed_names.mark(name);
         let question = {
             let (federation, caller, name) = (self.federation.clone(), caller.clone(), name.to_vec());
             async move { federation.at(parent).await?.lookup(&caller, parent, &name).await }
@@ -104,7 +105,7 @@ impl Client {
     /// While volume 0's cluster does not answer, the names of volumes are those of the map. `None`: it knows none, or is
     /// behind.
     async fn follow_map(&self, caller: &Caller, name: &[u8]) -> Option<Result<Looked>> {
-        if self.touched.is_doubtful(name) {
+        if self.changed_names.may_be_outdated(name) {
             return None;
         }
         let volume = self.federation.map().and_then(|map| map.named(name))?;
@@ -115,7 +116,7 @@ impl Client {
     }
 
     /// The map is believed again for this name once it tells what the root directory tells.
-    fn compare(&self, name: &[u8], mark: Mark, found: Option<&Found>) {
+    fn compare(&self, name: &[u8], mark: ChangeMark, found: Option<&Found>) {
         if !mark.is_set() {
             return; // almost always: finding a name in the map looks at every volume
         }
@@ -125,7 +126,7 @@ impl Client {
             }
         });
         if self.federation.map().and_then(|map| map.named(name)) == volume {
-            self.touched.agreed(name, mark);
+            self.changed_names.agreed(name, mark);
         }
     }
 
@@ -185,7 +186,7 @@ impl Client {
 
     /// Makes a file, directory, symlink or node.
     pub async fn create(&self, caller: &Caller, create: Create) -> Result<Created> {
-        let _changing = self.touched.during(self.mapped_in_root(create.parent, &create.name));
+        let _changing = self.changed_names.during(self.mapped_in_root(create.parent, &create.name));
         self.at(create.parent).await?.create(caller, create).await
     }
 
@@ -196,7 +197,7 @@ impl Client {
         create: Create,
         mode: OpenMode,
     ) -> Result<(Arc<File>, InodeAttr)> {
-        let _changing = self.touched.during(self.mapped_in_root(create.parent, &create.name));
+        let _changing = self.changed_names.during(self.mapped_in_root(create.parent, &create.name));
         self.at(create.parent).await?.create_open(caller, create, mode).await
     }
 
@@ -214,7 +215,7 @@ impl Client {
         name: &Name,
     ) -> Result<InodeAttr> {
         require_one_volume(inode, parent)?;
-        let _changing = self.touched.during(self.mapped_in_root(parent, name));
+        let _changing = self.changed_names.during(self.mapped_in_root(parent, name));
         self.at(parent).await?.link(caller, inode, parent, name).await
     }
 
@@ -225,7 +226,7 @@ impl Client {
 
     /// Gives the directory, for whoever still stands in it.
     pub async fn rmdir(&self, caller: &Caller, parent: InodeId, name: &Name) -> Result<Option<Orphan>> {
-        let _changing = self.touched.during(self.in_root(parent, name));
+        let _changing = self.changed_names.during(self.in_root(parent, name));
         self.at(parent).await?.rmdir(caller, parent, name).await
     }
 
@@ -233,8 +234,8 @@ impl Client {
     /// was replaced, if that was its last name.
     pub async fn rename(&self, caller: &Caller, rename: Rename) -> Result<Option<Orphan>> {
         require_one_volume(rename.parent, rename.new_parent)?;
-        let _changing = self.touched.during(self.in_root(rename.parent, &rename.name));
-        let _replacing = self.touched.during(self.in_root(rename.new_parent, &rename.new_name));
+        let _changing = self.changed_names.during(self.in_root(rename.parent, &rename.name));
+        let _replacing = self.changed_names.during(self.in_root(rename.new_parent, &rename.new_name));
         self.at(rename.parent).await?.rename(caller, rename).await
     }
 

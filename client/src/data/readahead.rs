@@ -13,9 +13,9 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::core::Core;
-use crate::node::{Node, State};
-use crate::{ClientError, Result};
+use crate::data::core::Core;
+use crate::data::node::{Node, State};
+use crate::error::{ClientError, Result};
 
 const SEGMENT_LEN: u64 = MIB;
 /// Furthest ahead of the reader: a stripe of each replica set that a stream was written to.

@@ -25,13 +25,15 @@ use dfs_proto::meta::{ChunkCommit, ChunkLocation, FileCommit};
 use dfs_proto::units::{ByteLen, COMMIT_EXTENTS_MAX, ChunkOffset, Offset};
 use tokio::time::Instant;
 
-use crate::ClientError;
-use crate::buffer::{Run, RunId, WriteBuffer};
-use crate::cache::{ExtentCache, Located};
-use crate::commit::FilePart;
-use crate::memory::SessionMemory;
-use crate::stream::ChunkStream;
-use crate::writer::Place;
+use crate::data::buffer::{Run, RunId, WriteBuffer};
+use crate::data::commit::FilePart;
+use crate::data::extents::{ExtentCache, Located};
+use crate::data::memory::SessionMemory;
+use crate::data::stream::ChunkStream;
+use crate::data::writer::Place;
+use crate::error::ClientError;
+use crate::names::interim::closed::ClosedAttrs;
+use crate::names::newest::newest;
 
 /// N6: for so long after it.
 const IMPATIENT_FOR: Duration = Duration::from_secs(5);
@@ -531,21 +533,6 @@ impl State {
     }
 }
 
-/// `attr`, with the content of `base` where that is newer (N3).
-pub(crate) fn newest(attr: &InodeAttr, base: &InodeAttr) -> InodeAttr {
-    if attr.content_version >= base.content_version {
-        return attr.clone();
-    }
-    InodeAttr {
-        size: base.size,
-        allocated: base.allocated,
-        mtime: base.mtime,
-        ctime: attr.ctime.latest(base.ctime),
-        content_version: base.content_version,
-        ..attr.clone()
-    }
-}
-
 /// Bytes can be committed from where they are: the chunk goes on, or had them durable before it ended.
 fn holds(place: &Place, run: &Run) -> bool {
     let progress = place.stream.progress();
@@ -561,9 +548,6 @@ fn named(stream: &ChunkStream) -> ChunkCommit {
 }
 
 // --- the table of open inodes ---
-
-/// Attributes remembered of inodes that were closed: answers that were under way meanwhile may be older (N3).
-const RECENT_MAX: usize = 4096;
 
 struct Entry {
     node: Arc<Node>,
@@ -583,7 +567,8 @@ pub(crate) struct Nodes {
 
 struct Table {
     open: BTreeMap<InodeId, Entry>,
-    recent: lru::LruCache<InodeId, InodeAttr>,
+    /// N3, for answers that arrive after the close.
+    closed: ClosedAttrs,
 }
 
 /// Keeps an inode in the table.
@@ -598,8 +583,7 @@ impl Nodes {
         memory: Arc<SessionMemory>,
         on_orphan: impl Fn(InodeId) + Send + Sync + 'static,
     ) -> Arc<Nodes> {
-        let bound = std::num::NonZeroUsize::new(RECENT_MAX).unwrap_or(std::num::NonZeroUsize::MIN);
-        let table = Table { open: BTreeMap::new(), recent: lru::LruCache::new(bound) };
+        let table = Table { open: BTreeMap::new(), closed: ClosedAttrs::new() };
         Arc::new(Nodes { table: Mutex::new(table), memory, on_orphan: Box::new(on_orphan) })
     }
 
@@ -610,10 +594,10 @@ impl Nodes {
     /// To be called before the request that opens, so that what it answers about commits is not outdated by others.
     pub(crate) fn pin(self: &Arc<Nodes>, inode: InodeId, session: SessionId) -> Pin {
         let mut table = self.table();
-        let Table { open, recent } = &mut *table;
+        let Table { open, closed } = &mut *table;
         let entry = open.entry(inode).or_insert_with(|| {
             let node = Arc::new(Node::new(inode, self.memory.clone(), session));
-            if let Some(attr) = recent.pop(&inode) {
+            if let Some(attr) = closed.reopened(inode) {
                 node.with(session, |state| state.observe(&attr));
             }
             Entry { node, pins: 0, is_orphan: false }
@@ -644,10 +628,7 @@ impl Nodes {
                 state.shown().unwrap_or(attr)
             });
         }
-        match table.recent.peek(&attr.inode) {
-            Some(base) => newest(&attr, base),
-            None => attr,
-        }
+        table.closed.newest(attr)
     }
 
     /// The inode lost its last name: it is released, once it is not open here any more.
@@ -686,7 +667,7 @@ impl Nodes {
         let Some(entry) = table.open.remove(&inode) else { return };
         let base = entry.node.state.lock().unwrap_or_else(PoisonError::into_inner).base.clone();
         if let Some(attr) = base.filter(|_| !entry.is_orphan) {
-            table.recent.put(inode, attr);
+            table.closed.closed(attr);
         }
         if entry.is_orphan {
             (self.on_orphan)(inode);

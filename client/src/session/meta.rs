@@ -24,9 +24,9 @@ use dfs_proto::meta::{
 use dfs_proto::units::{ByteLen, Offset};
 use tokio::time::Instant;
 
-use crate::cluster::Found;
-use crate::fresh::Fresh;
-use crate::session::Session;
+use crate::cluster::client::Found;
+use crate::names::interim::after_change::AttrsAfterChange;
+use crate::session::requests::Session;
 use crate::{Created, DirPage};
 
 /// A chunkserver that failed is reported once; an answer is of no use, so it is not waited for long.
@@ -83,7 +83,7 @@ pub(crate) struct MetaClient {
     current: Mutex<Arc<Session>>,
     /// Held while a session is opened (M2). Never taken with another lock.
     opening: tokio::sync::Mutex<()>,
-    fresh: Fresh,
+    after_change: AttrsAfterChange,
     cluster_clock: Mutex<ClusterClock>,
 }
 
@@ -100,7 +100,7 @@ impl MetaClient {
         let sent = env.clock.boottime();
         let opened = open(calls.as_ref(), &env, &name, cluster, patience).await?;
         let cluster_clock = ClusterClock::shown(opened.now, sent, env.clock.boottime());
-        let fresh = Fresh::new(env.clock.clone());
+        let after_change = AttrsAfterChange::new(env.clock.clone());
         let client = MetaClient {
             calls,
             env,
@@ -110,7 +110,7 @@ impl MetaClient {
             silent_since: Mutex::new(None),
             current: Mutex::new(Session::new(opened)),
             opening: tokio::sync::Mutex::new(()),
-            fresh,
+            after_change,
             cluster_clock: Mutex::new(cluster_clock),
         };
         Ok(client)
@@ -228,12 +228,12 @@ impl MetaClient {
                 caller: caller.clone(),
                 change: change.clone(),
             };
-            let changing = self.fresh.begin(&change);
+            let under_way = self.after_change.begin(&change);
             let answer = self.calls.change(request, self.timeout).await;
             self.note(&answer.answered);
             match answer.answered {
                 Ok((changed, directories)) => {
-                    changing.answered(&changed, directories, answer.is_first_try);
+                    under_way.answered(&changed, directories, answer.is_first_try);
                     return Ok(changed);
                 }
                 Err(MetaError::SessionExpired { session: lost }) => {
@@ -263,7 +263,7 @@ impl MetaClient {
             caller: Caller::ROOT,
             change,
         };
-        let _changing = self.fresh.begin(&request.change);
+        let _under_way = self.after_change.begin(&request.change);
         let answer = self.calls.change(request, self.timeout).await;
         if let Err(MetaError::SessionExpired { .. }) = answer.answered {
             self.replace(owner).await?;
@@ -305,9 +305,9 @@ impl MetaClient {
         }
     }
 
-    /// As a change has just told them, if one has.
-    pub(crate) fn fresh_attr(&self, inode: InodeId) -> Option<InodeAttr> {
-        self.fresh.get(inode)
+    /// The attributes that a change of this client brought a moment ago, if one did (V4).
+    pub(crate) fn attr_after_change(&self, inode: InodeId) -> Option<InodeAttr> {
+        self.after_change.get(inode)
     }
 
     pub(crate) async fn access(&self, caller: &Caller, inode: InodeId, mask: AccessMask) -> MetaResult<()> {

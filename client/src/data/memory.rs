@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::ClientError;
-use crate::retry::Deadline;
+use crate::error::ClientError;
+use crate::session::retry::Deadline;
 
 /// See the module.
 pub(crate) struct SessionMemory {

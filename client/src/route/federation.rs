@@ -5,10 +5,9 @@
 //!     background, which never stops trying, has opened one. (One with a session says itself when it is away: `meta`, M3.)
 //! R2  Metaservers that were configured without a federation are one cluster with one volume: everything goes there.
 //! R3  What one cluster's files have buffered does not take the room of another's: each has its share.
-//! R4  A cluster that leaves a question open for [`SOON`] is quiet until it answers that one, or the question's deadline has
-//!     passed: meanwhile what can be answered without it is.
+//! R4  What can be answered without a cluster that is silent is answered so ([`SilentClusters`], V8).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,9 +28,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::ClusterClient;
-use crate::retry::Deadline;
-use crate::{ClientConfig, ClientError, Result};
+use crate::ClientConfig;
+use crate::cluster::client::ClusterClient;
+use crate::error::{ClientError, Result};
+use crate::names::interim::silent::SilentClusters;
+use crate::session::retry::Deadline;
 
 /// How long a metaserver holds a question for a newer map; then the next one is asked.
 const HELD: Duration = Duration::from_secs(5);
@@ -39,8 +40,6 @@ const HELD: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 const AGAIN: Duration = Duration::from_millis(500);
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// R4: longer than an answer takes on a busy machine.
-const SOON: Duration = Duration::from_millis(500);
 /// For a volume that the map does not know: made a moment ago.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -53,7 +52,7 @@ pub(crate) struct Federation {
     channel: LeaderChannel,
     sessions: Mutex<BTreeMap<ClusterId, Session>>,
     /// R4.
-    quiet: Mutex<BTreeSet<ClusterId>>,
+    silent: Arc<SilentClusters>,
     ended: CancellationToken,
 }
 
@@ -80,7 +79,7 @@ impl Federation {
             map: map.map(|map| watch::Sender::new(Arc::new(map))),
             channel,
             sessions: Mutex::default(),
-            quiet: Mutex::default(),
+            silent: Arc::default(),
             ended: CancellationToken::new(),
         });
         if federation.map.is_some() {
@@ -190,27 +189,7 @@ impl Federation {
         question: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<Option<T>> {
         let Some(cluster) = self.cluster_of(inode).await? else { return question.await.map(Some) };
-        if self.quiet().contains(&cluster) {
-            return Ok(None);
-        }
-        let mut asked = tokio::spawn(question);
-        match timeout(SOON, &mut asked).await {
-            Ok(Ok(answer)) => answer.map(Some),
-            Ok(Err(ended)) => Err(ClientError::Internal { what: format!("a question has ended: {ended}") }),
-            Err(_) => {
-                self.quiet().insert(cluster);
-                let federation = self.clone();
-                tokio::spawn(async move {
-                    drop(asked.await);
-                    federation.quiet().remove(&cluster);
-                });
-                Ok(None)
-            }
-        }
-    }
-
-    fn quiet(&self) -> MutexGuard<'_, BTreeSet<ClusterId>> {
-        self.quiet.lock().unwrap_or_else(PoisonError::into_inner)
+        self.silent.ask(cluster, question).await
     }
 
     /// Sessions that are open.

@@ -18,11 +18,11 @@ use dfs_proto::units::{CHUNK_LEN, ChunkOffset, MIB};
 use tokio::sync::Mutex;
 use tokio::time::timeout_at;
 
-use crate::buffer::RUN_LEN_MAX;
-use crate::chunk::ChunkClient;
-use crate::meta::MetaClient;
-use crate::retry::Deadline;
-use crate::stream::{ChunkStream, Frame, Patience, is_full};
+use crate::data::buffer::RUN_LEN_MAX;
+use crate::data::chunk::ChunkClient;
+use crate::data::stream::{ChunkStream, Frame, Patience, is_full};
+use crate::session::meta::MetaClient;
+use crate::session::retry::Deadline;
 
 /// Replica sets that one big stream uses at once.
 const STREAM_LANES: u64 = 4;

@@ -19,17 +19,19 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::chores::{Chores, Reopened};
-use crate::chunk::ChunkClient;
-use crate::commit::Committer;
-use crate::core::Core;
-use crate::memory::SessionMemory;
-use crate::meta::{MetaCalls, MetaClient};
-use crate::node::{Node, Nodes, Pin};
-use crate::readahead::ReadAheadBudget;
-use crate::retry::Deadline;
-use crate::writer::ChunkWriter;
-use crate::{ClientConfig, ClientError, Created, DirPage, File, OpenMode, Result, grpc};
+use crate::data::chores::{Chores, Reopened};
+use crate::data::chunk::ChunkClient;
+use crate::data::commit::Committer;
+use crate::data::core::Core;
+use crate::data::memory::SessionMemory;
+use crate::data::node::{Node, Nodes, Pin};
+use crate::data::readahead::ReadAheadBudget;
+use crate::data::writer::ChunkWriter;
+use crate::error::{ClientError, Result};
+use crate::session::grpc;
+use crate::session::meta::{MetaCalls, MetaClient};
+use crate::session::retry::Deadline;
+use crate::{ClientConfig, Created, DirPage, File, OpenMode};
 
 /// Inodes flushed at the same time at the end.
 const LAST_FLUSHES_MAX: usize = 16;
@@ -152,9 +154,9 @@ impl ClusterClient {
         node.with(session, |state| state.shown())
     }
 
-    /// The same, but what a change of this client has told in the last milliseconds is not asked for again (`fresh`).
+    /// The same, but attributes that a change of this client brought a moment ago are not asked for again (V4).
     pub(crate) async fn getattr_lately(&self, caller: &Caller, inode: InodeId) -> Result<InodeAttr> {
-        match self.core.meta.fresh_attr(inode) {
+        match self.core.meta.attr_after_change(inode) {
             Some(attr) => Ok(self.show(attr)),
             None => self.getattr(caller, inode).await,
         }

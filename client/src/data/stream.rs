@@ -22,9 +22,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use crate::chores::Chores;
-use crate::chunk::ChunkClient;
-use crate::session::Session;
+use crate::data::chores::Chores;
+use crate::data::chunk::ChunkClient;
+use crate::session::requests::Session;
 
 /// Frames under way and not acknowledged: enough to keep a network with a few milliseconds of delay busy.
 const FRAMES_IN_FLIGHT_MAX: usize = 8;

@@ -22,12 +22,12 @@ use dfs_proto::units::MIB;
 use futures::future::try_join_all;
 use tokio::time::{Instant, timeout_at};
 
-use crate::ClientError;
-use crate::buffer::{RUN_LEN_MAX, Run, RunId};
-use crate::core::Core;
-use crate::node::{Node, State};
-use crate::retry::{Backoff, Deadline};
-use crate::writer::Parcel;
+use crate::data::buffer::{RUN_LEN_MAX, Run, RunId};
+use crate::data::core::Core;
+use crate::data::node::{Node, State};
+use crate::data::writer::Parcel;
+use crate::error::ClientError;
+use crate::session::retry::{Backoff, Deadline};
 
 /// Commits refused for their number before giving up: an earlier one whose answer was lost may still arrive.
 const REFUSALS_MAX: u32 = 5;

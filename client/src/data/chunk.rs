@@ -22,8 +22,8 @@ use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep};
 
-use crate::chores::Chores;
-use crate::retry::Deadline;
+use crate::data::chores::Chores;
+use crate::session::retry::Deadline;
 
 /// Longest wait for one copy.
 const READ_TIMEOUT: Duration = Duration::from_millis(2500);

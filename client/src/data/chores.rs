@@ -14,7 +14,7 @@ use dfs_proto::meta::ReplicaProblem;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use crate::meta::MetaClient;
+use crate::session::meta::MetaClient;
 
 /// Orphans in one request.
 const ORPHANS_BATCH: usize = 1000;

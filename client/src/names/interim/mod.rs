@@ -1,0 +1,34 @@
+//! The interim rules: every answer about a name or an attribute that is used more than once, for how long, and why.
+//!
+//! Without leases, an answer may be outdated when it arrives. Each rule here says who uses an older answer nevertheless, and
+//! what keeps that harmless. SEMANTICS.md ("Between mounts") tells applications what follows from them.
+//!
+//! | rule | what is used again | for how long | file |
+//! |------|--------------------|--------------|------|
+//! | V1 | the inode that a name leads to, by the kernel | files: never; directories: 50 ms | `kernel` |
+//! | V2 | the attributes of an inode, by the kernel | 50 ms | `kernel` |
+//! | V3 | the size of an open file, where the kernel does not ask for it | 50 ms | `kernel` |
+//! | V4 | the attributes that the answer to a change of this client brought | 10 ms | `after_change` |
+//! | V5 | the content's version of an inode that was closed | as long as there is room | `closed` |
+//! | V6 | the kernel's pages of a file, over an open | while the content's version is the same | `kept_pages` |
+//! | V7 | the names of volumes, from the federation map, while the root directory's cluster is silent | not once this client has changed the name | `changed_names` |
+//! | V8 | that a cluster is silent | until it answers | `silent` |
+//! | V9 | the root directory's attributes and the space, while no metaserver answers | until one answers | `last_known` |
+//!
+//! V1, V2 and V6 are applied by the mount, V9 too; the others by this library. Leases replace V1 to V4 and V6; V5 then only
+//! orders answers. To delete a rule, delete its file, and the compiler names its users.
+//!
+//! Uses nothing but the clock and the error type.
+
+pub(crate) mod after_change;
+pub(crate) mod changed_names;
+pub(crate) mod closed;
+pub(crate) mod silent;
+
+mod kept_pages;
+mod kernel;
+mod last_known;
+
+pub use kept_pages::KeptPages;
+pub use kernel::{ATTR_TIMEOUT, FILE_NAME_TIMEOUT, SIZE_TIMEOUT, UNKNOWN_TIMEOUT, name_timeout};
+pub use last_known::LastKnown;
