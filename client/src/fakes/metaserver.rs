@@ -1,20 +1,24 @@
-//! A metaserver with one directory, which keeps the rules of P2.1 and P8.1.
+//! A metaserver: the state machine itself over a map in memory, without Raft. It loses requests and answers when told to.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dfs_proto::attr::{FileKind, InodeAttr, Name, Timestamp};
+use dfs_proto::attr::{InodeAttr, Name, Timestamp};
 use dfs_proto::error::MetaError;
-use dfs_proto::extent::ExtentMap;
-use dfs_proto::ids::{ChunkId, ClusterId, Incarnation, InodeId, RequestId, ServerId, SessionId, SetVersion};
+use dfs_proto::ids::{ChunkId, ClusterId, DirectoryId, InodeId, ServerId, SessionId};
 use dfs_proto::meta::{
-    Change, ChangeRequest, Changed, ChunkLocation, CommitExtents, Create, FileExtents, MetaResult, OpenChunk,
-    OpenSession, OpenedChunk, Read, ReadReply, ReadRequest, RenewSession, Replica, ReplicaReport,
-    SessionOpened, SessionRenewed, SetAttr, SetTime,
+    Change, ChangeRequest, Changed, Create, FileExtents, MetaResult, OpenChunk, OpenSession, Read, ReadReply,
+    ReadRequest, RenewSession, Replica, ReplicaReport, SessionOpened, SessionRenewed,
 };
-use dfs_proto::units::{ByteLen, COMMIT_EXTENTS_MAX, Offset, REQUEST_WINDOW};
+use dfs_proto::units::{COMMIT_EXTENTS_MAX, Offset, REQUEST_WINDOW};
+use dfs_state::chunk::{ChunkRecord, ChunkState};
+use dfs_state::command::{Command, InitCluster, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses};
+use dfs_state::kv::memory::MemoryKv;
+use dfs_state::kv::{Kv as _, Snapshot, Txn};
+use dfs_state::read;
+use dfs_state::time::StateTime;
 use tokio::time::sleep;
 
 use crate::session::meta::{Answer, MetaCalls};
@@ -22,30 +26,14 @@ use crate::session::meta::{Answer, MetaCalls};
 const CLUSTER: ClusterId = ClusterId(77);
 /// Of every answer, so that requests overlap.
 const DELAY: Duration = Duration::from_millis(1);
+/// Replicas of a chunk.
+const COPIES: u32 = 2;
 
-struct File {
-    attr: InodeAttr,
-    map: ExtentMap,
-}
-
-struct Chunk {
-    owner: SessionId,
-    is_open: bool,
-    committed: u64,
-    replicas: Vec<ServerId>,
-}
-
-#[derive(Default)]
 pub(crate) struct State {
-    alive: BTreeSet<SessionId>,
-    last_session: u64,
-    results: BTreeMap<(SessionId, RequestId), MetaResult<Changed>>,
-    files: BTreeMap<InodeId, File>,
-    names: BTreeMap<Name, InodeId>,
-    last_inode: u64,
-    chunks: BTreeMap<ChunkId, Chunk>,
-    commits: BTreeMap<(SessionId, InodeId), u64>,
+    kv: MemoryKv,
     servers: Vec<ServerId>,
+    /// Chunks whose replicas are elsewhere by now; no command of the state does that yet.
+    moved: BTreeMap<ChunkId, Vec<ServerId>>,
     clock: i64,
     /// Executed, but the answer was lost until the deadline.
     pub(crate) lost_commit_answers: u32,
@@ -71,7 +59,27 @@ pub(crate) struct FakeMeta(Mutex<State>);
 
 impl FakeMeta {
     pub(crate) fn new(servers: &[ServerId]) -> Arc<FakeMeta> {
-        let state = State { servers: servers.to_vec(), last_inode: 1, clock: 1000, ..State::default() };
+        let mut state = State {
+            kv: MemoryKv::default(),
+            servers: servers.to_vec(),
+            moved: BTreeMap::new(),
+            clock: 1000,
+            lost_commit_answers: 0,
+            lost_commits: 0,
+            refuses_creates: None,
+            held: BTreeSet::new(),
+            holds: 0,
+            is_full: false,
+            commit_requests: 0,
+            commits_extents: Vec::new(),
+            changes: 0,
+            lookups: 0,
+            reads: 0,
+            reports: Vec::new(),
+            released: Vec::new(),
+            avoided: Vec::new(),
+        };
+        state.make_cluster();
         Arc::new(FakeMeta(Mutex::new(state)))
     }
 
@@ -79,10 +87,13 @@ impl FakeMeta {
         self.0.lock().unwrap()
     }
 
+    /// Its sessions end, and what they had open is sealed.
     pub(crate) fn expire_all(&self) {
         let mut state = self.state();
-        state.alive.clear();
-        state.chunks.values_mut().for_each(|chunk| chunk.is_open = false);
+        for (session, _) in state.view(read::sessions) {
+            state.execute(Command::ExpireSession { session });
+        }
+        while let Reply::Worked { more: true, .. } = state.execute(Command::Reap { limit: 100 }) {}
     }
 
     /// As long as a name is held; its caller may give up.
@@ -97,41 +108,88 @@ impl FakeMeta {
 
     /// As the leader does when a replica is away.
     pub(crate) fn seal_all(&self) {
-        self.state().chunks.values_mut().for_each(|chunk| chunk.is_open = false);
+        let mut state = self.state();
+        let chunks = state.open_chunks();
+        state.execute(Command::SealChunks { chunks });
     }
 
     pub(crate) fn open_chunks(&self) -> usize {
-        self.state().chunks.values().filter(|chunk| chunk.is_open).count()
+        self.state().open_chunks().len()
     }
 
     pub(crate) fn chunks_made(&self) -> usize {
-        self.state().chunks.len()
+        self.state().view(read::chunks).len()
     }
 
     pub(crate) fn attr(&self, inode: InodeId) -> InodeAttr {
-        self.state().files[&inode].attr.clone()
+        self.state().view(|view| read::getattr(view, inode)).unwrap()
     }
 
     /// The first chunk of a file, and where in it the file starts.
     pub(crate) fn first_extent(&self, inode: InodeId) -> (ChunkId, u64) {
-        let state = self.state();
-        let extent = state.files[&inode].map.as_slice()[0];
-        (extent.chunk, extent.chunk_offset.0)
+        let found = self.state().view(|view| read::extents(view, inode, Offset(0), 1, 1)).unwrap();
+        (found.extents[0].chunk, found.extents[0].chunk_offset.0)
     }
 
     pub(crate) fn replicas(&self, chunk: ChunkId) -> Vec<ServerId> {
-        self.state().chunks[&chunk].replicas.clone()
+        self.state().view(|view| read::chunk(view, chunk)).unwrap().replicas
     }
 
     pub(crate) fn move_replicas(&self, chunk: ChunkId, replicas: Vec<ServerId>) {
-        self.state().chunks.get_mut(&chunk).unwrap().replicas = replicas;
+        self.state().moved.insert(chunk, replicas);
     }
 }
 
 impl State {
+    fn make_cluster(&mut self) {
+        let made = self.execute(Command::InitCluster(InitCluster {
+            cluster: CLUSTER,
+            name: "fake".to_owned(),
+            copies: COPIES,
+            copies_min: 1,
+            hash_key: 0x9abc_def0,
+            root: RootAttr { mode: 0o777, uid: 0, gid: 0 },
+        }));
+        assert_eq!(made, Reply::Done);
+        for server in self.servers.clone() {
+            let addresses = ServerAddresses { frames: address(server), ..ServerAddresses::default() };
+            let directory = DirectoryId(server.0.into());
+            let register = RegisterServer { server: None, directory, addresses, zone: String::new() };
+            match self.execute(Command::RegisterServer(register)) {
+                Reply::Registered(registered) => assert_eq!(registered.server, server),
+                other => panic!("{server} is not registered: {other:?}"),
+            }
+        }
+    }
+
     pub(crate) fn now(&mut self) -> Timestamp {
         self.clock += 1;
         Timestamp { seconds: self.clock, nanos: 0 }
+    }
+
+    fn view<T>(&self, look: impl FnOnce(&dyn Snapshot) -> T) -> T {
+        look(&*self.kv.snapshot())
+    }
+
+    fn execute(&mut self, command: Command) -> Reply {
+        let wall = self.now();
+        let proposed = Proposed::At { wall, state: StateTime { seconds: wall.seconds, nanos: 0 } };
+        let (reply, batch) = {
+            let base = self.kv.snapshot();
+            let mut txn = Txn::new(&*base);
+            let reply = dfs_state::apply(&command, proposed, &mut txn);
+            (reply, txn.into_batch())
+        };
+        self.kv.write(batch).unwrap();
+        reply
+    }
+
+    fn open_chunks(&self) -> Vec<ChunkId> {
+        let is_open = |(chunk, record): (ChunkId, ChunkRecord)| match record.state {
+            ChunkState::Open { .. } => Some(chunk),
+            ChunkState::Sealed | ChunkState::Dead { .. } | ChunkState::Deleting { .. } => None,
+        };
+        self.view(read::chunks).into_iter().filter_map(is_open).collect()
     }
 
     /// Whether it is lost, or its answer.
@@ -145,215 +203,81 @@ impl State {
         (take(&mut self.lost_commits), take(&mut self.lost_commit_answers))
     }
 
-    fn check_session(&self, session: SessionId) -> MetaResult<()> {
-        if self.alive.contains(&session) { Ok(()) } else { Err(MetaError::SessionExpired { session }) }
-    }
-
-    fn change(&mut self, request: &ChangeRequest) -> MetaResult<Changed> {
-        self.check_session(request.session)?;
+    fn change(&mut self, request: ChangeRequest) -> MetaResult<Changed> {
         self.changes += 1;
         assert!(request.answered_below <= request.request);
         assert_eq!(request.answered_below.lane(), request.request.lane());
         assert!(request.request.0 < request.answered_below.0 + REQUEST_WINDOW);
-        let key = (request.session, request.request);
-        if let Some(known) = self.results.get(&key) {
-            return known.clone();
-        }
-        let result = self.execute(request.session, &request.change);
-        self.results.insert(key, result.clone());
+        let placement = match &request.change {
+            Change::OpenChunk(open) => self.place(open)?,
+            _ => Vec::new(),
+        };
+        let change = request.change.clone();
+        let reply = self.execute(Command::Change { request, placement, volumes: Vec::new() });
+        let result = match reply {
+            Reply::Changed(result) => result,
+            Reply::Refused(refused) => Err(refused),
+            other => panic!("a change is answered {other:?}"),
+        };
+        self.note(&change, result.is_ok());
         result
     }
 
-    fn execute(&mut self, session: SessionId, change: &Change) -> MetaResult<Changed> {
+    /// For the tests that count.
+    fn note(&mut self, change: &Change, is_done: bool) {
         match change {
-            Change::Create(create) => self.create(session, create),
-            Change::Unlink { name, .. } => {
-                let orphan = Some(self.names.remove(name).ok_or(MetaError::NotFound)?);
-                Ok(Changed::Removed { orphan })
+            Change::CommitExtents(commit) => {
+                self.commit_requests += 1;
+                for file in commit.files.iter().filter(|_| is_done) {
+                    assert!(file.extents.len() <= COMMIT_EXTENTS_MAX);
+                    self.commits_extents.push(file.extents.len());
+                }
             }
-            Change::SetAttr(set) => self.set_attr(session, set),
-            Change::OpenChunk(open) => self.open_chunk(session, open),
-            Change::SealChunk { chunk } => {
-                let chunk = self.chunks.get_mut(chunk).ok_or(MetaError::NotFound)?;
-                chunk.is_open = false;
-                Ok(Changed::Sealed { committed: ByteLen(chunk.committed) })
-            }
-            Change::CommitExtents(commit) => self.commit(session, commit),
-            Change::ReleaseOrphans { inodes } => {
-                inodes.iter().for_each(|inode| drop(self.files.remove(inode)));
-                self.released.extend(inodes);
-                Ok(Changed::Done)
-            }
-            Change::Rename(rename) => {
-                let inode = self.names.remove(&rename.name).ok_or(MetaError::NotFound)?;
-                let orphan = self.names.insert(rename.new_name.clone(), inode);
-                Ok(Changed::Removed { orphan: orphan.filter(|replaced| *replaced != inode) })
-            }
-            Change::Link { .. } | Change::Rmdir { .. } => {
-                Err(MetaError::Unsupported { what: "not in this fake".to_owned() })
-            }
+            Change::ReleaseOrphans { inodes } if is_done => self.released.extend(inodes),
+            _ => {}
         }
     }
 
-    fn next_commit(&self, session: SessionId, inode: InodeId) -> u64 {
-        self.commits.get(&(session, inode)).copied().unwrap_or(0) + 1
-    }
-
-    fn create(&mut self, session: SessionId, create: &Create) -> MetaResult<Changed> {
-        if let Some(inode) = self.names.get(&create.name).copied() {
-            let attr = self.files[&inode].attr.clone();
-            let next_commit = self.next_commit(session, inode);
-            let existing = Changed::Inode { attr, existed: true, next_commit };
-            return if create.or_existing { Ok(existing) } else { Err(MetaError::Exists) };
-        }
-        self.last_inode += 1;
-        let (inode, now) = (InodeId(self.last_inode), self.now());
-        let attr = InodeAttr {
-            inode,
-            kind: FileKind::File,
-            mode: create.mode,
-            nlink: 1,
-            uid: 1000,
-            gid: 1000,
-            size: ByteLen(0),
-            allocated: ByteLen(0),
-            rdev: 0,
-            atime: now,
-            mtime: now,
-            ctime: now,
-            content_version: 0,
-        };
-        self.files.insert(inode, File { attr: attr.clone(), map: ExtentMap::default() });
-        self.names.insert(create.name.clone(), inode);
-        Ok(Changed::Inode { attr, existed: false, next_commit: 1 })
-    }
-
-    fn set_attr(&mut self, session: SessionId, set: &SetAttr) -> MetaResult<Changed> {
-        let (now, next_commit) = (self.now(), self.next_commit(session, set.inode));
-        let file = self.files.get_mut(&set.inode).ok_or(MetaError::Stale)?;
-        if let Some(size) = set.size {
-            file.map.cut(size.0, u64::MAX);
-            file.attr.size = size;
-            file.attr.mtime = now;
-            file.attr.content_version += 1;
-        }
-        match set.mtime {
-            Some(SetTime::At(time)) => file.attr.mtime = time,
-            Some(SetTime::Now) => file.attr.mtime = now,
-            None => {}
-        }
-        file.attr.mode = set.mode.unwrap_or(file.attr.mode);
-        if set.kill_privileges {
-            file.attr.mode &= !0o6000;
-        }
-        file.attr.ctime = now;
-        Ok(Changed::Inode { attr: file.attr.clone(), existed: true, next_commit })
-    }
-
-    fn open_chunk(&mut self, session: SessionId, open: &OpenChunk) -> MetaResult<Changed> {
+    /// The servers in turn, those to be avoided last.
+    fn place(&mut self, open: &OpenChunk) -> MetaResult<Vec<ServerId>> {
         if self.is_full {
             return Err(MetaError::NoSpace { what: "all chunkservers are full".to_owned() });
         }
         self.avoided.push(open.avoid.clone());
-        let id = ChunkId(self.chunks.len() as u64 + 1);
-        let turn = id.0 as usize % self.servers.len();
-        let mut order: Vec<ServerId> = self.servers.iter().cycle().skip(turn).take(3).copied().collect();
+        let turn = (self.view(read::chunks).len() + 1) % self.servers.len();
+        let in_turn = self.servers.iter().cycle().skip(turn).take(self.servers.len());
+        let mut order: Vec<ServerId> = in_turn.copied().collect();
         order.sort_by_key(|server| open.avoid.contains(server));
-        order.truncate(2);
-        let replicas = order.iter().map(|server| replica(*server)).collect();
-        self.chunks.insert(id, Chunk { owner: session, is_open: true, committed: 0, replicas: order });
-        Ok(Changed::Chunk(OpenedChunk { chunk: id, set_version: SetVersion(1), replicas }))
-    }
-
-    fn commit(&mut self, session: SessionId, commit: &CommitExtents) -> MetaResult<Changed> {
-        self.commit_requests += 1;
-        let refused = |what: &str| Err(MetaError::CommitRefused { what: what.to_owned() });
-        let mut lengths = BTreeMap::new();
-        for named in &commit.chunks {
-            let chunk = self.chunks.get(&named.chunk).filter(|c| c.is_open && c.owner == session);
-            let chunk = chunk.ok_or(MetaError::ChunkNotOpen { chunk: named.chunk })?;
-            lengths.insert(named.chunk, chunk.committed.max(named.up_to.0));
-        }
-        for file in &commit.files {
-            assert!(file.extents.len() <= COMMIT_EXTENTS_MAX);
-            if !self.files.contains_key(&file.inode) {
-                return Err(MetaError::Stale);
-            }
-            if file.number != self.next_commit(session, file.inode) {
-                return refused("number");
-            }
-            let fits = |e: &dfs_proto::extent::Extent| {
-                lengths.get(&e.chunk).is_some_and(|len| e.chunk_offset.0 + e.len <= *len)
-            };
-            if !file.extents.iter().all(fits) {
-                return refused("extent beyond its chunk");
-            }
-        }
-        let mut attrs = Vec::new();
-        for file in &commit.files {
-            self.commits.insert((session, file.inode), file.number);
-            self.commits_extents.push(file.extents.len());
-            let stored = self.files.get_mut(&file.inode).ok_or(MetaError::Stale)?;
-            file.extents.iter().for_each(|extent| stored.map.overlay(*extent));
-            stored.attr.size = stored.attr.size.max(file.size_at_least);
-            stored.attr.mtime = file.mtime.unwrap_or(stored.attr.mtime);
-            stored.attr.content_version += 1;
-            if file.kill_privileges {
-                stored.attr.mode &= !0o6000;
-            }
-            attrs.push(stored.attr.clone());
-        }
-        for (id, len) in lengths {
-            self.chunks.get_mut(&id).ok_or(MetaError::NotFound)?.committed = len;
-        }
-        Ok(Changed::Committed { attrs })
+        order.truncate(COPIES as usize);
+        Ok(order)
     }
 
     fn read(&mut self, request: &ReadRequest) -> MetaResult<ReadReply> {
-        self.check_session(request.session)?;
         self.lookups += u64::from(matches!(request.read, Read::Lookup { .. }));
         self.reads += 1;
-        let file = |inode: &InodeId| self.files.get(inode).ok_or(MetaError::Stale);
-        match &request.read {
-            Read::Lookup { name, .. } => {
-                let name = Name::new(name.clone()).map_err(|_| MetaError::NotFound)?;
-                let inode = self.names.get(&name).ok_or(MetaError::NotFound)?;
-                Ok(ReadReply::Attr(file(inode)?.attr.clone()))
-            }
-            Read::GetAttr { inode } => Ok(ReadReply::Attr(file(inode)?.attr.clone())),
-            Read::Open { inode, .. } => Ok(ReadReply::Opened {
-                attr: file(inode)?.attr.clone(),
-                next_commit: self.next_commit(request.session, *inode),
-            }),
-            Read::Extents { inode, offset, len, .. } => {
-                let file = file(inode)?;
-                let end = offset.0.saturating_add(*len);
-                let extents: Vec<_> = file.map.range(offset.0, end).collect();
-                let named: BTreeSet<ChunkId> = extents.iter().map(|e| e.chunk).collect();
-                let chunks = named.iter().map(|id| self.location(*id)).collect();
-                let attr = file.attr.clone();
-                Ok(ReadReply::Extents(FileExtents { attr, extents, up_to: Offset(end), chunks }))
-            }
-            Read::Access { .. } | Read::ReadLink { .. } | Read::ReadDir { .. } | Read::StatFs { .. } => {
-                Err(MetaError::Unsupported { what: "not in this fake".to_owned() })
+        let mut reply = self.view(|view| read::answer(view, request))?;
+        if let ReadReply::Extents(FileExtents { chunks, .. }) = &mut reply {
+            for location in chunks {
+                if let Some(servers) = self.moved.get(&location.chunk) {
+                    location.replicas = servers.iter().map(|server| replica(*server)).collect();
+                }
             }
         }
+        Ok(reply)
     }
 
-    fn location(&self, chunk: ChunkId) -> ChunkLocation {
-        let known = &self.chunks[&chunk];
-        ChunkLocation {
-            chunk,
-            set_version: SetVersion(1),
-            committed: ByteLen(known.committed),
-            sealed: !known.is_open,
-            replicas: known.replicas.iter().map(|server| replica(*server)).collect(),
-        }
+    fn require_session(&self, session: SessionId) -> MetaResult<()> {
+        let known = self.view(|view| read::session(view, session));
+        known.map(drop).ok_or(MetaError::SessionExpired { session })
     }
 }
 
+fn address(server: ServerId) -> String {
+    format!("server-{}:1", server.0)
+}
+
 fn replica(server: ServerId) -> Replica {
-    Replica { server, address: format!("server-{}:1", server.0) }
+    Replica { server, address: address(server) }
 }
 
 /// This fake tells nothing of directories.
@@ -363,31 +287,29 @@ fn told(result: MetaResult<Changed>) -> MetaResult<(Changed, Vec<InodeAttr>)> {
 
 #[async_trait]
 impl MetaCalls for FakeMeta {
-    async fn open_session(&self, _open: OpenSession, _timeout: Duration) -> MetaResult<SessionOpened> {
+    async fn open_session(&self, open: OpenSession, _timeout: Duration) -> MetaResult<SessionOpened> {
         let mut state = self.state();
-        state.last_session += 1;
-        let session = SessionId(state.last_session);
-        state.alive.insert(session);
-        let now = state.now();
+        let reply = state.execute(Command::OpenSession { nonce: open.nonce, client: open.client });
+        let Reply::SessionOpened(opened) = reply else { panic!("no session: {reply:?}") };
         Ok(SessionOpened {
-            session,
-            cluster: CLUSTER,
-            incarnation: Incarnation(1),
+            session: opened.session,
+            cluster: opened.cluster,
+            incarnation: opened.incarnation,
             root: InodeId::ROOT,
-            copies: 2,
+            copies: COPIES,
             heartbeat_interval_ms: 1000,
-            now,
+            now: state.now(),
         })
     }
 
     async fn renew(&self, renew: RenewSession, _timeout: Duration) -> MetaResult<SessionRenewed> {
         let mut state = self.state();
-        state.check_session(renew.session)?;
+        state.require_session(renew.session)?;
         Ok(SessionRenewed { now: state.now(), metaservers: vec!["meta-1:1".to_owned()] })
     }
 
     async fn close_session(&self, close: RenewSession, _timeout: Duration) -> MetaResult<()> {
-        self.state().alive.remove(&close.session);
+        self.state().execute(Command::CloseSession { session: close.session });
         Ok(())
     }
 
@@ -398,7 +320,7 @@ impl MetaCalls for FakeMeta {
             return Answer { answered: Err(refused), is_first_try: true };
         }
         self.hold(&request.change).await;
-        let result = (!is_request_lost).then(|| self.state().change(&request));
+        let result = (!is_request_lost).then(|| self.state().change(request));
         match result.filter(|_| !is_answer_lost) {
             Some(result) => Answer { answered: told(result), is_first_try: true },
             None => {
