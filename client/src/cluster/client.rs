@@ -7,7 +7,7 @@ use dfs_proto::attr::{AccessMask, Caller, InodeAttr, Name};
 use dfs_proto::env::Env;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ClusterId, InodeId};
-use dfs_proto::meta::{Create, Rename, SetAttr, StatFs};
+use dfs_proto::meta::{Change, Create, MetaResult, Read, Rename, SetAttr, StatFs};
 use dfs_proto::planted::{self, Bug};
 use dfs_proto::rpc::frames::{ChunkTransport, FrameTransport};
 use dfs_proto::rpc::grpc::SharedIdentity;
@@ -19,19 +19,22 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::config::ClientConfig;
 use crate::data::chores::{Chores, Reopened};
 use crate::data::chunk::ChunkClient;
 use crate::data::commit::Committer;
 use crate::data::core::Core;
-use crate::data::memory::SessionMemory;
+use crate::data::file::{File, OpenMode};
+use crate::data::memory::{ReadAheadBudget, SessionMemory};
 use crate::data::node::{Node, Nodes, Pin};
-use crate::data::readahead::ReadAheadBudget;
 use crate::data::writer::ChunkWriter;
 use crate::error::{ClientError, Result};
+use crate::names::cluster_names::ClusterNames;
+use crate::session::calls::MetaCalls;
 use crate::session::grpc;
-use crate::session::meta::{MetaCalls, MetaClient};
+use crate::session::meta::MetaClient;
+use crate::session::replies::{self, Created, DirPage, Found};
 use crate::session::retry::Deadline;
-use crate::{ClientConfig, Created, DirPage, File, OpenMode};
 
 /// Inodes flushed at the same time at the end.
 const LAST_FLUSHES_MAX: usize = 16;
@@ -40,14 +43,6 @@ const CLOSE_TIMEOUT_MAX: Duration = Duration::from_secs(2);
 
 /// Whoever asks for attributes waits so long for what was appended here to go behind what another client wrote.
 const SETTLE_MAX: Duration = Duration::from_secs(1);
-
-/// What a name leads to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
-    Here(InodeAttr),
-    /// The root of a volume that another cluster has.
-    Elsewhere(InodeId),
-}
 
 /// One session at one cluster. Dropping it without [`ClusterClient::shutdown`] leaves the session to expire.
 pub(crate) struct ClusterClient {
@@ -81,14 +76,15 @@ impl ClusterClient {
         let (name, deadline) = (config.name.clone(), config.metadata_timeout);
         let connected = MetaClient::connect(calls, env.clone(), name, cluster, (deadline, patience));
         let meta = Arc::new(connected.await?);
+        let names = ClusterNames::new(meta.clone(), &env);
         let chores = Chores::new();
         let chunks = Arc::new(ChunkClient::new(transport, chores.clone(), env.rng.clone()));
         let memory = SessionMemory::new(config.session_memory_bytes);
         let (owner, releases) = (meta.clone(), chores.clone());
         let on_orphan = move |inode| releases.release_orphan(owner.session_id(), inode);
         let core = Arc::new(Core {
-            writer: ChunkWriter::new(meta.clone(), chunks.clone(), config.copies),
-            committer: Committer::new(meta.clone()),
+            writer: ChunkWriter::new(names.clone(), chunks.clone(), config.copies),
+            committer: Committer::new(names.clone()),
             nodes: Nodes::new(memory.clone(), on_orphan),
             read_ahead: ReadAheadBudget::new(),
             ended: CancellationToken::new(),
@@ -96,6 +92,7 @@ impl ClusterClient {
             config,
             env,
             meta,
+            names,
             chunks,
             memory,
             chores,
@@ -113,10 +110,23 @@ impl ClusterClient {
         self.core.nodes.show(attr, self.core.meta.session_id())
     }
 
+    async fn ask_lookup(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> MetaResult<Found> {
+        let read = Read::Lookup { parent, name: name.to_vec() };
+        replies::found(self.core.names.read(caller, read).await?)
+    }
+
+    async fn change_inode(&self, caller: &Caller, change: Change) -> MetaResult<Created> {
+        replies::inode(self.core.names.change(caller, change).await?)
+    }
+
+    async fn remove(&self, caller: &Caller, change: Change) -> MetaResult<Option<InodeId>> {
+        replies::orphan(self.core.names.change(caller, change).await?)
+    }
+
     /// `name` may be `.` or `..`.
     pub(crate) async fn lookup(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> Result<Found> {
         let asked_at = Instant::now();
-        let attr = match self.core.meta.lookup(caller, parent, name).await? {
+        let attr = match self.ask_lookup(caller, parent, name).await? {
             Found::Here(attr) => self.show(attr),
             elsewhere => return Ok(elsewhere),
         };
@@ -131,7 +141,7 @@ impl ClusterClient {
         // Pinned, so that what is committed and closed meanwhile is not forgotten before the answer is looked at.
         let pin = self.core.nodes.pin_open(inode);
         let asked_at = Instant::now();
-        let attr = self.show(self.core.meta.getattr(caller, inode).await?);
+        let attr = self.show(replies::attr(self.core.names.read(caller, Read::GetAttr { inode }).await?)?);
         match pin {
             Some(pin) => Ok(self.settled(&pin.node, asked_at).await.unwrap_or(attr)),
             None => Ok(attr),
@@ -155,7 +165,7 @@ impl ClusterClient {
 
     /// The same, but attributes that a change of this client brought a moment ago are not asked for again (V4).
     pub(crate) async fn getattr_lately(&self, caller: &Caller, inode: InodeId) -> Result<InodeAttr> {
-        match self.core.meta.attr_after_change(inode) {
+        match self.core.names.attr_after_change(inode) {
             Some(attr) => Ok(self.show(attr)),
             None => self.getattr(caller, inode).await,
         }
@@ -165,14 +175,14 @@ impl ClusterClient {
     /// survive the commit of what was written before.
     pub(crate) async fn setattr(&self, caller: &Caller, set: SetAttr) -> Result<InodeAttr> {
         let Some(pin) = self.core.nodes.pin_open(set.inode) else {
-            return Ok(self.show(self.core.meta.setattr(caller, set).await?.attr));
+            return Ok(self.show(self.change_inode(caller, Change::SetAttr(set)).await?.attr));
         };
         let _flushing = pin.node.flushing.lock().await;
         if set.size.is_some() && pin.node.dirty_since().is_some() {
             self.core.flush_locked(&pin.node).await?;
         }
         let (sets_mtime, sets_mode) = (set.mtime.is_some(), set.mode.is_some());
-        let done = self.core.meta.setattr(caller, set).await?;
+        let done = self.change_inode(caller, Change::SetAttr(set)).await?;
         Ok(pin.node.with(self.core.meta.session_id(), |state| {
             if sets_mtime {
                 state.times_were_set();
@@ -187,12 +197,12 @@ impl ClusterClient {
 
     /// access(2).
     pub(crate) async fn access(&self, caller: &Caller, inode: InodeId, mask: AccessMask) -> Result<()> {
-        Ok(self.core.meta.access(caller, inode, mask).await?)
+        Ok(replies::granted(self.core.names.read(caller, Read::Access { inode, mask }).await?)?)
     }
 
     /// Makes a file, directory, symlink or node.
     pub(crate) async fn create(&self, caller: &Caller, create: Create) -> Result<Created> {
-        let created = self.core.meta.create(caller, create).await?;
+        let created = self.change_inode(caller, Change::Create(create)).await?;
         Ok(Created { attr: self.show(created.attr), ..created })
     }
 
@@ -204,7 +214,7 @@ impl ClusterClient {
         mode: OpenMode,
     ) -> Result<(Arc<File>, InodeAttr)> {
         let asked_at = Instant::now();
-        let created = self.core.meta.create(caller, create).await?;
+        let created = self.change_inode(caller, Change::Create(create)).await?;
         let inode = created.attr.inode;
         if created.existed {
             let file = self.open(caller, inode, mode).await?;
@@ -230,7 +240,8 @@ impl ClusterClient {
         let read = if mode.read { AccessMask::READ } else { AccessMask::NONE };
         let write = if mode.write { AccessMask::WRITE } else { AccessMask::NONE };
         let asked_at = Instant::now();
-        let (attr, next_commit) = self.core.meta.open(caller, inode, read.union(write)).await?;
+        let open = Read::Open { inode, mask: read.union(write) };
+        let (attr, next_commit) = replies::opened(self.core.names.read(caller, open).await?)?;
         match self.core.chores.take_back(session, inode) {
             Reopened::NotWaiting => {}
             Reopened::TakenBack => self.core.nodes.reopened_orphan(inode),
@@ -261,13 +272,15 @@ impl ClusterClient {
         if let Some(pin) = self.core.nodes.pin_open(inode) {
             self.commit_whole(&pin.node).await?;
         }
-        Ok(self.show(self.core.meta.link(caller, inode, parent, name).await?.attr))
+        let link = Change::Link { inode, parent, name: name.clone() };
+        Ok(self.show(self.change_inode(caller, link).await?.attr))
     }
 
     /// The last name of a file that is open here may go: its open files stay usable.
     pub(crate) async fn unlink(&self, caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
         self.help_with_chores().await;
-        if let Some(inode) = self.core.meta.unlink(caller, parent, name).await? {
+        let unlink = Change::Unlink { parent, name: name.clone() };
+        if let Some(inode) = self.remove(caller, unlink).await? {
             self.core.nodes.orphaned(inode);
         }
         Ok(())
@@ -280,7 +293,8 @@ impl ClusterClient {
         name: &Name,
     ) -> Result<Option<Orphan>> {
         self.help_with_chores().await;
-        Ok(self.core.meta.rmdir(caller, parent, name).await?.map(|inode| self.keep(inode)))
+        let rmdir = Change::Rmdir { parent, name: name.clone() };
+        Ok(self.remove(caller, rmdir).await?.map(|inode| self.keep(inode)))
     }
 
     /// What was written to a file is committed before it gets its new name (P2.5): who writes a new file and renames it over
@@ -288,7 +302,7 @@ impl ClusterClient {
     pub(crate) async fn rename(&self, caller: &Caller, rename: Rename) -> Result<Option<Orphan>> {
         self.help_with_chores().await;
         self.commit_named(rename.parent, &rename.name).await?;
-        Ok(self.core.meta.rename(caller, rename).await?.map(|inode| self.keep(inode)))
+        Ok(self.remove(caller, Change::Rename(rename)).await?.map(|inode| self.keep(inode)))
     }
 
     /// Commits what is buffered of the file of this name. Whatever else is wrong with the name, its change is told.
@@ -296,7 +310,7 @@ impl ClusterClient {
         if self.core.memory.is_unused() || planted::has(Bug::UncommittedRename) {
             return Ok(()); // almost always: it costs no request then
         }
-        let inode = match self.core.meta.lookup(&Caller::ROOT, parent, name.as_bytes()).await {
+        let inode = match self.ask_lookup(&Caller::ROOT, parent, name.as_bytes()).await {
             Ok(Found::Here(attr)) => attr.inode,
             Err(unanswered @ MetaError::Unavailable { .. }) => return Err(unanswered.into()),
             Ok(Found::Elsewhere(_)) | Err(_) => return Ok(()),
@@ -325,17 +339,17 @@ impl ClusterClient {
     /// Before something is removed: nothing is waited for between that and noting it.
     async fn help_with_chores(&self) {
         if self.core.chores.is_behind() {
-            self.core.chores.work(&self.core.meta).await;
+            self.core.chores.work(&self.core.names).await;
         }
     }
 
     pub(crate) async fn readlink(&self, caller: &Caller, inode: InodeId) -> Result<Vec<u8>> {
-        Ok(self.core.meta.readlink(caller, inode).await?)
+        Ok(replies::target(self.core.names.read(caller, Read::ReadLink { inode }).await?)?)
     }
 
     /// Of the volume that the inode is in.
     pub(crate) async fn statfs(&self, inode: InodeId) -> Result<StatFs> {
-        Ok(self.core.meta.statfs(inode).await?)
+        Ok(replies::space(self.core.names.read(&Caller::ROOT, Read::StatFs { inode }).await?)?)
     }
 
     /// At most `limit` entries behind `cookie` (0: from the start); with attributes if `plus`.
@@ -347,7 +361,8 @@ impl ClusterClient {
         limit: u32,
         plus: bool,
     ) -> Result<DirPage> {
-        let mut page = self.core.meta.read_dir(caller, inode, cookie, limit, plus).await?;
+        let read = Read::ReadDir { inode, cookie, limit, plus };
+        let mut page = replies::page(self.core.names.read(caller, read).await?)?;
         for entry in &mut page.entries {
             entry.attr = entry.attr.take().map(|attr| self.show(attr));
         }

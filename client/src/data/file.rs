@@ -13,16 +13,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use dfs_proto::attr::{Caller, InodeAttr};
 use dfs_proto::ids::InodeId;
-use dfs_proto::meta::SetAttr;
+use dfs_proto::meta::{Change, Read, SetAttr};
 use dfs_proto::units::{FILE_LEN_MAX, Offset};
 use tokio::time::{Instant, timeout};
 
-use crate::OpenMode;
 use crate::data::core::Core;
 use crate::data::node::{Node, Pin, State};
 use crate::data::readahead::ReadAhead;
 use crate::error::{ClientError, Result};
 use crate::names::interim::SIZE_TIMEOUT;
+use crate::session::replies;
 use crate::session::retry::Deadline;
 
 /// An append waits no longer to hear where the end is; its commit will.
@@ -31,6 +31,15 @@ const HEAR_MAX: Duration = Duration::from_secs(1);
 const SET_UID: u32 = 0o4000;
 const SET_GID: u32 = 0o2000;
 const GROUP_EXECUTE: u32 = 0o0010;
+
+/// What a file is opened for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenMode {
+    pub read: bool,
+    pub write: bool,
+    /// To size 0, once it is open.
+    pub truncate: bool,
+}
 
 /// One open file. Dropping it without [`File::release`] leaves what is buffered to the background.
 pub struct File {
@@ -109,7 +118,8 @@ impl File {
     /// Asks the cluster how the file is now.
     async fn hear(&self) -> Result<()> {
         let asked_at = Instant::now();
-        let attr = self.core.meta.getattr(&Caller::ROOT, self.inode()).await?;
+        let read = Read::GetAttr { inode: self.inode() };
+        let attr = replies::attr(self.core.names.read(&Caller::ROOT, read).await?)?;
         self.look(|state| {
             state.observe(&attr);
             state.heard(asked_at);
@@ -188,7 +198,8 @@ impl File {
         }
         let set =
             SetAttr { inode: self.inode(), by_handle: true, kill_privileges: true, ..SetAttr::default() };
-        let done = self.core.meta.setattr(&Caller::ROOT, set).await?;
+        let changed = self.core.names.change(&Caller::ROOT, Change::SetAttr(set)).await?;
+        let done = replies::inode(changed)?;
         self.look(|state| state.observe(&done.attr));
         Ok(())
     }

@@ -17,7 +17,7 @@ use bytes::{Bytes, BytesMut};
 use dfs_proto::attr::{AccessMask, Caller};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::SessionId;
-use dfs_proto::meta::MetaResult;
+use dfs_proto::meta::{MetaResult, Read};
 use dfs_proto::units::MIB;
 use futures::future::try_join_all;
 use tokio::time::{Instant, timeout_at};
@@ -27,6 +27,7 @@ use crate::data::core::Core;
 use crate::data::node::{Node, State};
 use crate::data::writer::Parcel;
 use crate::error::ClientError;
+use crate::session::replies;
 use crate::session::retry::{Backoff, Deadline};
 
 /// Commits refused for their number before giving up: an earlier one whose answer was lost may still arrive.
@@ -180,7 +181,8 @@ impl Core {
         loop {
             if must_hear || !node.with(session, |state| state.knows_next_commit()) {
                 let asked_at = Instant::now();
-                let (attr, next) = self.meta.open(&Caller::ROOT, node.inode, AccessMask::NONE).await?;
+                let open = Read::Open { inode: node.inode, mask: AccessMask::NONE };
+                let (attr, next) = replies::opened(self.names.read(&Caller::ROOT, open).await?)?;
                 node.with(session, |state| {
                     state.learn_of_commits(session, &attr, next);
                     state.heard(asked_at);

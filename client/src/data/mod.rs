@@ -2,6 +2,7 @@
 //!
 //! Uses `session` and `names`. Nobody below knows it.
 
+pub(crate) mod background;
 pub(crate) mod buffer;
 pub(crate) mod chores;
 pub(crate) mod chunk;

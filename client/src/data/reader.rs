@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use dfs_proto::attr::Caller;
 use dfs_proto::chunk::ChunkKey;
-use dfs_proto::meta::ChunkLocation;
+use dfs_proto::meta::{ChunkLocation, Read};
 use dfs_proto::units::{MIB, Offset};
 use futures::{StreamExt, TryStreamExt};
 
@@ -20,6 +21,7 @@ use crate::data::core::Core;
 use crate::data::extents::{ExtentCache, Located};
 use crate::data::node::{Node, State, View};
 use crate::error::{ClientError, Result};
+use crate::session::replies;
 use crate::session::retry::{Backoff, Deadline};
 
 /// Chunk reads of one request that run together.
@@ -228,7 +230,10 @@ impl Core {
                 return Err(ClientError::Unavailable { what });
             }
             let len = FETCH_LEN.max(to - unknown);
-            let found = self.meta.extents(node.inode, Offset(unknown), len, FETCH_EXTENTS_MAX).await?;
+            let (inode, offset, limit) = (node.inode, Offset(unknown), FETCH_EXTENTS_MAX);
+            // The right to read was checked at the open and belongs to the open file (P2.4).
+            let reply = self.names.read(&Caller::ROOT, Read::Extents { inode, offset, len, limit }).await?;
+            let found = replies::extents(reply)?;
             if found.up_to.0 <= unknown {
                 let what = format!("extents of {} from {unknown} end at {}", node.inode, found.up_to);
                 return Err(ClientError::Internal { what });

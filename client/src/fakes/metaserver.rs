@@ -17,7 +17,7 @@ use dfs_proto::meta::{
 use dfs_proto::units::{ByteLen, COMMIT_EXTENTS_MAX, Offset, REQUEST_WINDOW};
 use tokio::time::sleep;
 
-use crate::session::meta::{Answer, MetaCalls};
+use crate::session::calls::{Answer, MetaCalls};
 
 const CLUSTER: ClusterId = ClusterId(77);
 /// Of every answer, so that requests overlap.

@@ -15,11 +15,13 @@ use dfs_proto::units::ByteLen;
 use futures::future::join_all;
 use futures::{StreamExt as _, stream};
 
-use crate::cluster::client::{ClusterClient, Found, Orphan};
+use crate::cluster::client::{ClusterClient, Orphan};
+use crate::config::ClientConfig;
+use crate::data::file::{File, OpenMode};
 use crate::error::{ClientError, Result};
 use crate::names::interim::changed_names::{ChangeMark, ChangedNames};
 use crate::route::federation::Federation;
-use crate::{ClientConfig, Created, DirPage, File, OpenMode};
+use crate::session::replies::{Created, DirPage, Found};
 
 /// Volumes of one listing whose attributes are asked for at the same time.
 const ROOTS_AT_ONCE: usize = 32;

@@ -28,8 +28,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::ClientConfig;
 use crate::cluster::client::ClusterClient;
+use crate::config::ClientConfig;
 use crate::error::{ClientError, Result};
 use crate::names::interim::silent::SilentClusters;
 use crate::session::retry::Deadline;

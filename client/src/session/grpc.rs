@@ -16,7 +16,7 @@ use dfs_proto::rpc::unary::UnaryChannel;
 use dfs_proto::wire;
 use dfs_proto::wire::meta_client::MetaClient;
 
-use crate::session::meta::{Answer, MetaCalls};
+use crate::session::calls::{Answer, MetaCalls};
 
 /// See the module.
 pub(crate) struct GrpcMeta(pub(crate) LeaderChannel);

@@ -9,8 +9,8 @@ use dfs_proto::units::{ByteLen, MIB, Offset};
 use futures::future::join_all;
 use tokio::time::{Instant, advance};
 
-use crate::cluster::client::Found;
 use crate::fakes::{Cluster, READ_WRITE, USER, make, new_file, pattern, size_of, wait_for};
+use crate::session::replies::Found;
 use crate::{ClientConfig, ClientError};
 
 #[tokio::test(start_paused = true)]
