@@ -1,8 +1,8 @@
 //! The client library: files of a dfs federation, without FUSE.
 //!
-//! [`Client`] takes each operation to the cluster whose volume it is about, where it has a session. Operations on names and
+//! [`Client`](inode::Client) takes each operation to the cluster whose volume it is about, where it has a session. Operations on names and
 //! attributes are answered by that cluster's leader and are durable when they return; each happens once, however often it
-//! had to be sent. [`File`] buffers what is written, and makes it durable and visible to others at `flush` and `sync`. Every
+//! had to be sent. [`File`](inode::File) buffers what is written, and makes it durable and visible to others at `flush` and `sync`. Every
 //! call has a deadline.
 //!
 //! The floors, each of which uses only those below it: `route` says where an operation goes and `cluster` what it does there;
@@ -14,6 +14,7 @@ mod cluster;
 mod config;
 mod data;
 mod error;
+pub mod inode;
 mod names;
 mod route;
 mod session;
@@ -23,11 +24,6 @@ mod fakes;
 #[cfg(test)]
 mod tests;
 
-pub use cluster::client::Orphan;
 pub use config::ClientConfig;
-pub use data::file::{File, OpenMode};
-pub use data::flush::FLUSH_SLICE_LEN;
 pub use error::ClientError;
 pub use names::interim;
-pub use route::client::{Client, Looked};
-pub use session::replies::{Created, DirPage};

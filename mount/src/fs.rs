@@ -17,14 +17,17 @@
 //!
 //! Not here: retries, buffers, caches (the client library), and the words that errors become (`errno`).
 
-use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use dfs_client::ClientError;
+use dfs_client::inode::{
+    Access, Client, CreateOpen, File, GetRecentAttr, GetSpace, Link, Lookup, Open, OpenMode, Operation,
+    ReadDir, ReadLink, Resolve, Resolved, Rmdir, Unlink,
+};
 use dfs_client::interim::LastKnown;
-use dfs_client::{Client, ClientError, File, Looked, OpenMode};
 use dfs_proto::attr::{AccessMask, BadName, Caller, FileKind, InodeAttr, Name};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Create, DirEntry, NewInode, Rename, SetAttr, StatFs};
@@ -223,34 +226,31 @@ impl Fs {
 
     /// Calls as `who`; again, with supplementary groups, when the server says that they decide (P5.6). The second try
     /// is a request of its own: the first was refused before it left a trace.
-    async fn as_caller<T, F, Fut>(&self, who: Requester, call: F) -> Result<T, ClientError>
+    async fn perform<O>(&self, who: Requester, operation: O) -> Result<O::Reply, ClientError>
     where
-        F: Fn(Caller) -> Fut,
-        Fut: Future<Output = Result<T, ClientError>>,
+        O: Operation + Clone,
     {
-        match call(self.groups.caller(who)).await {
-            Err(ClientError::GroupsNeeded) => call(self.groups.caller_with_groups(who)).await,
+        match self.client.perform(&self.groups.caller(who), operation.clone()).await {
+            Err(ClientError::GroupsNeeded) => {
+                self.client.perform(&self.groups.caller_with_groups(who), operation).await
+            }
             answer => answer,
         }
     }
 
     // ---- names -----------------------------------------------------------------------------------------------
 
-    pub(crate) async fn lookup(&self, who: Requester, parent: InodeId, name: &[u8]) -> FsResult<Looked> {
+    pub(crate) async fn lookup(&self, who: Requester, parent: InodeId, name: &[u8]) -> FsResult<Resolved> {
         let checked = entry_name(name)?;
-        let looked = self
-            .as_caller(who, |caller| {
-                let name = &checked;
-                async move { self.client.look_up(&caller, parent, name.as_bytes()).await }
-            })
-            .await?;
-        let (inode, kind) = match &looked {
-            Looked::Attr(attr) => (attr.inode, attr.kind),
-            Looked::Unanswered(volume) => (*volume, FileKind::Directory),
+        let resolve = Resolve { parent, name: checked.as_bytes().to_vec() };
+        let resolved = self.perform(who, resolve).await?;
+        let (inode, kind) = match &resolved {
+            Resolved::Attr(attr) => (attr.inode, attr.kind),
+            Resolved::Unanswered(volume) => (*volume, FileKind::Directory),
         };
         self.inodes.looked_up(inode, kind, (parent, name));
-        Ok(match looked {
-            Looked::Attr(attr) => Looked::Attr(self.shown(attr)),
+        Ok(match resolved {
+            Resolved::Attr(attr) => Resolved::Attr(self.shown(attr)),
             unanswered => unanswered,
         })
     }
@@ -269,12 +269,7 @@ impl Fs {
         what: NewInode,
     ) -> FsResult<InodeAttr> {
         let create = Create { parent, name: entry_name(name)?, mode, what, or_existing: false };
-        let created = self
-            .as_caller(who, |caller| {
-                let create = create.clone();
-                async move { self.client.create(&caller, create).await }
-            })
-            .await?;
+        let created = self.perform(who, create).await?;
         self.inodes.looked_up(created.attr.inode, created.attr.kind, (parent, name));
         Ok(created.attr)
     }
@@ -286,34 +281,17 @@ impl Fs {
         parent: InodeId,
         name: &[u8],
     ) -> FsResult<InodeAttr> {
-        let checked = entry_name(name)?;
-        let attr = self
-            .as_caller(who, |caller| {
-                let name = &checked;
-                async move { self.client.link(&caller, inode, parent, name).await }
-            })
-            .await?;
+        let attr = self.perform(who, Link { inode, parent, name: entry_name(name)? }).await?;
         self.inodes.looked_up(attr.inode, attr.kind, (parent, name));
         Ok(self.shown(attr))
     }
 
     pub(crate) async fn unlink(&self, who: Requester, parent: InodeId, name: &[u8]) -> FsResult<()> {
-        let name = entry_name(name)?;
-        let unlinked = self.as_caller(who, |caller| {
-            let name = &name;
-            async move { self.client.unlink(&caller, parent, name).await }
-        });
-        Ok(unlinked.await?)
+        Ok(self.perform(who, Unlink { parent, name: entry_name(name)? }).await?)
     }
 
     pub(crate) async fn rmdir(&self, who: Requester, parent: InodeId, name: &[u8]) -> FsResult<()> {
-        let name = entry_name(name)?;
-        let orphan = self
-            .as_caller(who, |caller| {
-                let name = &name;
-                async move { self.client.rmdir(&caller, parent, name).await }
-            })
-            .await?;
+        let orphan = self.perform(who, Rmdir { parent, name: entry_name(name)? }).await?;
         self.inodes.orphaned(orphan);
         Ok(())
     }
@@ -336,25 +314,19 @@ impl Fs {
             new_name: entry_name(new_name)?,
             no_replace: flags & libc::RENAME_NOREPLACE != 0,
         };
-        let orphan = self
-            .as_caller(who, |caller| {
-                let rename = rename.clone();
-                async move { self.client.rename(&caller, rename).await }
-            })
-            .await?;
+        let orphan = self.perform(who, rename).await?;
         self.inodes.orphaned(orphan);
         Ok(())
     }
 
     pub(crate) async fn readlink(&self, who: Requester, inode: InodeId) -> FsResult<Vec<u8>> {
-        Ok(self.as_caller(who, |caller| async move { self.client.readlink(&caller, inode).await }).await?)
+        Ok(self.perform(who, ReadLink { inode }).await?)
     }
 
     // ---- attributes ------------------------------------------------------------------------------------------
 
     pub(crate) async fn getattr(&self, who: Requester, inode: InodeId) -> FsResult<InodeAttr> {
-        let asked = |caller| async move { self.client.getattr_lately(&caller, inode).await };
-        let fresh = self.as_caller(who, asked);
+        let fresh = self.perform(who, GetRecentAttr { inode });
         let attr = if inode == InodeId::ROOT { self.root.or(fresh).await } else { fresh.await };
         Ok(self.shown(attr?))
     }
@@ -378,26 +350,20 @@ impl Fs {
         // A truncation by an unprivileged caller clears set-uid and set-gid; the kernel says so in a flag that fuser
         // does not pass on, so what the flag is made of (CAP_FSETID) is taken from the uid.
         set.kill_privileges = set.size.is_some() && who.uid != 0;
-        let attr = self
-            .as_caller(who, |caller| {
-                let set = set.clone();
-                async move { self.client.setattr(&caller, set).await }
-            })
-            .await?;
-        if let Some(size) = set.size {
+        let size = set.size;
+        let attr = self.perform(who, set).await?;
+        if let Some(size) = size {
             self.inodes.kernel_moved_end(attr.inode, size.0, true);
         }
         Ok(self.shown(attr))
     }
 
     pub(crate) async fn access(&self, who: Requester, inode: InodeId, mask: AccessMask) -> FsResult<()> {
-        Ok(self
-            .as_caller(who, |caller| async move { self.client.access(&caller, inode, mask).await })
-            .await?)
+        Ok(self.perform(who, Access { inode, mask }).await?)
     }
 
     pub(crate) async fn statfs(&self, inode: InodeId) -> FsResult<StatFs> {
-        let fresh = self.client.statfs(inode);
+        let fresh = self.client.perform(&Caller::ROOT, GetSpace { inode });
         if inode != InodeId::ROOT {
             return Ok(fresh.await?);
         }
@@ -422,10 +388,7 @@ impl Fs {
     }
 
     pub(crate) async fn open(&self, who: Requester, inode: InodeId, flags: OpenFlags) -> FsResult<Opened> {
-        let file = self
-            .as_caller(who, |caller| async move { self.client.open(&caller, inode, flags.mode).await })
-            .await;
-        let file = match file {
+        let file = match self.perform(who, Open { inode, mode: flags.mode }).await {
             Err(ClientError::PermissionDenied) if flags.execute => self.open_to_execute(who, inode).await?,
             answer => answer?,
         };
@@ -437,7 +400,7 @@ impl Fs {
     async fn open_to_execute(&self, who: Requester, inode: InodeId) -> FsResult<Arc<File>> {
         self.access(who, inode, AccessMask::EXECUTE).await?;
         let mode = OpenMode { read: true, ..OpenMode::default() };
-        Ok(self.client.open(&Caller::ROOT, inode, mode).await?)
+        Ok(self.client.perform(&Caller::ROOT, Open { inode, mode }).await?)
     }
 
     /// O_CREAT. With `is_new` (O_EXCL) an existing name is refused.
@@ -451,12 +414,7 @@ impl Fs {
     ) -> FsResult<(Opened, InodeAttr)> {
         let create =
             Create { parent, name: entry_name(name)?, mode, what: NewInode::File, or_existing: !is_new };
-        let (file, attr) = self
-            .as_caller(who, |caller| {
-                let create = create.clone();
-                async move { self.client.create_open(&caller, create, flags.mode).await }
-            })
-            .await?;
+        let (file, attr) = self.perform(who, CreateOpen { create, mode: flags.mode }).await?;
         self.inodes.looked_up(attr.inode, attr.kind, (parent, name));
         Ok((self.opened(file, attr.inode, flags), self.shown(attr)))
     }
@@ -629,7 +587,8 @@ impl Fs {
         let mut behind = if cookie <= COOKIE_AFTER_DOT_DOT { 0 } else { cookie };
         let mut listed = Vec::new();
         loop {
-            let page = self.client.read_dir(&Caller::ROOT, inode, behind, limit, plus).await?;
+            let read = ReadDir { inode, cookie: behind, limit, plus };
+            let page = self.client.perform(&Caller::ROOT, read).await?;
             if cookie < COOKIE_AFTER_DOT {
                 listed.push(Listed::directory(b".", inode, COOKIE_AFTER_DOT));
             }
@@ -655,7 +614,8 @@ impl Fs {
 
     /// An entry whose attributes the page lacks; `None` if it is gone by now. The right to list was checked.
     async fn listed_by_name(&self, directory: InodeId, entry: DirEntry) -> FsResult<Option<Listed>> {
-        match self.client.lookup(&Caller::ROOT, directory, entry.name.as_bytes()).await {
+        let lookup = Lookup { parent: directory, name: entry.name.as_bytes().to_vec() };
+        match self.client.perform(&Caller::ROOT, lookup).await {
             Ok(attr) => Ok(Some(Listed { attr: Some(attr), ..Listed::from(entry) })),
             Err(ClientError::NotFound) => Ok(None),
             Err(error) => Err(error.into()),

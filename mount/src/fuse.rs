@@ -19,8 +19,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use dfs_client::inode::{FLUSH_SLICE_LEN, OpenMode, Resolved};
 use dfs_client::interim::{ATTR_TIMEOUT, FILE_NAME_TIMEOUT, UNKNOWN_TIMEOUT, name_timeout};
-use dfs_client::{FLUSH_SLICE_LEN, Looked, OpenMode};
 use dfs_proto::attr::{AccessMask, InodeAttr};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{NewInode, SetAttr, StatFs};
@@ -264,9 +264,9 @@ impl Filesystem for Edge {
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (fs, who, name) = (self.fs.clone(), requester(request), owned(name));
         let call = async move { fs.lookup(who, inode_id(parent), &name).await };
-        self.metadata(call, move |looked| match looked {
-            Ok(Looked::Attr(attr)) => reply_entry("look up a name", reply)(Ok(attr)),
-            Ok(Looked::Unanswered(inode)) => {
+        self.metadata(call, move |resolved| match resolved {
+            Ok(Resolved::Attr(attr)) => reply_entry("look up a name", reply)(Ok(attr)),
+            Ok(Resolved::Unanswered(inode)) => {
                 reply.entry_with_ttls(
                     &UNKNOWN_TIMEOUT,
                     &UNKNOWN_TIMEOUT,

@@ -23,7 +23,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use dfs_client::{Client, ClientConfig};
+use dfs_client::ClientConfig;
+use dfs_client::inode::Client;
 use dfs_proto::env::{Env, runtime_threads};
 use fuser::{MountOption, Session, SessionACL};
 use tokio::signal::unix::{Signal, SignalKind, signal};

@@ -91,6 +91,21 @@ impl Federation {
         Ok(federation)
     }
 
+    /// A federation of one cluster, in which a test has a client already (R2).
+    #[cfg(test)]
+    pub(crate) fn of_one(config: ClientConfig, env: Env, cluster: Arc<ClusterClient>) -> Arc<Federation> {
+        let channel = LeaderChannel::anonymous(env.clone(), Role::Client, Vec::new(), config.connect_timeout);
+        Arc::new(Federation {
+            config,
+            env,
+            map: None,
+            channel,
+            sessions: Mutex::new(BTreeMap::from([(ONLY, Session::Open(cluster))])),
+            silent: Arc::default(),
+            ended: CancellationToken::new(),
+        })
+    }
+
     fn sessions(&self) -> MutexGuard<'_, BTreeMap<ClusterId, Session>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
