@@ -16,6 +16,7 @@ mod data;
 mod error;
 pub mod inode;
 mod names;
+pub mod path;
 mod route;
 mod session;
 

@@ -1,4 +1,4 @@
-//! A metaserver with one directory, which keeps the rules of P2.1 and P8.1.
+//! A metaserver in memory, which keeps the rules of P2.1 and P8.1. It checks no rights, and its root directory has no attributes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,8 +10,8 @@ use dfs_proto::error::MetaError;
 use dfs_proto::extent::ExtentMap;
 use dfs_proto::ids::{ChunkId, ClusterId, Incarnation, InodeId, RequestId, ServerId, SessionId, SetVersion};
 use dfs_proto::meta::{
-    Change, ChangeRequest, Changed, ChunkLocation, CommitExtents, Create, FileExtents, MetaResult, OpenChunk,
-    OpenSession, OpenedChunk, Read, ReadReply, ReadRequest, RenewSession, Replica, ReplicaReport,
+    Change, ChangeRequest, Changed, ChunkLocation, CommitExtents, Create, DirEntry, FileExtents, MetaResult,
+    OpenChunk, OpenSession, OpenedChunk, Read, ReadReply, ReadRequest, RenewSession, Replica, ReplicaReport,
     SessionOpened, SessionRenewed, SetAttr, SetTime,
 };
 use dfs_proto::units::{ByteLen, COMMIT_EXTENTS_MAX, Offset, REQUEST_WINDOW};
@@ -41,7 +41,7 @@ pub(crate) struct State {
     last_session: u64,
     results: BTreeMap<(SessionId, RequestId), MetaResult<Changed>>,
     files: BTreeMap<InodeId, File>,
-    names: BTreeMap<Name, InodeId>,
+    names: BTreeMap<(InodeId, Name), InodeId>,
     last_inode: u64,
     chunks: BTreeMap<ChunkId, Chunk>,
     commits: BTreeMap<(SessionId, InodeId), u64>,
@@ -167,10 +167,8 @@ impl State {
     fn execute(&mut self, session: SessionId, change: &Change) -> MetaResult<Changed> {
         match change {
             Change::Create(create) => self.create(session, create),
-            Change::Unlink { name, .. } => {
-                let orphan = Some(self.names.remove(name).ok_or(MetaError::NotFound)?);
-                Ok(Changed::Removed { orphan })
-            }
+            Change::Unlink { parent, name } => self.remove(*parent, name, false),
+            Change::Rmdir { parent, name } => self.remove(*parent, name, true),
             Change::SetAttr(set) => self.set_attr(session, set),
             Change::OpenChunk(open) => self.open_chunk(session, open),
             Change::SealChunk { chunk } => {
@@ -185,14 +183,34 @@ impl State {
                 Ok(Changed::Done)
             }
             Change::Rename(rename) => {
-                let inode = self.names.remove(&rename.name).ok_or(MetaError::NotFound)?;
-                let orphan = self.names.insert(rename.new_name.clone(), inode);
+                let source = (rename.parent, rename.name.clone());
+                let inode = self.names.remove(&source).ok_or(MetaError::NotFound)?;
+                let orphan = self.names.insert((rename.new_parent, rename.new_name.clone()), inode);
                 Ok(Changed::Removed { orphan: orphan.filter(|replaced| *replaced != inode) })
             }
-            Change::Link { .. } | Change::Rmdir { .. } => {
-                Err(MetaError::Unsupported { what: "not in this fake".to_owned() })
-            }
+            Change::Link { .. } => Err(MetaError::Unsupported { what: "not in this fake".to_owned() }),
         }
+    }
+
+    fn is_directory(&self, inode: InodeId) -> bool {
+        self.files.get(&inode).is_none_or(|file| file.attr.kind == FileKind::Directory)
+    }
+
+    fn entries(&self, directory: InodeId) -> impl Iterator<Item = (&Name, InodeId)> {
+        let all = self.names.iter().filter(move |((parent, _), _)| *parent == directory);
+        all.map(|((_, name), inode)| (name, *inode))
+    }
+
+    fn remove(&mut self, parent: InodeId, name: &Name, as_directory: bool) -> MetaResult<Changed> {
+        let inode = *self.names.get(&(parent, name.clone())).ok_or(MetaError::NotFound)?;
+        match (as_directory, self.is_directory(inode)) {
+            (false, true) => return Err(MetaError::IsDirectory),
+            (true, false) => return Err(MetaError::NotDirectory),
+            (true, true) if self.entries(inode).next().is_some() => return Err(MetaError::NotEmpty),
+            (true, true) | (false, false) => {}
+        }
+        self.names.remove(&(parent, name.clone()));
+        Ok(Changed::Removed { orphan: Some(inode) })
     }
 
     fn next_commit(&self, session: SessionId, inode: InodeId) -> u64 {
@@ -200,7 +218,8 @@ impl State {
     }
 
     fn create(&mut self, session: SessionId, create: &Create) -> MetaResult<Changed> {
-        if let Some(inode) = self.names.get(&create.name).copied() {
+        let entry = (create.parent, create.name.clone());
+        if let Some(inode) = self.names.get(&entry).copied() {
             let attr = self.files[&inode].attr.clone();
             let next_commit = self.next_commit(session, inode);
             let existing = Changed::Inode { attr, existed: true, next_commit };
@@ -210,7 +229,7 @@ impl State {
         let (inode, now) = (InodeId(self.last_inode), self.now());
         let attr = InodeAttr {
             inode,
-            kind: FileKind::File,
+            kind: if create.what.is_directory() { FileKind::Directory } else { FileKind::File },
             mode: create.mode,
             nlink: 1,
             uid: 1000,
@@ -224,7 +243,7 @@ impl State {
             content_version: 0,
         };
         self.files.insert(inode, File { attr: attr.clone(), map: ExtentMap::default() });
-        self.names.insert(create.name.clone(), inode);
+        self.names.insert(entry, inode);
         Ok(Changed::Inode { attr, existed: false, next_commit: 1 })
     }
 
@@ -315,9 +334,10 @@ impl State {
         self.reads += 1;
         let file = |inode: &InodeId| self.files.get(inode).ok_or(MetaError::Stale);
         match &request.read {
-            Read::Lookup { name, .. } => {
+            Read::Lookup { parent, .. } if !self.is_directory(*parent) => Err(MetaError::NotDirectory),
+            Read::Lookup { parent, name } => {
                 let name = Name::new(name.clone()).map_err(|_| MetaError::NotFound)?;
-                let inode = self.names.get(&name).ok_or(MetaError::NotFound)?;
+                let inode = self.names.get(&(*parent, name)).ok_or(MetaError::NotFound)?;
                 Ok(ReadReply::Attr(file(inode)?.attr.clone()))
             }
             Read::GetAttr { inode } => Ok(ReadReply::Attr(file(inode)?.attr.clone())),
@@ -334,7 +354,21 @@ impl State {
                 let attr = file.attr.clone();
                 Ok(ReadReply::Extents(FileExtents { attr, extents, up_to: Offset(end), chunks }))
             }
-            Read::Access { .. } | Read::ReadLink { .. } | Read::ReadDir { .. } | Read::StatFs { .. } => {
+            Read::ReadDir { inode, cookie, limit, .. } => {
+                let entries = self.entries(*inode).enumerate().skip(*cookie as usize);
+                let entries = entries.map(|(index, (name, inode))| DirEntry {
+                    name: name.clone(),
+                    inode,
+                    kind: self.files[&inode].attr.kind,
+                    cookie: index as u64 + 1,
+                    attr: Some(self.files[&inode].attr.clone()),
+                });
+                let mut entries: Vec<_> = entries.take(*limit as usize + 1).collect();
+                let end = entries.len() <= *limit as usize;
+                entries.truncate(*limit as usize);
+                Ok(ReadReply::Entries { entries, end, parent: InodeId::ROOT })
+            }
+            Read::Access { .. } | Read::ReadLink { .. } | Read::StatFs { .. } => {
                 Err(MetaError::Unsupported { what: "not in this fake".to_owned() })
             }
         }

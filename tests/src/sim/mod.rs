@@ -662,7 +662,7 @@ fn add_volumes(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan: Plan) {
             tokio::time::sleep(OVER_INTERVAL).await;
         }
         let reader = Client::connect(client_config("reader", plan), env).await?;
-        made.check(&reader).await;
+        made.check(reader.clone()).await;
         for client in [client, reader] {
             let lost = client.shutdown(Duration::from_secs(60)).await;
             assert!(lost.is_empty(), "{VOLUMES}: not written at shutdown: {lost:?}");

@@ -2,10 +2,12 @@
 //! must be there; a change that ended with an error is repeated until it is known to have happened (P9.4).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_client::ClientError;
-use dfs_client::inode::{Client, CreateOpen, Lookup, Open, OpenMode, Rmdir, Unlink};
+use dfs_client::inode::{Client, CreateOpen, Lookup, OpenMode, Rmdir, Unlink};
+use dfs_client::path::Paths;
 use dfs_proto::attr::{Caller, Name};
 use dfs_proto::env::{Env, Rng};
 use dfs_proto::error::MetaError;
@@ -82,10 +84,6 @@ async fn federate(group: &LeaderChannel, change: &Federate) -> MetaResult<()> {
 
 fn name_of(text: &str) -> Name {
     Name::new(text).unwrap_or_else(|bad| panic!("{text}: {bad:?}"))
-}
-
-fn lookup(parent: InodeId, name: &str) -> Lookup {
-    Lookup { parent, name: name.into() }
 }
 
 /// Until it has happened. `expected`: the error that it ends with, if it does not happen; `repeated`: the one that a second
@@ -200,7 +198,10 @@ impl Volumes {
         let Some(content) = self.there.get_mut(&name) else { return };
         let made = content.is_none().then(|| rng.u64());
         let done = async {
-            let volume = client.perform(&Caller::ROOT, lookup(ROOT, &name)).await?.inode;
+            let volume = {
+                let lookup = Lookup { parent: ROOT, name: name.clone().into_bytes() };
+                client.perform(&Caller::ROOT, lookup).await?.inode
+            };
             match made {
                 Some(made) => fill(client, volume, made).await,
                 None => {
@@ -214,34 +215,23 @@ impl Volumes {
     }
 
     /// Another client finds these volumes, and no others of these names, with what is in them.
-    pub(super) async fn check(&self, reader: &Client) {
+    pub(super) async fn check(&self, reader: Arc<Client>) {
+        let paths = Paths::new(reader);
         // Names come from the map while the root directory's cluster does not answer, and the map may be behind. No map
         // has this one.
-        let nothing = reader.perform(&Caller::ROOT, lookup(ROOT, "nothing")).await;
+        let nothing = paths.stat(&Caller::ROOT, b"nothing").await;
         assert_eq!(nothing.map(drop), Err(ClientError::NotFound));
         for number in 0..NAMES {
             let name = format!("{PREFIX}{number}");
-            let found = reader.perform(&Caller::ROOT, lookup(ROOT, &name)).await;
-            let Some(content) = self.there.get(&name) else {
-                assert_eq!(found.map(drop), Err(ClientError::NotFound), "{name} should not be there");
-                continue;
-            };
-            let volume = found.unwrap_or_else(|error| panic!("{name}: {error}")).inode;
-            let file = reader.perform(&Caller::ROOT, lookup(volume, FILE)).await;
-            let Some(made) = content else {
-                assert_eq!(file.map(drop), Err(ClientError::NotFound), "{name} should be empty");
-                continue;
-            };
-            let read = async {
-                let mode = OpenMode { read: true, ..OpenMode::default() };
-                let open = Open { inode: file?.inode, mode };
-                let file = reader.perform(&Caller::ROOT, open).await?;
-                let bytes = file.read_at(Offset(0), 8).await?;
-                drop(file.release().await); // nothing was written
-                Ok::<_, ClientError>(bytes)
-            };
-            let bytes = read.await.unwrap_or_else(|error| panic!("{name}/{FILE}: {error}"));
-            assert_eq!(bytes, made.to_le_bytes()[..], "{name}/{FILE}");
+            let found = paths.stat(&Caller::ROOT, name.as_bytes()).await.map(drop);
+            let content = self.there.get(&name);
+            let expected = content.map(drop).ok_or(ClientError::NotFound);
+            assert_eq!(found, expected, "{name}");
+            if let Some(made) = content {
+                let read = paths.read(&Caller::ROOT, format!("{name}/{FILE}").as_bytes()).await;
+                let bytes = made.map(|made| made.to_le_bytes().to_vec().into());
+                assert_eq!(read, bytes.ok_or(ClientError::NotFound), "{name}/{FILE}");
+            }
         }
     }
 }
