@@ -18,7 +18,7 @@ use crate::data::chunk::ChunkClient;
 use crate::data::commit::Committer;
 use crate::data::core::Core;
 use crate::data::memory::{ReadAheadBudget, SessionMemory};
-use crate::data::node::Nodes;
+use crate::data::nodes::Nodes;
 use crate::data::writer::ChunkWriter;
 use crate::error::Result;
 use crate::names::cluster_names::ClusterNames;

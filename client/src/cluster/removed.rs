@@ -3,7 +3,7 @@
 use dfs_proto::ids::InodeId;
 
 use crate::cluster::client::ClusterClient;
-use crate::data::node::Pin;
+use crate::data::nodes::Pin;
 
 /// An inode that has lost its last name, and stays until this is dropped and no file has it open.
 pub struct Orphan(Pin);

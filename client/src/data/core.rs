@@ -11,7 +11,7 @@ use crate::data::chores::Chores;
 use crate::data::chunk::ChunkClient;
 use crate::data::commit::Committer;
 use crate::data::memory::{ReadAheadBudget, SessionMemory};
-use crate::data::node::Nodes;
+use crate::data::nodes::Nodes;
 use crate::data::writer::ChunkWriter;
 use crate::names::cluster_names::ClusterNames;
 use crate::session::meta::MetaClient;

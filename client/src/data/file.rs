@@ -18,7 +18,8 @@ use dfs_proto::units::{FILE_LEN_MAX, Offset};
 use tokio::time::{Instant, timeout};
 
 use crate::data::core::Core;
-use crate::data::node::{Node, Pin, State};
+use crate::data::node::{Node, NodeState};
+use crate::data::nodes::Pin;
 use crate::data::readahead::ReadAhead;
 use crate::error::{ClientError, Result};
 use crate::names::interim::SIZE_TIMEOUT;
@@ -75,7 +76,7 @@ impl File {
         self.mode
     }
 
-    fn look<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+    fn look<T>(&self, look: impl FnOnce(&mut NodeState) -> T) -> T {
         self.node.with(self.core.meta.session_id(), look)
     }
 
@@ -103,7 +104,7 @@ impl File {
         if let Some(bytes) = self.read_ahead.read(&self.core, &self.node, from, to, size).await {
             return Ok(bytes);
         }
-        let (bytes, _) = self.core.read(&self.node, State::view, from, to).await?;
+        let (bytes, _) = self.core.read(&self.node, NodeState::view, from, to).await?;
         Ok(bytes)
     }
 
@@ -129,7 +130,7 @@ impl File {
 
     /// Before an append: where the end is, unless it is behind what was appended here before.
     async fn hear_of_end(&self) -> Result<()> {
-        let is_known = |state: &mut State| state.has_appended() || !state.is_old(SIZE_TIMEOUT);
+        let is_known = |state: &mut NodeState| state.has_appended() || !state.is_old(SIZE_TIMEOUT);
         if !self.look(is_known) {
             match timeout(HEAR_MAX, self.hear()).await {
                 Ok(Err(ClientError::Unavailable { .. })) | Err(_) => {} // its commit will ask again

@@ -24,7 +24,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::data::buffer::{RUN_LEN_MAX, Run, RunId};
 use crate::data::core::Core;
-use crate::data::node::{Node, State};
+use crate::data::node::{Node, NodeState};
 use crate::data::writer::Parcel;
 use crate::error::ClientError;
 use crate::session::replies;
@@ -50,14 +50,14 @@ impl Core {
 
     /// What was appended goes behind what another client has written meanwhile, now that this is known (N7 of `node`).
     pub(crate) async fn move_behind(self: &Arc<Core>, node: &Arc<Node>) -> Result<(), ClientError> {
-        self.flush_if(node, State::is_outgrown).await
+        self.flush_if(node, NodeState::is_outgrown).await
     }
 
     /// With nothing of this inode under way.
     async fn flush_if(
         self: &Arc<Core>,
         node: &Arc<Node>,
-        is_wanted: fn(&State) -> bool,
+        is_wanted: fn(&NodeState) -> bool,
     ) -> Result<(), ClientError> {
         let (core, node) = (self.clone(), node.clone());
         let flushing = tokio::spawn(async move {

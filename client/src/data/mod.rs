@@ -13,6 +13,7 @@ pub(crate) mod file;
 pub(crate) mod flush;
 pub(crate) mod memory;
 pub(crate) mod node;
+pub(crate) mod nodes;
 pub(crate) mod readahead;
 pub(crate) mod reader;
 pub(crate) mod stream;

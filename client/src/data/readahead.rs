@@ -14,7 +14,7 @@ use futures::future::{BoxFuture, Shared};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::data::core::Core;
-use crate::data::node::{Node, State};
+use crate::data::node::{Node, NodeState};
 use crate::error::{ClientError, Result};
 
 const SEGMENT_LEN: u64 = MIB;
@@ -116,7 +116,8 @@ impl Stream {
             let Some(room) = core.read_ahead.segment() else { return }; // keeps A2
             let (core, node) = (core.clone(), node.clone());
             let (start, end) = (index * SEGMENT_LEN, ((index + 1) * SEGMENT_LEN).min(size));
-            let task = tokio::spawn(async move { core.read(&node, State::committed_view, start, end).await });
+            let task =
+                tokio::spawn(async move { core.read(&node, NodeState::committed_view, start, end).await });
             let fetched = async move {
                 let ended = |error| ClientError::Internal { what: format!("read-ahead ended: {error}") };
                 task.await.map_err(ended)?

@@ -19,7 +19,8 @@ use futures::{StreamExt, TryStreamExt};
 use crate::data::chunk::{ChunkRange, ReadFailure};
 use crate::data::core::Core;
 use crate::data::extents::{ExtentCache, Located};
-use crate::data::node::{Node, State, View};
+use crate::data::node::reading::View;
+use crate::data::node::{Node, NodeState};
 use crate::error::{ClientError, Result};
 use crate::session::replies;
 use crate::session::retry::{Backoff, Deadline};
@@ -158,7 +159,7 @@ impl Plan {
 }
 
 /// How a reader looks at an inode: everything, or what is committed.
-pub(crate) type Look = fn(&State, &ExtentCache, u64, u64) -> std::result::Result<View, u64>;
+pub(crate) type Look = fn(&NodeState, &ExtentCache, u64, u64) -> std::result::Result<View, u64>;
 
 impl Core {
     /// The bytes of `[from, to)` below the size, and the version of the committed content in them.
@@ -212,7 +213,7 @@ impl Core {
                 return Err(ClientError::Unavailable { what: "chunks are gone".to_owned() });
             }
             is_fresh = true;
-            node.with(session, State::forget_extents);
+            node.with(session, NodeState::forget_extents);
         }
     }
 
@@ -392,7 +393,7 @@ mod tests {
                 model[offset as usize..offset as usize + len].copy_from_slice(&data);
             }
             let to = from + len;
-            // As `State::view` does: extents only where nothing is buffered.
+            // As `NodeState::view` does: extents only where nothing is buffered.
             let overlay = buffer.overlay(from, to);
             let (mut gaps, mut at) = (Vec::new(), from);
             for (offset, bytes) in &overlay {
