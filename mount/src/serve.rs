@@ -111,7 +111,7 @@ fn serve(settings: &Settings, mountpoint: &Path, starter: &mut Starter) -> anyho
         Ok(if is_written { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     });
     // Requests that still wait for a server are not waited for: the kernel has given them up. To wait for them would be wrong
-    // too: who is woken while the runtime ends (`rest`) drops its request then and there.
+    // too: who is woken while the runtime ends (`deferred`) drops its request then and there.
     runtime.shutdown_background();
     served
 }
