@@ -14,7 +14,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use dfs_client::Orphan;
+use dfs_client::inode::Orphan;
 use dfs_client::interim::KeptPages;
 use dfs_proto::attr::FileKind;
 use dfs_proto::ids::{InodeId, VolumeId};

@@ -7,6 +7,7 @@ mod cli;
 mod config;
 mod convert;
 mod daemon;
+mod deferred;
 mod errno;
 mod fs;
 mod fuse;
@@ -16,7 +17,6 @@ mod inodes;
 mod log;
 mod mountpoint;
 mod pages;
-mod rest;
 mod serve;
 
 pub use serve::main;

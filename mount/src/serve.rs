@@ -23,7 +23,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use dfs_client::{Client, ClientConfig};
+use dfs_client::ClientConfig;
+use dfs_client::inode::Client;
 use dfs_net::env::{Env, runtime_threads};
 use fuser::{MountOption, Session, SessionACL};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -110,7 +111,7 @@ fn serve(settings: &Settings, mountpoint: &Path, starter: &mut Starter) -> anyho
         Ok(if is_written { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     });
     // Requests that still wait for a server are not waited for: the kernel has given them up. To wait for them would be wrong
-    // too: who is woken while the runtime ends (`rest`) drops its request then and there.
+    // too: who is woken while the runtime ends (`deferred`) drops its request then and there.
     runtime.shutdown_background();
     served
 }

@@ -7,7 +7,10 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dfs_client::{Client, ClientError, File, OpenMode};
+use dfs_client::ClientError;
+use dfs_client::inode::{
+    Client, CreateOpen, File, GetAttr, Link, Lookup, Open, OpenMode, ReadDir, ReadLink, Rmdir, Unlink,
+};
 use dfs_net::env::Rng;
 use dfs_proto::attr::{Caller, Name};
 use dfs_proto::ids::InodeId;
@@ -155,7 +158,7 @@ impl Walker {
             or_existing,
         };
         let mode = OpenMode { read: true, write: true, ..OpenMode::default() };
-        let real = self.client.create_open(&caller(), create, mode).await;
+        let real = self.client.perform(&caller(), CreateOpen { create, mode }).await;
         let existing = self.model.lookup(parent, &name);
         let model = match existing {
             Ok(node) if or_existing && matches!(self.model.node(node), Node::File(_)) => Ok(node),
@@ -180,12 +183,12 @@ impl Walker {
             what: NewInode::Symlink { target: target.clone() },
             or_existing: false,
         };
-        let real = self.client.create(&caller(), create).await;
+        let real = self.client.perform(&caller(), create).await;
         let model = self.model.create(parent, &name, Node::Symlink(target.clone()));
         self.same(&format!("symlink {name}"), &real, &model);
         if let (Ok(made), Ok(node)) = (real, model) {
             self.inodes.insert(node, made.attr.inode);
-            let read = self.client.readlink(&caller(), made.attr.inode).await;
+            let read = self.client.perform(&caller(), ReadLink { inode: made.attr.inode }).await;
             assert_eq!(read, Ok(target), "{}: readlink {name}", self.name);
         }
         true
@@ -198,7 +201,7 @@ impl Walker {
         else {
             return false;
         };
-        let attr = match self.client.getattr(&caller(), self.inode(node)).await {
+        let attr = match self.client.perform(&caller(), GetAttr { inode: self.inode(node) }).await {
             Ok(attr) => attr,
             Err(error) => panic!("{}: stat {}: {error}", self.name, self.inode(node)),
         };
@@ -234,7 +237,7 @@ impl Walker {
             what: NewInode::Directory,
             or_existing: false,
         };
-        let real = self.client.create(&caller(), create).await;
+        let real = self.client.perform(&caller(), create).await;
         let model = self.model.create(parent, &name, Node::Directory(BTreeMap::new()));
         self.same(&format!("mkdir {name}"), &real, &model);
         if let (Ok(made), Ok(node)) = (real, model) {
@@ -245,7 +248,8 @@ impl Walker {
 
     async fn unlink(&mut self) -> bool {
         let (parent, name) = (self.directory(), self.name());
-        let real = self.client.unlink(&caller(), self.inode(parent), &name_of(&name)).await;
+        let unlink = Unlink { parent: self.inode(parent), name: name_of(&name) };
+        let real = self.client.perform(&caller(), unlink).await;
         let model = self.model.unlink(parent, &name);
         self.same(&format!("unlink {name}"), &real, &model);
         true
@@ -253,7 +257,8 @@ impl Walker {
 
     async fn rmdir(&mut self) -> bool {
         let (parent, name) = (self.directory(), self.name());
-        let real = self.client.rmdir(&caller(), self.inode(parent), &name_of(&name)).await.map(drop);
+        let rmdir = Rmdir { parent: self.inode(parent), name: name_of(&name) };
+        let real = self.client.perform(&caller(), rmdir).await.map(drop);
         let model = self.model.rmdir(parent, &name);
         self.same(&format!("rmdir {name}"), &real, &model);
         true
@@ -271,7 +276,7 @@ impl Walker {
             no_replace,
         };
         let moved = self.model.lookup(parent, &name);
-        let real = self.client.rename(&caller(), rename).await.map(drop);
+        let real = self.client.perform(&caller(), rename).await.map(drop);
         let model = self.model.rename(parent, &name, new_parent, &new_name, no_replace);
         self.same(&format!("rename {name} to {new_name}, no_replace {no_replace}"), &real, &model);
         if let (Ok(node), Ok(())) = (moved, model)
@@ -289,8 +294,8 @@ impl Walker {
         if matches!(self.model.node(node), Node::Directory(_)) {
             return false;
         }
-        let real =
-            self.client.link(&caller(), self.inode(node), self.inode(parent), &name_of(&new_name)).await;
+        let link = Link { inode: self.inode(node), parent: self.inode(parent), name: name_of(&new_name) };
+        let real = self.client.perform(&caller(), link).await;
         let model = self.model.link(node, parent, &new_name);
         self.same(&format!("link {name} to {new_name}"), &real, &model);
         true
@@ -298,7 +303,8 @@ impl Walker {
 
     async fn open_existing(&mut self) -> bool {
         let (parent, name) = (self.directory(), self.name());
-        let real = self.client.lookup(&caller(), self.inode(parent), name.as_bytes()).await;
+        let lookup = Lookup { parent: self.inode(parent), name: name.clone().into_bytes() };
+        let real = self.client.perform(&caller(), lookup).await;
         let model = self.model.lookup(parent, &name);
         self.same(&format!("lookup {name}"), &real, &model);
         let Ok(node) = model else { return true };
@@ -307,7 +313,7 @@ impl Walker {
         }
         let truncate = self.rng.below(8) == 0;
         let mode = OpenMode { read: true, write: true, truncate };
-        match self.client.open(&caller(), self.inode(node), mode).await {
+        match self.client.perform(&caller(), Open { inode: self.inode(node), mode }).await {
             Ok(file) => {
                 if truncate {
                     self.model.truncate(node, 0);
@@ -395,7 +401,7 @@ impl Walker {
             by_handle: true,
             ..SetAttr::default()
         };
-        if let Err(error) = self.client.setattr(&caller(), set).await {
+        if let Err(error) = self.client.perform(&caller(), set).await {
             panic!("{}: truncate to {len}: {error}", self.name);
         }
         self.model.truncate(node, len as usize);
@@ -473,7 +479,7 @@ impl Walker {
                     Node::Directory(_) => left.push(node),
                     Node::File(_) => self.compare_file_as(reader, node).await,
                     Node::Symlink(target) => {
-                        let read = reader.readlink(&caller(), self.inode(node)).await;
+                        let read = reader.perform(&caller(), ReadLink { inode: self.inode(node) }).await;
                         assert_eq!(read.as_ref(), Ok(target), "{}: symlink at the end", self.name);
                     }
                 }
@@ -483,7 +489,7 @@ impl Walker {
 
     async fn compare_file_as(&self, reader: &Arc<Client>, node: NodeId) {
         let mode = OpenMode { read: true, ..OpenMode::default() };
-        let file = match reader.open(&caller(), self.inode(node), mode).await {
+        let file = match reader.perform(&caller(), Open { inode: self.inode(node), mode }).await {
             Ok(file) => file,
             Err(error) => panic!("{}: open {} as another client: {error}", self.name, self.inode(node)),
         };
@@ -496,7 +502,8 @@ impl Walker {
 async fn list_all(client: &Arc<Client>, directory: InodeId) -> Vec<String> {
     let (mut names, mut cookie) = (Vec::new(), 0);
     loop {
-        let page = client.read_dir(&caller(), directory, cookie, 100, false).await;
+        let read = ReadDir { inode: directory, cookie, limit: 100, plus: false };
+        let page = client.perform(&caller(), read).await;
         let page = page.unwrap_or_else(|error| panic!("list {directory}: {error}"));
         names.extend(page.entries.iter().map(|e| e.name.to_string()));
         let last = page.entries.last().map(|e| e.cookie);

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, InodeId, ServerId, SessionId};
-use dfs_proto::meta::ReplicaProblem;
+use dfs_proto::meta::{Change, ReplicaProblem};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use crate::session::meta::MetaClient;
+use crate::names::cluster_names::ClusterNames;
 
 /// Orphans in one request.
 const ORPHANS_BATCH: usize = 1000;
@@ -97,34 +97,34 @@ impl Chores {
     }
 
     /// Runs for ever.
-    pub(crate) async fn run(&self, meta: &MetaClient) {
+    pub(crate) async fn run(&self, names: &ClusterNames) {
         loop {
             self.added.notified().await;
             if self.pending().orphans.len() < ORPHANS_BATCH {
                 sleep(GATHER).await;
             }
-            while self.work(meta).await {}
+            while self.work(names).await {}
         }
     }
 
     /// One batch of each kind. True when more can be done at once.
-    pub(crate) async fn work(&self, meta: &MetaClient) -> bool {
+    pub(crate) async fn work(&self, names: &ClusterNames) -> bool {
         let reports = std::mem::take(&mut self.pending().reports);
         for (chunk, server, is_damaged) in reports {
             let problem = if is_damaged { ReplicaProblem::Damaged } else { ReplicaProblem::Unreachable };
-            meta.report(chunk, server, problem).await;
+            names.meta.report(chunk, server, problem).await;
         }
         let seals = std::mem::take(&mut self.pending().seals);
         for (session, chunk) in seals {
             // Refused: it is sealed, or its session is over and seals it.
-            if let Err(error) = meta.seal_chunk(session, chunk).await {
+            if let Err(error) = names.change_of(session, Change::SealChunk { chunk }).await {
                 tracing::debug!(%chunk, %error, "seal a chunk");
             }
         }
-        self.work_on_orphans(meta).await
+        self.work_on_orphans(names).await
     }
 
-    async fn work_on_orphans(&self, meta: &MetaClient) -> bool {
+    async fn work_on_orphans(&self, names: &ClusterNames) -> bool {
         let batch: Vec<(SessionId, InodeId)> = {
             let mut pending = self.pending();
             let Some(&(session, _)) = pending.orphans.first() else { return false };
@@ -135,13 +135,13 @@ impl Chores {
         };
         let Some(&(session, _)) = batch.first() else { return false };
         let inodes = batch.iter().map(|(_, inode)| *inode).collect();
-        match meta.release_orphans(session, inodes).await {
+        match names.change_of(session, Change::ReleaseOrphans { inodes }).await {
             Err(error @ MetaError::Unavailable { .. }) => {
                 tracing::debug!(%error, "release orphans");
                 self.added.notify_one(); // keeps C1
                 return false;
             }
-            Err(MetaError::SessionExpired { .. }) | Ok(()) => {}
+            Err(MetaError::SessionExpired { .. }) | Ok(_) => {}
             Err(error) => tracing::warn!(%error, "release orphans"),
         }
         let mut pending = self.pending();

@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use dfs_proto::attr::InodeAttr;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, SessionId};
-use dfs_proto::meta::{ChunkCommit, CommitExtents, FileCommit, MetaResult};
+use dfs_proto::meta::{Change, ChunkCommit, CommitExtents, FileCommit, MetaResult};
 use dfs_proto::units::COMMIT_FILES_MAX;
 use tokio::sync::oneshot;
 
-use crate::session::meta::MetaClient;
+use crate::names::cluster_names::ClusterNames;
+use crate::session::replies;
 
 /// Commit requests under way; one more file only waits for the first of them.
 const REQUESTS_MAX: usize = 3;
@@ -44,13 +45,13 @@ struct Queue {
 
 /// See the module.
 pub(crate) struct Committer {
-    meta: Arc<MetaClient>,
+    names: Arc<ClusterNames>,
     queue: Mutex<Queue>,
 }
 
 impl Committer {
-    pub(crate) fn new(meta: Arc<MetaClient>) -> Arc<Committer> {
-        Arc::new(Committer { meta, queue: Mutex::default() })
+    pub(crate) fn new(names: Arc<ClusterNames>) -> Arc<Committer> {
+        Arc::new(Committer { names, queue: Mutex::default() })
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -91,7 +92,7 @@ impl Committer {
 
     async fn send(&self, mut batch: Vec<Waiting>) {
         while let Some(first) = batch.first() {
-            let result = self.meta.commit(first.part.session, request_of(&batch)).await;
+            let result = self.request(first.part.session, request_of(&batch)).await;
             let error = match result {
                 Ok(attrs) => {
                     for (waiting, attr) in batch.drain(..).zip(attrs) {
@@ -115,10 +116,17 @@ impl Committer {
         }
     }
 
+    /// Where the bytes become durable and visible: the answer says that a majority has the commit on disk.
+    async fn request(&self, owner: SessionId, commit: CommitExtents) -> MetaResult<Vec<InodeAttr>> {
+        let files = commit.files.len();
+        let changed = self.names.change_of(owner, Change::CommitExtents(commit)).await?;
+        replies::committed(changed, files)
+    }
+
     async fn send_each(&self, batch: Vec<Waiting>) {
         for waiting in batch {
             let alone = std::slice::from_ref(&waiting);
-            let result = self.meta.commit(waiting.part.session, request_of(alone)).await;
+            let result = self.request(waiting.part.session, request_of(alone)).await;
             let first = result.map(|attrs| attrs.into_iter().next());
             let none = || MetaError::Internal { what: "a commit without an answer".to_owned() };
             let _ = waiting.answer.send(first.and_then(|attr| attr.ok_or_else(none)));

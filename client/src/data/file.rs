@@ -13,16 +13,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use dfs_proto::attr::{Caller, InodeAttr};
 use dfs_proto::ids::InodeId;
-use dfs_proto::meta::SetAttr;
+use dfs_proto::meta::{Change, Read, SetAttr};
 use dfs_proto::units::{FILE_LEN_MAX, Offset};
 use tokio::time::{Instant, timeout};
 
-use crate::OpenMode;
 use crate::data::core::Core;
-use crate::data::node::{Node, Pin, State};
+use crate::data::node::{Node, NodeState};
+use crate::data::nodes::Pin;
 use crate::data::readahead::ReadAhead;
 use crate::error::{ClientError, Result};
 use crate::names::interim::SIZE_TIMEOUT;
+use crate::session::replies;
 use crate::session::retry::Deadline;
 
 /// An append waits no longer to hear where the end is; its commit will.
@@ -31,6 +32,15 @@ const HEAR_MAX: Duration = Duration::from_secs(1);
 const SET_UID: u32 = 0o4000;
 const SET_GID: u32 = 0o2000;
 const GROUP_EXECUTE: u32 = 0o0010;
+
+/// What a file is opened for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenMode {
+    pub read: bool,
+    pub write: bool,
+    /// To size 0, once it is open.
+    pub truncate: bool,
+}
 
 /// One open file. Dropping it without [`File::release`] leaves what is buffered to the background.
 pub struct File {
@@ -66,7 +76,7 @@ impl File {
         self.mode
     }
 
-    fn look<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+    fn look<T>(&self, look: impl FnOnce(&mut NodeState) -> T) -> T {
         self.node.with(self.core.meta.session_id(), look)
     }
 
@@ -94,7 +104,7 @@ impl File {
         if let Some(bytes) = self.read_ahead.read(&self.core, &self.node, from, to, size).await {
             return Ok(bytes);
         }
-        let (bytes, _) = self.core.read(&self.node, State::view, from, to).await?;
+        let (bytes, _) = self.core.read(&self.node, NodeState::view, from, to).await?;
         Ok(bytes)
     }
 
@@ -109,7 +119,8 @@ impl File {
     /// Asks the cluster how the file is now.
     async fn hear(&self) -> Result<()> {
         let asked_at = Instant::now();
-        let attr = self.core.meta.getattr(&Caller::ROOT, self.inode()).await?;
+        let read = Read::GetAttr { inode: self.inode() };
+        let attr = replies::attr(self.core.names.read(&Caller::ROOT, read).await?)?;
         self.look(|state| {
             state.observe(&attr);
             state.heard(asked_at);
@@ -119,7 +130,7 @@ impl File {
 
     /// Before an append: where the end is, unless it is behind what was appended here before.
     async fn hear_of_end(&self) -> Result<()> {
-        let is_known = |state: &mut State| state.has_appended() || !state.is_old(SIZE_TIMEOUT);
+        let is_known = |state: &mut NodeState| state.has_appended() || !state.is_old(SIZE_TIMEOUT);
         if !self.look(is_known) {
             match timeout(HEAR_MAX, self.hear()).await {
                 Ok(Err(ClientError::Unavailable { .. })) | Err(_) => {} // its commit will ask again
@@ -188,7 +199,8 @@ impl File {
         }
         let set =
             SetAttr { inode: self.inode(), by_handle: true, kill_privileges: true, ..SetAttr::default() };
-        let done = self.core.meta.setattr(&Caller::ROOT, set).await?;
+        let changed = self.core.names.change(&Caller::ROOT, Change::SetAttr(set)).await?;
+        let done = replies::inode(changed)?;
         self.look(|state| state.observe(&done.attr));
         Ok(())
     }

@@ -17,16 +17,17 @@ use bytes::{Bytes, BytesMut};
 use dfs_proto::attr::{AccessMask, Caller};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::SessionId;
-use dfs_proto::meta::MetaResult;
+use dfs_proto::meta::{MetaResult, Read};
 use dfs_proto::units::MIB;
 use futures::future::try_join_all;
 use tokio::time::{Instant, timeout_at};
 
 use crate::data::buffer::{RUN_LEN_MAX, Run, RunId};
 use crate::data::core::Core;
-use crate::data::node::{Node, State};
+use crate::data::node::{Node, NodeState};
 use crate::data::writer::Parcel;
 use crate::error::ClientError;
+use crate::session::replies;
 use crate::session::retry::{Backoff, Deadline};
 
 /// Commits refused for their number before giving up: an earlier one whose answer was lost may still arrive.
@@ -49,14 +50,14 @@ impl Core {
 
     /// What was appended goes behind what another client has written meanwhile, now that this is known (N7 of `node`).
     pub(crate) async fn move_behind(self: &Arc<Core>, node: &Arc<Node>) -> Result<(), ClientError> {
-        self.flush_if(node, State::is_outgrown).await
+        self.flush_if(node, NodeState::is_outgrown).await
     }
 
     /// With nothing of this inode under way.
     async fn flush_if(
         self: &Arc<Core>,
         node: &Arc<Node>,
-        is_wanted: fn(&State) -> bool,
+        is_wanted: fn(&NodeState) -> bool,
     ) -> Result<(), ClientError> {
         let (core, node) = (self.clone(), node.clone());
         let flushing = tokio::spawn(async move {
@@ -180,7 +181,8 @@ impl Core {
         loop {
             if must_hear || !node.with(session, |state| state.knows_next_commit()) {
                 let asked_at = Instant::now();
-                let (attr, next) = self.meta.open(&Caller::ROOT, node.inode, AccessMask::NONE).await?;
+                let open = Read::Open { inode: node.inode, mask: AccessMask::NONE };
+                let (attr, next) = replies::opened(self.names.read(&Caller::ROOT, open).await?)?;
                 node.with(session, |state| {
                     state.learn_of_commits(session, &attr, next);
                     state.heard(asked_at);

@@ -1,18 +1,35 @@
-//! How much all write buffers of the session take together (P1.6).
+//! How much memory the files of one session take together.
 //!
-//! Writers reserve before they buffer and wait while there is no room; above half of the capacity the oldest dirty
-//! inodes are committed (`chores`).
+//! Write buffers (P1.6): writers reserve before they buffer, and wait while there is no room. Above half of the capacity the
+//! oldest dirty inodes are committed (`background`). Read-ahead: without room there is none.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::error::ClientError;
 use crate::session::retry::Deadline;
 
-/// See the module.
+/// Segments of read-ahead of all open files.
+const SEGMENTS_MAX: usize = 128;
+
+/// Room for read-ahead.
+pub(crate) struct ReadAheadBudget(Arc<Semaphore>);
+
+impl ReadAheadBudget {
+    pub(crate) fn new() -> ReadAheadBudget {
+        ReadAheadBudget(Arc::new(Semaphore::new(SEGMENTS_MAX)))
+    }
+
+    /// Room for one segment, until it is dropped; `None` when there is none.
+    pub(crate) fn segment(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.clone().try_acquire_owned().ok()
+    }
+}
+
+/// What all write buffers of the session take.
 pub(crate) struct SessionMemory {
     capacity: u64,
     used: Mutex<u64>,

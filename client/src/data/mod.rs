@@ -2,6 +2,7 @@
 //!
 //! Uses `session` and `names`. Nobody below knows it.
 
+pub(crate) mod background;
 pub(crate) mod buffer;
 pub(crate) mod chores;
 pub(crate) mod chunk;
@@ -12,6 +13,7 @@ pub(crate) mod file;
 pub(crate) mod flush;
 pub(crate) mod memory;
 pub(crate) mod node;
+pub(crate) mod nodes;
 pub(crate) mod readahead;
 pub(crate) mod reader;
 pub(crate) mod stream;

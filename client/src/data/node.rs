@@ -13,43 +13,39 @@
 //! Locks, in the order in which they are taken: `flushing`, `sending`, the table, `state` or the chores. The last three
 //! are never held over an `await`.
 
+pub(crate) mod reading;
+mod sending;
+
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use dfs_proto::attr::{InodeAttr, Timestamp};
-use dfs_proto::extent::{Extent, ExtentMap};
-use dfs_proto::ids::{ChunkId, InodeId, SessionId};
-use dfs_proto::meta::{ChunkCommit, ChunkLocation, FileCommit};
-use dfs_proto::units::{ByteLen, COMMIT_EXTENTS_MAX, ChunkOffset, Offset};
+use dfs_proto::ids::{InodeId, SessionId};
+use dfs_proto::meta::ChunkLocation;
+use dfs_proto::units::ByteLen;
 use tokio::time::Instant;
 
-use crate::data::buffer::{Run, RunId, WriteBuffer};
+use crate::data::buffer::{RunId, WriteBuffer};
 use crate::data::commit::FilePart;
-use crate::data::extents::{ExtentCache, Located};
+use crate::data::extents::ExtentCache;
 use crate::data::memory::SessionMemory;
-use crate::data::stream::ChunkStream;
 use crate::data::writer::Place;
 use crate::error::ClientError;
-use crate::names::interim::closed::ClosedAttrs;
 use crate::names::newest::newest;
-
-/// N6: for so long after it.
-const IMPATIENT_FOR: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub(crate) struct Node {
     pub(crate) inode: InodeId,
     memory: Arc<SessionMemory>,
-    state: Mutex<State>,
+    state: Mutex<NodeState>,
     /// Held by whoever commits, truncates or sets attributes: changes of one inode stay in order.
     pub(crate) flushing: tokio::sync::Mutex<()>,
     /// Held by whoever sends runs, so that none is sent twice.
     pub(crate) sending: tokio::sync::Mutex<()>,
 }
 
-pub(crate) struct State {
+pub(crate) struct NodeState {
     inode: InodeId,
     session: SessionId,
     /// The newest committed attributes that were heard of.
@@ -84,19 +80,9 @@ pub(crate) struct Part {
     locations: Vec<Arc<ChunkLocation>>,
 }
 
-/// What a reader sees of a range at one moment (N2).
-pub(crate) struct View {
-    /// Of the committed content below.
-    pub(crate) version: u64,
-    /// What lies behind it is not the file's.
-    pub(crate) size: u64,
-    pub(crate) overlay: Vec<(u64, Bytes)>,
-    pub(crate) extents: Vec<Located>,
-}
-
 impl Node {
-    fn new(inode: InodeId, memory: Arc<SessionMemory>, session: SessionId) -> Node {
-        let state = State {
+    pub(crate) fn new(inode: InodeId, memory: Arc<SessionMemory>, session: SessionId) -> Node {
+        let state = NodeState {
             inode,
             session,
             base: None,
@@ -120,7 +106,7 @@ impl Node {
     }
 
     /// Looks at, or changes, the state under its lock, as of `session`; keeps the session's memory account.
-    pub(crate) fn with<T>(&self, session: SessionId, look: impl FnOnce(&mut State) -> T) -> T {
+    pub(crate) fn with<T>(&self, session: SessionId, look: impl FnOnce(&mut NodeState) -> T) -> T {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (before, was_unheard) = (state.buffer.memory(), state.is_unheard);
         state.move_to(session);
@@ -128,6 +114,11 @@ impl Node {
         self.memory.moved(before, state.buffer.memory());
         self.memory.unheard_moved(was_unheard, state.is_unheard);
         seen
+    }
+
+    /// The newest committed attributes that are known, whichever session they are of.
+    pub(crate) fn base(&self) -> Option<InodeAttr> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).base.clone()
     }
 
     /// Whether something is buffered, and since when.
@@ -144,7 +135,7 @@ impl Drop for Node {
     }
 }
 
-impl State {
+impl NodeState {
     /// Keeps N5. Session numbers grow: whoever still works for an older one changes nothing.
     fn move_to(&mut self, session: SessionId) {
         if session <= self.session {
@@ -333,128 +324,6 @@ impl State {
         }
     }
 
-    // --- sending and committing ---
-
-    /// Runs below `end` that are nowhere, or where they cannot stay.
-    pub(crate) fn unplaced(&self, end: RunId) -> Vec<(RunId, Run)> {
-        let is_placed = |id: &RunId, run: &Run| {
-            self.places.get(id).is_some_and(|place| place.stream.session == self.session && holds(place, run))
-        };
-        self.buffer
-            .runs_below(end)
-            .filter(|(id, run)| !is_placed(id, run))
-            .map(|(id, run)| (id, run.clone()))
-            .collect()
-    }
-
-    /// Runs were sent, one behind the other, to `place`.
-    pub(crate) fn placed(&mut self, runs: &[(RunId, Run)], place: &Place) {
-        let mut offset = place.offset;
-        for (id, run) in runs {
-            if self.buffer.has_run(*id) {
-                self.places.insert(*id, Place { stream: place.stream.clone(), offset });
-            }
-            offset += run.data.len() as u64;
-        }
-    }
-
-    /// Each chunk that runs below `end` were sent to, and how far.
-    pub(crate) fn streams_below(&self, end: RunId) -> Vec<(Arc<ChunkStream>, u64)> {
-        let mut streams: BTreeMap<ChunkId, (Arc<ChunkStream>, u64)> = BTreeMap::new();
-        for (id, run) in self.buffer.runs_below(end) {
-            let Some(place) = self.places.get(&id) else { continue };
-            let place_end = place.offset + run.data.len() as u64;
-            let entry = streams.entry(place.stream.key.chunk);
-            let (_, up_to) = entry.or_insert_with(|| (place.stream.clone(), 0));
-            *up_to = place_end.max(*up_to);
-        }
-        streams.into_values().collect()
-    }
-
-    /// The next commit of runs below `end`: as many as one may name, oldest first. `None` when all are committed.
-    /// All of them must be placed, and `next_commit` known.
-    pub(crate) fn part(&mut self, end: RunId) -> Option<Arc<Part>> {
-        self.move_appended();
-        let mut map = ExtentMap::default();
-        let mut streams: BTreeMap<ChunkId, Arc<ChunkStream>> = BTreeMap::new();
-        let (mut runs, mut size) = (Vec::new(), 0);
-        for (id, run) in self.buffer.runs_below(end) {
-            // Laying one extent over others makes at most two more.
-            if map.as_slice().len() + 2 > COMMIT_EXTENTS_MAX {
-                break;
-            }
-            let place = self.places.get(&id)?;
-            map.overlay(Extent {
-                offset: Offset(run.offset),
-                len: run.data.len() as u64,
-                chunk: place.stream.key.chunk,
-                chunk_offset: ChunkOffset(place.offset),
-            });
-            streams.insert(place.stream.key.chunk, place.stream.clone());
-            size = run.end().max(size);
-            runs.push(id);
-        }
-        if runs.is_empty() {
-            return None;
-        }
-        let file = FileCommit {
-            inode: self.inode,
-            number: self.next_commit?,
-            extents: map.as_slice().to_vec(),
-            size_at_least: ByteLen(size),
-            mtime: self.mtime,
-            kill_privileges: self.kill_privileges,
-        };
-        let chunks = streams.values().map(|stream| named(stream)).collect();
-        let locations = streams.values().map(|stream| stream.location.clone()).collect();
-        Some(Arc::new(Part { commit: FilePart { session: self.session, file, chunks }, runs, locations }))
-    }
-
-    /// The cluster answered what the next commit is. One whose end was unknown has happened if that is a later one.
-    pub(crate) fn learn_of_commits(&mut self, session: SessionId, attr: &InodeAttr, next: u64) {
-        self.observe(attr);
-        if session != self.session {
-            return;
-        }
-        self.next_commit.get_or_insert(next);
-        if let Some(part) = self.uncertain.clone()
-            && part.commit.file.number < next
-        {
-            self.committed(&part, attr);
-            self.next_commit = Some(next);
-        }
-    }
-
-    /// A commit is sent, or will not be answered any more: nobody knows what becomes of it.
-    pub(crate) fn not_answered(&mut self, part: &Arc<Part>) {
-        if part.commit.session == self.session {
-            self.next_commit = None;
-            self.uncertain = Some(part.clone());
-        }
-    }
-
-    /// A commit was refused: it did not happen.
-    pub(crate) fn was_refused(&mut self, part: &Arc<Part>) {
-        self.uncertain = self.uncertain.take().filter(|uncertain| !Arc::ptr_eq(uncertain, part));
-    }
-
-    /// Keeps N2.
-    pub(crate) fn committed(&mut self, part: &Part, attr: &InodeAttr) {
-        if part.commit.session != self.session {
-            return;
-        }
-        self.next_commit = Some(part.commit.file.number + 1);
-        self.cache.committed(attr.content_version, &part.commit.file.extents, &part.locations);
-        self.observe(attr);
-        for run in &part.runs {
-            self.buffer.forget(*run);
-            self.places.remove(run);
-        }
-        self.uncertain = None;
-        self.appended = self.appended.and_then(|from| self.buffer.start_from(from));
-        self.settle();
-    }
-
     fn settle(&mut self) {
         if self.buffer.is_empty() {
             self.mtime = None;
@@ -464,226 +333,5 @@ impl State {
         } else if self.dirty_since.is_some() {
             self.dirty_since = Some(Instant::now());
         }
-    }
-
-    // --- reading ---
-
-    /// N6.
-    pub(crate) fn read_patience(&self, whole: Duration, short: Duration) -> Duration {
-        let has_just_failed = self.unreachable_since.is_some_and(|since| since.elapsed() < IMPATIENT_FOR);
-        if has_just_failed { short.min(whole) } else { whole }
-    }
-
-    /// A read ended: whether its deadline came first.
-    pub(crate) fn note_read(&mut self, was_in_vain: bool) {
-        self.unreachable_since = was_in_vain.then(Instant::now);
-    }
-
-    /// `[from, to)` as it is now, or the first position whose extents have to be fetched. `fetched` is what the caller
-    /// has fetched for it: the cache forgets when it is full.
-    pub(crate) fn view(&self, fetched: &ExtentCache, from: u64, to: u64) -> Result<View, u64> {
-        let overlay = self.buffer.overlay(from, to);
-        let mut extents = Vec::new();
-        let mut at = from;
-        for (offset, bytes) in &overlay {
-            if at < *offset {
-                extents.extend(self.extents(fetched, at, *offset)?);
-            }
-            at = offset + bytes.len() as u64;
-        }
-        if at < to {
-            extents.extend(self.extents(fetched, at, to)?);
-        }
-        Ok(View { version: self.cache.version(), size: self.size(), overlay, extents })
-    }
-
-    /// The committed content only.
-    pub(crate) fn committed_view(&self, fetched: &ExtentCache, from: u64, to: u64) -> Result<View, u64> {
-        let extents = self.extents(fetched, from, to)?;
-        let size = self.base.as_ref().map_or(0, |base| base.size.0);
-        Ok(View { version: self.cache.version(), size, overlay: Vec::new(), extents })
-    }
-
-    fn extents(&self, fetched: &ExtentCache, from: u64, to: u64) -> Result<Vec<Located>, u64> {
-        self.cache.range(from, to).or_else(|unknown| {
-            if fetched.version() != self.cache.version() {
-                return Err(unknown);
-            }
-            fetched.range(from, to).map_err(|also_unknown| unknown.max(also_unknown))
-        })
-    }
-
-    /// The version of the committed content, if nothing is buffered over `[from, to)`.
-    pub(crate) fn clean_version(&self, from: u64, to: u64) -> Option<u64> {
-        self.buffer.overlay_is_empty(from, to).then(|| self.cache.version())
-    }
-
-    pub(crate) fn install_extents(&mut self, from: u64, found: &dfs_proto::meta::FileExtents) {
-        let known = self.base.as_ref().map_or(0, |base| base.content_version);
-        if found.attr.content_version >= known {
-            self.observe(&found.attr);
-            self.cache.install(from, found);
-        }
-    }
-
-    /// Copies may have moved: the next reader asks where they are.
-    pub(crate) fn forget_extents(&mut self) {
-        let version = self.cache.version();
-        self.cache.reset(version);
-    }
-}
-
-/// Bytes can be committed from where they are: the chunk goes on, or had them durable before it ended.
-fn holds(place: &Place, run: &Run) -> bool {
-    let progress = place.stream.progress();
-    progress.failure.is_none() || progress.synced >= place.offset + run.data.len() as u64
-}
-
-fn named(stream: &ChunkStream) -> ChunkCommit {
-    ChunkCommit {
-        chunk: stream.key.chunk,
-        set_version: stream.key.set_version,
-        up_to: ByteLen(stream.progress().synced),
-    }
-}
-
-// --- the table of open inodes ---
-
-struct Entry {
-    node: Arc<Node>,
-    /// Open files, opens under way, and a removed directory that is kept.
-    pins: u32,
-    /// It has no name left; its space may go with the last pin.
-    is_orphan: bool,
-}
-
-/// Every inode that is open or kept, or has something buffered.
-pub(crate) struct Nodes {
-    table: Mutex<Table>,
-    memory: Arc<SessionMemory>,
-    /// Called under the table's lock, so that whoever pins the inode later finds it where it waits for its release.
-    on_orphan: Box<dyn Fn(InodeId) + Send + Sync>,
-}
-
-struct Table {
-    open: BTreeMap<InodeId, Entry>,
-    /// N3, for answers that arrive after the close.
-    closed: ClosedAttrs,
-}
-
-/// Keeps an inode in the table.
-pub(crate) struct Pin {
-    pub(crate) node: Arc<Node>,
-    nodes: Arc<Nodes>,
-}
-
-impl Nodes {
-    /// `on_orphan` is told when an inode without a name has no pin left.
-    pub(crate) fn new(
-        memory: Arc<SessionMemory>,
-        on_orphan: impl Fn(InodeId) + Send + Sync + 'static,
-    ) -> Arc<Nodes> {
-        let table = Table { open: BTreeMap::new(), closed: ClosedAttrs::new() };
-        Arc::new(Nodes { table: Mutex::new(table), memory, on_orphan: Box::new(on_orphan) })
-    }
-
-    fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// To be called before the request that opens, so that what it answers about commits is not outdated by others.
-    pub(crate) fn pin(self: &Arc<Nodes>, inode: InodeId, session: SessionId) -> Pin {
-        let mut table = self.table();
-        let Table { open, closed } = &mut *table;
-        let entry = open.entry(inode).or_insert_with(|| {
-            let node = Arc::new(Node::new(inode, self.memory.clone(), session));
-            if let Some(attr) = closed.reopened(inode) {
-                node.with(session, |state| state.observe(&attr));
-            }
-            Entry { node, pins: 0, is_orphan: false }
-        });
-        entry.pins += 1;
-        Pin { node: entry.node.clone(), nodes: self.clone() }
-    }
-
-    pub(crate) fn pin_open(self: &Arc<Nodes>, inode: InodeId) -> Option<Pin> {
-        let mut table = self.table();
-        let entry = table.open.get_mut(&inode)?;
-        entry.pins += 1;
-        Some(Pin { node: entry.node.clone(), nodes: self.clone() })
-    }
-
-    pub(crate) fn all(&self) -> Vec<Arc<Node>> {
-        self.table().open.values().map(|entry| entry.node.clone()).collect()
-    }
-
-    /// Attributes as this client sees them: what is buffered, and newer content that was heard of, included.
-    pub(crate) fn show(&self, attr: InodeAttr, session: SessionId) -> InodeAttr {
-        let table = self.table();
-        if let Some(entry) = table.open.get(&attr.inode) {
-            let node = entry.node.clone();
-            drop(table);
-            return node.with(session, |state| {
-                state.observe(&attr);
-                state.shown().unwrap_or(attr)
-            });
-        }
-        table.closed.newest(attr)
-    }
-
-    /// The inode lost its last name: it is released, once it is not open here any more.
-    pub(crate) fn orphaned(&self, inode: InodeId) {
-        let mut table = self.table();
-        match table.open.get_mut(&inode) {
-            Some(entry) if entry.pins > 0 => entry.is_orphan = true,
-            Some(_) | None => (self.on_orphan)(inode),
-        }
-    }
-
-    /// The same for one that is being opened: its last unpin releases it.
-    pub(crate) fn reopened_orphan(&self, inode: InodeId) {
-        if let Some(entry) = self.table().open.get_mut(&inode) {
-            entry.is_orphan = true;
-        }
-    }
-
-    pub(crate) fn is_orphan(&self, inode: InodeId) -> bool {
-        self.table().open.get(&inode).is_some_and(|entry| entry.is_orphan)
-    }
-
-    /// Whether one pin is all that keeps it.
-    pub(crate) fn is_last(&self, inode: InodeId) -> bool {
-        self.table().open.get(&inode).is_none_or(|entry| entry.pins <= 1)
-    }
-
-    /// Drops an inode that nobody has open and that has nothing buffered.
-    pub(crate) fn forget_if_closed(&self, inode: InodeId) {
-        let mut table = self.table();
-        let Some(entry) = table.open.get(&inode) else { return };
-        let is_dirty = entry.node.dirty_since().is_some();
-        if entry.pins > 0 || (is_dirty && !entry.is_orphan) {
-            return;
-        }
-        let Some(entry) = table.open.remove(&inode) else { return };
-        let base = entry.node.state.lock().unwrap_or_else(PoisonError::into_inner).base.clone();
-        if let Some(attr) = base.filter(|_| !entry.is_orphan) {
-            table.closed.closed(attr);
-        }
-        if entry.is_orphan {
-            (self.on_orphan)(inode);
-        }
-    }
-
-    fn unpin(&self, inode: InodeId) {
-        if let Some(entry) = self.table().open.get_mut(&inode) {
-            entry.pins = entry.pins.saturating_sub(1);
-        }
-        self.forget_if_closed(inode);
-    }
-}
-
-impl Drop for Pin {
-    fn drop(&mut self) {
-        self.nodes.unpin(self.node.inode);
     }
 }

@@ -11,10 +11,10 @@ use bytes::{Bytes, BytesMut};
 use dfs_proto::units::MIB;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::data::core::Core;
-use crate::data::node::{Node, State};
+use crate::data::node::{Node, NodeState};
 use crate::error::{ClientError, Result};
 
 const SEGMENT_LEN: u64 = MIB;
@@ -24,19 +24,6 @@ const WINDOW_MAX: u64 = 16 * MIB;
 const STREAM_LEN_MIN: u64 = 256 << 10;
 /// Requests of one stream may arrive out of order by this much: the kernel sends several at a time.
 const SLACK: u64 = 2 * MIB;
-/// Segments of all open files.
-const SEGMENTS_MAX: usize = 128;
-
-/// Shared by all files of a client (A2).
-#[derive(Clone)]
-pub(crate) struct ReadAheadBudget(Arc<Semaphore>);
-
-impl ReadAheadBudget {
-    pub(crate) fn new() -> ReadAheadBudget {
-        ReadAheadBudget(Arc::new(Semaphore::new(SEGMENTS_MAX)))
-    }
-}
-
 type Fetched = std::result::Result<(Bytes, u64), ClientError>;
 
 struct Segment {
@@ -126,10 +113,11 @@ impl Stream {
             if self.segments.contains_key(&index) {
                 continue;
             }
-            let Ok(room) = core.read_ahead.0.clone().try_acquire_owned() else { return }; // keeps A2
+            let Some(room) = core.read_ahead.segment() else { return }; // keeps A2
             let (core, node) = (core.clone(), node.clone());
             let (start, end) = (index * SEGMENT_LEN, ((index + 1) * SEGMENT_LEN).min(size));
-            let task = tokio::spawn(async move { core.read(&node, State::committed_view, start, end).await });
+            let task =
+                tokio::spawn(async move { core.read(&node, NodeState::committed_view, start, end).await });
             let fetched = async move {
                 let ended = |error| ClientError::Internal { what: format!("read-ahead ended: {error}") };
                 task.await.map_err(ended)?

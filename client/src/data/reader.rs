@@ -10,16 +10,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use dfs_proto::attr::Caller;
 use dfs_proto::chunk::ChunkKey;
-use dfs_proto::meta::ChunkLocation;
+use dfs_proto::meta::{ChunkLocation, Read};
 use dfs_proto::units::{MIB, Offset};
 use futures::{StreamExt, TryStreamExt};
 
 use crate::data::chunk::{ChunkRange, ReadFailure};
 use crate::data::core::Core;
 use crate::data::extents::{ExtentCache, Located};
-use crate::data::node::{Node, State, View};
+use crate::data::node::reading::View;
+use crate::data::node::{Node, NodeState};
 use crate::error::{ClientError, Result};
+use crate::session::replies;
 use crate::session::retry::{Backoff, Deadline};
 
 /// Chunk reads of one request that run together.
@@ -156,7 +159,7 @@ impl Plan {
 }
 
 /// How a reader looks at an inode: everything, or what is committed.
-pub(crate) type Look = fn(&State, &ExtentCache, u64, u64) -> std::result::Result<View, u64>;
+pub(crate) type Look = fn(&NodeState, &ExtentCache, u64, u64) -> std::result::Result<View, u64>;
 
 impl Core {
     /// The bytes of `[from, to)` below the size, and the version of the committed content in them.
@@ -210,7 +213,7 @@ impl Core {
                 return Err(ClientError::Unavailable { what: "chunks are gone".to_owned() });
             }
             is_fresh = true;
-            node.with(session, State::forget_extents);
+            node.with(session, NodeState::forget_extents);
         }
     }
 
@@ -228,7 +231,10 @@ impl Core {
                 return Err(ClientError::Unavailable { what });
             }
             let len = FETCH_LEN.max(to - unknown);
-            let found = self.meta.extents(node.inode, Offset(unknown), len, FETCH_EXTENTS_MAX).await?;
+            let (inode, offset, limit) = (node.inode, Offset(unknown), FETCH_EXTENTS_MAX);
+            // The right to read was checked at the open and belongs to the open file (P2.4).
+            let reply = self.names.read(&Caller::ROOT, Read::Extents { inode, offset, len, limit }).await?;
+            let found = replies::extents(reply)?;
             if found.up_to.0 <= unknown {
                 let what = format!("extents of {} from {unknown} end at {}", node.inode, found.up_to);
                 return Err(ClientError::Internal { what });
@@ -387,7 +393,7 @@ mod tests {
                 model[offset as usize..offset as usize + len].copy_from_slice(&data);
             }
             let to = from + len;
-            // As `State::view` does: extents only where nothing is buffered.
+            // As `NodeState::view` does: extents only where nothing is buffered.
             let overlay = buffer.overlay(from, to);
             let (mut gaps, mut at) = (Vec::new(), from);
             for (offset, bytes) in &overlay {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use dfs_proto::chunk::block_checksums;
 use dfs_proto::error::{ChunkError, MetaError};
 use dfs_proto::ids::{InodeId, ServerId, SessionId};
-use dfs_proto::meta::{MetaResult, OpenChunk};
+use dfs_proto::meta::{Change, MetaResult, OpenChunk};
 use dfs_proto::units::{CHUNK_LEN, ChunkOffset, MIB};
 use tokio::sync::Mutex;
 use tokio::time::timeout_at;
@@ -21,7 +21,8 @@ use tokio::time::timeout_at;
 use crate::data::buffer::RUN_LEN_MAX;
 use crate::data::chunk::ChunkClient;
 use crate::data::stream::{ChunkStream, Frame, Patience, is_full};
-use crate::session::meta::MetaClient;
+use crate::names::cluster_names::ClusterNames;
+use crate::session::replies;
 use crate::session::retry::Deadline;
 
 /// Replica sets that one big stream uses at once.
@@ -61,7 +62,7 @@ struct Lane {
 
 /// See the module.
 pub(crate) struct ChunkWriter {
-    meta: Arc<MetaClient>,
+    names: Arc<ClusterNames>,
     chunks: Arc<ChunkClient>,
     copies: u32,
     /// The first for small things. A lane's lock is held while its chunk is opened and while its queue is full.
@@ -73,10 +74,10 @@ pub(crate) struct ChunkWriter {
 }
 
 impl ChunkWriter {
-    pub(crate) fn new(meta: Arc<MetaClient>, chunks: Arc<ChunkClient>, copies: u32) -> ChunkWriter {
+    pub(crate) fn new(names: Arc<ClusterNames>, chunks: Arc<ChunkClient>, copies: u32) -> ChunkWriter {
         let lanes = (0..LANES).map(|_| Mutex::default()).collect();
         let (full_chunks, slow_chunks) = (AtomicU32::new(0), AtomicU32::new(0));
-        ChunkWriter { meta, chunks, copies, lanes, servers: Default::default(), full_chunks, slow_chunks }
+        ChunkWriter { names, chunks, copies, lanes, servers: Default::default(), full_chunks, slow_chunks }
     }
 
     /// Keeps W1.
@@ -132,7 +133,7 @@ impl ChunkWriter {
         session: SessionId,
         len: u64,
     ) -> MetaResult<Arc<ChunkStream>> {
-        if self.meta.session_id() != session {
+        if self.names.meta.session_id() != session {
             return Err(MetaError::SessionExpired { session }); // the lane is another session's now
         }
         if let Some(stream) = lane.stream.as_ref() {
@@ -149,9 +150,9 @@ impl ChunkWriter {
         }
         let avoid = self.chunks.avoided();
         let open = OpenChunk { avoid, copies: self.copies, beside: self.beside(index) };
-        let opened = self.meta.open_chunk(session, open).await?;
+        let opened = replies::chunk(self.names.change_of(session, Change::OpenChunk(open)).await?)?;
         self.note_servers(index, opened.replicas.iter().map(|replica| replica.server).collect());
-        let current = self.meta.session();
+        let current = self.names.meta.session();
         if current.id() != session {
             return Err(MetaError::SessionExpired { session });
         }

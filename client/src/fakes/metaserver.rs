@@ -21,7 +21,7 @@ use dfs_state::read;
 use dfs_state::time::StateTime;
 use tokio::time::sleep;
 
-use crate::session::meta::{Answer, MetaCalls};
+use crate::session::calls::{Answer, MetaCalls};
 
 const CLUSTER: ClusterId = ClusterId(77);
 /// Of every answer, so that requests overlap.

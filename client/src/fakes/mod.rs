@@ -18,7 +18,10 @@ pub(crate) use self::chunks::FakeChunks;
 use self::clock::TokioClock;
 pub(crate) use self::metaserver::FakeMeta;
 use crate::cluster::client::ClusterClient;
-use crate::{ClientConfig, File, OpenMode};
+use crate::config::ClientConfig;
+use crate::error::Result;
+use crate::inode::{Client, CreateOpen, File, Lookup, Open, OpenMode, Unlink};
+use crate::route::federation::Federation;
 
 pub(crate) const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false };
 pub(crate) const USER: Caller = Caller { uid: 1000, gid: 1000, groups: None };
@@ -41,24 +44,24 @@ impl Cluster {
         }
     }
 
-    pub(crate) async fn client(&self) -> Arc<ClusterClient> {
+    pub(crate) async fn client(&self) -> Arc<Client> {
         self.client_with(ClientConfig::default()).await
     }
 
-    pub(crate) async fn client_with(&self, config: ClientConfig) -> Arc<ClusterClient> {
+    pub(crate) async fn client_with(&self, config: ClientConfig) -> Arc<Client> {
         let seed = self.clients.fetch_add(1, Ordering::Relaxed);
         let clock = Arc::new(TokioClock::start());
         let env = Env { clock, rng: Rng::seeded(seed), ..Env::real() };
         let (wanted, meta, chunks) =
             ((ClusterId::UNKNOWN, config.metadata_timeout), self.meta.clone(), self.chunks.clone());
-        let connected = ClusterClient::assemble(config, env, wanted, meta, chunks).await;
-        connected.expect("the fake answers")
+        let connected = ClusterClient::assemble(config.clone(), env.clone(), wanted, meta, chunks).await;
+        Client::over(Federation::of_one(config, env, connected.expect("the fake answers")))
     }
 
     /// What another client that opens the file now reads.
     pub(crate) async fn read_elsewhere(&self, inode: InodeId) -> Vec<u8> {
         let other = self.client().await;
-        let file = other.open(&USER, inode, READ_WRITE).await.unwrap();
+        let file = open(&other, inode).await.unwrap();
         let size = file.attr().size.0;
         let bytes = file.read_at(Offset(0), size).await.unwrap();
         assert_eq!(bytes.len() as u64, size);
@@ -77,8 +80,27 @@ pub(crate) fn new_file(name: &str) -> Create {
     }
 }
 
-pub(crate) async fn make(client: &ClusterClient, name: &str) -> Arc<File> {
-    client.create_open(&USER, new_file(name), READ_WRITE).await.unwrap().0
+pub(crate) async fn make(client: &Client, name: &str) -> Arc<File> {
+    create(client, new_file(name)).await.unwrap().0
+}
+
+/// In the fake's root directory.
+pub(crate) fn unlink(name: &str) -> Unlink {
+    Unlink { parent: InodeId::ROOT, name: Name::new(name).unwrap() }
+}
+
+/// In the fake's root directory.
+pub(crate) fn lookup(name: &str) -> Lookup {
+    Lookup { parent: InodeId::ROOT, name: name.into() }
+}
+
+/// Makes a file and opens it.
+pub(crate) async fn create(client: &Client, create: Create) -> Result<(Arc<File>, InodeAttr)> {
+    client.perform(&USER, CreateOpen { create, mode: READ_WRITE }).await
+}
+
+pub(crate) async fn open(client: &Client, inode: InodeId) -> Result<Arc<File>> {
+    client.perform(&USER, Open { inode, mode: READ_WRITE }).await
 }
 
 /// Bytes that tell where they should stand.

@@ -28,8 +28,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::ClientConfig;
 use crate::cluster::client::ClusterClient;
+use crate::config::ClientConfig;
 use crate::error::{ClientError, Result};
 use crate::names::interim::silent::SilentClusters;
 use crate::session::retry::Deadline;
@@ -89,6 +89,21 @@ impl Federation {
             federation.session(ONLY).await?;
         }
         Ok(federation)
+    }
+
+    /// A federation of one cluster, in which a test has a client already (R2).
+    #[cfg(test)]
+    pub(crate) fn of_one(config: ClientConfig, env: Env, cluster: Arc<ClusterClient>) -> Arc<Federation> {
+        let channel = LeaderChannel::anonymous(env.clone(), Role::Client, Vec::new(), config.connect_timeout);
+        Arc::new(Federation {
+            config,
+            env,
+            map: None,
+            channel,
+            sessions: Mutex::new(BTreeMap::from([(ONLY, Session::Open(cluster))])),
+            silent: Arc::default(),
+            ended: CancellationToken::new(),
+        })
     }
 
     fn sessions(&self) -> MutexGuard<'_, BTreeMap<ClusterId, Session>> {

@@ -3,5 +3,5 @@
 //!
 //! Uses every floor below: `cluster`, `names`, `session`. Nobody below knows that there are several clusters.
 
-pub(crate) mod client;
 pub(crate) mod federation;
+pub(crate) mod routes;

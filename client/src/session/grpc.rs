@@ -16,7 +16,7 @@ use dfs_proto::meta::{
 };
 use dfs_proto::wire;
 
-use crate::session::meta::{Answer, MetaCalls};
+use crate::session::calls::{Answer, MetaCalls};
 
 /// See the module.
 pub(crate) struct GrpcMeta(pub(crate) LeaderChannel);

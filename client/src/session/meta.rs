@@ -11,64 +11,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use dfs_net::env::Env;
-use dfs_proto::attr::{AccessMask, Caller, InodeAttr, Name, Timestamp};
+use dfs_proto::attr::{Caller, Timestamp};
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{ChunkId, ClusterId, InodeId, ServerId, SessionId, SessionNonce};
+use dfs_proto::ids::{ChunkId, ClusterId, ServerId, SessionId, SessionNonce};
 use dfs_proto::meta::{
-    Change, ChangeRequest, Changed, CommitExtents, Create, FileExtents, MetaResult, OpenChunk, OpenSession,
-    OpenedChunk, Read, ReadReply, ReadRequest, Rename, RenewSession, ReplicaProblem, ReplicaReport,
-    SessionOpened, SessionRenewed, SetAttr, StatFs,
+    Change, ChangeRequest, MetaResult, OpenSession, Read, ReadReply, ReadRequest, RenewSession,
+    ReplicaProblem, ReplicaReport, SessionOpened,
 };
-use dfs_proto::units::{ByteLen, Offset};
 use tokio::time::Instant;
 
-use crate::cluster::client::Found;
-use crate::names::interim::after_change::AttrsAfterChange;
+use crate::session::calls::{Answer, MetaCalls};
+use crate::session::clock::ClusterClock;
 use crate::session::requests::Session;
-use crate::{Created, DirPage};
 
 /// A chunkserver that failed is reported once; an answer is of no use, so it is not waited for long.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(3);
-/// So long at most was an answer on its way, as far as the estimate of the cluster's clock goes.
-const ANSWER_WAY_MAX: Duration = Duration::from_millis(50);
-
-/// What a change answered, with the directories that it altered, and whether only one try was made: then a refusal means
-/// that nothing happened.
-pub(crate) struct Answer {
-    pub(crate) answered: MetaResult<(Changed, Vec<InodeAttr>)>,
-    pub(crate) is_first_try: bool,
-}
-
-/// What the cluster's clock showed, and when that was by this machine's CLOCK_BOOTTIME.
-#[derive(Clone, Copy)]
-struct ClusterClock {
-    wall: Timestamp,
-    at: Duration,
-}
-
-impl ClusterClock {
-    /// The leader read it between the two; in the middle, if that was one try. A call that was repeated was answered by its
-    /// last try, so that what came before says nothing.
-    fn shown(wall: Timestamp, sent: Duration, answered: Duration) -> ClusterClock {
-        let way = (answered.saturating_sub(sent) / 2).min(ANSWER_WAY_MAX);
-        ClusterClock { wall, at: answered.saturating_sub(way) }
-    }
-}
-
-/// The calls as they travel: the seam that gRPC and the tests' metaserver fill.
-#[async_trait]
-pub(crate) trait MetaCalls: Send + Sync + 'static {
-    async fn open_session(&self, open: OpenSession, timeout: Duration) -> MetaResult<SessionOpened>;
-    async fn renew(&self, renew: RenewSession, timeout: Duration) -> MetaResult<SessionRenewed>;
-    async fn close_session(&self, close: RenewSession, timeout: Duration) -> MetaResult<()>;
-    async fn change(&self, request: ChangeRequest, timeout: Duration) -> Answer;
-    async fn read(&self, request: ReadRequest, timeout: Duration) -> MetaResult<ReadReply>;
-    async fn report(&self, report: ReplicaReport, timeout: Duration) -> MetaResult<()>;
-    /// Takes over the list of members that the cluster gave.
-    fn learn(&self, cluster: ClusterId, metaservers: &[String]);
-}
 
 /// See the module.
 pub(crate) struct MetaClient {
@@ -83,7 +41,6 @@ pub(crate) struct MetaClient {
     current: Mutex<Arc<Session>>,
     /// Held while a session is opened (M2). Never taken with another lock.
     opening: tokio::sync::Mutex<()>,
-    after_change: AttrsAfterChange,
     cluster_clock: Mutex<ClusterClock>,
 }
 
@@ -100,7 +57,6 @@ impl MetaClient {
         let sent = env.clock.boottime();
         let opened = open(calls.as_ref(), &env, &name, cluster, patience).await?;
         let cluster_clock = ClusterClock::shown(opened.now, sent, env.clock.boottime());
-        let after_change = AttrsAfterChange::new(env.clock.clone());
         let client = MetaClient {
             calls,
             env,
@@ -110,14 +66,13 @@ impl MetaClient {
             silent_since: Mutex::new(None),
             current: Mutex::new(Session::new(opened)),
             opening: tokio::sync::Mutex::new(()),
-            after_change,
             cluster_clock: Mutex::new(cluster_clock),
         };
         Ok(client)
     }
 
     /// Keeps M3.
-    fn require_heard(&self) -> MetaResult<()> {
+    fn require_answering(&self) -> MetaResult<()> {
         match self.is_away.load(Ordering::Relaxed) {
             true => Err(MetaError::Unavailable { what: "the cluster did not answer lately".to_owned() }),
             false => Ok(()),
@@ -160,7 +115,7 @@ impl MetaClient {
     /// wall clock shows, nobody sees it (P7.1).
     pub(crate) fn cluster_now(&self) -> Timestamp {
         let clock = self.cluster_clock.lock().unwrap_or_else(PoisonError::into_inner);
-        clock.wall.after(self.env.clock.boottime().saturating_sub(clock.at))
+        clock.at(self.env.clock.boottime())
     }
 
     fn set_clock(&self, shown: Timestamp, sent: Duration) {
@@ -215,64 +170,58 @@ impl MetaClient {
     }
 
     /// Sends a change until it is answered (M1).
-    async fn change(&self, caller: &Caller, change: Change) -> MetaResult<Changed> {
-        self.require_heard()?;
+    pub(crate) async fn change(&self, caller: &Caller, change: &Change) -> Answer {
+        let refused = |error| Answer { answered: Err(error), is_first_try: true };
+        if let Err(away) = self.require_answering() {
+            return refused(away);
+        }
         let mut session = self.session();
         loop {
-            let ticket = session.begin(&change).await;
-            let request = ChangeRequest {
-                cluster: session.opened.cluster,
-                session: session.id(),
-                request: ticket.id,
-                answered_below: ticket.answered_below(),
-                caller: caller.clone(),
-                change: change.clone(),
-            };
-            let under_way = self.after_change.begin(&change);
-            let answer = self.calls.change(request, self.timeout).await;
+            let answer = self.change_under(&session, caller.clone(), change.clone()).await;
             self.note(&answer.answered);
-            match answer.answered {
-                Ok((changed, directories)) => {
-                    under_way.answered(&changed, directories, answer.is_first_try);
-                    return Ok(changed);
-                }
-                Err(MetaError::SessionExpired { session: lost }) => {
-                    let replaced = self.replace(session.id()).await;
-                    if !answer.is_first_try {
-                        return Err(MetaError::SessionExpired { session: lost }); // keeps M1
-                    }
-                    session = replaced?;
-                }
-                Err(error) => return Err(error),
+            let Err(MetaError::SessionExpired { .. }) = &answer.answered else { return answer };
+            let replaced = self.replace(session.id()).await;
+            if !answer.is_first_try {
+                return answer; // keeps M1
             }
+            session = match replaced {
+                Ok(session) => session,
+                Err(error) => return refused(error),
+            };
         }
     }
 
-    /// The same for what belongs to `owner`, a session: refused once that one has ended.
-    async fn change_of(&self, owner: SessionId, change: Change) -> MetaResult<Changed> {
+    /// Sends a change that belongs to `owner`, a session. It is refused once that session has ended.
+    pub(crate) async fn change_of(&self, owner: SessionId, change: Change) -> Answer {
+        let refused = |error| Answer { answered: Err(error), is_first_try: true };
         let session = self.session();
         if session.id() != owner {
-            return Err(MetaError::SessionExpired { session: owner });
+            return refused(MetaError::SessionExpired { session: owner });
         }
+        let answer = self.change_under(&session, Caller::ROOT, change).await;
+        if let Err(MetaError::SessionExpired { .. }) = answer.answered
+            && let Err(error) = self.replace(owner).await
+        {
+            return refused(error);
+        }
+        answer
+    }
+
+    async fn change_under(&self, session: &Arc<Session>, caller: Caller, change: Change) -> Answer {
         let ticket = session.begin(&change).await;
         let request = ChangeRequest {
             cluster: session.opened.cluster,
-            session: owner,
+            session: session.id(),
             request: ticket.id,
             answered_below: ticket.answered_below(),
-            caller: Caller::ROOT,
+            caller,
             change,
         };
-        let _under_way = self.after_change.begin(&request.change);
-        let answer = self.calls.change(request, self.timeout).await;
-        if let Err(MetaError::SessionExpired { .. }) = answer.answered {
-            self.replace(owner).await?;
-        }
-        answer.answered.map(|(changed, _)| changed)
+        self.calls.change(request, self.timeout).await
     }
 
-    async fn read(&self, caller: &Caller, read: Read) -> MetaResult<ReadReply> {
-        self.require_heard()?;
+    pub(crate) async fn read(&self, caller: &Caller, read: Read) -> MetaResult<ReadReply> {
+        self.require_answering()?;
         let mut session = self.session();
         loop {
             let request = ReadRequest {
@@ -288,157 +237,6 @@ impl MetaClient {
                 result => return result,
             }
         }
-    }
-
-    pub(crate) async fn lookup(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> MetaResult<Found> {
-        match self.read(caller, Read::Lookup { parent, name: name.to_vec() }).await? {
-            ReadReply::Attr(attr) => Ok(Found::Here(attr)),
-            ReadReply::Elsewhere(inode) => Ok(Found::Elsewhere(inode)),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    pub(crate) async fn getattr(&self, caller: &Caller, inode: InodeId) -> MetaResult<InodeAttr> {
-        match self.read(caller, Read::GetAttr { inode }).await? {
-            ReadReply::Attr(attr) => Ok(attr),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// The attributes that a change of this client brought a moment ago, if one did (V4).
-    pub(crate) fn attr_after_change(&self, inode: InodeId) -> Option<InodeAttr> {
-        self.after_change.get(inode)
-    }
-
-    pub(crate) async fn access(&self, caller: &Caller, inode: InodeId, mask: AccessMask) -> MetaResult<()> {
-        match self.read(caller, Read::Access { inode, mask }).await? {
-            ReadReply::Granted => Ok(()),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// The attributes and the number of the next commit (P2.1).
-    pub(crate) async fn open(
-        &self,
-        caller: &Caller,
-        inode: InodeId,
-        mask: AccessMask,
-    ) -> MetaResult<(InodeAttr, u64)> {
-        match self.read(caller, Read::Open { inode, mask }).await? {
-            ReadReply::Opened { attr, next_commit } => Ok((attr, next_commit)),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    pub(crate) async fn readlink(&self, caller: &Caller, inode: InodeId) -> MetaResult<Vec<u8>> {
-        match self.read(caller, Read::ReadLink { inode }).await? {
-            ReadReply::Target(target) => Ok(target),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    pub(crate) async fn read_dir(
-        &self,
-        caller: &Caller,
-        inode: InodeId,
-        cookie: u64,
-        limit: u32,
-        plus: bool,
-    ) -> MetaResult<DirPage> {
-        match self.read(caller, Read::ReadDir { inode, cookie, limit, plus }).await? {
-            ReadReply::Entries { entries, end, parent } => Ok(DirPage { entries, end, parent }),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    pub(crate) async fn extents(
-        &self,
-        inode: InodeId,
-        offset: Offset,
-        len: u64,
-        limit: u32,
-    ) -> MetaResult<FileExtents> {
-        // The right to read was checked at the open and belongs to the open file (P2.4).
-        match self.read(&Caller::ROOT, Read::Extents { inode, offset, len, limit }).await? {
-            ReadReply::Extents(extents) => Ok(extents),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    pub(crate) async fn statfs(&self, inode: InodeId) -> MetaResult<StatFs> {
-        match self.read(&Caller::ROOT, Read::StatFs { inode }).await? {
-            ReadReply::StatFs(stat) => Ok(stat),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    pub(crate) async fn create(&self, caller: &Caller, create: Create) -> MetaResult<Created> {
-        self.change(caller, Change::Create(create)).await.and_then(inode_of)
-    }
-
-    pub(crate) async fn link(
-        &self,
-        caller: &Caller,
-        inode: InodeId,
-        parent: InodeId,
-        name: &Name,
-    ) -> MetaResult<Created> {
-        let link = Change::Link { inode, parent, name: name.clone() };
-        self.change(caller, link).await.and_then(inode_of)
-    }
-
-    pub(crate) async fn setattr(&self, caller: &Caller, set: SetAttr) -> MetaResult<Created> {
-        self.change(caller, Change::SetAttr(set)).await.and_then(inode_of)
-    }
-
-    /// Answers the inode that lost its last name, if one did.
-    pub(crate) async fn unlink(
-        &self,
-        caller: &Caller,
-        parent: InodeId,
-        name: &Name,
-    ) -> MetaResult<Option<InodeId>> {
-        self.change(caller, Change::Unlink { parent, name: name.clone() }).await.and_then(orphan_of)
-    }
-
-    pub(crate) async fn rmdir(
-        &self,
-        caller: &Caller,
-        parent: InodeId,
-        name: &Name,
-    ) -> MetaResult<Option<InodeId>> {
-        self.change(caller, Change::Rmdir { parent, name: name.clone() }).await.and_then(orphan_of)
-    }
-
-    pub(crate) async fn rename(&self, caller: &Caller, rename: Rename) -> MetaResult<Option<InodeId>> {
-        self.change(caller, Change::Rename(rename)).await.and_then(orphan_of)
-    }
-
-    pub(crate) async fn open_chunk(&self, owner: SessionId, open: OpenChunk) -> MetaResult<OpenedChunk> {
-        match self.change_of(owner, Change::OpenChunk(open)).await? {
-            Changed::Chunk(opened) => Ok(opened),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    pub(crate) async fn seal_chunk(&self, owner: SessionId, chunk: ChunkId) -> MetaResult<ByteLen> {
-        match self.change_of(owner, Change::SealChunk { chunk }).await? {
-            Changed::Sealed { committed } => Ok(committed),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// The attributes of each committed file, in order.
-    pub(crate) async fn commit(&self, owner: SessionId, commit: CommitExtents) -> MetaResult<Vec<InodeAttr>> {
-        let files = commit.files.len();
-        match self.change_of(owner, Change::CommitExtents(commit)).await? {
-            Changed::Committed { attrs } if attrs.len() == files => Ok(attrs),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    pub(crate) async fn release_orphans(&self, owner: SessionId, inodes: Vec<InodeId>) -> MetaResult<()> {
-        self.change_of(owner, Change::ReleaseOrphans { inodes }).await.map(drop)
     }
 
     pub(crate) async fn report(&self, chunk: ChunkId, server: ServerId, problem: ReplicaProblem) {
@@ -461,22 +259,4 @@ async fn open(
     let opened = calls.open_session(OpenSession { cluster, nonce, client: name.to_owned() }, timeout).await?;
     calls.learn(opened.cluster, &[]);
     Ok(opened)
-}
-
-fn inode_of(changed: Changed) -> MetaResult<Created> {
-    match changed {
-        Changed::Inode { attr, existed, next_commit } => Ok(Created { attr, existed, next_commit }),
-        other => Err(unexpected(&other)),
-    }
-}
-
-fn orphan_of(changed: Changed) -> MetaResult<Option<InodeId>> {
-    match changed {
-        Changed::Removed { orphan } => Ok(orphan),
-        other => Err(unexpected(&other)),
-    }
-}
-
-fn unexpected(reply: &dyn std::fmt::Debug) -> MetaError {
-    MetaError::Internal { what: format!("the metaserver answered something else: {reply:?}") }
 }

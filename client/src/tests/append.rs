@@ -7,9 +7,9 @@ use dfs_net::env::Rng;
 use dfs_proto::meta::SetAttr;
 use dfs_proto::units::{ByteLen, Offset};
 
-use crate::cluster::client::ClusterClient;
-use crate::fakes::{Cluster, READ_WRITE, USER, make};
-use crate::{ClientConfig, File};
+use crate::config::ClientConfig;
+use crate::fakes::{Cluster, USER, make, open};
+use crate::inode::{Client, File, GetAttr};
 
 /// As long as SEMANTICS.md lets an open descriptor be behind.
 const BEHIND_MAX: Duration = Duration::from_millis(60);
@@ -18,15 +18,15 @@ async fn append(file: &File, line: &str) {
     file.append(&USER, line.as_bytes()).await.unwrap();
 }
 
-async fn append_and_close(client: &Arc<ClusterClient>, file: &File, line: &str) {
-    let opened = client.open(&USER, file.inode(), READ_WRITE).await.unwrap();
+async fn append_and_close(client: &Arc<Client>, file: &File, line: &str) {
+    let opened = open(&client, file.inode()).await.unwrap();
     append(&opened, line).await;
     opened.flush().await.unwrap();
     opened.release().await.unwrap();
 }
 
-async fn shown(client: &ClusterClient, file: &File) -> String {
-    let size = client.getattr(&USER, file.inode()).await.unwrap().size;
+async fn shown(client: &Client, file: &File) -> String {
+    let size = client.perform(&USER, GetAttr { inode: file.inode() }).await.unwrap().size;
     let bytes = file.read_at(Offset(0), u64::MAX).await.unwrap();
     assert_eq!(bytes.len() as u64, size.0);
     String::from_utf8(bytes.to_vec()).unwrap()
@@ -78,7 +78,7 @@ async fn what_was_appended_and_is_not_committed_follows_an_end_that_another_clie
     file.sync().await.unwrap();
     append(&file, "a1 ").await;
     let size = Some(ByteLen(0));
-    b.setattr(&USER, SetAttr { inode: file.inode(), size, ..SetAttr::default() }).await.unwrap();
+    b.perform(&USER, SetAttr { inode: file.inode(), size, ..SetAttr::default() }).await.unwrap();
     append(&file, "a2 ").await;
     file.flush().await.unwrap();
     assert_eq!(cluster.read_elsewhere(file.inode()).await, b"a1 a2 ");
@@ -143,7 +143,7 @@ async fn a_direct_read_sees_what_another_client_closed_a_moment_before() {
     let file = make(&a, "f").await;
     file.write_at(&USER, Offset(0), b"old").await.unwrap();
     file.flush().await.unwrap();
-    let reader = b.open(&USER, file.inode(), READ_WRITE).await.unwrap();
+    let reader = open(&b, file.inode()).await.unwrap();
     assert_eq!(&reader.read_direct(Offset(0), 100).await.unwrap()[..], b"old");
     file.write_at(&USER, Offset(0), b"newer").await.unwrap();
     file.flush().await.unwrap();
@@ -161,7 +161,7 @@ async fn take_turns(seed: u64) {
     let inode = make(&clients[0], "log").await.inode();
     let mut files: Vec<Arc<File>> = Vec::new();
     for client in &clients {
-        files.push(client.open(&USER, inode, READ_WRITE).await.unwrap());
+        files.push(open(&client, inode).await.unwrap());
     }
     let mut expected = vec![String::new(); clients.len()];
     for step in 0..150 {
@@ -173,7 +173,7 @@ async fn take_turns(seed: u64) {
                 expected[who] += &line;
             }
             4..=5 => files[who].sync().await.unwrap(),
-            6 => drop(clients[who].getattr(&USER, inode).await.unwrap()),
+            6 => drop(clients[who].perform(&USER, GetAttr { inode: inode }).await.unwrap()),
             _ => tokio::time::sleep(Duration::from_millis(rng.below(200))).await,
         }
     }

@@ -2,6 +2,7 @@
 
 mod append;
 mod model;
+mod path;
 mod read;
 mod session;
 mod write;

@@ -5,7 +5,8 @@ use dfs_proto::ids::ServerId;
 use dfs_proto::meta::SetAttr;
 use dfs_proto::units::{ByteLen, Offset};
 
-use crate::fakes::{Cluster, READ_WRITE, USER, make, size_of};
+use crate::fakes::{Cluster, USER, make, open, size_of};
+use crate::inode::GetAttr;
 
 const FILE_LEN_MAX: u64 = 3 << 20;
 
@@ -43,14 +44,14 @@ async fn walk(seed: u64) {
             4 => {
                 let size = rng.below(FILE_LEN_MAX);
                 let set = SetAttr { inode, size: Some(ByteLen(size)), by_handle: true, ..SetAttr::default() };
-                client.setattr(&USER, set).await.unwrap();
+                client.perform(&USER, set).await.unwrap();
                 model.resize(size as usize, 0);
             }
             5 => file.sync().await.unwrap(),
             6 => {
                 file.flush().await.unwrap();
                 file.release().await.unwrap();
-                file = client.open(&USER, inode, READ_WRITE).await.unwrap();
+                file = open(&client, inode).await.unwrap();
             }
             7 => disturb(&cluster, &rng),
             _ => {
@@ -62,7 +63,7 @@ async fn walk(seed: u64) {
                 assert!(bytes == model[from..to], "seed {seed}, step {step}: read {len} at {offset}");
             }
         }
-        let attr = client.getattr(&USER, inode).await.unwrap();
+        let attr = client.perform(&USER, GetAttr { inode: inode }).await.unwrap();
         assert_eq!(size_of(&attr), model.len() as u64, "seed {seed}, step {step}");
     }
     file.flush().await.unwrap();

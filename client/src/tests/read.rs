@@ -1,13 +1,13 @@
 //! Reading, and copies that are bad, gone or silent.
 
-use dfs_proto::attr::Name;
-use dfs_proto::ids::{InodeId, ServerId};
+use dfs_proto::ids::ServerId;
 use dfs_proto::meta::{ReplicaProblem, SetAttr};
 use dfs_proto::units::{ByteLen, MIB, Offset};
 use tokio::time::{Duration, Instant};
 
 use crate::error::ClientError;
-use crate::fakes::{Cluster, READ_WRITE, USER, make, pattern, wait_for};
+use crate::fakes::{Cluster, USER, make, open, pattern, unlink, wait_for};
+use crate::inode::GetAttr;
 
 #[tokio::test(start_paused = true)]
 async fn a_damaged_copy_is_passed_over_and_reported() {
@@ -24,7 +24,7 @@ async fn a_damaged_copy_is_passed_over_and_reported() {
     let mut readers = Vec::new();
     for _ in 0..20 {
         let reader = cluster.client().await;
-        let opened = reader.open(&USER, file.inode(), READ_WRITE).await.unwrap();
+        let opened = open(&reader, file.inode()).await.unwrap();
         assert!(opened.read_at(Offset(0), MIB).await.unwrap() == data);
         readers.push(reader);
     }
@@ -53,7 +53,7 @@ async fn damage_in_every_copy_fails_only_the_blocks_that_it_is_in() {
     // The same block.
     cluster.chunks.damage(copies[1], chunk, at + 5001);
     let other = cluster.client().await;
-    let reader = other.open(&USER, file.inode(), READ_WRITE).await.unwrap();
+    let reader = open(&other, file.inode()).await.unwrap();
     let started = Instant::now();
     let told = reader.read_at(Offset(0), MIB).await;
     assert!(matches!(told, Err(ClientError::DataLost { .. })), "{told:?}");
@@ -79,7 +79,7 @@ async fn a_read_of_any_length_is_put_together_from_copies_that_are_damaged_in_di
         cluster.chunks.damage(copies[(block % 2) as usize], chunk, at + block * 4096 + 7);
     }
     let reader = cluster.client().await;
-    let opened = reader.open(&USER, file.inode(), READ_WRITE).await.unwrap();
+    let opened = open(&reader, file.inode()).await.unwrap();
     let end = BLOCKS * 4096;
     for from in (0..end).step_by(1500).chain([4095, 4096, 8191]) {
         for len in [1, 2, 100, 2048, 4095, 4096, 4097, 8192, 9000, 20_000, end] {
@@ -91,7 +91,7 @@ async fn a_read_of_any_length_is_put_together_from_copies_that_are_damaged_in_di
     // Bad in both: only who touches that block is told.
     cluster.chunks.damage(copies[1], chunk, at + 2 * 4096);
     let reader = cluster.client().await; // nothing is cached there
-    let opened = reader.open(&USER, file.inode(), READ_WRITE).await.unwrap();
+    let opened = open(&reader, file.inode()).await.unwrap();
     assert!(opened.read_at(Offset(3 * 4096 - 1), 2).await.is_err());
     assert!(opened.read_at(Offset(4096), 4096).await.unwrap() == data[4096..8192]);
     assert!(opened.read_at(Offset(3 * 4096), 8192).await.unwrap() == data[3 * 4096..5 * 4096]);
@@ -168,12 +168,12 @@ async fn what_another_client_closed_is_seen_by_the_next_open() {
     let (writer, reader) = (cluster.client().await, cluster.client().await);
     let file = make(&writer, "f").await;
     let inode = file.inode();
-    let seen = reader.open(&USER, inode, READ_WRITE).await.unwrap();
+    let seen = open(&reader, inode).await.unwrap();
     for round in 0..50u64 {
         let data = pattern(round, 100 + round * 10);
         file.write_at(&USER, Offset(0), &data).await.unwrap();
         file.flush().await.unwrap();
-        let again = reader.open(&USER, inode, READ_WRITE).await.unwrap();
+        let again = open(&reader, inode).await.unwrap();
         assert!(again.read_at(Offset(0), MIB).await.unwrap() == data);
         assert!(seen.read_at(Offset(0), MIB).await.unwrap() == data, "the same inode, the same content");
         again.release().await.unwrap();
@@ -187,9 +187,9 @@ async fn a_file_that_another_client_cuts_gives_fewer_bytes_and_never_zeros() {
     let file = make(&writer, "f").await;
     file.write_at(&USER, Offset(0), b"0123456789").await.unwrap();
     file.flush().await.unwrap();
-    let seen = reader.open(&USER, file.inode(), READ_WRITE).await.unwrap();
+    let seen = open(&reader, file.inode()).await.unwrap();
     let cut = SetAttr { inode: file.inode(), size: Some(ByteLen(4)), ..SetAttr::default() };
-    writer.setattr(&USER, cut).await.unwrap();
+    writer.perform(&USER, cut).await.unwrap();
     // It still believes that there are ten bytes, and has not fetched their extents.
     assert_eq!(seen.attr().size, ByteLen(10));
     assert_eq!(&seen.read_at(Offset(0), 10).await.unwrap()[..], b"0123");
@@ -221,14 +221,14 @@ async fn a_file_that_loses_its_name_while_it_is_being_opened_stays_until_it_is_c
     let inode = file.inode();
     file.release().await.unwrap();
     // The open was under way: it has looked the name up before.
-    client.unlink(&USER, InodeId::ROOT, &Name::new("f").unwrap()).await.unwrap();
-    let late = client.open(&USER, inode, READ_WRITE).await.unwrap();
+    client.perform(&USER, unlink("f")).await.unwrap();
+    let late = open(&client, inode).await.unwrap();
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(client.getattr(&USER, inode).await.unwrap().size, ByteLen(4));
+    assert_eq!(client.perform(&USER, GetAttr { inode: inode }).await.unwrap().size, ByteLen(4));
     assert_eq!(&late.read_at(Offset(0), 4).await.unwrap()[..], b"data");
     late.release().await.unwrap();
     wait_for("its release", || cluster.meta.state().released.contains(&inode)).await;
-    let told = client.open(&USER, inode, READ_WRITE).await;
+    let told = open(&client, inode).await;
     assert!(matches!(told, Err(ClientError::Stale)));
 }
 
@@ -240,7 +240,7 @@ async fn a_stream_is_read_ahead_and_shows_what_is_written_meanwhile() {
     let mut data = pattern(4, 10 * MIB);
     file.write_at(&USER, Offset(0), &data).await.unwrap();
     file.flush().await.unwrap();
-    let reader = client.open(&USER, file.inode(), READ_WRITE).await.unwrap();
+    let reader = open(&client, file.inode()).await.unwrap();
     let step = 128u64 << 10;
     for at in (0..10 * MIB).step_by(step as usize) {
         if at == 2 * MIB {

@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use dfs_proto::attr::Name;
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{InodeId, ServerId};
+use dfs_proto::ids::ServerId;
 use dfs_proto::meta::{Create, NewInode};
 use dfs_proto::units::{ByteLen, Offset, REQUEST_WINDOW};
 use tokio::time::timeout;
 
 use crate::error::ClientError;
-use crate::fakes::{Cluster, READ_WRITE, USER, make, new_file, wait_for};
+use crate::fakes::{Cluster, USER, create, make, new_file, open, unlink, wait_for};
 
 #[tokio::test(start_paused = true)]
 async fn an_expired_session_fails_unflushed_files_once_and_a_new_one_goes_on() {
@@ -75,9 +74,9 @@ async fn a_file_unlinked_while_open_stays_usable_and_is_released_at_the_last_clo
     let cluster = Cluster::new();
     let client = cluster.client().await;
     let first = make(&client, "f").await;
-    let second = client.open(&USER, first.inode(), READ_WRITE).await.unwrap();
+    let second = open(&client, first.inode()).await.unwrap();
     first.write_at(&USER, Offset(0), b"still").await.unwrap();
-    client.unlink(&USER, InodeId::ROOT, &Name::new("f").unwrap()).await.unwrap();
+    client.perform(&USER, unlink("f")).await.unwrap();
     first.flush().await.unwrap();
     first.release().await.unwrap();
     second.write_at(&USER, Offset(5), b" here").await.unwrap();
@@ -95,11 +94,10 @@ async fn what_nobody_has_open_is_released_soon_after_the_unlink_many_in_one_requ
     let cluster = Cluster::new();
     let client = cluster.client().await;
     for index in 0..50 {
-        client.create(&USER, new_file(&format!("f{index}"))).await.unwrap();
+        client.perform(&USER, new_file(&format!("f{index}"))).await.unwrap();
     }
     for index in 0..50 {
-        let name = Name::new(format!("f{index}")).unwrap();
-        client.unlink(&USER, InodeId::ROOT, &name).await.unwrap();
+        client.perform(&USER, unlink(&format!("f{index}"))).await.unwrap();
     }
     wait_for("the releases", || cluster.meta.state().released.len() == 50).await;
     assert!(cluster.meta.state().changes <= 102 + 2);
@@ -110,7 +108,7 @@ async fn more_requests_than_the_window_holds_all_get_their_answer() {
     let cluster = Cluster::new();
     let client = cluster.client().await;
     let names: Vec<String> = (0..1000).map(|i| format!("f{i}")).collect();
-    let creates = names.iter().map(|name| client.create(&USER, new_file(name)));
+    let creates = names.iter().map(|name| client.perform(&USER, new_file(name)));
     let made = futures::future::join_all(creates).await;
     assert!(made.iter().all(Result::is_ok));
 }
@@ -128,11 +126,11 @@ async fn changes_that_are_slow_hold_no_other_change_back() {
         let create = Create { what, ..new_file(&format!("slow{round}")) };
         cluster.meta.state().held.insert(create.name.clone());
         let making = client.clone();
-        slow.push(tokio::spawn(async move { making.create(&USER, create).await }));
+        slow.push(tokio::spawn(async move { making.perform(&USER, create).await }));
         wait_for("it to be under way", || cluster.meta.state().holds == slow.len()).await;
         let others = async {
             for index in 0..2 * REQUEST_WINDOW {
-                client.create(&USER, new_file(&format!("{round}-{index}"))).await.unwrap();
+                client.perform(&USER, new_file(&format!("{round}-{index}"))).await.unwrap();
             }
             let file = make(&client, &format!("f{round}")).await;
             file.write_at(&USER, Offset(0), b"x").await.unwrap();
@@ -156,10 +154,10 @@ async fn a_cluster_that_never_answered_fails_what_comes_next_and_one_that_could_
         [(MetaError::Undecided { what: what() }, true), (MetaError::Unavailable { what: what() }, false)]
     {
         cluster.meta.state().refuses_creates = Some(refused.clone());
-        let answer = client.create_open(&USER, new_file("f"), READ_WRITE).await;
+        let answer = create(&client, new_file("f")).await;
         assert!(matches!(answer, Err(ClientError::Unavailable { .. })));
         cluster.meta.state().refuses_creates = None;
-        let next = client.create_open(&USER, new_file("g"), READ_WRITE).await;
+        let next = create(&client, new_file("g")).await;
         assert_eq!(next.is_ok(), goes_on, "after {refused}");
     }
 }

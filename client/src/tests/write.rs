@@ -9,8 +9,8 @@ use dfs_proto::units::{ByteLen, MIB, Offset};
 use futures::future::join_all;
 use tokio::time::{Instant, advance};
 
-use crate::cluster::client::Found;
-use crate::fakes::{Cluster, READ_WRITE, USER, make, new_file, pattern, size_of, wait_for};
+use crate::fakes::{Cluster, USER, create, lookup, make, new_file, open, pattern, size_of, wait_for};
+use crate::inode::{GetAttr, Link};
 use crate::{ClientConfig, ClientError};
 
 #[tokio::test(start_paused = true)]
@@ -20,17 +20,15 @@ async fn a_write_is_seen_here_at_once_and_elsewhere_once_it_was_flushed() {
     let file = make(&client, "f").await;
     file.write_at(&USER, Offset(0), b"hello").await.unwrap();
     assert_eq!(&file.read_at(Offset(1), 100).await.unwrap()[..], b"ello");
-    let attr = client.getattr(&USER, file.inode()).await.unwrap();
+    let attr = client.perform(&USER, GetAttr { inode: file.inode() }).await.unwrap();
     assert_eq!((size_of(&attr), attr.allocated), (5, ByteLen(5)));
     assert!(attr.mtime.seconds > 0);
-    let Found::Here(by_name) = client.lookup(&USER, InodeId::ROOT, b"f").await.unwrap() else {
-        panic!("it is of this cluster");
-    };
+    let by_name = client.perform(&USER, lookup("f")).await.unwrap();
     assert_eq!((by_name.size, by_name.mtime), (attr.size, attr.mtime));
     assert_eq!(cluster.read_elsewhere(file.inode()).await, b"");
     file.flush().await.unwrap();
     assert_eq!(cluster.read_elsewhere(file.inode()).await, b"hello");
-    assert_eq!(client.getattr(&USER, file.inode()).await.unwrap().mtime, attr.mtime);
+    assert_eq!(client.perform(&USER, GetAttr { inode: file.inode() }).await.unwrap().mtime, attr.mtime);
 }
 
 #[tokio::test(start_paused = true)]
@@ -162,7 +160,7 @@ async fn a_flush_that_fails_is_reported_once_by_each_open_file_and_drops_its_byt
     let first = make(&client, "f").await;
     first.write_at(&USER, Offset(0), b"kept").await.unwrap();
     first.sync().await.unwrap();
-    let second = client.open(&USER, first.inode(), READ_WRITE).await.unwrap();
+    let second = open(&client, first.inode()).await.unwrap();
     (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), true));
     first.write_at(&USER, Offset(0), b"lost and lost").await.unwrap();
     assert!(matches!(first.sync().await, Err(ClientError::Unavailable { .. })));
@@ -170,7 +168,7 @@ async fn a_flush_that_fails_is_reported_once_by_each_open_file_and_drops_its_byt
     assert_eq!(first.sync().await, Ok(()), "reported once");
     assert!(matches!(second.sync().await, Err(ClientError::Unavailable { .. })), "and once here");
     assert_eq!(second.flush().await, Ok(()));
-    let third = client.open(&USER, first.inode(), READ_WRITE).await.unwrap();
+    let third = open(&client, first.inode()).await.unwrap();
     assert_eq!(third.sync().await, Ok(()), "opened later");
     assert_eq!(&first.read_at(Offset(0), 100).await.unwrap()[..], b"kept");
     first.write_at(&USER, Offset(4), b" and new").await.unwrap();
@@ -194,17 +192,13 @@ async fn what_was_written_before_a_rename_is_committed_by_it() {
     for (target, content) in [("real", "new"), ("fresh", "newer")] {
         let tmp = make(&client, "tmp").await;
         tmp.write_at(&USER, Offset(0), content.as_bytes()).await.unwrap();
-        client.rename(&USER, rename("tmp", target)).await.unwrap();
-        let Found::Here(attr) =
-            cluster.client().await.lookup(&USER, InodeId::ROOT, target.as_bytes()).await.unwrap()
-        else {
-            panic!("it is of this cluster");
-        };
+        client.perform(&USER, rename("tmp", target)).await.unwrap();
+        let attr = cluster.client().await.perform(&USER, lookup(target)).await.unwrap();
         assert_eq!(attr.inode, tmp.inode());
         assert_eq!(cluster.read_elsewhere(attr.inode).await, content.as_bytes(), "{target}");
     }
     let before = cluster.meta.state().lookups;
-    client.rename(&USER, rename("fresh", "real")).await.unwrap();
+    client.perform(&USER, rename("fresh", "real")).await.unwrap();
     assert_eq!(cluster.meta.state().lookups, before, "nothing was buffered");
 }
 
@@ -215,15 +209,15 @@ async fn a_file_that_cannot_be_committed_is_not_renamed() {
     let (old, tmp) = (make(&client, "real").await, make(&client, "tmp").await);
     tmp.write_at(&USER, Offset(0), b"lost").await.unwrap();
     (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), true));
-    let told = client.rename(&USER, rename("tmp", "real")).await.map(drop);
+    let told = client.perform(&USER, rename("tmp", "real")).await.map(drop);
     assert!(matches!(told, Err(ClientError::Unavailable { .. })), "{told:?}");
     for (name, file) in [("real", &old), ("tmp", &tmp)] {
-        let found = client.lookup(&USER, InodeId::ROOT, name.as_bytes()).await.unwrap();
-        assert!(matches!(found, Found::Here(attr) if attr.inode == file.inode()), "{name}");
+        let found = client.perform(&USER, lookup(name)).await.unwrap();
+        assert_eq!(found.inode, file.inode(), "{name}");
     }
     (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), false));
     assert!(tmp.sync().await.is_err(), "its open file is told too");
-    client.rename(&USER, rename("tmp", "real")).await.unwrap();
+    client.perform(&USER, rename("tmp", "real")).await.unwrap();
 }
 
 /// A flush that had failed before, beside the rename or earlier, left nothing to commit: the rename went through and both
@@ -233,22 +227,22 @@ async fn regression_a_file_whose_bytes_were_lost_unheard_is_not_renamed_or_linke
     let cluster = Cluster::new();
     let client = cluster.client().await;
     let (old, tmp) = (make(&client, "real").await, make(&client, "tmp").await);
-    let other = client.open(&USER, tmp.inode(), READ_WRITE).await.unwrap();
+    let other = open(&client, tmp.inode()).await.unwrap();
     tmp.write_at(&USER, Offset(0), b"lost").await.unwrap();
     (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), true));
     // Both flush: the second finds nothing any more.
     let name = Name::new("link").unwrap();
-    let link = client.link(&USER, tmp.inode(), InodeId::ROOT, &name);
-    let (linked, renamed) = tokio::join!(link, client.rename(&USER, rename("tmp", "real")));
+    let link = client.perform(&USER, Link { inode: tmp.inode(), parent: InodeId::ROOT, name });
+    let (linked, renamed) = tokio::join!(link, client.perform(&USER, rename("tmp", "real")));
     assert!(matches!(linked, Err(ClientError::Unavailable { .. })), "{linked:?}");
     assert!(matches!(renamed.map(drop), Err(ClientError::Unavailable { .. })));
     (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), false));
-    let later = client.rename(&USER, rename("tmp", "real")).await.map(drop);
+    let later = client.perform(&USER, rename("tmp", "real")).await.map(drop);
     assert!(matches!(later, Err(ClientError::Unavailable { .. })), "{later:?}");
-    let found = client.lookup(&USER, InodeId::ROOT, b"real").await.unwrap();
-    assert!(matches!(found, Found::Here(attr) if attr.inode == old.inode()));
+    let found = client.perform(&USER, lookup("real")).await.unwrap();
+    assert_eq!(found.inode, old.inode());
     assert!(other.sync().await.is_err(), "somebody is told");
-    client.rename(&USER, rename("tmp", "real")).await.unwrap();
+    client.perform(&USER, rename("tmp", "real")).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -297,9 +291,9 @@ async fn times_set_after_a_write_survive_its_commit() {
     let then = Timestamp { seconds: 12345, nanos: 678 };
     let mtime = Some(SetTime::At(then));
     let set = SetAttr { inode: file.inode(), mtime, ..SetAttr::default() };
-    let attr = client.setattr(&USER, set).await.unwrap();
+    let attr = client.perform(&USER, set).await.unwrap();
     assert_eq!((size_of(&attr), attr.mtime), (7, then));
-    assert_eq!(client.getattr(&USER, file.inode()).await.unwrap().mtime, then);
+    assert_eq!(client.perform(&USER, GetAttr { inode: file.inode() }).await.unwrap().mtime, then);
     file.flush().await.unwrap();
     assert_eq!(cluster.meta.attr(file.inode()).mtime, then);
     file.write_at(&USER, Offset(0), b"again").await.unwrap();
@@ -331,7 +325,7 @@ async fn a_mode_set_after_a_write_keeps_its_set_uid() {
     let file = make(&client, "f").await;
     file.write_at(&USER, Offset(0), b"binary").await.unwrap();
     let set = SetAttr { inode: file.inode(), mode: Some(0o4755), ..SetAttr::default() };
-    client.setattr(&Caller::ROOT, set).await.unwrap();
+    client.perform(&Caller::ROOT, set).await.unwrap();
     file.flush().await.unwrap();
     assert_eq!(cluster.meta.attr(file.inode()).mode, 0o4755);
     file.write_at(&USER, Offset(0), b"changed").await.unwrap();
@@ -350,8 +344,8 @@ async fn a_truncation_is_ordered_with_the_writes_around_it() {
         by_handle: true,
         ..SetAttr::default()
     };
-    assert_eq!(size_of(&client.setattr(&USER, truncate(4)).await.unwrap()), 4);
-    client.setattr(&USER, truncate(8)).await.unwrap();
+    assert_eq!(size_of(&client.perform(&USER, truncate(4)).await.unwrap()), 4);
+    client.perform(&USER, truncate(8)).await.unwrap();
     assert_eq!(&file.read_at(Offset(0), 100).await.unwrap()[..], b"0123\0\0\0\0");
     file.write_at(&USER, Offset(6), b"xyz").await.unwrap();
     assert_eq!(&file.read_at(Offset(0), 100).await.unwrap()[..], b"0123\0\0xyz");
@@ -457,8 +451,8 @@ async fn a_file_that_is_open_twice_has_one_buffer() {
     let client = cluster.client().await;
     let writer = make(&client, "f").await;
     let (reader, attr) = {
-        let create = dfs_proto::meta::Create { or_existing: true, ..new_file("f") };
-        client.create_open(&USER, create, READ_WRITE).await.unwrap()
+        let existing_too = dfs_proto::meta::Create { or_existing: true, ..new_file("f") };
+        create(&client, existing_too).await.unwrap()
     };
     assert_eq!(size_of(&attr), 0);
     writer.write_at(&USER, Offset(3), b"abc").await.unwrap();

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use dfs_client::{Client, OpenMode};
+use dfs_client::inode::{Client, CreateOpen, GetAttr, OpenMode};
 use dfs_net::env::Clock;
 use dfs_proto::attr::{Caller, InodeAttr, Name, Timestamp};
 use dfs_proto::ids::InodeId;
@@ -75,17 +75,17 @@ pub(super) async fn check(lived: &Client, directory: InodeId) {
         or_existing: false,
     };
     let mode = OpenMode { read: true, write: true, ..OpenMode::default() };
-    let made = lived.create_open(&Caller::ROOT, create, mode).await;
+    let made = lived.perform(&Caller::ROOT, CreateOpen { create, mode }).await;
     let (file, attr) = made.unwrap_or_else(|error| panic!("make a file at the end: {error}"));
     require_right("made", &attr);
     let written = async {
         file.write_at(&Caller::ROOT, Offset(0), b"now").await?;
         file.sync().await?;
-        lived.getattr(&Caller::ROOT, attr.inode).await
+        lived.perform(&Caller::ROOT, GetAttr { inode: attr.inode }).await
     };
     let attr = written.await.unwrap_or_else(|error| panic!("write a file at the end: {error}"));
     require_right("written", &attr);
-    let directory = lived.getattr(&Caller::ROOT, directory).await;
+    let directory = lived.perform(&Caller::ROOT, GetAttr { inode: directory }).await;
     let directory = directory.unwrap_or_else(|error| panic!("stat a directory at the end: {error}"));
     let times = InodeAttr { atime: directory.mtime, ..directory };
     require_right("changed", &times);

@@ -45,7 +45,8 @@ use std::time::{Duration, SystemTime};
 use dfs_chunkserver::disk::MemoryDisk;
 use dfs_chunkserver::machine::{FixedMachine, MachineLoad};
 use dfs_chunkserver::workers::Workers;
-use dfs_client::{Client, ClientConfig, ClientError};
+use dfs_client::inode::{Client, Lookup};
+use dfs_client::{ClientConfig, ClientError};
 use dfs_metaserver::config::{BootstrapMember, Settings};
 use dfs_metaserver::raft::Consensus;
 use dfs_metaserver::raft::log_disk::SimulatedDisk;
@@ -622,7 +623,8 @@ fn add_walker(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan: Plan, inde
 async fn directory(client: &Client, layout: Layout, name: &str) -> InodeId {
     let wanted = Name::new(name).unwrap_or_else(|bad| panic!("{name}: {bad:?}"));
     loop {
-        let found = match client.lookup(&Caller::ROOT, InodeId::ROOT, name.as_bytes()).await {
+        let lookup = Lookup { parent: InodeId::ROOT, name: name.into() };
+        let found = match client.perform(&Caller::ROOT, lookup).await {
             Err(ClientError::NotFound) => {
                 let create = Create {
                     parent: InodeId::ROOT,
@@ -631,7 +633,7 @@ async fn directory(client: &Client, layout: Layout, name: &str) -> InodeId {
                     what: NewInode::Directory,
                     or_existing: false,
                 };
-                client.create(&Caller::ROOT, create).await.map(|made| made.attr)
+                client.perform(&Caller::ROOT, create).await.map(|made| made.attr)
             }
             found => found,
         };
@@ -660,7 +662,7 @@ fn add_volumes(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan: Plan) {
             tokio::time::sleep(OVER_INTERVAL).await;
         }
         let reader = Client::connect(client_config("reader", plan), env).await?;
-        made.check(&reader).await;
+        made.check(reader.clone()).await;
         for client in [client, reader] {
             let lost = client.shutdown(Duration::from_secs(60)).await;
             assert!(lost.is_empty(), "{VOLUMES}: not written at shutdown: {lost:?}");

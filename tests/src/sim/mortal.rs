@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dfs_client::{Client, File, OpenMode};
+use dfs_client::inode::{Client, CreateOpen, File, Lookup, Open, OpenMode, Unlink};
 use dfs_net::env::Rng;
 use dfs_proto::attr::{Caller, Name};
 use dfs_proto::ids::InodeId;
@@ -53,7 +53,8 @@ pub(super) async fn live(
         let bytes = write(&file, &rng, 0).await;
         match rng.below(5) {
             0 => {
-                let gone = client.unlink(&Caller::ROOT, directory, &name).await;
+                let unlink = Unlink { parent: directory, name: name.clone() };
+                let gone = client.perform(&Caller::ROOT, unlink).await;
                 gone.unwrap_or_else(|error| panic!("mortal: unlink {name}: {error}"));
             }
             1 => {}
@@ -81,7 +82,7 @@ pub(super) async fn live(
 async fn make(client: &Arc<Client>, parent: InodeId, name: Name) -> Arc<File> {
     let create = Create { parent, name: name.clone(), mode: 0o644, what: NewInode::File, or_existing: false };
     let mode = OpenMode { read: true, write: true, ..OpenMode::default() };
-    let made = client.create_open(&Caller::ROOT, create, mode).await;
+    let made = client.perform(&Caller::ROOT, CreateOpen { create, mode }).await;
     made.unwrap_or_else(|error| panic!("mortal: create {name}: {error}")).0
 }
 
@@ -91,7 +92,7 @@ async fn save(client: &Arc<Client>, parent: InodeId, over: &Name, rng: &Rng) -> 
     let file = make(client, parent, name.clone()).await;
     let bytes = write(&file, rng, 0).await;
     let rename = Rename { parent, name, new_parent: parent, new_name: over.clone(), no_replace: false };
-    let renamed = client.rename(&Caller::ROOT, rename).await;
+    let renamed = client.perform(&Caller::ROOT, rename).await;
     renamed.unwrap_or_else(|error| panic!("mortal: rename over {over}: {error}"));
     (file, bytes)
 }
@@ -114,8 +115,9 @@ pub(super) async fn check(reader: &Client, layout: Layout, promises: &[Promise])
     for Promise { name, bytes } in promises {
         let mode = OpenMode { read: true, ..OpenMode::default() };
         let file = async {
-            let attr = reader.lookup(&Caller::ROOT, directory, name.as_bytes()).await?;
-            reader.open(&Caller::ROOT, attr.inode, mode).await
+            let lookup = Lookup { parent: directory, name: name.as_bytes().to_vec() };
+            let inode = reader.perform(&Caller::ROOT, lookup).await?.inode;
+            reader.perform(&Caller::ROOT, Open { inode, mode }).await
         };
         let file = file.await.unwrap_or_else(|error| panic!("mortal: open {name} at the end: {error}"));
         let read = file.read_at(Offset(0), bytes.len() as u64).await;

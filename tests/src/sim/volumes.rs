@@ -2,9 +2,12 @@
 //! must be there; a change that ended with an error is repeated until it is known to have happened (P9.4).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use dfs_client::{Client, ClientError, OpenMode};
+use dfs_client::ClientError;
+use dfs_client::inode::{Client, CreateOpen, Lookup, OpenMode, Rmdir, Unlink};
+use dfs_client::path::Paths;
 use dfs_net::env::{Env, Rng};
 use dfs_net::rpc::Role;
 use dfs_net::rpc::leader::LeaderChannel;
@@ -128,7 +131,7 @@ async fn fill(client: &Client, volume: InodeId, made: u64) -> Result<(), ClientE
     let name = name_of(FILE);
     let create = Create { parent: volume, name, mode: 0o644, what: NewInode::File, or_existing: false };
     let mode = OpenMode { read: true, write: true, ..OpenMode::default() };
-    let (file, _) = client.create_open(&Caller::ROOT, create, mode).await?;
+    let (file, _) = client.perform(&Caller::ROOT, CreateOpen { create, mode }).await?;
     file.write_at(&Caller::ROOT, Offset(0), &made.to_le_bytes()).await?;
     file.release().await
 }
@@ -142,7 +145,7 @@ impl Volumes {
             what: NewInode::Directory,
             or_existing: false,
         };
-        let attempt = async || client.create(&Caller::ROOT, create.clone()).await.map(drop);
+        let attempt = async || client.perform(&Caller::ROOT, create.clone()).await.map(drop);
         let expected = self.there.contains_key(&name).then_some(ClientError::Exists);
         let is_done = expected.is_none();
         change(&format!("make {name}"), attempt, expected, ClientError::Exists).await;
@@ -160,7 +163,7 @@ impl Volumes {
             new_name: name_of(&to),
             no_replace: false,
         };
-        let attempt = async || client.rename(&Caller::ROOT, rename.clone()).await.map(drop);
+        let attempt = async || client.perform(&Caller::ROOT, rename.clone()).await.map(drop);
         let expected = match (self.there.get(&from), self.there.get(&to)) {
             (None, _) => Some(ClientError::NotFound),
             (Some(_), Some(Some(_))) => Some(ClientError::NotEmpty),
@@ -175,8 +178,8 @@ impl Volumes {
     }
 
     async fn remove(&mut self, client: &Client, name: String) {
-        let wanted = name_of(&name);
-        let attempt = async || client.rmdir(&Caller::ROOT, ROOT, &wanted).await.map(drop);
+        let rmdir = Rmdir { parent: ROOT, name: name_of(&name) };
+        let attempt = async || client.perform(&Caller::ROOT, rmdir.clone()).await.map(drop);
         let expected = match self.there.get(&name) {
             None => Some(ClientError::NotFound),
             Some(Some(_)) => Some(ClientError::NotEmpty),
@@ -195,10 +198,16 @@ impl Volumes {
         let Some(content) = self.there.get_mut(&name) else { return };
         let made = content.is_none().then(|| rng.u64());
         let done = async {
-            let volume = client.lookup(&Caller::ROOT, ROOT, name.as_bytes()).await?.inode;
+            let volume = {
+                let lookup = Lookup { parent: ROOT, name: name.clone().into_bytes() };
+                client.perform(&Caller::ROOT, lookup).await?.inode
+            };
             match made {
                 Some(made) => fill(client, volume, made).await,
-                None => client.unlink(&Caller::ROOT, volume, &name_of(FILE)).await,
+                None => {
+                    let unlink = Unlink { parent: volume, name: name_of(FILE) };
+                    client.perform(&Caller::ROOT, unlink).await
+                }
             }
         };
         done.await.unwrap_or_else(|error| panic!("{name}/{FILE}: {error}"));
@@ -206,33 +215,23 @@ impl Volumes {
     }
 
     /// Another client finds these volumes, and no others of these names, with what is in them.
-    pub(super) async fn check(&self, reader: &Client) {
+    pub(super) async fn check(&self, reader: Arc<Client>) {
+        let paths = Paths::new(reader);
         // Names come from the map while the root directory's cluster does not answer, and the map may be behind. No map
         // has this one.
-        let nothing = reader.lookup(&Caller::ROOT, ROOT, b"nothing").await;
+        let nothing = paths.stat(&Caller::ROOT, b"nothing").await;
         assert_eq!(nothing.map(drop), Err(ClientError::NotFound));
         for number in 0..NAMES {
             let name = format!("{PREFIX}{number}");
-            let found = reader.lookup(&Caller::ROOT, ROOT, name.as_bytes()).await;
-            let Some(content) = self.there.get(&name) else {
-                assert_eq!(found.map(drop), Err(ClientError::NotFound), "{name} should not be there");
-                continue;
-            };
-            let volume = found.unwrap_or_else(|error| panic!("{name}: {error}")).inode;
-            let file = reader.lookup(&Caller::ROOT, volume, FILE.as_bytes()).await;
-            let Some(made) = content else {
-                assert_eq!(file.map(drop), Err(ClientError::NotFound), "{name} should be empty");
-                continue;
-            };
-            let read = async {
-                let mode = OpenMode { read: true, ..OpenMode::default() };
-                let file = reader.open(&Caller::ROOT, file?.inode, mode).await?;
-                let bytes = file.read_at(Offset(0), 8).await?;
-                drop(file.release().await); // nothing was written
-                Ok::<_, ClientError>(bytes)
-            };
-            let bytes = read.await.unwrap_or_else(|error| panic!("{name}/{FILE}: {error}"));
-            assert_eq!(bytes, made.to_le_bytes()[..], "{name}/{FILE}");
+            let found = paths.stat(&Caller::ROOT, name.as_bytes()).await.map(drop);
+            let content = self.there.get(&name);
+            let expected = content.map(drop).ok_or(ClientError::NotFound);
+            assert_eq!(found, expected, "{name}");
+            if let Some(made) = content {
+                let read = paths.read(&Caller::ROOT, format!("{name}/{FILE}").as_bytes()).await;
+                let bytes = made.map(|made| made.to_le_bytes().to_vec().into());
+                assert_eq!(read, bytes.ok_or(ClientError::NotFound), "{name}/{FILE}");
+            }
         }
     }
 }

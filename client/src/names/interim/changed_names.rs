@@ -27,12 +27,12 @@ pub(crate) struct ChangedNames(Mutex<State>);
 /// A name that is being changed, until this is dropped.
 pub(crate) struct NameChange<'n> {
     names: &'n ChangedNames,
-    name: Option<Name>,
+    name: Name,
 }
 
 impl Drop for NameChange<'_> {
     fn drop(&mut self) {
-        self.name.iter().for_each(|name| self.names.note(name));
+        self.names.note(&self.name);
     }
 }
 
@@ -53,9 +53,9 @@ impl ChangedNames {
     }
 
     /// To be held while a name is being changed. The name counts as changed at the beginning and at the end, whatever the
-    /// answer was, also when the caller no longer waits for it. `None`: the change is of no name that the map could have.
-    pub(crate) fn during(&self, name: Option<Name>) -> NameChange<'_> {
-        name.iter().for_each(|name| self.note(name));
+    /// answer was, also when the caller no longer waits for it.
+    pub(crate) fn during(&self, name: Name) -> NameChange<'_> {
+        self.note(&name);
         NameChange { names: self, name }
     }
 
@@ -98,7 +98,7 @@ mod tests {
     fn a_changed_name_is_doubtful_until_an_answer_that_was_asked_for_later_agrees() {
         let (names, name) = (ChangedNames::default(), Name::new("v").expect("a name"));
         let before = names.mark(b"v");
-        let change = names.during(Some(name));
+        let change = names.during(name);
         names.agreed(b"v", before);
         assert!(
             names.may_be_outdated(b"v") && !names.may_be_outdated(b"w"),

@@ -1,231 +1,36 @@
-//! The kernel's edge: unpacks a request, calls `fs`, replies. Nothing is decided here but what the kernel is offered at the
-//! start (P5.1). How long it may use an answer is in `dfs_client::interim` (V1, V2).
-//!
-//! E1  Every request is answered within its deadline, whatever the servers do: fuser answers interrupts with ENOSYS, so
-//!     a process that waits cannot even be killed (promise 7).
-//! E2  No event-loop thread waits for the network: what is not ready at once goes on as a task.
-//! E3  What is not implemented says ENOTSUP, and ENOSYS only where the kernel then does the right thing (P5.5).
-//!
-//! How many requests are in flight is bounded by the kernel: one per thread of an application, and `BACKGROUND_MAX`.
+//! One method for each request of the kernel.
 
 use std::ffi::OsStr;
-use std::future::Future;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
-use dfs_client::interim::{ATTR_TIMEOUT, FILE_NAME_TIMEOUT, UNKNOWN_TIMEOUT, name_timeout};
-use dfs_client::{FLUSH_SLICE_LEN, Looked, OpenMode};
-use dfs_proto::attr::{AccessMask, InodeAttr};
-use dfs_proto::ids::InodeId;
-use dfs_proto::meta::{NewInode, SetAttr, StatFs};
-use dfs_proto::units::{APPEND_LEN_MAX, ByteLen, NAME_LEN_MAX, Offset};
+use dfs_client::inode::Resolved;
+use dfs_client::interim::{FILE_NAME_TIMEOUT, UNKNOWN_TIMEOUT, name_timeout};
+use dfs_proto::attr::AccessMask;
+use dfs_proto::meta::{NewInode, SetAttr};
+use dfs_proto::units::{ByteLen, Offset};
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, RenameFlags, ReplyAttr, ReplyBmap,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
-    ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use tokio::runtime::Handle as Runtime;
 
 use crate::convert::{
-    BLOCK_LEN_BYTES, MODE_BITS, directory_placeholder, file_attr, file_type, inode_id, new_node, requester,
-    set_time,
+    MODE_BITS, directory_placeholder, file_attr, file_type, inode_id, new_node, requester, set_time,
 };
-use crate::errno::errno;
-use crate::fs::{self, Fs, FsError, FsResult, Listed, Opened};
-use crate::handles::Handle;
-use crate::rest::Rest;
+use crate::fs::{self, FsError};
+use crate::fuse::edge::{Edge, REQUEST_LEN_MAX};
+use crate::fuse::replies::{
+    GENERATION, fill, handle, number, open_flags, opened_flags, owned, reply_attr, reply_empty, reply_entry,
+    reply_statfs,
+};
 
-/// Inode numbers are never reused, so their first generation is their only one.
-const GENERATION: Generation = Generation(0);
-/// The largest request: one append carries as much (twice as fast as the kernel's default of 128 KiB).
-pub(crate) const REQUEST_LEN_MAX: u32 = APPEND_LEN_MAX as u32;
 /// Requests that the kernel makes on its own (read-ahead, releases) and has in flight at once.
 const BACKGROUND_MAX: u16 = 64;
-/// The client's own deadlines come first, since they say what did not answer.
-const DEADLINE_MARGIN: Duration = Duration::from_secs(1);
-/// The kernel's mark on an open for execve(2); not in libc.
-const FMODE_EXEC: i32 = 0x20;
-
-const _: () = assert!(APPEND_LEN_MAX <= u32::MAX as u64);
-
-/// How long an answer may take (E1).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Deadlines {
-    metadata: Duration,
-    data: Duration,
-    storing: Duration,
-}
-
-impl Deadlines {
-    /// Moving bytes takes calls of both kinds. Storing what is buffered may take long while it progresses: the client ends
-    /// it when nothing does, and this is only the net below, for as many slices as `buffer_len` has.
-    pub(crate) fn new(metadata_timeout: Duration, data_timeout: Duration, buffer_len: u64) -> Deadlines {
-        let slices = u32::try_from(buffer_len.div_ceil(FLUSH_SLICE_LEN)).unwrap_or(u32::MAX);
-        Deadlines {
-            metadata: metadata_timeout + DEADLINE_MARGIN,
-            data: metadata_timeout + data_timeout + DEADLINE_MARGIN,
-            storing: metadata_timeout + data_timeout.saturating_mul(slices) + DEADLINE_MARGIN,
-        }
-    }
-}
-
-pub(crate) struct Edge {
-    fs: Arc<Fs>,
-    runtime: Runtime,
-    deadlines: Deadlines,
-}
-
-impl Edge {
-    pub(crate) fn new(fs: Arc<Fs>, runtime: Runtime, deadlines: Deadlines) -> Edge {
-        Edge { fs, runtime, deadlines }
-    }
-
-    /// Runs `call` and gives its answer to `reply`: at once if it does not have to wait, else as a task (E2).
-    fn run<T, C>(&self, within: Duration, call: C, reply: impl FnOnce(FsResult<T>) + Send + 'static)
-    where
-        T: Send + 'static,
-        C: Future<Output = FsResult<T>> + Send + 'static,
-    {
-        let _context = self.runtime.enter();
-        let mut call = Box::pin(tokio::time::timeout(within, call)); // keeps E1
-        let rest = Rest::of(self.runtime.clone());
-        let waker = Waker::from(rest.clone());
-        // A panic ends this one request (its reply is dropped, which answers EIO), not the event loop.
-        let first = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            call.as_mut().poll(&mut Context::from_waker(&waker))
-        }));
-        let in_time = |answer: Result<FsResult<T>, _>| answer.unwrap_or(Err(FsError::TimedOut));
-        match first {
-            Ok(Poll::Ready(answer)) => reply(in_time(answer)),
-            Ok(Poll::Pending) => rest.wait(Box::pin(async move { reply(in_time(call.await)) })),
-            Err(_) => tracing::error!("a request ended in a panic and is answered with an I/O error"),
-        }
-    }
-
-    fn metadata<T, C>(&self, call: C, reply: impl FnOnce(FsResult<T>) + Send + 'static)
-    where
-        T: Send + 'static,
-        C: Future<Output = FsResult<T>> + Send + 'static,
-    {
-        self.run(self.deadlines.metadata, call, reply);
-    }
-
-    fn data<T, C>(&self, call: C, reply: impl FnOnce(FsResult<T>) + Send + 'static)
-    where
-        T: Send + 'static,
-        C: Future<Output = FsResult<T>> + Send + 'static,
-    {
-        self.run(self.deadlines.data, call, reply);
-    }
-
-    fn storing<T, C>(&self, call: C, reply: impl FnOnce(FsResult<T>) + Send + 'static)
-    where
-        T: Send + 'static,
-        C: Future<Output = FsResult<T>> + Send + 'static,
-    {
-        self.run(self.deadlines.storing, call, reply);
-    }
-}
-
-/// The number for the kernel. I/O errors are logged here, where they are consumed: the application sees only `EIO`.
-fn number(what: &'static str, error: &FsError) -> Errno {
-    let number = errno(error).0;
-    if number == libc::EIO {
-        tracing::warn!("{what}: {error}");
-    } else {
-        tracing::debug!("{what}: {error}");
-    }
-    Errno::from_i32(number)
-}
-
-fn reply_empty(what: &'static str, reply: ReplyEmpty) -> impl FnOnce(FsResult<()>) + Send + 'static {
-    move |answer| match answer {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(number(what, &error)),
-    }
-}
-
-fn reply_entry(what: &'static str, reply: ReplyEntry) -> impl FnOnce(FsResult<InodeAttr>) + Send + 'static {
-    move |answer| match answer {
-        Ok(attr) => {
-            reply.entry_with_ttls(&ATTR_TIMEOUT, &name_timeout(attr.kind), &file_attr(&attr), GENERATION)
-        }
-        Err(error) => reply.error(number(what, &error)),
-    }
-}
-
-fn reply_attr(what: &'static str, reply: ReplyAttr) -> impl FnOnce(FsResult<InodeAttr>) + Send + 'static {
-    move |answer| match answer {
-        Ok(attr) => reply.attr(&ATTR_TIMEOUT, &file_attr(&attr)),
-        Err(error) => reply.error(number(what, &error)),
-    }
-}
-
-fn reply_statfs(reply: ReplyStatfs) -> impl FnOnce(FsResult<StatFs>) + Send + 'static {
-    move |answer| match answer {
-        Ok(space) => {
-            let block = u64::from(BLOCK_LEN_BYTES);
-            let free = space.free.0.min(space.total.0) / block;
-            let inodes_free = InodeId::NUMBER_MAX.saturating_sub(space.inodes);
-            let inodes = space.inodes.saturating_add(inodes_free);
-            let name_len = NAME_LEN_MAX as u32;
-            reply.statfs(
-                space.total.0 / block,
-                free,
-                free,
-                inodes,
-                inodes_free,
-                BLOCK_LEN_BYTES,
-                name_len,
-                BLOCK_LEN_BYTES,
-            );
-        }
-        Err(error) => reply.error(number("statfs", &error)),
-    }
-}
-
-fn handle(number: FileHandle) -> Handle {
-    Handle(number.0)
-}
-
-fn owned(name: &OsStr) -> Bytes {
-    Bytes::copy_from_slice(name.as_bytes())
-}
-
-/// `is_create`: O_TRUNC reaches us with CREATE only; at OPEN the kernel truncates by SETATTR (no ATOMIC_O_TRUNC).
-fn open_flags(flags: i32, is_create: bool) -> fs::OpenFlags {
-    let access = fuser::OpenFlags(flags).acc_mode();
-    let write = access != OpenAccMode::O_RDONLY;
-    fs::OpenFlags {
-        mode: OpenMode {
-            read: access != OpenAccMode::O_WRONLY,
-            write,
-            truncate: is_create && write && flags & libc::O_TRUNC != 0,
-        },
-        direct: flags & libc::O_DIRECT != 0,
-        execute: flags & FMODE_EXEC != 0,
-    }
-}
-
-fn opened_flags(opened: Opened) -> FopenFlags {
-    match (opened.direct, opened.pages_hold) {
-        (true, _) => FopenFlags::FOPEN_DIRECT_IO,
-        (false, true) => FopenFlags::FOPEN_KEEP_CACHE,
-        (false, false) => FopenFlags::empty(),
-    }
-}
-
-/// Puts the entries into an answer with `add`, which says when it is full; tells how many fitted.
-fn fill(entries: &[Listed], add: impl FnMut(&Listed) -> bool) -> usize {
-    entries.iter().position(add).unwrap_or(entries.len())
-}
 
 impl Filesystem for Edge {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
@@ -264,9 +69,9 @@ impl Filesystem for Edge {
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (fs, who, name) = (self.fs.clone(), requester(request), owned(name));
         let call = async move { fs.lookup(who, inode_id(parent), &name).await };
-        self.metadata(call, move |looked| match looked {
-            Ok(Looked::Attr(attr)) => reply_entry("look up a name", reply)(Ok(attr)),
-            Ok(Looked::Unanswered(inode)) => {
+        self.metadata(call, move |resolved| match resolved {
+            Ok(Resolved::Attr(attr)) => reply_entry("look up a name", reply)(Ok(attr)),
+            Ok(Resolved::Unanswered(inode)) => {
                 reply.entry_with_ttls(
                     &UNKNOWN_TIMEOUT,
                     &UNKNOWN_TIMEOUT,
@@ -701,44 +506,5 @@ impl Edge {
         let (fs, who, name) = (self.fs.clone(), requester(request), owned(name));
         let call = async move { fs.make(who, inode_id(parent), &name, mode & MODE_BITS, what).await };
         self.metadata(call, reply_entry("make an entry", reply));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use dfs_proto::attr::FileKind;
-
-    use super::*;
-
-    #[test]
-    fn an_open_for_direct_io_goes_past_the_page_cache_and_one_for_appending_does_not() {
-        let append = open_flags(libc::O_WRONLY | libc::O_APPEND, false);
-        assert!(append.mode.write && !append.mode.read && !append.direct);
-        assert!(open_flags(libc::O_RDWR | libc::O_DIRECT, false).direct);
-        let opened = |direct, pages_hold| opened_flags(Opened { handle: Handle(1), direct, pages_hold });
-        assert_eq!(opened(true, true), FopenFlags::FOPEN_DIRECT_IO);
-        assert_eq!(opened(false, false), FopenFlags::empty());
-        assert_eq!(opened(false, true), FopenFlags::FOPEN_KEEP_CACHE);
-    }
-
-    #[test]
-    fn truncation_comes_with_create_only_and_never_to_readers() {
-        assert!(open_flags(libc::O_WRONLY | libc::O_TRUNC, true).mode.truncate);
-        assert!(!open_flags(libc::O_WRONLY | libc::O_TRUNC, false).mode.truncate);
-        assert!(!open_flags(libc::O_RDONLY | libc::O_TRUNC, true).mode.truncate);
-    }
-
-    #[test]
-    fn an_answer_takes_entries_until_it_is_full() {
-        let entry = |cookie| Listed {
-            name: vec![b'x'],
-            inode: InodeId(cookie),
-            kind: FileKind::File,
-            cookie,
-            attr: None,
-        };
-        let entries = [entry(3), entry(4), entry(5)];
-        assert_eq!(fill(&entries, |entry| entry.cookie == 5), 2);
-        assert_eq!(fill(&entries, |_| false), 3);
     }
 }

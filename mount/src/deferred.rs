@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 
 /// What is left of a request after its first poll, and the waker of that poll. Whoever keeps it keeps the request: it must be
 /// woken in the end, by a deadline if by nothing else.
-pub(crate) struct Rest {
+pub(crate) struct Deferred {
     runtime: Handle,
     /// Held for one move, and never while the request runs or is dropped.
     state: Mutex<State>,
@@ -23,10 +23,10 @@ enum State {
     Woken,
 }
 
-impl Rest {
+impl Deferred {
     /// Of a request that is about to be polled.
-    pub(crate) fn of(runtime: Handle) -> Arc<Rest> {
-        Arc::new(Rest { runtime, state: Mutex::new(State::Polled) })
+    pub(crate) fn of(runtime: Handle) -> Arc<Deferred> {
+        Arc::new(Deferred { runtime, state: Mutex::new(State::Polled) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -45,7 +45,7 @@ impl Rest {
     }
 }
 
-impl Wake for Rest {
+impl Wake for Deferred {
     fn wake(self: Arc<Self>) {
         let before = std::mem::replace(&mut *self.state(), State::Woken);
         // The task polls it again at once and so takes the place of this waker.
@@ -62,10 +62,10 @@ mod tests {
     use super::*;
 
     /// A request, and how one sees that it was finished.
-    fn rest() -> (Arc<Rest>, BoxFuture<'static, ()>, oneshot::Receiver<()>) {
+    fn deferred() -> (Arc<Deferred>, BoxFuture<'static, ()>, oneshot::Receiver<()>) {
         let (done, finished) = oneshot::channel();
         (
-            Rest::of(Handle::current()),
+            Deferred::of(Handle::current()),
             Box::pin(async move { done.send(()).expect("the test waits for it") }),
             finished,
         )
@@ -73,20 +73,20 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_that_waits_becomes_a_task_when_it_is_woken_and_not_before() {
-        let (rest, call, mut finished) = rest();
-        rest.wait(call);
+        let (deferred, call, mut finished) = deferred();
+        deferred.wait(call);
         tokio::task::yield_now().await;
         assert!(finished.try_recv().is_err());
-        rest.clone().wake();
+        deferred.clone().wake();
         finished.await.expect("it has ended");
-        rest.wake(); // of a waker that is left over
+        deferred.wake(); // of a waker that is left over
     }
 
     #[tokio::test]
     async fn a_request_that_was_woken_during_its_first_poll_is_not_forgotten() {
-        let (rest, call, finished) = rest();
-        rest.clone().wake();
-        rest.wait(call);
+        let (deferred, call, finished) = deferred();
+        deferred.clone().wake();
+        deferred.wait(call);
         finished.await.expect("it has ended");
     }
 }

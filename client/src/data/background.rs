@@ -1,0 +1,80 @@
+//! The tasks of a client at one cluster that run beside its callers: the heartbeat, the chores, and the commit of what has
+//! been buffered for long.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio::time::{Instant, sleep};
+
+use crate::data::core::Core;
+use crate::data::node::Node;
+
+/// What was written is committed after this long, even if nobody asks: a client that dies loses no more.
+const DIRTY_FOR_MAX: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Inodes flushed at the same time in the background.
+const FLUSHES_MAX: usize = 4;
+
+impl Core {
+    pub(crate) fn start_tasks(self: &Arc<Core>) {
+        self.start(|core| async move { core.run_heartbeat().await });
+        self.start(|core| async move { core.chores.run(&core.names).await });
+        self.start(|core| async move { core.run_flusher().await });
+    }
+
+    fn start<F: Future<Output = ()> + Send + 'static>(self: &Arc<Core>, task: impl FnOnce(Arc<Core>) -> F) {
+        let ended = self.ended.clone();
+        let task = task(self.clone());
+        self.tasks.spawn(async move { ended.run_until_cancelled_owned(task).await });
+    }
+
+    async fn run_heartbeat(&self) {
+        loop {
+            if let Err(error) = self.meta.renew().await {
+                tracing::warn!(%error, "renew the session");
+            }
+            sleep(self.meta.heartbeat_interval()).await;
+        }
+    }
+
+    /// Commits the oldest buffers while memory is half full (P1.6), and what has waited long.
+    async fn run_flusher(self: Arc<Core>) {
+        loop {
+            tokio::select! {
+                () = self.memory.half_full() => {}
+                () = sleep(LOOK_EVERY) => {}
+            }
+            while self.memory.is_half_full() {
+                let mut dirty = self.dirty();
+                dirty.truncate(FLUSHES_MAX);
+                if dirty.is_empty() {
+                    break;
+                }
+                self.flush_all(dirty).await;
+            }
+            let old = self.dirty().into_iter();
+            let is_old = |(since, _): &(Instant, Arc<Node>)| since.elapsed() >= DIRTY_FOR_MAX;
+            self.flush_all(old.take_while(is_old).collect()).await;
+        }
+    }
+
+    /// Inodes with buffered bytes, the longest dirty one first.
+    pub(crate) fn dirty(&self) -> Vec<(Instant, Arc<Node>)> {
+        let all = self.nodes.all().into_iter();
+        let mut dirty: Vec<_> = all.filter_map(|node| Some((node.dirty_since()?, node))).collect();
+        dirty.sort_by_key(|(since, node)| (*since, node.inode));
+        dirty
+    }
+
+    /// Failures stay with the inodes, for their open files to report.
+    async fn flush_all(self: &Arc<Core>, dirty: Vec<(Instant, Arc<Node>)>) {
+        let flushes = dirty.into_iter().map(|(_, node)| async move {
+            if !self.nodes.is_orphan(node.inode) || self.memory.is_half_full() {
+                let _ = self.flush(&node).await;
+            }
+            self.nodes.forget_if_closed(node.inode);
+        });
+        futures::stream::iter(flushes).buffer_unordered(FLUSHES_MAX).collect::<()>().await;
+    }
+}

@@ -1,0 +1,152 @@
+//! What is sent to chunks and committed of one inode, and what an answer means for its buffer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dfs_proto::attr::InodeAttr;
+use dfs_proto::extent::{Extent, ExtentMap};
+use dfs_proto::ids::{ChunkId, SessionId};
+use dfs_proto::meta::{ChunkCommit, FileCommit};
+use dfs_proto::units::{ByteLen, COMMIT_EXTENTS_MAX, ChunkOffset, Offset};
+
+use crate::data::buffer::{Run, RunId};
+use crate::data::commit::FilePart;
+use crate::data::node::{NodeState, Part};
+use crate::data::stream::ChunkStream;
+use crate::data::writer::Place;
+
+impl NodeState {
+    /// Runs below `end` that are nowhere, or where they cannot stay.
+    pub(crate) fn unplaced(&self, end: RunId) -> Vec<(RunId, Run)> {
+        let is_placed = |id: &RunId, run: &Run| {
+            self.places.get(id).is_some_and(|place| place.stream.session == self.session && holds(place, run))
+        };
+        self.buffer
+            .runs_below(end)
+            .filter(|(id, run)| !is_placed(id, run))
+            .map(|(id, run)| (id, run.clone()))
+            .collect()
+    }
+
+    /// Runs were sent, one behind the other, to `place`.
+    pub(crate) fn placed(&mut self, runs: &[(RunId, Run)], place: &Place) {
+        let mut offset = place.offset;
+        for (id, run) in runs {
+            if self.buffer.has_run(*id) {
+                self.places.insert(*id, Place { stream: place.stream.clone(), offset });
+            }
+            offset += run.data.len() as u64;
+        }
+    }
+
+    /// Each chunk that runs below `end` were sent to, and how far.
+    pub(crate) fn streams_below(&self, end: RunId) -> Vec<(Arc<ChunkStream>, u64)> {
+        let mut streams: BTreeMap<ChunkId, (Arc<ChunkStream>, u64)> = BTreeMap::new();
+        for (id, run) in self.buffer.runs_below(end) {
+            let Some(place) = self.places.get(&id) else { continue };
+            let place_end = place.offset + run.data.len() as u64;
+            let entry = streams.entry(place.stream.key.chunk);
+            let (_, up_to) = entry.or_insert_with(|| (place.stream.clone(), 0));
+            *up_to = place_end.max(*up_to);
+        }
+        streams.into_values().collect()
+    }
+
+    /// The next commit of runs below `end`: as many as one may name, oldest first. `None` when all are committed.
+    /// All of them must be placed, and `next_commit` known.
+    pub(crate) fn part(&mut self, end: RunId) -> Option<Arc<Part>> {
+        self.move_appended();
+        let mut map = ExtentMap::default();
+        let mut streams: BTreeMap<ChunkId, Arc<ChunkStream>> = BTreeMap::new();
+        let (mut runs, mut size) = (Vec::new(), 0);
+        for (id, run) in self.buffer.runs_below(end) {
+            // Laying one extent over others makes at most two more.
+            if map.as_slice().len() + 2 > COMMIT_EXTENTS_MAX {
+                break;
+            }
+            let place = self.places.get(&id)?;
+            map.overlay(Extent {
+                offset: Offset(run.offset),
+                len: run.data.len() as u64,
+                chunk: place.stream.key.chunk,
+                chunk_offset: ChunkOffset(place.offset),
+            });
+            streams.insert(place.stream.key.chunk, place.stream.clone());
+            size = run.end().max(size);
+            runs.push(id);
+        }
+        if runs.is_empty() {
+            return None;
+        }
+        let file = FileCommit {
+            inode: self.inode,
+            number: self.next_commit?,
+            extents: map.as_slice().to_vec(),
+            size_at_least: ByteLen(size),
+            mtime: self.mtime,
+            kill_privileges: self.kill_privileges,
+        };
+        let chunks = streams.values().map(|stream| named(stream)).collect();
+        let locations = streams.values().map(|stream| stream.location.clone()).collect();
+        Some(Arc::new(Part { commit: FilePart { session: self.session, file, chunks }, runs, locations }))
+    }
+
+    /// The cluster answered what the next commit is. One whose end was unknown has happened if that is a later one.
+    pub(crate) fn learn_of_commits(&mut self, session: SessionId, attr: &InodeAttr, next: u64) {
+        self.observe(attr);
+        if session != self.session {
+            return;
+        }
+        self.next_commit.get_or_insert(next);
+        if let Some(part) = self.uncertain.clone()
+            && part.commit.file.number < next
+        {
+            self.committed(&part, attr);
+            self.next_commit = Some(next);
+        }
+    }
+
+    /// A commit is sent, or will not be answered any more: nobody knows what becomes of it.
+    pub(crate) fn not_answered(&mut self, part: &Arc<Part>) {
+        if part.commit.session == self.session {
+            self.next_commit = None;
+            self.uncertain = Some(part.clone());
+        }
+    }
+
+    /// A commit was refused: it did not happen.
+    pub(crate) fn was_refused(&mut self, part: &Arc<Part>) {
+        self.uncertain = self.uncertain.take().filter(|uncertain| !Arc::ptr_eq(uncertain, part));
+    }
+
+    /// Keeps N2.
+    pub(crate) fn committed(&mut self, part: &Part, attr: &InodeAttr) {
+        if part.commit.session != self.session {
+            return;
+        }
+        self.next_commit = Some(part.commit.file.number + 1);
+        self.cache.committed(attr.content_version, &part.commit.file.extents, &part.locations);
+        self.observe(attr);
+        for run in &part.runs {
+            self.buffer.forget(*run);
+            self.places.remove(run);
+        }
+        self.uncertain = None;
+        self.appended = self.appended.and_then(|from| self.buffer.start_from(from));
+        self.settle();
+    }
+}
+
+/// Bytes can be committed from where they are: the chunk goes on, or had them durable before it ended.
+fn holds(place: &Place, run: &Run) -> bool {
+    let progress = place.stream.progress();
+    progress.failure.is_none() || progress.synced >= place.offset + run.data.len() as u64
+}
+
+fn named(stream: &ChunkStream) -> ChunkCommit {
+    ChunkCommit {
+        chunk: stream.key.chunk,
+        set_version: stream.key.set_version,
+        up_to: ByteLen(stream.progress().synced),
+    }
+}

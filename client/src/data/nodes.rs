@@ -1,0 +1,155 @@
+//! Every inode that is open or kept, or has something buffered.
+//!
+//! D1  While an inode is pinned it stays in the table, so everybody who has it open shares one buffer.
+//! D2  An inode without a name is handed over for its release when its last pin goes. Whoever pins it later finds it among
+//!     the chores that wait, and takes it back.
+//! The table's lock is the third in the order of `node`.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use dfs_proto::attr::InodeAttr;
+use dfs_proto::ids::{InodeId, SessionId};
+
+use crate::data::memory::SessionMemory;
+use crate::data::node::Node;
+use crate::names::interim::closed::ClosedAttrs;
+
+struct Entry {
+    node: Arc<Node>,
+    /// Open files, opens under way, and a removed directory that is kept.
+    pins: u32,
+    /// It has no name left; its space may go with the last pin.
+    is_orphan: bool,
+}
+
+/// Every inode that is open or kept, or has something buffered.
+pub(crate) struct Nodes {
+    table: Mutex<Table>,
+    memory: Arc<SessionMemory>,
+    /// Called under the table's lock, so that whoever pins the inode later finds it where it waits for its release.
+    on_orphan: Box<dyn Fn(InodeId) + Send + Sync>,
+}
+
+struct Table {
+    open: BTreeMap<InodeId, Entry>,
+    /// N3, for answers that arrive after the close.
+    closed: ClosedAttrs,
+}
+
+/// Keeps an inode in the table.
+pub(crate) struct Pin {
+    pub(crate) node: Arc<Node>,
+    nodes: Arc<Nodes>,
+}
+
+impl Nodes {
+    /// `on_orphan` is told when an inode without a name has no pin left.
+    pub(crate) fn new(
+        memory: Arc<SessionMemory>,
+        on_orphan: impl Fn(InodeId) + Send + Sync + 'static,
+    ) -> Arc<Nodes> {
+        let table = Table { open: BTreeMap::new(), closed: ClosedAttrs::new() };
+        Arc::new(Nodes { table: Mutex::new(table), memory, on_orphan: Box::new(on_orphan) })
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be called before the request that opens, so that what it answers about commits is not outdated by others.
+    pub(crate) fn pin(self: &Arc<Nodes>, inode: InodeId, session: SessionId) -> Pin {
+        let mut table = self.table();
+        let Table { open, closed } = &mut *table;
+        let entry = open.entry(inode).or_insert_with(|| {
+            let node = Arc::new(Node::new(inode, self.memory.clone(), session));
+            if let Some(attr) = closed.reopened(inode) {
+                node.with(session, |state| state.observe(&attr));
+            }
+            Entry { node, pins: 0, is_orphan: false }
+        });
+        entry.pins += 1;
+        Pin { node: entry.node.clone(), nodes: self.clone() }
+    }
+
+    pub(crate) fn pin_open(self: &Arc<Nodes>, inode: InodeId) -> Option<Pin> {
+        let mut table = self.table();
+        let entry = table.open.get_mut(&inode)?;
+        entry.pins += 1;
+        Some(Pin { node: entry.node.clone(), nodes: self.clone() })
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Node>> {
+        self.table().open.values().map(|entry| entry.node.clone()).collect()
+    }
+
+    /// Attributes as this client sees them: what is buffered, and newer content that was heard of, included.
+    pub(crate) fn show(&self, attr: InodeAttr, session: SessionId) -> InodeAttr {
+        let table = self.table();
+        if let Some(entry) = table.open.get(&attr.inode) {
+            let node = entry.node.clone();
+            drop(table);
+            return node.with(session, |state| {
+                state.observe(&attr);
+                state.shown().unwrap_or(attr)
+            });
+        }
+        table.closed.newest(attr)
+    }
+
+    /// The inode lost its last name: it is released, once it is not open here any more.
+    pub(crate) fn orphaned(&self, inode: InodeId) {
+        let mut table = self.table();
+        match table.open.get_mut(&inode) {
+            Some(entry) if entry.pins > 0 => entry.is_orphan = true,
+            Some(_) | None => (self.on_orphan)(inode),
+        }
+    }
+
+    /// The same for one that is being opened: its last unpin releases it.
+    pub(crate) fn reopened_orphan(&self, inode: InodeId) {
+        if let Some(entry) = self.table().open.get_mut(&inode) {
+            entry.is_orphan = true;
+        }
+    }
+
+    pub(crate) fn is_orphan(&self, inode: InodeId) -> bool {
+        self.table().open.get(&inode).is_some_and(|entry| entry.is_orphan)
+    }
+
+    /// Whether one pin is all that keeps it.
+    pub(crate) fn is_last(&self, inode: InodeId) -> bool {
+        self.table().open.get(&inode).is_none_or(|entry| entry.pins <= 1)
+    }
+
+    /// Drops an inode that nobody has open and that has nothing buffered.
+    pub(crate) fn forget_if_closed(&self, inode: InodeId) {
+        let mut table = self.table();
+        let Some(entry) = table.open.get(&inode) else { return };
+        let is_dirty = entry.node.dirty_since().is_some();
+        if entry.pins > 0 || (is_dirty && !entry.is_orphan) {
+            return;
+        }
+        let Some(entry) = table.open.remove(&inode) else { return };
+        let base = entry.node.base();
+        if let Some(attr) = base.filter(|_| !entry.is_orphan) {
+            table.closed.closed(attr);
+        }
+        if entry.is_orphan {
+            (self.on_orphan)(inode);
+        }
+    }
+
+    fn unpin(&self, inode: InodeId) {
+        if let Some(entry) = self.table().open.get_mut(&inode) {
+            entry.pins = entry.pins.saturating_sub(1);
+        }
+        self.forget_if_closed(inode);
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.nodes.unpin(self.node.inode);
+    }
+}

@@ -1,0 +1,102 @@
+//! Operations that open files.
+
+use std::sync::Arc;
+
+use dfs_proto::attr::{AccessMask, Caller, InodeAttr};
+use dfs_proto::ids::InodeId;
+use dfs_proto::meta::{Change, Create, Read, SetAttr};
+use dfs_proto::units::ByteLen;
+use tokio::time::Instant;
+
+use crate::cluster::client::ClusterClient;
+use crate::data::chores::Reopened;
+use crate::data::file::{File, OpenMode};
+use crate::error::{ClientError, Result};
+use crate::inode::operation::AtOneCluster;
+use crate::route::routes::ChangedEntry;
+use crate::session::replies;
+
+/// Opens a file. The rights that are checked here belong to the open file from now on (P2.4). It sees what others closed before.
+#[derive(Clone, Copy, Debug)]
+pub struct Open {
+    pub inode: InodeId,
+    pub mode: OpenMode,
+}
+
+impl AtOneCluster for Open {
+    type Reply = Arc<File>;
+
+    fn inode(&self) -> InodeId {
+        self.inode
+    }
+
+    async fn perform_at(self, cluster: &ClusterClient, caller: &Caller) -> Result<Arc<File>> {
+        let (Open { inode, mode }, core) = (self, &cluster.core);
+        let session = core.meta.session_id();
+        let pin = core.nodes.pin(inode, session);
+        let read = if mode.read { AccessMask::READ } else { AccessMask::NONE };
+        let write = if mode.write { AccessMask::WRITE } else { AccessMask::NONE };
+        let asked_at = Instant::now();
+        let open = Read::Open { inode, mask: read.union(write) };
+        let (attr, next_commit) = replies::opened(core.names.read(caller, open).await?)?;
+        match core.chores.take_back(session, inode) {
+            Reopened::NotWaiting => {}
+            Reopened::TakenBack => core.nodes.reopened_orphan(inode),
+            // The kernel looks the name up again, and finds the inode that has it now.
+            Reopened::TooLate => return Err(ClientError::Stale),
+        }
+        pin.node.with(session, |state| {
+            state.observe(&attr);
+            state.learn_next_commit(session, next_commit);
+        });
+        cluster.settled(&pin.node, asked_at).await;
+        let file = File::new(core.clone(), pin, mode);
+        if mode.truncate && mode.write {
+            let size = Some(ByteLen(0));
+            let cut = SetAttr { inode, size, by_handle: true, ..SetAttr::default() };
+            cluster.set_attr(caller, cut).await?;
+        }
+        Ok(file)
+    }
+}
+
+/// Makes a file and opens it. With `or_existing` it opens the file that has the name already, with the rights that `mode` needs.
+#[derive(Clone, Debug)]
+pub struct CreateOpen {
+    pub create: Create,
+    pub mode: OpenMode,
+}
+
+impl AtOneCluster for CreateOpen {
+    type Reply = (Arc<File>, InodeAttr);
+
+    fn inode(&self) -> InodeId {
+        self.create.parent
+    }
+
+    fn changed_entries(&self) -> Vec<ChangedEntry<'_>> {
+        vec![ChangedEntry::of_new(self.create.parent, &self.create.name)]
+    }
+
+    async fn perform_at(self, cluster: &ClusterClient, caller: &Caller) -> Result<(Arc<File>, InodeAttr)> {
+        let (CreateOpen { create, mode }, core) = (self, &cluster.core);
+        let asked_at = Instant::now();
+        let created = replies::inode(core.names.change(caller, Change::Create(create)).await?)?;
+        let inode = created.attr.inode;
+        if created.existed {
+            let file = Open { inode, mode }.perform_at(cluster, caller).await?;
+            let attr = file.attr();
+            return Ok((file, attr));
+        }
+        let session = core.meta.session_id();
+        let pin = core.nodes.pin(inode, session);
+        pin.node.with(session, |state| {
+            state.was_created(&created.attr);
+            state.heard(asked_at);
+            state.learn_next_commit(session, created.next_commit);
+        });
+        let file = File::new(core.clone(), pin, mode);
+        let attr = file.attr();
+        Ok((file, attr))
+    }
+}

@@ -1,0 +1,62 @@
+//! What an operation on names or attributes is, and how most of them are performed: at one cluster.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use dfs_proto::attr::Caller;
+use dfs_proto::ids::InodeId;
+
+use crate::cluster::client::ClusterClient;
+use crate::error::Result;
+use crate::route::routes::{ChangedEntry, Routes};
+
+/// An operation on names or attributes. It is durable, and seen by everybody who asks, when its reply is there; it happens
+/// once, however often it had to be sent.
+pub trait Operation: Send + Sized {
+    type Reply;
+
+    /// [`Client::perform`](crate::inode::Client::perform) calls this.
+    fn perform(
+        self,
+        routes: &Arc<Routes>,
+        caller: &Caller,
+    ) -> impl Future<Output = Result<Self::Reply>> + Send;
+}
+
+/// An operation that one cluster performs.
+pub trait AtOneCluster: Send + Sync + Sized {
+    type Reply;
+
+    /// The cluster of this inode's volume performs the operation.
+    fn inode(&self) -> InodeId;
+
+    /// Another inode that the operation names. It must be of the same volume.
+    fn other_inode(&self) -> Option<InodeId> {
+        None
+    }
+
+    /// The names that a volume may get or lose by the operation.
+    fn changed_entries(&self) -> Vec<ChangedEntry<'_>> {
+        Vec::new()
+    }
+
+    /// What happens at the cluster: what is committed before, the request, and what is made of the answer.
+    fn perform_at(
+        self,
+        cluster: &ClusterClient,
+        caller: &Caller,
+    ) -> impl Future<Output = Result<Self::Reply>> + Send;
+}
+
+impl<O: AtOneCluster> Operation for O {
+    type Reply = O::Reply;
+
+    async fn perform(self, routes: &Arc<Routes>, caller: &Caller) -> Result<O::Reply> {
+        if let Some(other) = self.other_inode() {
+            Routes::require_one_volume(self.inode(), other)?;
+        }
+        let _changing = routes.changing(&self.changed_entries());
+        let cluster = routes.at(self.inode()).await?;
+        self.perform_at(&cluster, caller).await
+    }
+}

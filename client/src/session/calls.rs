@@ -1,0 +1,32 @@
+//! The calls to one cluster's metaservers as they travel: the seam that gRPC and the tests' metaserver fill.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dfs_proto::attr::InodeAttr;
+use dfs_proto::ids::ClusterId;
+use dfs_proto::meta::{
+    ChangeRequest, Changed, MetaResult, OpenSession, ReadReply, ReadRequest, RenewSession, ReplicaReport,
+    SessionOpened, SessionRenewed,
+};
+
+/// The answer to a change.
+pub(crate) struct Answer {
+    /// With the directories that the change altered.
+    pub(crate) answered: MetaResult<(Changed, Vec<InodeAttr>)>,
+    /// The request was sent once only, so a refusal means that nothing happened.
+    pub(crate) is_first_try: bool,
+}
+
+/// Each call is repeated until it is answered or `timeout` is over; only then its answer is `Unavailable`.
+#[async_trait]
+pub(crate) trait MetaCalls: Send + Sync + 'static {
+    async fn open_session(&self, open: OpenSession, timeout: Duration) -> MetaResult<SessionOpened>;
+    async fn renew(&self, renew: RenewSession, timeout: Duration) -> MetaResult<SessionRenewed>;
+    async fn close_session(&self, close: RenewSession, timeout: Duration) -> MetaResult<()>;
+    async fn change(&self, request: ChangeRequest, timeout: Duration) -> Answer;
+    async fn read(&self, request: ReadRequest, timeout: Duration) -> MetaResult<ReadReply>;
+    async fn report(&self, report: ReplicaReport, timeout: Duration) -> MetaResult<()>;
+    /// Takes over the list of members that the cluster gave.
+    fn learn(&self, cluster: ClusterId, metaservers: &[String]);
+}

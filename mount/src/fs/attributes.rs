@@ -1,0 +1,64 @@
+//! Calls about the attributes of an inode.
+
+use dfs_client::ClientError;
+use dfs_client::inode::{Access, GetRecentAttr, GetSpace};
+use dfs_proto::attr::{AccessMask, Caller, InodeAttr};
+use dfs_proto::ids::InodeId;
+use dfs_proto::meta::{SetAttr, StatFs};
+use dfs_proto::units::FILE_LEN_MAX;
+
+use crate::fs::error::{FsError, FsResult};
+use crate::fs::mounted::Fs;
+use crate::groups::Requester;
+use crate::handles::Handle;
+
+/// What `setattr` is asked, with the handle that the size is set through.
+pub(crate) struct Change {
+    pub(crate) set: SetAttr,
+    pub(crate) handle: Option<Handle>,
+}
+
+impl Fs {
+    pub(crate) async fn getattr(&self, who: Requester, inode: InodeId) -> FsResult<InodeAttr> {
+        let fresh = self.perform(who, GetRecentAttr { inode });
+        let attr = if inode == InodeId::ROOT { self.root.or(fresh).await } else { fresh.await };
+        Ok(self.shown(attr?))
+    }
+
+    pub(crate) async fn setattr(&self, who: Requester, change: Change) -> FsResult<InodeAttr> {
+        let mut set = change.set;
+        if set.size.is_some_and(|size| size.0 > FILE_LEN_MAX) {
+            return Err(FsError::TooLarge);
+        }
+        // ftruncate: the right to do so came with the open (keeps F1).
+        set.by_handle = match change.handle.filter(|_| set.size.is_some()) {
+            Some(handle) => self.file(handle)?.mode.write,
+            None => false,
+        };
+        // A truncation by an unprivileged caller clears set-uid and set-gid; the kernel says so in a flag that fuser
+        // does not pass on, so what the flag is made of (CAP_FSETID) is taken from the uid.
+        set.kill_privileges = set.size.is_some() && who.uid != 0;
+        let size = set.size;
+        let attr = self.perform(who, set).await?;
+        if let Some(size) = size {
+            self.inodes.kernel_moved_end(attr.inode, size.0, true);
+        }
+        Ok(self.shown(attr))
+    }
+
+    pub(crate) async fn access(&self, who: Requester, inode: InodeId, mask: AccessMask) -> FsResult<()> {
+        Ok(self.perform(who, Access { inode, mask }).await?)
+    }
+
+    pub(crate) async fn statfs(&self, inode: InodeId) -> FsResult<StatFs> {
+        let fresh = self.client.perform(&Caller::ROOT, GetSpace { inode });
+        if inode != InodeId::ROOT {
+            return Ok(fresh.await?);
+        }
+        match self.space.or(fresh).await {
+            // Other clusters are there: the mount begins and ends without the root's.
+            Err(ClientError::Unavailable { .. }) if self.client.is_of_federation() => Ok(StatFs::default()),
+            space => Ok(space?),
+        }
+    }
+}

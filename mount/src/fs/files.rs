@@ -1,0 +1,138 @@
+//! Calls that open, read and close files.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dfs_client::ClientError;
+use dfs_client::inode::{CreateOpen, File, Open, OpenMode};
+use dfs_proto::attr::{AccessMask, Caller, InodeAttr};
+use dfs_proto::ids::InodeId;
+use dfs_proto::meta::{Create, NewInode};
+use dfs_proto::units::Offset;
+
+use crate::fs::error::{FsError, FsResult};
+use crate::fs::mounted::{Fs, OpenFile, PAGE_LEN};
+use crate::fs::names::entry_name;
+use crate::groups::Requester;
+use crate::handles::Handle;
+
+/// A read that meets the end of a file while that moves looks so often whether it has moved.
+const READS_MAX: u32 = 8;
+
+/// How a file is opened, beside its mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OpenFlags {
+    pub(crate) mode: OpenMode,
+    /// O_DIRECT.
+    pub(crate) direct: bool,
+    /// The kernel opens it to execute it.
+    pub(crate) execute: bool,
+}
+
+/// What the kernel is told of an opened file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Opened {
+    pub(crate) handle: Handle,
+    /// Reads and writes go past the page cache: O_DIRECT asks for it. Appends do not: an append that goes past the pages makes
+    /// the file longer while a page still has zeros behind the old end, and who reads at that moment gets them. In the
+    /// cache the bytes are in the page before the file is longer. The kernel places them by the size that it has cached; we
+    /// place them, and what differs is dropped ([`Fs::append`]).
+    pub(crate) direct: bool,
+    /// The content is the same as at the open before: the pages that the kernel has since then are right.
+    pub(crate) pages_hold: bool,
+}
+
+impl Fs {
+    fn opened(&self, file: Arc<File>, inode: InodeId, flags: OpenFlags) -> Opened {
+        let pages_hold = self.inodes.opened_at(inode, file.attr().content_version);
+        let (mode, direct) = (flags.mode, flags.direct);
+        let handle = self.files.insert(OpenFile { file, inode, mode, direct });
+        Opened { handle, direct, pages_hold }
+    }
+
+    pub(crate) async fn open(&self, who: Requester, inode: InodeId, flags: OpenFlags) -> FsResult<Opened> {
+        let file = match self.perform(who, Open { inode, mode: flags.mode }).await {
+            Err(ClientError::PermissionDenied) if flags.execute => self.open_to_execute(who, inode).await?,
+            answer => answer?,
+        };
+        Ok(self.opened(file, inode, flags))
+    }
+
+    /// A program that may be executed but not read: the kernel reads it, its user never does. The caller's right to
+    /// execute is what is asked; the file is then opened for the kernel.
+    async fn open_to_execute(&self, who: Requester, inode: InodeId) -> FsResult<Arc<File>> {
+        self.access(who, inode, AccessMask::EXECUTE).await?;
+        let mode = OpenMode { read: true, ..OpenMode::default() };
+        Ok(self.client.perform(&Caller::ROOT, Open { inode, mode }).await?)
+    }
+
+    /// O_CREAT. With `is_new` (O_EXCL) an existing name is refused.
+    pub(crate) async fn create(
+        &self,
+        who: Requester,
+        (parent, name): (InodeId, &[u8]),
+        mode: u32,
+        is_new: bool,
+        flags: OpenFlags,
+    ) -> FsResult<(Opened, InodeAttr)> {
+        let create =
+            Create { parent, name: entry_name(name)?, mode, what: NewInode::File, or_existing: !is_new };
+        let (file, attr) = self.perform(who, CreateOpen { create, mode: flags.mode }).await?;
+        self.inodes.looked_up(attr.inode, attr.kind, (parent, name));
+        Ok((self.opened(file, attr.inode, flags), self.shown(attr)))
+    }
+
+    /// Shorter than `len` at the end of the file only.
+    pub(crate) async fn read(&self, handle: Handle, offset: Offset, len: u32) -> FsResult<Bytes> {
+        let open = self.file(handle)?;
+        let read = self.read_open(&open, offset, len.into()).await;
+        read.map_err(|source| FsError::File { file: self.inodes.describe(open.inode), source })
+    }
+
+    /// Keeps F6: whoever makes the file longer finds the page that this fills known, or this finds the file longer.
+    async fn read_open(&self, open: &OpenFile, offset: Offset, len: u64) -> Result<Bytes, ClientError> {
+        let mut tries = 1;
+        loop {
+            let bytes = match open.direct {
+                true => open.file.read_direct(offset, len).await?,
+                false => open.file.read_at(offset, len).await?, // the kernel has asked for attributes
+            };
+            let end = offset.0 + bytes.len() as u64;
+            // Whole pages, also of a file that is open for direct I/O: it may be mapped.
+            let fills_last_page =
+                end < offset.0 + len && offset.0.is_multiple_of(PAGE_LEN) && len.is_multiple_of(PAGE_LEN);
+            if !fills_last_page {
+                return Ok(bytes);
+            }
+            self.inodes.reads_last_page(open.inode, end.min(open.file.size()));
+            if open.file.size() <= end || tries == READS_MAX {
+                return Ok(bytes);
+            }
+            tries += 1;
+        }
+    }
+
+    /// At each `close`: what was written is committed when this returns. Who only read has nothing to wait for.
+    pub(crate) async fn flush(&self, handle: Handle) -> FsResult<()> {
+        let open = self.file(handle)?;
+        if !open.mode.write {
+            return Ok(());
+        }
+        self.written(open.inode, open.file.flush().await)
+    }
+
+    pub(crate) async fn fsync(&self, handle: Handle) -> FsResult<()> {
+        let open = self.file(handle)?;
+        self.written(open.inode, open.file.sync().await)
+    }
+
+    /// The last close. Pages that mmap dirtied were written back after the last flush; they are committed here (P6).
+    pub(crate) async fn release(&self, handle: Handle) -> FsResult<()> {
+        let open = self.files.remove(handle).ok_or(FsError::BadHandle(handle))?;
+        let inode = open.inode;
+        if let Err(error) = self.written(inode, open.file.release().await) {
+            tracing::error!("written after the last close, and lost: {error}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,107 @@
+//! What the calls of one mount share.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use dfs_client::ClientError;
+use dfs_client::inode::{Client, File, OpenMode, Operation};
+use dfs_client::interim::LastKnown;
+use dfs_proto::attr::InodeAttr;
+use dfs_proto::ids::InodeId;
+use dfs_proto::meta::StatFs;
+use dfs_proto::units::{ByteLen, Offset};
+use tokio::sync::oneshot;
+
+use crate::fs::error::{FsError, FsResult};
+use crate::groups::{Groups, Requester};
+use crate::handles::{Handle, Handles};
+use crate::inodes::Inodes;
+
+/// Drops the kernel's pages of a file, from the one with this byte in it on, and its attributes. Must not wait: it is called
+/// while the kernel waits for an answer. What it gives is ready when that is done, or cannot be.
+pub(crate) type DropPages = Box<dyn Fn(InodeId, Offset) -> oneshot::Receiver<()> + Send + Sync>;
+
+/// Of the kernel. A smaller unit than its real one would be wrong, a larger one is only slower.
+pub(super) const PAGE_LEN: u64 = 4096;
+
+pub(super) struct OpenFile {
+    pub(super) file: Arc<File>,
+    pub(super) inode: InodeId,
+    pub(super) mode: OpenMode,
+    /// As the kernel was told ([`Opened::direct`]).
+    pub(super) direct: bool,
+}
+
+/// The right to list it was asked for when it was opened (P2.4).
+pub(super) struct OpenDirectory {
+    pub(super) inode: InodeId,
+    /// Entries that one answer held lately, so that about as many are fetched as will fit.
+    pub(super) page_len: AtomicU32,
+}
+
+/// One mounted federation.
+pub(crate) struct Fs {
+    pub(super) client: Arc<Client>,
+    pub(super) files: Handles<OpenFile>,
+    pub(super) directories: Handles<OpenDirectory>,
+    pub(super) inodes: Inodes,
+    groups: Groups,
+    pub(super) root: LastKnown<InodeAttr>,
+    pub(super) space: LastKnown<StatFs>,
+    pub(super) drop_pages: OnceLock<DropPages>,
+    pub(super) is_closing: AtomicBool,
+}
+
+impl Fs {
+    pub(crate) fn new(client: Arc<Client>) -> Fs {
+        Fs {
+            client,
+            files: Handles::new(),
+            directories: Handles::new(),
+            inodes: Inodes::new(),
+            groups: Groups::new(),
+            root: LastKnown::default(),
+            space: LastKnown::default(),
+            drop_pages: OnceLock::new(),
+            is_closing: AtomicBool::new(false),
+        }
+    }
+
+    /// Known only once the kernel is connected. Later calls change nothing.
+    pub(crate) fn set_drop_pages(&self, drop_pages: DropPages) {
+        let _ = self.drop_pages.set(drop_pages);
+    }
+
+    /// Keeps F4 from now on.
+    pub(crate) fn close(&self) {
+        self.is_closing.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn inodes(&self) -> &Inodes {
+        &self.inodes
+    }
+
+    /// Calls as `who`; again, with supplementary groups, when the server says that they decide (P5.6). The second try
+    /// is a request of its own: the first was refused before it left a trace.
+    pub(super) async fn perform<O>(&self, who: Requester, operation: O) -> Result<O::Reply, ClientError>
+    where
+        O: Operation + Clone,
+    {
+        match self.client.perform(&self.groups.caller(who), operation.clone()).await {
+            Err(ClientError::GroupsNeeded) => {
+                self.client.perform(&self.groups.caller_with_groups(who), operation).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// Attributes as the kernel may see them now (F6).
+    pub(super) fn shown(&self, attr: InodeAttr) -> InodeAttr {
+        let size = self.inodes.shown_size(attr.inode, attr.size.0);
+        InodeAttr { size: ByteLen(size), ..attr }
+    }
+
+    pub(super) fn file(&self, handle: Handle) -> FsResult<Arc<OpenFile>> {
+        self.files.get(handle).ok_or(FsError::BadHandle(handle))
+    }
+}

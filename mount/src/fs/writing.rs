@@ -1,0 +1,122 @@
+//! Calls that write, and what becomes of the kernel's pages.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dfs_client::ClientError;
+use dfs_proto::attr::Caller;
+use dfs_proto::ids::InodeId;
+use dfs_proto::units::{FILE_LEN_MAX, Offset};
+use tokio::time::timeout;
+
+use crate::fs::error::{FsError, FsResult};
+use crate::fs::mounted::{Fs, OpenFile, PAGE_LEN};
+use crate::groups::Requester;
+use crate::handles::Handle;
+
+/// So long the answer to a write waits for pages to be dropped. The last one may be locked by that write: it is not used then
+/// before the answer, nor believed after it.
+const DROP_MAX: Duration = Duration::from_millis(5);
+/// The same for a write past the page cache, which locks no page. One that is being read is locked.
+const DROP_LAST_MAX: Duration = Duration::from_millis(100);
+
+/// A write as the kernel sends it.
+pub(crate) struct Write {
+    pub(crate) offset: Offset,
+    pub(crate) data: Bytes,
+    /// The file description has O_APPEND now (`fcntl` may have changed it since the open).
+    pub(crate) append: bool,
+    /// Pages written back: handle, caller and append mode are guesses then; only the offset counts.
+    pub(crate) from_page_cache: bool,
+    /// The file description has O_DIRECT now: it goes past the page cache.
+    pub(crate) direct: bool,
+    /// It is to be durable when it is answered.
+    pub(crate) durable: bool,
+    /// The kernel wants set-uid and set-gid cleared (FUSE_HANDLE_KILLPRIV_V2).
+    pub(crate) kill_privileges: bool,
+}
+
+impl Fs {
+    pub(crate) async fn write(&self, who: Requester, handle: Handle, write: Write) -> FsResult<u32> {
+        if self.is_closing.load(Ordering::Relaxed) {
+            return Err(FsError::Closing); // keeps F4
+        }
+        let open = self.file(handle)?;
+        let len = write.data.len() as u32;
+        if write.offset.0.saturating_add(len.into()) > FILE_LEN_MAX {
+            return Err(FsError::TooLarge);
+        }
+        // Whose write it is matters for set-uid and set-gid only, and about those the kernel has decided.
+        let groups = None;
+        let caller =
+            if write.kill_privileges { Caller { uid: who.uid, gid: who.gid, groups } } else { Caller::ROOT };
+        let stored = if (open.direct || write.direct) && !write.from_page_cache {
+            self.write_past_cache(&open, &caller, &write).await
+        } else {
+            let written = self.place(&open, &caller, &write).await;
+            self.inodes.kernel_moved_end(open.inode, write.offset.0 + u64::from(len), false);
+            written
+        };
+        self.written(open.inode, stored)?;
+        Ok(len)
+    }
+
+    /// Keeps F5 and F6.
+    async fn write_past_cache(
+        &self,
+        open: &OpenFile,
+        caller: &Caller,
+        write: &Write,
+    ) -> Result<(), ClientError> {
+        let _growing = self.inodes.grow_past_cache(open.inode, open.file.size());
+        self.place(open, caller, write).await?;
+        if write.durable {
+            open.file.sync().await?;
+        }
+        let size = open.file.size().max(write.offset.0 + write.data.len() as u64);
+        if let (Some(page), Some(drop_pages)) =
+            (self.inodes.last_page_below(open.inode, size), self.drop_pages.get())
+            && let Ok(Ok(())) = timeout(DROP_LAST_MAX, drop_pages(open.inode, Offset(page.end))).await
+        {
+            self.inodes.last_page_dropped(open.inode, page);
+        }
+        Ok(())
+    }
+
+    async fn place(&self, open: &OpenFile, caller: &Caller, write: &Write) -> Result<(), ClientError> {
+        match write.append && !write.from_page_cache {
+            true => self.append(open, caller, write).await,
+            false => open.file.write_at(caller, write.offset, &write.data).await,
+        }
+    }
+
+    /// The kernel has put the bytes where it takes the end to be. If that is not the end (another mount wrote), its pages from
+    /// there on are not the file's. They go before the answer, which makes the file longer for the kernel.
+    async fn append(&self, open: &OpenFile, caller: &Caller, write: &Write) -> Result<(), ClientError> {
+        let at = open.file.append(caller, &write.data).await?;
+        if at != write.offset {
+            self.inodes.pages_differ(open.inode);
+            if let Some(drop_pages) = self.drop_pages.get() {
+                let dropped = drop_pages(open.inode, at.min(write.offset)); // keeps F3
+                // The page in which the write ends is locked until the answer: it is not waited for.
+                let end = write.offset.0 + write.data.len() as u64;
+                if write.offset.0 / PAGE_LEN != end / PAGE_LEN {
+                    let _ = timeout(DROP_MAX, dropped).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps F3.
+    pub(super) fn written(&self, inode: InodeId, answer: Result<(), ClientError>) -> FsResult<()> {
+        answer.map_err(|source| {
+            self.inodes.pages_differ(inode);
+            if let Some(drop_pages) = self.drop_pages.get() {
+                drop(drop_pages(inode, Offset(0)));
+            }
+            FsError::File { file: self.inodes.describe(inode), source }
+        })
+    }
+}
