@@ -1,11 +1,11 @@
 //! One metaserver: a member of the Raft group that keeps a cluster's namespace, and while it leads, the one who answers
 //! clients, hears chunkservers and does the background work.
 //!
-//!     service   gRPC: converts, checks, passes the gate          `service::gate` is the one door to consensus (P4.4)
+//!     service   gRPC: converts, checks, passes the gate          `coherence::gate` is the one door to consensus (P4.4)
 //!     raft      orders commands and makes them durable           ← durable: `raft::log_writer`
 //!     state     what commands do, and what may be read: pure     ← a stale change is refused: `state::session`
 //!     kv        where the state is kept: RocksDB, or memory
-//!     view, placement, sessions, leases   the leader's soft state
+//!     view, placement, sessions, coherence::leases   the leader's soft state
 //!     room      on this member's disk: without it, it stops before the disk is full
 //!     worker    background work of the leader
 //!     federation   the map of all clusters' volumes, and this member's part in keeping it
@@ -13,10 +13,10 @@
 //! [`start`] wires them, [`Running::run_until`] shuts them down in order. Nothing here uses a thread, a file or a clock but
 //! through [`Storage`] and `Env`: the simulation passes its own.
 
+mod coherence;
 pub mod config;
 mod federation;
 mod http;
-mod leases;
 #[cfg(test)]
 mod memory_net;
 pub mod metrics;
@@ -48,6 +48,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use coherence::Gate;
 use config::Config;
 use dfs_state::kv::KvHome;
 use federation::Federation;
@@ -57,7 +58,6 @@ use raft::{ClusterOptions, Consensus, ConsensusOptions, Examined, LogOptions, Pu
 use rocks::{RocksHome, RocksOptions};
 use room::{Room, TooFull};
 use service::Metaserver;
-use service::gate::Gate;
 use sessions::Sessions;
 use view::View;
 

@@ -9,7 +9,7 @@ use dfs_proto::meta::MetaResult;
 use tokio::time::{Instant, sleep};
 
 use super::Federation;
-use crate::leases::Touched;
+use crate::coherence::Touched;
 use crate::service::Metaserver;
 use crate::view::Load;
 use dfs_state::command::Command;

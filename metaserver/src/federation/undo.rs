@@ -11,7 +11,7 @@ use dfs_proto::meta::MetaResult;
 use tokio::time::{Instant, sleep};
 
 use super::Federation;
-use crate::leases::Touched;
+use crate::coherence::Touched;
 use crate::service::Metaserver;
 use dfs_state::command::Command;
 use dfs_state::kv::Snapshot;

@@ -18,7 +18,7 @@ use dfs_proto::meta::{Change, ChangeRequest, Changed, Create, MetaResult, NewIno
 use tokio::time::timeout;
 
 use super::{Federation, Making};
-use crate::leases::Touched;
+use crate::coherence::Touched;
 use crate::service::Metaserver;
 use dfs_state::command::{Command, Reply, RootAttr, VolumeRoot, VolumeStep};
 use dfs_state::kv::Snapshot;

@@ -13,7 +13,7 @@ use dfs_proto::wire;
 use tokio::time::Instant;
 
 use super::Metaserver;
-use crate::leases::Touched;
+use crate::coherence::Touched;
 use crate::raft::GroupStatus;
 use crate::view::{Registered, ServerState};
 use dfs_state::chunk::{ChunkRecord, ChunkState};

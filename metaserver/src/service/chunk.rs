@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Metaserver;
 use super::namespace::require_session;
-use crate::leases::Touched;
+use crate::coherence::Touched;
 use crate::placement::{self, Given, Wanted};
 use dfs_state::command::Command;
 use dfs_state::kv::Snapshot;

@@ -13,9 +13,9 @@ use dfs_proto::wire;
 use tokio::time::Instant;
 
 use super::Metaserver;
-use super::gate::Gate;
 use super::namespace::unexpected;
-use crate::leases::Touched;
+use crate::coherence::Gate;
+use crate::coherence::Touched;
 use crate::view::Load;
 use dfs_state::command::{Command, RegisterServer, Registered, Reply, SEAL_CHUNKS_MAX, ServerAddresses};
 use dfs_state::kv::Snapshot;

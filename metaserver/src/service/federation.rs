@@ -12,8 +12,8 @@ use tokio::time::timeout;
 
 use super::Metaserver;
 use super::namespace::unexpected;
+use crate::coherence::Touched;
 use crate::federation::Federation;
-use crate::leases::Touched;
 use dfs_state::command::{Command, Reply, RootAttr};
 use dfs_state::kv::Snapshot;
 use dfs_state::read;

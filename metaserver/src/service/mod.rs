@@ -1,7 +1,7 @@
 //! The gRPC services: each handler converts, calls one method of [`Metaserver`], and converts back.
 //!
-//! A change:  `namespace::change` → `chunk::place` (for a new chunk) → `gate::Gate::change` → `state::apply` on every member.
-//! A read:    `namespace::read` → `gate::Gate::read` → `state::read::answer`.
+//! A change:  `namespace::change` → `chunk::place` (for a new chunk) → `coherence::Gate::change` → `state::apply` on every member.
+//! A read:    `namespace::read` → `coherence::Gate::read` → `state::read::answer`.
 //!
 //! Refusals travel inside replies; a gRPC status is only for what never reached a handler's logic.
 
@@ -9,7 +9,6 @@ mod admin;
 mod chunk;
 mod cluster;
 mod federation;
-pub(crate) mod gate;
 mod namespace;
 mod session;
 #[cfg(test)]
@@ -28,6 +27,7 @@ use dfs_proto::ids::MemberId;
 use dfs_proto::wire;
 use tonic::{Request, Response, Status};
 
+use crate::coherence::Gate;
 use crate::federation::Federation;
 use crate::http::Pages;
 use crate::metrics::Metrics;
@@ -35,7 +35,6 @@ use crate::room::Room;
 use crate::view::ServerState;
 pub(crate) use cluster::ServerList;
 use dfs_state::read;
-use gate::Gate;
 use under_way::UnderWay;
 
 /// One member, as its services and its background work see it.

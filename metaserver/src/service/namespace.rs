@@ -9,7 +9,7 @@ use dfs_proto::meta::{
 use tokio::time::Instant;
 
 use super::Metaserver;
-use crate::leases::Touched;
+use crate::coherence::Touched;
 use crate::view::ServerState;
 use dfs_state::command::{Command, Reply};
 use dfs_state::kv::Snapshot;

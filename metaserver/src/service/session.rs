@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::Metaserver;
 use super::namespace::{require_session, unexpected};
-use crate::leases::Touched;
+use crate::coherence::Touched;
 use dfs_state::command::{Command, Reply};
 use dfs_state::kv::Snapshot;
 use dfs_state::read;

@@ -7,7 +7,7 @@ use dfs_proto::meta::MetaResult;
 use tokio::time::{Instant, sleep};
 
 use super::execute;
-use crate::leases::Touched;
+use crate::coherence::Touched;
 use crate::service::Metaserver;
 use crate::sessions::Sessions;
 use dfs_state::command::Command;

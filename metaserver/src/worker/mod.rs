@@ -8,8 +8,8 @@ mod seal;
 
 use std::sync::Arc;
 
+use crate::coherence::Touched;
 use crate::federation;
-use crate::leases::Touched;
 use crate::service::Metaserver;
 use delete::SeenTimes;
 use dfs_state::command::{Command, Reply};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::execute;
-use crate::leases::Touched;
+use crate::coherence::Touched;
 use crate::service::Metaserver;
 use dfs_state::command::{Command, REAP_LIMIT_MAX};
 use dfs_state::kv::Snapshot;

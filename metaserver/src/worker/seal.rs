@@ -6,7 +6,7 @@ use dfs_proto::ids::ServerId;
 use tokio::time::{Instant, sleep};
 
 use super::execute;
-use crate::leases::Touched;
+use crate::coherence::Touched;
 use crate::service::Metaserver;
 use crate::view::{Registered, View};
 use dfs_state::command::{Command, REAP_LIMIT_MAX};

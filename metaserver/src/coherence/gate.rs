@@ -17,7 +17,7 @@ use dfs_proto::ids::{ClusterId, SessionId};
 use dfs_proto::meta::MetaResult;
 use tokio::time::Instant;
 
-use crate::leases::{Leases, Touched};
+use super::leases::{Leases, Touched};
 use crate::raft::Consensus;
 use crate::sessions::Sessions;
 use crate::view::View;
