@@ -55,6 +55,7 @@ mod ops;
 mod orphan;
 mod permission;
 pub mod read;
+mod scope;
 pub mod server;
 pub mod session;
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The one door to consensus. Every change passes [`Gate::change`] with what it touches, every read [`Gate::read`] with
-//! what it shows (P4.4): the place where leases will be recalled and holders registered.
+//! The only way to consensus. Every change passes [`Gate::change`], every read [`Gate::read`] with what its answer shows (P4.4):
+//! these are the places where leases will be recalled and holders registered.
 //!
 //! G1  Nothing else in this crate calls `propose` or `read` of [`Consensus`]; `tests/tests/tidy.rs` searches for it.
 //!     [`Gate::local`] is for what may be old: status pages, and what was certainly so by now (`worker::delete`). No
@@ -15,9 +15,10 @@ use std::time::Duration;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ClusterId, SessionId};
 use dfs_proto::meta::MetaResult;
+use dfs_proto::scope::{Scope, Unleased};
 use tokio::time::Instant;
 
-use super::leases::{Leases, Touched};
+use super::leases::Leases;
 use crate::raft::Consensus;
 use crate::sessions::Sessions;
 use crate::view::View;
@@ -42,28 +43,23 @@ impl Gate {
         Gate { consensus, last_read, leases: Leases::default(), view, sessions }
     }
 
-    /// Executes a command. `touched` is everything that it alters, `by` the session that asks.
+    /// Executes a command. What it touches, and who asks, it says itself.
     ///
     /// Errors: a refusal; `NotLeader` or `Unavailable`, after which it may still happen.
-    pub(crate) async fn change(
-        &self,
-        touched: &Touched,
-        by: Option<SessionId>,
-        command: Command,
-    ) -> MetaResult<Reply> {
+    pub(crate) async fn change(&self, command: Command) -> MetaResult<Reply> {
         self.enter_term()?;
-        let _locked = self.leases.lock(touched, by).await;
+        let _frozen = self.leases.freeze(&command.scope(), command.asked_by()).await;
         match self.consensus.propose(command).await? {
             Reply::Refused(refused) => Err(refused),
             reply => Ok(reply),
         }
     }
 
-    /// Shows `look` the state as every change that was answered before has left it. `shown` is what the answer tells,
+    /// Calls `look` with a state that contains every change which was answered before. `shown` is what the answer will show,
     /// `by` the session that asks.
     pub(crate) async fn read<T>(
         &self,
-        shown: &Touched,
+        shown: &Scope,
         by: Option<SessionId>,
         look: impl FnOnce(&dyn Snapshot) -> MetaResult<T>,
     ) -> MetaResult<T> {
@@ -72,6 +68,15 @@ impl Gate {
         let term = self.enter_term()?;
         self.note_read(term, Instant::now());
         look(&*state.snapshot())
+    }
+
+    /// [`Gate::read`] for this leader's own work, which looks only at records that no lease covers.
+    pub(crate) async fn read_unleased<T>(
+        &self,
+        records: Unleased,
+        look: impl FnOnce(&dyn Snapshot) -> MetaResult<T>,
+    ) -> MetaResult<T> {
+        self.read(&Scope::unleased(records), None, look).await
     }
 
     /// What this member knows, leader or not.

@@ -4,4 +4,3 @@ mod gate;
 mod leases;
 
 pub(crate) use gate::Gate;
-pub(crate) use leases::Touched;

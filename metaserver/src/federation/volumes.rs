@@ -18,7 +18,6 @@ use dfs_proto::meta::{Change, ChangeRequest, Changed, Create, MetaResult, NewIno
 use tokio::time::timeout;
 
 use super::{Federation, Making};
-use crate::coherence::Touched;
 use crate::service::Metaserver;
 use dfs_state::command::{Command, Reply, RootAttr, VolumeRoot, VolumeStep};
 use dfs_state::kv::Snapshot;
@@ -88,8 +87,7 @@ impl Metaserver {
             };
             let command =
                 Command::Change { request: request.clone(), placement: Vec::new(), volumes: volumes.clone() };
-            let touched = Touched::by_change(&request.change);
-            let answer = self.gate.change(&touched, Some(request.session), command).await;
+            let answer = self.gate.change(command).await;
             drop(made);
             federation.root_changed();
             match answer {
@@ -126,7 +124,7 @@ impl Metaserver {
                 },
             })
         };
-        self.gate.read(&Touched::by_change(&request.change), Some(request.session), look).await
+        self.gate.read(&request.change.scope(), Some(request.session), look).await
     }
 
     /// Looks at the volumes that a rename or removal is about; those that go get no more names from here on. Refuses what
@@ -148,9 +146,7 @@ impl Metaserver {
         let (tried, now) = (roots.clone(), self.gate.consensus().now());
         let look = |state: &dyn Snapshot| Ok(read::would_answer(state, request, &tried, now));
         let by = Some(request.session);
-        if let Reply::Changed(Err(refused)) =
-            self.gate.read(&Touched::by_change(&request.change), by, look).await?
-        {
+        if let Reply::Changed(Err(refused)) = self.gate.read(&request.change.scope(), by, look).await? {
             return Err(refused);
         }
         for (need, root) in needed.iter().zip(&mut roots).filter(|(need, _)| need.is_removed) {
@@ -181,7 +177,7 @@ impl Metaserver {
             let volume = root.attr.inode.volume();
             let undone = async {
                 let fence = Command::FenceVolume { volume };
-                let version = match self.gate.change(&Touched::nothing(), None, fence).await {
+                let version = match self.gate.change(fence).await {
                     Ok(Reply::Fenced { removed_at }) => removed_at,
                     Err(MetaError::NotFound) => return Ok(()), // it was removed after all
                     Err(error) => return Err(error),
@@ -199,8 +195,7 @@ impl Metaserver {
     }
 
     async fn refuse(&self, request: ChangeRequest, error: MetaError) -> MetaResult<Changed> {
-        let (touched, session) = (Touched::nothing(), request.session);
-        match self.gate.change(&touched, Some(session), Command::Refuse { request, error }).await? {
+        match self.gate.change(Command::Refuse { request, error }).await? {
             Reply::Changed(changed) => changed,
             other => Err(MetaError::Internal { what: format!("unexpected reply {other:?}") }),
         }

@@ -134,7 +134,7 @@ impl Meta for MetaService {
             Ok(change) => change,
             Err(error) => return Ok(Response::new(convert::changed_to_wire(Err(error)))),
         };
-        let (session, directories) = (change.session, namespace::directories(&change.change));
+        let (session, directories) = (change.session, change.change.scope().directories());
         let key = (change.cluster, change.session, change.request);
         let metaserver = self.0.clone();
         let result = self.1.join(key, || Box::pin(async move { metaserver.change(change).await })).await;

@@ -4,12 +4,12 @@ use dfs_proto::attr::InodeAttr;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{InodeId, SessionId};
 use dfs_proto::meta::{
-    Change, ChangeRequest, Changed, Create, FileExtents, MetaResult, Read, ReadReply, ReadRequest, StatFs,
+    Change, ChangeRequest, Changed, FileExtents, MetaResult, Read, ReadReply, ReadRequest, StatFs,
 };
+use dfs_proto::scope::Scope;
 use tokio::time::Instant;
 
 use super::Metaserver;
-use crate::coherence::Touched;
 use crate::view::ServerState;
 use dfs_state::command::{Command, Reply};
 use dfs_state::kv::Snapshot;
@@ -41,25 +41,25 @@ impl Metaserver {
 
     async fn try_change(&self, request: ChangeRequest) -> MetaResult<Changed> {
         self.gate.check_cluster(request.cluster)?;
-        let touched = Touched::by_change(&request.change);
-        check_one_volume(&request.change)?;
-        let is_full = self.room.is_full() && grows(&request.change);
-        if let Some(federation) = self.federation.as_ref().filter(|_| !is_full && request.change.is_of_root())
-        {
+        let scope = request.change.scope();
+        if scope.crosses_volumes() {
+            return Err(MetaError::CrossVolume); // keeps P9.3
+        }
+        let is_full = self.room.is_full() && scope.grows; // keeps R1 of `room`
+        if let Some(federation) = self.federation.as_ref().filter(|_| !is_full && scope.enters_root) {
             return self.change_root(federation, request).await;
         }
-        self.require_decided(&request, &touched).await?;
+        self.require_decided(&request, &scope).await?;
         let placement = match &request.change {
             Change::OpenChunk(open) => self.place(request.session, open).await?,
-            _ => Vec::new(),
+            _ => Vec::new(), // no other change has a placement
         };
-        let session = request.session;
         let full = || MetaError::NoSpace { what: "the metaserver's disk is nearly full".to_owned() };
         let command = match is_full {
             true => Command::Refuse { request, error: full() },
             false => Command::Change { request, placement, volumes: Vec::new() },
         };
-        match self.gate.change(&touched, Some(session), command).await? {
+        match self.gate.change(command).await? {
             Reply::Changed(changed) => changed,
             other => Err(unexpected(&other)),
         }
@@ -68,7 +68,7 @@ impl Metaserver {
     /// Spares the log a change that `apply` would not execute now and that its client repeats every few milliseconds. An
     /// earlier try that was executed is no such change (P8.1). What this member holds may be old: it says only whether to
     /// ask as a read does.
-    async fn require_decided(&self, request: &ChangeRequest, touched: &Touched) -> MetaResult<()> {
+    async fn require_decided(&self, request: &ChangeRequest, scope: &Scope) -> MetaResult<()> {
         let is_undecided = |state: &dyn Snapshot| read::is_undecided(state, request);
         if !read::enters_volume_root(&request.change) || !self.gate.local(is_undecided) {
             return Ok(());
@@ -80,7 +80,7 @@ impl Metaserver {
                 false => Ok(()),
             }
         };
-        self.gate.read(touched, Some(request.session), look).await
+        self.gate.read(scope, Some(request.session), look).await
     }
 
     /// What a change has made of the directories that it named, so that its client need not ask; none if that cannot be
@@ -93,7 +93,7 @@ impl Metaserver {
         if directories.is_empty() {
             return Vec::new();
         }
-        let shown = directories.iter().fold(Touched::nothing(), |shown, inode| shown.inode(*inode));
+        let shown = directories.iter().fold(Scope::default(), |shown, inode| shown.inode(*inode));
         let look = |state: &dyn Snapshot| {
             Ok(directories.iter().filter_map(|inode| read::getattr(state, *inode).ok()).collect())
         };
@@ -112,7 +112,7 @@ impl Metaserver {
 
     async fn try_read(&self, mut request: ReadRequest) -> MetaResult<ReadReply> {
         self.gate.check_cluster(request.cluster)?;
-        let shown = Touched::by_read(&request.read);
+        let shown = request.read.scope();
         bound(&mut request.read);
         let by = Some(request.session);
         if let Read::StatFs { .. } = request.read {
@@ -161,52 +161,17 @@ pub(super) fn unexpected(reply: &Reply) -> MetaError {
     MetaError::Internal { what: format!("unexpected reply {reply:?}") }
 }
 
-/// Those in which a change alters a name.
-pub(super) fn directories(change: &Change) -> Vec<InodeId> {
-    match change {
-        Change::Create(Create { parent, .. })
-        | Change::Link { parent, .. }
-        | Change::Unlink { parent, .. }
-        | Change::Rmdir { parent, .. } => vec![*parent],
-        Change::Rename(rename) if rename.parent == rename.new_parent => vec![rename.parent],
-        Change::Rename(rename) => vec![rename.parent, rename.new_parent],
-        Change::SetAttr(_)
-        | Change::OpenChunk(_)
-        | Change::SealChunk { .. }
-        | Change::CommitExtents(_)
-        | Change::ReleaseOrphans { .. } => Vec::new(),
-    }
-}
-
-/// P9.3: not across volumes, wherever they are.
-fn check_one_volume(change: &Change) -> MetaResult<()> {
-    let (a, b) = match change {
-        Change::Link { inode, parent, .. } => (inode, parent),
-        Change::Rename(rename) => (&rename.parent, &rename.new_parent),
-        _ => return Ok(()),
-    };
-    if a.volume() == b.volume() { Ok(()) } else { Err(MetaError::CrossVolume) }
-}
-
-/// It adds records that stay (`room`, R1).
-fn grows(change: &Change) -> bool {
-    match change {
-        Change::Create(_) | Change::Link { .. } | Change::OpenChunk(_) | Change::CommitExtents(_) => true,
-        Change::Unlink { .. }
-        | Change::Rmdir { .. }
-        | Change::Rename(_)
-        | Change::SetAttr(_)
-        | Change::SealChunk { .. }
-        | Change::ReleaseOrphans { .. } => false,
-    }
-}
-
 /// 0 stands for as many as there may be.
 fn bound(read: &mut Read) {
     let clamp = |limit: &mut u32, max: u32| *limit = if *limit == 0 { max } else { (*limit).min(max) };
     match read {
         Read::ReadDir { limit, .. } => clamp(limit, ENTRIES_MAX),
         Read::Extents { limit, .. } => clamp(limit, EXTENTS_MAX),
-        _ => {}
+        Read::Lookup { .. }
+        | Read::GetAttr { .. }
+        | Read::Access { .. }
+        | Read::Open { .. }
+        | Read::ReadLink { .. }
+        | Read::StatFs { .. } => {}
     }
 }

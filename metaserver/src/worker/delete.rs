@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use dfs_proto::scope::Unleased;
 use tokio::time::{Instant, sleep};
 
 use super::execute;
-use crate::coherence::Touched;
 use crate::service::Metaserver;
 use dfs_state::command::{Command, REAP_LIMIT_MAX};
 use dfs_state::kv::Snapshot;
@@ -65,7 +65,7 @@ pub(super) async fn run(metaserver: &Metaserver, times: &SeenTimes) {
         }
         let before = times.old(Instant::now());
         let look = |state: &dyn Snapshot| Ok(plan(read::first_dead_since(state), before));
-        more = match metaserver.gate.read(&Touched::nothing(), None, look).await {
+        more = match metaserver.gate.read_unleased(Unleased::Chunks, look).await {
             Ok(planned) => execute(metaserver, planned).await,
             Err(_) => false,
         };

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use dfs_proto::ids::SessionId;
 use dfs_proto::meta::MetaResult;
+use dfs_proto::scope::Unleased;
 use tokio::time::{Instant, sleep};
 
 use super::execute;
-use crate::coherence::Touched;
 use crate::service::Metaserver;
 use crate::sessions::Sessions;
 use dfs_state::command::Command;
@@ -22,7 +22,7 @@ pub(super) async fn run(metaserver: &Metaserver) {
         let look = |state: &dyn Snapshot| -> MetaResult<Vec<SessionId>> {
             Ok(read::sessions(state).into_iter().map(|(session, _)| session).collect())
         };
-        let Ok(alive) = metaserver.gate.read(&Touched::nothing(), None, look).await else { continue };
+        let Ok(alive) = metaserver.gate.read_unleased(Unleased::Sessions, look).await else { continue };
         let silent = plan(&alive, &metaserver.gate.sessions, Instant::now());
         for session in silent {
             if !metaserver.gate.sessions.is_silent(session, Instant::now()) {

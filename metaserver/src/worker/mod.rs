@@ -8,7 +8,6 @@ mod seal;
 
 use std::sync::Arc;
 
-use crate::coherence::Touched;
 use crate::federation;
 use crate::service::Metaserver;
 use delete::SeenTimes;
@@ -59,7 +58,7 @@ async fn federate(metaserver: &Metaserver) {
 async fn execute(metaserver: &Metaserver, commands: Vec<Command>) -> bool {
     let mut more_work = false;
     for command in commands {
-        match metaserver.gate.change(&Touched::nothing(), None, command.clone()).await {
+        match metaserver.gate.change(command.clone()).await {
             Ok(Reply::Worked { more, .. }) => more_work |= more,
             Ok(_) => {}
             Err(error) => {

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use dfs_proto::scope::Unleased;
 use tokio::time::sleep;
 
 use super::execute;
-use crate::coherence::Touched;
 use crate::service::Metaserver;
 use dfs_state::command::{Command, REAP_LIMIT_MAX};
 use dfs_state::kv::Snapshot;
@@ -21,7 +21,7 @@ pub(super) async fn run(metaserver: &Metaserver) {
             sleep(INTERVAL).await;
         }
         let look = |state: &dyn Snapshot| Ok(plan(read::has_work_for_reaper(state)));
-        more = match metaserver.gate.read(&Touched::nothing(), None, look).await {
+        more = match metaserver.gate.read_unleased(Unleased::Garbage, look).await {
             Ok(planned) => execute(metaserver, planned).await,
             Err(_) => false,
         };

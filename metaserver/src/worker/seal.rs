@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use dfs_proto::ids::ServerId;
+use dfs_proto::scope::Unleased;
 use tokio::time::{Instant, sleep};
 
 use super::execute;
-use crate::coherence::Touched;
 use crate::service::Metaserver;
 use crate::view::{Registered, View};
 use dfs_state::command::{Command, REAP_LIMIT_MAX};
@@ -24,7 +24,7 @@ pub(super) async fn run(metaserver: &Metaserver) {
             let has_open = |server| read::has_open_chunks(state, server);
             Ok(plan(&read::servers(state), view, Instant::now(), has_open))
         };
-        let Ok(planned) = metaserver.gate.read(&Touched::nothing(), None, look).await else { continue };
+        let Ok(planned) = metaserver.gate.read_unleased(Unleased::Chunks, look).await else { continue };
         // What one command leaves, the next round plans.
         execute(metaserver, planned).await;
     }
