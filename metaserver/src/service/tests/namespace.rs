@@ -104,7 +104,7 @@ async fn a_listing_is_answered_in_bounded_pages_that_go_on_at_the_cookie() {
         let read = Read::ReadDir { inode: InodeId::ROOT, cookie, limit: 0, plus: true };
         let page = client.read(&Caller::ROOT, read).await;
         let Ok(ReadReply::Entries { entries, end, .. }) = page else { panic!("{page:?}") };
-        assert!(entries.len() <= super::namespace::ENTRIES_MAX as usize);
+        assert!(entries.len() <= crate::service::namespace::ENTRIES_MAX as usize);
         cookie = entries.last().map_or(cookie, |entry| entry.cookie);
         seen.extend(entries.into_iter().map(|entry| entry.name));
         pages += 1;
