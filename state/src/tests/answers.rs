@@ -32,14 +32,15 @@ fn a_change_of_names_shows_its_directories_as_it_left_them() {
     let refused = harness.next_request(&Caller::ROOT, Change::Rename(rename));
     assert_eq!(harness.answer(refused), Err(MetaError::NotFound));
     let rename = Rename { parent: a, name, new_parent: b, new_name, no_replace: false };
-    let request = harness.next_request(&Caller::ROOT, Change::Rename(rename));
+    let request = harness.numbered(&Caller::ROOT, (50, 50), Change::Rename(rename));
     let answered = harness.answer(request.clone()).expect("it is renamed");
     let left = [harness.attr(a), harness.attr(b)];
     assert_eq!(answered.directories, left);
     assert_eq!(left.each_ref().map(|attr| attr.size), [ByteLen(0), ByteLen(1)]);
 
     harness.at(30);
-    harness.file(b, "more");
+    let more = create(b, "more", 0o644, NewInode::File);
+    harness.request(&Caller::ROOT, 51, 50, more).expect("it is made");
     let again = harness.answer(request).expect("it was renamed");
     assert_eq!(again.changed, answered.changed);
     assert_eq!(again.directories, [harness.attr(a), harness.attr(b)], "as they are now");
