@@ -17,6 +17,7 @@ pub mod frame;
 pub mod ids;
 pub mod meta;
 pub mod planted;
+pub mod scope;
 pub mod units;
 
 /// What a trait returns in place of an `async fn`, so that it can be used as `dyn`, and so that the body is compiled once, in

@@ -2,7 +2,7 @@
 //! `convert` maps between the two and is where input is validated.
 //!
 //! A *change* goes through Raft and is executed exactly once: `(session, request)` finds the result of a first try
-//! (P8.1). A *read* is answered by the leader under its lease.
+//! (P8.1). A *read* is answered by the leader under its lease. What each of them touches stands in [`scope`](crate::scope).
 
 use serde::{Deserialize, Serialize};
 
@@ -56,25 +56,6 @@ pub enum Change {
     },
 }
 
-impl Change {
-    /// It may make, move or remove a volume, and so take several quorums (P9.2).
-    pub fn is_of_root(&self) -> bool {
-        let root = InodeId::ROOT;
-        match self {
-            Change::Create(create) => create.parent == root && create.what.is_directory(),
-            Change::Rmdir { parent, .. } => *parent == root,
-            Change::Rename(rename) => rename.parent == root || rename.new_parent == root,
-            Change::Link { .. }
-            | Change::Unlink { .. }
-            | Change::SetAttr(_)
-            | Change::OpenChunk(_)
-            | Change::SealChunk { .. }
-            | Change::CommitExtents(_)
-            | Change::ReleaseOrphans { .. } => false,
-        }
-    }
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Create {
     pub parent: InodeId,
@@ -109,7 +90,15 @@ pub enum NewInode {
 
 impl NewInode {
     pub fn is_directory(&self) -> bool {
-        matches!(self, NewInode::Directory | NewInode::Volume { .. })
+        match self {
+            NewInode::Directory | NewInode::Volume { .. } => true,
+            NewInode::File
+            | NewInode::Symlink { .. }
+            | NewInode::Fifo
+            | NewInode::Socket
+            | NewInode::CharDevice { .. }
+            | NewInode::BlockDevice { .. } => false,
+        }
     }
 }
 

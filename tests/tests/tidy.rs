@@ -90,13 +90,13 @@ fn changes_and_reads_reach_consensus_only_through_the_gate() {
     let of_the_group = ["metaserver/src/federation/group.rs", "metaserver/src/federation/follow.rs"];
     sources.retain(|(path, _)| {
         !path.starts_with("metaserver/src/raft/")
-            && path != "metaserver/src/service/gate.rs"
+            && path != "metaserver/src/coherence/gate.rs"
             && !of_the_group.contains(&path.as_str())
     });
     let ways = [".propose(", "consensus.read(", "consensus().read(", "stale_view(", ".snapshot()"];
     sources.retain(|(path, _)| path != "metaserver/src/rocks.rs");
     let found = uses_of(&sources, &ways);
-    assert_none(&found, "another way around service/gate.rs (P4.4)");
+    assert_none(&found, "another way around coherence/gate.rs (P4.4)");
 }
 
 #[test]

@@ -74,7 +74,7 @@ impl Kind {
             | Change::SealChunk { .. }
             | Change::CommitExtents(_)
             | Change::ReleaseOrphans { .. } => Kind::Data,
-            _ if change.is_of_root() => Kind::Root,
+            _ if change.scope().enters_root => Kind::Root,
             _ => Kind::Names,
         }
     }

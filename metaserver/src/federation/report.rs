@@ -6,10 +6,10 @@ use std::time::Duration;
 use dfs_proto::federation::{ClusterEntry, ClusterLoad, Federate};
 use dfs_proto::ids::{InodeId, VolumeId};
 use dfs_proto::meta::MetaResult;
+use dfs_proto::scope::Unleased;
 use tokio::time::{Instant, sleep};
 
 use super::Federation;
-use crate::leases::Touched;
 use crate::service::Metaserver;
 use crate::view::Load;
 use dfs_state::command::Command;
@@ -40,14 +40,14 @@ async fn report_once(metaserver: &Metaserver, federation: &Federation) -> MetaRe
         let has_root = read::volumes(state).contains(&(VolumeId(0), VolumeState::Active));
         Ok((read::cluster(state), read::servers(state), has_root))
     };
-    let (record, servers, has_root) = metaserver.gate.read(&Touched::nothing(), None, look).await?;
+    let (record, servers, has_root) = metaserver.gate.read_unleased(Unleased::Cluster, look).await?;
     let Some(record) = record else { return Ok(()) };
     let map = federation.map();
     let root_at = map.cluster_of(InodeId::ROOT);
     let has_joined = map.cluster(record.cluster).is_some();
     if has_root && has_joined && root_at.is_some_and(|cluster| cluster != record.cluster) {
         let leave = Command::DropVolume { volume: VolumeId(0) };
-        if let Err(error) = metaserver.gate.change(&Touched::nothing(), None, leave).await {
+        if let Err(error) = metaserver.gate.change(leave).await {
             tracing::warn!(%error, "give up the root directory that this cluster had before it joined");
         }
     }

@@ -9,10 +9,10 @@ use dfs_proto::error::MetaError;
 use dfs_proto::federation::{Federate, FederationMap, RootCopy, VolumeAnswer, VolumeCall, VolumePhase};
 use dfs_proto::ids::{ClusterId, InodeId, VolumeId};
 use dfs_proto::meta::MetaResult;
+use dfs_proto::scope::Scope;
 use tokio::time::{Instant, timeout};
 
 use super::Federation;
-use crate::leases::Touched;
 use crate::service::Metaserver;
 use dfs_state::command::Command;
 use dfs_state::kv::Snapshot;
@@ -22,7 +22,7 @@ use dfs_state::volume::VolumeEntry;
 /// Looked at again this often, also when nothing seems to have changed.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// A number without a name is given up after as long: making it takes a fraction of a second, or an election.
+/// A number without a name is given up after this time: making a volume takes a fraction of a second, or an election.
 const FORBID_AFTER: Duration = Duration::from_secs(5);
 
 /// One thing that does not agree.
@@ -114,7 +114,7 @@ async fn look(metaserver: &Metaserver) -> MetaResult<Root> {
         let attr = RootCopy { mode: attr.mode, uid: attr.uid, gid: attr.gid };
         Ok(Root { attr, named, forbidden })
     };
-    metaserver.gate.read(&Touched::nothing(), None, look).await
+    metaserver.gate.read(&Scope::of_inode(InodeId::ROOT), None, look).await
 }
 
 /// `making`: what this process was making when the map was read.
@@ -153,7 +153,7 @@ async fn carry_out(metaserver: &Metaserver, federation: &Federation, task: &Task
         }
         Task::Forbid { volume } => {
             let forbid = Command::ForbidVolume { volume: *volume };
-            match metaserver.gate.change(&Touched::nothing(), None, forbid).await {
+            match metaserver.gate.change(forbid).await {
                 // It got its name after all.
                 Err(MetaError::Exists) => Ok(()),
                 Err(error) => Err(error),

@@ -8,10 +8,10 @@ use dfs_proto::error::MetaError;
 use dfs_proto::federation::{VolumeAnswer, VolumeCall};
 use dfs_proto::ids::{InodeId, VolumeId};
 use dfs_proto::meta::MetaResult;
+use dfs_proto::scope::Unleased;
 use tokio::time::{Instant, sleep};
 
 use super::Federation;
-use crate::leases::Touched;
 use crate::service::Metaserver;
 use dfs_state::command::Command;
 use dfs_state::kv::Snapshot;
@@ -29,7 +29,7 @@ pub(crate) async fn undo(metaserver: &Metaserver, federation: &Federation) {
     loop {
         sleep(INTERVAL).await;
         let look = |state: &dyn Snapshot| Ok(read::volumes(state));
-        let Ok(volumes) = metaserver.gate.read(&Touched::nothing(), None, look).await else { continue };
+        let Ok(volumes) = metaserver.gate.read_unleased(Unleased::Volumes, look).await else { continue };
         let now = Instant::now();
         for volume in doubtful(&volumes, &mut since, now) {
             if let Err(error) = ask(metaserver, federation, volume).await {
@@ -63,7 +63,7 @@ async fn ask(metaserver: &Metaserver, federation: &Federation, volume: VolumeId)
         Err(error) => return Err(error),
     };
     let undo = Command::UndoRemoval { volume, version };
-    metaserver.gate.change(&Touched::nothing(), None, undo).await.map(drop)
+    metaserver.gate.change(undo).await.map(drop)
 }
 
 #[cfg(test)]

@@ -1,26 +1,25 @@
-//! Changes in the root directory, whose directories are volumes of their own (P9.2). Led by the leader of volume 0's cluster;
-//! who dies on the way leaves something that `settle` and `undo` finish or take back.
+//! Changes in the root directory, whose directories are volumes of their own (P9.2). The leader of volume 0's cluster drives
+//! them. When it dies between two steps, `settle` and `undo` finish or take back what it has left.
 //!
 //!     mkdir   number and cluster (group) → root inode (its cluster) → entry, the commit point (here) → name (map)
 //!     rmdir   no more names (its cluster) → entry, the commit point (here) → map, its cluster
 //!     rename  entry, the commit point (here) → name (map)
 //!
-//! W1  What is refused here is answered through consensus all the same, so that every try of a request is told the same.
-//! W2  What was learned of other volumes travels with the change, and is compared with the root directory when it is
-//!     applied: a change that comes too late leaves no trace, and this begins anew.
+//! W1  A refusal made here is answered through consensus too, so that every try of a request gets the same answer.
+//! W2  What other clusters have said of their volumes is part of the command, and `apply` compares it with the root directory. A
+//!     command that comes too late leaves no trace, and the leader asks again.
 
 use std::time::Duration;
 
 use dfs_proto::error::MetaError;
 use dfs_proto::federation::{AddedVolume, Federate, RootCopy, VolumeAnswer, VolumeCall};
 use dfs_proto::ids::{ClusterId, InodeId};
-use dfs_proto::meta::{Change, ChangeRequest, Changed, Create, MetaResult, NewInode};
+use dfs_proto::meta::{Change, ChangeRequest, Create, MetaResult, NewInode};
 use tokio::time::timeout;
 
 use super::{Federation, Making};
-use crate::leases::Touched;
 use crate::service::Metaserver;
-use dfs_state::command::{Command, Reply, RootAttr, VolumeRoot, VolumeStep};
+use dfs_state::command::{Answered, Command, Reply, RootAttr, VolumeRoot, VolumeStep};
 use dfs_state::kv::Snapshot;
 use dfs_state::read::{self, NeededVolume};
 
@@ -42,7 +41,7 @@ impl Metaserver {
         &self,
         federation: &Federation,
         request: ChangeRequest,
-    ) -> MetaResult<Changed> {
+    ) -> MetaResult<Answered> {
         let Ok(changed) = timeout(DEADLINE, self.try_to_change_root(federation, request)).await else {
             return Err(MetaError::Unavailable {
                 what: format!("a change in the root directory did not end within {DEADLINE:?}"),
@@ -55,7 +54,7 @@ impl Metaserver {
         &self,
         federation: &Federation,
         request: ChangeRequest,
-    ) -> MetaResult<Changed> {
+    ) -> MetaResult<Answered> {
         let map = federation.map();
         match map.cluster_of(InodeId::ROOT) {
             Some(cluster) if cluster == self.gate.cluster() => {}
@@ -88,8 +87,7 @@ impl Metaserver {
             };
             let command =
                 Command::Change { request: request.clone(), placement: Vec::new(), volumes: volumes.clone() };
-            let touched = Touched::by_change(&request.change);
-            let answer = self.gate.change(&touched, Some(request.session), command).await;
+            let answer = self.gate.change(command).await;
             drop(made);
             federation.root_changed();
             match answer {
@@ -126,7 +124,7 @@ impl Metaserver {
                 },
             })
         };
-        self.gate.read(&Touched::by_change(&request.change), Some(request.session), look).await
+        self.gate.read(&request.change.scope(), Some(request.session), look).await
     }
 
     /// Looks at the volumes that a rename or removal is about; those that go get no more names from here on. Refuses what
@@ -148,9 +146,7 @@ impl Metaserver {
         let (tried, now) = (roots.clone(), self.gate.consensus().now());
         let look = |state: &dyn Snapshot| Ok(read::would_answer(state, request, &tried, now));
         let by = Some(request.session);
-        if let Reply::Changed(Err(refused)) =
-            self.gate.read(&Touched::by_change(&request.change), by, look).await?
-        {
+        if let Reply::Changed(Err(refused)) = self.gate.read(&request.change.scope(), by, look).await? {
             return Err(refused);
         }
         for (need, root) in needed.iter().zip(&mut roots).filter(|(need, _)| need.is_removed) {
@@ -165,7 +161,7 @@ impl Metaserver {
     }
 
     /// Only what a later try would be told too.
-    async fn refuse_unless_passing(&self, request: ChangeRequest, error: MetaError) -> MetaResult<Changed> {
+    async fn refuse_unless_passing(&self, request: ChangeRequest, error: MetaError) -> MetaResult<Answered> {
         match error {
             MetaError::NotLeader { .. } | MetaError::Unavailable { .. } | MetaError::Undecided { .. } => {
                 Err(error)
@@ -181,7 +177,7 @@ impl Metaserver {
             let volume = root.attr.inode.volume();
             let undone = async {
                 let fence = Command::FenceVolume { volume };
-                let version = match self.gate.change(&Touched::nothing(), None, fence).await {
+                let version = match self.gate.change(fence).await {
                     Ok(Reply::Fenced { removed_at }) => removed_at,
                     Err(MetaError::NotFound) => return Ok(()), // it was removed after all
                     Err(error) => return Err(error),
@@ -198,9 +194,8 @@ impl Metaserver {
         }
     }
 
-    async fn refuse(&self, request: ChangeRequest, error: MetaError) -> MetaResult<Changed> {
-        let (touched, session) = (Touched::nothing(), request.session);
-        match self.gate.change(&touched, Some(session), Command::Refuse { request, error }).await? {
+    async fn refuse(&self, request: ChangeRequest, error: MetaError) -> MetaResult<Answered> {
+        match self.gate.change(Command::Refuse { request, error }).await? {
             Reply::Changed(changed) => changed,
             other => Err(MetaError::Internal { what: format!("unexpected reply {other:?}") }),
         }

@@ -2,18 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use dfs_proto::attr::{Caller, FileKind, InodeAttr};
+use dfs_proto::attr::{Caller, FileKind};
 use dfs_proto::convert;
 use dfs_proto::error::MetaError;
 use dfs_proto::extent::Extent;
 use dfs_proto::ids::{ChunkId, InodeId, ServerId, VolumeId};
-use dfs_proto::meta::{MetaResult, Replica};
+use dfs_proto::meta::{MetaResult, Read, Replica};
+use dfs_proto::scope::Scope;
 use dfs_proto::units::Offset;
 use dfs_proto::wire;
 use tokio::time::Instant;
 
 use super::Metaserver;
-use crate::leases::Touched;
 use crate::raft::GroupStatus;
 use crate::view::{Registered, ServerState};
 use dfs_state::chunk::{ChunkRecord, ChunkState};
@@ -97,8 +97,9 @@ impl Metaserver {
     /// Where the bytes of one file are. Symbolic links are shown, not followed.
     pub(super) async fn show_file(&self, request: wire::FileShowRequest) -> MetaResult<wire::FileShowReply> {
         let from = Offset(request.after_offset);
+        let inode = self.walk(VolumeId(request.volume), &request.path).await?;
         let look = |state: &dyn Snapshot| {
-            let attr = walk(state, VolumeId(request.volume), &request.path)?;
+            let attr = read::getattr(state, inode)?;
             if attr.kind != FileKind::File {
                 return Ok((attr, Vec::new(), false));
             }
@@ -110,7 +111,7 @@ impl Metaserver {
             };
             Ok((found.attr, found.extents.iter().filter_map(placed).collect(), is_cut))
         };
-        let (attr, extents, more) = self.gate.read(&Touched::nothing(), None, look).await?;
+        let (attr, extents, more) = self.gate.read(&Scope::of_inode(inode), None, look).await?;
         let shown = |(extent, record, replicas): (Extent, ChunkRecord, Vec<Replica>)| {
             self.shown_extent(extent, &record, &replicas)
         };
@@ -121,6 +122,18 @@ impl Metaserver {
             more,
             cluster_name: self.gate.local(read::cluster).map(|info| info.name).unwrap_or_default(),
         })
+    }
+
+    /// From the root of the volume, with the rights of root.
+    async fn walk(&self, volume: VolumeId, path: &str) -> MetaResult<InodeId> {
+        let root = InodeId::new(volume, InodeId::ROOT.number()).ok_or(MetaError::NotFound)?;
+        let mut inode = root;
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            let shown = Read::Lookup { parent: inode, name: name.as_bytes().to_vec() }.scope();
+            let look = |state: &dyn Snapshot| read::lookup(state, &Caller::ROOT, inode, name.as_bytes());
+            inode = self.gate.read(&shown, None, look).await?.inode;
+        }
+        Ok(inode)
     }
 
     fn shown_extent(&self, extent: Extent, record: &ChunkRecord, replicas: &[Replica]) -> wire::ShownExtent {
@@ -185,16 +198,6 @@ fn members(raft: &GroupStatus) -> Vec<wire::MemberStatus> {
         clock_off_ms: member.clock_off_ms,
     };
     raft.members.iter().map(member).collect()
-}
-
-/// From the root, as root.
-fn walk(state: &dyn Snapshot, volume: VolumeId, path: &str) -> MetaResult<InodeAttr> {
-    let root = InodeId::new(volume, InodeId::ROOT.number()).ok_or(MetaError::NotFound)?;
-    let mut attr = read::getattr(state, root)?;
-    for name in path.split('/').filter(|name| !name.is_empty()) {
-        attr = read::lookup(state, &Caller::ROOT, attr.inode, name.as_bytes())?;
-    }
-    Ok(attr)
 }
 
 pub(super) fn shown_to_wire(result: MetaResult<wire::FileShowReply>) -> wire::FileShowReply {

@@ -3,12 +3,12 @@
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ServerId, SessionId};
 use dfs_proto::meta::{MetaResult, OpenChunk, ReplicaProblem, ReplicaReport};
+use dfs_proto::scope::Unleased;
 use dfs_proto::units::REPLICAS_MAX;
 use tokio::time::Instant;
 
 use super::Metaserver;
 use super::namespace::require_session;
-use crate::leases::Touched;
 use crate::placement::{self, Given, Wanted};
 use dfs_state::command::Command;
 use dfs_state::kv::Snapshot;
@@ -21,7 +21,7 @@ impl Metaserver {
             require_session(state, session)?;
             Ok((read::cluster(state), read::servers(state)))
         };
-        let (info, registered) = self.gate.read(&Touched::nothing(), Some(session), look).await?;
+        let (info, registered) = self.gate.read_unleased(Unleased::Servers, look).await?;
         let info =
             info.ok_or_else(|| MetaError::Unavailable { what: "the cluster is not made yet".to_owned() })?;
         let copies = if open.copies == 0 { info.copies } else { open.copies };
@@ -52,7 +52,7 @@ impl Metaserver {
         self.gate.check_cluster(report.cluster)?;
         let ReplicaReport { chunk, server, .. } = report;
         let look = |state: &dyn Snapshot| Ok(read::chunk(state, chunk));
-        let record = self.gate.read(&Touched::nothing(), None, look).await?;
+        let record = self.gate.read_unleased(Unleased::Chunks, look).await?;
         match report.problem {
             ReplicaProblem::Unreachable => self.gate.view.suspect(server),
             ReplicaProblem::Damaged => {
@@ -61,7 +61,7 @@ impl Metaserver {
                 if is_news {
                     tracing::warn!("{chunk}: the copy on {server} is reported damaged");
                     let command = Command::ReportDamage { chunk, server };
-                    self.gate.change(&Touched::nothing(), None, command).await?;
+                    self.gate.change(command).await?;
                 }
             }
         }

@@ -8,14 +8,14 @@ use dfs_proto::convert;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, DirectoryId, Instance, ServerId};
 use dfs_proto::meta::MetaResult;
+use dfs_proto::scope::Unleased;
 use dfs_proto::units::ByteLen;
 use dfs_proto::wire;
 use tokio::time::Instant;
 
 use super::Metaserver;
-use super::gate::Gate;
 use super::namespace::unexpected;
-use crate::leases::Touched;
+use crate::coherence::Gate;
 use crate::view::Load;
 use dfs_state::command::{Command, RegisterServer, Registered, Reply, SEAL_CHUNKS_MAX, ServerAddresses};
 use dfs_state::kv::Snapshot;
@@ -43,13 +43,13 @@ impl Metaserver {
         let is_fresh = request.server == 0;
         let command = Command::RegisterServer(registration(request)?);
         let look = |state: &dyn Snapshot| Ok(read::servers(state).len());
-        if self.gate.read(&Touched::nothing(), None, look).await? >= SERVERS_MAX && is_fresh {
+        if self.gate.read_unleased(Unleased::Servers, look).await? >= SERVERS_MAX && is_fresh {
             let what = format!("{SERVERS_MAX} chunkservers have registered; no more can");
             return Err(MetaError::Unavailable { what });
         }
         // Whether or not the answer is waited for: it may be applied.
         let _changed = self.servers.change();
-        match self.gate.change(&Touched::nothing(), None, command).await? {
+        match self.gate.change(command).await? {
             Reply::Registered(registered) => {
                 tracing::info!("{} has registered, {}", registered.server, registered.instance);
                 Ok(registered)
@@ -67,7 +67,7 @@ impl Metaserver {
         self.metrics.heartbeats.inc();
         let (server, instance) = (ServerId(request.server), Instance(request.instance));
         let look = |state: &dyn Snapshot| Ok(read::server(state, server));
-        let registered = self.gate.read(&Touched::nothing(), None, look).await?;
+        let registered = self.gate.read_unleased(Unleased::Servers, look).await?;
         if registered.is_none_or(|r| r.instance != instance) {
             return Ok(wire::HeartbeatReply { re_register: true, ..Default::default() });
         }
@@ -76,7 +76,7 @@ impl Metaserver {
         self.confirm_deleted(server, &request.deleted).await?;
         self.take_damage(server, &request.damaged).await?;
         let look = |state: &dyn Snapshot| Ok(read::deleting(state, server, ORDERS_MAX));
-        let orders = self.gate.read(&Touched::nothing(), None, look).await?;
+        let orders = self.gate.read_unleased(Unleased::Chunks, look).await?;
         let delete = orders.iter().map(|chunk| chunk.0).collect();
         let list = self.servers.list(&self.gate).await?;
         let servers = if list.version == request.servers_version { Vec::new() } else { list.servers.clone() };
@@ -89,7 +89,7 @@ impl Metaserver {
         }
         let chunks = deleted.iter().take(SEAL_CHUNKS_MAX).map(|&chunk| ChunkId(chunk)).collect();
         let command = Command::ConfirmDeleted { server, chunks };
-        self.gate.change(&Touched::nothing(), None, command).await.map(|_| ())
+        self.gate.change(command).await.map(|_| ())
     }
 
     /// Proposes only what the state does not know yet: a server repeats itself.
@@ -105,9 +105,9 @@ impl Metaserver {
             let chunks = damaged.iter().map(|&chunk| ChunkId(chunk)).take(SEAL_CHUNKS_MAX);
             Ok(chunks.filter(is_news).take(DAMAGE_REPORTS_MAX).collect::<Vec<_>>())
         };
-        for chunk in self.gate.read(&Touched::nothing(), None, look).await? {
+        for chunk in self.gate.read_unleased(Unleased::Chunks, look).await? {
             tracing::warn!("{chunk}: {server} reports its copy damaged");
-            self.gate.change(&Touched::nothing(), None, Command::ReportDamage { chunk, server }).await?;
+            self.gate.change(Command::ReportDamage { chunk, server }).await?;
         }
         Ok(())
     }
@@ -148,7 +148,7 @@ impl ServerList {
             return Ok(list);
         }
         let look = |state: &dyn Snapshot| Ok(read::servers(state));
-        let servers = gate.read(&Touched::nothing(), None, look).await?;
+        let servers = gate.read_unleased(Unleased::Servers, look).await?;
         let address = |(server, record): (ServerId, ServerRecord)| wire::ServerAddress {
             server: server.0,
             frames_address: record.addresses.frames,

@@ -7,13 +7,13 @@ use dfs_proto::error::MetaError;
 use dfs_proto::federation::{AddedVolume, Federate, FederationMap, VolumeAnswer, VolumeCall, VolumeRequest};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::MetaResult;
+use dfs_proto::scope::Scope;
 use dfs_proto::wire;
 use tokio::time::timeout;
 
 use super::Metaserver;
 use super::namespace::unexpected;
 use crate::federation::Federation;
-use crate::leases::Touched;
 use dfs_state::command::{Command, Reply, RootAttr};
 use dfs_state::kv::Snapshot;
 use dfs_state::read;
@@ -57,7 +57,7 @@ impl Metaserver {
             VolumeCall::Drop => Command::DropVolume { volume },
             VolumeCall::Fence => Command::FenceVolume { volume },
         };
-        match self.gate.change(&Touched::nothing(), None, command).await? {
+        match self.gate.change(command).await? {
             Reply::VolumeRoot(attr) => Ok(VolumeAnswer::Root(attr)),
             Reply::Done => Ok(VolumeAnswer::Done),
             Reply::Worked { more, .. } => Ok(VolumeAnswer::Dropped { more }),
@@ -70,6 +70,6 @@ impl Metaserver {
         let root = InodeId::new(request.volume, InodeId::ROOT.number());
         let root = root.ok_or(MetaError::Stale)?;
         let look = |state: &dyn Snapshot| read::getattr(state, root);
-        self.gate.read(&Touched::nothing(), None, look).await.map(VolumeAnswer::Root)
+        self.gate.read(&Scope::of_inode(root), None, look).await.map(VolumeAnswer::Root)
     }
 }

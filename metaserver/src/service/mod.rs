@@ -1,15 +1,14 @@
 //! The gRPC services: each handler converts, calls one method of [`Metaserver`], and converts back.
 //!
-//! A change:  `namespace::change` → `chunk::place` (for a new chunk) → `gate::Gate::change` → `state::apply` on every member.
-//! A read:    `namespace::read` → `gate::Gate::read` → `state::read::answer`.
+//! A change:  `namespace::change` → `chunk::place` (for a new chunk) → `coherence::Gate::change` → `state::apply` on every member.
+//! A read:    `namespace::read` → `coherence::Gate::read` → `state::read::answer`.
 //!
-//! Refusals travel inside replies; a gRPC status is only for what never reached a handler's logic.
+//! A refusal is part of a reply. A gRPC status is an error only for a call that reached no handler.
 
 mod admin;
 mod chunk;
 mod cluster;
 mod federation;
-pub(crate) mod gate;
 mod namespace;
 mod session;
 #[cfg(test)]
@@ -28,14 +27,15 @@ use dfs_proto::ids::MemberId;
 use dfs_proto::wire;
 use tonic::{Request, Response, Status};
 
+use crate::coherence::Gate;
 use crate::federation::Federation;
 use crate::http::Pages;
 use crate::metrics::Metrics;
 use crate::room::Room;
 use crate::view::ServerState;
 pub(crate) use cluster::ServerList;
+use dfs_state::command::Answered;
 use dfs_state::read;
-use gate::Gate;
 use under_way::UnderWay;
 
 /// One member, as its services and its background work see it.
@@ -135,16 +135,15 @@ impl Meta for MetaService {
             Ok(change) => change,
             Err(error) => return Ok(Response::new(convert::changed_to_wire(Err(error)))),
         };
-        let (session, directories) = (change.session, namespace::directories(&change.change));
         let key = (change.cluster, change.session, change.request);
         let metaserver = self.0.clone();
         let result = self.1.join(key, || Box::pin(async move { metaserver.change(change).await })).await;
-        let shown = match &result {
-            Ok(_) => self.0.show_directories(session, directories).await,
-            Err(_) => Vec::new(),
+        let (result, directories) = match result {
+            Ok(Answered { changed, directories }) => (Ok(changed), directories),
+            Err(error) => (Err(error), Vec::new()),
         };
         let mut reply = convert::changed_to_wire(result);
-        reply.directories = shown.iter().map(convert::attr_to_wire).collect();
+        reply.directories = directories.iter().map(convert::attr_to_wire).collect();
         Ok(Response::new(reply))
     }
 

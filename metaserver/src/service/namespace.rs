@@ -1,17 +1,14 @@
 //! A client's changes and reads: check whom they are for, pass the gate, fill in what only the leader knows.
 
-use dfs_proto::attr::InodeAttr;
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{InodeId, SessionId};
-use dfs_proto::meta::{
-    Change, ChangeRequest, Changed, Create, FileExtents, MetaResult, Read, ReadReply, ReadRequest, StatFs,
-};
+use dfs_proto::ids::SessionId;
+use dfs_proto::meta::{Change, ChangeRequest, FileExtents, MetaResult, Read, ReadReply, ReadRequest, StatFs};
+use dfs_proto::scope::Scope;
 use tokio::time::Instant;
 
 use super::Metaserver;
-use crate::leases::Touched;
 use crate::view::ServerState;
-use dfs_state::command::{Command, Reply};
+use dfs_state::command::{Answered, Command, Reply};
 use dfs_state::kv::Snapshot;
 use dfs_state::read;
 
@@ -28,7 +25,7 @@ const _: () = assert!(EXTENTS_MAX as usize * EXTENT_LEN_MAX <= REPLY_LEN_MAX);
 
 impl Metaserver {
     /// Executes a change once, however often it is asked (P8.1).
-    pub(crate) async fn change(&self, request: ChangeRequest) -> MetaResult<Changed> {
+    pub(crate) async fn change(&self, request: ChangeRequest) -> MetaResult<Answered> {
         let started = Instant::now();
         let changed = self.try_change(request).await;
         self.metrics.changes.inc();
@@ -39,36 +36,36 @@ impl Metaserver {
         changed
     }
 
-    async fn try_change(&self, request: ChangeRequest) -> MetaResult<Changed> {
+    async fn try_change(&self, request: ChangeRequest) -> MetaResult<Answered> {
         self.gate.check_cluster(request.cluster)?;
-        let touched = Touched::by_change(&request.change);
-        check_one_volume(&request.change)?;
-        let is_full = self.room.is_full() && grows(&request.change);
-        if let Some(federation) = self.federation.as_ref().filter(|_| !is_full && request.change.is_of_root())
-        {
+        let scope = request.change.scope();
+        if scope.crosses_volumes() {
+            return Err(MetaError::CrossVolume); // keeps P9.3
+        }
+        let is_full = self.room.is_full() && scope.grows; // keeps R1 of `room`
+        if let Some(federation) = self.federation.as_ref().filter(|_| !is_full && scope.enters_root) {
             return self.change_root(federation, request).await;
         }
-        self.require_decided(&request, &touched).await?;
+        self.require_decided(&request, &scope).await?;
         let placement = match &request.change {
             Change::OpenChunk(open) => self.place(request.session, open).await?,
-            _ => Vec::new(),
+            _ => Vec::new(), // no other change has a placement
         };
-        let session = request.session;
         let full = || MetaError::NoSpace { what: "the metaserver's disk is nearly full".to_owned() };
         let command = match is_full {
             true => Command::Refuse { request, error: full() },
             false => Command::Change { request, placement, volumes: Vec::new() },
         };
-        match self.gate.change(&touched, Some(session), command).await? {
-            Reply::Changed(changed) => changed,
+        match self.gate.change(command).await? {
+            Reply::Changed(answered) => answered,
             other => Err(unexpected(&other)),
         }
     }
 
-    /// Spares the log a change that `apply` would not execute now and that its client repeats every few milliseconds. An
-    /// earlier try that was executed is no such change (P8.1). What this member holds may be old: it says only whether to
-    /// ask as a read does.
-    async fn require_decided(&self, request: &ChangeRequest, touched: &Touched) -> MetaResult<()> {
+    /// Refuses a change that `apply` would not execute now, so that it does not enter the log each time its client repeats
+    /// it, which is every few milliseconds. A request that an earlier try has executed goes on (P8.1). The local state may be
+    /// old, so it decides only whether a confirmed read is needed.
+    async fn require_decided(&self, request: &ChangeRequest, scope: &Scope) -> MetaResult<()> {
         let is_undecided = |state: &dyn Snapshot| read::is_undecided(state, request);
         if !read::enters_volume_root(&request.change) || !self.gate.local(is_undecided) {
             return Ok(());
@@ -80,24 +77,7 @@ impl Metaserver {
                 false => Ok(()),
             }
         };
-        self.gate.read(touched, Some(request.session), look).await
-    }
-
-    /// What a change has made of the directories that it named, so that its client need not ask; none if that cannot be
-    /// told now.
-    pub(super) async fn show_directories(
-        &self,
-        session: SessionId,
-        directories: Vec<InodeId>,
-    ) -> Vec<InodeAttr> {
-        if directories.is_empty() {
-            return Vec::new();
-        }
-        let shown = directories.iter().fold(Touched::nothing(), |shown, inode| shown.inode(*inode));
-        let look = |state: &dyn Snapshot| {
-            Ok(directories.iter().filter_map(|inode| read::getattr(state, *inode).ok()).collect())
-        };
-        self.gate.read(&shown, Some(session), look).await.unwrap_or_default()
+        self.gate.read(scope, Some(request.session), look).await
     }
 
     /// Answers a read from the leader's state.
@@ -112,7 +92,7 @@ impl Metaserver {
 
     async fn try_read(&self, mut request: ReadRequest) -> MetaResult<ReadReply> {
         self.gate.check_cluster(request.cluster)?;
-        let shown = Touched::by_read(&request.read);
+        let shown = request.read.scope();
         bound(&mut request.read);
         let by = Some(request.session);
         if let Read::StatFs { .. } = request.read {
@@ -125,7 +105,7 @@ impl Metaserver {
         })
     }
 
-    /// A reader tries the copies in order: those on servers that are away come last.
+    /// A reader tries the copies in order, so copies on servers that are away come last.
     fn reachable_first(&self, mut extents: FileExtents) -> FileExtents {
         let now = Instant::now();
         for chunk in &mut extents.chunks {
@@ -161,52 +141,17 @@ pub(super) fn unexpected(reply: &Reply) -> MetaError {
     MetaError::Internal { what: format!("unexpected reply {reply:?}") }
 }
 
-/// Those in which a change alters a name.
-pub(super) fn directories(change: &Change) -> Vec<InodeId> {
-    match change {
-        Change::Create(Create { parent, .. })
-        | Change::Link { parent, .. }
-        | Change::Unlink { parent, .. }
-        | Change::Rmdir { parent, .. } => vec![*parent],
-        Change::Rename(rename) if rename.parent == rename.new_parent => vec![rename.parent],
-        Change::Rename(rename) => vec![rename.parent, rename.new_parent],
-        Change::SetAttr(_)
-        | Change::OpenChunk(_)
-        | Change::SealChunk { .. }
-        | Change::CommitExtents(_)
-        | Change::ReleaseOrphans { .. } => Vec::new(),
-    }
-}
-
-/// P9.3: not across volumes, wherever they are.
-fn check_one_volume(change: &Change) -> MetaResult<()> {
-    let (a, b) = match change {
-        Change::Link { inode, parent, .. } => (inode, parent),
-        Change::Rename(rename) => (&rename.parent, &rename.new_parent),
-        _ => return Ok(()),
-    };
-    if a.volume() == b.volume() { Ok(()) } else { Err(MetaError::CrossVolume) }
-}
-
-/// It adds records that stay (`room`, R1).
-fn grows(change: &Change) -> bool {
-    match change {
-        Change::Create(_) | Change::Link { .. } | Change::OpenChunk(_) | Change::CommitExtents(_) => true,
-        Change::Unlink { .. }
-        | Change::Rmdir { .. }
-        | Change::Rename(_)
-        | Change::SetAttr(_)
-        | Change::SealChunk { .. }
-        | Change::ReleaseOrphans { .. } => false,
-    }
-}
-
-/// 0 stands for as many as there may be.
+/// A limit of 0 means as many as an answer may have.
 fn bound(read: &mut Read) {
     let clamp = |limit: &mut u32, max: u32| *limit = if *limit == 0 { max } else { (*limit).min(max) };
     match read {
         Read::ReadDir { limit, .. } => clamp(limit, ENTRIES_MAX),
         Read::Extents { limit, .. } => clamp(limit, EXTENTS_MAX),
-        _ => {}
+        Read::Lookup { .. }
+        | Read::GetAttr { .. }
+        | Read::Access { .. }
+        | Read::Open { .. }
+        | Read::ReadLink { .. }
+        | Read::StatFs { .. } => {}
     }
 }

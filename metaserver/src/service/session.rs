@@ -5,11 +5,11 @@ use std::time::Duration;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{MetaResult, OpenSession, RenewSession, SessionOpened, SessionRenewed};
+use dfs_proto::scope::Unleased;
 use tokio::time::Instant;
 
 use super::Metaserver;
 use super::namespace::{require_session, unexpected};
-use crate::leases::Touched;
 use dfs_state::command::{Command, Reply};
 use dfs_state::kv::Snapshot;
 use dfs_state::read;
@@ -28,13 +28,13 @@ impl Metaserver {
             self.gate.check_cluster(open.cluster)?;
         }
         let look = |state: &dyn Snapshot| Ok(read::totals(state).sessions);
-        if self.gate.read(&Touched::nothing(), None, look).await? >= SESSIONS_MAX {
+        if self.gate.read_unleased(Unleased::Sessions, look).await? >= SESSIONS_MAX {
             let what =
                 format!("{SESSIONS_MAX} sessions are open; those that are not renewed end by themselves");
             return Err(MetaError::Unavailable { what });
         }
         let command = Command::OpenSession { nonce: open.nonce, client: open.client };
-        match self.gate.change(&Touched::nothing(), None, command).await? {
+        match self.gate.change(command).await? {
             Reply::SessionOpened(opened) => {
                 self.gate.sessions.renewed(opened.session, Instant::now());
                 Ok(SessionOpened {
@@ -56,7 +56,7 @@ impl Metaserver {
         self.gate.check_cluster(renew.cluster)?;
         let session = renew.session;
         let look = |state: &dyn Snapshot| require_session(state, session);
-        self.gate.read(&Touched::nothing(), Some(session), look).await?;
+        self.gate.read_unleased(Unleased::Sessions, look).await?;
         self.gate.sessions.renewed(session, Instant::now());
         Ok(SessionRenewed { now: self.gate.consensus().wall(), metaservers: self.metaservers() })
     }
@@ -64,7 +64,7 @@ impl Metaserver {
     pub(super) async fn close_session(&self, close: RenewSession) -> MetaResult<()> {
         self.gate.check_cluster(close.cluster)?;
         let command = Command::CloseSession { session: close.session };
-        self.gate.change(&Touched::nothing(), Some(close.session), command).await?;
+        self.gate.change(command).await?;
         self.gate.sessions.forget(close.session);
         Ok(())
     }

@@ -137,19 +137,7 @@ pub(crate) fn is_undecided(view: &dyn Snapshot, change: &Change) -> bool {
 
 /// The root of a volume, if the change puts a name into one.
 pub(crate) fn root_entered(change: &Change) -> Option<InodeId> {
-    let parent = match change {
-        Change::Create(create) => create.parent,
-        Change::Link { parent, .. } => *parent,
-        Change::Rename(rename) => rename.new_parent,
-        Change::Unlink { .. }
-        | Change::Rmdir { .. }
-        | Change::SetAttr(_)
-        | Change::OpenChunk(_)
-        | Change::SealChunk { .. }
-        | Change::CommitExtents(_)
-        | Change::ReleaseOrphans { .. } => return None,
-    };
-    volume::is_root(parent).then_some(parent)
+    change.scope().gains_name.filter(|directory| volume::is_root(*directory))
 }
 
 fn answer_root(txn: &Txn<'_>, root: InodeId) -> Reply {

@@ -1,13 +1,14 @@
-//! The one door to consensus. Every change passes [`Gate::change`] with what it touches, every read [`Gate::read`] with
-//! what it shows (P4.4): the place where leases will be recalled and holders registered.
+//! The only way to consensus. Every change passes [`Gate::change`], every read [`Gate::read`] with what its answer shows (P4.4):
+//! these are the places where leases will be recalled and holders registered.
 //!
 //! G1  Nothing else in this crate calls `propose` or `read` of [`Consensus`]; `tests/tests/tidy.rs` searches for it.
-//!     [`Gate::local`] is for what may be old: status pages, and what was certainly so by now (`worker::delete`). No
-//!     client acts on it.
+//!     [`Gate::local`] is for answers that may be old, on which no client acts: status pages, and times that the state has
+//!     certainly reached (`worker::delete`).
 //! G2  A holder is registered, then the leader's lease is checked, then the state is read (P4.3, P7.5).
 //! G3  The soft state (`view`, `sessions`) has entered the leader's term before anyone looks at it.
-//! G4  When no read was confirmed for [`UNHEARD_MAX`] — no quorum, or this process did not run — nobody could be heard
-//!     either: the soft state begins anew, as after an election (P10.2, P3.1). A leader reads every 250 ms on its own.
+//! G4  When no read was confirmed for [`UNHEARD_MAX`], there was no quorum or this process did not run, and nobody could be
+//!     heard either. Then the soft state begins anew, as after an election (P10.2, P3.1). A leader reads every 250 ms on its
+//!     own (`worker::seal`).
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -15,9 +16,11 @@ use std::time::Duration;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ClusterId, SessionId};
 use dfs_proto::meta::MetaResult;
+use dfs_proto::scope::{Scope, Unleased};
 use tokio::time::Instant;
 
-use crate::leases::{Leases, Touched};
+use super::leases::Leases;
+use super::soft::BeginsAnew;
 use crate::raft::Consensus;
 use crate::sessions::Sessions;
 use crate::view::View;
@@ -42,28 +45,23 @@ impl Gate {
         Gate { consensus, last_read, leases: Leases::default(), view, sessions }
     }
 
-    /// Executes a command. `touched` is everything that it alters, `by` the session that asks.
+    /// Executes a command. What it touches, and who asks, it says itself.
     ///
     /// Errors: a refusal; `NotLeader` or `Unavailable`, after which it may still happen.
-    pub(crate) async fn change(
-        &self,
-        touched: &Touched,
-        by: Option<SessionId>,
-        command: Command,
-    ) -> MetaResult<Reply> {
+    pub(crate) async fn change(&self, command: Command) -> MetaResult<Reply> {
         self.enter_term()?;
-        let _locked = self.leases.lock(touched, by).await;
+        let _frozen = self.leases.freeze(&command.scope(), command.asked_by()).await;
         match self.consensus.propose(command).await? {
             Reply::Refused(refused) => Err(refused),
             reply => Ok(reply),
         }
     }
 
-    /// Shows `look` the state as every change that was answered before has left it. `shown` is what the answer tells,
+    /// Calls `look` with a state that contains every change which was answered before. `shown` is what the answer will show,
     /// `by` the session that asks.
     pub(crate) async fn read<T>(
         &self,
-        shown: &Touched,
+        shown: &Scope,
         by: Option<SessionId>,
         look: impl FnOnce(&dyn Snapshot) -> MetaResult<T>,
     ) -> MetaResult<T> {
@@ -72,6 +70,15 @@ impl Gate {
         let term = self.enter_term()?;
         self.note_read(term, Instant::now());
         look(&*state.snapshot())
+    }
+
+    /// [`Gate::read`] for this leader's own work, which looks only at records that no lease covers.
+    pub(crate) async fn read_unleased<T>(
+        &self,
+        records: Unleased,
+        look: impl FnOnce(&dyn Snapshot) -> MetaResult<T>,
+    ) -> MetaResult<T> {
+        self.read(&Scope::unleased(records), None, look).await
     }
 
     /// What this member knows, leader or not.
@@ -83,6 +90,11 @@ impl Gate {
         &self.consensus
     }
 
+    /// All that this leader has learned of others.
+    fn soft(&self) -> [&dyn BeginsAnew; 2] {
+        [self.view.soft(), self.sessions.soft()]
+    }
+
     /// Keeps G4.
     fn note_read(&self, term: u64, now: Instant) {
         let mut last_read = self.last_read.lock().unwrap_or_else(PoisonError::into_inner);
@@ -92,8 +104,7 @@ impl Gate {
             tracing::warn!(
                 "nobody could be heard for {gap:?}: no quorum answered, or this process did not run"
             );
-            self.view.begin_anew(now);
-            self.sessions.begin_anew(now);
+            self.soft().into_iter().for_each(|soft| soft.begin_anew(now));
         }
     }
 
@@ -104,8 +115,7 @@ impl Gate {
         if !leadership.is_leader {
             return Err(MetaError::NotLeader { leader: leadership.leader_address.clone() });
         }
-        self.view.enter_term(leadership.term, leadership.since);
-        self.sessions.enter_term(leadership.term, leadership.since);
+        self.soft().into_iter().for_each(|soft| soft.enter_term(leadership.term, leadership.since));
         Ok(leadership.term)
     }
 

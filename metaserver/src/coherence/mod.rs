@@ -1,0 +1,8 @@
+//! How all clients see the same state: every change and every read of the leader passes the gate, which knows the leases.
+
+mod gate;
+mod leases;
+mod soft;
+
+pub(crate) use gate::Gate;
+pub(crate) use soft::{BeginsAnew, Soft};
