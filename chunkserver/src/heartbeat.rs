@@ -1,11 +1,9 @@
-//! Registers this server at its cluster's leader and reports to it: load up, deletion orders down.
+//! Registers this server at its cluster's leader and reports to it: load up, orders down.
 //!
 //! H1  Cluster and server id are stamped on the data directory before anything is served under them (P11.1).
-//! H2  Only chunks that the leader named are deleted, and each is confirmed after it is gone for good (P10.6).
-//! H3  After a failure all metaservers are tried at once and again, so that a new leader hears us soon (P10.2).
-//! Deleting never delays a heartbeat: it is a task beside it, one at a time.
+//! H2  After a failure all metaservers are tried at once and again, so that a new leader hears us soon (P10.2).
+//! Not here: what becomes of the orders (`orders`).
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +22,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use crate::machine::{Machine, MachineLoad};
 use crate::metrics::Metrics;
 use crate::neighbours::Neighbours;
+use crate::orders::{Done, Ordered, Orders};
 use crate::service::Service;
 use crate::store::stamp::{Directory, DirectoryError};
 use crate::store::{ChunkStore, StoreLoad};
@@ -33,9 +32,6 @@ use crate::workers::Workers;
 const CALL_DEADLINE: Duration = Duration::from_secs(6);
 /// After the leader's refusal, which trying again will hardly change.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
-/// Confirmations that one heartbeat carries; the leader orders no more deletions at a time.
-const CONFIRMATIONS_MAX: usize = 1000;
-
 /// Before a heartbeat that could not wait.
 const ASKED_PAUSE: Duration = Duration::from_millis(20);
 
@@ -108,7 +104,7 @@ pub(crate) struct Heartbeat {
     pub(crate) interval: Duration,
     pub(crate) registration: Registration,
     pub(crate) metrics: Metrics,
-    pub(crate) deletions: Deletions,
+    pub(crate) orders: Orders,
 }
 
 /// Who we are for the leader, until it says that somebody else is.
@@ -205,12 +201,12 @@ impl Heartbeat {
                         tracing::info!("asked to register again");
                         return;
                     }
-                    self.deletions.order(&self.store, reply.delete.into_iter().map(ChunkId).collect());
+                    self.orders.carry_out(ordered(&reply));
                 }
                 Err(error) => {
                     self.metrics.heartbeat_failures.inc();
                     self.registration.report(Some(error.to_string()));
-                    ticks.reset_immediately(); // keeps H3: the time between beats has passed in trying
+                    ticks.reset_immediately(); // keeps H2: the time between beats has passed in trying
                     sleep(Duration::from_millis(50)).await;
                 }
             }
@@ -218,14 +214,15 @@ impl Heartbeat {
     }
 
     async fn beat(&self, registered: Registered) -> Result<wire::HeartbeatReply, MetaError> {
-        let deleted = self.deletions.to_confirm();
+        let done = self.orders.to_confirm();
+        let Done { deletions } = &done;
         let damaged: Vec<ChunkId> = self.store.damaged().into_iter().take(DAMAGE_REPORTS_MAX).collect();
         let request = wire::HeartbeatRequest {
             cluster: registered.cluster.to_wire().into(),
             server: registered.server.0,
             instance: registered.instance.0,
             load: Some(self.load().await),
-            deleted: deleted.iter().map(|chunk| chunk.0).collect(),
+            deleted: deletions.iter().map(|chunk| chunk.0).collect(),
             damaged: damaged.iter().map(|chunk| chunk.0).collect(),
             servers_version: self.neighbours.version(),
         };
@@ -238,7 +235,7 @@ impl Heartbeat {
         };
         let reply = self.leader.call(CALL_DEADLINE, call).await?;
         if !reply.re_register {
-            self.deletions.confirmed(&deleted);
+            self.orders.confirmed(&done);
             self.store.damage_reported(&damaged);
             let replica = |known: &wire::ServerAddress| Replica {
                 server: ServerId(known.server),
@@ -277,43 +274,7 @@ impl Heartbeat {
     }
 }
 
-/// Orders that are being carried out, and confirmations that wait for the next heartbeat.
-#[derive(Clone, Default)]
-pub(crate) struct Deletions(Arc<Mutex<DeletionState>>);
-
-#[derive(Default)]
-struct DeletionState {
-    is_running: bool,
-    done: BTreeSet<ChunkId>,
-}
-
-impl Deletions {
-    /// Starts deleting, unless it is still at the last orders: the leader repeats them until they are confirmed.
-    fn order(&self, store: &ChunkStore, chunks: Vec<ChunkId>) {
-        {
-            let mut state = lock(&self.0);
-            let is_waiting = state.done.len() >= CONFIRMATIONS_MAX;
-            if chunks.is_empty() || is_waiting || std::mem::replace(&mut state.is_running, true) {
-                return;
-            }
-        }
-        let (deletions, store) = (self.clone(), store.clone());
-        tokio::spawn(async move {
-            let gone = store.delete(chunks).await;
-            let mut state = lock(&deletions.0);
-            state.is_running = false;
-            state.done.extend(gone); // keeps H2
-        });
-    }
-
-    fn to_confirm(&self) -> Vec<ChunkId> {
-        lock(&self.0).done.iter().take(CONFIRMATIONS_MAX).copied().collect()
-    }
-
-    fn confirmed(&self, chunks: &[ChunkId]) {
-        let mut state = lock(&self.0);
-        for chunk in chunks {
-            state.done.remove(chunk);
-        }
-    }
+/// What the leader orders with this answer.
+fn ordered(reply: &wire::HeartbeatReply) -> Ordered {
+    Ordered { deletions: reply.delete.iter().copied().map(ChunkId).collect() }
 }

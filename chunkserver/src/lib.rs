@@ -3,8 +3,8 @@
 //!
 //! The way of an append: `service` checks whom it is for, `store` writes it (`open.rs`) while `replicate` passes it on,
 //! and the answer goes out when all have it. A byte becomes durable in `store/open.rs`, `sync_file`; a stale append is
-//! refused there too, in `queue` and `check`. `heartbeat` registers this server, carries load up and deletion orders
-//! down. Blocking work runs in `workers`; the disk is behind `disk`, the machine's figures behind `machine`.
+//! refused there too, in `queue` and `check`. `heartbeat` registers this server, carries load up and orders down; `orders`
+//! carries them out. Blocking work runs in `workers`; the disk is behind `disk`, the machine's figures behind `machine`.
 //!
 //! [`start`] wires the parts; [`Server::run`] serves until it is told to stop, and ends them in order.
 
@@ -29,6 +29,7 @@ mod http;
 pub mod machine;
 pub mod metrics;
 pub mod neighbours;
+mod orders;
 mod replicate;
 pub mod service;
 pub mod store;
@@ -36,10 +37,11 @@ pub mod workers;
 
 use config::{Config, ConfigError};
 use disk::{Disk, RealDisk};
-use heartbeat::{Advertised, Deletions, Heartbeat, RegisterError, Registration};
+use heartbeat::{Advertised, Heartbeat, RegisterError, Registration};
 use machine::{Machine, RealMachine};
 use metrics::Metrics;
 use neighbours::Neighbours;
+use orders::Orders;
 use service::Service;
 use store::stamp::{Directory, DirectoryError};
 use store::{ChunkStore, StoreOptions};
@@ -136,6 +138,7 @@ async fn claim_and_bind(config: Config, env: Env, seams: Seams) -> Result<Server
     // refusal ends this server, and not refuse the connection, which would be tried for ever.
     let metaservers = config.federation.metaservers.clone();
     let leader = LeaderChannel::anonymous(env, Role::Chunkserver, metaservers, section.connect_deadline());
+    let orders = Orders::new(store.clone());
     let heartbeat = Heartbeat {
         leader,
         directory: Arc::new(Mutex::new(directory)),
@@ -149,7 +152,7 @@ async fn claim_and_bind(config: Config, env: Env, seams: Seams) -> Result<Server
         interval: section.heartbeat_interval(),
         registration: Registration::new(),
         metrics,
-        deletions: Deletions::default(),
+        orders,
     };
     Ok(Server { grpc, frames, http, identity, heartbeat })
 }
