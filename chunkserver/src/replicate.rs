@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use dfs_proto::chunk::{ChunkReply, ChunkRequest};
 use dfs_proto::env::BoxFuture;
-use dfs_proto::error::ChunkError;
+use dfs_proto::error::{ChunkError, ReplicaFailure};
 use dfs_proto::ids::{ChunkId, ServerId};
 use dfs_proto::meta::Replica;
 use dfs_proto::rpc::frames::{ChunkTransport, PendingReply};
@@ -124,12 +124,13 @@ impl Replicator {
 }
 
 fn named(chunk: ChunkId, server: ServerId, error: ChunkError) -> ChunkError {
+    let cause = ReplicaFailure::of(&error);
     match error {
         ChunkError::Busy => ChunkError::Busy,
         // Of a replica that forwards on, which nobody asks for today.
         ChunkError::ReplicaFailed { .. } => error,
-        ChunkError::Unreachable { what, .. } => ChunkError::ReplicaFailed { chunk, server, what },
-        error => ChunkError::ReplicaFailed { chunk, server, what: error.to_string() },
+        ChunkError::Unreachable { what, .. } => ChunkError::ReplicaFailed { chunk, server, cause, what },
+        error => ChunkError::ReplicaFailed { chunk, server, cause, what: error.to_string() },
     }
 }
 
@@ -204,6 +205,7 @@ mod tests {
         let named = Err(ChunkError::ReplicaFailed {
             chunk: ChunkId(1),
             server: ServerId(9),
+            cause: ReplicaFailure::Unreachable,
             what: "no route".to_owned(),
         });
         let appended = |len| Ok(ChunkReply::Appended { len: ByteLen(len) });

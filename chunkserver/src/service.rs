@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use dfs_proto::chunk::{Append, ChunkKey, ChunkReply, ChunkRequest, ChunkService, SyncChunk};
 use dfs_proto::env::BoxFuture;
-use dfs_proto::error::ChunkError;
+use dfs_proto::error::{ChunkError, ReplicaFailure};
 use dfs_proto::ids::Incarnation;
 use dfs_proto::meta::Replica;
 use dfs_proto::rpc::frames::ChunkTransport;
@@ -204,7 +204,8 @@ impl Service {
                         ChunkReply::Appended { len } | ChunkReply::Synced { len } => Ok(len),
                         ChunkReply::Read(_) | ChunkReply::Stat { .. } => {
                             let what = "answered something else than was asked".to_owned();
-                            Err(ChunkError::ReplicaFailed { chunk, server, what })
+                            let cause = ReplicaFailure::Invalid;
+                            Err(ChunkError::ReplicaFailed { chunk, server, cause, what })
                         }
                     }
                 }

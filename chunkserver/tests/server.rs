@@ -16,7 +16,7 @@ use dfs_proto::chunk::{Append, ChunkKey, ChunkReply, ChunkRequest, ReadChunk, Sy
 use dfs_proto::config::Federation;
 use dfs_proto::convert;
 use dfs_proto::env::{Env, Net, Rng, Tcp};
-use dfs_proto::error::{ChunkError, MetaError};
+use dfs_proto::error::{ChunkError, MetaError, ReplicaFailure};
 use dfs_proto::ids::{ChunkId, ClusterId, Incarnation, InodeId, ServerId, SessionId, SetVersion};
 use dfs_proto::meta::Replica;
 use dfs_proto::rpc::admission::Admission;
@@ -305,6 +305,14 @@ async fn an_append_is_on_every_replica_when_it_is_acknowledged_and_a_sync_makes_
     }
 }
 
+/// The replica that failed, and why.
+fn failed(answer: Result<ChunkReply, ChunkError>) -> (ServerId, ReplicaFailure) {
+    match answer {
+        Err(ChunkError::ReplicaFailed { server, cause, .. }) => (server, cause),
+        other => panic!("expected a failed replica, not {other:?}"),
+    }
+}
+
 #[tokio::test]
 async fn a_replica_that_is_dead_or_lacks_bytes_is_named() {
     let (leader, address) = FakeLeader::start(CLUSTER).await;
@@ -313,20 +321,32 @@ async fn a_replica_that_is_dead_or_lacks_bytes_is_named() {
     let transport = client(CLUSTER);
     let data = Bytes::from_static(b"bytes");
     ask(&transport, &primary, append(8, 0, &data, &[])).await.unwrap();
-    let failed = |answer: Result<ChunkReply, ChunkError>| match answer {
-        Err(ChunkError::ReplicaFailed { server, .. }) => server,
-        other => panic!("expected a failed replica, not {other:?}"),
-    };
     // The secondary never had the first append.
-    assert_eq!(failed(ask(&transport, &primary, append(8, 5, &data, &[&secondary])).await), ServerId(2));
-    assert_eq!(failed(ask(&transport, &primary, sync(8, 5, &[&secondary])).await), ServerId(2));
+    let not_open = (ServerId(2), ReplicaFailure::NotOpen);
+    assert_eq!(failed(ask(&transport, &primary, append(8, 5, &data, &[&secondary])).await), not_open);
+    assert_eq!(failed(ask(&transport, &primary, sync(8, 5, &[&secondary])).await), not_open);
     ask(&transport, &primary, append(9, 0, &data, &[&secondary])).await.unwrap();
     secondary.stop.send_replace(true);
     let mut stopped = secondary;
     timeout(PATIENCE, &mut stopped.running).await.unwrap().unwrap().unwrap();
-    assert_eq!(failed(ask(&transport, &primary, append(9, 5, &data, &[&stopped])).await), ServerId(2));
-    assert_eq!(failed(ask(&transport, &primary, sync(9, 5, &[&stopped])).await), ServerId(2));
+    let unreachable = (ServerId(2), ReplicaFailure::Unreachable);
+    assert_eq!(failed(ask(&transport, &primary, append(9, 5, &data, &[&stopped])).await), unreachable);
+    assert_eq!(failed(ask(&transport, &primary, sync(9, 5, &[&stopped])).await), unreachable);
     primary.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_replica_whose_disk_is_full_is_named_with_that_cause() {
+    let (leader, address) = FakeLeader::start(CLUSTER).await;
+    let small = disk();
+    let primary = TestServer::start(&leader, &address, &disk()).await;
+    let secondary = TestServer::start(&leader, &address, &small).await;
+    let transport = client(CLUSTER);
+    small.set_capacity(0);
+    let answer = ask(&transport, &primary, append(8, 0, &Bytes::from_static(b"bytes"), &[&secondary])).await;
+    assert_eq!(failed(answer), (ServerId(2), ReplicaFailure::NoSpace));
+    primary.stop().await.unwrap();
+    secondary.stop().await.unwrap();
 }
 
 /// A server connected wherever a client told it to.

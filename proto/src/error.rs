@@ -139,9 +139,9 @@ pub enum ChunkError {
     /// Fewer bytes are held than asked for.
     #[error("{chunk}: {held} bytes held, {wanted} wanted")]
     TooShort { chunk: ChunkId, held: u64, wanted: u64 },
-    /// Another member of the replica set failed; which one, and how.
+    /// Another member of the replica set failed: which one, why, and the same in words.
     #[error("{chunk}: {server} failed: {what}")]
-    ReplicaFailed { chunk: ChunkId, server: ServerId, what: String },
+    ReplicaFailed { chunk: ChunkId, server: ServerId, cause: ReplicaFailure, what: String },
     #[error("disk full")]
     NoSpace,
     /// The disk failed under this chunk.
@@ -157,6 +157,48 @@ pub enum ChunkError {
     /// The transport failed before an answer came: what was asked may or may not have happened.
     #[error("{server}: {what}")]
     Unreachable { server: ServerId, what: String },
+}
+
+/// Why a member of a replica set failed, as the server saw it that had passed a request on to it: the kind of
+/// [`ChunkError`] that came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplicaFailure {
+    /// The server that reports the failure did not say why, or named a cause that is not known here: it is of an earlier or
+    /// a later version.
+    Unknown,
+    /// No answer came: there was no connection, or it ended, or the deadline passed.
+    Unreachable,
+    NoSpace,
+    Disk,
+    NotOpen,
+    AppendOutOfPlace,
+    TooShort,
+    Damaged,
+    Gone,
+    Outdated,
+    Invalid,
+    Busy,
+}
+
+impl ReplicaFailure {
+    /// The kind of `error`, which a member of a replica set answered or which took the place of its answer.
+    pub fn of(error: &ChunkError) -> ReplicaFailure {
+        match error {
+            ChunkError::Gone { .. } => ReplicaFailure::Gone,
+            ChunkError::AppendOutOfPlace { .. } => ReplicaFailure::AppendOutOfPlace,
+            ChunkError::NotOpen { .. } => ReplicaFailure::NotOpen,
+            ChunkError::Damaged { .. } => ReplicaFailure::Damaged,
+            ChunkError::TooShort { .. } => ReplicaFailure::TooShort,
+            // It had passed the request on itself.
+            ChunkError::ReplicaFailed { cause, .. } => *cause,
+            ChunkError::NoSpace => ReplicaFailure::NoSpace,
+            ChunkError::Disk { .. } => ReplicaFailure::Disk,
+            ChunkError::Outdated { .. } => ReplicaFailure::Outdated,
+            ChunkError::Invalid { .. } => ReplicaFailure::Invalid,
+            ChunkError::Busy => ReplicaFailure::Busy,
+            ChunkError::Unreachable { .. } => ReplicaFailure::Unreachable,
+        }
+    }
 }
 
 impl ChunkError {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dfs_proto::chunk::{Append, Blocks, ChunkReply, ChunkRequest, ReadChunk, block_checksums};
 use dfs_proto::env::BoxFuture;
-use dfs_proto::error::ChunkError;
+use dfs_proto::error::{ChunkError, ReplicaFailure};
 use dfs_proto::ids::{ChunkId, ServerId};
 use dfs_proto::meta::Replica;
 use dfs_proto::rpc::frames::{self, ChunkTransport, PendingReply};
@@ -166,7 +166,8 @@ fn named(primary: ServerId, server: ServerId, error: ChunkError) -> ChunkError {
     if primary == server {
         return error;
     }
-    ChunkError::ReplicaFailed { chunk: ChunkId(0), server, what: error.to_string() }
+    let (cause, what) = (ReplicaFailure::of(&error), error.to_string());
+    ChunkError::ReplicaFailed { chunk: ChunkId(0), server, cause, what }
 }
 
 fn store(server: &mut Server, append: &Append) -> Result<(), ChunkError> {
