@@ -76,6 +76,10 @@ impl FakeChunks {
         self.servers().values_mut().for_each(|s| s.is_full = is_full);
     }
 
+    pub(crate) fn fill_one(&self, server: ServerId) {
+        self.at(server, |s| s.is_full = true);
+    }
+
     pub(crate) fn lose_answers(&self, count: u32) {
         self.servers().values_mut().for_each(|s| s.lost_answers = count);
     }
