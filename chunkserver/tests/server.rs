@@ -25,6 +25,7 @@ use dfs_proto::rpc::grpc::SharedIdentity;
 use dfs_proto::rpc::{Identity, Role, grpc};
 use dfs_proto::units::{ByteLen, ChunkOffset, MIB, Offset};
 use dfs_proto::wire;
+use dfs_proto::wire::chunk_client::ChunkClient;
 use dfs_proto::wire::cluster_server::{Cluster, ClusterServer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
@@ -134,6 +135,7 @@ impl FakeLeader {
 
 struct TestServer {
     replica: Replica,
+    grpc: String,
     http: String,
     stop: watch::Sender<bool>,
     running: JoinHandle<Result<(), RunError>>,
@@ -187,7 +189,8 @@ impl TestServer {
         let heartbeats = told.heartbeats.len();
         leader.wait_for(|told| told.heartbeats[heartbeats..].iter().any(|h| h.server == server)).await;
         let replica = Replica { server: ServerId(server), address: advertised.frames };
-        TestServer { replica, http: advertised.http, stop, running }
+        let (grpc, http) = (advertised.grpc, advertised.http);
+        TestServer { replica, grpc, http, stop, running }
     }
 
     async fn stop(self) -> Result<(), RunError> {
@@ -406,6 +409,50 @@ async fn ordered_deletions_are_carried_out_and_confirmed() {
     assert!(told.heartbeats.iter().any(|beat| beat.deleted == [8, 77]), "77 was never here");
     assert_eq!(read(&transport, &server, 8, 5).await, Err(ChunkError::Gone { chunk: ChunkId(8) }));
     assert_eq!(read(&transport, &server, 9, 5).await.unwrap(), "bytes");
+    server.stop().await.unwrap();
+}
+
+/// The contract for other languages: HTTP/2 and the messages of `chunk.proto`, and nothing else of ours.
+#[tokio::test]
+async fn a_grpc_client_appends_syncs_reads_and_is_refused_as_one_that_speaks_frames() {
+    let (leader, address) = FakeLeader::start(CLUSTER).await;
+    let primary = TestServer::start(&leader, &address, &disk()).await;
+    let secondary = TestServer::start(&leader, &address, &disk()).await;
+    let grpc = ChunkClient::connect(format!("http://{}", primary.grpc)).await.unwrap();
+    let call = async |request: ChunkRequest| {
+        let (message, payload) = convert::request_to_wire(&request);
+        let call = wire::ChunkCall { request: Some(message), payload };
+        let answer = grpc.clone().call(call).await.unwrap().into_inner();
+        convert::reply_from_wire(request.key(), answer.reply.unwrap(), answer.payload)
+    };
+    let data = Bytes::from((0..10_000).map(|at| (at % 253) as u8).collect::<Vec<_>>());
+    let others = [&secondary];
+    assert_eq!(call(append(8, 0, &data, &others)).await, Ok(ChunkReply::Appended { len: ByteLen(10_000) }));
+    assert_eq!(call(sync(8, 10_000, &others)).await, Ok(ChunkReply::Synced { len: ByteLen(10_000) }));
+    let range = ReadChunk { key: key(8), offset: ChunkOffset(5000), len: 100 };
+    let Ok(ChunkReply::Read(blocks)) = call(ChunkRequest::Read(range)).await else {
+        panic!("a read is answered with blocks")
+    };
+    assert_eq!(blocks.verify(&key(8), range.offset, range.len).unwrap(), data[5000..5100]);
+    let refused = Err(ChunkError::AppendOutOfPlace { chunk: ChunkId(8), held: 10_000, named: 20_000 });
+    assert_eq!(call(append(8, 20_000, &data, &others)).await, refused);
+    assert_eq!(read(&client(CLUSTER), &secondary, 8, 10_000).await.unwrap(), data);
+    primary.stop().await.unwrap();
+    secondary.stop().await.unwrap();
+}
+
+/// A message that lacks its parts is the caller's mistake, and the next call is served.
+#[tokio::test]
+async fn a_grpc_call_without_a_request_is_refused_by_name() {
+    let (leader, address) = FakeLeader::start(CLUSTER).await;
+    let server = TestServer::start(&leader, &address, &disk()).await;
+    let mut grpc = ChunkClient::connect(format!("http://{}", server.grpc)).await.unwrap();
+    let status = grpc.call(wire::ChunkCall::default()).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (tonic::Code::InvalidArgument, "request is missing"));
+    let empty = wire::ChunkCall { request: Some(wire::ChunkRequest::default()), payload: Bytes::new() };
+    let reply = grpc.call(empty).await.unwrap().into_inner().reply.unwrap();
+    let failure = convert::reply_from_wire(&key(8), reply, Bytes::new());
+    assert_eq!(failure, Err(ChunkError::Invalid { what: "request is missing".to_owned() }));
     server.stop().await.unwrap();
 }
 
