@@ -2,7 +2,7 @@
 //!
 //! * `cli` is the command tree; its doc comments are the help.
 //! * `cmd` has one file per verb: collect, then print.
-//! * `overview` asks every metaserver within a few seconds and joins the answers; `verdict` judges them, purely.
+//! * `status` asks every metaserver within a few seconds, joins the answers, and judges them.
 //! * `federation` reads and changes the map of several clusters.
 //! * `local` knows the directory of a local federation: shape and ports, processes, the mount.
 //! * `print` makes tables and JSON.
@@ -18,11 +18,9 @@ use dfs_proto::env::Env;
 pub mod cli;
 pub mod cmd;
 pub mod federation;
-pub mod finder;
 pub mod local;
-pub mod overview;
 pub mod print;
-pub mod verdict;
+pub mod status;
 
 /// The command could not do what it was asked to. Chosen apart from the verdicts 0, 1 and 2 of `status` but for
 /// usage errors, which clap ends with 2 before anything was asked.

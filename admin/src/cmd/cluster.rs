@@ -10,9 +10,10 @@ use serde::Serialize;
 
 use super::{found, map, number};
 use crate::cli::Source;
-use crate::overview::{self, MemberState, Overview, Volume};
+use crate::federation;
 use crate::print::{self, Table};
-use crate::{federation, verdict};
+use crate::status::gather::{self, MemberState, Overview, Volume};
+use crate::status::judge;
 
 #[derive(Serialize)]
 struct Row {
@@ -86,13 +87,13 @@ pub async fn list(env: &Env, source: &Source, json: bool) -> anyhow::Result<Exit
 
 pub async fn join(env: &Env, source: &Source, metaservers: &[String]) -> anyhow::Result<ExitCode> {
     let (addresses, map) = map(env, source).await?;
-    let overview = overview::collect_cluster(env, metaservers).await;
+    let overview = gather::collect_cluster(env, metaservers).await;
     ensure!(
         map.cluster_of(InodeId::ROOT).is_some(),
         "the federation has no root directory yet: its first cluster is about to join"
     );
     let (Some(cluster), Some(_)) = (&overview.cluster, &overview.leader) else {
-        bail!("{}: {}", metaservers.join(","), verdict::judge(&overview).line());
+        bail!("{}: {}", metaservers.join(","), judge::judge(&overview).line());
     };
     let id = id_of(&cluster.id)?;
     let inodes = overview.leader.as_ref().map_or(0, |leader| leader.inodes);

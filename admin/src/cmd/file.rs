@@ -18,10 +18,11 @@ use dfs_proto::wire::admin_client::AdminClient;
 use serde::Serialize;
 
 use crate::cli::Source;
+use crate::federation;
 use crate::local::mounted::{self, Mount};
-use crate::overview::ServerState;
 use crate::print::{self, Table, bytes};
-use crate::{federation, finder};
+use crate::status::find;
+use crate::status::gather::ServerState;
 
 /// For one page of extents; an election fits in.
 const DEADLINE: Duration = Duration::from_secs(8);
@@ -66,7 +67,7 @@ struct Copy {
 }
 
 pub async fn show(env: &Env, source: &Source, path: &Path, json: bool) -> anyhow::Result<ExitCode> {
-    let found = finder::find(source)?;
+    let found = find::find(source)?;
     let absolute = std::path::absolute(path).with_context(|| format!("use {}", path.display()))?;
     let inside = inside_federation(&absolute, path, &mounted::all()?)?;
     let map = federation::newest_map(env, &found.metaservers).await;

@@ -16,22 +16,23 @@ use dfs_proto::env::Env;
 use dfs_proto::federation::FederationMap;
 
 use crate::cli::{DEFAULT_DIR, Source};
-use crate::overview::{self, Federation};
-use crate::{federation, finder, verdict};
+use crate::federation;
+use crate::status::gather::{self, Federation};
+use crate::status::{find, judge};
 
 /// A federation of which at least one cluster has a leader; else an error that says what is unreachable.
 async fn found(env: &Env, source: &Source) -> anyhow::Result<Federation> {
-    let found = finder::find(source)?;
-    let federation = overview::collect(env, &found.metaservers, &found.origin).await;
+    let found = find::find(source)?;
+    let federation = gather::collect(env, &found.metaservers, &found.origin).await;
     if federation.clusters.iter().all(|cluster| cluster.leader.is_none()) {
-        anyhow::bail!("{} (found by {})", verdict::judge_all(&federation).line(), found.origin);
+        anyhow::bail!("{} (found by {})", judge::judge_all(&federation).line(), found.origin);
     }
     Ok(federation)
 }
 
 /// The federation's map, and metaservers to ask; an error for one cluster on its own.
 async fn map(env: &Env, source: &Source) -> anyhow::Result<(Vec<String>, FederationMap)> {
-    let found = finder::find(source)?;
+    let found = find::find(source)?;
     let map = federation::newest_map(env, &found.metaservers).await;
     let map = map.with_context(|| {
         format!(

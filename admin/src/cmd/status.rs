@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use super::{dash, number};
 use crate::cli::Source;
-use crate::finder;
-use crate::overview::{self, Federation, Leader, Overview, Volume};
 use crate::print::{self, Table, age, bytes};
-use crate::verdict::{self, Verdict};
+use crate::status::find;
+use crate::status::gather::{self, Federation, Leader, Overview, Volume};
+use crate::status::judge::{self, Verdict};
 
 /// Of a cluster's volumes.
 const NAMES_SHOWN_MAX: usize = 8;
@@ -23,9 +23,9 @@ struct Status<'a> {
 }
 
 pub async fn run(env: &Env, source: &Source, json: bool) -> anyhow::Result<ExitCode> {
-    let found = finder::find(source)?;
-    let federation = overview::collect(env, &found.metaservers, &found.origin).await;
-    let verdict = verdict::judge_all(&federation);
+    let found = find::find(source)?;
+    let federation = gather::collect(env, &found.metaservers, &found.origin).await;
+    let verdict = judge::judge_all(&federation);
     if json {
         print::json(&Status { verdict: &verdict, federation: &federation })?;
     } else {

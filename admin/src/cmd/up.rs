@@ -21,9 +21,9 @@ use crate::local::config_files::{self, Owner};
 use crate::local::federation::{Cluster, Federation, Shape};
 use crate::local::mounted::{self, Probe};
 use crate::local::process::{self, Processes};
-use crate::overview::{self, MemberState, Overview};
 use crate::print;
-use crate::verdict;
+use crate::status::gather::{self, MemberState, Overview};
+use crate::status::judge;
 
 /// The mount's name in `processes.json`, and its log's.
 pub const MOUNT: &str = "mount";
@@ -205,7 +205,7 @@ async fn wait_healthy(
     let mut announced = false;
     loop {
         check_started(started)?;
-        let overview = overview::collect_cluster(env, &addresses).await;
+        let overview = gather::collect_cluster(env, &addresses).await;
         if let Some(id) = complete(&overview, cluster) {
             return id.parse().with_context(|| format!("read the id of cluster {}", cluster.name));
         }
@@ -213,7 +213,7 @@ async fn wait_healthy(
             bail!(
                 "cluster {} is not healthy in time: {}; logs are in {}; `dfs up` again goes on waiting, `dfs down` stops",
                 cluster.name,
-                verdict::judge(&overview).line(),
+                judge::judge(&overview).line(),
                 dir.logs().display()
             );
         }

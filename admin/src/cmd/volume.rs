@@ -17,8 +17,8 @@ use serde::Serialize;
 
 use super::{dash, found, map};
 use crate::cli::Source;
-use crate::overview::VolumeState;
 use crate::print::{self, Table};
+use crate::status::gather::VolumeState;
 
 /// For one call; an election fits in.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
