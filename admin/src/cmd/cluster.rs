@@ -12,8 +12,7 @@ use super::{found, map, number};
 use crate::cli::Source;
 use crate::federation;
 use crate::print::{self, Table};
-use crate::status::gather::{self, MemberState, Overview, Volume};
-use crate::status::judge;
+use crate::status::{MemberState, Overview, Volume, gather, judge};
 
 #[derive(Serialize)]
 struct Row {

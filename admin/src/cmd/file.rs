@@ -21,8 +21,7 @@ use crate::cli::Source;
 use crate::federation;
 use crate::local::mounted::{self, Mount};
 use crate::print::{self, Table, bytes};
-use crate::status::find;
-use crate::status::gather::ServerState;
+use crate::status::{ServerState, find};
 
 /// For one page of extents; an election fits in.
 const DEADLINE: Duration = Duration::from_secs(8);

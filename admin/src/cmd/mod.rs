@@ -17,8 +17,7 @@ use dfs_proto::federation::FederationMap;
 
 use crate::cli::{DEFAULT_DIR, Source};
 use crate::federation;
-use crate::status::gather::{self, Federation};
-use crate::status::{find, judge};
+use crate::status::{Federation, find, gather, judge};
 
 /// A federation of which at least one cluster has a leader; else an error that says what is unreachable.
 async fn found(env: &Env, source: &Source) -> anyhow::Result<Federation> {

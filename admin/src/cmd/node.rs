@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{dash, found, number};
 use crate::cli::Source;
 use crate::print::{self, Table};
-use crate::status::gather::{Chunkserver, Member, Overview};
+use crate::status::{Chunkserver, Member, Overview};
 
 #[derive(Serialize)]
 struct Nodes {

@@ -8,9 +8,8 @@ use serde::Serialize;
 use super::{dash, number};
 use crate::cli::Source;
 use crate::print::{self, Table, age, bytes};
-use crate::status::find;
-use crate::status::gather::{self, Federation, Leader, Overview, Volume};
-use crate::status::judge::{self, Verdict};
+use crate::status::judge::Verdict;
+use crate::status::{Federation, Leader, Overview, Volume, find, gather, judge};
 
 /// Of a cluster's volumes.
 const NAMES_SHOWN_MAX: usize = 8;

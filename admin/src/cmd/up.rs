@@ -22,8 +22,7 @@ use crate::local::federation::{Cluster, Federation, Shape};
 use crate::local::mounted::{self, Probe};
 use crate::local::process::{self, Processes};
 use crate::print;
-use crate::status::gather::{self, MemberState, Overview};
-use crate::status::judge;
+use crate::status::{MemberState, Overview, gather, judge};
 
 /// The mount's name in `processes.json`, and its log's.
 pub const MOUNT: &str = "mount";

@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::{dash, found, map};
 use crate::cli::Source;
 use crate::print::{self, Table};
-use crate::status::gather::VolumeState;
+use crate::status::VolumeState;
 
 /// For one call; an election fits in.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);

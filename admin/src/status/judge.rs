@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
+use super::{Federation, MemberState, Overview, ServerState};
 use crate::print::count;
-use crate::status::gather::{Federation, MemberState, Overview, ServerState};
 
 /// A member this many entries behind is catching up, not keeping up: under full load the followers are a few batches
 /// (hundreds of entries) behind.
@@ -153,7 +153,7 @@ fn server_problems(overview: &Overview) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::gather::{Chunks, Chunkserver, Cluster, Leader, Member};
+    use crate::status::{Chunks, Chunkserver, Cluster, Leader, Member};
 
     fn server(id: u64, state: ServerState) -> Chunkserver {
         Chunkserver {
