@@ -17,14 +17,14 @@ use dfs_proto::federation::FederationMap;
 
 use crate::cli::{DEFAULT_DIR, Source};
 use crate::federation;
-use crate::status::{Federation, find, gather, judge};
+use crate::status::{FederationStatus, find, gather, judge};
 
 /// A federation of which at least one cluster has a leader; else an error that says what is unreachable.
-async fn found(env: &Env, source: &Source) -> anyhow::Result<Federation> {
+async fn found(env: &Env, source: &Source) -> anyhow::Result<FederationStatus> {
     let found = find::find(source)?;
-    let federation = gather::collect(env, &found.metaservers, &found.origin).await;
+    let federation = gather::federation(env, &found.metaservers, &found.origin).await;
     if federation.clusters.iter().all(|cluster| cluster.leader.is_none()) {
-        anyhow::bail!("{} (found by {})", judge::judge_all(&federation).line(), found.origin);
+        anyhow::bail!("{} (found by {})", judge::federation(&federation).line(), found.origin);
     }
     Ok(federation)
 }

@@ -8,21 +8,21 @@ use serde::Serialize;
 use super::{dash, found, number};
 use crate::cli::Source;
 use crate::print::{self, Table};
-use crate::status::{Chunkserver, Member, Overview};
+use crate::status::{ChunkserverStatus, ClusterStatus, MemberStatus};
 
 #[derive(Serialize)]
 struct Nodes {
     cluster: String,
-    metaservers: Vec<Member>,
+    metaservers: Vec<MemberStatus>,
     /// Of a cluster without a leader nobody knows them.
-    chunkservers: Vec<Chunkserver>,
+    chunkservers: Vec<ChunkserverStatus>,
 }
 
-fn nodes(overview: Overview) -> Nodes {
+fn nodes(status: ClusterStatus) -> Nodes {
     Nodes {
-        cluster: overview.name().to_owned(),
-        metaservers: overview.members,
-        chunkservers: overview.leader.map(|leader| leader.chunkservers).unwrap_or_default(),
+        cluster: status.name().to_owned(),
+        metaservers: status.members,
+        chunkservers: status.leader.map(|leader| leader.chunkservers).unwrap_or_default(),
     }
 }
 

@@ -8,23 +8,23 @@ use serde::Serialize;
 use super::{dash, number};
 use crate::cli::Source;
 use crate::print::{self, Table, age, bytes};
-use crate::status::judge::Verdict;
-use crate::status::{Federation, Leader, Overview, Volume, find, gather, judge};
+use crate::status::judge::HealthReport;
+use crate::status::{ClusterStatus, FederationStatus, LeaderReport, VolumeStatus, find, gather, judge};
 
 /// Of a cluster's volumes.
 const NAMES_SHOWN_MAX: usize = 8;
 
 #[derive(Serialize)]
 struct Status<'a> {
-    verdict: &'a Verdict,
+    verdict: &'a HealthReport,
     #[serde(flatten)]
-    federation: &'a Federation,
+    federation: &'a FederationStatus,
 }
 
 pub async fn run(env: &Env, source: &Source, json: bool) -> anyhow::Result<ExitCode> {
     let found = find::find(source)?;
-    let federation = gather::collect(env, &found.metaservers, &found.origin).await;
-    let verdict = judge::judge_all(&federation);
+    let federation = gather::federation(env, &found.metaservers, &found.origin).await;
+    let verdict = judge::federation(&federation);
     if json {
         print::json(&Status { verdict: &verdict, federation: &federation })?;
     } else {
@@ -37,10 +37,10 @@ pub async fn run(env: &Env, source: &Source, json: bool) -> anyhow::Result<ExitC
 }
 
 /// One cluster.
-fn page(overview: &Overview, volumes: &[Volume]) -> String {
+fn page(status: &ClusterStatus, volumes: &[VolumeStatus]) -> String {
     let mut text = String::new();
-    if let Some(cluster) = &overview.cluster {
-        let led = overview.leader.as_ref().map_or_else(
+    if let Some(cluster) = &status.cluster {
+        let led = status.leader.as_ref().map_or_else(
             || "no leader".to_owned(),
             |leader| format!("leader metaserver {}, term {}", leader.member, leader.term),
         );
@@ -51,8 +51,8 @@ fn page(overview: &Overview, volumes: &[Volume]) -> String {
         };
         text += &format!("cluster {} ({}): {led}{copies}\n\n", cluster.name, cluster.id);
     }
-    text += &members(overview);
-    if let Some(leader) = &overview.leader {
+    text += &members(status);
+    if let Some(leader) = &status.leader {
         text.push('\n');
         text += &chunkservers(leader);
         let chunks = leader.chunks;
@@ -60,7 +60,7 @@ fn page(overview: &Overview, volumes: &[Volume]) -> String {
             "\nchunks    {} sealed, {} open; {} degraded, {} damaged, {} dead\n",
             chunks.sealed, chunks.open, chunks.degraded, chunks.damaged, chunks.dead
         );
-        let own = volumes.iter().filter(|volume| volume.cluster == overview.name());
+        let own = volumes.iter().filter(|volume| volume.cluster == status.name());
         let names: Vec<&str> = own.map(|volume| volume.name.as_str()).collect();
         text += &format!("volumes   {}\n", some_of(&names));
         text += &format!("inodes    {}\nsessions  {}\n\n", leader.inodes, leader.sessions);
@@ -80,9 +80,9 @@ fn some_of(names: &[&str]) -> String {
     }
 }
 
-fn members(overview: &Overview) -> String {
+fn members(status: &ClusterStatus) -> String {
     let mut table = Table::new(["metaserver", "address", "state", "log", "lag", ""]);
-    for member in &overview.members {
+    for member in &status.members {
         table.row([
             number(member.id),
             member.address.clone(),
@@ -95,7 +95,7 @@ fn members(overview: &Overview) -> String {
     table.render()
 }
 
-fn chunkservers(leader: &Leader) -> String {
+fn chunkservers(leader: &LeaderReport) -> String {
     let mut table = Table::new([
         "chunkserver",
         "address",

@@ -22,7 +22,7 @@ use crate::local::federation::{Cluster, Federation, Shape};
 use crate::local::mounted::{self, Probe};
 use crate::local::process::{self, Processes};
 use crate::print;
-use crate::status::{MemberState, Overview, gather, judge};
+use crate::status::{ClusterStatus, MemberState, gather, judge};
 
 /// The mount's name in `processes.json`, and its log's.
 pub const MOUNT: &str = "mount";
@@ -204,15 +204,15 @@ async fn wait_healthy(
     let mut announced = false;
     loop {
         check_started(started)?;
-        let overview = gather::collect_cluster(env, &addresses).await;
-        if let Some(id) = complete(&overview, cluster) {
+        let status = gather::cluster(env, &addresses).await;
+        if let Some(id) = complete(&status, cluster) {
             return id.parse().with_context(|| format!("read the id of cluster {}", cluster.name));
         }
         if Instant::now() >= deadline {
             bail!(
                 "cluster {} is not healthy in time: {}; logs are in {}; `dfs up` again goes on waiting, `dfs down` stops",
                 cluster.name,
-                judge::judge(&overview).line(),
+                judge::cluster(&status).line(),
                 dir.logs().display()
             );
         }
@@ -224,12 +224,12 @@ async fn wait_healthy(
 }
 
 /// The cluster's id, if every member is reached, one leads, and every chunkserver has reported to it.
-fn complete<'o>(overview: &'o Overview, cluster: &Cluster) -> Option<&'o str> {
-    let leader = overview.leader.as_ref()?;
-    let here = leader.chunkservers.iter().filter(|server| server.state.is_here()).count();
+fn complete<'o>(status: &'o ClusterStatus, cluster: &Cluster) -> Option<&'o str> {
+    let leader = status.leader.as_ref()?;
+    let here = leader.chunkservers.iter().filter(|server| server.state.is_reachable()).count();
     let is_complete = here >= cluster.chunkservers.len()
-        && overview.members.iter().all(|member| member.state != MemberState::Unreachable);
-    overview.cluster.as_ref().filter(|_| is_complete).map(|cluster| cluster.id.as_str())
+        && status.members.iter().all(|member| member.state != MemberState::Unreachable);
+    status.cluster.as_ref().filter(|_| is_complete).map(|cluster| cluster.id.as_str())
 }
 
 /// Has the cluster join the federation, if it has not yet: in the order of the file, so that the first one has the root.

@@ -18,8 +18,8 @@ use futures::future::join_all;
 use tokio::time::timeout;
 
 use super::{
-    Chunks, Chunkserver, Cluster, Federation, Leader, Member, MemberState, Overview, ServerState, Volume,
-    VolumeState,
+    ChunkCounts, ChunkserverStatus, Cluster, ClusterStatus, FederationStatus, LeaderReport, MemberState,
+    MemberStatus, ServerState, VolumeState, VolumeStatus,
 };
 use crate::federation;
 
@@ -30,7 +30,7 @@ pub const ASK_DEADLINE: Duration = Duration::from_millis(1200);
 type Answers = BTreeMap<String, Result<wire::StatusReply, String>>;
 
 /// Asks `addresses`, then those that the map and the answers name and that were not asked yet.
-pub async fn collect(env: &Env, addresses: &[String], found_by: &str) -> Federation {
+pub async fn federation(env: &Env, addresses: &[String], found_by: &str) -> FederationStatus {
     let first = addresses.iter().cloned().collect();
     let (map, mut answers) = tokio::join!(federation::newest_map(env, addresses), ask_all(env, first));
     let mapped = map.iter().flat_map(|map| &map.clusters).flat_map(|(_, entry)| entry.metaservers.clone());
@@ -49,11 +49,11 @@ pub async fn collect(env: &Env, addresses: &[String], found_by: &str) -> Federat
     };
     clusters.sort_by(|a, b| a.name().cmp(b.name()));
     let map_version = map.map_or(0, |map| map.version);
-    Federation { found_by: found_by.to_owned(), map_version, clusters, volumes }
+    FederationStatus { found_by: found_by.to_owned(), map_version, clusters, volumes }
 }
 
 /// The cluster that these are metaservers of, whether or not it has joined a federation.
-pub async fn collect_cluster(env: &Env, addresses: &[String]) -> Overview {
+pub async fn cluster(env: &Env, addresses: &[String]) -> ClusterStatus {
     let mut answers = ask_all(env, addresses.iter().cloned().collect()).await;
     let next = named(&answers).into_iter().filter(|address| !answers.contains_key(address)).collect();
     answers.extend(ask_all(env, next).await);
@@ -75,23 +75,19 @@ fn named(answers: &Answers) -> Vec<String> {
 }
 
 /// One of the map's clusters: what its metaservers answered, and which of them did not.
-fn of_cluster(id: ClusterId, entry: &ClusterEntry, answers: &Answers) -> Overview {
+fn of_cluster(id: ClusterId, entry: &ClusterEntry, answers: &Answers) -> ClusterStatus {
     let is_own = |address: &String, answer: &Result<wire::StatusReply, String>| match answer {
         Ok(reply) => ClusterId::from_wire(&reply.cluster) == Some(id),
         Err(_) => entry.metaservers.contains(address),
     };
     let own = answers.iter().filter(|(address, answer)| is_own(address, answer));
-    let mut overview = join(&own.map(|(address, answer)| (address.clone(), answer.clone())).collect());
-    overview.cluster.get_or_insert_with(|| Cluster {
-        id: id.to_string(),
-        name: entry.name.clone(),
-        copies: 0,
-    });
-    overview
+    let mut status = join(&own.map(|(address, answer)| (address.clone(), answer.clone())).collect());
+    status.cluster.get_or_insert_with(|| Cluster { id: id.to_string(), name: entry.name.clone(), copies: 0 });
+    status
 }
 
-fn volumes(map: &FederationMap) -> Vec<Volume> {
-    let volume = |(number, volume): &(VolumeId, MapVolume)| Volume {
+fn volumes(map: &FederationMap) -> Vec<VolumeStatus> {
+    let volume = |(number, volume): &(VolumeId, MapVolume)| VolumeStatus {
         number: number.0,
         name: match &volume.name {
             Some(name) => format!("/{}", String::from_utf8_lossy(name.as_bytes())),
@@ -105,10 +101,10 @@ fn volumes(map: &FederationMap) -> Vec<Volume> {
 }
 
 /// A cluster on its own has one volume.
-fn root_alone(overview: &Overview) -> Vec<Volume> {
-    let cluster = overview.cluster.iter().map(|cluster| cluster.name.clone());
+fn root_alone(status: &ClusterStatus) -> Vec<VolumeStatus> {
+    let cluster = status.cluster.iter().map(|cluster| cluster.name.clone());
     cluster
-        .map(|cluster| Volume { number: 0, name: "/".to_owned(), cluster, state: VolumeState::Active })
+        .map(|cluster| VolumeStatus { number: 0, name: "/".to_owned(), cluster, state: VolumeState::Active })
         .collect()
 }
 
@@ -127,31 +123,35 @@ async fn ask(env: &Env, address: &str) -> Result<wire::StatusReply, String> {
 }
 
 /// One picture of all answers. Of several that claim to lead, the one of the highest term does.
-fn join(answers: &Answers) -> Overview {
+fn join(answers: &Answers) -> ClusterStatus {
     let replies = || answers.values().flatten();
     let leader = replies().filter(|reply| reply.is_leader).max_by_key(|reply| reply.term);
     let known = leader.or_else(|| replies().max_by_key(|reply| reply.last_applied));
     let Some(known) = known else {
         let members = answers.iter().map(|(address, answer)| member(address, answer, None, None)).collect();
-        return Overview { members, ..Overview::default() };
+        return ClusterStatus { members, ..ClusterStatus::default() };
     };
     let cluster = Cluster {
         id: ClusterId::from_wire(&known.cluster).unwrap_or_default().to_string(),
         name: known.cluster_name.clone(),
         copies: known.copies,
     };
-    Overview {
+    ClusterStatus {
         cluster: Some(cluster),
         members: members(answers, known, leader),
         leader: leader.map(leader_view),
     }
 }
 
-fn members(answers: &Answers, known: &wire::StatusReply, leader: Option<&wire::StatusReply>) -> Vec<Member> {
+fn members(
+    answers: &Answers,
+    known: &wire::StatusReply,
+    leader: Option<&wire::StatusReply>,
+) -> Vec<MemberStatus> {
     let ids: BTreeMap<&str, u64> = known.members.iter().map(|m| (m.address.as_str(), m.member)).collect();
     let unasked = Err("not asked".to_owned());
     let addresses: BTreeSet<&str> = answers.keys().map(String::as_str).chain(ids.keys().copied()).collect();
-    let mut members: Vec<Member> = addresses
+    let mut members: Vec<MemberStatus> = addresses
         .into_iter()
         .map(|address| {
             let answer = answers.get(address).unwrap_or(&unasked);
@@ -178,13 +178,13 @@ fn member(
     answer: &Result<wire::StatusReply, String>,
     id: Option<u64>,
     leader: Option<&wire::StatusReply>,
-) -> Member {
+) -> MemberStatus {
     let told_lag = |id: u64| leader?.members.iter().find(|m| m.member == id)?.log_lag;
     match answer {
         Ok(reply) => {
             let leads = leader.is_some_and(|leader| leader.answered_by == reply.answered_by);
             let lag = leader.map(|leader| leader.last_log.saturating_sub(reply.last_log));
-            Member {
+            MemberStatus {
                 id: Some(reply.answered_by),
                 address: address.to_owned(),
                 state: if leads { MemberState::Leader } else { MemberState::Follower },
@@ -195,7 +195,7 @@ fn member(
                 problem: None,
             }
         }
-        Err(problem) => Member {
+        Err(problem) => MemberStatus {
             id,
             address: address.to_owned(),
             state: MemberState::Unreachable,
@@ -208,16 +208,16 @@ fn member(
     }
 }
 
-fn leader_view(reply: &wire::StatusReply) -> Leader {
-    let mut chunkservers: Vec<Chunkserver> = reply.chunkservers.iter().map(chunkserver).collect();
+fn leader_view(reply: &wire::StatusReply) -> LeaderReport {
+    let mut chunkservers: Vec<ChunkserverStatus> = reply.chunkservers.iter().map(chunkserver).collect();
     chunkservers.sort_by_key(|server| server.id);
-    Leader {
+    LeaderReport {
         member: reply.answered_by,
         term: reply.term,
         last_log: reply.last_log,
         last_applied: reply.last_applied,
         chunkservers,
-        chunks: Chunks {
+        chunks: ChunkCounts {
             open: reply.chunks_open,
             sealed: reply.chunks_sealed,
             degraded: reply.chunks_degraded,
@@ -229,8 +229,8 @@ fn leader_view(reply: &wire::StatusReply) -> Leader {
     }
 }
 
-fn chunkserver(server: &wire::ServerStatus) -> Chunkserver {
-    Chunkserver {
+fn chunkserver(server: &wire::ServerStatus) -> ChunkserverStatus {
+    ChunkserverStatus {
         id: server.server,
         grpc_address: server.grpc_address.clone(),
         frames_address: server.frames_address.clone(),
@@ -274,10 +274,10 @@ mod tests {
 
     #[test]
     fn of_two_that_claim_to_lead_the_higher_term_does() {
-        let overview = join(&answers([(1, Ok(reply(1, 4, true, 90))), (2, Ok(reply(2, 5, true, 100)))]));
-        let leader = overview.leader.unwrap();
+        let status = join(&answers([(1, Ok(reply(1, 4, true, 90))), (2, Ok(reply(2, 5, true, 100)))]));
+        let leader = status.leader.unwrap();
         assert_eq!((leader.member, leader.term), (2, 5));
-        let states: Vec<_> = overview.members.iter().map(|m| (m.id, m.state, m.log_lag)).collect();
+        let states: Vec<_> = status.members.iter().map(|m| (m.id, m.state, m.log_lag)).collect();
         use MemberState::{Follower, Leader, Unreachable};
         assert_eq!(
             states,
@@ -307,9 +307,9 @@ mod tests {
 
     #[test]
     fn without_any_answer_every_address_is_listed_with_its_problem() {
-        let overview = join(&answers([(1, Err("refused".to_owned())), (2, Err("no answer".to_owned()))]));
-        assert_eq!((overview.cluster, overview.leader), (None, None));
-        let problems: Vec<_> = overview.members.iter().map(|m| m.problem.as_deref()).collect();
+        let status = join(&answers([(1, Err("refused".to_owned())), (2, Err("no answer".to_owned()))]));
+        assert_eq!((status.cluster, status.leader), (None, None));
+        let problems: Vec<_> = status.members.iter().map(|m| m.problem.as_deref()).collect();
         assert_eq!(problems, [Some("refused"), Some("no answer")]);
     }
 
@@ -321,17 +321,17 @@ mod tests {
         }
         let mut follower = reply(2, 4, false, 90);
         follower.members[2].clock_off_ms = Some(5000);
-        let overview = join(&answers([(1, Ok(led)), (2, Ok(follower))]));
-        let problems: Vec<_> = overview.members.iter().map(Member::clock_problem).collect();
+        let status = join(&answers([(1, Ok(led)), (2, Ok(follower))]));
+        let problems: Vec<_> = status.members.iter().map(MemberStatus::clock_problem).collect();
         assert_eq!(problems, [None, Some("its clock is 90.0 s behind the others".to_owned()), None]);
     }
 
     #[test]
     fn followers_alone_name_the_cluster_and_nobody_leads() {
-        let overview = join(&answers([(1, Ok(reply(1, 4, false, 90)))]));
-        assert_eq!(overview.cluster.map(|c| c.name).as_deref(), Some("local"));
-        assert_eq!(overview.leader, None);
-        assert_eq!(overview.members.len(), 3);
+        let status = join(&answers([(1, Ok(reply(1, 4, false, 90)))]));
+        assert_eq!(status.cluster.map(|c| c.name).as_deref(), Some("local"));
+        assert_eq!(status.leader, None);
+        assert_eq!(status.members.len(), 3);
     }
 
     #[test]
@@ -343,10 +343,10 @@ mod tests {
             ("moved:2", Ok(reply(2, 4, false, 90))),
             ("other:9", Ok(stranger)),
         ];
-        let overview = join(&list.map(|(a, r)| (a.to_owned(), r)).into_iter().collect());
-        let rows: Vec<_> = overview.members.iter().map(|m| (m.address.as_str(), m.state)).collect();
+        let status = join(&list.map(|(a, r)| (a.to_owned(), r)).into_iter().collect());
+        let rows: Vec<_> = status.members.iter().map(|m| (m.address.as_str(), m.state)).collect();
         use MemberState::{Follower, Leader, Unreachable};
         assert_eq!(rows[..3], [("h:1", Leader), ("moved:2", Follower), ("h:3", Unreachable)]);
-        assert!(overview.members[3].problem.as_deref().is_some_and(|p| p.contains("another cluster")));
+        assert!(status.members[3].problem.as_deref().is_some_and(|p| p.contains("another cluster")));
     }
 }

@@ -13,24 +13,24 @@ const CLOCK_OFF_MAX_MS: u64 = 1000;
 
 /// All of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Federation {
+pub struct FederationStatus {
     /// Where the addresses came from.
     pub found_by: String,
     /// Of the federation's map; 0: one cluster on its own, or nobody answered.
     pub map_version: u64,
     /// At least one, by name.
-    pub clusters: Vec<Overview>,
-    pub volumes: Vec<Volume>,
+    pub clusters: Vec<ClusterStatus>,
+    pub volumes: Vec<VolumeStatus>,
 }
 
 /// One cluster, joined from all answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Overview {
+pub struct ClusterStatus {
     /// `None`: nobody answered, and no map names it.
     pub cluster: Option<Cluster>,
-    pub members: Vec<Member>,
+    pub members: Vec<MemberStatus>,
     /// What only a leader knows; `None`: there is none, or it did not answer.
-    pub leader: Option<Leader>,
+    pub leader: Option<LeaderReport>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -42,7 +42,7 @@ pub struct Cluster {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Member {
+pub struct MemberStatus {
     /// `None`: it never answered, and nobody who did names it.
     pub id: Option<u64>,
     pub address: String,
@@ -66,7 +66,7 @@ pub enum MemberState {
     Unreachable,
 }
 
-impl Member {
+impl MemberStatus {
     /// P7.1: a clock that is off by more than a second.
     pub fn clock_problem(&self) -> Option<String> {
         let off = self.clock_off_ms.filter(|off| off.unsigned_abs() > CLOCK_OFF_MAX_MS)?;
@@ -87,19 +87,19 @@ impl MemberState {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Leader {
+pub struct LeaderReport {
     pub member: u64,
     pub term: u64,
     pub last_log: u64,
     pub last_applied: u64,
-    pub chunkservers: Vec<Chunkserver>,
-    pub chunks: Chunks,
+    pub chunkservers: Vec<ChunkserverStatus>,
+    pub chunks: ChunkCounts,
     pub inodes: u64,
     pub sessions: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Chunks {
+pub struct ChunkCounts {
     pub open: u64,
     pub sealed: u64,
     pub degraded: u64,
@@ -109,7 +109,7 @@ pub struct Chunks {
 
 /// Volumes but the root directory's are directories in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Volume {
+pub struct VolumeStatus {
     pub number: u32,
     /// Its path; empty: it has none yet, or none any more.
     pub name: String,
@@ -165,7 +165,7 @@ impl ServerState {
     }
 
     /// Can it be read from now?
-    pub fn is_here(self) -> bool {
+    pub fn is_reachable(self) -> bool {
         matches!(self, ServerState::Alive | ServerState::Full)
     }
 
@@ -180,7 +180,7 @@ impl ServerState {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Chunkserver {
+pub struct ChunkserverStatus {
     pub id: u64,
     pub grpc_address: String,
     pub frames_address: String,
@@ -197,7 +197,7 @@ pub struct Chunkserver {
     pub chunks: u64,
 }
 
-impl Overview {
+impl ClusterStatus {
     /// Empty: not known.
     pub fn name(&self) -> &str {
         self.cluster.as_ref().map_or("", |cluster| &cluster.name)
