@@ -86,11 +86,6 @@ pub fn age(millis: u64) -> String {
     }
 }
 
-/// `1 chunk`, `2 chunks`.
-pub fn count(number: u64, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

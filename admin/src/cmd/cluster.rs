@@ -92,7 +92,7 @@ pub async fn join(env: &Env, source: &Source, metaservers: &[String]) -> anyhow:
         "the federation has no root directory yet: its first cluster is about to join"
     );
     let (Some(cluster), Some(_)) = (&status.cluster, &status.leader) else {
-        bail!("{}: {}", metaservers.join(","), judge::cluster(&status).line());
+        bail!("{}: {}", metaservers.join(","), judge::cluster(&status));
     };
     let id = id_of(&cluster.id)?;
     let inodes = status.leader.as_ref().map_or(0, |leader| leader.inodes);

@@ -17,11 +17,13 @@ use dfs_proto::wire;
 use dfs_proto::wire::admin_client::AdminClient;
 use serde::Serialize;
 
+use super::metaservers;
 use crate::cli::Source;
 use crate::federation;
 use crate::local::mounted::{self, Mount};
 use crate::print::{self, Table, bytes};
-use crate::status::{ServerState, find};
+use crate::status::ServerState;
+use crate::status::find::Metaservers;
 
 /// For one page of extents; an election fits in.
 const DEADLINE: Duration = Duration::from_secs(8);
@@ -66,12 +68,12 @@ struct Copy {
 }
 
 pub async fn show(env: &Env, source: &Source, path: &Path, json: bool) -> anyhow::Result<ExitCode> {
-    let found = find::find(source)?;
+    let Metaservers { addresses, .. } = metaservers(source)?;
     let absolute = std::path::absolute(path).with_context(|| format!("use {}", path.display()))?;
     let inside = inside_federation(&absolute, path, &mounted::all()?)?;
-    let map = federation::newest_map(env, &found.metaservers).await;
+    let map = federation::newest_map(env, &addresses).await;
     let place = map.as_ref().map_or_else(
-        || Place { metaservers: found.metaservers.clone(), volume: VolumeId(0), path: inside.clone() },
+        || Place { metaservers: addresses.clone(), volume: VolumeId(0), path: inside.clone() },
         |map| place(map, &inside),
     );
     let leader = LeaderChannel::anonymous(env.clone(), Role::Admin, place.metaservers, CONNECT_DEADLINE);

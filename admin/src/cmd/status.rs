@@ -1,42 +1,42 @@
-//! `dfs status`: everything on one page, one line of verdict, and an exit code for scripts.
+//! `dfs status`: prints the status of the federation on one page, how healthy it is on one line, and ends with an exit code
+//! for scripts.
 
 use std::process::ExitCode;
 
 use dfs_proto::env::Env;
-use serde::Serialize;
 
-use super::{dash, number};
+use super::{dash, metaservers, number};
 use crate::cli::Source;
 use crate::print::{self, Table, age, bytes};
-use crate::status::judge::HealthReport;
-use crate::status::{ClusterStatus, FederationStatus, LeaderReport, VolumeStatus, find, gather, judge};
+use crate::status::judge::Health;
+use crate::status::{self, ClusterStatus, LeaderReport, VolumeStatus};
 
-/// Of a cluster's volumes.
+/// The volumes of one cluster whose names are printed.
 const NAMES_SHOWN_MAX: usize = 8;
 
-#[derive(Serialize)]
-struct Status<'a> {
-    verdict: &'a HealthReport,
-    #[serde(flatten)]
-    federation: &'a FederationStatus,
-}
-
 pub async fn run(env: &Env, source: &Source, json: bool) -> anyhow::Result<ExitCode> {
-    let found = find::find(source)?;
-    let federation = gather::federation(env, &found.metaservers, &found.origin).await;
-    let verdict = judge::federation(&federation);
+    let status = status::of(env, &metaservers(source)?).await;
     if json {
-        print::json(&Status { verdict: &verdict, federation: &federation })?;
+        print::json(&status)?;
     } else {
-        for cluster in &federation.clusters {
-            print!("{}", page(cluster, &federation.volumes));
+        for cluster in &status.federation.clusters {
+            print!("{}", page(cluster, &status.federation.volumes));
         }
-        println!("{}", verdict.line());
+        println!("{}", status.health);
     }
-    Ok(ExitCode::from(verdict.exit_code()))
+    Ok(exit_code(status.health.health))
 }
 
-/// One cluster.
+/// The exit codes that the help of `dfs status` promises.
+fn exit_code(health: Health) -> ExitCode {
+    ExitCode::from(match health {
+        Health::Healthy => 0,
+        Health::Degraded => 1,
+        Health::Unavailable => 2,
+    })
+}
+
+/// The page about one cluster.
 fn page(status: &ClusterStatus, volumes: &[VolumeStatus]) -> String {
     let mut text = String::new();
     if let Some(cluster) = &status.cluster {
@@ -70,7 +70,7 @@ fn page(status: &ClusterStatus, volumes: &[VolumeStatus]) -> String {
     text
 }
 
-/// Their number, and the first of them.
+/// How many names there are, and the first of them.
 fn some_of(names: &[&str]) -> String {
     let shown = names.get(..NAMES_SHOWN_MAX).unwrap_or(names);
     let more = if shown.len() < names.len() { ", …" } else { "" };

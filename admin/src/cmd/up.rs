@@ -212,7 +212,7 @@ async fn wait_healthy(
             bail!(
                 "cluster {} is not healthy in time: {}; logs are in {}; `dfs up` again goes on waiting, `dfs down` stops",
                 cluster.name,
-                judge::cluster(&status).line(),
+                judge::cluster(&status),
                 dir.logs().display()
             );
         }

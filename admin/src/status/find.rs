@@ -1,61 +1,50 @@
-//! Which metaservers to ask.
+//! Reads from the configuration file which metaservers to ask.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
-use dfs_proto::config::{self, ConfigFile};
+use dfs_proto::config::{self, ConfigError, ConfigFile};
+use thiserror::Error;
 
-use crate::cli::Source;
-
-/// Addresses of metaservers, and where they come from, for messages.
+/// Some metaservers of a federation; the others are learnt from their answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    pub metaservers: Vec<String>,
+pub struct Metaservers {
+    /// `host:port` of their gRPC ports.
+    pub addresses: Vec<String>,
+    /// Where the addresses come from, for messages.
     pub origin: String,
 }
 
-/// Flag or environment first, then the configuration file.
-pub fn find(source: &Source) -> anyhow::Result<Found> {
-    let given: Vec<String> = source.federation.iter().filter(|a| !a.is_empty()).cloned().collect();
-    if !given.is_empty() {
-        return Ok(Found { metaservers: given, origin: "--federation".to_owned() });
+/// Why no metaserver is known.
+#[derive(Debug, Error)]
+pub enum FindError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("no federation is configured")]
+    NoFile,
+    #[error("{}: section [federation] has no `metaservers` (a list of host:port)", path.display())]
+    NoMetaservers { path: PathBuf },
+}
+
+/// The metaservers that the configuration file names: `file`, or the first one that exists of the usual places.
+pub fn configured(file: Option<&Path>) -> Result<Metaservers, FindError> {
+    let (path, file): (Option<PathBuf>, ConfigFile) = config::load(file)?;
+    let path = path.ok_or(FindError::NoFile)?;
+    let addresses = file.federation.metaservers;
+    if addresses.is_empty() {
+        return Err(FindError::NoMetaservers { path });
     }
-    let (path, file): (Option<PathBuf>, ConfigFile) = config::load(source.config.as_deref())?;
-    let path = path.context(
-        "no federation is configured: start one with `dfs up`, or name one with --federation host:port or --config FILE",
-    )?;
-    let metaservers = file.federation.metaservers;
-    anyhow::ensure!(
-        !metaservers.is_empty(),
-        "{}: section [federation] has no `metaservers` (a list of host:port)",
-        path.display()
-    );
-    Ok(Found { metaservers, origin: path.display().to_string() })
+    Ok(Metaservers { addresses, origin: path.display().to_string() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn config(text: &str) -> (tempfile::NamedTempFile, Source) {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), text).unwrap();
-        let source = Source { config: Some(file.path().to_owned()), federation: Vec::new() };
-        (file, source)
-    }
-
-    #[test]
-    fn a_flag_goes_before_the_file() {
-        let (_file, mut source) = config("[federation]\nmetaservers = [\"h:1\"]\n[metaserver]\nid = 1\n");
-        assert_eq!(find(&source).unwrap().metaservers, ["h:1"]);
-        source.federation = vec!["x:2".to_owned()];
-        assert_eq!(find(&source).unwrap().metaservers, ["x:2"]);
-    }
-
     #[test]
     fn a_file_without_metaservers_is_named_in_the_error() {
-        let (file, source) = config("[federation]\n");
-        let error = find(&source).unwrap_err().to_string();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "[federation]\n").unwrap();
+        let error = configured(Some(file.path())).unwrap_err().to_string();
         assert!(error.contains(&file.path().display().to_string()), "{error}");
     }
 }

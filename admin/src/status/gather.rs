@@ -1,8 +1,7 @@
-//! What the clusters of a federation say of themselves: every known metaserver is asked at once, then `join` makes one
-//! picture of each cluster's answers.
+//! Asks all known metaservers at once, then those that their answers name, and joins the answers of each cluster into one
+//! picture.
 //!
-//! With every server dead the whole of it ends within [`ASK_DEADLINE`] twice, which is below the 3 s that `dfs status`
-//! promises.
+//! That takes at most [`ASK_DEADLINE`] twice, also when every server is dead: less than the 3 s that `dfs status` promises.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,20 +16,23 @@ use dfs_proto::wire::admin_client::AdminClient;
 use futures::future::join_all;
 use tokio::time::timeout;
 
+use super::find::Metaservers;
 use super::{
     ChunkCounts, ChunkserverStatus, Cluster, ClusterStatus, FederationStatus, LeaderReport, MemberState,
     MemberStatus, ServerState, VolumeState, VolumeStatus,
 };
 use crate::federation;
 
-/// For one round of questions, connecting included. Two rounds fit into the 3 s of `dfs status`: those configured, then
+/// The time for one round of questions, connecting included. There are two rounds: the metaservers that are configured, and
 /// those that they name.
 pub const ASK_DEADLINE: Duration = Duration::from_millis(1200);
 
+/// What each address answered, or why it did not.
 type Answers = BTreeMap<String, Result<wire::StatusReply, String>>;
 
-/// Asks `addresses`, then those that the map and the answers name and that were not asked yet.
-pub async fn federation(env: &Env, addresses: &[String], found_by: &str) -> FederationStatus {
+/// The federation that these metaservers are of: every cluster of its map or, if they know of no map, their own cluster.
+pub async fn federation(env: &Env, metaservers: &Metaservers) -> FederationStatus {
+    let Metaservers { addresses, origin } = metaservers;
     let first = addresses.iter().cloned().collect();
     let (map, mut answers) = tokio::join!(federation::newest_map(env, addresses), ask_all(env, first));
     let mapped = map.iter().flat_map(|map| &map.clusters).flat_map(|(_, entry)| entry.metaservers.clone());
@@ -49,10 +51,10 @@ pub async fn federation(env: &Env, addresses: &[String], found_by: &str) -> Fede
     };
     clusters.sort_by(|a, b| a.name().cmp(b.name()));
     let map_version = map.map_or(0, |map| map.version);
-    FederationStatus { found_by: found_by.to_owned(), map_version, clusters, volumes }
+    FederationStatus { found_by: origin.clone(), map_version, clusters, volumes }
 }
 
-/// The cluster that these are metaservers of, whether or not it has joined a federation.
+/// The cluster that these metaservers are of, whether or not it has joined a federation.
 pub async fn cluster(env: &Env, addresses: &[String]) -> ClusterStatus {
     let mut answers = ask_all(env, addresses.iter().cloned().collect()).await;
     let next = named(&answers).into_iter().filter(|address| !answers.contains_key(address)).collect();
@@ -68,13 +70,13 @@ async fn ask_all(env: &Env, addresses: BTreeSet<String>) -> Answers {
     join_all(asked).await.into_iter().collect()
 }
 
-/// The members that the answers tell of.
+/// The addresses of the members that the answers name.
 fn named(answers: &Answers) -> Vec<String> {
     let members = answers.values().flatten().flat_map(|reply| &reply.members);
     members.map(|member| member.address.clone()).filter(|address| !address.is_empty()).collect()
 }
 
-/// One of the map's clusters: what its metaservers answered, and which of them did not.
+/// One cluster of the federation's map, joined from those of the answers that are its metaservers'.
 fn of_cluster(id: ClusterId, entry: &ClusterEntry, answers: &Answers) -> ClusterStatus {
     let is_own = |address: &String, answer: &Result<wire::StatusReply, String>| match answer {
         Ok(reply) => ClusterId::from_wire(&reply.cluster) == Some(id),
@@ -100,7 +102,7 @@ fn volumes(map: &FederationMap) -> Vec<VolumeStatus> {
     map.volumes.iter().map(volume).collect()
 }
 
-/// A cluster on its own has one volume.
+/// The volumes of a cluster on its own: the root directory is the only one.
 fn root_alone(status: &ClusterStatus) -> Vec<VolumeStatus> {
     let cluster = status.cluster.iter().map(|cluster| cluster.name.clone());
     cluster
@@ -122,7 +124,8 @@ async fn ask(env: &Env, address: &str) -> Result<wire::StatusReply, String> {
     timeout(ASK_DEADLINE, asked).await.unwrap_or_else(|_| Err(format!("no answer within {ASK_DEADLINE:?}")))
 }
 
-/// One picture of all answers. Of several that claim to lead, the one of the highest term does.
+/// The picture that the answers of one cluster's metaservers give together. If several claim to lead, the one with the
+/// highest term does.
 fn join(answers: &Answers) -> ClusterStatus {
     let replies = || answers.values().flatten();
     let leader = replies().filter(|reply| reply.is_leader).max_by_key(|reply| reply.term);
@@ -160,7 +163,7 @@ fn members(
             member(address, if foreign { &stranger } else { answer }, ids.get(address).copied(), leader)
         })
         .collect();
-    // One member may be reachable under two addresses: that is one row, the one it is known by.
+    // A member that is reachable under two addresses is one entry, under the address that the others know.
     let answered: BTreeSet<u64> =
         members.iter().filter(|m| m.problem.is_none()).filter_map(|m| m.id).collect();
     members.retain(|m| m.id.is_none_or(|id| !answered.contains(&id) || m.problem.is_none()));

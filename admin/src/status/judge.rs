@@ -1,53 +1,53 @@
-//! One line that says how a federation is, and the exit code that goes with it. Pure.
+//! Judges from what was gathered how healthy a cluster or a federation is. Pure.
+
+use std::fmt;
 
 use serde::Serialize;
 
 use super::{ClusterStatus, FederationStatus, MemberState, ServerState};
-use crate::print::count;
 
-/// A member this many entries behind is catching up, not keeping up: under full load the followers are a few batches
-/// (hundreds of entries) behind.
+/// A follower that is this many entries behind is catching up and does not keep up: under full load followers are a few
+/// batches (hundreds of entries) behind.
 const LOG_LAG_MAX: u64 = 5_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     Healthy,
+    /// Everything can be read and written, but something is missing or will soon be a problem.
     Degraded,
+    /// Nothing can be read or written.
     Unavailable,
 }
 
+/// How healthy something is, and why. As text it is one line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HealthReport {
     pub health: Health,
-    /// What is wrong; when healthy, what was counted.
+    /// What is wrong or, if nothing is, what was looked at.
     #[serde(rename = "because")]
     pub reasons: Vec<String>,
 }
 
-impl HealthReport {
-    pub fn exit_code(&self) -> u8 {
-        match self.health {
-            Health::Healthy => 0,
-            Health::Degraded => 1,
-            Health::Unavailable => 2,
-        }
-    }
-
-    pub fn line(&self) -> String {
-        let health = match self.health {
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
             Health::Healthy => "healthy",
             Health::Degraded => "degraded",
             Health::Unavailable => "unavailable",
-        };
-        format!("{health}: {}", self.reasons.join("; "))
+        })
     }
 }
 
-/// Of all clusters: unavailable when all of them are.
+impl fmt::Display for HealthReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.health, self.reasons.join("; "))
+    }
+}
+
+/// The health of all clusters together: the federation is unavailable when every cluster is.
 pub fn federation(federation: &FederationStatus) -> HealthReport {
-    let each: Vec<(&str, HealthReport)> =
-        federation.clusters.iter().map(|one| (one.name(), cluster(one))).collect();
+    let each: Vec<_> = federation.clusters.iter().map(|status| (status.name(), cluster(status))).collect();
     match each.as_slice() {
         [] => HealthReport {
             health: Health::Unavailable,
@@ -59,24 +59,23 @@ pub fn federation(federation: &FederationStatus) -> HealthReport {
 }
 
 fn join(clusters: &[(&str, HealthReport)]) -> HealthReport {
-    let all = |wanted: Health| clusters.iter().all(|(_, verdict)| verdict.health == wanted);
+    let all = |wanted: Health| clusters.iter().all(|(_, report)| report.health == wanted);
     let health = match (all(Health::Healthy), all(Health::Unavailable)) {
         (true, _) => Health::Healthy,
         (_, true) => Health::Unavailable,
         (false, false) => Health::Degraded,
     };
-    let told = clusters.iter().filter(|(_, verdict)| verdict.health != Health::Healthy);
+    let unhealthy = clusters.iter().filter(|(_, report)| report.health != Health::Healthy);
     let mut reasons: Vec<String> =
-        told.map(|(name, verdict)| format!("cluster {name} is {}", verdict.line())).collect();
+        unhealthy.map(|(name, report)| format!("cluster {name} is {report}")).collect();
     if reasons.is_empty() {
-        reasons = clusters
-            .iter()
-            .map(|(name, verdict)| format!("{name}: {}", verdict.reasons.join("; ")))
-            .collect();
+        let each = clusters.iter().map(|(name, report)| format!("{name}: {}", report.reasons.join("; ")));
+        reasons = each.collect();
     }
     HealthReport { health, reasons }
 }
 
+/// The health of one cluster.
 pub fn cluster(status: &ClusterStatus) -> HealthReport {
     let unreachable: Vec<String> = status
         .members
@@ -152,6 +151,11 @@ fn server_problems(status: &ClusterStatus) -> Vec<String> {
     problems
 }
 
+/// `1 chunk`, `2 chunks`.
+fn count(number: u64, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,19 +216,19 @@ mod tests {
         }
     }
 
-    fn judged(change: impl FnOnce(&mut ClusterStatus)) -> (u8, String) {
+    fn judged(change: impl FnOnce(&mut ClusterStatus)) -> (Health, String) {
         let mut status = healthy();
         change(&mut status);
-        let verdict = cluster(&status);
-        (verdict.exit_code(), verdict.line())
+        let report = cluster(&status);
+        (report.health, report.to_string())
     }
 
     #[test]
     fn all_there_is_healthy_and_dead_chunks_are_no_problem() {
-        let (code, line) = judged(|_| {});
+        let (health, line) = judged(|_| {});
         assert_eq!(
-            (code, line.as_str()),
-            (0, "healthy: 3 metaservers, 3 chunkservers, every chunk has its copies")
+            (health, line.as_str()),
+            (Health::Healthy, "healthy: 3 metaservers, 3 chunkservers, every chunk has its copies")
         );
     }
 
@@ -245,8 +249,8 @@ mod tests {
             (leader(|l| l.chunks.degraded = 1), "1 degraded chunk"),
             (leader(|l| l.chunks.damaged = 2), "2 damaged chunks"),
         ];
-        for ((code, line), expected) in cases {
-            assert_eq!(code, 1, "{line}");
+        for ((health, line), expected) in cases {
+            assert_eq!(health, Health::Degraded, "{line}");
             assert!(line.contains(expected), "{line}");
         }
     }
@@ -271,22 +275,22 @@ mod tests {
                 "none of 3 chunkservers answers",
             ),
         ];
-        for ((code, line), expected) in cases {
-            assert_eq!(code, 2, "{line}");
+        for ((health, line), expected) in cases {
+            assert_eq!(health, Health::Unavailable, "{line}");
             assert!(line.contains(expected), "{line}");
         }
     }
 
     #[test]
     fn of_several_clusters_each_that_is_not_healthy_is_named() {
-        let verdict = |health, reasons: &str| HealthReport { health, reasons: vec![reasons.to_owned()] };
+        let report = |health, reason: &str| HealthReport { health, reasons: vec![reason.to_owned()] };
         let (well, ill) =
-            (verdict(Health::Healthy, "fine"), verdict(Health::Unavailable, "no metaserver answers"));
+            (report(Health::Healthy, "fine"), report(Health::Unavailable, "no metaserver answers"));
         let both = join(&[("alpha", well.clone()), ("beta", ill.clone())]);
-        assert_eq!(both.line(), "degraded: cluster beta is unavailable: no metaserver answers");
+        assert_eq!(both.to_string(), "degraded: cluster beta is unavailable: no metaserver answers");
         assert_eq!(join(&[("alpha", ill.clone()), ("beta", ill)]).health, Health::Unavailable);
         assert_eq!(
-            join(&[("alpha", well.clone()), ("beta", well)]).line(),
+            join(&[("alpha", well.clone()), ("beta", well)]).to_string(),
             "healthy: alpha: fine; beta: fine"
         );
     }
