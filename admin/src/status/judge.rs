@@ -151,7 +151,7 @@ fn server_problems(status: &ClusterStatus) -> Vec<String> {
     problems
 }
 
-/// `1 chunk`, `2 chunks`.
+/// Formats a number of things as `1 chunk` or `2 chunks`.
 fn count(number: u64, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
