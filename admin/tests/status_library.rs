@@ -6,13 +6,13 @@ use dfs_admin::status;
 use dfs_admin::status::find::Metaservers;
 use dfs_admin::status::judge::Health;
 use dfs_admin::status::{MemberState, ServerState};
-use dfs_proto::env::Env;
+use dfs_net::env::Env;
+use dfs_net::rpc::admission::Admission;
+use dfs_net::rpc::grpc::SharedIdentity;
+use dfs_net::rpc::{Identity, Role, grpc};
+use dfs_net::services::admin_server::{Admin, AdminServer};
 use dfs_proto::ids::ClusterId;
-use dfs_proto::rpc::admission::Admission;
-use dfs_proto::rpc::grpc::SharedIdentity;
-use dfs_proto::rpc::{Identity, Role, grpc};
 use dfs_proto::wire;
-use dfs_proto::wire::admin_server::{Admin, AdminServer};
 use tonic::{Request, Response, Status};
 
 const CLUSTER: ClusterId = ClusterId(0xc1);

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use dfs_chunkserver::config::{Config, File};
 use dfs_chunkserver::{Seams, start};
-use dfs_proto::descriptors;
-use dfs_proto::env::{Env, runtime_threads};
+use dfs_net::descriptors;
+use dfs_net::env::{Env, runtime_threads};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -81,7 +81,7 @@ struct Arguments {
 impl Arguments {
     /// The settings of the file, replaced by those that the arguments and the environment give.
     fn config(self) -> anyhow::Result<Config> {
-        let (_, file) = dfs_proto::config::load::<File>(self.config.as_deref())?;
+        let (_, file) = dfs_net::config::load::<File>(self.config.as_deref())?;
         let File { mut federation, chunkserver: mut section, .. } = file;
         fn take<T>(setting: &mut T, given: Option<T>) {
             if let Some(given) = given {
@@ -132,7 +132,7 @@ fn serve(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
-    match raise_descriptor_limit() {
+    match descriptors::raise() {
         Ok(limit) if limit < descriptors::FEW => {
             println!(
                 "dfs-chunkserver: only {limit} open files are allowed: fewer chunks and connections at a time"

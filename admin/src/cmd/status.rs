@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use dfs_proto::env::Env;
+use dfs_net::env::Env;
 
 use super::{dash, metaservers, number};
 use crate::cli::Source;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dfs_proto::config::{self, ConfigError, ConfigFile};
+use dfs_net::config::{self, ConfigError, ConfigFile};
 use thiserror::Error;
 
 /// Some metaservers of a federation; the others are learnt from their answers.

@@ -8,7 +8,7 @@ pub mod find;
 pub mod gather;
 pub mod judge;
 
-use dfs_proto::env::Env;
+use dfs_net::env::Env;
 use dfs_proto::federation::VolumePhase;
 use dfs_proto::wire;
 use serde::Serialize;

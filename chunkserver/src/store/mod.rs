@@ -36,8 +36,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use dfs_net::env::BoxFuture;
 use dfs_proto::chunk::{Append, Blocks, ChunkKey, ReadChunk, block_checksum};
-use dfs_proto::env::BoxFuture;
 use dfs_proto::error::ChunkError;
 use dfs_proto::ids::ChunkId;
 use dfs_proto::units::{APPEND_LEN_MAX, BLOCK_LEN, ByteLen, CHUNK_LEN, ChunkOffset};

@@ -18,9 +18,8 @@ use tokio::time::Instant;
 use super::Federation;
 use super::placement::{Candidate, choose};
 use super::report::REPORT_INTERVAL;
-use crate::command::{Command, FederationCommand, Reply};
 use crate::raft::Consensus;
-use crate::state;
+use dfs_state::command::{Command, FederationCommand, Reply};
 
 /// A report and a half; shorter than what a call waits, so that with a cluster away the first call already succeeds.
 const COMPLETE_AFTER: Duration = REPORT_INTERVAL.saturating_mul(3).checked_div(2).expect("not by zero");
@@ -55,7 +54,7 @@ impl Federation {
         }
         self.group.enter_term(leadership.term);
         let view = member.read().await?;
-        let map = state::federation::map(&*view.snapshot());
+        let map = dfs_state::federation::map(&*view.snapshot());
         let map = map.ok_or(MetaError::Unavailable { what: "the federation is not made yet".to_owned() })?;
         let command = match call {
             Federate::AddVolume { name, cluster, except } => {

@@ -27,13 +27,13 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dfs_proto::env::Env;
+use dfs_net::env::Env;
+use dfs_net::rpc::Role;
+use dfs_net::rpc::leader::LeaderChannel;
 use dfs_proto::error::MetaError;
 use dfs_proto::federation::{AddedVolume, Federate, FederationMap, VolumeAnswer, VolumeCall, VolumeRequest};
 use dfs_proto::ids::{ClusterId, VolumeId};
 use dfs_proto::meta::MetaResult;
-use dfs_proto::rpc::Role;
-use dfs_proto::rpc::leader::LeaderChannel;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 

@@ -9,13 +9,13 @@ use dfs_proto::meta::MetaResult;
 use tokio::time::{Instant, sleep};
 
 use super::Federation;
-use crate::command::Command;
-use crate::kv::Snapshot;
 use crate::leases::Touched;
 use crate::service::Metaserver;
-use crate::state::read;
-use crate::state::volume::VolumeState;
 use crate::view::Load;
+use dfs_state::command::Command;
+use dfs_state::kv::Snapshot;
+use dfs_state::read;
+use dfs_state::volume::VolumeState;
 
 pub(super) const REPORT_INTERVAL: Duration = Duration::from_secs(2);
 

@@ -12,12 +12,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dfs_net::rpc::grpc;
+use dfs_net::services::raft_client::RaftClient;
 use dfs_proto::attr::Timestamp;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ClusterId, DirectoryId, FederationId, MemberId};
-use dfs_proto::rpc::grpc;
 use dfs_proto::wire;
-use dfs_proto::wire::raft_client::RaftClient;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
@@ -28,8 +28,7 @@ use super::stamp::StampFile;
 use super::state_store::StateStore;
 use super::types::{FORMAT, MemberNode};
 use super::{ClusterOptions, Consensus, Purpose};
-use crate::command::{Command, FederationCommand, InitCluster, Member};
-use crate::state;
+use dfs_state::command::{Command, FederationCommand, InitCluster, Member};
 
 /// Between rounds of greetings: while the cluster is being made, and afterwards.
 const ROUND_BEFORE: Duration = Duration::from_millis(100);
@@ -269,7 +268,7 @@ async fn make(consensus: &Consensus, purpose: &Purpose) -> Result<(), MetaError>
 }
 
 async fn make_federation(consensus: &Consensus) -> Result<(), MetaError> {
-    let is_made = state::federation::id(&*consensus.read().await?.snapshot()).is_some();
+    let is_made = dfs_state::federation::id(&*consensus.read().await?.snapshot()).is_some();
     if !is_made {
         let federation = FederationId(consensus.group().env.rng.u128());
         consensus.propose(Command::Federation(FederationCommand::Init { federation })).await?;
@@ -281,7 +280,7 @@ async fn make_cluster(consensus: &Consensus, options: &ClusterOptions) -> Result
     let (record, members) = {
         let view = consensus.read().await?;
         let snapshot = view.snapshot();
-        (state::read::cluster(&*snapshot), state::read::members(&*snapshot))
+        (dfs_state::read::cluster(&*snapshot), dfs_state::read::members(&*snapshot))
     };
     if record.is_none() {
         let rng = &consensus.group().env.rng;

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dfs_net::env::Env;
+use dfs_net::services::raft_server::{Raft as RaftService, RaftServer};
 use dfs_proto::attr::Timestamp;
-use dfs_proto::env::Env;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ClusterId, DirectoryId, MemberId};
 use dfs_proto::meta::Change;
 use dfs_proto::planted::{self, Bug};
-use dfs_proto::wire::raft_server::{Raft as RaftService, RaftServer};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{Config, LinearizerOption, ServerState, SnapshotPolicy};
@@ -35,9 +35,8 @@ use super::state_machine::StateMachine;
 use super::state_store::{ReadView, StateStore};
 use super::ticks::{self, Heard};
 use super::types::TypeConfig;
-use crate::command::{Command, Member, Proposed, Reply, RootAttr};
-use crate::kv::{KvHome, Txn};
-use crate::state;
+use dfs_state::command::{Command, Member, Proposed, Reply, RootAttr};
+use dfs_state::kv::{KvHome, Txn};
 
 /// How a leader is noticed and replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,7 +264,7 @@ impl Consensus {
         ));
         let config = Arc::new(raft_config(&options, is_fresh).validate()?);
         let clock = group.env.clock.clone();
-        let last_time = state::read::last_time(&*store.kv().snapshot());
+        let last_time = dfs_state::read::last_time(&*store.kv().snapshot());
         let time = Arc::new(StateClock::new(clock.clone(), last_time));
         let machine = StateMachine::new(store.clone(), applied, time.clone());
         let network = Network::new(group.clone());
@@ -354,7 +353,7 @@ impl Consensus {
         }
         let kv = self.inner.store.kv();
         let base = kv.snapshot();
-        let reply = state::apply(command, self.now(), &mut Txn::new(&*base));
+        let reply = dfs_state::apply(command, self.now(), &mut Txn::new(&*base));
         let (proposer, command) = (self.inner.proposer.clone(), command.clone());
         tokio::spawn(async move { proposer.propose(&command).await });
         Some(reply)

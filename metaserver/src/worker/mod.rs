@@ -8,11 +8,11 @@ mod seal;
 
 use std::sync::Arc;
 
-use crate::command::{Command, Reply};
 use crate::federation;
 use crate::leases::Touched;
 use crate::service::Metaserver;
 use delete::SeenTimes;
+use dfs_state::command::{Command, Reply};
 
 /// Runs while the process does.
 pub(crate) async fn run(metaserver: Arc<Metaserver>) {
