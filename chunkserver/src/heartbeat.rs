@@ -1,11 +1,11 @@
-//! Registers this server at its cluster's leader and reports to it: load up, deletion orders down.
+//! Registers this server with the leader of its cluster, then sends it a heartbeat at each interval: the server's load and
+//! what it has done go up, the leader's orders come down.
 //!
 //! H1  Cluster and server id are stamped on the data directory before anything is served under them (P11.1).
-//! H2  Only chunks that the leader named are deleted, and each is confirmed after it is gone for good (P10.6).
-//! H3  After a failure all metaservers are tried at once and again, so that a new leader hears us soon (P10.2).
-//! Deleting never delays a heartbeat: it is a task beside it, one at a time.
+//! H2  After a failed heartbeat the next one follows at once, to whichever metaserver answers, so that a new leader hears
+//!     from this server soon (P10.2).
+//! Not here: how orders are carried out (`orders`).
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,25 +24,23 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use crate::machine::{Machine, MachineLoad};
 use crate::metrics::Metrics;
 use crate::neighbours::Neighbours;
+use crate::orders::{Done, Ordered, Orders};
 use crate::service::Service;
 use crate::store::stamp::{Directory, DirectoryError};
 use crate::store::{ChunkStore, StoreLoad};
 use crate::workers::Workers;
 
-/// For finding a leader and its answer: long enough to pass over a member that hangs (a second and a half).
+/// The time to find a leader and get its answer: long enough to pass over a member that hangs (a second and a half).
 const CALL_DEADLINE: Duration = Duration::from_secs(6);
-/// After the leader's refusal, which trying again will hardly change.
+/// The pause after a refused registration, which another attempt at once will hardly change.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
-/// Confirmations that one heartbeat carries; the leader orders no more deletions at a time.
-const CONFIRMATIONS_MAX: usize = 1000;
-
-/// Before a heartbeat that could not wait.
-const ASKED_PAUSE: Duration = Duration::from_millis(20);
-
-/// Damaged chunks that one heartbeat reports: the leader takes no more at a time, and what it took is not repeated.
+/// The pause before a heartbeat that is sent before it is due. So many requests for one become a single heartbeat.
+const REFRESH_PAUSE: Duration = Duration::from_millis(20);
+/// Damaged chunks that one heartbeat reports. The leader takes no more at a time, and those that it took are not reported
+/// again.
 const DAMAGE_REPORTS_MAX: usize = 100;
 
-/// Why this server cannot be of its cluster: it stops.
+/// Why this server cannot belong to its cluster. It stops then.
 #[derive(Debug, Error)]
 pub enum RegisterError {
     #[error(transparent)]
@@ -53,17 +51,17 @@ pub enum RegisterError {
     Malformed { what: &'static str },
 }
 
-/// Where others reach this server, and what it says about itself.
+/// What this server tells others about itself: its addresses and its zone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Advertised {
     pub grpc: String,
     pub frames: String,
-    /// Empty: it serves none.
+    /// Empty if it serves no HTTP.
     pub http: String,
     pub zone: String,
 }
 
-/// How registration stands, for `/healthz`. Cloning gives another handle.
+/// Whether the last heartbeat was answered, for `/healthz`. A clone shares the state.
 #[derive(Clone)]
 pub(crate) struct Registration(Arc<Mutex<Option<String>>>);
 
@@ -72,12 +70,12 @@ impl Registration {
         Registration(Arc::new(Mutex::new(Some("not registered yet".to_owned()))))
     }
 
-    /// `None`: the last heartbeat was answered.
+    /// Why the last heartbeat or registration failed; `None` if it was answered.
     pub(crate) fn last_failure(&self) -> Option<String> {
         lock(&self.0).clone()
     }
 
-    /// Remembers it, and logs what is new: a cluster that is away for an hour is two lines.
+    /// Remembers the outcome and logs it if it is new, so that a cluster that is away for an hour leaves two lines.
     fn report(&self, failure: Option<String>) {
         let mut last = lock(&self.0);
         match (&*last, &failure) {
@@ -94,7 +92,7 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Everything a heartbeat speaks about.
+/// The task that registers and sends heartbeats, with everything that a heartbeat tells about.
 pub(crate) struct Heartbeat {
     pub(crate) leader: LeaderChannel,
     pub(crate) directory: Arc<Mutex<Directory>>,
@@ -108,10 +106,10 @@ pub(crate) struct Heartbeat {
     pub(crate) interval: Duration,
     pub(crate) registration: Registration,
     pub(crate) metrics: Metrics,
-    pub(crate) deletions: Deletions,
+    pub(crate) orders: Orders,
 }
 
-/// Who we are for the leader, until it says that somebody else is.
+/// Who this server is to the leader. It is valid until the leader asks for another registration.
 #[derive(Clone, Copy)]
 struct Registered {
     cluster: ClusterId,
@@ -119,24 +117,26 @@ struct Registered {
     instance: Instance,
 }
 
-/// Why there is no registration: for now, or for good.
+/// Why a registration failed.
 enum NotRegistered {
-    Yet(String),
-    Ever(RegisterError),
+    /// A later attempt may succeed.
+    Retry(String),
+    /// No attempt will.
+    Fatal(RegisterError),
 }
 
 impl Heartbeat {
-    /// Until the future is dropped, or this server turns out not to belong to the cluster.
+    /// Runs until the future is dropped, or returns why this server does not belong to the cluster.
     pub(crate) async fn run(self) -> RegisterError {
         loop {
             let registered = match self.register().await {
                 Ok(registered) => registered,
-                Err(NotRegistered::Yet(what)) => {
+                Err(NotRegistered::Retry(what)) => {
                     self.registration.report(Some(what));
                     sleep(REFUSED_PAUSE.min(self.interval)).await;
                     continue;
                 }
-                Err(NotRegistered::Ever(fatal)) => return fatal,
+                Err(NotRegistered::Fatal(fatal)) => return fatal,
             };
             self.report_while_registered(registered).await;
         }
@@ -152,13 +152,13 @@ impl Heartbeat {
             }
         };
         let reply = self.leader.call(CALL_DEADLINE, call).await.map_err(|error| match error {
-            MetaError::Unavailable { what } => NotRegistered::Yet(what),
+            MetaError::Unavailable { what } => NotRegistered::Retry(what),
             MetaError::NotLeader { .. } | MetaError::Undecided { .. } | MetaError::Internal { .. } => {
-                NotRegistered::Yet(error.to_string())
+                NotRegistered::Retry(error.to_string())
             }
-            error => NotRegistered::Ever(RegisterError::Refused(error)),
+            error => NotRegistered::Fatal(RegisterError::Refused(error)),
         })?;
-        let malformed = |what| NotRegistered::Ever(RegisterError::Malformed { what });
+        let malformed = |what| NotRegistered::Fatal(RegisterError::Malformed { what });
         let cluster = ClusterId::from_wire(&reply.cluster).filter(|cluster| cluster.is_known());
         let cluster = cluster.ok_or_else(|| malformed("no cluster id"))?;
         if reply.server == 0 || reply.instance == 0 {
@@ -167,7 +167,7 @@ impl Heartbeat {
         let server = ServerId(reply.server);
         let directory = Arc::clone(&self.directory);
         let stamped = self.workers.run(move || lock(&directory).register(cluster, server)).await;
-        stamped.unwrap_or(Ok(())).map_err(|error| NotRegistered::Ever(error.into()))?; // keeps H1
+        stamped.unwrap_or(Ok(())).map_err(|error| NotRegistered::Fatal(error.into()))?; // keeps H1
         self.service.set_incarnation(Incarnation(reply.incarnation));
         self.identity.set(Identity { id: server.0, cluster, ..self.identity.get() });
         tracing::info!("registered as {server} of cluster {cluster}, instance {}", reply.instance);
@@ -188,15 +188,15 @@ impl Heartbeat {
         }
     }
 
-    /// Returns when the leader wants us to register again.
+    /// Sends heartbeats; returns when the leader asks for another registration.
     async fn report_while_registered(&self, registered: Registered) {
         let mut ticks = interval_at(Instant::now(), self.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                // At most so often, whoever makes us ask.
-                () = self.neighbours.asked() => sleep(ASKED_PAUSE).await,
+                // The pause bounds how often clients can cause a heartbeat.
+                () = self.neighbours.refresh_wanted() => sleep(REFRESH_PAUSE).await,
             }
             match self.beat(registered).await {
                 Ok(reply) => {
@@ -205,12 +205,12 @@ impl Heartbeat {
                         tracing::info!("asked to register again");
                         return;
                     }
-                    self.deletions.order(&self.store, reply.delete.into_iter().map(ChunkId).collect());
+                    self.orders.carry_out(ordered(&reply));
                 }
                 Err(error) => {
                     self.metrics.heartbeat_failures.inc();
                     self.registration.report(Some(error.to_string()));
-                    ticks.reset_immediately(); // keeps H3: the time between beats has passed in trying
+                    ticks.reset_immediately(); // keeps H2: the time between beats has passed in trying
                     sleep(Duration::from_millis(50)).await;
                 }
             }
@@ -218,14 +218,15 @@ impl Heartbeat {
     }
 
     async fn beat(&self, registered: Registered) -> Result<wire::HeartbeatReply, MetaError> {
-        let deleted = self.deletions.to_confirm();
+        let done = self.orders.to_confirm();
+        let Done { deletions } = &done;
         let damaged: Vec<ChunkId> = self.store.damaged().into_iter().take(DAMAGE_REPORTS_MAX).collect();
         let request = wire::HeartbeatRequest {
             cluster: registered.cluster.to_wire().into(),
             server: registered.server.0,
             instance: registered.instance.0,
             load: Some(self.load().await),
-            deleted: deleted.iter().map(|chunk| chunk.0).collect(),
+            deleted: deletions.iter().map(|chunk| chunk.0).collect(),
             damaged: damaged.iter().map(|chunk| chunk.0).collect(),
             servers_version: self.neighbours.version(),
         };
@@ -238,13 +239,13 @@ impl Heartbeat {
         };
         let reply = self.leader.call(CALL_DEADLINE, call).await?;
         if !reply.re_register {
-            self.deletions.confirmed(&deleted);
+            self.orders.confirmed(&done);
             self.store.damage_reported(&damaged);
             let replica = |known: &wire::ServerAddress| Replica {
                 server: ServerId(known.server),
                 address: known.frames_address.clone(),
             };
-            self.neighbours.told(reply.servers_version, reply.servers.iter().map(replica));
+            self.neighbours.update(reply.servers_version, reply.servers.iter().map(replica));
         }
         Ok(reply)
     }
@@ -254,7 +255,7 @@ impl Heartbeat {
         let measured = self.workers.run(move || lock(&machine).measure()).await;
         let MachineLoad { cpu_percent, memory_total_bytes, memory_available_bytes } =
             measured.unwrap_or_default();
-        // A disk that does not even tell its space takes no appends.
+        // A disk whose free space cannot even be measured takes no appends.
         let failing = |error| {
             tracing::warn!("measure the data directory's space: {error}");
             StoreLoad { is_full: true, ..StoreLoad::default() }
@@ -277,43 +278,7 @@ impl Heartbeat {
     }
 }
 
-/// Orders that are being carried out, and confirmations that wait for the next heartbeat.
-#[derive(Clone, Default)]
-pub(crate) struct Deletions(Arc<Mutex<DeletionState>>);
-
-#[derive(Default)]
-struct DeletionState {
-    is_running: bool,
-    done: BTreeSet<ChunkId>,
-}
-
-impl Deletions {
-    /// Starts deleting, unless it is still at the last orders: the leader repeats them until they are confirmed.
-    fn order(&self, store: &ChunkStore, chunks: Vec<ChunkId>) {
-        {
-            let mut state = lock(&self.0);
-            let is_waiting = state.done.len() >= CONFIRMATIONS_MAX;
-            if chunks.is_empty() || is_waiting || std::mem::replace(&mut state.is_running, true) {
-                return;
-            }
-        }
-        let (deletions, store) = (self.clone(), store.clone());
-        tokio::spawn(async move {
-            let gone = store.delete(chunks).await;
-            let mut state = lock(&deletions.0);
-            state.is_running = false;
-            state.done.extend(gone); // keeps H2
-        });
-    }
-
-    fn to_confirm(&self) -> Vec<ChunkId> {
-        lock(&self.0).done.iter().take(CONFIRMATIONS_MAX).copied().collect()
-    }
-
-    fn confirmed(&self, chunks: &[ChunkId]) {
-        let mut state = lock(&self.0);
-        for chunk in chunks {
-            state.done.remove(chunk);
-        }
-    }
+/// The orders in an answer of the leader.
+fn ordered(reply: &wire::HeartbeatReply) -> Ordered {
+    Ordered { deletions: reply.delete.iter().copied().map(ChunkId).collect() }
 }

@@ -1,4 +1,4 @@
-//! Whole chunkservers on loopback, with disks in memory, and a metaserver that answers what a test tells it to.
+//! Whole chunkservers on loopback, with disks in memory, and a fake metaserver that answers what a test wants.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -14,14 +14,17 @@ use dfs_chunkserver::workers::Workers;
 use dfs_chunkserver::{RunError, Seams, start};
 use dfs_net::config::Federation;
 use dfs_net::env::{Env, Net, Rng, Tcp};
+use dfs_net::env::{Env, Net, Rng, Tcp};
 use dfs_net::rpc::admission::Admission;
 use dfs_net::rpc::frames::{ChunkTransport, FrameTransport, call};
 use dfs_net::rpc::grpc::SharedIdentity;
 use dfs_net::rpc::{Identity, Role, grpc};
+use dfs_net::services::chunk_client::ChunkClient;
+use dfs_net::services::cluster_server::{Cluster, ClusterServer};
 use dfs_net::services::cluster_server::{Cluster, ClusterServer};
 use dfs_proto::chunk::{Append, ChunkKey, ChunkReply, ChunkRequest, ReadChunk, SyncChunk, block_checksums};
 use dfs_proto::convert;
-use dfs_proto::error::{ChunkError, MetaError};
+use dfs_proto::error::{ChunkError, MetaError, ReplicaFailure};
 use dfs_proto::ids::{ChunkId, ClusterId, Incarnation, InodeId, ServerId, SessionId, SetVersion};
 use dfs_proto::meta::Replica;
 use dfs_proto::units::{ByteLen, ChunkOffset, MIB, Offset};
@@ -33,10 +36,10 @@ use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
 const CLUSTER: ClusterId = ClusterId(0xc1);
-/// Far more than anything here takes; a test that waits so long has failed.
+/// Far longer than anything here takes: a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a metaserver was told, and what it answers next.
+/// The requests that the fake leader got, and what it answers next.
 #[derive(Clone, Default)]
 struct Told {
     registrations: Vec<wire::RegisterRequest>,
@@ -48,7 +51,7 @@ struct Told {
 }
 
 impl Told {
-    /// Each where it was when it last registered.
+    /// The servers, each with the address of its last registration.
     fn servers(&self) -> Vec<wire::ServerAddress> {
         let server = |(index, directory): (usize, &Bytes)| {
             let last = self.registrations.iter().rfind(|request| request.directory == *directory);
@@ -59,7 +62,7 @@ impl Told {
     }
 }
 
-/// A leader of a cluster that has nothing but chunkservers.
+/// A leader that knows of nothing but chunkservers.
 #[derive(Clone)]
 struct FakeLeader {
     told: Arc<watch::Sender<Told>>,
@@ -134,6 +137,7 @@ impl FakeLeader {
 
 struct TestServer {
     replica: Replica,
+    grpc: String,
     http: String,
     stop: watch::Sender<bool>,
     running: JoinHandle<Result<(), RunError>>,
@@ -172,7 +176,7 @@ fn disk() -> MemoryDisk {
 }
 
 impl TestServer {
-    /// Answers when it was heard by the leader.
+    /// Starts a server; returns when the leader has got a heartbeat of it.
     async fn start(leader: &FakeLeader, address: &str, disk: &MemoryDisk) -> TestServer {
         let server = start(config(address), Env::real(), seams(disk)).await.unwrap();
         let advertised = server.advertised().clone();
@@ -187,7 +191,8 @@ impl TestServer {
         let heartbeats = told.heartbeats.len();
         leader.wait_for(|told| told.heartbeats[heartbeats..].iter().any(|h| h.server == server)).await;
         let replica = Replica { server: ServerId(server), address: advertised.frames };
-        TestServer { replica, http: advertised.http, stop, running }
+        let (grpc, http) = (advertised.grpc, advertised.http);
+        TestServer { replica, grpc, http, stop, running }
     }
 
     async fn stop(self) -> Result<(), RunError> {
@@ -305,6 +310,14 @@ async fn an_append_is_on_every_replica_when_it_is_acknowledged_and_a_sync_makes_
     }
 }
 
+/// The replica that failed, and why.
+fn failed(answer: Result<ChunkReply, ChunkError>) -> (ServerId, ReplicaFailure) {
+    match answer {
+        Err(ChunkError::ReplicaFailed { server, cause, .. }) => (server, cause),
+        other => panic!("expected a failed replica, not {other:?}"),
+    }
+}
+
 #[tokio::test]
 async fn a_replica_that_is_dead_or_lacks_bytes_is_named() {
     let (leader, address) = FakeLeader::start(CLUSTER).await;
@@ -313,23 +326,35 @@ async fn a_replica_that_is_dead_or_lacks_bytes_is_named() {
     let transport = client(CLUSTER);
     let data = Bytes::from_static(b"bytes");
     ask(&transport, &primary, append(8, 0, &data, &[])).await.unwrap();
-    let failed = |answer: Result<ChunkReply, ChunkError>| match answer {
-        Err(ChunkError::ReplicaFailed { server, .. }) => server,
-        other => panic!("expected a failed replica, not {other:?}"),
-    };
     // The secondary never had the first append.
-    assert_eq!(failed(ask(&transport, &primary, append(8, 5, &data, &[&secondary])).await), ServerId(2));
-    assert_eq!(failed(ask(&transport, &primary, sync(8, 5, &[&secondary])).await), ServerId(2));
+    let not_open = (ServerId(2), ReplicaFailure::NotOpen);
+    assert_eq!(failed(ask(&transport, &primary, append(8, 5, &data, &[&secondary])).await), not_open);
+    assert_eq!(failed(ask(&transport, &primary, sync(8, 5, &[&secondary])).await), not_open);
     ask(&transport, &primary, append(9, 0, &data, &[&secondary])).await.unwrap();
     secondary.stop.send_replace(true);
     let mut stopped = secondary;
     timeout(PATIENCE, &mut stopped.running).await.unwrap().unwrap().unwrap();
-    assert_eq!(failed(ask(&transport, &primary, append(9, 5, &data, &[&stopped])).await), ServerId(2));
-    assert_eq!(failed(ask(&transport, &primary, sync(9, 5, &[&stopped])).await), ServerId(2));
+    let unreachable = (ServerId(2), ReplicaFailure::Unreachable);
+    assert_eq!(failed(ask(&transport, &primary, append(9, 5, &data, &[&stopped])).await), unreachable);
+    assert_eq!(failed(ask(&transport, &primary, sync(9, 5, &[&stopped])).await), unreachable);
     primary.stop().await.unwrap();
 }
 
-/// A server connected wherever a client told it to.
+#[tokio::test]
+async fn a_replica_whose_disk_is_full_is_named_with_that_cause() {
+    let (leader, address) = FakeLeader::start(CLUSTER).await;
+    let small = disk();
+    let primary = TestServer::start(&leader, &address, &disk()).await;
+    let secondary = TestServer::start(&leader, &address, &small).await;
+    let transport = client(CLUSTER);
+    small.set_capacity(0);
+    let answer = ask(&transport, &primary, append(8, 0, &Bytes::from_static(b"bytes"), &[&secondary])).await;
+    assert_eq!(failed(answer), (ServerId(2), ReplicaFailure::NoSpace));
+    primary.stop().await.unwrap();
+    secondary.stop().await.unwrap();
+}
+
+/// A server connected to any address that a client named.
 #[tokio::test]
 async fn a_server_connects_to_no_address_that_the_metaserver_did_not_give_it() {
     let (leader, address) = FakeLeader::start(CLUSTER).await;
@@ -389,6 +414,50 @@ async fn ordered_deletions_are_carried_out_and_confirmed() {
     server.stop().await.unwrap();
 }
 
+/// The contract for other languages: HTTP/2 and the messages of `chunk.proto`, and nothing else of ours.
+#[tokio::test]
+async fn a_grpc_client_appends_syncs_reads_and_is_refused_as_one_that_speaks_frames() {
+    let (leader, address) = FakeLeader::start(CLUSTER).await;
+    let primary = TestServer::start(&leader, &address, &disk()).await;
+    let secondary = TestServer::start(&leader, &address, &disk()).await;
+    let grpc = ChunkClient::connect(format!("http://{}", primary.grpc)).await.unwrap();
+    let call = async |request: ChunkRequest| {
+        let (message, payload) = convert::request_to_wire(&request);
+        let call = wire::ChunkCall { request: Some(message), payload };
+        let answer = grpc.clone().call(call).await.unwrap().into_inner();
+        convert::reply_from_wire(request.key(), answer.reply.unwrap(), answer.payload)
+    };
+    let data = Bytes::from((0..10_000).map(|at| (at % 253) as u8).collect::<Vec<_>>());
+    let others = [&secondary];
+    assert_eq!(call(append(8, 0, &data, &others)).await, Ok(ChunkReply::Appended { len: ByteLen(10_000) }));
+    assert_eq!(call(sync(8, 10_000, &others)).await, Ok(ChunkReply::Synced { len: ByteLen(10_000) }));
+    let range = ReadChunk { key: key(8), offset: ChunkOffset(5000), len: 100 };
+    let Ok(ChunkReply::Read(blocks)) = call(ChunkRequest::Read(range)).await else {
+        panic!("a read is answered with blocks")
+    };
+    assert_eq!(blocks.verify(&key(8), range.offset, range.len).unwrap(), data[5000..5100]);
+    let refused = Err(ChunkError::AppendOutOfPlace { chunk: ChunkId(8), held: 10_000, named: 20_000 });
+    assert_eq!(call(append(8, 20_000, &data, &others)).await, refused);
+    assert_eq!(read(&client(CLUSTER), &secondary, 8, 10_000).await.unwrap(), data);
+    primary.stop().await.unwrap();
+    secondary.stop().await.unwrap();
+}
+
+/// A message that lacks its parts is the caller's mistake, and the next call is served.
+#[tokio::test]
+async fn a_grpc_call_without_a_request_is_refused_by_name() {
+    let (leader, address) = FakeLeader::start(CLUSTER).await;
+    let server = TestServer::start(&leader, &address, &disk()).await;
+    let mut grpc = ChunkClient::connect(format!("http://{}", server.grpc)).await.unwrap();
+    let status = grpc.call(wire::ChunkCall::default()).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (tonic::Code::InvalidArgument, "request is missing"));
+    let empty = wire::ChunkCall { request: Some(wire::ChunkRequest::default()), payload: Bytes::new() };
+    let reply = grpc.call(empty).await.unwrap().into_inner().reply.unwrap();
+    let failure = convert::reply_from_wire(&key(8), reply, Bytes::new());
+    assert_eq!(failure, Err(ChunkError::Invalid { what: "request is missing".to_owned() }));
+    server.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_server_that_is_told_so_registers_again() {
     let (leader, address) = FakeLeader::start(CLUSTER).await;
@@ -421,7 +490,7 @@ async fn a_directory_that_another_cluster_owns_ends_the_server_with_one_line() {
 async fn a_request_for_another_cluster_is_refused() {
     let (leader, address) = FakeLeader::start(CLUSTER).await;
     let server = TestServer::start(&leader, &address, &disk()).await;
-    // One that shakes hands without naming a cluster, as a client that has no session yet.
+    // A client without a session names no cluster in the handshake.
     let transport = client(ClusterId::UNKNOWN);
     let request = match append(8, 0, &Bytes::from_static(b"bytes"), &[]) {
         ChunkRequest::Append(append) => {

@@ -1,22 +1,10 @@
-//! The refusals that travel. Each says what the one who gets it may do next: [`MetaError::retry`], [`ChunkError::retry`].
+//! The refusals that travel. What the one who gets a refusal does next depends on what it had asked for, so it is decided
+//! there: for a change of leader in `rpc::leader`, for reads, appends and commits in the client.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::ids::{ChunkId, ServerId, SessionId, SetVersion};
-
-/// What to do after a refusal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Retry {
-    /// The answer is final: the application sees it.
-    Never,
-    /// The same request to the same server, after a pause.
-    SameReplica,
-    /// Another member or another copy may answer.
-    OtherReplica,
-    /// Fetch what the request was based on (leader, map, extents, groups) again, then try once more.
-    AfterRefresh,
-}
 
 /// What a metaserver refuses, and why.
 #[derive(Clone, Debug, Error, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +51,7 @@ pub enum MetaError {
     /// Ask the leader; its address if it is known.
     #[error("not the leader")]
     NotLeader { leader: Option<String> },
+    /// The map of the federation, by which this cluster was asked, is old: a newer one names another.
     #[error("this cluster does not have the volume (map version {map_version})")]
     WrongCluster { map_version: u64 },
     /// No quorum, an election, too few chunkservers heard: later it may work.
@@ -88,39 +77,6 @@ pub enum MetaError {
     Undecided { what: String },
 }
 
-impl MetaError {
-    pub fn retry(&self) -> Retry {
-        match self {
-            MetaError::NotFound
-            | MetaError::Exists
-            | MetaError::NotDirectory
-            | MetaError::IsDirectory
-            | MetaError::NotEmpty
-            | MetaError::PermissionDenied
-            | MetaError::NotPermitted
-            | MetaError::NameTooLong
-            | MetaError::TooManyLinks
-            | MetaError::CrossVolume
-            | MetaError::InvalidArgument { .. }
-            | MetaError::FileTooLarge
-            | MetaError::NoSpace { .. }
-            | MetaError::Stale
-            | MetaError::SessionExpired { .. }
-            | MetaError::RequestTooOld
-            | MetaError::Away { .. }
-            | MetaError::CommitRefused { .. }
-            | MetaError::Unsupported { .. }
-            | MetaError::Internal { .. } => Retry::Never,
-            MetaError::GroupsNeeded
-            | MetaError::WrongCluster { .. }
-            | MetaError::ChunkNotOpen { .. }
-            | MetaError::WrongSetVersion { .. } => Retry::AfterRefresh,
-            MetaError::NotLeader { .. } => Retry::OtherReplica,
-            MetaError::Unavailable { .. } | MetaError::Undecided { .. } => Retry::SameReplica,
-        }
-    }
-}
-
 /// What a chunkserver refuses, and why.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ChunkError {
@@ -139,9 +95,9 @@ pub enum ChunkError {
     /// Fewer bytes are held than asked for.
     #[error("{chunk}: {held} bytes held, {wanted} wanted")]
     TooShort { chunk: ChunkId, held: u64, wanted: u64 },
-    /// Another member of the replica set failed; which one, and how.
+    /// Another member of the replica set failed: which one, why, and the same in words.
     #[error("{chunk}: {server} failed: {what}")]
-    ReplicaFailed { chunk: ChunkId, server: ServerId, what: String },
+    ReplicaFailed { chunk: ChunkId, server: ServerId, cause: ReplicaFailure, what: String },
     #[error("disk full")]
     NoSpace,
     /// The disk failed under this chunk.
@@ -152,6 +108,7 @@ pub enum ChunkError {
     Outdated { what: String },
     #[error("invalid request: {what}")]
     Invalid { what: String },
+    /// The server cannot do it now, for a reason that lies in the server alone: later it may.
     #[error("busy")]
     Busy,
     /// The transport failed before an answer came: what was asked may or may not have happened.
@@ -159,22 +116,44 @@ pub enum ChunkError {
     Unreachable { server: ServerId, what: String },
 }
 
-impl ChunkError {
-    /// For a reader. A writer goes on in a new chunk after any of these but `Busy`.
-    pub fn retry(&self) -> Retry {
-        match self {
-            ChunkError::Gone { .. } => Retry::AfterRefresh,
-            ChunkError::Busy => Retry::SameReplica,
-            ChunkError::Invalid { .. } => Retry::Never,
-            ChunkError::AppendOutOfPlace { .. }
-            | ChunkError::NotOpen { .. }
-            | ChunkError::Damaged { .. }
-            | ChunkError::TooShort { .. }
-            | ChunkError::ReplicaFailed { .. }
-            | ChunkError::NoSpace
-            | ChunkError::Disk { .. }
-            | ChunkError::Outdated { .. }
-            | ChunkError::Unreachable { .. } => Retry::OtherReplica,
+/// Why a member of a replica set failed, as the server saw it that had passed a request on to it: the kind of
+/// [`ChunkError`] that came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplicaFailure {
+    /// The server that reports the failure did not say why, or named a cause that is not known here: it is of an earlier or
+    /// a later version.
+    Unknown,
+    /// No answer came: there was no connection, or it ended, or the deadline passed.
+    Unreachable,
+    NoSpace,
+    Disk,
+    NotOpen,
+    AppendOutOfPlace,
+    TooShort,
+    Damaged,
+    Gone,
+    Outdated,
+    Invalid,
+    Busy,
+}
+
+impl ReplicaFailure {
+    /// The kind of `error`, which a member of a replica set answered or which took the place of its answer.
+    pub fn of(error: &ChunkError) -> ReplicaFailure {
+        match error {
+            ChunkError::Gone { .. } => ReplicaFailure::Gone,
+            ChunkError::AppendOutOfPlace { .. } => ReplicaFailure::AppendOutOfPlace,
+            ChunkError::NotOpen { .. } => ReplicaFailure::NotOpen,
+            ChunkError::Damaged { .. } => ReplicaFailure::Damaged,
+            ChunkError::TooShort { .. } => ReplicaFailure::TooShort,
+            // It had passed the request on itself.
+            ChunkError::ReplicaFailed { cause, .. } => *cause,
+            ChunkError::NoSpace => ReplicaFailure::NoSpace,
+            ChunkError::Disk { .. } => ReplicaFailure::Disk,
+            ChunkError::Outdated { .. } => ReplicaFailure::Outdated,
+            ChunkError::Invalid { .. } => ReplicaFailure::Invalid,
+            ChunkError::Busy => ReplicaFailure::Busy,
+            ChunkError::Unreachable { .. } => ReplicaFailure::Unreachable,
         }
     }
 }

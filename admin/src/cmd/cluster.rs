@@ -1,4 +1,4 @@
-//! `dfs cluster list`, `join` and `leave`.
+//! `dfs cluster`: `list` prints the clusters, `join` and `leave` change which ones belong to the federation.
 
 use std::process::ExitCode;
 
@@ -8,17 +8,17 @@ use dfs_proto::federation::{ClusterEntry, Federate};
 use dfs_proto::ids::{ClusterId, InodeId};
 use serde::Serialize;
 
-use super::{found, map, number};
+use super::{federation_map, federation_status, number};
 use crate::cli::Source;
-use crate::overview::{self, MemberState, Overview, Volume};
+use crate::federation;
 use crate::print::{self, Table};
-use crate::{federation, verdict};
+use crate::status::{ClusterStatus, MemberState, VolumeStatus, gather, judge};
 
 #[derive(Serialize)]
 struct Row {
     name: String,
     id: String,
-    /// `None`: nobody leads.
+    /// The id of the member that leads; `None` if none does.
     leader: Option<u64>,
     term: Option<u64>,
     metaservers: usize,
@@ -30,17 +30,17 @@ struct Row {
     inodes: Option<u64>,
 }
 
-fn row(overview: &Overview, volumes: &[Volume]) -> Row {
-    let cluster = overview.cluster.clone().unwrap_or_default();
-    let leader = overview.leader.as_ref();
+fn row(status: &ClusterStatus, volumes: &[VolumeStatus]) -> Row {
+    let cluster = status.cluster.clone().unwrap_or_default();
+    let leader = status.leader.as_ref();
     let servers = leader.map_or(&[][..], |leader| &leader.chunkservers);
     Row {
         leader: leader.map(|leader| leader.member),
         term: leader.map(|leader| leader.term),
-        metaservers: overview.members.len(),
-        metaservers_reached: overview.members.iter().filter(|m| m.state != MemberState::Unreachable).count(),
+        metaservers: status.members.len(),
+        metaservers_reached: status.members.iter().filter(|m| m.state != MemberState::Unreachable).count(),
         chunkservers: servers.len(),
-        chunkservers_here: servers.iter().filter(|server| server.state.is_here()).count(),
+        chunkservers_here: servers.iter().filter(|server| server.state.is_reachable()).count(),
         copies: cluster.copies,
         volumes: volumes.iter().filter(|volume| volume.cluster == cluster.name).count(),
         inodes: leader.map(|leader| leader.inodes),
@@ -50,7 +50,7 @@ fn row(overview: &Overview, volumes: &[Volume]) -> Row {
 }
 
 pub async fn list(env: &Env, source: &Source, json: bool) -> anyhow::Result<ExitCode> {
-    let federation = found(env, source).await?;
+    let federation = federation_status(env, source).await?;
     let rows: Vec<Row> = federation.clusters.iter().map(|one| row(one, &federation.volumes)).collect();
     if json {
         print::json(&rows)?;
@@ -85,17 +85,17 @@ pub async fn list(env: &Env, source: &Source, json: bool) -> anyhow::Result<Exit
 }
 
 pub async fn join(env: &Env, source: &Source, metaservers: &[String]) -> anyhow::Result<ExitCode> {
-    let (addresses, map) = map(env, source).await?;
-    let overview = overview::collect_cluster(env, metaservers).await;
+    let (addresses, map) = federation_map(env, source).await?;
+    let status = gather::cluster(env, metaservers).await;
     ensure!(
         map.cluster_of(InodeId::ROOT).is_some(),
         "the federation has no root directory yet: its first cluster is about to join"
     );
-    let (Some(cluster), Some(_)) = (&overview.cluster, &overview.leader) else {
-        bail!("{}: {}", metaservers.join(","), verdict::judge(&overview).line());
+    let (Some(cluster), Some(_)) = (&status.cluster, &status.leader) else {
+        bail!("{}: {}", metaservers.join(","), judge::cluster(&status));
     };
     let id = id_of(&cluster.id)?;
-    let inodes = overview.leader.as_ref().map_or(0, |leader| leader.inodes);
+    let inodes = status.leader.as_ref().map_or(0, |leader| leader.inodes);
     ensure!(
         inodes <= 1 || map.cluster(id).is_some(),
         "cluster {} has files ({inodes} inodes): nobody would see them in the federation's root directory; copy them there \
@@ -108,7 +108,7 @@ pub async fn join(env: &Env, source: &Source, metaservers: &[String]) -> anyhow:
         "cluster {} does not know this federation: its metaservers need its `federation_members` (section [metaserver])",
         cluster.name
     );
-    let metaservers = overview.members.iter().map(|member| member.address.clone()).collect();
+    let metaservers = status.members.iter().map(|member| member.address.clone()).collect();
     let entry = ClusterEntry { name: cluster.name.clone(), metaservers };
     federation::change(env, addresses, Federate::Join { cluster: id, entry }).await?;
     println!("cluster {} is in the federation", cluster.name);
@@ -116,7 +116,7 @@ pub async fn join(env: &Env, source: &Source, metaservers: &[String]) -> anyhow:
 }
 
 pub async fn leave(env: &Env, source: &Source, name: &str) -> anyhow::Result<ExitCode> {
-    let (addresses, map) = map(env, source).await?;
+    let (addresses, map) = federation_map(env, source).await?;
     let named = map.clusters.iter().find(|(_, entry)| entry.name == name);
     let (cluster, entry) = named.with_context(|| format!("the federation has no cluster {name}"))?;
     let volumes = map.volumes.iter().filter(|(_, volume)| volume.cluster == *cluster).count();

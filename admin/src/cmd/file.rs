@@ -1,4 +1,4 @@
-//! `dfs file show PATH`: where a file's bytes are.
+//! `dfs file show PATH`: prints where the bytes of a file are.
 
 use std::path::{Component, Path};
 use std::process::ExitCode;
@@ -17,13 +17,15 @@ use dfs_proto::units::ByteLen;
 use dfs_proto::wire;
 use serde::Serialize;
 
+use super::metaservers;
 use crate::cli::Source;
+use crate::federation;
 use crate::local::mounted::{self, Mount};
-use crate::overview::ServerState;
 use crate::print::{self, Table, bytes};
-use crate::{federation, finder};
+use crate::status::ServerState;
+use crate::status::find::Metaservers;
 
-/// For one page of extents; an election fits in.
+/// The time for one page of extents; an election fits into it.
 const DEADLINE: Duration = Duration::from_secs(8);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -54,11 +56,12 @@ struct Extent {
     chunk_offset: u64,
     chunk_state: String,
     set_version: u64,
-    copies: Vec<Copy>,
+    #[serde(rename = "copies")]
+    replicas: Vec<Replica>,
 }
 
 #[derive(Serialize)]
-struct Copy {
+struct Replica {
     server: u64,
     address: String,
     state: ServerState,
@@ -66,12 +69,12 @@ struct Copy {
 }
 
 pub async fn show(env: &Env, source: &Source, path: &Path, json: bool) -> anyhow::Result<ExitCode> {
-    let found = finder::find(source)?;
+    let Metaservers { addresses, .. } = metaservers(source)?;
     let absolute = std::path::absolute(path).with_context(|| format!("use {}", path.display()))?;
     let inside = inside_federation(&absolute, path, &mounted::all()?)?;
-    let map = federation::newest_map(env, &found.metaservers).await;
+    let map = federation::newest_map(env, &addresses).await;
     let place = map.as_ref().map_or_else(
-        || Place { metaservers: found.metaservers.clone(), volume: VolumeId(0), path: inside.clone() },
+        || Place { metaservers: addresses.clone(), volume: VolumeId(0), path: inside.clone() },
         |map| place(map, &inside),
     );
     let leader = LeaderChannel::anonymous(env.clone(), Role::Admin, place.metaservers, CONNECT_DEADLINE);
@@ -85,7 +88,7 @@ pub async fn show(env: &Env, source: &Source, path: &Path, json: bool) -> anyhow
     Ok(ExitCode::SUCCESS)
 }
 
-/// A path below a dfs mount becomes one from the federation's root; any other absolute path is one already.
+/// The path from the federation's root: what of `absolute` is below a dfs mount or, if nothing is, `given` itself.
 fn inside_federation(absolute: &Path, given: &Path, mounts: &[Mount]) -> anyhow::Result<String> {
     let below = mounts.iter().filter(|m| m.is_dfs()).filter_map(|m| absolute.strip_prefix(&m.point).ok());
     let path = match below.min_by_key(|rest| rest.components().count()) {
@@ -114,16 +117,16 @@ fn inside_federation(absolute: &Path, given: &Path, mounts: &[Mount]) -> anyhow:
     Ok(format!("/{}", names.join("/")))
 }
 
-/// Whom to ask for a path, and how.
+/// Which metaservers to ask for a path, and what to ask them.
 #[derive(Debug, PartialEq, Eq)]
 struct Place {
     metaservers: Vec<String>,
     volume: VolumeId,
-    /// From the volume's root.
+    /// The path from the volume's root.
     path: String,
 }
 
-/// The first name of a path is a volume's, or a file's in the root directory.
+/// Finds the volume of a path by its first name. If that is no volume, the path is one in the root directory.
 fn place(map: &FederationMap, path: &str) -> Place {
     let (first, rest) =
         path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
@@ -162,7 +165,7 @@ async fn fetch(
         };
         shown.extents.extend(reply.extents.into_iter().map(extent));
         let end = shown.extents.last().map_or(0, |e| e.offset + e.len);
-        // An answer that promises more and brings nothing would be asked for ever.
+        // A server that promises more extents and sends none would be asked for ever.
         if !reply.more || end <= after_offset {
             break;
         }
@@ -194,7 +197,7 @@ fn head(path: &str, cluster: String, attr: &InodeAttr) -> Shown {
 }
 
 fn extent(extent: wire::ShownExtent) -> Extent {
-    let copies = extent.copies.into_iter().map(|copy| Copy {
+    let replicas = extent.copies.into_iter().map(|copy| Replica {
         server: copy.server,
         address: copy.address,
         state: ServerState::from_wire(copy.state),
@@ -207,7 +210,7 @@ fn extent(extent: wire::ShownExtent) -> Extent {
         chunk_offset: extent.chunk_offset,
         chunk_state: extent.chunk_state,
         set_version: extent.set_version,
-        copies: copies.collect(),
+        replicas: replicas.collect(),
     }
 }
 
@@ -234,7 +237,7 @@ fn page(shown: &Shown) -> String {
     }
     let mut table = Table::new(["offset", "length", "chunk", "at", "state", "set", "copies"]);
     for extent in &shown.extents {
-        let copies: Vec<String> = extent.copies.iter().map(copy_text).collect();
+        let replicas: Vec<String> = extent.replicas.iter().map(replica_text).collect();
         table.row([
             extent.offset.to_string(),
             extent.len.to_string(),
@@ -242,7 +245,7 @@ fn page(shown: &Shown) -> String {
             extent.chunk_offset.to_string(),
             extent.chunk_state.clone(),
             extent.set_version.to_string(),
-            copies.join(", "),
+            replicas.join(", "),
         ]);
     }
     text.push('\n');
@@ -250,13 +253,13 @@ fn page(shown: &Shown) -> String {
     text
 }
 
-fn copy_text(copy: &Copy) -> String {
-    let state = match (copy.damaged, copy.state) {
+fn replica_text(replica: &Replica) -> String {
+    let state = match (replica.damaged, replica.state) {
         (true, _) => " damaged",
         (false, ServerState::Alive | ServerState::Full) => "",
         (false, ServerState::Away | ServerState::NotHeard) => " away",
     };
-    format!("chunkserver {} at {}{state}", copy.server, copy.address)
+    format!("chunkserver {} at {}{state}", replica.server, replica.address)
 }
 
 #[cfg(test)]
@@ -314,10 +317,11 @@ mod tests {
     }
 
     #[test]
-    fn damage_and_absence_of_a_copy_are_shown() {
-        let copy = |state, damaged| copy_text(&Copy { server: 3, address: "h:1".into(), state, damaged });
-        assert_eq!(copy(ServerState::Full, false), "chunkserver 3 at h:1");
-        assert_eq!(copy(ServerState::Away, false), "chunkserver 3 at h:1 away");
-        assert_eq!(copy(ServerState::Alive, true), "chunkserver 3 at h:1 damaged");
+    fn damage_and_absence_of_a_replica_are_shown() {
+        let replica =
+            |state, damaged| replica_text(&Replica { server: 3, address: "h:1".into(), state, damaged });
+        assert_eq!(replica(ServerState::Full, false), "chunkserver 3 at h:1");
+        assert_eq!(replica(ServerState::Away, false), "chunkserver 3 at h:1 away");
+        assert_eq!(replica(ServerState::Alive, true), "chunkserver 3 at h:1 damaged");
     }
 }

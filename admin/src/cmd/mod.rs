@@ -1,4 +1,4 @@
-//! One file per noun or verb: collect, then print.
+//! The verbs of the command line, one file for each noun or verb: it gathers what it needs, then prints.
 
 pub mod cluster;
 pub mod down;
@@ -16,35 +16,49 @@ use dfs_net::env::Env;
 use dfs_proto::federation::FederationMap;
 
 use crate::cli::{DEFAULT_DIR, Source};
-use crate::overview::{self, Federation};
-use crate::{federation, finder, verdict};
+use crate::federation;
+use crate::status::find::{FindError, Metaservers};
+use crate::status::{FederationStatus, find, gather, judge};
 
-/// A federation of which at least one cluster has a leader; else an error that says what is unreachable.
-async fn found(env: &Env, source: &Source) -> anyhow::Result<Federation> {
-    let found = finder::find(source)?;
-    let federation = overview::collect(env, &found.metaservers, &found.origin).await;
+/// The metaservers to ask: those that the flag or the environment names, else those of the configuration file.
+fn metaservers(source: &Source) -> anyhow::Result<Metaservers> {
+    let addresses: Vec<String> = source.federation.iter().filter(|a| !a.is_empty()).cloned().collect();
+    if !addresses.is_empty() {
+        return Ok(Metaservers { addresses, origin: "--federation".to_owned() });
+    }
+    find::configured(source.config.as_deref()).map_err(|error| match error {
+        FindError::NoFile => anyhow::anyhow!(
+            "{error}: start one with `dfs up`, or name one with --federation host:port or --config FILE"
+        ),
+        error => error.into(),
+    })
+}
+
+/// The status of a federation in which at least one cluster has a leader; else an error that says what is unreachable.
+async fn federation_status(env: &Env, source: &Source) -> anyhow::Result<FederationStatus> {
+    let metaservers = metaservers(source)?;
+    let federation = gather::federation(env, &metaservers).await;
     if federation.clusters.iter().all(|cluster| cluster.leader.is_none()) {
-        anyhow::bail!("{} (found by {})", verdict::judge_all(&federation).line(), found.origin);
+        anyhow::bail!("{} (found by {})", judge::federation(&federation), metaservers.origin);
     }
     Ok(federation)
 }
 
-/// The federation's map, and metaservers to ask; an error for one cluster on its own.
-async fn map(env: &Env, source: &Source) -> anyhow::Result<(Vec<String>, FederationMap)> {
-    let found = finder::find(source)?;
-    let map = federation::newest_map(env, &found.metaservers).await;
+/// The federation's map, and the addresses of metaservers to ask; an error for one cluster on its own.
+async fn federation_map(env: &Env, source: &Source) -> anyhow::Result<(Vec<String>, FederationMap)> {
+    let Metaservers { addresses, origin } = metaservers(source)?;
+    let map = federation::newest_map(env, &addresses).await;
     let map = map.with_context(|| {
         format!(
-            "no federation map: no metaserver answers, or this is one cluster on its own (found by {})",
-            found.origin
+            "no federation map: no metaserver answers, or this is one cluster on its own (found by {origin})"
         )
     })?;
     let mapped = map.clusters.iter().flat_map(|(_, entry)| entry.metaservers.clone());
-    let addresses: BTreeSet<String> = found.metaservers.into_iter().chain(mapped).collect();
+    let addresses: BTreeSet<String> = addresses.into_iter().chain(mapped).collect();
     Ok((addresses.into_iter().collect(), map))
 }
 
-/// What names a federation's directory to `dfs up` and `dfs down`.
+/// The flag that names a federation's directory to `dfs up` and `dfs down`, with a blank before it; empty for the default.
 fn dir_flag(dir: &Path) -> String {
     if dir == Path::new(DEFAULT_DIR) { String::new() } else { format!(" --dir {}", dir.display()) }
 }
@@ -56,4 +70,20 @@ fn dash(text: impl Into<String>) -> String {
 
 fn number(value: Option<u64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_goes_before_the_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = "[federation]\nmetaservers = [\"h:1\"]\n[metaserver]\nid = 1\n";
+        std::fs::write(file.path(), text).unwrap();
+        let mut source = Source { config: Some(file.path().to_owned()), federation: Vec::new() };
+        assert_eq!(metaservers(&source).unwrap().addresses, ["h:1"]);
+        source.federation = vec!["x:2".to_owned()];
+        assert_eq!(metaservers(&source).unwrap().addresses, ["x:2"]);
+    }
 }

@@ -1,33 +1,34 @@
-//! `dfs node list`.
+//! `dfs node list`: prints every server of the federation.
 
 use std::process::ExitCode;
 
 use dfs_net::env::Env;
 use serde::Serialize;
 
-use super::{dash, found, number};
+use super::{dash, federation_status, number};
 use crate::cli::Source;
-use crate::overview::{Chunkserver, Member, Overview};
 use crate::print::{self, Table};
+use crate::status::{ChunkserverStatus, ClusterStatus, MemberStatus};
 
 #[derive(Serialize)]
 struct Nodes {
     cluster: String,
-    metaservers: Vec<Member>,
-    /// Of a cluster without a leader nobody knows them.
-    chunkservers: Vec<Chunkserver>,
+    metaservers: Vec<MemberStatus>,
+    /// Empty for a cluster without a leader: only a leader knows them.
+    chunkservers: Vec<ChunkserverStatus>,
 }
 
-fn nodes(overview: Overview) -> Nodes {
+fn nodes(status: ClusterStatus) -> Nodes {
     Nodes {
-        cluster: overview.name().to_owned(),
-        metaservers: overview.members,
-        chunkservers: overview.leader.map(|leader| leader.chunkservers).unwrap_or_default(),
+        cluster: status.name().to_owned(),
+        metaservers: status.members,
+        chunkservers: status.leader.map(|leader| leader.chunkservers).unwrap_or_default(),
     }
 }
 
 pub async fn list(env: &Env, source: &Source, json: bool) -> anyhow::Result<ExitCode> {
-    let clusters: Vec<Nodes> = found(env, source).await?.clusters.into_iter().map(nodes).collect();
+    let clusters: Vec<Nodes> =
+        federation_status(env, source).await?.clusters.into_iter().map(nodes).collect();
     if json {
         print::json(&clusters)?;
         return Ok(ExitCode::SUCCESS);

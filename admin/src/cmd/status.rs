@@ -1,47 +1,46 @@
-//! `dfs status`: everything on one page, one line of verdict, and an exit code for scripts.
+//! `dfs status`: prints the status of the federation on one page, how healthy it is on one line, and ends with an exit code
+//! for scripts.
 
 use std::process::ExitCode;
 
 use dfs_net::env::Env;
-use serde::Serialize;
 
-use super::{dash, number};
+use super::{dash, metaservers, number};
 use crate::cli::Source;
-use crate::finder;
-use crate::overview::{self, Federation, Leader, Overview, Volume};
 use crate::print::{self, Table, age, bytes};
-use crate::verdict::{self, Verdict};
+use crate::status::judge::Health;
+use crate::status::{self, ClusterStatus, LeaderReport, VolumeStatus};
 
-/// Of a cluster's volumes.
+/// The volumes of one cluster whose names are printed.
 const NAMES_SHOWN_MAX: usize = 8;
 
-#[derive(Serialize)]
-struct Status<'a> {
-    verdict: &'a Verdict,
-    #[serde(flatten)]
-    federation: &'a Federation,
-}
-
 pub async fn run(env: &Env, source: &Source, json: bool) -> anyhow::Result<ExitCode> {
-    let found = finder::find(source)?;
-    let federation = overview::collect(env, &found.metaservers, &found.origin).await;
-    let verdict = verdict::judge_all(&federation);
+    let status = status::of(env, &metaservers(source)?).await;
     if json {
-        print::json(&Status { verdict: &verdict, federation: &federation })?;
+        print::json(&status)?;
     } else {
-        for cluster in &federation.clusters {
-            print!("{}", page(cluster, &federation.volumes));
+        for cluster in &status.federation.clusters {
+            print!("{}", page(cluster, &status.federation.volumes));
         }
-        println!("{}", verdict.line());
+        println!("{}", status.health);
     }
-    Ok(ExitCode::from(verdict.exit_code()))
+    Ok(exit_code(status.health.health))
 }
 
-/// One cluster.
-fn page(overview: &Overview, volumes: &[Volume]) -> String {
+/// The exit codes that the help of `dfs status` promises.
+fn exit_code(health: Health) -> ExitCode {
+    ExitCode::from(match health {
+        Health::Healthy => 0,
+        Health::Degraded => 1,
+        Health::Unavailable => 2,
+    })
+}
+
+/// The page about one cluster.
+fn page(status: &ClusterStatus, volumes: &[VolumeStatus]) -> String {
     let mut text = String::new();
-    if let Some(cluster) = &overview.cluster {
-        let led = overview.leader.as_ref().map_or_else(
+    if let Some(cluster) = &status.cluster {
+        let led = status.leader.as_ref().map_or_else(
             || "no leader".to_owned(),
             |leader| format!("leader metaserver {}, term {}", leader.member, leader.term),
         );
@@ -52,8 +51,8 @@ fn page(overview: &Overview, volumes: &[Volume]) -> String {
         };
         text += &format!("cluster {} ({}): {led}{copies}\n\n", cluster.name, cluster.id);
     }
-    text += &members(overview);
-    if let Some(leader) = &overview.leader {
+    text += &members(status);
+    if let Some(leader) = &status.leader {
         text.push('\n');
         text += &chunkservers(leader);
         let chunks = leader.chunks;
@@ -61,7 +60,7 @@ fn page(overview: &Overview, volumes: &[Volume]) -> String {
             "\nchunks    {} sealed, {} open; {} degraded, {} damaged, {} dead\n",
             chunks.sealed, chunks.open, chunks.degraded, chunks.damaged, chunks.dead
         );
-        let own = volumes.iter().filter(|volume| volume.cluster == overview.name());
+        let own = volumes.iter().filter(|volume| volume.cluster == status.name());
         let names: Vec<&str> = own.map(|volume| volume.name.as_str()).collect();
         text += &format!("volumes   {}\n", some_of(&names));
         text += &format!("inodes    {}\nsessions  {}\n\n", leader.inodes, leader.sessions);
@@ -71,7 +70,7 @@ fn page(overview: &Overview, volumes: &[Volume]) -> String {
     text
 }
 
-/// Their number, and the first of them.
+/// How many names there are, and the first of them.
 fn some_of(names: &[&str]) -> String {
     let shown = names.get(..NAMES_SHOWN_MAX).unwrap_or(names);
     let more = if shown.len() < names.len() { ", …" } else { "" };
@@ -81,9 +80,9 @@ fn some_of(names: &[&str]) -> String {
     }
 }
 
-fn members(overview: &Overview) -> String {
+fn members(status: &ClusterStatus) -> String {
     let mut table = Table::new(["metaserver", "address", "state", "log", "lag", ""]);
-    for member in &overview.members {
+    for member in &status.members {
         table.row([
             number(member.id),
             member.address.clone(),
@@ -96,7 +95,7 @@ fn members(overview: &Overview) -> String {
     table.render()
 }
 
-fn chunkservers(leader: &Leader) -> String {
+fn chunkservers(leader: &LeaderReport) -> String {
     let mut table = Table::new([
         "chunkserver",
         "address",

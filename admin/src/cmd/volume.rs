@@ -1,4 +1,4 @@
-//! `dfs volume list`, `create` and `show`.
+//! `dfs volume`: `list` and `show` print volumes, `create` makes one.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,17 +15,17 @@ use dfs_proto::ids::{ClusterId, InodeId, RequestId, SessionNonce, VolumeId};
 use dfs_proto::meta::{Change, ChangeRequest, Changed, Create, NewInode, OpenSession, RenewSession};
 use serde::Serialize;
 
-use super::{dash, found, map};
+use super::{dash, federation_map, federation_status};
 use crate::cli::Source;
-use crate::overview::VolumeState;
 use crate::print::{self, Table};
+use crate::status::VolumeState;
 
-/// For one call; an election fits in.
+/// The time for one call; an election fits into it.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
 pub async fn list(env: &Env, source: &Source, json: bool) -> anyhow::Result<ExitCode> {
-    let federation = found(env, source).await?;
+    let federation = federation_status(env, source).await?;
     if json {
         print::json(&federation.volumes)?;
         return Ok(ExitCode::SUCCESS);
@@ -47,7 +47,7 @@ pub async fn create(
     mode: u32,
 ) -> anyhow::Result<ExitCode> {
     let name = name_of(path)?;
-    let (_, map) = map(env, source).await?;
+    let (_, map) = federation_map(env, source).await?;
     let what = match cluster {
         Some(wanted) => NewInode::Volume { cluster: cluster_named(&map, wanted)? },
         None => NewInode::Directory,
@@ -72,7 +72,8 @@ fn cluster_named(map: &FederationMap, name: &str) -> anyhow::Result<ClusterId> {
     named.map(|(id, _)| *id).with_context(|| format!("there is no cluster {name}; there are: {}", names()))
 }
 
-/// One change in the root directory, in a session of its own: tried again after an election, it is executed once.
+/// Makes one change in the root directory, in a session of its own, so that a change that is sent again after an election is
+/// executed once.
 async fn change_root(env: &Env, map: &FederationMap, change: Change) -> anyhow::Result<Changed> {
     let root = map.cluster_of(InodeId::ROOT).and_then(|cluster| map.cluster(cluster));
     let metaservers = root.context("the map does not tell who has the root directory")?.metaservers.clone();
@@ -128,7 +129,7 @@ struct Shown {
 }
 
 pub async fn show(env: &Env, source: &Source, path: &str, json: bool) -> anyhow::Result<ExitCode> {
-    let (_, map) = map(env, source).await?;
+    let (_, map) = federation_map(env, source).await?;
     let number = match path {
         "/" => VolumeId(0),
         path => map.named(name_of(path)?.as_bytes()).with_context(|| format!("there is no volume {path}"))?,

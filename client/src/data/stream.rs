@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dfs_net::rpc::frames;
 use dfs_proto::chunk::{Append, ChunkKey, ChunkReply, ChunkRequest, SyncChunk};
-use dfs_proto::error::ChunkError;
+use dfs_proto::error::{ChunkError, ReplicaFailure};
 use dfs_proto::ids::{InodeId, ServerId, SessionId};
 use dfs_proto::meta::{ChunkLocation, OpenedChunk, Replica, ReplicaProblem};
 use dfs_proto::units::{APPEND_LEN_MAX, ByteLen, ChunkOffset, Offset};
@@ -409,11 +409,7 @@ impl Appender {
 
 /// A disk is full, here or at the replica that the primary names.
 pub(crate) fn is_full(error: &ChunkError) -> bool {
-    match error {
-        ChunkError::NoSpace => true,
-        ChunkError::ReplicaFailed { what, .. } => *what == ChunkError::NoSpace.to_string(),
-        _ => false,
-    }
+    matches!(error, ChunkError::NoSpace | ChunkError::ReplicaFailed { cause: ReplicaFailure::NoSpace, .. })
 }
 
 /// Never ready without a reply to wait for.

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use dfs_net::env::BoxFuture;
+use dfs_net::env::BoxFuture;
 use dfs_net::rpc::frames::{self, ChunkTransport, PendingReply};
 use dfs_proto::chunk::{Append, Blocks, ChunkReply, ChunkRequest, ReadChunk, block_checksums};
-use dfs_proto::error::ChunkError;
+use dfs_proto::error::{ChunkError, ReplicaFailure};
 use dfs_proto::ids::{ChunkId, ServerId};
 use dfs_proto::meta::Replica;
 use dfs_proto::units::{BLOCK_LEN, ByteLen, ChunkOffset};
@@ -74,6 +75,10 @@ impl FakeChunks {
 
     pub(crate) fn fill(&self, is_full: bool) {
         self.servers().values_mut().for_each(|s| s.is_full = is_full);
+    }
+
+    pub(crate) fn fill_one(&self, server: ServerId) {
+        self.at(server, |s| s.is_full = true);
     }
 
     pub(crate) fn lose_answers(&self, count: u32) {
@@ -166,7 +171,8 @@ fn named(primary: ServerId, server: ServerId, error: ChunkError) -> ChunkError {
     if primary == server {
         return error;
     }
-    ChunkError::ReplicaFailed { chunk: ChunkId(0), server, what: error.to_string() }
+    let (cause, what) = (ReplicaFailure::of(&error), error.to_string());
+    ChunkError::ReplicaFailed { chunk: ChunkId(0), server, cause, what }
 }
 
 fn store(server: &mut Server, append: &Append) -> Result<(), ChunkError> {

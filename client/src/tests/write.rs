@@ -269,6 +269,22 @@ async fn full_disks_are_enospc_and_cost_nothing_that_was_acknowledged() {
     assert_eq!(cluster.read_elsewhere(file.inode()).await, b"acknowledged!");
 }
 
+/// The first chunk is at server 2, its primary, and at server 3, whose failures the primary reports.
+#[tokio::test(start_paused = true)]
+async fn a_full_primary_or_secondary_is_avoided_and_not_reported_as_lost() {
+    for full in [2, 3].map(ServerId) {
+        let cluster = Cluster::new();
+        let client = cluster.client().await;
+        let file = make(&client, "f").await;
+        cluster.chunks.fill_one(full);
+        file.write_at(&USER, Offset(0), b"elsewhere").await.unwrap();
+        file.sync().await.unwrap();
+        assert_eq!(cluster.read_elsewhere(file.inode()).await, b"elsewhere");
+        assert_eq!(cluster.meta.state().avoided, [vec![], vec![full]]);
+        assert!(cluster.meta.state().reports.is_empty(), "what it has can be read");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_commit_whose_answer_never_came_is_an_error_and_the_next_one_finds_its_number() {
     let cluster = Cluster::new();

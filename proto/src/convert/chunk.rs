@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::chunk::{Append, Blocks, ChunkKey, ChunkReply, ChunkRequest, ReadChunk, SyncChunk};
-use crate::error::ChunkError;
+use crate::error::{ChunkError, ReplicaFailure};
 use crate::ids::{ChunkId, ClusterId, Incarnation, InodeId, ServerId, SessionId, SetVersion};
 use crate::meta::Replica;
 use crate::units::{
@@ -163,6 +163,11 @@ fn failure_to_wire(error: &ChunkError) -> wire::ChunkFailure {
         text: text.to_owned(),
         a,
         b,
+        cause: Code::ChunkFailureUnspecified as i32,
+    };
+    let failed = |server: ServerId, cause: ReplicaFailure, what: &str| wire::ChunkFailure {
+        cause: cause_to_wire(cause) as i32,
+        ..failure(Code::ReplicaFailed, what, server.0, 0)
     };
     match error {
         ChunkError::Gone { .. } => failure(Code::Gone, "", 0, 0),
@@ -172,8 +177,8 @@ fn failure_to_wire(error: &ChunkError) -> wire::ChunkFailure {
         ChunkError::NotOpen { .. } => failure(Code::NotOpen, "", 0, 0),
         ChunkError::Damaged { at, .. } => failure(Code::ChunkDamaged, "", *at, 0),
         ChunkError::TooShort { held, wanted, .. } => failure(Code::TooShort, "", *held, *wanted),
-        ChunkError::ReplicaFailed { server, what, .. } => failure(Code::ReplicaFailed, what, server.0, 0),
-        ChunkError::Unreachable { server, what } => failure(Code::ReplicaFailed, what, server.0, 0),
+        ChunkError::ReplicaFailed { server, cause, what, .. } => failed(*server, *cause, what),
+        ChunkError::Unreachable { server, what } => failed(*server, ReplicaFailure::Unreachable, what),
         ChunkError::NoSpace => failure(Code::DiskFull, "", 0, 0),
         ChunkError::Disk { what } => failure(Code::DiskError, what, 0, 0),
         ChunkError::Outdated { what } => failure(Code::Outdated, what, 0, 0),
@@ -193,14 +198,118 @@ fn failure_from_wire(chunk: ChunkId, failure: wire::ChunkFailure) -> ChunkError 
         Ok(Code::NotOpen) => ChunkError::NotOpen { chunk },
         Ok(Code::ChunkDamaged) => ChunkError::Damaged { chunk, at: failure.a },
         Ok(Code::TooShort) => ChunkError::TooShort { chunk, held: failure.a, wanted: failure.b },
-        Ok(Code::ReplicaFailed) => ChunkError::ReplicaFailed { chunk, server: ServerId(failure.a), what },
+        Ok(Code::ReplicaFailed) => {
+            let (server, cause) = (ServerId(failure.a), cause_from_wire(failure.cause));
+            ChunkError::ReplicaFailed { chunk, server, cause, what }
+        }
         Ok(Code::DiskFull) => ChunkError::NoSpace,
         Ok(Code::DiskError) => ChunkError::Disk { what },
         Ok(Code::Outdated) => ChunkError::Outdated { what },
         Ok(Code::InvalidRequest) => ChunkError::Invalid { what },
         Ok(Code::Busy) => ChunkError::Busy,
-        Ok(Code::ChunkFailureUnspecified) | Err(_) => {
+        Ok(Code::ChunkFailureUnspecified | Code::NoAnswer) | Err(_) => {
             ChunkError::Invalid { what: format!("failure code {} is not known here: {what}", failure.code) }
+        }
+    }
+}
+
+fn cause_to_wire(cause: ReplicaFailure) -> wire::ChunkFailureCode {
+    use wire::ChunkFailureCode as Code;
+    match cause {
+        ReplicaFailure::Unknown => Code::ChunkFailureUnspecified,
+        ReplicaFailure::Unreachable => Code::NoAnswer,
+        ReplicaFailure::NoSpace => Code::DiskFull,
+        ReplicaFailure::Disk => Code::DiskError,
+        ReplicaFailure::NotOpen => Code::NotOpen,
+        ReplicaFailure::AppendOutOfPlace => Code::AppendOutOfPlace,
+        ReplicaFailure::TooShort => Code::TooShort,
+        ReplicaFailure::Damaged => Code::ChunkDamaged,
+        ReplicaFailure::Gone => Code::Gone,
+        ReplicaFailure::Outdated => Code::Outdated,
+        ReplicaFailure::Invalid => Code::InvalidRequest,
+        ReplicaFailure::Busy => Code::Busy,
+    }
+}
+
+fn cause_from_wire(cause: i32) -> ReplicaFailure {
+    use wire::ChunkFailureCode as Code;
+    match Code::try_from(cause) {
+        Ok(Code::NoAnswer) => ReplicaFailure::Unreachable,
+        Ok(Code::DiskFull) => ReplicaFailure::NoSpace,
+        Ok(Code::DiskError) => ReplicaFailure::Disk,
+        Ok(Code::NotOpen) => ReplicaFailure::NotOpen,
+        Ok(Code::AppendOutOfPlace) => ReplicaFailure::AppendOutOfPlace,
+        Ok(Code::TooShort) => ReplicaFailure::TooShort,
+        Ok(Code::ChunkDamaged) => ReplicaFailure::Damaged,
+        Ok(Code::Gone) => ReplicaFailure::Gone,
+        Ok(Code::Outdated) => ReplicaFailure::Outdated,
+        Ok(Code::InvalidRequest) => ReplicaFailure::Invalid,
+        Ok(Code::Busy) => ReplicaFailure::Busy,
+        Ok(Code::ChunkFailureUnspecified | Code::ReplicaFailed) | Err(_) => ReplicaFailure::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+
+    const CHUNK: ChunkId = ChunkId(9);
+
+    /// What the other side reads of a refusal.
+    fn read_back(error: &ChunkError) -> ChunkError {
+        let key = ChunkKey {
+            cluster: ClusterId(1),
+            incarnation: Incarnation(1),
+            chunk: CHUNK,
+            set_version: SetVersion(1),
+        };
+        let (reply, payload) = reply_to_wire(Err(error.clone()));
+        let reply = wire::ChunkReply::decode(reply.encode_to_vec().as_slice()).unwrap();
+        reply_from_wire(&key, reply, payload).unwrap_err()
+    }
+
+    fn replica_failed(cause: ReplicaFailure) -> ChunkError {
+        ChunkError::ReplicaFailed { chunk: CHUNK, server: ServerId(3), cause, what: "in words".to_owned() }
+    }
+
+    #[test]
+    fn a_refusal_and_the_cause_of_a_replicas_failure_survive_the_wire() {
+        let what = || "in words".to_owned();
+        let refusals = [
+            ChunkError::Gone { chunk: CHUNK },
+            ChunkError::AppendOutOfPlace { chunk: CHUNK, held: 5, named: 7 },
+            ChunkError::NotOpen { chunk: CHUNK },
+            ChunkError::Damaged { chunk: CHUNK, at: 4096 },
+            ChunkError::TooShort { chunk: CHUNK, held: 5, wanted: 7 },
+            ChunkError::NoSpace,
+            ChunkError::Disk { what: what() },
+            ChunkError::Outdated { what: what() },
+            ChunkError::Invalid { what: what() },
+            ChunkError::Busy,
+        ];
+        for refusal in refusals {
+            assert_eq!(read_back(&refusal), refusal);
+            let failed = replica_failed(ReplicaFailure::of(&refusal));
+            assert_eq!(read_back(&failed), failed);
+        }
+        let unreachable = ChunkError::Unreachable { server: ServerId(3), what: what() };
+        assert_eq!(read_back(&unreachable), replica_failed(ReplicaFailure::Unreachable));
+        let unknown = replica_failed(ReplicaFailure::Unknown);
+        assert_eq!(read_back(&unknown), unknown);
+    }
+
+    #[test]
+    fn a_cause_that_an_earlier_version_leaves_out_or_a_later_one_added_is_unknown_and_its_text_stays() {
+        // REPLICA_FAILED with text and server, without the field `cause`.
+        let earlier = b"\x08\x06\x12\x09disk full\x18\x03";
+        let later = [earlier.as_slice(), b"\x28\x63"].concat();
+        for message in [earlier.as_slice(), &later] {
+            let failure = wire::ChunkFailure::decode(message).unwrap();
+            let (cause, what) = (ReplicaFailure::Unknown, "disk full".to_owned());
+            let expected = ChunkError::ReplicaFailed { chunk: CHUNK, server: ServerId(3), cause, what };
+            assert_eq!(failure_from_wire(CHUNK, failure), expected);
         }
     }
 }

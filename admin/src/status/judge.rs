@@ -1,98 +1,99 @@
-//! One line that says how a federation is, and the exit code that goes with it. Pure.
+//! Judges from what was gathered how healthy a cluster or a federation is. Pure.
+
+use std::fmt;
 
 use serde::Serialize;
 
-use crate::overview::{Federation, MemberState, Overview, ServerState};
-use crate::print::count;
+use super::{ClusterStatus, FederationStatus, MemberState, ServerState};
 
-/// A member this many entries behind is catching up, not keeping up: under full load the followers are a few batches
-/// (hundreds of entries) behind.
+/// A follower that is this many entries behind is catching up and does not keep up: under full load followers are a few
+/// batches (hundreds of entries) behind.
 const LOG_LAG_MAX: u64 = 5_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     Healthy,
+    /// Everything can be read and written, but something is missing or will soon be a problem.
     Degraded,
+    /// Nothing can be read or written.
     Unavailable,
 }
 
+/// How healthy something is, and why. As text it is one line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Verdict {
+pub struct HealthReport {
     pub health: Health,
-    /// What is wrong; when healthy, what was counted.
-    pub because: Vec<String>,
+    /// What is wrong or, if nothing is, what was looked at.
+    #[serde(rename = "because")]
+    pub reasons: Vec<String>,
 }
 
-impl Verdict {
-    pub fn exit_code(&self) -> u8 {
-        match self.health {
-            Health::Healthy => 0,
-            Health::Degraded => 1,
-            Health::Unavailable => 2,
-        }
-    }
-
-    pub fn line(&self) -> String {
-        let health = match self.health {
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
             Health::Healthy => "healthy",
             Health::Degraded => "degraded",
             Health::Unavailable => "unavailable",
-        };
-        format!("{health}: {}", self.because.join("; "))
+        })
     }
 }
 
-/// Of all clusters: unavailable when all of them are.
-pub fn judge_all(federation: &Federation) -> Verdict {
-    let each: Vec<(&str, Verdict)> = federation.clusters.iter().map(|one| (one.name(), judge(one))).collect();
+impl fmt::Display for HealthReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.health, self.reasons.join("; "))
+    }
+}
+
+/// The health of all clusters together: the federation is unavailable when every cluster is.
+pub fn federation(federation: &FederationStatus) -> HealthReport {
+    let each: Vec<_> = federation.clusters.iter().map(|status| (status.name(), cluster(status))).collect();
     match each.as_slice() {
-        [] => Verdict {
+        [] => HealthReport {
             health: Health::Unavailable,
-            because: vec!["the federation has no cluster yet".to_owned()],
+            reasons: vec!["the federation has no cluster yet".to_owned()],
         },
         [(_, only)] => only.clone(),
         several => join(several),
     }
 }
 
-fn join(clusters: &[(&str, Verdict)]) -> Verdict {
-    let all = |wanted: Health| clusters.iter().all(|(_, verdict)| verdict.health == wanted);
+fn join(clusters: &[(&str, HealthReport)]) -> HealthReport {
+    let all = |wanted: Health| clusters.iter().all(|(_, report)| report.health == wanted);
     let health = match (all(Health::Healthy), all(Health::Unavailable)) {
         (true, _) => Health::Healthy,
         (_, true) => Health::Unavailable,
         (false, false) => Health::Degraded,
     };
-    let told = clusters.iter().filter(|(_, verdict)| verdict.health != Health::Healthy);
-    let mut because: Vec<String> =
-        told.map(|(name, verdict)| format!("cluster {name} is {}", verdict.line())).collect();
-    if because.is_empty() {
-        because = clusters
-            .iter()
-            .map(|(name, verdict)| format!("{name}: {}", verdict.because.join("; ")))
-            .collect();
+    let unhealthy = clusters.iter().filter(|(_, report)| report.health != Health::Healthy);
+    let mut reasons: Vec<String> =
+        unhealthy.map(|(name, report)| format!("cluster {name} is {report}")).collect();
+    if reasons.is_empty() {
+        let each = clusters.iter().map(|(name, report)| format!("{name}: {}", report.reasons.join("; ")));
+        reasons = each.collect();
     }
-    Verdict { health, because }
+    HealthReport { health, reasons }
 }
 
-pub fn judge(overview: &Overview) -> Verdict {
-    let unreachable: Vec<String> = overview
+/// The health of one cluster.
+pub fn cluster(status: &ClusterStatus) -> HealthReport {
+    let unreachable: Vec<String> = status
         .members
         .iter()
         .filter_map(|m| Some(format!("metaserver {} unreachable ({})", m.address, m.problem.as_deref()?)))
         .collect();
     let unavailable = |first: String| {
-        let because = std::iter::once(first).chain(unreachable.clone()).collect();
-        Verdict { health: Health::Unavailable, because }
+        let reasons = std::iter::once(first).chain(unreachable.clone()).collect();
+        HealthReport { health: Health::Unavailable, reasons }
     };
-    if overview.members.iter().all(|member| member.state == MemberState::Unreachable) {
+    if status.members.iter().all(|member| member.state == MemberState::Unreachable) {
         return unavailable("no metaserver answers".to_owned());
     }
-    let Some(leader) = &overview.leader else {
+    let Some(leader) = &status.leader else {
         return unavailable("no metaserver leads".to_owned());
     };
     let servers = &leader.chunkservers;
-    let here = servers.iter().filter(|server| server.state.is_here()).count();
+    let here = servers.iter().filter(|server| server.state.is_reachable()).count();
     if here == 0 {
         return unavailable(match servers.len() {
             0 => "no chunkserver has registered".to_owned(),
@@ -100,29 +101,29 @@ pub fn judge(overview: &Overview) -> Verdict {
         });
     }
     let mut problems = unreachable;
-    problems.extend(server_problems(overview));
+    problems.extend(server_problems(status));
     if !problems.is_empty() {
-        return Verdict { health: Health::Degraded, because: problems };
+        return HealthReport { health: Health::Degraded, reasons: problems };
     }
     let all =
-        [count(overview.members.len() as u64, "metaserver"), count(here as u64, "chunkserver")].join(", ");
-    Verdict { health: Health::Healthy, because: vec![format!("{all}, every chunk has its copies")] }
+        [count(status.members.len() as u64, "metaserver"), count(here as u64, "chunkserver")].join(", ");
+    HealthReport { health: Health::Healthy, reasons: vec![format!("{all}, every chunk has its copies")] }
 }
 
-fn server_problems(overview: &Overview) -> Vec<String> {
+fn server_problems(status: &ClusterStatus) -> Vec<String> {
     let mut problems = Vec::new();
-    let behind = overview.members.iter().filter(|m| m.state == MemberState::Follower);
+    let behind = status.members.iter().filter(|m| m.state == MemberState::Follower);
     for member in behind.filter(|m| m.log_lag.is_some_and(|lag| lag > LOG_LAG_MAX)) {
         let lag = member.log_lag.unwrap_or_default();
         problems.push(format!("metaserver {} is {lag} entries behind", member.address));
     }
-    for member in overview.members.iter().filter(|m| m.is_full) {
+    for member in status.members.iter().filter(|m| m.is_full) {
         problems.push(format!("the disk of metaserver {} is full", member.address));
     }
-    for (member, problem) in overview.members.iter().filter_map(|m| Some((m, m.clock_problem()?))) {
+    for (member, problem) in status.members.iter().filter_map(|m| Some((m, m.clock_problem()?))) {
         problems.push(format!("metaserver {}: {problem}", member.address));
     }
-    let Some(leader) = &overview.leader else { return problems };
+    let Some(leader) = &status.leader else { return problems };
     for server in &leader.chunkservers {
         match server.state {
             ServerState::Alive => {}
@@ -132,8 +133,8 @@ fn server_problems(overview: &Overview) -> Vec<String> {
             }
         }
     }
-    let here = leader.chunkservers.iter().filter(|server| server.state.is_here()).count() as u32;
-    if let Some(cluster) = overview.cluster.as_ref().filter(|cluster| here < cluster.copies) {
+    let here = leader.chunkservers.iter().filter(|server| server.state.is_reachable()).count() as u32;
+    if let Some(cluster) = status.cluster.as_ref().filter(|cluster| here < cluster.copies) {
         problems.push(format!(
             "{} copies wanted, {} there",
             cluster.copies,
@@ -150,13 +151,18 @@ fn server_problems(overview: &Overview) -> Vec<String> {
     problems
 }
 
+/// Formats a number of things as `1 chunk` or `2 chunks`.
+fn count(number: u64, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::overview::{Chunks, Chunkserver, Cluster, Leader, Member};
+    use crate::status::{ChunkCounts, ChunkserverStatus, Cluster, LeaderReport, MemberStatus};
 
-    fn server(id: u64, state: ServerState) -> Chunkserver {
-        Chunkserver {
+    fn server(id: u64, state: ServerState) -> ChunkserverStatus {
+        ChunkserverStatus {
             id,
             grpc_address: String::new(),
             frames_address: String::new(),
@@ -174,10 +180,10 @@ mod tests {
         }
     }
 
-    fn member(id: u64, state: MemberState) -> Member {
+    fn member(id: u64, state: MemberState) -> MemberStatus {
         let problem = (state == MemberState::Unreachable).then(|| "refused".to_owned());
         let address = format!("h:{id}");
-        Member {
+        MemberStatus {
             id: Some(id),
             address,
             state,
@@ -189,46 +195,46 @@ mod tests {
         }
     }
 
-    fn healthy() -> Overview {
-        Overview {
+    fn healthy() -> ClusterStatus {
+        ClusterStatus {
             cluster: Some(Cluster { id: "1".into(), name: "local".into(), copies: 2 }),
             members: vec![
                 member(1, MemberState::Leader),
                 member(2, MemberState::Follower),
                 member(3, MemberState::Follower),
             ],
-            leader: Some(Leader {
+            leader: Some(LeaderReport {
                 member: 1,
                 term: 1,
                 last_log: 1,
                 last_applied: 1,
                 chunkservers: [1, 2, 3].map(|id| server(id, ServerState::Alive)).into(),
-                chunks: Chunks { dead: 4, ..Chunks::default() },
+                chunks: ChunkCounts { dead: 4, ..ChunkCounts::default() },
                 inodes: 1,
                 sessions: 0,
             }),
         }
     }
 
-    fn judged(change: impl FnOnce(&mut Overview)) -> (u8, String) {
-        let mut overview = healthy();
-        change(&mut overview);
-        let verdict = judge(&overview);
-        (verdict.exit_code(), verdict.line())
+    fn judged(change: impl FnOnce(&mut ClusterStatus)) -> (Health, String) {
+        let mut status = healthy();
+        change(&mut status);
+        let report = cluster(&status);
+        (report.health, report.to_string())
     }
 
     #[test]
     fn all_there_is_healthy_and_dead_chunks_are_no_problem() {
-        let (code, line) = judged(|_| {});
+        let (health, line) = judged(|_| {});
         assert_eq!(
-            (code, line.as_str()),
-            (0, "healthy: 3 metaservers, 3 chunkservers, every chunk has its copies")
+            (health, line.as_str()),
+            (Health::Healthy, "healthy: 3 metaservers, 3 chunkservers, every chunk has its copies")
         );
     }
 
     #[test]
     fn whatever_is_missing_is_named_and_degrades() {
-        let leader = |change: fn(&mut Leader)| judged(|o| change(o.leader.as_mut().unwrap()));
+        let leader = |change: fn(&mut LeaderReport)| judged(|o| change(o.leader.as_mut().unwrap()));
         let cases = [
             (judged(|o| o.members[2] = member(3, MemberState::Unreachable)), "h:3 unreachable (refused)"),
             (judged(|o| o.members[1].log_lag = Some(LOG_LAG_MAX + 1)), "h:2 is 5001 entries behind"),
@@ -243,16 +249,19 @@ mod tests {
             (leader(|l| l.chunks.degraded = 1), "1 degraded chunk"),
             (leader(|l| l.chunks.damaged = 2), "2 damaged chunks"),
         ];
-        for ((code, line), expected) in cases {
-            assert_eq!(code, 1, "{line}");
+        for ((health, line), expected) in cases {
+            assert_eq!(health, Health::Degraded, "{line}");
             assert!(line.contains(expected), "{line}");
         }
     }
 
     #[test]
     fn without_leader_members_or_chunkservers_it_is_unavailable() {
-        let nobody = |o: &mut Overview| {
-            *o = Overview { members: vec![member(1, MemberState::Unreachable)], ..Overview::default() };
+        let nobody = |o: &mut ClusterStatus| {
+            *o = ClusterStatus {
+                members: vec![member(1, MemberState::Unreachable)],
+                ..ClusterStatus::default()
+            };
         };
         let cases = [
             (judged(nobody), "no metaserver answers; metaserver h:1 unreachable"),
@@ -266,22 +275,22 @@ mod tests {
                 "none of 3 chunkservers answers",
             ),
         ];
-        for ((code, line), expected) in cases {
-            assert_eq!(code, 2, "{line}");
+        for ((health, line), expected) in cases {
+            assert_eq!(health, Health::Unavailable, "{line}");
             assert!(line.contains(expected), "{line}");
         }
     }
 
     #[test]
     fn of_several_clusters_each_that_is_not_healthy_is_named() {
-        let verdict = |health, because: &str| Verdict { health, because: vec![because.to_owned()] };
+        let report = |health, reason: &str| HealthReport { health, reasons: vec![reason.to_owned()] };
         let (well, ill) =
-            (verdict(Health::Healthy, "fine"), verdict(Health::Unavailable, "no metaserver answers"));
+            (report(Health::Healthy, "fine"), report(Health::Unavailable, "no metaserver answers"));
         let both = join(&[("alpha", well.clone()), ("beta", ill.clone())]);
-        assert_eq!(both.line(), "degraded: cluster beta is unavailable: no metaserver answers");
+        assert_eq!(both.to_string(), "degraded: cluster beta is unavailable: no metaserver answers");
         assert_eq!(join(&[("alpha", ill.clone()), ("beta", ill)]).health, Health::Unavailable);
         assert_eq!(
-            join(&[("alpha", well.clone()), ("beta", well)]).line(),
+            join(&[("alpha", well.clone()), ("beta", well)]).to_string(),
             "healthy: alpha: fine; beta: fine"
         );
     }

@@ -1,247 +1,66 @@
-//! What the clusters of a federation say of themselves: every known metaserver is asked at once, then `join` makes one
-//! picture of each cluster's answers.
+//! Asks all known metaservers at once, then those that their answers name, and joins the answers of each cluster into one
+//! picture.
 //!
-//! With every server dead the whole of it ends within [`ASK_DEADLINE`] twice, which is below the 3 s that `dfs status`
-//! promises.
+//! That takes at most [`ASK_DEADLINE`] twice, also when every server is dead: less than the 3 s that `dfs status` promises.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dfs_net::env::Env;
+use dfs_net::env::Env;
 use dfs_net::rpc::{Expected, Identity, Role, grpc};
 use dfs_net::services::admin_client::AdminClient;
 use dfs_proto::convert::refusal;
-use dfs_proto::federation::{ClusterEntry, FederationMap, MapVolume, VolumePhase};
+use dfs_proto::federation::{ClusterEntry, FederationMap, MapVolume};
 use dfs_proto::ids::{ClusterId, VolumeId};
 use dfs_proto::wire;
 use futures::future::join_all;
-use serde::Serialize;
 use tokio::time::timeout;
 
+use super::find::Metaservers;
+use super::{
+    ChunkCounts, ChunkserverStatus, Cluster, ClusterStatus, FederationStatus, LeaderReport, MemberState,
+    MemberStatus, ServerState, VolumeState, VolumeStatus,
+};
 use crate::federation;
 
-/// For one round of questions, connecting included. Two rounds fit into the 3 s of `dfs status`: those configured, then
+/// The time for one round of questions, connecting included. There are two rounds: the metaservers that are configured, and
 /// those that they name.
 pub const ASK_DEADLINE: Duration = Duration::from_millis(1200);
 
-/// A member's clock that is off by more is named.
-const CLOCK_OFF_MAX_MS: u64 = 1000;
-
-/// All of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Federation {
-    /// Where the addresses came from.
-    pub found_by: String,
-    /// Of the federation's map; 0: one cluster on its own, or nobody answered.
-    pub map_version: u64,
-    /// At least one, by name.
-    pub clusters: Vec<Overview>,
-    pub volumes: Vec<Volume>,
-}
-
-/// One cluster, joined from all answers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Overview {
-    /// `None`: nobody answered, and no map names it.
-    pub cluster: Option<Cluster>,
-    pub members: Vec<Member>,
-    /// What only a leader knows; `None`: there is none, or it did not answer.
-    pub leader: Option<Leader>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Cluster {
-    pub id: String,
-    pub name: String,
-    /// 0: nobody of it answered.
-    pub copies: u32,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Member {
-    /// `None`: it never answered, and nobody who did names it.
-    pub id: Option<u64>,
-    pub address: String,
-    pub state: MemberState,
-    pub last_log: Option<u64>,
-    /// Entries that its log is behind the leader's.
-    pub log_lag: Option<u64>,
-    /// Its disk is: it takes nothing new while it leads.
-    pub is_full: bool,
-    /// How far its clock is ahead of the others', as the leader knows.
-    pub clock_off_ms: Option<i64>,
-    /// Why it did not answer.
-    pub problem: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MemberState {
-    Leader,
-    Follower,
-    Unreachable,
-}
-
-impl Member {
-    /// P7.1: a clock that is off by more than a second.
-    pub fn clock_problem(&self) -> Option<String> {
-        let off = self.clock_off_ms.filter(|off| off.unsigned_abs() > CLOCK_OFF_MAX_MS)?;
-        let direction = if off > 0 { "ahead of" } else { "behind" };
-        let seconds = off.unsigned_abs() as f64 / 1000.0;
-        Some(format!("its clock is {seconds:.1} s {direction} the others"))
-    }
-}
-
-impl MemberState {
-    pub fn name(self) -> &'static str {
-        match self {
-            MemberState::Leader => "leader",
-            MemberState::Follower => "follower",
-            MemberState::Unreachable => "unreachable",
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Leader {
-    pub member: u64,
-    pub term: u64,
-    pub last_log: u64,
-    pub last_applied: u64,
-    pub chunkservers: Vec<Chunkserver>,
-    pub chunks: Chunks,
-    pub inodes: u64,
-    pub sessions: u64,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Chunks {
-    pub open: u64,
-    pub sealed: u64,
-    pub degraded: u64,
-    pub damaged: u64,
-    pub dead: u64,
-}
-
-/// Volumes but the root directory's are directories in it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Volume {
-    pub number: u32,
-    /// Its path; empty: it has none yet, or none any more.
-    pub name: String,
-    pub cluster: String,
-    pub state: VolumeState,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum VolumeState {
-    Creating,
-    Active,
-    /// It has lost its name; what is left of it is being removed.
-    Removing,
-}
-
-impl VolumeState {
-    pub fn of(phase: VolumePhase) -> VolumeState {
-        match phase {
-            VolumePhase::Creating => VolumeState::Creating,
-            VolumePhase::Active => VolumeState::Active,
-            VolumePhase::Removing => VolumeState::Removing,
-        }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            VolumeState::Creating => "creating",
-            VolumeState::Active => "active",
-            VolumeState::Removing => "removing",
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ServerState {
-    Alive,
-    Away,
-    Full,
-    /// Registered, but this leader has not heard it since its election.
-    NotHeard,
-}
-
-impl ServerState {
-    pub fn name(self) -> &'static str {
-        match self {
-            ServerState::Alive => "alive",
-            ServerState::Away => "away",
-            ServerState::Full => "full",
-            ServerState::NotHeard => "not heard",
-        }
-    }
-
-    /// Can it be read from now?
-    pub fn is_here(self) -> bool {
-        matches!(self, ServerState::Alive | ServerState::Full)
-    }
-
-    /// As a leader tells it on the wire; what an unknown number may mean is not "alive".
-    pub fn from_wire(state: i32) -> ServerState {
-        match wire::ServerState::try_from(state) {
-            Ok(wire::ServerState::Alive) => ServerState::Alive,
-            Ok(wire::ServerState::Full) => ServerState::Full,
-            Ok(wire::ServerState::Away | wire::ServerState::Unspecified) | Err(_) => ServerState::Away,
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Chunkserver {
-    pub id: u64,
-    pub grpc_address: String,
-    pub frames_address: String,
-    pub http_address: String,
-    pub zone: String,
-    pub state: ServerState,
-    pub report_age_ms: u64,
-    pub cpu_percent: u32,
-    pub memory_total: u64,
-    pub memory_available: u64,
-    pub disk_total: u64,
-    pub disk_free: u64,
-    pub requests_in_flight: u64,
-    pub chunks: u64,
-}
-
+/// What each address answered, or why it did not.
 type Answers = BTreeMap<String, Result<wire::StatusReply, String>>;
 
-/// Asks `addresses`, then those that the map and the answers name and that were not asked yet.
-pub async fn collect(env: &Env, addresses: &[String], found_by: &str) -> Federation {
+/// The federation that these metaservers are of: every cluster of its map or, if they know of no map, their own cluster.
+pub async fn federation(env: &Env, metaservers: &Metaservers) -> FederationStatus {
+    let Metaservers { addresses, origin } = metaservers;
     let first = addresses.iter().cloned().collect();
     let (map, mut answers) = tokio::join!(federation::newest_map(env, addresses), ask_all(env, first));
     let mapped = map.iter().flat_map(|map| &map.clusters).flat_map(|(_, entry)| entry.metaservers.clone());
-    let next = mapped.chain(named(&answers)).filter(|address| !answers.contains_key(address)).collect();
+    let next =
+        mapped.chain(member_addresses(&answers)).filter(|address| !answers.contains_key(address)).collect();
     answers.extend(ask_all(env, next).await);
     let (mut clusters, volumes) = match &map {
         Some(map) => {
-            let clusters = map.clusters.iter().map(|(id, entry)| of_cluster(*id, entry, &answers));
+            let clusters = map.clusters.iter().map(|(id, entry)| cluster_in_map(*id, entry, &answers));
             (clusters.collect(), volumes(map))
         }
         None => {
             let only = join(&answers);
-            let volumes = root_alone(&only);
+            let volumes = root_volume(&only);
             (vec![only], volumes)
         }
     };
     clusters.sort_by(|a, b| a.name().cmp(b.name()));
     let map_version = map.map_or(0, |map| map.version);
-    Federation { found_by: found_by.to_owned(), map_version, clusters, volumes }
+    FederationStatus { found_by: origin.clone(), map_version, clusters, volumes }
 }
 
-/// The cluster that these are metaservers of, whether or not it has joined a federation.
-pub async fn collect_cluster(env: &Env, addresses: &[String]) -> Overview {
+/// The cluster that these metaservers are of, whether or not it has joined a federation.
+pub async fn cluster(env: &Env, addresses: &[String]) -> ClusterStatus {
     let mut answers = ask_all(env, addresses.iter().cloned().collect()).await;
-    let next = named(&answers).into_iter().filter(|address| !answers.contains_key(address)).collect();
+    let next =
+        member_addresses(&answers).into_iter().filter(|address| !answers.contains_key(address)).collect();
     answers.extend(ask_all(env, next).await);
     join(&answers)
 }
@@ -254,30 +73,26 @@ async fn ask_all(env: &Env, addresses: BTreeSet<String>) -> Answers {
     join_all(asked).await.into_iter().collect()
 }
 
-/// The members that the answers tell of.
-fn named(answers: &Answers) -> Vec<String> {
+/// The addresses of the members that the answers name.
+fn member_addresses(answers: &Answers) -> Vec<String> {
     let members = answers.values().flatten().flat_map(|reply| &reply.members);
     members.map(|member| member.address.clone()).filter(|address| !address.is_empty()).collect()
 }
 
-/// One of the map's clusters: what its metaservers answered, and which of them did not.
-fn of_cluster(id: ClusterId, entry: &ClusterEntry, answers: &Answers) -> Overview {
+/// One cluster of the federation's map, joined from those of the answers that are its metaservers'.
+fn cluster_in_map(id: ClusterId, entry: &ClusterEntry, answers: &Answers) -> ClusterStatus {
     let is_own = |address: &String, answer: &Result<wire::StatusReply, String>| match answer {
         Ok(reply) => ClusterId::from_wire(&reply.cluster) == Some(id),
         Err(_) => entry.metaservers.contains(address),
     };
     let own = answers.iter().filter(|(address, answer)| is_own(address, answer));
-    let mut overview = join(&own.map(|(address, answer)| (address.clone(), answer.clone())).collect());
-    overview.cluster.get_or_insert_with(|| Cluster {
-        id: id.to_string(),
-        name: entry.name.clone(),
-        copies: 0,
-    });
-    overview
+    let mut status = join(&own.map(|(address, answer)| (address.clone(), answer.clone())).collect());
+    status.cluster.get_or_insert_with(|| Cluster { id: id.to_string(), name: entry.name.clone(), copies: 0 });
+    status
 }
 
-fn volumes(map: &FederationMap) -> Vec<Volume> {
-    let volume = |(number, volume): &(VolumeId, MapVolume)| Volume {
+fn volumes(map: &FederationMap) -> Vec<VolumeStatus> {
+    let volume = |(number, volume): &(VolumeId, MapVolume)| VolumeStatus {
         number: number.0,
         name: match &volume.name {
             Some(name) => format!("/{}", String::from_utf8_lossy(name.as_bytes())),
@@ -290,19 +105,12 @@ fn volumes(map: &FederationMap) -> Vec<Volume> {
     map.volumes.iter().map(volume).collect()
 }
 
-/// A cluster on its own has one volume.
-fn root_alone(overview: &Overview) -> Vec<Volume> {
-    let cluster = overview.cluster.iter().map(|cluster| cluster.name.clone());
+/// The volumes of a cluster on its own: the root directory is the only one.
+fn root_volume(status: &ClusterStatus) -> Vec<VolumeStatus> {
+    let cluster = status.cluster.iter().map(|cluster| cluster.name.clone());
     cluster
-        .map(|cluster| Volume { number: 0, name: "/".to_owned(), cluster, state: VolumeState::Active })
+        .map(|cluster| VolumeStatus { number: 0, name: "/".to_owned(), cluster, state: VolumeState::Active })
         .collect()
-}
-
-impl Overview {
-    /// Empty: not known.
-    pub fn name(&self) -> &str {
-        self.cluster.as_ref().map_or("", |cluster| &cluster.name)
-    }
 }
 
 async fn ask(env: &Env, address: &str) -> Result<wire::StatusReply, String> {
@@ -319,32 +127,37 @@ async fn ask(env: &Env, address: &str) -> Result<wire::StatusReply, String> {
     timeout(ASK_DEADLINE, asked).await.unwrap_or_else(|_| Err(format!("no answer within {ASK_DEADLINE:?}")))
 }
 
-/// One picture of all answers. Of several that claim to lead, the one of the highest term does.
-fn join(answers: &Answers) -> Overview {
+/// The picture that the answers of one cluster's metaservers give together. If several claim to lead, the one with the
+/// highest term does.
+fn join(answers: &Answers) -> ClusterStatus {
     let replies = || answers.values().flatten();
     let leader = replies().filter(|reply| reply.is_leader).max_by_key(|reply| reply.term);
     let known = leader.or_else(|| replies().max_by_key(|reply| reply.last_applied));
     let Some(known) = known else {
         let members = answers.iter().map(|(address, answer)| member(address, answer, None, None)).collect();
-        return Overview { members, ..Overview::default() };
+        return ClusterStatus { members, ..ClusterStatus::default() };
     };
     let cluster = Cluster {
         id: ClusterId::from_wire(&known.cluster).unwrap_or_default().to_string(),
         name: known.cluster_name.clone(),
         copies: known.copies,
     };
-    Overview {
+    ClusterStatus {
         cluster: Some(cluster),
         members: members(answers, known, leader),
-        leader: leader.map(leader_view),
+        leader: leader.map(leader_report),
     }
 }
 
-fn members(answers: &Answers, known: &wire::StatusReply, leader: Option<&wire::StatusReply>) -> Vec<Member> {
+fn members(
+    answers: &Answers,
+    known: &wire::StatusReply,
+    leader: Option<&wire::StatusReply>,
+) -> Vec<MemberStatus> {
     let ids: BTreeMap<&str, u64> = known.members.iter().map(|m| (m.address.as_str(), m.member)).collect();
     let unasked = Err("not asked".to_owned());
     let addresses: BTreeSet<&str> = answers.keys().map(String::as_str).chain(ids.keys().copied()).collect();
-    let mut members: Vec<Member> = addresses
+    let mut members: Vec<MemberStatus> = addresses
         .into_iter()
         .map(|address| {
             let answer = answers.get(address).unwrap_or(&unasked);
@@ -353,7 +166,7 @@ fn members(answers: &Answers, known: &wire::StatusReply, leader: Option<&wire::S
             member(address, if foreign { &stranger } else { answer }, ids.get(address).copied(), leader)
         })
         .collect();
-    // One member may be reachable under two addresses: that is one row, the one it is known by.
+    // A member that is reachable under two addresses is one entry, under the address that the others know.
     let answered: BTreeSet<u64> =
         members.iter().filter(|m| m.problem.is_none()).filter_map(|m| m.id).collect();
     members.retain(|m| m.id.is_none_or(|id| !answered.contains(&id) || m.problem.is_none()));
@@ -371,13 +184,13 @@ fn member(
     answer: &Result<wire::StatusReply, String>,
     id: Option<u64>,
     leader: Option<&wire::StatusReply>,
-) -> Member {
+) -> MemberStatus {
     let told_lag = |id: u64| leader?.members.iter().find(|m| m.member == id)?.log_lag;
     match answer {
         Ok(reply) => {
             let leads = leader.is_some_and(|leader| leader.answered_by == reply.answered_by);
             let lag = leader.map(|leader| leader.last_log.saturating_sub(reply.last_log));
-            Member {
+            MemberStatus {
                 id: Some(reply.answered_by),
                 address: address.to_owned(),
                 state: if leads { MemberState::Leader } else { MemberState::Follower },
@@ -388,7 +201,7 @@ fn member(
                 problem: None,
             }
         }
-        Err(problem) => Member {
+        Err(problem) => MemberStatus {
             id,
             address: address.to_owned(),
             state: MemberState::Unreachable,
@@ -401,16 +214,16 @@ fn member(
     }
 }
 
-fn leader_view(reply: &wire::StatusReply) -> Leader {
-    let mut chunkservers: Vec<Chunkserver> = reply.chunkservers.iter().map(chunkserver).collect();
+fn leader_report(reply: &wire::StatusReply) -> LeaderReport {
+    let mut chunkservers: Vec<ChunkserverStatus> = reply.chunkservers.iter().map(chunkserver).collect();
     chunkservers.sort_by_key(|server| server.id);
-    Leader {
+    LeaderReport {
         member: reply.answered_by,
         term: reply.term,
         last_log: reply.last_log,
         last_applied: reply.last_applied,
         chunkservers,
-        chunks: Chunks {
+        chunks: ChunkCounts {
             open: reply.chunks_open,
             sealed: reply.chunks_sealed,
             degraded: reply.chunks_degraded,
@@ -422,8 +235,8 @@ fn leader_view(reply: &wire::StatusReply) -> Leader {
     }
 }
 
-fn chunkserver(server: &wire::ServerStatus) -> Chunkserver {
-    Chunkserver {
+fn chunkserver(server: &wire::ServerStatus) -> ChunkserverStatus {
+    ChunkserverStatus {
         id: server.server,
         grpc_address: server.grpc_address.clone(),
         frames_address: server.frames_address.clone(),
@@ -467,10 +280,10 @@ mod tests {
 
     #[test]
     fn of_two_that_claim_to_lead_the_higher_term_does() {
-        let overview = join(&answers([(1, Ok(reply(1, 4, true, 90))), (2, Ok(reply(2, 5, true, 100)))]));
-        let leader = overview.leader.unwrap();
+        let status = join(&answers([(1, Ok(reply(1, 4, true, 90))), (2, Ok(reply(2, 5, true, 100)))]));
+        let leader = status.leader.unwrap();
         assert_eq!((leader.member, leader.term), (2, 5));
-        let states: Vec<_> = overview.members.iter().map(|m| (m.id, m.state, m.log_lag)).collect();
+        let states: Vec<_> = status.members.iter().map(|m| (m.id, m.state, m.log_lag)).collect();
         use MemberState::{Follower, Leader, Unreachable};
         assert_eq!(
             states,
@@ -490,19 +303,19 @@ mod tests {
             metaservers: vec![address.to_owned()],
         };
         let id = |byte: u8| ClusterId::from_wire(&[byte; 16]).unwrap();
-        let local = of_cluster(id(7), &entry("local", "h:1"), &list);
+        let local = cluster_in_map(id(7), &entry("local", "h:1"), &list);
         assert_eq!((local.name(), local.members.len()), ("local", 3));
-        let beta = of_cluster(id(8), &entry("beta", "b:1"), &list);
+        let beta = cluster_in_map(id(8), &entry("beta", "b:1"), &list);
         assert_eq!(beta.leader.as_ref().map(|leader| leader.term), Some(2));
-        let gone = of_cluster(id(9), &entry("gamma", "c:1"), &list);
+        let gone = cluster_in_map(id(9), &entry("gamma", "c:1"), &list);
         assert_eq!((gone.name(), gone.members[0].problem.as_deref()), ("gamma", Some("refused")));
     }
 
     #[test]
     fn without_any_answer_every_address_is_listed_with_its_problem() {
-        let overview = join(&answers([(1, Err("refused".to_owned())), (2, Err("no answer".to_owned()))]));
-        assert_eq!((overview.cluster, overview.leader), (None, None));
-        let problems: Vec<_> = overview.members.iter().map(|m| m.problem.as_deref()).collect();
+        let status = join(&answers([(1, Err("refused".to_owned())), (2, Err("no answer".to_owned()))]));
+        assert_eq!((status.cluster, status.leader), (None, None));
+        let problems: Vec<_> = status.members.iter().map(|m| m.problem.as_deref()).collect();
         assert_eq!(problems, [Some("refused"), Some("no answer")]);
     }
 
@@ -514,17 +327,17 @@ mod tests {
         }
         let mut follower = reply(2, 4, false, 90);
         follower.members[2].clock_off_ms = Some(5000);
-        let overview = join(&answers([(1, Ok(led)), (2, Ok(follower))]));
-        let problems: Vec<_> = overview.members.iter().map(Member::clock_problem).collect();
+        let status = join(&answers([(1, Ok(led)), (2, Ok(follower))]));
+        let problems: Vec<_> = status.members.iter().map(MemberStatus::clock_problem).collect();
         assert_eq!(problems, [None, Some("its clock is 90.0 s behind the others".to_owned()), None]);
     }
 
     #[test]
     fn followers_alone_name_the_cluster_and_nobody_leads() {
-        let overview = join(&answers([(1, Ok(reply(1, 4, false, 90)))]));
-        assert_eq!(overview.cluster.map(|c| c.name).as_deref(), Some("local"));
-        assert_eq!(overview.leader, None);
-        assert_eq!(overview.members.len(), 3);
+        let status = join(&answers([(1, Ok(reply(1, 4, false, 90)))]));
+        assert_eq!(status.cluster.map(|c| c.name).as_deref(), Some("local"));
+        assert_eq!(status.leader, None);
+        assert_eq!(status.members.len(), 3);
     }
 
     #[test]
@@ -536,10 +349,10 @@ mod tests {
             ("moved:2", Ok(reply(2, 4, false, 90))),
             ("other:9", Ok(stranger)),
         ];
-        let overview = join(&list.map(|(a, r)| (a.to_owned(), r)).into_iter().collect());
-        let rows: Vec<_> = overview.members.iter().map(|m| (m.address.as_str(), m.state)).collect();
+        let status = join(&list.map(|(a, r)| (a.to_owned(), r)).into_iter().collect());
+        let rows: Vec<_> = status.members.iter().map(|m| (m.address.as_str(), m.state)).collect();
         use MemberState::{Follower, Leader, Unreachable};
         assert_eq!(rows[..3], [("h:1", Leader), ("moved:2", Follower), ("h:3", Unreachable)]);
-        assert!(overview.members[3].problem.as_deref().is_some_and(|p| p.contains("another cluster")));
+        assert!(status.members[3].problem.as_deref().is_some_and(|p| p.contains("another cluster")));
     }
 }
