@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dfs_net::env::BoxFuture;
-use dfs_net::env::BoxFuture;
 use dfs_net::rpc::frames::{ChunkTransport, PendingReply};
 use dfs_proto::chunk::{ChunkReply, ChunkRequest};
 use dfs_proto::error::{ChunkError, ReplicaFailure};

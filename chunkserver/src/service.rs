@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dfs_net::env::BoxFuture;
-use dfs_net::env::BoxFuture;
 use dfs_net::rpc::frames::ChunkTransport;
 use dfs_net::rpc::grpc::SharedIdentity;
 use dfs_proto::chunk::{Append, ChunkKey, ChunkReply, ChunkRequest, ChunkService, SyncChunk};
