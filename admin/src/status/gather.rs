@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dfs_net::env::Env;
-use dfs_net::env::Env;
 use dfs_net::rpc::{Expected, Identity, Role, grpc};
 use dfs_net::services::admin_client::AdminClient;
 use dfs_proto::convert::refusal;

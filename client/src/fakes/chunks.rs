@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use dfs_net::env::BoxFuture;
-use dfs_net::env::BoxFuture;
 use dfs_net::rpc::frames::{self, ChunkTransport, PendingReply};
 use dfs_proto::chunk::{Append, Blocks, ChunkReply, ChunkRequest, ReadChunk, block_checksums};
 use dfs_proto::error::{ChunkError, ReplicaFailure};
