@@ -50,7 +50,7 @@ const FILE_NAME_BELIEVED: Duration = Duration::ZERO;
 const DIRECTORY_NAME_BELIEVED: Duration = Duration::from_millis(50);
 /// How long it may believe attributes that it got. It asks for those of a directory up to three times per component and
 /// call; what can be old is only what needs no look-up: `fstat` and cached reads of a file that was open before (see
-/// ARCHITECTURE.md, "Decided by measuring", and SEMANTICS.md).
+/// docs/measurements.md, "Metadata calls", and SEMANTICS.md).
 const ATTR_BELIEVED: Duration = Duration::from_millis(50);
 /// What stands for a volume whose cluster does not answer.
 const UNANSWERED: Duration = Duration::ZERO;

@@ -11,7 +11,7 @@
 //! `snapshot` moves one to another member, `bootstrap` makes the group,
 //! `stamp` says whose directory it is, `examine` whether its files agree before any is changed, `ticks` when openraft looks at
 //! its timers; `state_clock`, `member_clocks` and `read_lease` say what time it is, whose clock is wrong, and whether this
-//! machine has slept. Rules: the headers of these files, and PROTOCOLS.md P7.
+//! machine has slept. Rules: the headers of these files, and P7 in docs/protocols.md.
 
 mod bootstrap;
 mod consensus;
