@@ -2,13 +2,20 @@
 //! clients, hears chunkservers and does the background work.
 //!
 //!     service   gRPC: converts, checks, passes the gate          `service::gate` is the one door to consensus (P4.4)
-//!     raft      orders commands and makes them durable           ← durable: `raft::log_writer`
-//!     state     what commands do, and what may be read: pure     ← a stale change is refused: `state::session`
+//!     raft      orders commands and makes them durable: `raft::log_writer`
+//!     state     what commands do, and what may be read: pure
 //!     kv        where the state is kept: RocksDB, or memory
 //!     view, placement, sessions, leases   the leader's soft state
 //!     room      on this member's disk: without it, it stops before the disk is full
 //!     worker    background work of the leader
 //!     federation   the map of all clusters' volumes, and this member's part in keeping it
+//!
+//! A write becomes durable and visible in `state/ops/commit_extents.rs`, where `apply` sets the committed length of its
+//! chunks; `raft::log_writer` of a quorum has synced the entry by then. A stale one is refused there too, by `check_chunks`
+//! and `check_file`, and that of an ended session by `recall` in `state/mod.rs`. Proved by the tests below `apply`
+//! (`a_commit_makes_bytes_part_of_the_file`, `a_commit_that_names_a_wrong_chunk_is_refused_whole`), by
+//! `an_ended_session_is_refused_everything_and_leaves_nothing`, and over power failures of all members by
+//! `what_was_acknowledged_survives_the_power_failure_of_all_members_at_once`.
 //!
 //! [`start`] wires them, [`Running::run_until`] shuts them down in order. Nothing here uses a thread, a file or a clock but
 //! through [`Storage`] and `Env`: the simulation passes its own.
