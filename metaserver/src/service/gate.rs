@@ -1,7 +1,7 @@
 //! The one door to consensus. Every change passes [`Gate::change`] with what it touches, every read [`Gate::read`] with
 //! what it shows (P4.4): the place where leases will be recalled and holders registered.
 //!
-//! G1  Nothing else in this crate calls `propose` or `read` of [`Consensus`]; `tests/tests/tidy.rs` searches for it.
+//! G1  Nothing else in this crate calls `propose` or `read` of [`Consensus`]; `tests/tests/tidy/` searches for it.
 //!     [`Gate::local`] is for what may be old: status pages, and what was certainly so by now (`worker::delete`). No
 //!     client acts on it.
 //! G2  A holder is registered, then the leader's lease is checked, then the state is read (P4.3, P7.5).
