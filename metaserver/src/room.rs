@@ -1,9 +1,9 @@
 //! Room on the disk that a member's data lies on. Raft's log and RocksDB must not meet a full one: all members would stop
 //! in the middle of something at about the same time, and could not start again for anybody to delete anything.
 //!
-//! R1  Below the reserve a leader has what makes metadata grow refused (ENOSPC); what deletes goes on. It looks at its own
+//! RO1  Below the reserve a leader has what makes metadata grow refused (ENOSPC); what deletes goes on. It looks at its own
 //!     disk only: `dfs status` names every member whose disk is full.
-//! R2  Below half of it a member ends, and does not start: one line says where to make room.
+//! RO2  Below half of it a member ends, and does not start: one line says where to make room.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +17,7 @@ use crate::raft::log_disk::LogDisk;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// R2.
+/// RO2.
 #[derive(Debug, Error)]
 #[error(
     "its disk has {} MiB free, less than half of `disk_reserve_mib` = {}: make room there",

@@ -1,7 +1,7 @@
 //! When each session was last renewed, as this leader knows it. Soft: who is a session at all stands in the replicated
 //! state, and only `ExpireSession` ends one (P3.1).
 //!
-//! S1  A session's silence counts from this leader's election at the earliest, so that no change of leader and no
+//! SS1  A session's silence counts from this leader's election at the earliest, so that no change of leader and no
 //!     missing report expires anybody.
 
 use std::collections::BTreeMap;
@@ -36,7 +36,7 @@ impl Sessions {
     pub(crate) fn enter_term(&self, term: u64, now: Instant) {
         let mut soft = self.soft();
         if soft.term != term {
-            *soft = Soft { term, elected: now, renewed: BTreeMap::new() }; // keeps S1
+            *soft = Soft { term, elected: now, renewed: BTreeMap::new() }; // keeps SS1
         }
     }
 

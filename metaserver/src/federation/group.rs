@@ -1,6 +1,6 @@
 //! The federation group's leader: changes of the map, and where new volumes go.
 //!
-//! G1  How busy clusters are is soft: what was reported before this term does not count. A volume is placed once every
+//! FG1  How busy clusters are is soft: what was reported before this term does not count. A volume is placed once every
 //!     cluster of the map has reported living chunkservers in this term (after an election of its own it has none at first),
 //!     or [`COMPLETE_AFTER`] has passed since the election (as P10.2).
 
@@ -146,7 +146,7 @@ impl Group {
         look(&mut self.soft.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Keeps G1.
+    /// Keeps FG1.
     fn enter_term(&self, term: u64) {
         self.with(|soft| {
             if soft.term < term {
@@ -179,7 +179,7 @@ impl Group {
                 || map.clusters.iter().all(|(id, _)| soft.heard.get(id).is_some_and(has_servers));
             if !is_complete {
                 let what = "waiting for the clusters to report how busy they are".to_owned();
-                return Err(MetaError::Unavailable { what }); // keeps G1
+                return Err(MetaError::Unavailable { what }); // keeps FG1
             }
             let candidate = |(id, entry): &(ClusterId, ClusterEntry)| {
                 let heard = soft.heard.get(id)?;

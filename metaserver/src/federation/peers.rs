@@ -1,6 +1,6 @@
 //! The leaders of other clusters and of the federation group, as this process reaches them.
 //!
-//! P1  One that did not answer in time, and does not say that it works on it, is taken for away: calls fail at once until a probe was answered. A probe is the
+//! FP1  One that did not answer in time, and does not say that it works on it, is taken for away: calls fail at once until a probe was answered. A probe is the
 //!     next call after [`PROBE_AFTER`], or a report; the others do not wait for it.
 
 use std::collections::BTreeMap;
@@ -39,7 +39,7 @@ struct Peer {
     /// For people.
     name: String,
     channel: LeaderChannel,
-    /// P1: until when calls fail at once.
+    /// FP1: until when calls fail at once.
     away_until: Mutex<Option<Instant>>,
 }
 
@@ -109,7 +109,7 @@ impl Peer {
         self.away_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps P1: true for the caller that is to find out.
+    /// Keeps FP1: true for the caller that is to find out.
     fn may_try(&self) -> bool {
         let now = Instant::now();
         let mut away_until = self.away_until();

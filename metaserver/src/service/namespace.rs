@@ -188,7 +188,7 @@ fn check_one_volume(change: &Change) -> MetaResult<()> {
     if a.volume() == b.volume() { Ok(()) } else { Err(MetaError::CrossVolume) }
 }
 
-/// It adds records that stay (`room`, R1).
+/// It adds records that stay (`room`, RO1).
 fn grows(change: &Change) -> bool {
     match change {
         Change::Create(_) | Change::Link { .. } | Change::OpenChunk(_) | Change::CommitExtents(_) => true,
