@@ -14,7 +14,7 @@ use dfs_proto::wire::federation_client::FederationClient;
 use futures::future::join_all;
 use tokio::time::timeout;
 
-use crate::overview::ASK_DEADLINE;
+use crate::finder::ASK_DEADLINE;
 
 /// For a change; an election fits in.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(8);

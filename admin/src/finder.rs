@@ -1,11 +1,16 @@
-//! Which metaservers to ask.
+//! Which metaservers to ask, and how long each.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use dfs_proto::config::{self, ConfigFile};
 
 use crate::cli::Source;
+
+/// For one round of questions, connecting included. Two rounds fit into the 3 s of `dfs status`: those configured, then
+/// those that they name.
+pub const ASK_DEADLINE: Duration = Duration::from_millis(1200);
 
 /// Addresses of metaservers, and where they come from, for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]

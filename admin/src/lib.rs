@@ -24,10 +24,6 @@ pub mod overview;
 pub mod print;
 pub mod verdict;
 
-/// The command could not do what it was asked to. Chosen apart from the verdicts 0, 1 and 2 of `status` but for
-/// usage errors, which clap ends with 2 before anything was asked.
-const EXIT_FAILED: u8 = 3;
-
 /// The `dfs` command: arguments in, exit code out. An error is printed as one line.
 pub fn main() -> ExitCode {
     let cli = cli::Cli::parse();
@@ -35,7 +31,7 @@ pub fn main() -> ExitCode {
     let ended = runtime.context("start tokio").and_then(|runtime| runtime.block_on(run(cli)));
     ended.unwrap_or_else(|error| {
         eprintln!("dfs: {error:#}");
-        ExitCode::from(EXIT_FAILED)
+        ExitCode::from(cmd::EXIT_FAILED)
     })
 }
 

@@ -5,7 +5,6 @@
 //! promises.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use dfs_proto::convert::refusal;
 use dfs_proto::env::Env;
@@ -19,10 +18,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use crate::federation;
-
-/// For one round of questions, connecting included. Two rounds fit into the 3 s of `dfs status`: those configured, then
-/// those that they name.
-pub const ASK_DEADLINE: Duration = Duration::from_millis(1200);
+use crate::finder::ASK_DEADLINE;
 
 /// A member's clock that is off by more is named.
 const CLOCK_OFF_MAX_MS: u64 = 1000;

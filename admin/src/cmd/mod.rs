@@ -19,6 +19,10 @@ use crate::cli::{DEFAULT_DIR, Source};
 use crate::overview::{self, Federation};
 use crate::{federation, finder, verdict};
 
+/// The command could not do what it was asked to. Chosen apart from the verdicts 0, 1 and 2 of `status` but for
+/// usage errors, which clap ends with 2 before anything was asked.
+pub const EXIT_FAILED: u8 = 3;
+
 /// A federation of which at least one cluster has a leader; else an error that says what is unreachable.
 async fn found(env: &Env, source: &Source) -> anyhow::Result<Federation> {
     let found = finder::find(source)?;
