@@ -2,7 +2,7 @@
 
 use dfs_client::ClientError;
 
-use crate::fs::FsError;
+use crate::error::FsError;
 
 /// An error number of Linux, above 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,50 +27,15 @@ use dfs_client::{Client, ClientError, File, Looked, OpenMode};
 use dfs_proto::attr::{AccessMask, BadName, Caller, FileKind, InodeAttr, Name};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Create, DirEntry, NewInode, Rename, SetAttr, StatFs};
-use dfs_proto::units::{ByteLen, FILE_LEN_MAX, NAME_LEN_MAX, Offset};
-use thiserror::Error;
+use dfs_proto::units::{ByteLen, FILE_LEN_MAX, Offset};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use crate::error::{FsError, FsResult};
 use crate::groups::{Groups, Requester};
 use crate::handles::{Handle, Handles};
 use crate::inodes::Inodes;
 use crate::last_known::LastKnown;
-
-/// Why a call was refused. `errno::errno` says which number that is.
-#[derive(Debug, Error)]
-pub(crate) enum FsError {
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    #[error("handle {} is not open", .0.0)]
-    BadHandle(Handle),
-    /// Of reading or writing an open file; names it, for the log.
-    #[error("{file}: {source}")]
-    File { file: String, source: ClientError },
-    #[error("a name is at most {NAME_LEN_MAX} bytes long")]
-    NameTooLong,
-    #[error("not a name")]
-    BadName,
-    #[error("rename with flags {flags:#x}")]
-    RenameFlags { flags: u32 },
-    #[error("mknod with mode {mode:#o}")]
-    NodeKind { mode: u32 },
-    #[error("beyond the largest size of a file")]
-    TooLarge,
-    #[error("no answer in time")]
-    TimedOut,
-    #[error("the mount is closing")]
-    Closing,
-}
-
-impl FsError {
-    /// Nobody was there to decide.
-    pub(crate) fn is_unanswered(&self) -> bool {
-        matches!(self, FsError::TimedOut | FsError::Client(ClientError::Unavailable { .. }))
-    }
-}
-
-pub(crate) type FsResult<T> = Result<T, FsError>;
 
 /// Drops the kernel's pages of a file, from the one with this byte in it on, and its attributes. Must not wait: it is called
 /// while the kernel waits for an answer. What it gives is ready when that is done, or cannot be.

@@ -37,7 +37,8 @@ use crate::convert::{
     set_time,
 };
 use crate::errno::errno;
-use crate::fs::{self, Fs, FsError, FsResult, Listed, Opened};
+use crate::error::{FsError, FsResult};
+use crate::fs::{self, Fs, Listed, Opened};
 use crate::handles::Handle;
 use crate::rest::Rest;
 

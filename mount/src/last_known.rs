@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use crate::fs::FsResult;
+use crate::error::FsResult;
 
 /// So long a fresh answer is waited for: longer than an election usually takes, short enough for `umount`.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -86,7 +86,7 @@ mod tests {
     use dfs_client::ClientError;
 
     use super::*;
-    use crate::fs::FsError;
+    use crate::error::FsError;
 
     #[tokio::test(start_paused = true)]
     async fn what_is_known_is_answered_only_when_nothing_fresh_comes() {

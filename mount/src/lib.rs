@@ -8,6 +8,7 @@ mod config;
 mod convert;
 mod daemon;
 mod errno;
+mod error;
 mod fs;
 mod fuse;
 mod groups;

@@ -1,0 +1,42 @@
+//! Why a call of the kernel was refused, in our words; `errno` has the numbers.
+
+use dfs_client::ClientError;
+use dfs_proto::units::NAME_LEN_MAX;
+use thiserror::Error;
+
+use crate::handles::Handle;
+
+/// Why a call was refused. `errno::errno` says which number that is.
+#[derive(Debug, Error)]
+pub(crate) enum FsError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("handle {} is not open", .0.0)]
+    BadHandle(Handle),
+    /// Of reading or writing an open file; names it, for the log.
+    #[error("{file}: {source}")]
+    File { file: String, source: ClientError },
+    #[error("a name is at most {NAME_LEN_MAX} bytes long")]
+    NameTooLong,
+    #[error("not a name")]
+    BadName,
+    #[error("rename with flags {flags:#x}")]
+    RenameFlags { flags: u32 },
+    #[error("mknod with mode {mode:#o}")]
+    NodeKind { mode: u32 },
+    #[error("beyond the largest size of a file")]
+    TooLarge,
+    #[error("no answer in time")]
+    TimedOut,
+    #[error("the mount is closing")]
+    Closing,
+}
+
+impl FsError {
+    /// Nobody was there to decide.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        matches!(self, FsError::TimedOut | FsError::Client(ClientError::Unavailable { .. }))
+    }
+}
+
+pub(crate) type FsResult<T> = Result<T, FsError>;
