@@ -14,7 +14,7 @@
 //! C4  An append lies exactly at the end or repeats what is there; what a client sends in order is written in order (P1.2).
 //! C5  A chunk takes appends from the first one until this process ends or an I/O fails, never again after that.
 //! C6  A failed sync fails the chunk; it is not tried again (P1.4).
-//! C7  Damage is what a checksum or the medium says ([`is_damage`]). Whoever lacks descriptors or memory answers `Busy`:
+//! C7  Damage is what a checksum or the medium says ([`crate::disk::is_damage`]). Whoever lacks descriptors or memory answers `Busy`:
 //!     the copy is not recorded as damaged, and readers ask another one, or again.
 //!
 //! After a crash a file may end anywhere, even in noise. Nothing is repaired and nothing is scanned at start: no chunk is
@@ -29,10 +29,9 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use dfs_proto::chunk::{Append, Blocks, ChunkKey, ReadChunk, block_checksum};
 use dfs_proto::env::BoxFuture;
@@ -40,12 +39,12 @@ use dfs_proto::error::ChunkError;
 use dfs_proto::ids::ChunkId;
 use dfs_proto::units::{APPEND_LEN_MAX, BLOCK_LEN, ByteLen, CHUNK_LEN, ChunkOffset};
 use lru::LruCache;
-use tokio::time::Instant;
 
-use crate::disk::{Disk, Space, is_damage};
+use crate::disk::{Disk, Space};
 use crate::metrics::Metrics;
 use crate::workers::Workers;
 
+mod context;
 #[cfg(test)]
 mod directory_tests;
 mod format;
@@ -58,6 +57,7 @@ pub mod stamp;
 mod tests;
 mod walk;
 
+use context::{Context, lock, shard_of};
 use format::{ChunkHeader, block_count};
 use open::OpenChunk;
 use sealed::{SealedChunk, SealedChunks};
@@ -67,8 +67,6 @@ use sealed::{SealedChunk, SealedChunks};
 const OPEN_CHUNKS_MAX: u64 = 2048;
 /// Descriptors kept for reading (P11.3: far below the limit of a process), if there are so many.
 const SEALED_CHUNKS_MAX: u64 = 1024;
-/// What lacks descriptors or memory is logged once in so long.
-const COMPLAINT_EVERY: Duration = Duration::from_secs(10);
 /// Damaged chunks remembered until the metaserver was told.
 const DAMAGED_MAX: usize = 1000;
 
@@ -115,56 +113,6 @@ struct Inner {
     damaged: Mutex<BTreeSet<ChunkId>>,
 }
 
-/// What every open chunk needs too.
-struct Context {
-    disk: Arc<dyn Disk>,
-    chunks: PathBuf,
-    io: Workers,
-    syncs: Workers,
-    metrics: Metrics,
-    chunk_count: AtomicU64,
-    complained: Mutex<Option<Instant>>,
-}
-
-impl Context {
-    /// It cannot be done now for a reason that is not the chunk's (C7).
-    fn later(&self, what: &str) -> ChunkError {
-        self.metrics.lacking.inc();
-        let (now, mut complained) = (Instant::now(), lock(&self.complained));
-        if complained.is_none_or(|at| now - at >= COMPLAINT_EVERY) {
-            *complained = Some(now);
-            tracing::warn!("{what}: that is not damage, it is tried again");
-        }
-        ChunkError::Busy
-    }
-
-    fn chunk_created(&self) {
-        self.chunk_count.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn shard_path(&self, shard: u8) -> PathBuf {
-        self.chunks.join(stamp::shard_name(shard))
-    }
-
-    fn path(&self, chunk: ChunkId) -> PathBuf {
-        self.shard_path(shard_of(chunk)).join(format!("{:016x}", chunk.0))
-    }
-}
-
-/// What a reader is told: an error of the disk, or that it may ask again (keeps C7).
-fn read_failure(context: &Context, what: &str, error: &io::Error) -> ChunkError {
-    let what = format!("{what}: {error}");
-    if is_damage(error) { ChunkError::Disk { what } } else { context.later(&what) }
-}
-
-fn shard_of(chunk: ChunkId) -> u8 {
-    chunk.0 as u8
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl ChunkStore {
     /// The store below `data`, which [`stamp::Directory`] has claimed. Blocking, but does not look at any chunk.
     pub fn open(
@@ -173,15 +121,7 @@ impl ChunkStore {
         options: StoreOptions,
         metrics: Metrics,
     ) -> io::Result<ChunkStore> {
-        let context = Context {
-            disk,
-            chunks: data.join("chunks"),
-            io: options.io,
-            syncs: options.syncs,
-            metrics,
-            chunk_count: AtomicU64::new(0),
-            complained: Mutex::default(),
-        };
+        let context = Context::new(disk, data.join("chunks"), options.io, options.syncs, metrics);
         let disk = &context.disk;
         stamp::make_shards(disk.as_ref(), data)?;
         let space = disk.space(data)?;

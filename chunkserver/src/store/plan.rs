@@ -8,9 +8,9 @@ use dfs_proto::error::ChunkError;
 use dfs_proto::ids::{ChunkId, Incarnation};
 use dfs_proto::units::{BLOCK_LEN, CHUNK_APPENDS_MAX, ChunkOffset, READ_LEN_MAX};
 
+use super::context::{Context, read_failure};
 use super::format::FRAME_HEADER_LEN_MAX;
 use super::index::FrameIndex;
-use super::{Context, read_failure};
 use crate::disk::{DiskFile, PARTS_MAX, is_damage};
 
 /// Pieces that one system call reads: between two of them stands a frame header, which is read and thrown away.
