@@ -34,10 +34,9 @@ use tower::Service;
 
 use super::admission::{Claim, Seat};
 use super::frames::{
-    self, Heard, Listening, Waited, broken, lock, read_claimed, read_frame, read_head, with_signs_of_life,
+    self, Heard, Listening, Waited, broken, read_claimed, read_frame, read_head, with_signs_of_life,
 };
-use super::grpc::SharedIdentity;
-use super::{Expected, Identity};
+use super::{Expected, Identity, SharedIdentity, lock};
 use crate::env::{BoxFuture, Env, Stream};
 use crate::frame::{self, FrameKind};
 use crate::wire::{UnaryAnswer, UnaryCall};
