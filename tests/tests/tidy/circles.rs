@@ -12,7 +12,7 @@ use crate::source::{code_of, end_of_group, without_tests, words_of};
 /// From the crate's root.
 type Module = Vec<String>;
 /// From file to files, each with the items that are used.
-pub type Uses = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
+pub(crate) type Uses = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
 /// What a name stands for in a file.
 #[derive(Clone, Debug)]
@@ -47,7 +47,7 @@ struct Target {
 struct Crate(BTreeMap<Module, File>);
 
 /// Which file uses which, of one crate: `sources` are its files below `root`, such as `client/src/`.
-pub fn uses(root: &str, sources: &[(String, String)]) -> Uses {
+pub(crate) fn uses(root: &str, sources: &[(String, String)]) -> Uses {
     let files: BTreeMap<&str, &str> =
         sources.iter().filter_map(|(path, text)| Some((path.strip_prefix(root)?, text.as_str()))).collect();
     let mut read = BTreeMap::new();
@@ -276,7 +276,7 @@ impl Crate {
 }
 
 /// Groups of files of which each leads to every other: each is at least one circle.
-pub fn circles(uses: &Uses) -> Vec<BTreeSet<String>> {
+pub(crate) fn circles(uses: &Uses) -> Vec<BTreeSet<String>> {
     let reached: BTreeMap<&String, BTreeSet<&String>> =
         uses.keys().map(|file| (file, reachable(uses, file))).collect();
     let mut groups: Vec<BTreeSet<String>> = Vec::new();
@@ -302,7 +302,7 @@ fn reachable<'u>(uses: &'u Uses, from: &String) -> BTreeSet<&'u String> {
 }
 
 /// The uses inside of a group, a line for each.
-pub fn explain(uses: &Uses, group: &BTreeSet<String>) -> Vec<String> {
+pub(crate) fn explain(uses: &Uses, group: &BTreeSet<String>) -> Vec<String> {
     let inner =
         group.iter().flat_map(|file| uses[file].iter().map(move |(other, items)| (file, other, items)));
     inner
@@ -315,7 +315,7 @@ pub fn explain(uses: &Uses, group: &BTreeSet<String>) -> Vec<String> {
 }
 
 /// What speaks against `known` being all circles there are: those that are not in it, and those in it that are gone.
-pub fn differences(uses: &Uses, known: &[&[&str]]) -> Vec<String> {
+pub(crate) fn differences(uses: &Uses, known: &[&[&str]]) -> Vec<String> {
     let found = circles(uses);
     let mut differences = Vec::new();
     for group in found.iter().filter(|group| !known.iter().any(|known| group.iter().eq(known.iter()))) {

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 /// A line of a document is no longer, so that it is read without scrolling and a change shows what changed.
-pub const LINE_LEN_MAX: usize = 160;
+pub(crate) const LINE_LEN_MAX: usize = 160;
 
 /// Endings of files that the project has.
 const ENDINGS: [&str; 8] = ["rs", "md", "proto", "toml", "json", "txt", "sh", "py"];
 
 /// What stands between backquotes, outside of blocks.
-pub fn quoted(text: &str) -> Vec<String> {
+pub(crate) fn quoted(text: &str) -> Vec<String> {
     let mut is_block = false;
     let mut prose = String::new();
     for line in text.lines() {
@@ -24,7 +24,7 @@ pub fn quoted(text: &str) -> Vec<String> {
 }
 
 /// Names among `quoted` that read like a test's: three underscores or more.
-pub fn named_tests(quoted: &[String]) -> BTreeSet<String> {
+pub(crate) fn named_tests(quoted: &[String]) -> BTreeSet<String> {
     let last = quoted.iter().map(|name| name.rsplit("::").next().unwrap_or(name));
     let is_name = |name: &&str| {
         name.matches('_').count() >= 3
@@ -49,7 +49,7 @@ fn named_path(quoted: &str) -> Option<&str> {
 
 /// Paths that `text`, the document at `path`, names and that are not there. A path counts from the root or from the
 /// document; the end of one will do if only one file has it, and so will the mere name of a file.
-pub fn missing_paths(path: &str, text: &str, files: &BTreeSet<String>) -> Vec<String> {
+pub(crate) fn missing_paths(path: &str, text: &str, files: &BTreeSet<String>) -> Vec<String> {
     let beside = path.rsplit_once('/').map_or(String::new(), |(directory, _)| format!("{directory}/"));
     let is_there = |named: &str| {
         let named = named.trim_end_matches('/');
@@ -75,7 +75,7 @@ pub fn missing_paths(path: &str, text: &str, files: &BTreeSet<String>) -> Vec<St
 }
 
 /// Links of `text` to files that are not there.
-pub fn dead_links(path: &str, text: &str, files: &BTreeSet<String>) -> Vec<String> {
+pub(crate) fn dead_links(path: &str, text: &str, files: &BTreeSet<String>) -> Vec<String> {
     let mut dead = Vec::new();
     for (target, _) in text.split("](").skip(1).filter_map(|behind| behind.split_once(')')) {
         let file = target.split('#').next().unwrap_or_default();
@@ -100,7 +100,7 @@ pub fn dead_links(path: &str, text: &str, files: &BTreeSet<String>) -> Vec<Strin
 }
 
 /// Lines that are too long.
-pub fn long_lines(path: &str, text: &str) -> Vec<String> {
+pub(crate) fn long_lines(path: &str, text: &str) -> Vec<String> {
     let lines = text.lines().enumerate().map(|(number, line)| (number + 1, line.chars().count()));
     lines
         .filter(|(_, len)| *len > LINE_LEN_MAX)

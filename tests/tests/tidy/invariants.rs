@@ -28,7 +28,7 @@ fn crate_of(path: &str) -> &str {
 }
 
 /// What is wrong with the letters of `files`: `P` is the rules', and two files of a crate have different ones.
-pub fn collisions(files: &[(String, String)]) -> Vec<String> {
+pub(crate) fn collisions(files: &[(String, String)]) -> Vec<String> {
     let mut definers: BTreeMap<(&str, String), BTreeSet<&str>> = BTreeMap::new();
     for (path, text) in files {
         for (letters, _) in text.lines().filter_map(defined_in) {
@@ -46,7 +46,7 @@ pub fn collisions(files: &[(String, String)]) -> Vec<String> {
 }
 
 /// `keeps U4` where the crate has no U4.
-pub fn unknown(files: &[(String, String)]) -> Vec<String> {
+pub(crate) fn unknown(files: &[(String, String)]) -> Vec<String> {
     let known: BTreeSet<(&str, Invariant)> = files
         .iter()
         .flat_map(|(path, text)| {

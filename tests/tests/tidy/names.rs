@@ -12,7 +12,7 @@ const FOREIGN: [(&str, &str); 2] = [
 ];
 
 /// What the sources define, to look names up.
-pub struct Names(Vec<Defined>);
+pub(crate) struct Names(Vec<Defined>);
 
 struct Defined {
     /// What a path may call this file: its module, and the directories that it is in (they may re-export what it has).
@@ -23,12 +23,12 @@ struct Defined {
 }
 
 impl Names {
-    pub fn of(sources: &[(String, String)]) -> Names {
+    pub(crate) fn of(sources: &[(String, String)]) -> Names {
         Names(sources.iter().map(|(path, text)| defined_in(path, text)).collect())
     }
 
     /// Names such as `Type::function` and `module::function` in `text` that nothing in the sources is.
-    pub fn missing(&self, path: &str, text: &str) -> Vec<String> {
+    pub(crate) fn missing(&self, path: &str, text: &str) -> Vec<String> {
         let named: BTreeSet<Vec<String>> = quoted(text).iter().flat_map(|quoted| paths_in(quoted)).collect();
         let missing = named.into_iter().filter(|named| {
             let is_foreign = FOREIGN.iter().any(|(library, _)| named[0] == *library);

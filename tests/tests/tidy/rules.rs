@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 /// A section (P2) or a rule in it (P2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rule {
+pub(crate) struct Rule {
     section: u32,
     item: Option<u32>,
 }
@@ -18,7 +18,7 @@ impl std::fmt::Display for Rule {
 
 /// What `text` gives a number: headings such as `## P7 State machine`, and below them items that begin with `1. ` or with the
 /// whole number, such as `**P7.1**`.
-pub fn rules_of(text: &str) -> BTreeSet<Rule> {
+pub(crate) fn rules_of(text: &str) -> BTreeSet<Rule> {
     let mut rules = BTreeSet::new();
     let mut section = None;
     let mut is_behind_blank = true;
@@ -61,7 +61,7 @@ fn number_at(text: &str) -> Option<(u32, &str)> {
 }
 
 /// The rules that `line` names, and all between the ends of a range (`P3 to P6`, `P3.1–P3.4`).
-pub fn cited_in(line: &str) -> Vec<Rule> {
+pub(crate) fn cited_in(line: &str) -> Vec<Rule> {
     let mut cited: Vec<Rule> = Vec::new();
     let mut rest = line;
     let mut before = ' ';
@@ -96,7 +96,7 @@ fn between(from: Rule, to: Rule) -> Vec<Rule> {
 }
 
 /// Citations in `files` of what is no rule.
-pub fn unknown(files: &[(String, String)], rules: &BTreeSet<Rule>) -> Vec<String> {
+pub(crate) fn unknown(files: &[(String, String)], rules: &BTreeSet<Rule>) -> Vec<String> {
     let mut found = Vec::new();
     for (path, text) in files {
         for (number, line) in text.lines().enumerate() {

@@ -1,7 +1,7 @@
 //! Rust sources, as far as the rules need them: code without comments, strings and tests, and its words.
 
 /// `text` with comments and what is inside strings and characters as blanks. Lines stay where they are.
-pub fn code_of(text: &str) -> String {
+pub(crate) fn code_of(text: &str) -> String {
     let chars: Vec<char> = text.chars().collect();
     let mut code = String::with_capacity(text.len());
     let mut at = 0;
@@ -95,7 +95,7 @@ fn end_of_character(chars: &[char], from: usize) -> Option<usize> {
 }
 
 /// Identifiers, `::`, and every other sign by itself.
-pub fn words_of(code: &str) -> Vec<&str> {
+pub(crate) fn words_of(code: &str) -> Vec<&str> {
     let mut words = Vec::new();
     let mut rest = code.trim_start();
     while let Some(first) = rest.chars().next() {
@@ -111,7 +111,7 @@ pub fn words_of(code: &str) -> Vec<&str> {
 }
 
 /// The words without every item that `#[cfg(test)]` stands before.
-pub fn without_tests<'a>(words: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn without_tests<'a>(words: &[&'a str]) -> Vec<&'a str> {
     let mut kept = Vec::with_capacity(words.len());
     let mut at = 0;
     while at < words.len() {
@@ -159,7 +159,7 @@ fn end_of_item(words: &[&str], mut at: usize) -> usize {
 }
 
 /// Behind the bracket that closes the one at `at`.
-pub fn end_of_group(words: &[&str], mut at: usize) -> usize {
+pub(crate) fn end_of_group(words: &[&str], mut at: usize) -> usize {
     let mut depth = 0;
     while at < words.len() {
         match words[at] {
