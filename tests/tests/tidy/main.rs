@@ -315,7 +315,7 @@ fn crates() -> Vec<String> {
 }
 
 /// Circles that are not opened yet, with what would open them. The list only gets shorter.
-const KNOWN_CIRCLES: [&[&str]; 7] = [
+const KNOWN_CIRCLES: [&[&str]; 5] = [
     // `Found` in `meta`; then `ReadAheadBudget` in `memory`.
     &[
         "client/src/chores.rs",
@@ -351,27 +351,6 @@ const KNOWN_CIRCLES: [&[&str]; 7] = [
         "metaserver/src/raft/proposer.rs",
         "metaserver/src/raft/server.rs",
         "metaserver/src/raft/ticks.rs",
-    ],
-    // `advance_time` in `time`; what only the reaper asks in `ops/reap`.
-    &[
-        "metaserver/src/state/mod.rs",
-        "metaserver/src/state/ops/cluster.rs",
-        "metaserver/src/state/ops/reap.rs",
-        "metaserver/src/state/read.rs",
-    ],
-    // `Context` and what operations share in a file of their own.
-    &[
-        "metaserver/src/state/ops/commit_extents.rs",
-        "metaserver/src/state/ops/create.rs",
-        "metaserver/src/state/ops/link.rs",
-        "metaserver/src/state/ops/mod.rs",
-        "metaserver/src/state/ops/open_chunk.rs",
-        "metaserver/src/state/ops/release_orphans.rs",
-        "metaserver/src/state/ops/rename.rs",
-        "metaserver/src/state/ops/rmdir.rs",
-        "metaserver/src/state/ops/seal_chunk.rs",
-        "metaserver/src/state/ops/setattr.rs",
-        "metaserver/src/state/ops/unlink.rs",
     ],
     // `execute` in a file of its own.
     &[

@@ -6,9 +6,9 @@ use dfs_proto::units::REPLICAS_MAX;
 
 use crate::command::{InitCluster, Member, Proposed, Reply};
 use crate::kv::Txn;
-use crate::state::advance_time;
 use crate::state::cluster::{self, ClusterRecord};
 use crate::state::inode::{self, InodeRecord};
+use crate::state::now::advance_time;
 use crate::state::volume::{self, VolumeRecord, VolumeState};
 
 /// Makes the cluster and the root of volume 0. A second one changes nothing.

@@ -6,7 +6,7 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::{InodeId, VolumeId};
 use dfs_proto::meta::Change;
 
-use super::invalid;
+use super::context::invalid;
 use crate::command::{Reply, RootAttr, VolumeRoot, VolumeStep};
 use crate::kv::{Snapshot, Txn};
 use crate::state::inode::{self, InodeRecord};
