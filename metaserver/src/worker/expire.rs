@@ -6,7 +6,7 @@ use dfs_proto::ids::SessionId;
 use dfs_proto::meta::MetaResult;
 use tokio::time::{Instant, sleep};
 
-use super::execute;
+use super::execute::execute;
 use crate::command::Command;
 use crate::kv::Snapshot;
 use crate::leases::Touched;

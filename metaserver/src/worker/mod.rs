@@ -2,15 +2,14 @@
 //! begin anew with the next term; what one of them has half done, the next leader's finds again in the state.
 
 mod delete;
+mod execute;
 mod expire;
 mod reap;
 mod seal;
 
 use std::sync::Arc;
 
-use crate::command::{Command, Reply};
 use crate::federation;
-use crate::leases::Touched;
 use crate::service::Metaserver;
 use delete::SeenTimes;
 
@@ -52,22 +51,4 @@ async fn federate(metaserver: &Metaserver) {
             federation::report(metaserver, federation)
         );
     }
-}
-
-/// Executes commands until one fails; a failure only means that the next round plans it again. Tells if there is more to
-/// do at once.
-async fn execute(metaserver: &Metaserver, commands: Vec<Command>) -> bool {
-    let mut more_work = false;
-    for command in commands {
-        match metaserver.gate.change(&Touched::nothing(), None, command.clone()).await {
-            Ok(Reply::Worked { more, .. }) => more_work |= more,
-            Ok(_) => {}
-            Err(error) => {
-                metaserver.metrics.background_failures.inc();
-                tracing::debug!("{command:?}: {error}");
-                return false;
-            }
-        }
-    }
-    more_work
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::execute;
+use super::execute::execute;
 use crate::command::{Command, REAP_LIMIT_MAX};
 use crate::kv::Snapshot;
 use crate::leases::Touched;

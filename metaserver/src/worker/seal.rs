@@ -5,7 +5,7 @@ use std::time::Duration;
 use dfs_proto::ids::ServerId;
 use tokio::time::{Instant, sleep};
 
-use super::execute;
+use super::execute::execute;
 use crate::command::{Command, REAP_LIMIT_MAX};
 use crate::kv::Snapshot;
 use crate::leases::Touched;
