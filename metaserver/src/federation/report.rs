@@ -1,14 +1,13 @@
 //! A cluster's leader tells the federation group's where its metaservers are and how busy its chunkservers; with the first
 //! report the first cluster joins.
 
-use std::time::Duration;
-
 use dfs_proto::federation::{ClusterEntry, ClusterLoad, Federate};
 use dfs_proto::ids::{InodeId, VolumeId};
 use dfs_proto::meta::MetaResult;
 use tokio::time::{Instant, sleep};
 
 use super::Federation;
+use super::heard::REPORT_INTERVAL;
 use crate::command::Command;
 use crate::kv::Snapshot;
 use crate::leases::Touched;
@@ -16,8 +15,6 @@ use crate::service::Metaserver;
 use crate::state::read;
 use crate::state::volume::VolumeState;
 use crate::view::Load;
-
-pub(super) const REPORT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Runs while this member leads its cluster.
 pub(crate) async fn report(metaserver: &Metaserver, federation: &Federation) {
