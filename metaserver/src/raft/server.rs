@@ -27,17 +27,14 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::bootstrap::recorded;
 use super::group::Group;
+use super::membership::{Raft, recorded};
 use super::network::{PART_DEADLINE, SnapshotBegin};
 use super::sender::{self, Claims};
 use super::snapshot::{Part, PartWriter, SnapshotData};
-use super::state_machine::StateMachine;
 use super::state_store::StateStore;
 use super::ticks::Heard;
 use super::types::{FORMAT, TypeConfig};
-
-pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
 /// Snapshots received at once; a leader that is refused tries again later.
 const RECEIVING_MAX: usize = 1;

@@ -8,8 +8,9 @@
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::consensus::{Leadership, Timing};
-use super::server::Raft;
+use super::leadership::Leadership;
+use super::membership::Raft;
+use super::options::Timing;
 
 /// When a leader whom this member accepts was last heard.
 pub(crate) type Heard = watch::Sender<Option<Instant>>;
