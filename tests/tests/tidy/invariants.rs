@@ -83,6 +83,23 @@ fn kept_in(line: &str) -> Vec<Invariant> {
     kept
 }
 
+/// `path.rs`, U4 in a document where the file has no U4.
+pub(crate) fn unknown_in_document(path: &str, text: &str, files: &[(String, String)]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (quoted, behind) in text.split('`').skip(1).step_by(2).zip(text.split('`').skip(2).step_by(2)) {
+        let cited = behind.strip_prefix(',').and_then(|behind| invariant_at(behind.trim_start()));
+        let Some(((letters, number), _)) = cited.filter(|_| quoted.ends_with(".rs")) else { continue };
+        let end = format!("/{quoted}");
+        let is_it = |(file, _): &&(String, String)| *file == quoted || file.ends_with(&end);
+        let defines =
+            |text: &str| text.lines().filter_map(defined_in).any(|it| it == (letters.clone(), number));
+        if !files.iter().filter(is_it).any(|(_, text)| defines(text)) {
+            found.push(format!("{path}: {quoted}, {letters}{number}"));
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,5 +126,18 @@ mod tests {
             ("b/src/y.rs", "g(); // keeps C1: not ours\nh(); // keeps Constantly moving\n"),
         ]);
         assert_eq!(unknown(&files), ["a/src/x.rs:3: C2", "b/src/y.rs:1: C1"]);
+    }
+
+    #[test]
+    fn what_a_document_says_of_a_file_has_to_be_defined_in_it() {
+        let files =
+            files(&[("a/src/x.rs", "//! C1  One.\n//! C10 Ten.\n"), ("a/src/y.rs", "//! D1  One.\n")]);
+        let there = "One (`a/src/x.rs`, C1), ten (`x.rs`,\nC10), no (`a/b`, C3), `C2`, `a/src/y.rs`, A file.";
+        assert!(unknown_in_document("d.md", there, &files).is_empty());
+        let gone = "Two (`a/src/x.rs`, C2), another's (`a/src/x.rs`, D1), nobody's (`z.rs`, D1).";
+        assert_eq!(
+            unknown_in_document("d.md", gone, &files),
+            ["d.md: a/src/x.rs, C2", "d.md: a/src/x.rs, D1", "d.md: z.rs, D1"]
+        );
     }
 }

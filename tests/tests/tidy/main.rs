@@ -285,6 +285,10 @@ fn the_letters_of_a_crates_invariants_are_one_modules_each() {
     assert_none(&new, "give these another letter, in citations too");
     assert_eq!(known.len(), KNOWN_COLLISIONS.len(), "take from the list what is no more: left are {known:?}");
     assert_none(&invariants::unknown(&sources), "no such invariant in this crate");
+    let in_documents = documents()
+        .into_iter()
+        .flat_map(|(path, text)| invariants::unknown_in_document(&path, &text, &sources));
+    assert_none(&in_documents.collect::<Vec<_>>(), "no such invariant in this file");
 }
 
 #[test]
