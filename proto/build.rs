@@ -1,4 +1,4 @@
-//! Generates `wire` from every file in `proto/`.
+//! Generates `wire`, the messages, from every file in `proto/`. The services on them are `dfs-net`'s.
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir("proto")? {
@@ -9,6 +9,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     files.sort();
     println!("cargo:rerun-if-changed=proto");
-    tonic_prost_build::configure().bytes(".").compile_protos(&files, &["proto".into()])?;
+    prost_build::Config::new().bytes(["."]).compile_protos(&files, &["proto"])?;
     Ok(())
 }

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use dfs_net::env::Env;
+use dfs_net::rpc::leader::LeaderChannel;
+use dfs_net::rpc::{Expected, Identity, Role, grpc};
+use dfs_net::services::federation_client::FederationClient;
 use dfs_proto::convert::{federate_to_wire, federated_from_wire, map_from_wire};
-use dfs_proto::env::Env;
 use dfs_proto::federation::{Federate, FederationMap};
 use dfs_proto::ids::ClusterId;
-use dfs_proto::rpc::leader::LeaderChannel;
-use dfs_proto::rpc::{Expected, Identity, Role, grpc};
 use dfs_proto::wire;
-use dfs_proto::wire::federation_client::FederationClient;
 use futures::future::join_all;
 use tokio::time::timeout;
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use dfs_proto::config::{self, ConfigFile};
+use dfs_net::config::{self, ConfigFile};
 
 use crate::cli::Source;
 

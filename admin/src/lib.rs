@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use dfs_proto::env::Env;
+use dfs_net::env::Env;
 
 pub mod cli;
 pub mod cmd;

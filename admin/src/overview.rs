@@ -6,13 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use dfs_net::env::Env;
+use dfs_net::rpc::{Expected, Identity, Role, grpc};
+use dfs_net::services::admin_client::AdminClient;
 use dfs_proto::convert::refusal;
-use dfs_proto::env::Env;
 use dfs_proto::federation::{ClusterEntry, FederationMap, MapVolume, VolumePhase};
 use dfs_proto::ids::{ClusterId, VolumeId};
-use dfs_proto::rpc::{Expected, Identity, Role, grpc};
 use dfs_proto::wire;
-use dfs_proto::wire::admin_client::AdminClient;
 use futures::future::join_all;
 use serde::Serialize;
 use tokio::time::timeout;

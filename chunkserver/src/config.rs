@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use dfs_proto::config::Federation;
+use dfs_net::config::Federation;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use thiserror::Error;
@@ -12,7 +12,7 @@ use thiserror::Error;
 use crate::store::FullBelow;
 
 /// The whole file; other daemons' sections are not looked at.
-pub type File = dfs_proto::config::ConfigFile<IgnoredAny, Section>;
+pub type File = dfs_net::config::ConfigFile<IgnoredAny, Section>;
 
 /// `[chunkserver]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     fn config(text: &str) -> Config {
-        let file: File = dfs_proto::config::parse(Path::new("dfs.toml"), text).unwrap();
+        let file: File = dfs_net::config::parse(Path::new("dfs.toml"), text).unwrap();
         Config { federation: file.federation, chunkserver: file.chunkserver }
     }
 
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_refused_with_its_line() {
-        let parsed = dfs_proto::config::parse::<File>(Path::new("dfs.toml"), "[chunkserver]\nzoen = \"a\"\n");
+        let parsed = dfs_net::config::parse::<File>(Path::new("dfs.toml"), "[chunkserver]\nzoen = \"a\"\n");
         let message = parsed.unwrap_err().to_string();
         assert!(message.contains("line 2") && message.contains("`zone`"), "{message}");
     }

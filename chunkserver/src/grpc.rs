@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
+use dfs_net::rpc::grpc::MESSAGE_LEN_MAX;
+use dfs_net::services::chunk_server::{Chunk, ChunkServer};
 use dfs_proto::chunk::ChunkService;
 use dfs_proto::convert::{reply_to_wire, request_from_wire};
-use dfs_proto::rpc::grpc::MESSAGE_LEN_MAX;
 use dfs_proto::wire;
-use dfs_proto::wire::chunk_server::{Chunk, ChunkServer};
 use tonic::{Request, Response, Status};
 
 struct Wiring(Arc<dyn ChunkService>);

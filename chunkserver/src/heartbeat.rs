@@ -9,15 +9,15 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use dfs_net::rpc::Identity;
+use dfs_net::rpc::grpc::SharedIdentity;
+use dfs_net::rpc::leader::LeaderChannel;
+use dfs_net::services::cluster_client::ClusterClient;
 use dfs_proto::convert;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, ClusterId, Incarnation, Instance, ServerId};
 use dfs_proto::meta::Replica;
-use dfs_proto::rpc::Identity;
-use dfs_proto::rpc::grpc::SharedIdentity;
-use dfs_proto::rpc::leader::LeaderChannel;
 use dfs_proto::wire;
-use dfs_proto::wire::cluster_client::ClusterClient;
 use thiserror::Error;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 

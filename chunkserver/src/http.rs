@@ -5,8 +5,8 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use dfs_proto::env::{Listener, Stream};
-use dfs_proto::rpc::admission::Admission;
+use dfs_net::env::{Listener, Stream};
+use dfs_net::rpc::admission::Admission;
 use tokio::time::{Duration, sleep};
 
 use crate::heartbeat::Registration;

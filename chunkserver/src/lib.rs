@@ -11,13 +11,13 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use dfs_proto::env::{BoxFuture, Env, Listener};
+use dfs_net::env::{BoxFuture, Env, Listener};
+use dfs_net::rpc::admission::Admission;
+use dfs_net::rpc::frames::FrameTransport;
+use dfs_net::rpc::grpc::SharedIdentity;
+use dfs_net::rpc::leader::LeaderChannel;
+use dfs_net::rpc::{Identity, Role, frames};
 use dfs_proto::ids::ClusterId;
-use dfs_proto::rpc::admission::Admission;
-use dfs_proto::rpc::frames::FrameTransport;
-use dfs_proto::rpc::grpc::SharedIdentity;
-use dfs_proto::rpc::leader::LeaderChannel;
-use dfs_proto::rpc::{Identity, Role, frames};
 use thiserror::Error;
 use tokio::sync::watch;
 
@@ -65,7 +65,7 @@ impl Seams {
             machine: Arc::new(Mutex::new(RealMachine::new())),
             io: Workers::threads(config.chunkserver.io_threads),
             syncs: Workers::threads(config.chunkserver.sync_threads),
-            descriptors: dfs_proto::descriptors::obtained(),
+            descriptors: dfs_net::descriptors::obtained(),
         }
     }
 }
@@ -228,8 +228,7 @@ impl Server {
         let admission = Admission::default();
         let for_grpc = admission.clone();
         tasks.spawn(async move {
-            if let Err(error) = dfs_proto::rpc::grpc::serve(grpc, routes, named, for_grpc, grpc_stopped).await
-            {
+            if let Err(error) = dfs_net::rpc::grpc::serve(grpc, routes, named, for_grpc, grpc_stopped).await {
                 tracing::warn!("gRPC port: {error}");
             }
         });

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use dfs_chunkserver::config::{Config, File};
 use dfs_chunkserver::{Seams, start};
-use dfs_proto::descriptors;
-use dfs_proto::env::{Env, runtime_threads};
+use dfs_net::descriptors;
+use dfs_net::env::{Env, runtime_threads};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -80,7 +80,7 @@ struct Arguments {
 impl Arguments {
     /// The file's settings with those given here over them.
     fn config(self) -> anyhow::Result<Config> {
-        let (_, file) = dfs_proto::config::load::<File>(self.config.as_deref())?;
+        let (_, file) = dfs_net::config::load::<File>(self.config.as_deref())?;
         let File { mut federation, chunkserver: mut section, .. } = file;
         fn take<T>(setting: &mut T, given: Option<T>) {
             if let Some(given) = given {
@@ -131,7 +131,7 @@ fn serve(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
-    match raise_descriptor_limit() {
+    match descriptors::raise() {
         Ok(limit) if limit < descriptors::FEW => {
             println!(
                 "dfs-chunkserver: only {limit} open files are allowed: fewer chunks and connections at a time"
@@ -170,22 +170,4 @@ fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
         let _ = stop.send(true); // the server may have ended by itself
     });
     Ok(stopped)
-}
-
-/// As far as the hard limit allows (the usual soft one of 1024 is too low); answers what was obtained.
-fn raise_descriptor_limit() -> std::io::Result<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is writable for the length of the call.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
-        return Err(std::io::Error::last_os_error());
-    }
-    let wanted = limit.rlim_max.min(descriptors::WANTED_MAX);
-    if limit.rlim_cur < wanted {
-        limit.rlim_cur = wanted;
-        // SAFETY: `limit` is readable for the length of the call.
-        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-    }
-    Ok(limit.rlim_cur)
 }

@@ -10,12 +10,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use dfs_net::env::BoxFuture;
+use dfs_net::rpc::frames::{ChunkTransport, PendingReply};
 use dfs_proto::chunk::{ChunkReply, ChunkRequest};
-use dfs_proto::env::BoxFuture;
 use dfs_proto::error::ChunkError;
 use dfs_proto::ids::{ChunkId, ServerId};
 use dfs_proto::meta::Replica;
-use dfs_proto::rpc::frames::{ChunkTransport, PendingReply};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 

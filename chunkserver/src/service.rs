@@ -12,13 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use dfs_net::env::BoxFuture;
+use dfs_net::rpc::frames::ChunkTransport;
+use dfs_net::rpc::grpc::SharedIdentity;
 use dfs_proto::chunk::{Append, ChunkKey, ChunkReply, ChunkRequest, ChunkService, SyncChunk};
-use dfs_proto::env::BoxFuture;
 use dfs_proto::error::ChunkError;
 use dfs_proto::ids::Incarnation;
 use dfs_proto::meta::Replica;
-use dfs_proto::rpc::frames::ChunkTransport;
-use dfs_proto::rpc::grpc::SharedIdentity;
 use dfs_proto::units::{ByteLen, REPLICAS_MAX};
 use futures::future::{try_join, try_join_all};
 

@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use dfs_net::env::Rng;
+use dfs_net::rpc::frames::{self, ChunkTransport};
 use dfs_proto::chunk::{ChunkKey, ChunkReply, ChunkRequest, ReadChunk};
-use dfs_proto::env::Rng;
 use dfs_proto::error::ChunkError;
 use dfs_proto::ids::ServerId;
 use dfs_proto::meta::{Replica, ReplicaProblem};
-use dfs_proto::rpc::frames::{self, ChunkTransport};
 use dfs_proto::units::ChunkOffset;
 use futures::StreamExt;
 use futures::future::join_all;

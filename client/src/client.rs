@@ -6,8 +6,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dfs_net::env::Env;
 use dfs_proto::attr::{AccessMask, Caller, FileKind, InodeAttr, Name, Timestamp};
-use dfs_proto::env::Env;
 use dfs_proto::federation::RootCopy;
 use dfs_proto::ids::{InodeId, VolumeId};
 use dfs_proto::meta::{Create, DirEntry, Rename, SetAttr, StatFs};

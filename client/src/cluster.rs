@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use dfs_net::env::Env;
+use dfs_net::rpc::frames::{ChunkTransport, FrameTransport};
+use dfs_net::rpc::grpc::SharedIdentity;
+use dfs_net::rpc::leader::LeaderChannel;
+use dfs_net::rpc::{Identity, Role};
 use dfs_proto::attr::{AccessMask, Caller, InodeAttr, Name};
-use dfs_proto::env::Env;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ClusterId, InodeId};
 use dfs_proto::meta::{Create, Rename, SetAttr, StatFs};
 use dfs_proto::planted::{self, Bug};
-use dfs_proto::rpc::frames::{ChunkTransport, FrameTransport};
-use dfs_proto::rpc::grpc::SharedIdentity;
-use dfs_proto::rpc::leader::LeaderChannel;
-use dfs_proto::rpc::{Identity, Role};
 use dfs_proto::units::ByteLen;
 use futures::StreamExt;
 use tokio::time::{Instant, timeout};
@@ -140,14 +140,15 @@ impl ClusterClient {
     /// waits for its commit, that goes behind it first, so that what is shown is what the file will be.
     async fn settled(&self, node: &Arc<Node>, asked_at: Instant) -> Option<InodeAttr> {
         let session = self.core.meta.session_id();
-        let is_outgrown = node.with(session, |state| {
+        let (is_outgrown, shown) = node.with(session, |state| {
             state.heard(asked_at);
-            state.is_outgrown()
+            (state.is_outgrown(), state.shown())
         });
-        if is_outgrown {
-            // It goes on when nobody waits for it; that it failed, the open files will report.
-            let _ = timeout(SETTLE_MAX, self.core.move_behind(node)).await;
+        if !is_outgrown {
+            return shown;
         }
+        // It goes on when nobody waits for it; that it failed, the open files will report.
+        let _ = timeout(SETTLE_MAX, self.core.move_behind(node)).await;
         node.with(session, |state| state.shown())
     }
 

@@ -13,16 +13,16 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use dfs_net::env::Env;
+use dfs_net::rpc::Role;
+use dfs_net::rpc::leader::LeaderChannel;
+use dfs_net::services::federation_client::FederationClient;
 use dfs_proto::convert;
-use dfs_proto::env::Env;
 use dfs_proto::error::MetaError;
 use dfs_proto::federation::FederationMap;
 use dfs_proto::ids::{ClusterId, InodeId};
 use dfs_proto::meta::MetaResult;
-use dfs_proto::rpc::Role;
-use dfs_proto::rpc::leader::LeaderChannel;
 use dfs_proto::wire;
-use dfs_proto::wire::federation_client::FederationClient;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::sync::watch;
@@ -363,7 +363,7 @@ async fn ask(
     let connection = channel.channel(address, Instant::now() + ANSWER_TIMEOUT).await.map_err(unreachable)?;
     let request = wire::GetMapRequest { known_version: known, wait_ms: held.as_millis() as u32 };
     let mut client =
-        FederationClient::new(connection).max_decoding_message_size(dfs_proto::rpc::grpc::MESSAGE_LEN_MAX);
+        FederationClient::new(connection).max_decoding_message_size(dfs_net::rpc::grpc::MESSAGE_LEN_MAX);
     match timeout(held + ANSWER_TIMEOUT, client.get_map(request)).await {
         Ok(Ok(reply)) => convert::map_from_wire(reply.into_inner()),
         Ok(Err(status)) => Err(unreachable(status.message().to_owned())),

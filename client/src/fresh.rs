@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use dfs_net::env::Clock;
 use dfs_proto::attr::{FileKind, InodeAttr};
-use dfs_proto::env::Clock;
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Change, Changed};
 

@@ -4,17 +4,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use dfs_net::rpc::grpc::MESSAGE_LEN_MAX;
+use dfs_net::rpc::leader::LeaderChannel;
+use dfs_net::rpc::unary::UnaryChannel;
+use dfs_net::services::meta_client::MetaClient;
 use dfs_proto::convert;
 use dfs_proto::ids::ClusterId;
 use dfs_proto::meta::{
     ChangeRequest, MetaResult, OpenSession, ReadReply, ReadRequest, RenewSession, ReplicaReport,
     SessionOpened, SessionRenewed,
 };
-use dfs_proto::rpc::grpc::MESSAGE_LEN_MAX;
-use dfs_proto::rpc::leader::LeaderChannel;
-use dfs_proto::rpc::unary::UnaryChannel;
 use dfs_proto::wire;
-use dfs_proto::wire::meta_client::MetaClient;
 
 use crate::meta::{Answer, MetaCalls};
 

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use dfs_net::env::Env;
 use dfs_proto::attr::{AccessMask, Caller, InodeAttr, Name, Timestamp};
-use dfs_proto::env::Env;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, ClusterId, InodeId, ServerId, SessionId, SessionNonce};
 use dfs_proto::meta::{

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dfs_proto::env::Rng;
+use dfs_net::env::Rng;
 use tokio::time::{Instant, sleep};
 
 /// The moment by which something must have an answer.

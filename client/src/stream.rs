@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use dfs_net::rpc::frames;
 use dfs_proto::chunk::{Append, ChunkKey, ChunkReply, ChunkRequest, SyncChunk};
 use dfs_proto::error::ChunkError;
 use dfs_proto::ids::{InodeId, ServerId, SessionId};
 use dfs_proto::meta::{ChunkLocation, OpenedChunk, Replica, ReplicaProblem};
-use dfs_proto::rpc::frames;
 use dfs_proto::units::{APPEND_LEN_MAX, ByteLen, ChunkOffset, Offset};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -430,5 +430,5 @@ const _: () = assert!(FRAMES_IN_FLIGHT_MAX as u64 * APPEND_LEN_MAX < frames_cred
 
 /// One stream alone must never fill the credit of its connection.
 const fn frames_credit() -> u64 {
-    dfs_proto::rpc::CREDIT_BYTES
+    dfs_net::rpc::CREDIT_BYTES
 }

@@ -322,7 +322,7 @@ fn check_federation(
 mod tests {
     use std::path::Path;
 
-    use dfs_proto::config::{ConfigFile, parse};
+    use dfs_net::config::{ConfigFile, parse};
 
     use super::*;
 

@@ -8,8 +8,8 @@ use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use dfs_proto::env::{Listener, Stream};
-use dfs_proto::rpc::admission::Admission;
+use dfs_net::env::{Listener, Stream};
+use dfs_net::rpc::admission::Admission;
 
 /// What the two pages show.
 pub(crate) trait Pages: Send + Sync + 'static {

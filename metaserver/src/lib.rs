@@ -20,21 +20,19 @@
 //! [`start`] wires them, [`Running::run_until`] shuts them down in order. Nothing here uses a thread, a file or a clock but
 //! through [`Storage`] and `Env`: the simulation passes its own.
 
-pub mod command;
 pub mod config;
 mod federation;
 mod http;
-pub mod kv;
 mod leases;
 #[cfg(test)]
 mod memory_net;
 pub mod metrics;
 mod placement;
 pub mod raft;
+pub mod rocks;
 mod room;
 mod service;
 mod sessions;
-pub mod state;
 mod view;
 mod worker;
 
@@ -44,12 +42,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dfs_proto::descriptors;
-use dfs_proto::env::{BoxFuture, Env, Listener};
+use dfs_net::descriptors;
+use dfs_net::env::{BoxFuture, Env, Listener};
+use dfs_net::rpc::admission::Admission;
+use dfs_net::rpc::grpc::SharedIdentity;
+use dfs_net::rpc::{Identity, Role, grpc};
 use dfs_proto::ids::{ClusterId, MemberId};
-use dfs_proto::rpc::admission::Admission;
-use dfs_proto::rpc::grpc::SharedIdentity;
-use dfs_proto::rpc::{Identity, Role, grpc};
 use dfs_proto::units::{ByteLen, MIB};
 use thiserror::Error;
 use tokio::task::JoinSet;
@@ -58,12 +56,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use config::Config;
+use dfs_state::kv::KvHome;
 use federation::Federation;
-use kv::KvHome;
-use kv::rocksdb::{RocksHome, RocksOptions};
 use metrics::Metrics;
 use raft::log_disk::{FileDisk, LogDisk};
 use raft::{ClusterOptions, Consensus, ConsensusOptions, Examined, LogOptions, Purpose, Timing};
+use rocks::{RocksHome, RocksOptions};
 use room::{Room, TooFull};
 use service::Metaserver;
 use service::gate::Gate;

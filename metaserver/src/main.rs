@@ -7,9 +7,9 @@ use anyhow::Context as _;
 use clap::Parser;
 use dfs_metaserver::Storage;
 use dfs_metaserver::config::{Config, Settings};
-use dfs_proto::config::{ConfigFile, load};
-use dfs_proto::descriptors;
-use dfs_proto::env::{Env, runtime_threads};
+use dfs_net::config::{ConfigFile, load};
+use dfs_net::descriptors;
+use dfs_net::env::{Env, runtime_threads};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -55,7 +55,7 @@ fn serve(arguments: Arguments) -> anyhow::Result<()> {
     if let Some(path) = path {
         tracing::info!("settings from {}", path.display());
     }
-    match raise_descriptor_limit() {
+    match descriptors::raise() {
         Ok(limit) if limit < descriptors::FEW => {
             tracing::warn!("only {limit} open files are allowed: fewer tables and connections at a time");
         }
@@ -89,22 +89,4 @@ fn stop_on_panic() {
         print(panic);
         std::process::abort();
     }));
-}
-
-/// As far as the hard limit allows (the usual soft one of 1024 is too low); answers what was obtained.
-fn raise_descriptor_limit() -> std::io::Result<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is writable for the length of the call.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
-        return Err(std::io::Error::last_os_error());
-    }
-    let wanted = limit.rlim_max.min(descriptors::WANTED_MAX);
-    if limit.rlim_cur < wanted {
-        limit.rlim_cur = wanted;
-        // SAFETY: `limit` is readable for the length of the call.
-        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-    }
-    Ok(limit.rlim_cur)
 }

@@ -7,14 +7,14 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use dfs_net::env::{BoxFuture, Clock, Listener, Net, Stream};
 use dfs_proto::attr::Timestamp;
-use dfs_proto::env::{BoxFuture, Clock, Listener, Net, Stream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::GroupStorage;
-use crate::kv::memory::MemoryHome;
 use crate::raft::log_disk::SimulatedDisk;
+use dfs_state::kv::memory::MemoryHome;
 
 /// A network within the process: an address is a name that somebody listens at.
 #[derive(Clone, Default)]

@@ -13,7 +13,7 @@
 
 use std::collections::BTreeSet;
 
-use dfs_proto::env::Rng;
+use dfs_net::env::Rng;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::ServerId;
 

@@ -19,7 +19,7 @@ use dfs_proto::units::ByteLen;
 use tokio::time::Instant;
 
 use crate::placement::Candidate;
-use crate::state::server::ServerRecord;
+use dfs_state::server::ServerRecord;
 
 /// V3: chunkservers try all members quickly after a failure, so one that was not heard by then is away.
 pub(crate) const VIEW_COMPLETE_AFTER: Duration = Duration::from_secs(10);
@@ -234,7 +234,7 @@ mod tests {
     use dfs_proto::units::GIB;
 
     use super::*;
-    use crate::command::ServerAddresses;
+    use dfs_state::command::ServerAddresses;
 
     const AWAY: Duration = Duration::from_secs(3);
     const SECOND: Duration = Duration::from_secs(1);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use dfs_proto::config::{ConfigError, ConfigFile};
+use dfs_net::config::{ConfigError, ConfigFile};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use thiserror::Error;
@@ -70,7 +70,7 @@ const THREADS_DEFAULT: std::ops::RangeInclusive<usize> = 2..=8;
 
 impl Settings {
     pub(crate) fn load(cli: &Cli) -> Result<Settings, SettingsError> {
-        let (path, file) = dfs_proto::config::load::<File>(cli.config.as_deref())?;
+        let (path, file) = dfs_net::config::load::<File>(cli.config.as_deref())?;
         Settings::merge(cli, file, path)
     }
 
@@ -147,7 +147,7 @@ mod tests {
 
     fn settings(arguments: &[&str], toml: &str) -> Result<Settings, SettingsError> {
         let cli = Cli::parse_from(["dfs-mount", "/mnt"].iter().chain(arguments));
-        let file = dfs_proto::config::parse::<File>(Path::new("dfs.toml"), toml)?;
+        let file = dfs_net::config::parse::<File>(Path::new("dfs.toml"), toml)?;
         Settings::merge(&cli, file, Some(PathBuf::from("dfs.toml")))
     }
 

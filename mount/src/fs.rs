@@ -628,7 +628,7 @@ impl Fs {
     /// An entry whose attributes the page lacks; `None` if it is gone by now. The right to list was checked.
     async fn listed_by_name(&self, directory: InodeId, entry: DirEntry) -> FsResult<Option<Listed>> {
         match self.client.lookup(&Caller::ROOT, directory, entry.name.as_bytes()).await {
-            Ok(attr) => Ok(Some(Listed { attr: Some(attr), ..Listed::from(entry) })),
+            Ok(attr) => Ok(Some(Listed { attr: Some(self.shown(attr)), ..Listed::from(entry) })),
             Err(ClientError::NotFound) => Ok(None),
             Err(error) => Err(error.into()),
         }

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Wake;
 
-use dfs_proto::env::BoxFuture;
+use dfs_net::env::BoxFuture;
 use tokio::runtime::Handle;
 
 /// What is left of a request after its first poll, and the waker of that poll. Whoever keeps it keeps the request: it must be

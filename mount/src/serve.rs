@@ -24,7 +24,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Parser;
 use dfs_client::{Client, ClientConfig};
-use dfs_proto::env::{Env, runtime_threads};
+use dfs_net::env::{Env, runtime_threads};
 use fuser::{MountOption, Session, SessionACL};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;

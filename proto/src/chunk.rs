@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::env::BoxFuture;
+use crate::BoxFuture;
 use crate::error::ChunkError;
 use crate::ids::{ChunkId, ClusterId, Incarnation, InodeId, SessionId, SetVersion};
 use crate::meta::Replica;
@@ -23,6 +23,17 @@ pub enum ChunkRequest {
     Sync(SyncChunk),
     Read(ReadChunk),
     Stat { key: ChunkKey },
+}
+
+impl ChunkRequest {
+    pub fn key(&self) -> &ChunkKey {
+        match self {
+            ChunkRequest::Append(append) => &append.key,
+            ChunkRequest::Sync(sync) => &sync.key,
+            ChunkRequest::Read(read) => &read.key,
+            ChunkRequest::Stat { key } => key,
+        }
+    }
 }
 
 /// Bytes for the end of a chunk, at most `APPEND_LEN_MAX`.

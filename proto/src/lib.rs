@@ -1,15 +1,15 @@
 //! What every part of dfs speaks: ids, units, the operations of the namespace and of chunks, the refusals that travel,
-//! and the two transports that carry them. It knows nobody.
+//! and their form on the wire. It does no I/O and knows no other crate of dfs.
 //!
 //! Start with `meta` (the namespace's operations) and `chunk` (the chunkservers'); `proto/*.proto` is the same contract
-//! for any other language.
+//! for any other language. What comes from the wire is checked in `convert`, and nowhere else.
+
+use std::future::Future;
+use std::pin::Pin;
 
 pub mod attr;
 pub mod chunk;
-pub mod config;
 pub mod convert;
-pub mod descriptors;
-pub mod env;
 pub mod error;
 pub mod extent;
 pub mod federation;
@@ -17,11 +17,14 @@ pub mod frame;
 pub mod ids;
 pub mod meta;
 pub mod planted;
-pub mod rpc;
 pub mod units;
 
-/// Generated from `proto/*.proto`.
+/// What a trait returns in place of an `async fn`, so that it can be used as `dyn`, and so that the body is compiled once, in
+/// the crate that has it.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The messages, generated from `proto/*.proto`.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::unwrap_used)]
 pub mod wire {
-    tonic::include_proto!("dfs.v1");
+    include!(concat!(env!("OUT_DIR"), "/dfs.v1.rs"));
 }

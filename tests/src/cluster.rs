@@ -14,12 +14,12 @@ use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use dfs_proto::env::Env;
+use dfs_net::env::Env;
+use dfs_net::rpc::{Expected, Identity, Role, grpc};
+use dfs_net::services::admin_client::AdminClient;
+use dfs_net::services::federation_client::FederationClient;
 use dfs_proto::ids::ClusterId;
-use dfs_proto::rpc::{Expected, Identity, Role, grpc};
 use dfs_proto::wire;
-use dfs_proto::wire::admin_client::AdminClient;
-use dfs_proto::wire::federation_client::FederationClient;
 use tonic::transport::Channel;
 
 use crate::daemon::{Daemon, tail};

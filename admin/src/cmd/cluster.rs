@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
-use dfs_proto::env::Env;
+use dfs_net::env::Env;
 use dfs_proto::federation::{ClusterEntry, Federate};
 use dfs_proto::ids::{ClusterId, InodeId};
 use serde::Serialize;

@@ -5,16 +5,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use dfs_net::env::Env;
+use dfs_net::rpc::Role;
+use dfs_net::rpc::leader::LeaderChannel;
+use dfs_net::services::admin_client::AdminClient;
 use dfs_proto::attr::InodeAttr;
 use dfs_proto::convert::{attr_from_wire, refusal};
-use dfs_proto::env::Env;
 use dfs_proto::federation::FederationMap;
 use dfs_proto::ids::VolumeId;
-use dfs_proto::rpc::Role;
-use dfs_proto::rpc::leader::LeaderChannel;
 use dfs_proto::units::ByteLen;
 use dfs_proto::wire;
-use dfs_proto::wire::admin_client::AdminClient;
 use serde::Serialize;
 
 use crate::cli::Source;

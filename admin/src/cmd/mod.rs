@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Context as _;
-use dfs_proto::env::Env;
+use dfs_net::env::Env;
 use dfs_proto::federation::FederationMap;
 
 use crate::cli::{DEFAULT_DIR, Source};

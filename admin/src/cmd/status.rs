@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use dfs_proto::env::Env;
+use dfs_net::env::Env;
 use serde::Serialize;
 
 use super::{dash, number};

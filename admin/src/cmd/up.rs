@@ -9,7 +9,7 @@ use std::process::{Child, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use dfs_proto::env::Env;
+use dfs_net::env::Env;
 use dfs_proto::federation::{ClusterEntry, Federate};
 use dfs_proto::ids::ClusterId;
 use serde::Serialize;

@@ -4,15 +4,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use dfs_net::env::Env;
+use dfs_net::rpc::Role;
+use dfs_net::rpc::leader::LeaderChannel;
+use dfs_net::services::meta_client::MetaClient;
 use dfs_proto::attr::{Caller, Name};
 use dfs_proto::convert;
-use dfs_proto::env::Env;
 use dfs_proto::federation::FederationMap;
 use dfs_proto::ids::{ClusterId, InodeId, RequestId, SessionNonce, VolumeId};
 use dfs_proto::meta::{Change, ChangeRequest, Changed, Create, NewInode, OpenSession, RenewSession};
-use dfs_proto::rpc::Role;
-use dfs_proto::rpc::leader::LeaderChannel;
-use dfs_proto::wire::meta_client::MetaClient;
 use serde::Serialize;
 
 use super::{dash, found, map};

@@ -147,7 +147,7 @@ pub fn write_user_config(path: &Path, dir: &Dir, federation: &Federation) -> any
 
 #[cfg(test)]
 mod tests {
-    use dfs_proto::config::{ConfigFile, parse};
+    use dfs_net::config::{ConfigFile, parse};
 
     use super::super::federation::Shape;
     use super::*;

@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dfs_proto::env::Rng;
+use dfs_net::env::Rng;
 
 use super::{Disk, DiskFile, DiskLock, Space};
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use dfs_proto::env::Rng;
+use dfs_net::env::Rng;
 use dfs_proto::ids::{ClusterId, ServerId};
 
 use super::stamp::{Directory, checksum};

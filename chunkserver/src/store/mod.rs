@@ -33,8 +33,8 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
+use dfs_net::env::BoxFuture;
 use dfs_proto::chunk::{Append, Blocks, ChunkKey, ReadChunk, block_checksum};
-use dfs_proto::env::BoxFuture;
 use dfs_proto::error::ChunkError;
 use dfs_proto::ids::ChunkId;
 use dfs_proto::units::{APPEND_LEN_MAX, BLOCK_LEN, ByteLen, CHUNK_LEN, ChunkOffset};

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use dfs_proto::env::Rng;
+use dfs_net::env::Rng;
 use dfs_proto::ids::{ClusterId, DirectoryId, ServerId};
 use thiserror::Error;
 
@@ -350,7 +350,7 @@ fn field<T: FromStr>(text: &str, name: &str) -> Result<T, BadStamp> {
 
 #[cfg(test)]
 mod tests {
-    use dfs_proto::env::Rng;
+    use dfs_net::env::Rng;
     use proptest::prelude::{any, prop, prop_assert, prop_assert_eq, proptest};
 
     use super::*;

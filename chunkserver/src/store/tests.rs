@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use dfs_net::env::Rng;
 use dfs_proto::chunk::{Append, ChunkKey, ReadChunk, block_checksums};
-use dfs_proto::env::Rng;
 use dfs_proto::error::ChunkError;
 use dfs_proto::ids::{ChunkId, ClusterId, Incarnation, InodeId, SessionId, SetVersion};
 use dfs_proto::units::{ByteLen, CHUNK_APPENDS_MAX, ChunkOffset, Offset};

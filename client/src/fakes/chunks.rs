@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use dfs_net::env::BoxFuture;
+use dfs_net::rpc::frames::{self, ChunkTransport, PendingReply};
 use dfs_proto::chunk::{Append, Blocks, ChunkReply, ChunkRequest, ReadChunk, block_checksums};
-use dfs_proto::env::BoxFuture;
 use dfs_proto::error::ChunkError;
 use dfs_proto::ids::{ChunkId, ServerId};
 use dfs_proto::meta::Replica;
-use dfs_proto::rpc::frames::{self, ChunkTransport, PendingReply};
 use dfs_proto::units::{BLOCK_LEN, ByteLen, ChunkOffset};
 use tokio::time::{sleep, timeout};
 

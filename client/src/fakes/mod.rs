@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use dfs_net::env::{Clock, Env, Rng};
 use dfs_proto::attr::{Caller, InodeAttr, Name, Timestamp};
-use dfs_proto::env::{Clock, Env, Rng};
 use dfs_proto::ids::{ClusterId, InodeId, ServerId};
 use dfs_proto::meta::{Create, NewInode};
 use dfs_proto::units::Offset;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dfs_proto::env::Rng;
+use dfs_net::env::Rng;
 use dfs_proto::meta::SetAttr;
 use dfs_proto::units::{ByteLen, Offset};
 

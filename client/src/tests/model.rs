@@ -1,6 +1,6 @@
 //! Random operations on one file, under faults, against an array of bytes.
 
-use dfs_proto::env::Rng;
+use dfs_net::env::Rng;
 use dfs_proto::ids::ServerId;
 use dfs_proto::meta::SetAttr;
 use dfs_proto::units::{ByteLen, Offset};

@@ -3,21 +3,21 @@
 
 use std::time::Duration;
 
+use dfs_net::rpc::leader::LeaderChannel;
+use dfs_net::rpc::leader::LeaderChannel;
+use dfs_net::services::federation_client::FederationClient;
 use dfs_proto::convert;
 use dfs_proto::error::MetaError;
 use dfs_proto::federation::FederationMap;
 use dfs_proto::ids::{ClusterId, DirectoryId, VolumeId};
 use dfs_proto::meta::MetaResult;
-use dfs_proto::rpc::leader::LeaderChannel;
 use dfs_proto::wire;
-use dfs_proto::wire::federation_client::FederationClient;
 use prost::Message as _;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{CONNECT_TIMEOUT, Federation};
 use crate::raft::Consensus;
 use crate::raft::log_disk::{LogDisk, WholeFile};
-use crate::state;
 
 /// How long a member holds a question for a newer map.
 const HELD: Duration = Duration::from_secs(10);
@@ -48,8 +48,8 @@ async fn from_own_state(federation: &Federation, member: &Consensus) {
     let mut applied = member.applied();
     loop {
         let view = member.stale_view();
-        if state::federation::version(&*view.snapshot()) > federation.map().version
-            && let Some(map) = state::federation::map(&*view.snapshot())
+        if dfs_state::federation::version(&*view.snapshot()) > federation.map().version
+            && let Some(map) = dfs_state::federation::map(&*view.snapshot())
         {
             federation.learn(map);
         }
@@ -119,7 +119,7 @@ async fn ask(
     let connection = channel.channel(seat, Instant::now() + CONNECT_TIMEOUT).await?;
     let request = wire::GetMapRequest { known_version: known, wait_ms: held.as_millis() as u32 };
     let mut client =
-        FederationClient::new(connection).max_decoding_message_size(dfs_proto::rpc::grpc::MESSAGE_LEN_MAX);
+        FederationClient::new(connection).max_decoding_message_size(dfs_net::rpc::grpc::MESSAGE_LEN_MAX);
     match timeout(held + ANSWER_TIMEOUT, client.get_map(request)).await {
         Ok(Ok(reply)) => convert::map_from_wire(reply.into_inner()).map_err(|error| error.to_string()),
         Ok(Err(status)) => Err(status.message().to_owned()),

@@ -9,9 +9,9 @@ use dfs_proto::meta::MetaResult;
 use tokio::time::Instant;
 
 use super::Federation;
-use crate::command::{Command, FederationCommand, Reply};
 use crate::raft::Consensus;
-use crate::state;
+use dfs_state::command::{Command, FederationCommand, Reply};
+use dfs_state::command::{Command, FederationCommand, Reply};
 
 impl Federation {
     /// Answers as the group's leader.
@@ -23,7 +23,7 @@ impl Federation {
         }
         self.group.enter_term(leadership.term);
         let view = member.read().await?;
-        let map = state::federation::map(&*view.snapshot());
+        let map = dfs_state::federation::map(&*view.snapshot());
         let map = map.ok_or(MetaError::Unavailable { what: "the federation is not made yet".to_owned() })?;
         let command = match call {
             Federate::AddVolume { name, cluster, except } => {

@@ -29,12 +29,10 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dfs_proto::env::Env;
+use dfs_net::env::Env;
 use dfs_proto::federation::{AddedVolume, Federate, FederationMap, VolumeAnswer, VolumeCall, VolumeRequest};
 use dfs_proto::ids::{ClusterId, VolumeId};
 use dfs_proto::meta::MetaResult;
-use dfs_proto::rpc::Role;
-use dfs_proto::rpc::leader::LeaderChannel;
 use tokio::sync::{Notify, watch};
 
 use crate::raft::Consensus;

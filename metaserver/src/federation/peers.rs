@@ -8,16 +8,16 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use dfs_net::env::Env;
+use dfs_net::rpc::Role;
+use dfs_net::rpc::leader::LeaderChannel;
+use dfs_net::rpc::unary::UnaryChannel;
+use dfs_net::services::federation_client::FederationClient;
 use dfs_proto::convert;
-use dfs_proto::env::Env;
 use dfs_proto::error::MetaError;
 use dfs_proto::federation::{AddedVolume, Federate, FederationMap, VolumeAnswer, VolumeRequest};
 use dfs_proto::ids::ClusterId;
 use dfs_proto::meta::MetaResult;
-use dfs_proto::rpc::Role;
-use dfs_proto::rpc::leader::LeaderChannel;
-use dfs_proto::rpc::unary::UnaryChannel;
-use dfs_proto::wire::federation_client::FederationClient;
 use tokio::time::Instant;
 use tonic::Status;
 

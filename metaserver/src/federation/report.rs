@@ -8,13 +8,15 @@ use tokio::time::{Instant, sleep};
 
 use super::Federation;
 use super::heard::REPORT_INTERVAL;
-use crate::command::Command;
-use crate::kv::Snapshot;
 use crate::leases::Touched;
 use crate::service::Metaserver;
-use crate::state::read;
-use crate::state::volume::VolumeState;
 use crate::view::Load;
+use dfs_state::command::Command;
+use dfs_state::command::Command;
+use dfs_state::kv::Snapshot;
+use dfs_state::kv::Snapshot;
+use dfs_state::read;
+use dfs_state::volume::VolumeState;
 
 /// Runs while this member leads its cluster.
 pub(crate) async fn report(metaserver: &Metaserver, federation: &Federation) {

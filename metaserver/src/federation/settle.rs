@@ -12,12 +12,12 @@ use dfs_proto::meta::MetaResult;
 use tokio::time::{Instant, timeout};
 
 use super::Federation;
-use crate::command::Command;
-use crate::kv::Snapshot;
 use crate::leases::Touched;
 use crate::service::Metaserver;
-use crate::state::read;
-use crate::state::volume::VolumeEntry;
+use dfs_state::command::Command;
+use dfs_state::kv::Snapshot;
+use dfs_state::read;
+use dfs_state::volume::VolumeEntry;
 
 /// Looked at again this often, also when nothing seems to have changed.
 const INTERVAL: Duration = Duration::from_secs(5);

@@ -6,9 +6,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dfs_net::env::{Env, Rng};
+use dfs_net::rpc::Role;
+use dfs_net::rpc::leader::LeaderChannel;
+use dfs_net::services::cluster_client::ClusterClient;
+use dfs_net::services::federation_client::FederationClient;
+use dfs_net::services::meta_client::MetaClient;
 use dfs_proto::attr::{Caller, InodeAttr, Name};
 use dfs_proto::convert;
-use dfs_proto::env::{Env, Rng};
 use dfs_proto::error::MetaError;
 use dfs_proto::federation::{ClusterEntry, Federate, FederationMap, VolumePhase};
 use dfs_proto::ids::{ClusterId, InodeId, RequestId, SessionNonce, VolumeId};
@@ -16,13 +21,8 @@ use dfs_proto::meta::{
     Change, ChangeRequest, Changed, Create, MetaResult, NewInode, OpenSession, Read, ReadReply, ReadRequest,
     Rename, SessionOpened,
 };
-use dfs_proto::rpc::Role;
-use dfs_proto::rpc::leader::LeaderChannel;
 use dfs_proto::units::GIB;
 use dfs_proto::wire;
-use dfs_proto::wire::cluster_client::ClusterClient;
-use dfs_proto::wire::federation_client::FederationClient;
-use dfs_proto::wire::meta_client::MetaClient;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};

@@ -11,12 +11,12 @@ use dfs_proto::meta::MetaResult;
 use tokio::time::{Instant, sleep};
 
 use super::Federation;
-use crate::command::Command;
-use crate::kv::Snapshot;
 use crate::leases::Touched;
 use crate::service::Metaserver;
-use crate::state::read;
-use crate::state::volume::VolumeState;
+use dfs_state::command::Command;
+use dfs_state::kv::Snapshot;
+use dfs_state::read;
+use dfs_state::volume::VolumeState;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// A removal takes a fraction of a second, or an election.

@@ -18,11 +18,11 @@ use dfs_proto::meta::{Change, ChangeRequest, Changed, Create, MetaResult, NewIno
 use tokio::time::timeout;
 
 use super::{Federation, Making};
-use crate::command::{Command, Reply, RootAttr, VolumeRoot, VolumeStep};
-use crate::kv::Snapshot;
 use crate::leases::Touched;
 use crate::service::Metaserver;
-use crate::state::read::{self, NeededVolume};
+use dfs_state::command::{Command, Reply, RootAttr, VolumeRoot, VolumeStep};
+use dfs_state::kv::Snapshot;
+use dfs_state::read::{self, NeededVolume};
 
 /// For one try of a request; a client tries again.
 const DEADLINE: Duration = Duration::from_secs(20);

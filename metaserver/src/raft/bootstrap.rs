@@ -12,11 +12,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dfs_net::rpc::grpc;
+use dfs_net::rpc::grpc;
+use dfs_net::services::raft_client::RaftClient;
 use dfs_proto::attr::Timestamp;
 use dfs_proto::ids::{DirectoryId, MemberId};
-use dfs_proto::rpc::grpc;
 use dfs_proto::wire;
-use dfs_proto::wire::raft_client::RaftClient;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use dfs_net::env::Env;
+use dfs_net::services::raft_server::{Raft as RaftService, RaftServer};
 use dfs_proto::attr::Timestamp;
-use dfs_proto::env::Env;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ClusterId, DirectoryId, FederationId, MemberId};
 use dfs_proto::meta::Change;
 use dfs_proto::planted::{self, Bug};
-use dfs_proto::wire::raft_server::{Raft as RaftService, RaftServer};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{Config, LinearizerOption, SnapshotPolicy};
@@ -36,9 +36,8 @@ use super::state_machine::StateMachine;
 use super::state_store::{ReadView, StateStore};
 use super::ticks::{self, Heard};
 use super::types::TypeConfig;
-use crate::command::{Command, FederationCommand, InitCluster, Member, Proposed, Reply};
-use crate::kv::{KvHome, Txn};
-use crate::state;
+use dfs_state::command::{Command, FederationCommand, InitCluster, Member, Proposed, Reply};
+use dfs_state::kv::{KvHome, Txn};
 
 /// For `dfs status`.
 #[derive(Clone, Debug)]
@@ -140,7 +139,7 @@ impl Consensus {
         ));
         let config = Arc::new(raft_config(&options, is_fresh).validate()?);
         let clock = group.env.clock.clone();
-        let last_time = state::read::last_time(&*store.kv().snapshot());
+        let last_time = dfs_state::read::last_time(&*store.kv().snapshot());
         let time = Arc::new(StateClock::new(clock.clone(), last_time));
         let machine = StateMachine::new(store.clone(), applied, time.clone());
         let network = Network::new(group.clone());
@@ -229,7 +228,7 @@ impl Consensus {
         }
         let kv = self.inner.store.kv();
         let base = kv.snapshot();
-        let reply = state::apply(command, self.now(), &mut Txn::new(&*base));
+        let reply = dfs_state::apply(command, self.now(), &mut Txn::new(&*base));
         let (proposer, command) = (self.inner.proposer.clone(), command.clone());
         tokio::spawn(async move { proposer.propose(&command).await });
         Some(reply)
@@ -488,7 +487,7 @@ async fn make(consensus: &Consensus, purpose: &Purpose) -> Result<(), MetaError>
 }
 
 async fn make_federation(consensus: &Consensus) -> Result<(), MetaError> {
-    let is_made = state::federation::id(&*consensus.read().await?.snapshot()).is_some();
+    let is_made = dfs_state::federation::id(&*consensus.read().await?.snapshot()).is_some();
     if !is_made {
         let federation = FederationId(consensus.group().env.rng.u128());
         consensus.propose(Command::Federation(FederationCommand::Init { federation })).await?;
@@ -500,7 +499,7 @@ async fn make_cluster(consensus: &Consensus, options: &ClusterOptions) -> Result
     let (record, members) = {
         let view = consensus.read().await?;
         let snapshot = view.snapshot();
-        (state::read::cluster(&*snapshot), state::read::members(&*snapshot))
+        (dfs_state::read::cluster(&*snapshot), dfs_state::read::members(&*snapshot))
     };
     if record.is_none() {
         let rng = &consensus.group().env.rng;

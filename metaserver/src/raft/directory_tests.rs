@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use dfs_net::env::{BoxFuture, Rng};
 use dfs_proto::attr::Timestamp;
-use dfs_proto::env::{BoxFuture, Rng};
 use dfs_proto::ids::{ClusterId, DirectoryId, MemberId};
 use dfs_proto::units::ByteLen;
 use openraft::entry::RaftEntry as _;
@@ -25,11 +25,10 @@ use super::state_store::{APPLIED_KEY, encode_applied};
 use super::types::{Applied, LogEntry, MemberNode, Membership, MembershipConfig, TypeConfig, Vote};
 use super::{ConsensusOptions, StartError};
 use crate::Storage as ServerStorage;
-use crate::command::{Command, InitCluster, Proposed, RootAttr};
 use crate::config::{BootstrapMember, Config, Settings};
-use crate::kv::rocksdb::{RocksHome, RocksOptions};
-use crate::kv::{Kv, KvError, KvHome, Txn};
-use crate::state;
+use crate::rocks::{RocksHome, RocksOptions};
+use dfs_state::command::{Command, InitCluster, Proposed, RootAttr};
+use dfs_state::kv::{Kv, KvError, KvHome, Txn};
 
 const CLUSTER: ClusterId = ClusterId(0xc1);
 
@@ -125,7 +124,7 @@ async fn live(
         let mut txn = Txn::new(&*base);
         let root = RootAttr { mode: 0o755, uid: 0, gid: 0 };
         let init = InitCluster { cluster, name: "c".into(), copies: 2, copies_min: 1, hash_key: 1, root };
-        state::apply(&Command::InitCluster(init), Proposed::ByOneClock(Timestamp::default()), &mut txn);
+        dfs_state::apply(&Command::InitCluster(init), Proposed::ByOneClock(Timestamp::default()), &mut txn);
         txn.put(APPLIED_KEY, encode_applied(&applied)?);
         txn.into_batch()
     };

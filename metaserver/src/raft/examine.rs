@@ -24,7 +24,7 @@
 use std::io;
 use std::sync::Arc;
 
-use dfs_proto::env::Rng;
+use dfs_net::env::Rng;
 use dfs_proto::ids::{ClusterId, DirectoryId, MemberId};
 use openraft::EntryPayload;
 use thiserror::Error;
@@ -36,7 +36,7 @@ use super::options::ConsensusOptions;
 use super::stamp::{Stamp, StampError, StampFile};
 use super::state_store::{FlushGate, Looked, StateStore};
 use super::types::{Applied, MembershipConfig, next_index};
-use crate::kv::KvHome;
+use dfs_state::kv::KvHome;
 
 /// Why a member cannot start. One line each.
 #[derive(Debug, Error)]

@@ -3,17 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 
-use dfs_proto::env::Env;
+use dfs_net::env::Env;
+use dfs_net::rpc::{Identity, Role};
 use dfs_proto::ids::{ClusterId, DirectoryId, MemberId};
-use dfs_proto::rpc::{Identity, Role};
 use dfs_proto::wire;
 use tokio::sync::watch;
 use tonic::Status;
 
 use super::member_clocks::MemberClocks;
 use super::types::FORMAT;
-use crate::kv::Snapshot;
-use crate::state;
+use dfs_state::kv::Snapshot;
 
 /// Which of the two groups that a metaserver may be a member of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,8 +34,10 @@ impl GroupKind {
     /// The id that the group's first command has made: the cluster's, or the federation's.
     pub(crate) fn made(self, state: &dyn Snapshot) -> Option<ClusterId> {
         match self {
-            GroupKind::Cluster => state::read::cluster(state).map(|record| record.cluster),
-            GroupKind::Federation => state::federation::id(state).map(|federation| ClusterId(federation.0)),
+            GroupKind::Cluster => dfs_state::read::cluster(state).map(|record| record.cluster),
+            GroupKind::Federation => {
+                dfs_state::federation::id(state).map(|federation| ClusterId(federation.0))
+            }
         }
     }
 }

@@ -5,13 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dfs_proto::env::{Env, Listener, Net as _, Rng, Tcp};
+use dfs_net::env::{Env, Listener, Net as _, Rng, Tcp};
+use dfs_net::rpc::admission::Admission;
+use dfs_net::rpc::grpc::{self, SharedIdentity};
+use dfs_net::rpc::{Identity, Role};
 use dfs_proto::error::MetaError;
 use dfs_proto::federation::ClusterEntry;
 use dfs_proto::ids::{ClusterId, MemberId, SessionNonce};
-use dfs_proto::rpc::admission::Admission;
-use dfs_proto::rpc::grpc::{self, SharedIdentity};
-use dfs_proto::rpc::{Identity, Role};
 use dfs_proto::wire;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -21,11 +21,10 @@ use tonic::service::Routes;
 
 use super::log_disk::{FileDisk, LogDisk, SimulatedDisk};
 use super::{Consensus, ConsensusOptions, LogOptions, Purpose, StartError, applied_count};
-use crate::command::{Command, FederationCommand, Reply};
-use crate::kv::KvHome;
-use crate::kv::memory::MemoryHome;
-use crate::kv::rocksdb::{RocksHome, RocksOptions};
-use crate::state;
+use crate::rocks::{RocksHome, RocksOptions};
+use dfs_state::command::{Command, FederationCommand, Reply};
+use dfs_state::kv::KvHome;
+use dfs_state::kv::memory::MemoryHome;
 
 /// For everything that is waited for; far longer than it takes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -155,7 +154,7 @@ impl TestGroup {
 
     fn sessions(&self, id: MemberId) -> usize {
         let view = self.member(id).stale_view();
-        state::read::sessions(&*view.snapshot()).len()
+        dfs_state::read::sessions(&*view.snapshot()).len()
     }
 }
 
@@ -304,7 +303,7 @@ async fn a_member_may_come_back_at_another_address() {
     assert_eq!(group.sessions(moved), 6);
     let recorded = || {
         let view = group.member(moved).stale_view();
-        let members = state::read::members(&*view.snapshot());
+        let members = dfs_state::read::members(&*view.snapshot());
         members.iter().any(|member| member.id == moved && member.address == address)
     };
     eventually(recorded, "the state has the new address").await;
@@ -357,7 +356,7 @@ async fn a_single_member_is_a_group_and_a_directory_has_one_owner() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_has_just_started_grants_no_vote_for_one_lease() {
-    use dfs_proto::wire::raft_client::RaftClient;
+    use dfs_net::services::raft_client::RaftClient;
     let mut group = TestGroup::start(3, 1000).await;
     group.open_session(1).await;
     let leader = group.leader().await;
@@ -393,7 +392,7 @@ async fn a_member_that_has_just_started_grants_no_vote_for_one_lease() {
 /// A `Vote` of the last term from anybody was stored: no later one exists, and the cluster never had a leader again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vote_of_a_stranger_or_of_an_impossible_term_is_refused_and_the_group_goes_on_electing() {
-    use dfs_proto::wire::raft_client::RaftClient;
+    use dfs_net::services::raft_client::RaftClient;
     use openraft::raft::{AppendEntriesRequest, VoteRequest};
 
     use super::types::{TypeConfig, Vote};
@@ -516,7 +515,7 @@ fn what_was_acknowledged_survives_the_power_failure_of_all_members_at_once() {
         loop {
             for member in &members {
                 if let Ok(view) = member.read().await {
-                    let sessions = state::read::sessions(&*view.snapshot());
+                    let sessions = dfs_state::read::sessions(&*view.snapshot());
                     return sessions
                         .into_iter()
                         .map(|(_, session)| session.nonce.0)
@@ -628,12 +627,12 @@ async fn three_clusters_share_a_federation_group_over_the_ports_of_their_own() {
             assert!(Instant::now() < deadline, "a cluster did not join in time");
         }
     }
-    let map_of = |both: &Both| state::federation::map(&*both.federation.stale_view().snapshot());
+    let map_of = |both: &Both| dfs_state::federation::map(&*both.federation.stale_view().snapshot());
     let has_all = |both: &Both| map_of(both).is_some_and(|map| map.clusters.len() == 3);
     eventually(|| all.iter().all(has_all), "every member has the whole map").await;
     for both in &all {
         let own = both.cluster.stale_view();
-        assert_eq!(state::federation::id(&*own.snapshot()), None, "a cluster's state holds none of it");
+        assert_eq!(dfs_state::federation::id(&*own.snapshot()), None, "a cluster's state holds none of it");
         assert_eq!(both.cluster.members().len(), 1);
         assert_eq!(both.federation.members().len(), 3);
     }

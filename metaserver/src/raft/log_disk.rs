@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use dfs_proto::env::{BoxFuture, Rng};
+use dfs_net::env::{BoxFuture, Rng};
 use dfs_proto::planted::{self, Bug};
 use dfs_proto::units::ByteLen;
 

@@ -17,7 +17,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use dfs_proto::env::BoxFuture;
+use dfs_net::env::BoxFuture;
 #[cfg(test)]
 use dfs_proto::ids::DirectoryId;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use dfs_net::env::Clock;
 use dfs_proto::attr::Timestamp;
-use dfs_proto::env::Clock;
 use dfs_proto::ids::MemberId;
 
 /// What an older answer says is not counted: three greetings in a row were lost.

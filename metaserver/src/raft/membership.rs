@@ -8,7 +8,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use super::group::Group;
 use super::state_machine::StateMachine;
 use super::types::{MemberNode, TypeConfig};
-use crate::command::Member;
+use dfs_state::command::Member;
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 

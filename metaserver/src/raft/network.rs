@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use dfs_net::rpc::grpc;
+use dfs_net::rpc::unary::{self, UnaryChannel};
+use dfs_net::services::raft_client::RaftClient;
 use dfs_proto::ids::{DirectoryId, MemberId};
-use dfs_proto::rpc::grpc;
-use dfs_proto::rpc::unary::{self, UnaryChannel};
 use dfs_proto::wire;
-use dfs_proto::wire::raft_client::RaftClient;
 use futures::{Stream, StreamExt as _};
 use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::base::{BoxFuture, BoxStream};

@@ -7,7 +7,7 @@ use dfs_proto::ids::MemberId;
 
 use super::group::GroupKind;
 use super::log_store::LogOptions;
-use crate::command::RootAttr;
+use dfs_state::command::RootAttr;
 
 /// How a leader is noticed and replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,7 +25,7 @@ use super::log_store::LogMonitor;
 use super::membership::Raft;
 use super::state_clock::StateClock;
 use super::types::{Proposal, TypeConfig};
-use crate::command::{Command, Reply};
+use dfs_state::command::{Command, Reply};
 
 const ENTRY_LEN_MAX: usize = 1 << 20;
 const COMMANDS_MAX: usize = 256;

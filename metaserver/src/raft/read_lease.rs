@@ -9,7 +9,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dfs_proto::env::Clock;
+use dfs_net::env::Clock;
 use tokio::time::Instant;
 
 /// A shorter sleep is within what the lease leaves for clocks that run apart; and a pause between the two looks at the clocks

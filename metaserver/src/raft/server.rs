@@ -14,10 +14,10 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use dfs_net::services::raft_server::{Raft as RaftService, RaftServer};
 use dfs_proto::ids::{DirectoryId, MemberId};
 use dfs_proto::planted::{self, Bug};
 use dfs_proto::wire;
-use dfs_proto::wire::raft_server::{Raft as RaftService, RaftServer};
 use futures::Stream;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
@@ -55,7 +55,7 @@ struct Service(Vec<Served>);
 
 /// The service for the gRPC port of a process that is these members.
 pub(crate) fn service(members: Vec<Served>) -> RaftServer<impl RaftService> {
-    let limit = dfs_proto::rpc::grpc::MESSAGE_LEN_MAX;
+    let limit = dfs_net::rpc::grpc::MESSAGE_LEN_MAX;
     let service = Service(members);
     RaftServer::new(service).max_decoding_message_size(limit).max_encoding_message_size(limit)
 }

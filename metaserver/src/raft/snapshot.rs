@@ -12,7 +12,7 @@ use openraft::alias::SnapshotOf;
 
 use super::state_store::{Named, StateStore, invalid, kv_error};
 use super::types::TypeConfig;
-use crate::kv::{Batch, Kv, Pair};
+use dfs_state::kv::{Batch, Kv, Pair};
 
 /// A part is sent when it has this many bytes.
 const PART_LEN: usize = 512 << 10;
@@ -182,8 +182,8 @@ pub(crate) async fn copy(store: &StateStore, from: &dyn Kv) -> io::Result<Named>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kv::KvHome as _;
-    use crate::kv::memory::MemoryHome;
+    use dfs_state::kv::KvHome as _;
+    use dfs_state::kv::memory::MemoryHome;
 
     fn filled(pairs: u32) -> Arc<dyn Kv> {
         let kv = MemoryHome::default().create("source").unwrap();

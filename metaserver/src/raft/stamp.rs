@@ -10,7 +10,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use dfs_proto::env::Rng;
+use dfs_net::env::Rng;
 use dfs_proto::ids::{ClusterId, DirectoryId, MemberId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;

@@ -7,9 +7,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dfs_proto::env::Clock;
+use dfs_net::env::Clock;
 
-use crate::state::time::StateTime;
+use dfs_state::time::StateTime;
 
 pub(crate) struct StateClock {
     clock: Arc<dyn Clock>,

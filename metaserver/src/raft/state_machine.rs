@@ -15,9 +15,8 @@ use super::snapshot::{SnapshotBuilder, SnapshotData, copy};
 use super::state_clock::StateClock;
 use super::state_store::{APPLIED_KEY, StateStore, encode_applied, invalid};
 use super::types::{Applied, LogEntry, LogId, Membership, Proposal, Replies, SnapshotMeta, TypeConfig};
-use crate::command::Reply;
-use crate::kv::Txn;
-use crate::state;
+use dfs_state::command::Reply;
+use dfs_state::kv::Txn;
 
 /// Entries that share a batch, unless their writes are many before.
 const ENTRIES_AT_ONCE: usize = 64;
@@ -51,7 +50,7 @@ impl StateMachine {
                 }
             }
             txn.put(APPLIED_KEY, encode_applied(&self.applied)?); // keeps A1
-            let time = state::read::last_time(&txn);
+            let time = dfs_state::read::last_time(&txn);
             (txn.into_batch(), time)
         };
         self.store.write(batch)?;
@@ -85,7 +84,7 @@ impl StateMachine {
 
     fn apply_proposal(&mut self, proposal: &Proposal, txn: &mut Txn<'_>) -> io::Result<Vec<Reply>> {
         let entry = proposal.decode().map_err(|error| invalid(error.to_string()))?;
-        Ok(entry.commands.iter().map(|command| state::apply(command, entry.proposed, txn)).collect())
+        Ok(entry.commands.iter().map(|command| dfs_state::apply(command, entry.proposed, txn)).collect())
     }
 }
 
@@ -130,7 +129,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             return Err(invalid(what));
         }
         self.applied = self.store.install(received)?;
-        self.time.applied(state::read::last_time(&*self.store.kv().snapshot()));
+        self.time.applied(dfs_state::read::last_time(&*self.store.kv().snapshot()));
         self.store.make_checkpoint().await?;
         Ok(())
     }

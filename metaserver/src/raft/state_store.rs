@@ -10,14 +10,14 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 
-use dfs_proto::env::BoxFuture;
+use dfs_net::env::BoxFuture;
 use dfs_proto::ids::ClusterId;
 
 use super::group::GroupKind;
 use super::log_store::PurgeGate;
 use super::types::{Applied, FORMAT, FORMAT_OF_ONE_CLOCK, SnapshotMeta};
-use crate::kv::{Batch, Kv, KvError, KvHome, Snapshot};
-use crate::state::keys::GLUE;
+use dfs_state::keys::GLUE;
+use dfs_state::kv::{Batch, Kv, KvError, KvHome, Snapshot};
 
 /// The one key of the Raft glue in the state: [`Applied`].
 pub(crate) const APPLIED_KEY: &[u8] = &[GLUE, b'a'];

@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dfs_net::env::{BoxFuture, Rng, SystemClock};
 use dfs_proto::attr::Timestamp;
-use dfs_proto::env::{BoxFuture, Rng, SystemClock};
 use dfs_proto::ids::DirectoryId;
 use dfs_proto::units::ByteLen;
 use futures::{Stream, StreamExt as _};
@@ -29,10 +29,10 @@ use super::state_store::{APPLIED_KEY, StateStore, encode_applied, read_applied};
 use super::types::{
     Applied, FORMAT_OF_ONE_CLOCK, LogEntry, LogId, Membership, Proposal, SnapshotMeta, TypeConfig, Vote,
 };
-use crate::kv::memory::MemoryHome;
-use crate::kv::rocksdb::{RocksHome, RocksOptions};
-use crate::kv::{KvHome, Txn};
-use crate::state::time::StateTime;
+use crate::rocks::{RocksHome, RocksOptions};
+use dfs_state::kv::memory::MemoryHome;
+use dfs_state::kv::{KvHome, Txn};
+use dfs_state::time::StateTime;
 
 /// Small files, so that the tests go through many.
 const OPTIONS: LogOptions = LogOptions { segment_len: 4096, kept_len_max: usize::MAX };

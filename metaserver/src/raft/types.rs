@@ -12,8 +12,8 @@ use openraft::alias::{EntryOf, LogIdOf, SnapshotMetaOf, StoredMembershipOf, Vote
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
-use crate::command::{Entry, Proposed, Reply};
-use crate::state::time::StateTime;
+use dfs_state::command::{Entry, Proposed, Reply};
+use dfs_state::time::StateTime;
 
 openraft::declare_raft_types!(
     /// Standard Raft leader ids: one leader a term, so that a term names its leader (P3.5).
@@ -171,7 +171,7 @@ mod tests {
     use dfs_proto::ids::SessionId;
 
     use super::*;
-    use crate::command::Command;
+    use dfs_state::command::Command;
 
     #[test]
     fn commands_encoded_one_by_one_join_to_the_same_entry() {

@@ -13,12 +13,12 @@ use dfs_proto::wire;
 use tokio::time::Instant;
 
 use super::Metaserver;
-use crate::kv::Snapshot;
 use crate::leases::Touched;
 use crate::raft::GroupStatus;
-use crate::state::chunk::{ChunkRecord, ChunkState};
-use crate::state::read;
 use crate::view::{Registered, ServerState};
+use dfs_state::chunk::{ChunkRecord, ChunkState};
+use dfs_state::kv::Snapshot;
+use dfs_state::read;
 
 /// Extents in one answer.
 const SHOWN_EXTENTS_MAX: u32 = 1000;

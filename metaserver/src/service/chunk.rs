@@ -8,11 +8,11 @@ use tokio::time::Instant;
 
 use super::Metaserver;
 use super::namespace::require_session;
-use crate::command::Command;
-use crate::kv::Snapshot;
 use crate::leases::Touched;
 use crate::placement::{self, Given, Wanted};
-use crate::state::read;
+use dfs_state::command::Command;
+use dfs_state::kv::Snapshot;
+use dfs_state::read;
 
 impl Metaserver {
     /// The servers for a chunk that this session opens, primary first (P10.2).

@@ -10,11 +10,13 @@ use tokio::time::Instant;
 
 use super::Metaserver;
 use super::namespace::unexpected;
-use crate::command::{Command, RegisterServer, Registered, Reply, SEAL_CHUNKS_MAX, ServerAddresses};
-use crate::kv::Snapshot;
 use crate::leases::Touched;
-use crate::state::read;
 use crate::view::Load;
+use dfs_state::command::{Command, RegisterServer, Registered, Reply, SEAL_CHUNKS_MAX, ServerAddresses};
+use dfs_state::kv::Snapshot;
+use dfs_state::read;
+use dfs_state::read;
+use dfs_state::server::ServerRecord;
 
 /// Deletion orders in one answer; the next heartbeat brings the next.
 const ORDERS_MAX: usize = 1000;

@@ -12,11 +12,11 @@ use tokio::time::timeout;
 
 use super::Metaserver;
 use super::namespace::unexpected;
-use crate::command::{Command, Reply, RootAttr};
 use crate::federation::Federation;
-use crate::kv::Snapshot;
 use crate::leases::Touched;
-use crate::state::read;
+use dfs_state::command::{Command, Reply, RootAttr};
+use dfs_state::kv::Snapshot;
+use dfs_state::read;
 
 /// A question for a newer map is held for so long at most.
 const HELD_MAX: Duration = Duration::from_secs(30);

@@ -17,12 +17,12 @@ use dfs_proto::ids::{ClusterId, SessionId};
 use dfs_proto::meta::MetaResult;
 use tokio::time::Instant;
 
-use crate::command::{Command, Reply};
-use crate::kv::Snapshot;
 use crate::leases::{Leases, Touched};
 use crate::raft::Consensus;
 use crate::sessions::Sessions;
 use crate::view::View;
+use dfs_state::command::{Command, Reply};
+use dfs_state::kv::Snapshot;
 
 /// G4. Below the time after which a silent chunkserver counts as away.
 const UNHEARD_MAX: Duration = Duration::from_secs(1);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dfs_proto::env::Env;
+use dfs_net::env::Env;
 use dfs_proto::ids::MemberId;
 
 use super::gate::Gate;

@@ -20,17 +20,18 @@ mod under_way;
 
 use std::sync::Arc;
 
+use dfs_net::env::Env;
+use dfs_net::services::admin_server::{Admin, AdminServer};
+use dfs_net::services::cluster_server::{Cluster, ClusterServer};
+use dfs_net::services::federation_server::{Federation as FederationCalls, FederationServer};
+use dfs_net::services::meta_server::{Meta, MetaServer};
 use dfs_proto::convert;
 use dfs_proto::wire;
-use dfs_proto::wire::admin_server::{Admin, AdminServer};
-use dfs_proto::wire::cluster_server::{Cluster, ClusterServer};
-use dfs_proto::wire::federation_server::{Federation as FederationCalls, FederationServer};
-use dfs_proto::wire::meta_server::{Meta, MetaServer};
 use tonic::{Request, Response, Status};
 
 use crate::http::Pages;
-use crate::state::read;
 use crate::view::ServerState;
+use dfs_state::read;
 pub(crate) use metaserver::Metaserver;
 pub(crate) use server_list::ServerList;
 use under_way::UnderWay;

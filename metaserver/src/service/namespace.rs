@@ -9,11 +9,11 @@ use dfs_proto::meta::{
 use tokio::time::Instant;
 
 use super::Metaserver;
-use crate::command::{Command, Reply};
-use crate::kv::Snapshot;
 use crate::leases::Touched;
-use crate::state::read;
 use crate::view::ServerState;
+use dfs_state::command::{Command, Reply};
+use dfs_state::kv::Snapshot;
+use dfs_state::read;
 
 /// Entries in one answer: with attributes and the longest names less than [`REPLY_LEN_MAX`].
 pub(crate) const ENTRIES_MAX: u32 = 1000;

@@ -9,10 +9,10 @@ use dfs_proto::meta::MetaResult;
 use dfs_proto::wire;
 
 use super::gate::Gate;
-use crate::kv::Snapshot;
 use crate::leases::Touched;
-use crate::state::read;
-use crate::state::server::ServerRecord;
+use dfs_state::kv::Snapshot;
+use dfs_state::read;
+use dfs_state::server::ServerRecord;
 
 /// For each chunkserver: it connects nowhere else. Made anew when one has registered.
 #[derive(Default)]

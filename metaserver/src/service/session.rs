@@ -9,10 +9,10 @@ use tokio::time::Instant;
 
 use super::Metaserver;
 use super::namespace::{require_session, unexpected};
-use crate::command::{Command, Reply};
-use crate::kv::Snapshot;
 use crate::leases::Touched;
-use crate::state::read;
+use dfs_state::command::{Command, Reply};
+use dfs_state::kv::Snapshot;
+use dfs_state::read;
 
 /// How often a client renews, so that three renewals may be lost long before anything is decided by its silence.
 pub(crate) const RENEW_INTERVAL: Duration = Duration::from_secs(2);

@@ -8,9 +8,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dfs_net::env::{Env, Rng};
+use dfs_net::rpc::{Identity, Role, grpc};
+use dfs_net::services::admin_client::AdminClient;
+use dfs_net::services::cluster_client::ClusterClient;
+use dfs_net::services::meta_client::MetaClient;
 use dfs_proto::attr::{AccessMask, Caller, InodeAttr, Name};
 use dfs_proto::convert;
-use dfs_proto::env::{Env, Rng};
 use dfs_proto::error::MetaError;
 use dfs_proto::extent::Extent;
 use dfs_proto::ids::{
@@ -21,12 +25,8 @@ use dfs_proto::meta::{
     OpenChunk, OpenSession, OpenedChunk, Read, ReadReply, ReadRequest, RenewSession, ReplicaProblem,
     ReplicaReport, SessionOpened,
 };
-use dfs_proto::rpc::{Identity, Role, grpc};
 use dfs_proto::units::{ByteLen, ChunkOffset, GIB, MIB, Offset};
 use dfs_proto::wire;
-use dfs_proto::wire::admin_client::AdminClient;
-use dfs_proto::wire::cluster_client::ClusterClient;
-use dfs_proto::wire::meta_client::MetaClient;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;

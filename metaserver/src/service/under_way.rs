@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use dfs_proto::env::BoxFuture;
+use dfs_net::env::BoxFuture;
 use dfs_proto::ids::{ClusterId, RequestId, SessionId};
 use dfs_proto::meta::{Changed, MetaResult};
 use dfs_proto::planted::{self, Bug};

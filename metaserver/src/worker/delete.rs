@@ -7,12 +7,14 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::execute::execute;
-use crate::command::{Command, REAP_LIMIT_MAX};
-use crate::kv::Snapshot;
 use crate::leases::Touched;
 use crate::service::Metaserver;
-use crate::state::read;
-use crate::state::time::StateTime;
+use dfs_state::command::{Command, REAP_LIMIT_MAX};
+use dfs_state::command::{Command, REAP_LIMIT_MAX};
+use dfs_state::kv::Snapshot;
+use dfs_state::kv::Snapshot;
+use dfs_state::read;
+use dfs_state::time::StateTime;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// P10.4: so long a reader with an older map still finds the bytes.

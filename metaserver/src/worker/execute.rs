@@ -1,8 +1,8 @@
 //! What every loop does with what it has planned.
 
-use crate::command::{Command, Reply};
 use crate::leases::Touched;
 use crate::service::Metaserver;
+use dfs_state::command::{Command, Reply};
 
 /// Executes commands until one fails; a failure only means that the next round plans it again. Tells if there is more to
 /// do at once.

@@ -7,12 +7,14 @@ use dfs_proto::meta::MetaResult;
 use tokio::time::{Instant, sleep};
 
 use super::execute::execute;
-use crate::command::Command;
-use crate::kv::Snapshot;
 use crate::leases::Touched;
 use crate::service::Metaserver;
 use crate::sessions::Sessions;
-use crate::state::read;
+use dfs_state::command::Command;
+use dfs_state::command::Command;
+use dfs_state::kv::Snapshot;
+use dfs_state::kv::Snapshot;
+use dfs_state::read;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::federation;
 use crate::service::Metaserver;
 use delete::SeenTimes;
+use dfs_state::command::{Command, Reply};
 
 /// Runs while the process does.
 pub(crate) async fn run(metaserver: Arc<Metaserver>) {

@@ -5,11 +5,13 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::execute::execute;
-use crate::command::{Command, REAP_LIMIT_MAX};
-use crate::kv::Snapshot;
 use crate::leases::Touched;
 use crate::service::Metaserver;
-use crate::state::read;
+use dfs_state::command::{Command, REAP_LIMIT_MAX};
+use dfs_state::command::{Command, REAP_LIMIT_MAX};
+use dfs_state::kv::Snapshot;
+use dfs_state::kv::Snapshot;
+use dfs_state::read;
 
 /// Nobody waits for it: only space does.
 const INTERVAL: Duration = Duration::from_millis(500);

@@ -6,12 +6,14 @@ use dfs_proto::ids::ServerId;
 use tokio::time::{Instant, sleep};
 
 use super::execute::execute;
-use crate::command::{Command, REAP_LIMIT_MAX};
-use crate::kv::Snapshot;
 use crate::leases::Touched;
 use crate::service::Metaserver;
-use crate::state::read;
 use crate::view::{Registered, View};
+use dfs_state::command::{Command, REAP_LIMIT_MAX};
+use dfs_state::command::{Command, REAP_LIMIT_MAX};
+use dfs_state::kv::Snapshot;
+use dfs_state::kv::Snapshot;
+use dfs_state::read;
 
 /// Short against `server_away`, so that a dead server's chunks are sealed soon after it counts as away.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -46,9 +48,9 @@ mod tests {
     use dfs_proto::ids::{DirectoryId, Instance};
 
     use super::*;
-    use crate::command::ServerAddresses;
-    use crate::state::server::ServerRecord;
     use crate::view::Load;
+    use dfs_state::command::ServerAddresses;
+    use dfs_state::server::ServerRecord;
 
     #[test]
     fn open_chunks_are_sealed_only_on_servers_that_are_away() {

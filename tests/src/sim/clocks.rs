@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use dfs_client::{Client, OpenMode};
+use dfs_net::env::Clock;
 use dfs_proto::attr::{Caller, InodeAttr, Name, Timestamp};
-use dfs_proto::env::Clock;
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Create, NewInode};
 use dfs_proto::units::Offset;

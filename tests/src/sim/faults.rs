@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dfs_proto::env::Rng;
+use dfs_net::env::Rng;
 
 use super::{
     Disks, Layout, METASERVER_HOSTS, MORTAL, Plan, SYNC_TIME, Shared, VOLUMES, WALKER_HOSTS, metaserver_name,

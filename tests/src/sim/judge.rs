@@ -1,7 +1,7 @@
 //! What must be true of the disks, whatever happened.
 //!
 //! J1  Two metaservers that have applied equally much hold the same bytes, at any moment; at the end all have.
-//! J2  At the end `state::check` finds nothing.
+//! J2  At the end `dfs_state::check` finds nothing.
 //! J3  At the end every replica of every chunk gives all committed bytes, with their checksums, from what a power
 //!     failure leaves. No disk of this simulation rots, so nobody has reported damage either.
 //! J4  In the end the federation map, the root directory's entries and the clusters' volumes are the same, and nothing is
@@ -17,16 +17,15 @@ use dfs_chunkserver::disk::MemoryDisk;
 use dfs_chunkserver::metrics::Metrics;
 use dfs_chunkserver::store::{ChunkStore, FullBelow, StoreOptions};
 use dfs_chunkserver::workers::Workers;
-use dfs_metaserver::kv::{Kv, KvHome, Snapshot};
 use dfs_metaserver::raft::applied_count;
-use dfs_metaserver::state;
-use dfs_metaserver::state::chunk::{ChunkRecord, ChunkState};
-use dfs_metaserver::state::read;
-use dfs_metaserver::state::volume::{VolumeEntry, VolumeState};
 use dfs_proto::chunk::{ChunkKey, ReadChunk};
 use dfs_proto::federation::VolumePhase;
 use dfs_proto::ids::{ChunkId, ClusterId, ServerId, VolumeId};
 use dfs_proto::units::{ChunkOffset, READ_LEN_MAX};
+use dfs_state::chunk::{ChunkRecord, ChunkState};
+use dfs_state::kv::{Kv, KvHome, Snapshot};
+use dfs_state::read;
+use dfs_state::volume::{VolumeEntry, VolumeState};
 use futures::executor::block_on;
 
 use super::{Disks, FRAMES_PORT, GroupDisks};
@@ -133,7 +132,8 @@ fn volumes_agree(disks: &Disks) -> Result<(), String> {
     if !disks.layout.has_federation() {
         return Ok(());
     }
-    let map = state::federation::map(&*furthest(disks, disks.layout.clusters).snapshot()).ok_or("no map")?;
+    let map =
+        dfs_state::federation::map(&*furthest(disks, disks.layout.clusters).snapshot()).ok_or("no map")?;
     let mut named = BTreeMap::new();
     for (volume, entry) in read::volume_entries(&*furthest(disks, 0).snapshot()) {
         if let VolumeEntry::Named { name, .. } = entry {
@@ -195,7 +195,7 @@ pub(super) fn verdict(disks: &Disks) -> Found {
         for (index, part) in disks.of_group(group) {
             let Some(kv) = current(part) else { continue };
             let view = kv.snapshot();
-            let broken = [state::check(&*view), state::federation::check(&*view)].concat();
+            let broken = [dfs_state::check(&*view), dfs_state::federation::check(&*view)].concat();
             assert!(broken.is_empty(), "m{}: {broken:#?}", index + 1);
         }
     }

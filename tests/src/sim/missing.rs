@@ -5,9 +5,9 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use dfs_metaserver::Storage;
 use dfs_metaserver::config::Config;
-use dfs_metaserver::kv::KvHome as _;
 use dfs_metaserver::raft::log_disk::WholeFile;
-use dfs_proto::env::Env;
+use dfs_net::env::Env;
+use dfs_state::kv::KvHome as _;
 
 use super::GroupDisks;
 

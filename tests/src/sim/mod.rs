@@ -47,14 +47,14 @@ use dfs_chunkserver::machine::{FixedMachine, MachineLoad};
 use dfs_chunkserver::workers::Workers;
 use dfs_client::{Client, ClientConfig, ClientError};
 use dfs_metaserver::config::{BootstrapMember, Settings};
-use dfs_metaserver::kv::memory::MemoryHome;
 use dfs_metaserver::raft::Consensus;
 use dfs_metaserver::raft::log_disk::SimulatedDisk;
 use dfs_metaserver::{GroupStorage, Storage};
+use dfs_net::env::{Env, Rng};
 use dfs_proto::attr::{Caller, Name};
-use dfs_proto::env::{Env, Rng};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Create, NewInode};
+use dfs_state::kv::memory::MemoryHome;
 use serde::{Deserialize, Serialize};
 
 use crate::walk::Walker;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_client::{Client, File, OpenMode};
+use dfs_net::env::Rng;
 use dfs_proto::attr::{Caller, Name};
-use dfs_proto::env::Rng;
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Create, NewInode, Rename};
 use dfs_proto::units::Offset;

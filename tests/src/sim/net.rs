@@ -6,7 +6,7 @@
 
 use std::io;
 
-use dfs_proto::env::{BoxFuture, Listener, Net, Stream};
+use dfs_net::env::{BoxFuture, Listener, Net, Stream};
 
 /// Usable only inside a turmoil host.
 pub(super) struct SimNet;

@@ -5,17 +5,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dfs_client::{Client, ClientError, OpenMode};
+use dfs_net::env::{Env, Rng};
+use dfs_net::rpc::Role;
+use dfs_net::rpc::leader::LeaderChannel;
+use dfs_net::services::admin_client::AdminClient;
+use dfs_net::services::federation_client::FederationClient;
 use dfs_proto::attr::{Caller, Name};
-use dfs_proto::env::{Env, Rng};
 use dfs_proto::error::MetaError;
 use dfs_proto::federation::{ClusterEntry, Federate};
 use dfs_proto::ids::{ClusterId, InodeId};
 use dfs_proto::meta::{Create, MetaResult, NewInode, Rename};
-use dfs_proto::rpc::Role;
-use dfs_proto::rpc::leader::LeaderChannel;
 use dfs_proto::units::Offset;
-use dfs_proto::wire::admin_client::AdminClient;
-use dfs_proto::wire::federation_client::FederationClient;
 use dfs_proto::{convert, wire};
 use tokio::time::sleep;
 

@@ -1,7 +1,7 @@
 //! Clocks that are set, and machines that sleep (P7.1, P7.5). What is right is what tokio's clock says.
 
+use dfs_net::env::Clock as _;
 use dfs_proto::attr::Timestamp;
-use dfs_proto::env::Clock as _;
 
 use super::*;
 

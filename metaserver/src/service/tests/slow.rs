@@ -1,7 +1,7 @@
 //! Members whose log disks are slow, and one that hears nobody: the first are waited for, the second is not.
 
-use dfs_proto::rpc::leader::LeaderChannel;
-use dfs_proto::rpc::unary::UnaryChannel;
+use dfs_net::rpc::leader::LeaderChannel;
+use dfs_net::rpc::unary::UnaryChannel;
 
 use super::*;
 

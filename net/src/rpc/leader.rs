@@ -1,0 +1,267 @@
+//! Finds a cluster's leader and stays with it: used by clients, chunkservers and the admin tool.
+//!
+//! A call is tried at the member that answered last; a hint (`NotLeader`) is followed, a member that does not answer is
+//! passed over, and all of it repeats until the deadline. Whoever sends a *change* gives it a request id, so that
+//! trying again is safe (P8.1).
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+use tonic::Status;
+
+use super::frames::SILENCE_MAX;
+use super::unary::{self, UnaryChannel};
+use super::{Expected, Identity, Role, SharedIdentity};
+use crate::env::Env;
+use dfs_proto::error::MetaError;
+use dfs_proto::ids::ClusterId;
+use dfs_proto::planted::{self, Bug};
+
+/// Longest wait for a member that is silent while the call's deadline still allows to ask another: for its connection, and
+/// as long between two signs of life (`unary`, U4). A stopped leader is passed over after this long, so it bounds the stall
+/// of a failover that no closed connection announces: not much longer than an election, which begins as early. One that is
+/// slow, because a disk is, has the call's whole deadline; it says itself when it has lost its quorum.
+const ATTEMPT_MAX: Duration = SILENCE_MAX;
+/// Between rounds over all members without a leader; an election takes about a second.
+const ROUND_PAUSE: Duration = Duration::from_millis(50);
+/// Addresses remembered: configured ones and those that members told us.
+const ADDRESSES_MAX: usize = 32;
+
+/// One cluster's metaservers, as seen from one process. Cheap to clone.
+#[derive(Clone)]
+pub struct LeaderChannel(Arc<Inner>);
+
+struct Inner {
+    env: Env,
+    own: SharedIdentity,
+    connect_deadline: Duration,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Where to look, the last one that answered as leader first.
+    addresses: Vec<String>,
+    channels: HashMap<String, UnaryChannel>,
+}
+
+/// The member that did not answer last, within one call. The others take it for the leader until they elect another: without
+/// this, the first of their hints would cost as long again as finding out.
+#[derive(Default)]
+struct PassedOver(Option<(String, Instant)>);
+
+impl PassedOver {
+    fn add(&mut self, address: String) {
+        self.0 = Some((address, Instant::now() + ATTEMPT_MAX));
+    }
+
+    fn holds(&self, address: &str) -> bool {
+        self.0.as_ref().is_some_and(|(silent, until)| silent == address && Instant::now() < *until)
+    }
+
+    /// All, if there are no others.
+    fn without(&self, addresses: Vec<String>) -> Vec<String> {
+        let others: Vec<String> = addresses.iter().filter(|address| !self.holds(address)).cloned().collect();
+        if others.is_empty() { addresses } else { others }
+    }
+}
+
+impl LeaderChannel {
+    /// `addresses`: gRPC addresses of some metaservers, at least one.
+    pub fn new(
+        env: Env,
+        own: SharedIdentity,
+        addresses: Vec<String>,
+        connect_deadline: Duration,
+    ) -> LeaderChannel {
+        let state = Mutex::new(State { addresses, channels: HashMap::new() });
+        LeaderChannel(Arc::new(Inner { env, own, connect_deadline, state }))
+    }
+
+    /// For a process without an id of its own.
+    pub fn anonymous(
+        env: Env,
+        role: Role,
+        addresses: Vec<String>,
+        connect_deadline: Duration,
+    ) -> LeaderChannel {
+        let own = SharedIdentity::new(Identity { role, id: 0, cluster: ClusterId::UNKNOWN });
+        LeaderChannel::new(env, own, addresses, connect_deadline)
+    }
+
+    /// Names the cluster from now on: connections to another one are refused.
+    pub fn bind_cluster(&self, cluster: ClusterId) {
+        self.0.own.set(Identity { cluster, ..self.0.own.get() });
+    }
+
+    /// Addresses as they are tried, the presumed leader first.
+    pub fn addresses(&self) -> Vec<String> {
+        self.with(|state| state.addresses.clone())
+    }
+
+    /// Takes over a list of members that the cluster itself gave; configured ones stay behind them.
+    pub fn learn(&self, members: &[String]) {
+        self.with(|state| {
+            let known = std::mem::take(&mut state.addresses);
+            for address in members.iter().chain(&known) {
+                if !address.is_empty() && !state.addresses.contains(address) {
+                    state.addresses.push(address.clone());
+                }
+            }
+            state.addresses.truncate(ADDRESSES_MAX);
+        });
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+        look(&mut self.0.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+
+    fn prefer(&self, address: &str) {
+        self.with(|state| {
+            state.addresses.retain(|a| a != address);
+            state.addresses.insert(0, address.to_owned());
+            state.addresses.truncate(ADDRESSES_MAX);
+        });
+    }
+
+    /// A connection to one member, made if there is none.
+    pub async fn channel(&self, address: &str, deadline: Instant) -> Result<UnaryChannel, String> {
+        if let Some(channel) =
+            self.with(|state| state.channels.get(address).filter(|c| c.is_alive()).cloned())
+        {
+            return Ok(channel);
+        }
+        let own = self.0.own.get();
+        let expected = Expected { role: Role::Metaserver, id: 0, cluster: own.cluster };
+        let left = deadline.saturating_duration_since(Instant::now()).min(self.0.connect_deadline);
+        let channel = unary::connect(&self.0.env, address, &own, &expected, left).await?;
+        self.with(|state| state.channels.insert(address.to_owned(), channel.clone()));
+        Ok(channel)
+    }
+
+    /// Forgets a connection that did not work, so that the next call makes a new one.
+    pub fn drop_channel(&self, address: &str) {
+        self.with(|state| state.channels.remove(address));
+    }
+
+    /// Runs `call` at the leader until it answers or `deadline` has passed. `call` turns a reply into a result; it may
+    /// run several times. `NotLeader`, `Unavailable` and `Undecided` are tried again; every other answer is final.
+    pub async fn call<T, F>(
+        &self,
+        deadline: Duration,
+        call: impl Fn(UnaryChannel) -> F,
+    ) -> Result<T, MetaError>
+    where
+        F: Future<Output = Result<Result<T, MetaError>, Status>>,
+    {
+        self.call_while_working(deadline, deadline, call).await
+    }
+
+    /// The same for who gives up sooner when nobody leads than a leader that works on it: after `search` no further try
+    /// begins, after `deadline` the last one ends.
+    pub async fn call_while_working<T, F>(
+        &self,
+        search: Duration,
+        deadline: Duration,
+        call: impl Fn(UnaryChannel) -> F,
+    ) -> Result<T, MetaError>
+    where
+        F: Future<Output = Result<Result<T, MetaError>, Status>>,
+    {
+        let (search, deadline) = (Instant::now() + search, Instant::now() + deadline);
+        let mut hint: Option<String> = None;
+        let mut passed_over = PassedOver::default();
+        let unavailable = |what: String| MetaError::Unavailable { what };
+        let mut last = unavailable("no metaserver is configured".to_owned());
+        loop {
+            let addresses = match hint.take() {
+                Some(address) => vec![address],
+                None => passed_over.without(self.addresses()),
+            };
+            let is_round = addresses.len() > 1;
+            for address in addresses {
+                match self.attempt(&address, deadline, &call).await {
+                    Ok(Ok(value)) => {
+                        self.prefer(&address);
+                        return Ok(value);
+                    }
+                    Ok(Err(MetaError::NotLeader { leader })) => {
+                        last = unavailable(format!("{address} is not the leader"));
+                        hint = leader.filter(|l| *l != address && !passed_over.holds(l));
+                        if hint.is_some() {
+                            break;
+                        }
+                    }
+                    Ok(Err(MetaError::Unavailable { what })) => {
+                        last = unavailable(format!("{address}: {what}"))
+                    }
+                    Ok(Err(undecided @ MetaError::Undecided { .. })) => {
+                        self.prefer(&address); // only the leader says so
+                        last = undecided;
+                        break;
+                    }
+                    Ok(Err(error)) => return Err(error),
+                    // Cut short by the deadline: what it said before counts.
+                    Err(_) if matches!(last, MetaError::Undecided { .. }) && Instant::now() >= deadline => {}
+                    Err(what) => {
+                        last = unavailable(format!("{address}: {what}"));
+                        passed_over.add(address);
+                    }
+                }
+                if Instant::now() >= search {
+                    return Err(last);
+                }
+            }
+            if hint.is_none() || !is_round {
+                sleep(ROUND_PAUSE).await;
+            }
+            if Instant::now() >= search {
+                return Err(last);
+            }
+        }
+    }
+
+    async fn attempt<T, F>(
+        &self,
+        address: &str,
+        deadline: Instant,
+        call: &impl Fn(UnaryChannel) -> F,
+    ) -> Result<Result<T, MetaError>, String>
+    where
+        F: Future<Output = Result<Result<T, MetaError>, Status>>,
+    {
+        let silent = deadline.min(Instant::now() + ATTEMPT_MAX);
+        let connected = timeout_at(silent, self.channel(address, silent)).await;
+        let channel = connected.unwrap_or_else(|_| Err("no connection in time".to_owned()))?;
+        let patience = if planted::has(Bug::SlownessTakenForSilence) { silent } else { deadline };
+        let answer = timeout_at(patience, call(channel)).await;
+        match answer {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(status)) => {
+                self.drop_channel(address);
+                Err(status.message().to_owned())
+            }
+            Err(_) => Err("no answer in time".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_did_not_answer_is_asked_again_after_a_while_or_when_there_is_nobody_else() {
+        let [a, b] = ["a:1", "b:1"].map(str::to_owned);
+        let mut passed_over = PassedOver::default();
+        passed_over.add(a.clone());
+        assert!(passed_over.holds(&a) && !passed_over.holds(&b));
+        assert_eq!(passed_over.without(vec![a.clone(), b.clone()]), std::slice::from_ref(&b));
+        assert_eq!(passed_over.without(vec![a.clone()]), std::slice::from_ref(&a));
+        tokio::time::advance(ATTEMPT_MAX).await;
+        assert!(!passed_over.holds(&a));
+        assert_eq!(passed_over.without(vec![a.clone(), b.clone()]), [a, b]);
+    }
+}

@@ -1,0 +1,270 @@
+//! Everything that may change the replicated state. The leader has filled in time, randomness and placement; ids are
+//! made inside `apply` (P7.1). Encoded with postcard into Raft entries of at most 1 MiB (P7.2).
+
+use dfs_proto::attr::{InodeAttr, Name, Timestamp};
+use dfs_proto::error::MetaError;
+use dfs_proto::federation::{ClusterEntry, RootCopy};
+use dfs_proto::ids::{
+    ChunkId, ClusterId, DirectoryId, FederationId, Incarnation, Instance, MemberId, ServerId, SessionId,
+    SessionNonce, VolumeId,
+};
+use dfs_proto::meta::{ChangeRequest, Changed};
+use serde::{Deserialize, Serialize};
+
+use crate::time::StateTime;
+
+/// What one Raft entry carries: commands that waited at the same time share one sync.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub proposed: Proposed,
+    pub commands: Vec<Command>,
+}
+
+/// When an entry was proposed, by its leader's clocks (P7.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proposed {
+    /// `wall` becomes the times of inodes, and is compared with nothing. `state` orders: the state's own time, as the leader
+    /// reckons it.
+    At { wall: Timestamp, state: StateTime },
+    /// By a release that had one clock for both, which `apply` did not let go backwards. It is applied as it was then: some
+    /// members have applied it already, and all must hold the same.
+    ByOneClock(Timestamp),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// The first command of a cluster; a second one changes nothing and answers the same.
+    InitCluster(InitCluster),
+    /// Every member's id, address and data directory (P7.7). Replaces what is recorded.
+    RecordMembers {
+        members: Vec<Member>,
+    },
+    /// Idempotent by nonce.
+    OpenSession {
+        nonce: SessionNonce,
+        client: String,
+    },
+    /// The client leaves. Its open chunks are sealed and its orphans released, by `Reap`.
+    CloseSession {
+        session: SessionId,
+    },
+    /// The fence: from here on every command of this session is refused (P3.3).
+    ExpireSession {
+        session: SessionId,
+    },
+    /// A client's request. `placement`: the servers of the chunk that an `OpenChunk` opens, primary first; else empty.
+    /// `volumes`: what the leader has asked other volumes' clusters for a change in the root directory; when that is not
+    /// what the change needs by now, it is `Refused` and leaves no trace: ask again.
+    Change {
+        request: ChangeRequest,
+        placement: Vec<ServerId>,
+        volumes: Vec<VolumeRoot>,
+    },
+    RegisterServer(RegisterServer),
+    /// Seals those that are open, at their committed length (P1.5). At most [`SEAL_CHUNKS_MAX`].
+    SealChunks {
+        chunks: Vec<ChunkId>,
+    },
+    /// Seals up to `limit` of the open chunks that have a replica on this server, which is away (P1.7).
+    SealChunksOf {
+        server: ServerId,
+        limit: u32,
+    },
+    /// A copy gave other bytes than were committed, or none.
+    ReportDamage {
+        chunk: ChunkId,
+        server: ServerId,
+    },
+    /// Removes at most `limit` records that nothing needs any more: of released orphans, behind cuts, of ended sessions.
+    Reap {
+        limit: u32,
+    },
+    /// Chunks that are dead since `before` or longer are deleted from here on (P10.4); at most `limit` of them.
+    StartDeleting {
+        before: StateTime,
+        limit: u32,
+    },
+    /// This server no longer has these chunks (P10.6).
+    ConfirmDeleted {
+        server: ServerId,
+        chunks: Vec<ChunkId>,
+    },
+    /// A client's request that is answered with this error, unless an earlier try was executed: of what only the leader
+    /// knows, as that its disk is full.
+    Refuse {
+        request: ChangeRequest,
+        error: MetaError,
+    },
+    /// In the volume's cluster: makes its root directory (P9.2, step 2).
+    MakeVolume {
+        volume: VolumeId,
+        root: RootAttr,
+    },
+    /// In the volume's cluster: no more names in its root, which must be empty, until the removal is undone or done.
+    /// `version`: of the entry that is to go.
+    StartRemoval {
+        volume: VolumeId,
+        version: u64,
+    },
+    /// In the volume's cluster: a removal of `version` or an older one did not happen.
+    UndoRemoval {
+        volume: VolumeId,
+        version: u64,
+    },
+    /// In the volume's cluster: it has no name and gets none.
+    DropVolume {
+        volume: VolumeId,
+    },
+    /// In volume 0's cluster: the volume gets no name, its making was given up. `Refused(Exists)` when it has one.
+    ForbidVolume {
+        volume: VolumeId,
+    },
+    /// In volume 0's cluster: removals of its entry that are under way fail. `Refused(NotFound)` when it has none.
+    FenceVolume {
+        volume: VolumeId,
+    },
+    /// Of the federation group, and of no other.
+    Federation(FederationCommand),
+}
+
+/// What changes the federation map. Each says the same when it is repeated, but for `AddVolume`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FederationCommand {
+    /// The first one; a second one changes nothing.
+    Init { federation: FederationId },
+    /// A cluster joins, or its metaservers have moved. The first cluster has volume 0.
+    JoinCluster { cluster: ClusterId, entry: ClusterEntry },
+    /// One that is in it says where its metaservers are now.
+    MoveCluster { cluster: ClusterId, entry: ClusterEntry },
+    /// `Refused(NotEmpty)` while it has volumes.
+    LeaveCluster { cluster: ClusterId },
+    /// A new number, for a volume that is to be made there (P9.2, step 1). Answers `VolumeAdded`.
+    AddVolume { cluster: ClusterId, name: Name },
+    /// Volume 0 has this name for the volume, at this version of its entry (P9.2, step 4; P9.5).
+    SettleVolume { volume: VolumeId, name: Name, version: u64 },
+    /// Volume 0 has no name for it and will have none.
+    RetireVolume { volume: VolumeId },
+    /// Nothing is left of a retired volume.
+    ForgetVolume { volume: VolumeId },
+    /// The root directory has these attributes.
+    CopyRoot { root: RootCopy },
+}
+
+/// Another volume's root, as its cluster has shown it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeRoot {
+    pub attr: InodeAttr,
+    pub step: VolumeStep,
+}
+
+/// What was done with another volume's root before it was shown. Versions are of its entry in volume 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VolumeStep {
+    /// It is new and waits for its name.
+    Made,
+    Seen {
+        version: u64,
+    },
+    /// It is empty and gets no names.
+    Removing {
+        version: u64,
+    },
+}
+
+/// Chunk ids that one `SealChunks` or `ConfirmDeleted` may name: each is a handful of records (P7.2).
+pub const SEAL_CHUNKS_MAX: usize = 1000;
+/// Records that one `Reap`, chunks that one `StartDeleting` or `SealChunksOf` may touch (P7.2).
+pub const REAP_LIMIT_MAX: u32 = 1000;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InitCluster {
+    pub cluster: ClusterId,
+    /// For people.
+    pub name: String,
+    /// Replicas that new chunks get, and how few will do while servers are missing (P10.2).
+    pub copies: u32,
+    pub copies_min: u32,
+    /// Random: keys the hash of directory entries (P7.6), so that nobody can make names collide.
+    pub hash_key: u128,
+    pub root: RootAttr,
+}
+
+/// Of the root directory, when the cluster is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootAttr {
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// One metaserver of the group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    pub id: MemberId,
+    /// `host:port` of its gRPC port.
+    pub address: String,
+    pub directory: DirectoryId,
+}
+
+/// A chunkserver has started. Idempotent by directory, but for the instance, which each registration raises (P11.1).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegisterServer {
+    /// What its data directory is stamped with; `None` at its first start.
+    pub server: Option<ServerId>,
+    pub directory: DirectoryId,
+    pub addresses: ServerAddresses,
+    /// Copies go to different zones first; empty: none given.
+    pub zone: String,
+}
+
+/// Where a chunkserver listens, `host:port` each.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerAddresses {
+    pub grpc: String,
+    pub frames: String,
+    pub http: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// InitCluster, RecordMembers, CloseSession, ExpireSession, ReportDamage, ConfirmDeleted, UndoRemoval, ForbidVolume,
+    /// the federation group's.
+    Done,
+    /// Any command: nothing was changed and nothing remembered.
+    Refused(MetaError),
+    SessionOpened(OpenedSession),
+    /// Change, Refuse: the stored result, also of its first try.
+    Changed(Result<Changed, MetaError>),
+    Registered(Registered),
+    /// MakeVolume, StartRemoval.
+    VolumeRoot(InodeAttr),
+    /// AddVolume.
+    VolumeAdded {
+        volume: VolumeId,
+    },
+    /// FenceVolume: removals at this version or below fail.
+    Fenced {
+        removed_at: u64,
+    },
+    /// SealChunks, SealChunksOf, Reap, StartDeleting, DropVolume: what was done; `more`: call again.
+    Worked {
+        count: u32,
+        more: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenedSession {
+    pub session: SessionId,
+    pub cluster: ClusterId,
+    pub incarnation: Incarnation,
+    pub copies: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    pub server: ServerId,
+    pub instance: Instance,
+    pub incarnation: Incarnation,
+    pub cluster: ClusterId,
+}

@@ -1,0 +1,284 @@
+//! Moves a name, atomically, replacing what is there. The order of the checks is Linux's, so that the errors are.
+
+use dfs_proto::attr::FileKind;
+use dfs_proto::error::MetaError;
+use dfs_proto::ids::InodeId;
+use dfs_proto::meta::{Changed, MetaResult, Rename};
+use dfs_proto::units::LINKS_MAX;
+
+use super::context::{
+    Context, drop_name, ensure, entry_added, entry_removed, invalid, is_volume_root, named, require_writable,
+    searchable,
+};
+use crate::dirent::{self, Dirent, DirentRecord};
+use crate::inode::{self, InodeRecord};
+use crate::{permission, volume};
+
+/// How deep a directory may lie that another one is moved into: the walk to the root is work that grows (P7.2).
+const DEPTH_MAX: usize = 10_000;
+
+/// An entry and what it leads to.
+struct Found {
+    entry: Dirent,
+    record: InodeRecord,
+}
+
+pub(super) fn apply(context: &mut Context<'_, '_>, rename: &Rename) -> MetaResult<Changed> {
+    ensure(rename.parent.volume() == rename.new_parent.volume(), MetaError::CrossVolume)?; // keeps P9.3
+    let old_parent = searchable(context, rename.parent)?;
+    let new_parent = searchable(context, rename.new_parent)?;
+    let source = dirent::find(context.txn, rename.parent, &rename.name).ok_or(MetaError::NotFound)?;
+    let target = dirent::find(context.txn, rename.new_parent, &rename.new_name);
+    ensure(!(rename.no_replace && target.is_some()), MetaError::Exists)?;
+    let is_moved = rename.parent != rename.new_parent;
+    let is_volume = |parent: InodeId, entry: &Dirent| is_volume_root(parent, entry.record.inode);
+    let moves_volume = is_volume(rename.parent, &source);
+    ensure(!(moves_volume && is_moved), MetaError::CrossVolume)?; // keeps P9.3
+    if let Some(target) = &target
+        && is_volume(rename.new_parent, target)
+    {
+        ensure(!is_moved, MetaError::CrossVolume)?; // keeps P9.3
+        ensure(source.record.kind == FileKind::Directory, MetaError::IsDirectory)?;
+        if target.record.inode == source.record.inode {
+            return Ok(Changed::Removed { orphan: None });
+        }
+    }
+    let found = |entry: Dirent| Found { record: named(context, entry.record.inode), entry };
+    let (source, target) = (found(source), target.map(found));
+    if is_moved && source.record.is_directory() {
+        require_not_below(context, rename.new_parent, source.entry.record.inode)?;
+    }
+    if target.as_ref().is_some_and(|t| t.entry.record.inode == source.entry.record.inode) {
+        return Ok(Changed::Removed { orphan: None }); // two names of one file: POSIX wants nothing to happen
+    }
+    check_rights(context, (&old_parent, &new_parent), &source, target.as_ref(), is_moved)?;
+    let orphan = move_entry(context, rename, source, target)?;
+    Ok(Changed::Removed { orphan })
+}
+
+/// A directory never moves below itself, also when two clients race: the walk is part of the command.
+fn require_not_below(context: &Context<'_, '_>, mut directory: InodeId, moved: InodeId) -> MetaResult<()> {
+    for _ in 0..DEPTH_MAX {
+        ensure(directory != moved, invalid("a directory cannot be moved below itself"))?;
+        if volume::is_root(directory) {
+            return Ok(()); // what it hangs in may be of another cluster
+        }
+        directory = named(context, directory).parent;
+    }
+    Err(invalid(format!("the directory to move into lies more than {DEPTH_MAX} deep")))
+}
+
+fn check_rights(
+    context: &Context<'_, '_>,
+    (old_parent, new_parent): (&InodeRecord, &InodeRecord),
+    source: &Found,
+    target: Option<&Found>,
+    is_moved: bool,
+) -> MetaResult<()> {
+    require_writable(context, old_parent)?;
+    permission::require_unsticky(old_parent, &source.record, context.caller)?;
+    require_writable(context, new_parent)?;
+    let is_directory = source.record.is_directory();
+    if let Some(target) = target {
+        permission::require_unsticky(new_parent, &target.record, context.caller)?;
+        match (is_directory, target.record.is_directory()) {
+            (true, false) => return Err(MetaError::NotDirectory),
+            (false, true) => return Err(MetaError::IsDirectory),
+            (true, true) | (false, false) => {}
+        }
+    }
+    if is_directory && is_moved {
+        require_writable(context, &source.record)?; // its `..` changes
+    }
+    if let Some(target) = target {
+        ensure(!target.record.is_directory() || target.record.size.0 == 0, MetaError::NotEmpty)?;
+    }
+    let gains_directory = is_directory && is_moved && target.is_none();
+    ensure(!gains_directory || new_parent.nlink < LINKS_MAX, MetaError::TooManyLinks)
+}
+
+fn move_entry(
+    context: &mut Context<'_, '_>,
+    rename: &Rename,
+    source: Found,
+    target: Option<Found>,
+) -> MetaResult<Option<InodeId>> {
+    let now = context.now;
+    let is_directory = source.record.is_directory();
+    let Found { entry, record: mut moved } = source;
+    let DirentRecord { inode, kind } = entry.record;
+    dirent::remove(context.txn, rename.parent, &entry);
+    change_directory(context, rename.parent, |d| entry_removed(d, is_directory, now));
+    let mut orphan = None;
+    match target {
+        Some(replaced) => {
+            let new = DirentRecord { inode, kind };
+            dirent::replace(context.txn, rename.new_parent, &replaced.entry, new);
+            let old = replaced.entry.record.inode;
+            if is_volume_root(rename.new_parent, old) {
+                volume::delete_entry(context.txn, old.volume());
+            } else {
+                orphan = drop_name(context, old, replaced.record);
+            }
+            change_directory(context, rename.new_parent, |d| {
+                entry_removed(d, is_directory, now);
+                entry_added(d, is_directory, now);
+            });
+        }
+        None => {
+            dirent::insert(context.txn, rename.new_parent, &rename.new_name, DirentRecord { inode, kind })?;
+            change_directory(context, rename.new_parent, |d| entry_added(d, is_directory, now));
+        }
+    }
+    if is_volume_root(rename.parent, inode) {
+        volume::rename_entry(context.txn, inode.volume(), &rename.new_name);
+        return Ok(orphan);
+    }
+    moved.ctime = now;
+    if is_directory {
+        moved.parent = rename.new_parent;
+    }
+    inode::put(context.txn, inode, &moved);
+    Ok(orphan)
+}
+
+/// Reads it again: both parents may be one directory.
+fn change_directory(
+    context: &mut Context<'_, '_>,
+    directory: InodeId,
+    change: impl FnOnce(&mut InodeRecord),
+) {
+    let mut record = named(context, directory);
+    change(&mut record);
+    inode::put(context.txn, directory, &record);
+}
+
+#[cfg(test)]
+mod tests {
+    use dfs_proto::attr::Caller;
+    use dfs_proto::meta::{Change, NewInode};
+
+    use super::*;
+    use crate::tests::{Harness, attr_of, create, name, user};
+
+    fn rename(parent: InodeId, from: &str, new_parent: InodeId, to: &str) -> Change {
+        Change::Rename(Rename { parent, name: name(from), new_parent, new_name: name(to), no_replace: false })
+    }
+
+    fn mv(
+        harness: &mut Harness,
+        (parent, from): (InodeId, &str),
+        (new_parent, to): (InodeId, &str),
+    ) -> MetaResult<Option<InodeId>> {
+        let changed = harness.change(&Caller::ROOT, rename(parent, from, new_parent, to))?;
+        let Changed::Removed { orphan } = changed else { panic!("a rename answered {changed:?}") };
+        Ok(orphan)
+    }
+
+    const ROOT: InodeId = InodeId::ROOT;
+
+    #[test]
+    fn a_rename_over_a_file_makes_an_orphan_of_it_and_keeps_the_count() {
+        let mut harness = Harness::new();
+        let (new, old) = (harness.file(ROOT, "new"), harness.file(ROOT, "old"));
+        assert_eq!(mv(&mut harness, (ROOT, "new"), (ROOT, "old")), Ok(Some(old)));
+        assert_eq!(harness.lookup(ROOT, "old"), Ok(new));
+        assert_eq!(harness.lookup(ROOT, "new"), Err(MetaError::NotFound));
+        assert_eq!(harness.attr(ROOT).size.0, 1);
+        harness.check();
+    }
+
+    #[test]
+    fn a_moved_directory_knows_its_new_parent_and_the_parents_count_it() {
+        let mut harness = Harness::new();
+        let (a, b) = (harness.directory(ROOT, "a"), harness.directory(ROOT, "b"));
+        let moved = harness.directory(a, "d");
+        assert_eq!(mv(&mut harness, (a, "d"), (b, "e")), Ok(None));
+        assert_eq!(harness.lookup(moved, ".."), Ok(b));
+        assert_eq!((harness.attr(a).nlink, harness.attr(b).nlink), (2, 3));
+        let empty = harness.directory(ROOT, "empty");
+        assert_eq!(mv(&mut harness, (b, "e"), (ROOT, "empty")), Ok(Some(empty)));
+        assert_eq!((harness.attr(b).nlink, harness.attr(ROOT).nlink), (2, 5));
+        harness.check();
+    }
+
+    #[test]
+    fn a_directory_never_moves_below_itself() {
+        let mut harness = Harness::new();
+        let a = harness.directory(ROOT, "a");
+        let b = harness.directory(a, "b");
+        for parent in [a, b] {
+            let refused = mv(&mut harness, (ROOT, "a"), (parent, "x"));
+            assert!(matches!(refused, Err(MetaError::InvalidArgument { .. })), "{refused:?}");
+        }
+        assert_eq!(mv(&mut harness, (a, "b"), (ROOT, "a")), Err(MetaError::NotEmpty));
+        harness.check();
+    }
+
+    #[test]
+    fn kinds_must_match_and_a_replaced_directory_be_empty() {
+        let mut harness = Harness::new();
+        let full = harness.directory(ROOT, "full");
+        harness.file(full, "x");
+        harness.directory(ROOT, "d");
+        harness.file(ROOT, "f");
+        assert_eq!(mv(&mut harness, (ROOT, "d"), (ROOT, "f")), Err(MetaError::NotDirectory));
+        assert_eq!(mv(&mut harness, (ROOT, "f"), (ROOT, "d")), Err(MetaError::IsDirectory));
+        assert_eq!(mv(&mut harness, (ROOT, "d"), (ROOT, "full")), Err(MetaError::NotEmpty));
+        assert_eq!(mv(&mut harness, (ROOT, "none"), (ROOT, "f")), Err(MetaError::NotFound));
+        harness.check();
+    }
+
+    #[test]
+    fn two_names_of_one_file_stay_both() {
+        let mut harness = Harness::new();
+        let file = harness.file(ROOT, "a");
+        let link = Change::Link { inode: file, parent: ROOT, name: name("b") };
+        harness.change(&Caller::ROOT, link).expect("free name");
+        assert_eq!(mv(&mut harness, (ROOT, "a"), (ROOT, "b")), Ok(None));
+        assert_eq!(mv(&mut harness, (ROOT, "a"), (ROOT, "a")), Ok(None));
+        assert_eq!(harness.attr(file).nlink, 2);
+        harness.check();
+    }
+
+    #[test]
+    fn noreplace_refuses_a_taken_name() {
+        let mut harness = Harness::new();
+        harness.file(ROOT, "a");
+        harness.file(ROOT, "b");
+        let mut change =
+            Rename { parent: ROOT, name: name("a"), new_parent: ROOT, new_name: name("b"), no_replace: true };
+        assert_eq!(harness.change(&Caller::ROOT, Change::Rename(change.clone())), Err(MetaError::Exists));
+        change.new_name = name("c");
+        assert!(harness.change(&Caller::ROOT, Change::Rename(change)).is_ok());
+        harness.check();
+    }
+
+    #[test]
+    fn moving_another_ones_directory_needs_write_permission_on_it() {
+        let mut harness = Harness::new();
+        let (a, b) = (harness.directory(ROOT, "a"), harness.directory(ROOT, "b"));
+        for directory in [a, b] {
+            harness.chmod(&Caller::ROOT, directory, 0o777).expect("root may");
+        }
+        attr_of(harness.change(&Caller::ROOT, create(a, "d", 0o755, NewInode::Directory)));
+        let refused = harness.change(&user(7), rename(a, "d", b, "d"));
+        assert_eq!(refused, Err(MetaError::PermissionDenied));
+        assert!(harness.change(&user(7), rename(a, "d", a, "e")).is_ok(), "`..` stays");
+        harness.check();
+    }
+
+    #[test]
+    fn in_sticky_directories_neither_source_nor_target_of_others_is_touched() {
+        let mut harness = Harness::new();
+        let (sticky, open) = (harness.directory(ROOT, "sticky"), harness.directory(ROOT, "open"));
+        harness.chmod(&Caller::ROOT, sticky, 0o1777).expect("root may");
+        harness.chmod(&Caller::ROOT, open, 0o777).expect("root may");
+        attr_of(harness.change(&user(8), create(sticky, "theirs", 0o666, NewInode::File)));
+        attr_of(harness.change(&user(7), create(open, "mine", 0o666, NewInode::File)));
+        let source = harness.change(&user(7), rename(sticky, "theirs", open, "x"));
+        assert_eq!(source, Err(MetaError::NotPermitted));
+        let target = harness.change(&user(7), rename(open, "mine", sticky, "theirs"));
+        assert_eq!(target, Err(MetaError::NotPermitted));
+    }
+}

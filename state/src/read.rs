@@ -1,0 +1,497 @@
+//! What may be asked of the state. Each function looks at a bounded part of one snapshot; none scans everything.
+
+use dfs_proto::attr::{AccessMask, Caller, FileKind, InodeAttr, Name};
+use dfs_proto::error::MetaError;
+use dfs_proto::extent::Extent;
+use dfs_proto::ids::{ChunkId, InodeId, RequestId, ServerId, SessionId, VolumeId};
+use dfs_proto::meta::{
+    Change, ChangeRequest, Changed, Create, DirEntry, FileExtents, MetaResult, Read, ReadReply, ReadRequest,
+    StatFs,
+};
+
+pub use super::ops::reap::has_work_for_reaper;
+pub use super::ops::volume::NeededVolume;
+use dfs_proto::units::Offset;
+
+use super::chunk::{self, ChunkRecord};
+use super::cluster::{self, ClusterRecord, Totals};
+use super::server::{self, ServerRecord};
+use super::session::{self, SessionRecord};
+use super::time::StateTime;
+use super::volume::{self, VolumeEntry, VolumeState};
+use super::{dirent, extent, inode, ops, orphan, permission};
+use crate::command::{Command, Member, Proposed, Reply, RootAttr, VolumeRoot};
+use crate::kv::{Snapshot, Txn};
+
+/// Entries that one answer holds, at most: with names of 255 bytes and attributes well below a message's limit.
+pub const READDIR_ENTRIES_MAX: u32 = 1024;
+/// Extents that one answer holds, at most.
+pub const EXTENTS_MAX: u32 = 4096;
+/// Extents behind a cut that one answer passes over, before it ends early.
+const HIDDEN_MAX: usize = 4096;
+
+/// Answers a client, with the rights of the caller that the request names; SEMANTICS.md has the table. What belongs to an open
+/// file or directory is asked for by its client as root: there the right was checked at the open (P2.4).
+///
+/// Of `StatFs` only the number of inodes is known here; the space is for the view of the servers.
+pub fn answer(view: &dyn Snapshot, request: &ReadRequest) -> MetaResult<ReadReply> {
+    if cluster::require(view)?.cluster != request.cluster {
+        return Err(MetaError::WrongCluster { map_version: 0 });
+    }
+    session::require(view, request.session)?;
+    let caller = &request.caller;
+    match &request.read {
+        Read::Lookup { parent, name } => {
+            let found = find(view, caller, *parent, name)?;
+            match is_elsewhere(view, *parent, found) {
+                true => Ok(ReadReply::Elsewhere(found)),
+                false => getattr(view, found).map(ReadReply::Attr),
+            }
+        }
+        Read::GetAttr { inode } => getattr(view, *inode).map(ReadReply::Attr),
+        Read::Access { inode, mask } => {
+            permission::require(&inode::require(view, *inode)?, caller, *mask)?;
+            Ok(ReadReply::Granted)
+        }
+        Read::Open { inode, mask } => open(view, caller, request.session, *inode, *mask),
+        Read::ReadLink { inode } => readlink(view, *inode).map(ReadReply::Target),
+        Read::ReadDir { inode, cookie, limit, plus } => readdir(view, caller, *inode, *cookie, *limit, *plus),
+        Read::Extents { inode, offset, len, limit } => {
+            permission::require(&inode::require(view, *inode)?, caller, AccessMask::READ)?;
+            extents(view, *inode, *offset, *len, *limit).map(ReadReply::Extents)
+        }
+        Read::StatFs { inode } => {
+            inode::require(view, *inode)?;
+            Ok(ReadReply::StatFs(StatFs { inodes: totals(view).inodes, ..StatFs::default() }))
+        }
+    }
+}
+
+/// `name` may be `.` or `..`. Only within a volume, or to one that is here too.
+pub fn lookup(view: &dyn Snapshot, caller: &Caller, parent: InodeId, name: &[u8]) -> MetaResult<InodeAttr> {
+    getattr(view, find(view, caller, parent, name)?)
+}
+
+/// The root of a volume that another cluster has; or of none any more, which whoever goes there is told.
+fn is_elsewhere(view: &dyn Snapshot, directory: InodeId, inode: InodeId) -> bool {
+    let state = volume::get(view, inode.volume()).map(|record| record.state);
+    inode.volume() != directory.volume() && matches!(state, None | Some(VolumeState::Dropped))
+}
+
+fn find(view: &dyn Snapshot, caller: &Caller, parent: InodeId, name: &[u8]) -> MetaResult<InodeId> {
+    let directory = inode::require_directory(view, parent)?;
+    permission::require(&directory, caller, AccessMask::EXECUTE)?;
+    let found = match name {
+        b"." => parent,
+        b".." if directory.nlink > 0 => directory.parent,
+        b".." => return Err(MetaError::NotFound), // of a removed directory
+        name => {
+            let name = Name::new(name).map_err(|bad| match bad {
+                dfs_proto::attr::BadName::TooLong => MetaError::NameTooLong,
+                dfs_proto::attr::BadName::Invalid => {
+                    MetaError::InvalidArgument { what: "not a name of a directory entry".to_owned() }
+                }
+            })?;
+            dirent::find(view, parent, &name).ok_or(MetaError::NotFound)?.record.inode
+        }
+    };
+    Ok(found)
+}
+
+/// What the leader has to learn before it proposes `change` (P9.2).
+pub fn needed_volumes(view: &dyn Snapshot, change: &Change) -> Vec<NeededVolume> {
+    ops::volume::needed(view, change)
+}
+
+/// The attributes that a new directory would get, if the caller may make it and the name is free.
+pub fn plan_directory(view: &dyn Snapshot, caller: &Caller, create: &Create) -> MetaResult<RootAttr> {
+    ops::plan_directory(view, caller, create)
+}
+
+/// What `apply` would answer to the request now.
+pub fn would_answer(
+    view: &dyn Snapshot,
+    request: &ChangeRequest,
+    volumes: &[VolumeRoot],
+    now: Proposed,
+) -> Reply {
+    let (request, volumes) = (request.clone(), volumes.to_vec());
+    super::apply(&Command::Change { request, placement: Vec::new(), volumes }, now, &mut Txn::new(view))
+}
+
+/// The change puts a name into the root of a volume: only then can [`is_undecided`] be so.
+pub fn enters_volume_root(change: &Change) -> bool {
+    ops::volume::root_entered(change).is_some()
+}
+
+/// The directory that would get a name is being removed, and this is not an earlier try's repetition: `apply` would answer
+/// that it is not decided yet.
+pub fn is_undecided(view: &dyn Snapshot, request: &ChangeRequest) -> bool {
+    ops::volume::is_undecided(view, &request.change)
+        && session::result(view, request.session, request.request).is_none()
+}
+
+/// What an earlier try of a request answered.
+pub fn known_result(
+    view: &dyn Snapshot,
+    session: SessionId,
+    request: RequestId,
+) -> Option<MetaResult<Changed>> {
+    session::result(view, session, request)
+}
+
+/// The volumes that this cluster has or had.
+pub fn volumes(view: &dyn Snapshot) -> Vec<(VolumeId, VolumeState)> {
+    volume::all(view).map(|(id, record)| (id, record.state)).collect()
+}
+
+/// In volume 0's cluster: every volume that has a name in the root directory, or gets none.
+pub fn volume_entries(view: &dyn Snapshot) -> Vec<(VolumeId, VolumeEntry)> {
+    volume::entries(view).collect()
+}
+
+pub fn getattr(view: &dyn Snapshot, inode: InodeId) -> MetaResult<InodeAttr> {
+    Ok(inode::require(view, inode)?.attr(inode))
+}
+
+/// A file without a name is opened anew only by the session that took the last one (it has it open): whoever else comes
+/// with its number has it from a name that was believed for too long, and looks that up again.
+fn open(
+    view: &dyn Snapshot,
+    caller: &Caller,
+    session: SessionId,
+    inode: InodeId,
+    mask: AccessMask,
+) -> MetaResult<ReadReply> {
+    let record = inode::require(view, inode)?;
+    let is_gone = || orphan::holder(view, inode).is_some_and(|holder| holder != session);
+    if record.nlink == 0 && mask != AccessMask::NONE && is_gone() {
+        return Err(MetaError::Stale);
+    }
+    if record.is_directory() && mask.0 & AccessMask::WRITE.0 != 0 {
+        return Err(MetaError::IsDirectory);
+    }
+    permission::require(&record, caller, mask)?;
+    let next_commit = session::next_commit(view, session, inode);
+    Ok(ReadReply::Opened { attr: record.attr(inode), next_commit })
+}
+
+pub fn readlink(view: &dyn Snapshot, inode: InodeId) -> MetaResult<Vec<u8>> {
+    let record = inode::require(view, inode)?;
+    if record.kind != FileKind::Symlink {
+        return Err(MetaError::InvalidArgument { what: "not a symbolic link".to_owned() });
+    }
+    Ok(record.target)
+}
+
+/// In cookie order (P7.6). Attributes are for whoever could look the names up.
+fn readdir(
+    view: &dyn Snapshot,
+    caller: &Caller,
+    inode: InodeId,
+    cookie: u64,
+    limit: u32,
+    plus: bool,
+) -> MetaResult<ReadReply> {
+    let directory = inode::require_directory(view, inode)?;
+    permission::require(&directory, caller, AccessMask::READ)?;
+    let plus = plus && may_search(&directory, caller)?;
+    let limit = limit.clamp(1, READDIR_ENTRIES_MAX) as usize;
+    let mut found: Vec<_> = dirent::list_after(view, inode, cookie).take(limit + 1).collect();
+    let end = found.len() <= limit;
+    found.truncate(limit);
+    let entry = |entry: dirent::Dirent| {
+        let is_shown = plus && !is_elsewhere(view, inode, entry.record.inode);
+        let attr = if is_shown { Some(getattr(view, entry.record.inode)?) } else { None };
+        let (inode, kind) = (entry.record.inode, entry.record.kind);
+        Ok(DirEntry { name: entry.name, inode, kind, cookie: entry.cookie, attr })
+    };
+    let entries = found.into_iter().map(entry).collect::<MetaResult<Vec<_>>>()?;
+    Ok(ReadReply::Entries { entries, end, parent: directory.parent })
+}
+
+fn may_search(directory: &inode::InodeRecord, caller: &Caller) -> MetaResult<bool> {
+    match permission::require(directory, caller, AccessMask::EXECUTE) {
+        Ok(()) => Ok(true),
+        Err(MetaError::PermissionDenied) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The extents that touch `[offset, offset + len)`, and where their chunks are.
+pub fn extents(
+    view: &dyn Snapshot,
+    inode: InodeId,
+    offset: Offset,
+    len: u64,
+    limit: u32,
+) -> MetaResult<FileExtents> {
+    let record = inode::require(view, inode)?;
+    let limit = limit.clamp(1, EXTENTS_MAX) as usize;
+    let to = offset.0.saturating_add(len);
+    let cuts = extent::cuts(view, inode, record.cuts);
+    let mut found: Vec<Extent> = Vec::new();
+    let mut up_to = to;
+    let touching = extent::ending_after(view, inode, offset.0).take_while(|laid| laid.extent.offset.0 < to);
+    for (seen, laid) in touching.enumerate() {
+        if found.len() == limit || seen == limit + HIDDEN_MAX {
+            up_to = laid.extent.offset.0; // the next answer begins with this one
+            break;
+        }
+        if !extent::is_hidden(&laid, &cuts) {
+            found.push(laid.extent);
+        }
+    }
+    let mut ids: Vec<ChunkId> = found.iter().map(|extent| extent.chunk).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let chunks = ids.into_iter().map(|id| match chunk::get(view, id) {
+        Some(record) => Ok(chunk::location(view, id, &record)),
+        None => Err(MetaError::Internal { what: format!("{inode} names {id}, which is not recorded") }),
+    });
+    let chunks = chunks.collect::<MetaResult<Vec<_>>>()?;
+    Ok(FileExtents { attr: record.attr(inode), extents: found, up_to: Offset(up_to), chunks })
+}
+
+/// `None` before `InitCluster`.
+pub fn cluster(view: &dyn Snapshot) -> Option<ClusterRecord> {
+    cluster::get(view)
+}
+
+pub fn totals(view: &dyn Snapshot) -> Totals {
+    cluster::counters(view).totals
+}
+
+/// The state's own time, as of the last command (P7.1).
+pub fn last_time(view: &dyn Snapshot) -> StateTime {
+    cluster::counters(view).time
+}
+
+pub fn members(view: &dyn Snapshot) -> Vec<Member> {
+    cluster::members(view)
+}
+
+/// Every registered chunkserver, alive or not.
+pub fn servers(view: &dyn Snapshot) -> Vec<(ServerId, ServerRecord)> {
+    server::all(view).collect()
+}
+
+pub fn server(view: &dyn Snapshot, server: ServerId) -> Option<ServerRecord> {
+    server::get(view, server)
+}
+
+/// Every session that is alive.
+pub fn sessions(view: &dyn Snapshot) -> Vec<(SessionId, SessionRecord)> {
+    session::all(view).collect()
+}
+
+pub fn session(view: &dyn Snapshot, session: SessionId) -> Option<SessionRecord> {
+    session::get(view, session)
+}
+
+pub fn chunk(view: &dyn Snapshot, chunk: ChunkId) -> Option<ChunkRecord> {
+    chunk::get(view, chunk)
+}
+
+/// Every chunk that has a record: as many as the cluster has, so for tests only.
+pub fn chunks(view: &dyn Snapshot) -> Vec<(ChunkId, ChunkRecord)> {
+    chunk::all(view).collect()
+}
+
+/// Where a chunk is, with addresses.
+pub fn chunk_location(view: &dyn Snapshot, id: ChunkId) -> Option<dfs_proto::meta::ChunkLocation> {
+    chunk::get(view, id).map(|record| chunk::location(view, id, &record))
+}
+
+/// Is there an open chunk with a replica on this server?
+pub fn has_open_chunks(view: &dyn Snapshot, server: ServerId) -> bool {
+    chunk::open_of_server(view, server).next().is_some()
+}
+
+/// Chunks with a replica on this server, those that are dead or being deleted too; up to `limit` of them.
+pub fn chunks_on(view: &dyn Snapshot, server: ServerId, limit: usize) -> Vec<ChunkId> {
+    chunk::of_server(view, server).take(limit).collect()
+}
+
+/// Chunks that this server is to delete and has not confirmed, up to `limit` of them.
+pub fn deleting(view: &dyn Snapshot, server: ServerId, limit: usize) -> Vec<ChunkId> {
+    chunk::deleting_of_server(view, server).take(limit).collect()
+}
+
+/// Since when the chunk is dead that died first; `None`: none is.
+pub fn first_dead_since(view: &dyn Snapshot) -> Option<StateTime> {
+    chunk::dead(view).next().map(|(since, _)| since)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use dfs_proto::meta::NewInode;
+
+    use super::*;
+    use crate::command::Command;
+    use crate::tests::{CLUSTER, Harness, attr_of, create, name, user};
+
+    const ROOT: InodeId = InodeId::ROOT;
+
+    fn ask(harness: &Harness, caller: &Caller, read: Read) -> MetaResult<ReadReply> {
+        let request =
+            ReadRequest { cluster: CLUSTER, session: harness.session, caller: caller.clone(), read };
+        harness.view(|view| answer(view, &request))
+    }
+
+    fn list(harness: &Harness, cookie: u64, limit: u32) -> (Vec<DirEntry>, bool) {
+        let read = Read::ReadDir { inode: ROOT, cookie, limit, plus: false };
+        match ask(harness, &Caller::ROOT, read) {
+            Ok(ReadReply::Entries { entries, end, .. }) => (entries, end),
+            other => panic!("a listing answered {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_listing_by_cookie_is_stable_while_the_directory_changes() {
+        let mut harness = Harness::new();
+        for index in 0..100 {
+            harness.file(ROOT, &format!("f{index}"));
+        }
+        let (first, end) = list(&harness, 0, 40);
+        assert!(!end && first.len() == 40 && first.iter().all(|entry| entry.cookie != 0));
+        let seen: BTreeSet<Name> = first.iter().map(|entry| entry.name.clone()).collect();
+        let gone = first[39].name.clone();
+        let text = String::from_utf8(gone.as_bytes().to_vec()).expect("ascii");
+        harness.unlink(ROOT, &text).expect("it is there");
+        for index in 0..50 {
+            harness.file(ROOT, &format!("new{index}"));
+        }
+        let mut all = seen;
+        let mut cookie = first[39].cookie;
+        loop {
+            let (entries, end) = list(&harness, cookie, 7);
+            for entry in &entries {
+                assert!(all.insert(entry.name.clone()), "{} came twice", entry.name);
+                cookie = entry.cookie;
+            }
+            if end {
+                break;
+            }
+        }
+        for index in 0..100 {
+            assert!(all.contains(&name(&format!("f{index}"))));
+        }
+    }
+
+    #[test]
+    fn dot_names_lead_where_they_should() {
+        let mut harness = Harness::new();
+        let a = harness.directory(ROOT, "a");
+        let b = harness.directory(a, "b");
+        assert_eq!(harness.lookup(b, "."), Ok(b));
+        assert_eq!(harness.lookup(b, ".."), Ok(a));
+        assert_eq!(harness.lookup(ROOT, ".."), Ok(ROOT));
+        let slash = ask(&harness, &Caller::ROOT, Read::Lookup { parent: a, name: b"x/y".to_vec() });
+        assert!(matches!(slash, Err(MetaError::InvalidArgument { .. })));
+        let long = ask(&harness, &Caller::ROOT, Read::Lookup { parent: a, name: vec![b'x'; 256] });
+        assert_eq!(long, Err(MetaError::NameTooLong));
+    }
+
+    #[test]
+    fn above_a_volumes_root_is_the_root_directory_also_where_another_cluster_has_that() {
+        let mut harness = Harness::new();
+        let (volume, root) = (VolumeId(5), RootAttr { mode: 0o755, uid: 0, gid: 0 });
+        harness.command(Command::MakeVolume { volume, root });
+        let root = volume::root_of(volume).expect("in range");
+        let above = Read::Lookup { parent: root, name: b"..".to_vec() };
+        assert!(
+            matches!(ask(&harness, &Caller::ROOT, above.clone()), Ok(ReadReply::Attr(attr)) if attr.inode == ROOT)
+        );
+        harness.command(Command::DropVolume { volume: VolumeId(0) });
+        assert_eq!(ask(&harness, &Caller::ROOT, above), Ok(ReadReply::Elsewhere(ROOT)));
+    }
+
+    #[test]
+    fn a_file_without_a_name_is_opened_by_its_holder_only() {
+        let mut harness = Harness::new();
+        let file = harness.file(ROOT, "f");
+        let holder = harness.session;
+        harness.unlink(ROOT, "f").expect("it is there");
+        let open = |mask| Read::Open { inode: file, mask };
+        assert!(matches!(ask(&harness, &Caller::ROOT, open(AccessMask::READ)), Ok(ReadReply::Opened { .. })));
+        harness.session = harness.open_session(2);
+        assert_eq!(ask(&harness, &Caller::ROOT, open(AccessMask::READ)), Err(MetaError::Stale));
+        let commits = ask(&harness, &Caller::ROOT, open(AccessMask::NONE));
+        assert!(matches!(commits, Ok(ReadReply::Opened { .. })), "who had it open before still commits");
+        harness.session = holder;
+    }
+
+    #[test]
+    fn rights_are_checked_where_they_are_asked_for() {
+        let mut harness = Harness::new();
+        let directory = harness.directory(ROOT, "d");
+        let file = harness.file(directory, "f");
+        harness.chmod(&Caller::ROOT, directory, 0o700).expect("root may");
+        harness.chmod(&Caller::ROOT, file, 0o604).expect("root may");
+        let lookup = Read::Lookup { parent: directory, name: b"f".to_vec() };
+        assert_eq!(ask(&harness, &user(7), lookup), Err(MetaError::PermissionDenied));
+        let open = |mask| Read::Open { inode: file, mask };
+        assert!(matches!(ask(&harness, &user(7), open(AccessMask::READ)), Ok(ReadReply::Opened { .. })));
+        assert_eq!(ask(&harness, &user(7), open(AccessMask::WRITE)), Err(MetaError::PermissionDenied));
+        let access = Read::Access { inode: file, mask: AccessMask::EXECUTE };
+        assert_eq!(ask(&harness, &Caller::ROOT, access), Err(MetaError::PermissionDenied));
+        let write = Read::Open { inode: directory, mask: AccessMask::WRITE };
+        assert_eq!(ask(&harness, &Caller::ROOT, write), Err(MetaError::IsDirectory));
+    }
+
+    #[test]
+    fn an_answer_with_extents_ends_where_the_next_one_begins() {
+        let mut harness = Harness::new();
+        harness.servers(2);
+        let file = harness.file(ROOT, "f");
+        let chunks = [harness.open_chunk(), harness.open_chunk()];
+        for index in 0..10 {
+            harness.write(file, index * 20, 10, chunks[index as usize % 2]).expect("commits");
+        }
+        let part = harness.view(|view| extents(view, file, Offset(25), 1000, 3)).expect("it is there");
+        let starts: Vec<u64> = part.extents.iter().map(|extent| extent.offset.0).collect();
+        assert_eq!((starts, part.up_to), (vec![20, 40, 60], Offset(80)));
+        assert_eq!(part.chunks.len(), 2);
+        assert_eq!(part.chunks[0].replicas.len(), 2);
+        let rest = harness.view(|view| extents(view, file, part.up_to, 40, 10)).expect("it is there");
+        assert_eq!((rest.extents.len(), rest.up_to), (2, Offset(120)));
+    }
+
+    #[test]
+    fn an_open_tells_the_number_of_the_next_commit() {
+        let mut harness = Harness::new();
+        harness.servers(2);
+        let file = harness.file(ROOT, "f");
+        let chunk = harness.open_chunk();
+        harness.write(file, 0, 10, chunk).expect("commits");
+        let open = || Read::Open { inode: file, mask: AccessMask::READ };
+        let opened = ask(&harness, &Caller::ROOT, open());
+        assert!(matches!(opened, Ok(ReadReply::Opened { next_commit: 2, .. })));
+        harness.session = harness.open_session(2);
+        let opened = ask(&harness, &Caller::ROOT, open());
+        assert!(matches!(opened, Ok(ReadReply::Opened { next_commit: 1, .. })));
+    }
+
+    #[test]
+    fn a_link_is_read_and_what_is_none_is_refused() {
+        let mut harness = Harness::new();
+        let what = NewInode::Symlink { target: b"../x".to_vec() };
+        let link = attr_of(harness.change(&Caller::ROOT, create(ROOT, "l", 0o777, what))).inode;
+        harness.view(|view| assert_eq!(readlink(view, link), Ok(b"../x".to_vec())));
+        harness.view(|view| assert!(matches!(readlink(view, ROOT), Err(MetaError::InvalidArgument { .. }))));
+    }
+
+    #[test]
+    fn an_ended_session_reads_nothing() {
+        let mut harness = Harness::new();
+        let session = harness.session;
+        harness.command(Command::ExpireSession { session });
+        let refused = ask(&harness, &Caller::ROOT, Read::GetAttr { inode: ROOT });
+        assert_eq!(refused, Err(MetaError::SessionExpired { session }));
+        let removed = Change::Rmdir { parent: ROOT, name: name("x") };
+        assert!(harness.change(&Caller::ROOT, removed).is_err());
+    }
+}
