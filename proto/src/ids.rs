@@ -1,5 +1,5 @@
 //! Identities. Each is its own type; the comment tells who makes it, how long it lives and whether it is reused
-//! (it never is: counters live inside the replicated state, PROTOCOLS.md P7.1).
+//! (it never is: counters live inside the replicated state, P7.1).
 
 use std::fmt;
 

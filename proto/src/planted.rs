@@ -1,7 +1,7 @@
 //! Bugs made on purpose: the simulation has to find each of them, or it is too weak.
 //!
 //! The code that could have them asks [`has`], in programs too; only the simulation's test plants one, in a process that
-//! runs one seed and ends (tests/tidy.rs holds everybody else to it). That the same build runs with and without saves
+//! runs one seed and ends (`tests/tests/tidy/` holds everybody else to it). That the same build runs with and without saves
 //! building everything twice.
 
 use std::sync::OnceLock;

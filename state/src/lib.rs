@@ -28,7 +28,6 @@
 //! Not here: who may be asked (leases, the leader), which servers are alive, where a chunk is placed.
 #![deny(clippy::wildcard_enum_match_arm)]
 
-use dfs_proto::attr::Timestamp;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{ChangeRequest, Changed, MetaResult};
@@ -37,8 +36,8 @@ use dfs_proto::units::REQUEST_LANES;
 
 use crate::command::{Answered, Command, Proposed, Reply};
 use crate::kv::Txn;
+use now::{Now, advance_time};
 use session::Admission;
-use time::StateTime;
 
 mod check;
 pub mod chunk;
@@ -51,7 +50,7 @@ pub mod federation;
 mod hash;
 mod inode;
 pub mod keys;
-pub mod kv;
+mod now;
 mod ops;
 mod orphan;
 mod permission;
@@ -65,17 +64,6 @@ pub mod time;
 pub mod volume;
 
 pub use check::check;
-
-/// What time it is for one command.
-#[derive(Clone, Copy, Debug)]
-struct Now {
-    /// For the times of inodes, as the leader's wall clock has it.
-    wall: Timestamp,
-    /// For what orders (P7.1).
-    state: StateTime,
-    /// The entry is of a release that had one clock for both, and is applied as it was then.
-    is_of_one_clock: bool,
-}
 
 /// Executes one command of an entry that its leader has `proposed` then.
 pub fn apply(command: &Command, proposed: Proposed, txn: &mut Txn<'_>) -> Reply {
@@ -108,7 +96,7 @@ pub fn apply(command: &Command, proposed: Proposed, txn: &mut Txn<'_>) -> Reply 
                     return Executed::NotNow("the directory is being removed");
                 }
                 let Now { wall, state, is_of_one_clock } = now;
-                let mut context = ops::Context {
+                let mut context = ops::context::Context {
                     txn,
                     now: wall,
                     state_time: state,
@@ -138,31 +126,6 @@ pub fn apply(command: &Command, proposed: Proposed, txn: &mut Txn<'_>) -> Reply 
         Command::ForbidVolume { volume } => ops::volume::forbid(txn, *volume),
         Command::FenceVolume { volume } => ops::volume::fence(txn, *volume),
     }
-}
-
-/// Moves the state's time on (P7.1). A leader that reckons it behind moves it by the least that there is: what happens now is
-/// later than what happened before (P10.4 compares them).
-fn advance_time(txn: &mut Txn<'_>, proposed: Proposed) -> Now {
-    let last = cluster::counters(txn).time;
-    let now = match proposed {
-        Proposed::At { wall, .. } if planted::has(Bug::WallClockOrders) => by_one_clock(last, wall),
-        Proposed::At { wall, state } => {
-            let state = if state > last { state } else { last.next() };
-            Now { wall, state, is_of_one_clock: false }
-        }
-        Proposed::ByOneClock(wall) => by_one_clock(last, wall),
-    };
-    if now.state > last {
-        cluster::count(txn, |c| c.time = now.state);
-    }
-    now
-}
-
-/// As an earlier release did it: the greater of the wall clock's time and the last one, for both.
-fn by_one_clock(last: StateTime, wall: Timestamp) -> Now {
-    let state = StateTime::from_wall(wall);
-    let state = if state < last { last.next() } else { state };
-    Now { wall: state.as_wall(), state, is_of_one_clock: true }
 }
 
 /// What executing a request came to.

@@ -9,6 +9,7 @@ use dfs_proto::meta::{
     StatFs,
 };
 
+pub use super::ops::reap::has_work_for_reaper;
 pub use super::ops::volume::NeededVolume;
 use dfs_proto::units::Offset;
 
@@ -320,13 +321,6 @@ pub fn deleting(view: &dyn Snapshot, server: ServerId, limit: usize) -> Vec<Chun
 /// Since when the chunk is dead that died first; `None`: none is.
 pub fn first_dead_since(view: &dyn Snapshot) -> Option<StateTime> {
     chunk::dead(view).next().map(|(since, _)| since)
-}
-
-/// Would `Reap` find anything?
-pub fn has_work_for_reaper(view: &dyn Snapshot) -> bool {
-    orphan::first_released(view).is_some()
-        || extent::first_cut(view).is_some()
-        || session::first_ended(view).is_some()
 }
 
 #[cfg(test)]

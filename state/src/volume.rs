@@ -5,9 +5,9 @@
 //!     in volume 0's cluster     - ──create in the root──► named ──rmdir──► -
 //!                               - ──forbid──► forbidden
 //!
-//! V1  Every step names the volume, and says the same when it is repeated.
-//! V2  A number is used once: what is left of a volume that was dropped or forbidden is a record that says so.
-//! V3  An entry has a version, raised by every change of it. A removal is of one version: raising it fences those that
+//! VO1  Every step names the volume, and says the same when it is repeated.
+//! VO2  A number is used once: what is left of a volume that was dropped or forbidden is a record that says so.
+//! VO3  An entry has a version, raised by every change of it. A removal is of one version: raising it fences those that
 //!     are on their way.
 
 use dfs_proto::attr::Name;
@@ -89,7 +89,7 @@ pub(super) fn put_entry(txn: &mut Txn<'_>, volume: VolumeId, entry: &VolumeEntry
     txn.put(keys::volume_entry(volume), encode(entry));
 }
 
-/// Keeps V3.
+/// Keeps VO3.
 pub(super) fn rename_entry(txn: &mut Txn<'_>, volume: VolumeId, name: &Name) {
     let Some(VolumeEntry::Named { version, .. }) = entry(txn, volume) else {
         panic!("broken invariant S10: {volume} has a name and no entry");

@@ -31,10 +31,9 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use dfs_net::env::BoxFuture;
 use dfs_proto::chunk::{Append, Blocks, ChunkKey, ReadChunk, block_checksum};
@@ -42,12 +41,12 @@ use dfs_proto::error::ChunkError;
 use dfs_proto::ids::ChunkId;
 use dfs_proto::units::{APPEND_LEN_MAX, BLOCK_LEN, ByteLen, CHUNK_LEN, ChunkOffset};
 use lru::LruCache;
-use tokio::time::Instant;
 
-use crate::disk::{Disk, Space, is_damage};
+use crate::disk::{Disk, Space};
 use crate::metrics::Metrics;
 use crate::workers::Workers;
 
+mod context;
 #[cfg(test)]
 mod directory_tests;
 mod format;
@@ -60,6 +59,7 @@ pub mod stamp;
 mod tests;
 mod walk;
 
+use context::{Context, lock, shard_of};
 use format::{ChunkHeader, block_count};
 use open::OpenChunk;
 use sealed::{SealedChunk, SealedChunks};

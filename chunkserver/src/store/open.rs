@@ -23,7 +23,7 @@ use dfs_proto::planted::{self, Bug};
 use dfs_proto::units::MIB;
 use tokio::sync::watch;
 
-use super::Context;
+use super::context::Context;
 use super::format::{
     CHUNK_HEADER_LEN, ChunkHeader, FrameHeader, encode_chunk_header, encode_frame_header, frame_header_len,
 };

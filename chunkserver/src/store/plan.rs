@@ -8,9 +8,9 @@ use dfs_proto::error::ChunkError;
 use dfs_proto::ids::{ChunkId, Incarnation};
 use dfs_proto::units::{BLOCK_LEN, CHUNK_APPENDS_MAX, ChunkOffset, READ_LEN_MAX};
 
+use super::context::{Context, read_failure};
 use super::format::FRAME_HEADER_LEN_MAX;
 use super::index::FrameIndex;
-use super::{Context, read_failure};
 use crate::disk::{DiskFile, PARTS_MAX, is_damage};
 
 /// How many pieces one system call reads. The frame header between two of them is read and thrown away.

@@ -13,10 +13,10 @@ use dfs_proto::error::ChunkError;
 use dfs_proto::ids::{ChunkId, Incarnation};
 use lru::LruCache;
 
+use super::context::{Context, read_failure};
 use super::format::{CHUNK_HEADER_LEN, Malformed, decode_chunk_header};
 use super::index::FrameIndex;
 use super::walk::{incarnation_of, walk};
-use super::{Context, read_failure};
 use crate::disk::{DiskFile, is_damage};
 
 /// The most memory of all frame indexes in the cache. The index of a full chunk of 1 MiB appends takes 65 KiB.

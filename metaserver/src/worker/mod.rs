@@ -7,6 +7,7 @@
 
 mod budget;
 mod delete;
+mod execute;
 mod expire;
 mod reap;
 mod seal;

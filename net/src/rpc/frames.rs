@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -28,11 +28,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::admission::{Admission, Claim, Seat};
-use super::grpc::SharedIdentity;
-use super::{CREDIT_BYTES, Expected, Role, answer_greeting, check_answer, greeting};
+use super::{CREDIT_BYTES, Expected, Role, SharedIdentity, answer_greeting, check_answer, greeting, lock};
 use crate::descriptors;
 use crate::env::{BoxFuture, Env, Listener, Stream};
 use dfs_proto::chunk::{ChunkKey, ChunkReply, ChunkRequest, ChunkService};
+use dfs_proto::chunk::{ChunkKey, ChunkReply, ChunkRequest, ChunkService};
+use dfs_proto::convert;
 use dfs_proto::convert;
 use dfs_proto::error::ChunkError;
 use dfs_proto::frame::{self, FrameHeader, FrameKind, HEADER_LEN};
@@ -76,10 +77,6 @@ struct Outgoing {
 struct Held {
     _credit: Option<OwnedSemaphorePermit>,
     _claim: Claim,
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// Ready when the flag turns true or its owner is gone.

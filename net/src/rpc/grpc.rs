@@ -1,12 +1,12 @@
 //! gRPC over `env.net`: windows tuned in one place, the handshake as a call of its own right after connecting.
 //!
 //! What connects and serves is boxed, here and in the modules beside: an `async fn`, with all that it awaits, is compiled by
-//! every crate that awaits it, and HTTP/2 is compiled once (figures in ARCHITECTURE.md, "Build").
+//! every crate that awaits it, and HTTP/2 is compiled once (figures in docs/measurements.md, "Build").
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tonic::{Request, Response, Status};
 
+pub use super::SharedIdentity;
 use super::admission::{Admission, Seat};
 use super::{Expected, Identity, answer_greeting, check_answer, frames, greeting, unary};
 use crate::env::{BoxFuture, Env, Listener, Net, Stream};
@@ -29,7 +30,7 @@ use dfs_proto::frame::MAGIC_BYTES;
 pub use dfs_proto::units::MESSAGE_LEN_MAX;
 use dfs_proto::wire;
 
-/// Measured on loopback with 1 MiB payloads: the default windows cost twice the CPU (DESIGN.md, section 4).
+/// Measured on loopback with 1 MiB payloads: the default windows cost twice the CPU.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 /// Calls of one connection that are served at once; more wait at the peer.
@@ -228,24 +229,6 @@ impl AsyncWrite for Incoming {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-/// A daemon's identity, filled in as it becomes known (a fresh chunkserver has no id before it registered).
-#[derive(Clone)]
-pub struct SharedIdentity(Arc<Mutex<Identity>>);
-
-impl SharedIdentity {
-    pub fn new(identity: Identity) -> SharedIdentity {
-        SharedIdentity(Arc::new(Mutex::new(identity)))
-    }
-
-    pub fn get(&self) -> Identity {
-        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    pub fn set(&self, identity: Identity) {
-        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = identity;
     }
 }
 

@@ -7,6 +7,8 @@ pub mod grpc;
 pub mod leader;
 pub mod unary;
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use dfs_proto::ids::ClusterId;
 use dfs_proto::wire;
 
@@ -39,6 +41,28 @@ pub struct Identity {
     pub role: Role,
     pub id: u64,
     pub cluster: ClusterId,
+}
+
+/// A daemon's identity, filled in as it becomes known (a fresh chunkserver has no id before it registered).
+#[derive(Clone)]
+pub struct SharedIdentity(Arc<Mutex<Identity>>);
+
+impl SharedIdentity {
+    pub fn new(identity: Identity) -> SharedIdentity {
+        SharedIdentity(Arc::new(Mutex::new(identity)))
+    }
+
+    pub fn get(&self) -> Identity {
+        *lock(&self.0)
+    }
+
+    pub fn set(&self, identity: Identity) {
+        *lock(&self.0) = identity;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whom one side expects at the other end. Id 0 and an unknown cluster accept any.

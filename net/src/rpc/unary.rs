@@ -1,5 +1,5 @@
 //! Unary gRPC calls in frames: the same services and generated clients, without HTTP/2's cost (a small call takes less
-//! than half the CPU; figures in ARCHITECTURE.md). Streaming calls and strangers' clients use gRPC itself, on the same port.
+//! than half the CPU; figures in docs/measurements.md). Streaming calls and strangers' clients use gRPC itself, on the same port.
 //!
 //! U1  A frame is written whole or its connection is broken: the writing goes on when the caller gives up.
 //! U2  Every call ends: with its answer, when its caller gives up, or when its connection breaks.
@@ -34,10 +34,9 @@ use tower::Service;
 
 use super::admission::{Claim, Seat};
 use super::frames::{
-    self, Heard, Listening, Waited, broken, lock, read_claimed, read_frame, read_head, with_signs_of_life,
+    self, Heard, Listening, Waited, broken, read_claimed, read_frame, read_head, with_signs_of_life,
 };
-use super::grpc::SharedIdentity;
-use super::{Expected, Identity};
+use super::{Expected, Identity, SharedIdentity, lock};
 use crate::env::{BoxFuture, Env, Stream};
 use dfs_proto::frame::{self, FrameKind};
 use dfs_proto::wire::{UnaryAnswer, UnaryCall};

@@ -6,9 +6,12 @@ use dfs_proto::units::REPLICAS_MAX;
 
 use crate::advance_time;
 use crate::cluster::{self, ClusterRecord};
+use crate::cluster::{self, ClusterRecord};
 use crate::command::{InitCluster, Member, Proposed, Reply};
 use crate::inode::{self, InodeRecord};
+use crate::inode::{self, InodeRecord};
 use crate::kv::Txn;
+use crate::now::advance_time;
 use crate::volume::{self, VolumeRecord, VolumeState};
 
 /// Makes the cluster and the root of volume 0. A second one changes nothing.

@@ -10,7 +10,7 @@ use dfs_proto::ids::ChunkId;
 use dfs_proto::meta::{Changed, CommitExtents, FileCommit, MetaResult};
 use dfs_proto::units::{ByteLen, CHUNK_LEN, COMMIT_EXTENTS_MAX, COMMIT_FILES_MAX, FILE_LEN_MAX};
 
-use super::{Context, ensure};
+use super::context::{Context, ensure};
 use crate::extent::{Edit, LiveBytes};
 use crate::inode::{self, InodeRecord};
 use crate::{chunk, session};

@@ -6,8 +6,9 @@ use dfs_proto::ids::ContentSeq;
 use dfs_proto::meta::{Changed, Create, MetaResult, NewInode};
 use dfs_proto::units::{ByteLen, LINKS_MAX, SYMLINK_LEN_MAX};
 
-use super::{Context, ensure, entry_added, invalid, named, require_writable, searchable, searchable_by};
-use crate::cluster;
+use super::context::{
+    Context, ensure, entry_added, invalid, named, require_writable, searchable, searchable_by,
+};
 use crate::command::{RootAttr, VolumeStep};
 use crate::dirent::{self, Dirent, DirentRecord};
 use crate::inode::{self, InodeRecord, MODE_BITS, SET_GID};

@@ -6,7 +6,7 @@ use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Changed, MetaResult};
 use dfs_proto::units::LINKS_MAX;
 
-use super::{Context, ensure, entry_added, require_writable, searchable};
+use super::context::{Context, ensure, entry_added, require_writable, searchable};
 use crate::dirent::{self, DirentRecord};
 use crate::inode;
 use crate::session;

@@ -7,7 +7,7 @@ use dfs_proto::ids::SetVersion;
 use dfs_proto::meta::{Changed, MetaResult, OpenChunk};
 use dfs_proto::units::{ByteLen, REPLICAS_MAX};
 
-use super::{Context, ensure};
+use super::context::{Context, ensure};
 use crate::chunk::{self, ChunkRecord, ChunkState};
 use crate::{cluster, server};
 

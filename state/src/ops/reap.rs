@@ -4,9 +4,9 @@ use dfs_proto::ids::{ChunkId, InodeId, SessionId};
 
 use crate::command::{REAP_LIMIT_MAX, Reply};
 use crate::extent::{self, Cut, LiveBytes};
-use crate::kv::Txn;
+use crate::kv::{Snapshot, Txn};
 use crate::time::StateTime;
-use crate::{chunk, inode, orphan, read, session};
+use crate::{chunk, inode, orphan, session};
 
 /// Extents of released orphans, then what cuts hide, then the leftovers of sessions that ended.
 pub(crate) fn apply(txn: &mut Txn<'_>, now: StateTime, limit: u32) -> Reply {
@@ -27,7 +27,14 @@ pub(crate) fn apply(txn: &mut Txn<'_>, now: StateTime, limit: u32) -> Reply {
         left = left.saturating_sub(done.max(1));
     }
     live.settle(txn, now);
-    Reply::Worked { count: (limit - left) as u32, more: read::has_work_for_reaper(txn) }
+    Reply::Worked { count: (limit - left) as u32, more: has_work_for_reaper(txn) }
+}
+
+/// Would `Reap` find anything?
+pub fn has_work_for_reaper(view: &dyn Snapshot) -> bool {
+    orphan::first_released(view).is_some()
+        || extent::first_cut(view).is_some()
+        || session::first_ended(view).is_some()
 }
 
 fn reap_orphan(txn: &mut Txn<'_>, inode: InodeId, live: &mut LiveBytes, limit: usize) -> usize {
@@ -70,6 +77,7 @@ mod tests {
 
     use super::*;
     use crate::command::Command;
+    use crate::read;
     use crate::tests::Harness;
 
     #[test]

@@ -4,7 +4,7 @@
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Changed, MetaResult};
 
-use super::{Context, ensure, invalid};
+use super::context::{Context, ensure, invalid};
 use crate::orphan;
 
 /// Inodes that one request may release: a few records each (P7.2).

@@ -6,7 +6,7 @@ use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Changed, MetaResult, Rename};
 use dfs_proto::units::LINKS_MAX;
 
-use super::{
+use super::context::{
     Context, drop_name, ensure, entry_added, entry_removed, invalid, is_volume_root, named, require_writable,
     searchable,
 };

@@ -5,7 +5,9 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Changed, MetaResult};
 
-use super::{Context, drop_name, ensure, entry_removed, is_volume_root, named, require_writable, searchable};
+use super::context::{
+    Context, drop_name, ensure, entry_removed, is_volume_root, named, require_writable, searchable,
+};
 use crate::{dirent, inode, permission, volume};
 
 pub(super) fn apply(context: &mut Context<'_, '_>, parent: InodeId, name: &Name) -> MetaResult<Changed> {

@@ -5,7 +5,7 @@ use dfs_proto::error::MetaError;
 use dfs_proto::meta::{Changed, MetaResult, SetAttr, SetTime};
 use dfs_proto::units::{ByteLen, FILE_LEN_MAX};
 
-use super::{Context, ensure, invalid};
+use super::context::{Context, ensure, invalid};
 use crate::extent::{Edit, LiveBytes};
 use crate::inode::{self, InodeRecord, MODE_BITS, SET_GID};
 use crate::{permission, session};

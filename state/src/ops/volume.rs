@@ -6,7 +6,7 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::{InodeId, VolumeId};
 use dfs_proto::meta::Change;
 
-use super::invalid;
+use super::context::invalid;
 use crate::command::{Reply, RootAttr, VolumeRoot, VolumeStep};
 use crate::inode::{self, InodeRecord};
 use crate::kv::{Snapshot, Txn};
@@ -88,7 +88,7 @@ pub(crate) fn drop_volume(txn: &mut Txn<'_>, id: VolumeId) -> Reply {
         cluster::count(txn, |c| c.totals.inodes -= 1);
         count = 1;
     }
-    volume::put(txn, id, VolumeRecord { number, state: VolumeState::Dropped }); // keeps V2
+    volume::put(txn, id, VolumeRecord { number, state: VolumeState::Dropped }); // keeps VO2
     Reply::Worked { count, more: volume::has_inodes(txn, id) }
 }
 
@@ -102,7 +102,7 @@ pub(crate) fn forbid(txn: &mut Txn<'_>, id: VolumeId) -> Reply {
     Reply::Done
 }
 
-/// In volume 0's cluster: a removal of the volume's entry that is on its way does not happen (V3).
+/// In volume 0's cluster: a removal of the volume's entry that is on its way does not happen (VO3).
 pub(crate) fn fence(txn: &mut Txn<'_>, id: VolumeId) -> Reply {
     match volume::entry(txn, id) {
         Some(VolumeEntry::Named { name, version }) => {

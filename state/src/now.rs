@@ -1,0 +1,45 @@
+//! What time it is for a command, and how the state's own time goes on with it.
+
+use dfs_proto::attr::Timestamp;
+use dfs_proto::planted::{self, Bug};
+
+use super::cluster;
+use super::time::StateTime;
+use crate::command::Proposed;
+use crate::kv::Txn;
+
+/// What time it is for one command.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Now {
+    /// For the times of inodes, as the leader's wall clock has it.
+    pub(super) wall: Timestamp,
+    /// For what orders (P7.1).
+    pub(super) state: StateTime,
+    /// The entry is of a release that had one clock for both, and is applied as it was then.
+    pub(super) is_of_one_clock: bool,
+}
+
+/// Moves the state's time on (P7.1). A leader that reckons it behind moves it by the least that there is: what happens now is
+/// later than what happened before (P10.4 compares them).
+pub(super) fn advance_time(txn: &mut Txn<'_>, proposed: Proposed) -> Now {
+    let last = cluster::counters(txn).time;
+    let now = match proposed {
+        Proposed::At { wall, .. } if planted::has(Bug::WallClockOrders) => by_one_clock(last, wall),
+        Proposed::At { wall, state } => {
+            let state = if state > last { state } else { last.next() };
+            Now { wall, state, is_of_one_clock: false }
+        }
+        Proposed::ByOneClock(wall) => by_one_clock(last, wall),
+    };
+    if now.state > last {
+        cluster::count(txn, |c| c.time = now.state);
+    }
+    now
+}
+
+/// As an earlier release did it: the greater of the wall clock's time and the last one, for both.
+fn by_one_clock(last: StateTime, wall: Timestamp) -> Now {
+    let state = StateTime::from_wall(wall);
+    let state = if state < last { last.next() } else { state };
+    Now { wall: state.as_wall(), state, is_of_one_clock: true }
+}

@@ -1,0 +1,104 @@
+//! What an operation works with, and what several of them do.
+
+use dfs_proto::attr::{AccessMask, Caller, Timestamp};
+use dfs_proto::error::MetaError;
+use dfs_proto::ids::{InodeId, ServerId, SessionId};
+use dfs_proto::meta::MetaResult;
+
+use crate::command::VolumeRoot;
+use crate::inode::{self, InodeRecord};
+use crate::kv::{Snapshot, Txn};
+use crate::time::StateTime;
+use crate::{orphan, permission};
+
+/// What an operation of a client's request works with.
+pub(crate) struct Context<'c, 't> {
+    pub txn: &'c mut Txn<'t>,
+    /// For the times of inodes: the leader's wall clock.
+    pub now: Timestamp,
+    /// For what orders (P7.1).
+    pub state_time: StateTime,
+    /// The entry is of an earlier release, and is applied as that one did.
+    pub is_of_one_clock: bool,
+    pub session: SessionId,
+    pub caller: &'c Caller,
+    /// Chosen by the leader, for `OpenChunk`.
+    pub placement: &'c [ServerId],
+    /// Other volumes' roots that the change is about.
+    pub volumes: &'c [VolumeRoot],
+}
+
+/// The directory, if names may be looked up in it. One that was removed has none and gets none.
+pub(super) fn searchable(context: &Context<'_, '_>, directory: InodeId) -> MetaResult<InodeRecord> {
+    searchable_by(context.txn, context.caller, directory)
+}
+
+pub(super) fn searchable_by(
+    view: &dyn Snapshot,
+    caller: &Caller,
+    directory: InodeId,
+) -> MetaResult<InodeRecord> {
+    let record = inode::require_directory(view, directory)?;
+    permission::require(&record, caller, AccessMask::EXECUTE)?;
+    if record.nlink == 0 { Err(MetaError::NotFound) } else { Ok(record) }
+}
+
+pub(super) fn require_writable(context: &Context<'_, '_>, record: &InodeRecord) -> MetaResult<()> {
+    permission::require(record, context.caller, AccessMask::WRITE)
+}
+
+/// The inode that a directory entry leads to; another volume's root as its cluster has shown it.
+pub(super) fn named(context: &Context<'_, '_>, inode: InodeId) -> InodeRecord {
+    if let Some(root) = context.volumes.iter().find(|root| root.attr.inode == inode) {
+        return InodeRecord::of_volume_root(&root.attr);
+    }
+    match inode::get(context.txn, inode) {
+        Some(record) => record,
+        None => panic!("broken invariant S1: {inode} has a name and no record"),
+    }
+}
+
+/// A directory of the root that is a volume of its own: what it holds is its cluster's affair.
+pub(super) fn is_volume_root(parent: InodeId, inode: InodeId) -> bool {
+    parent.volume() != inode.volume()
+}
+
+/// `directory` has gained an entry; the caller writes it.
+pub(super) fn entry_added(directory: &mut InodeRecord, is_directory: bool, now: Timestamp) {
+    directory.size.0 += 1;
+    directory.nlink += u32::from(is_directory);
+    directory.mtime = now;
+    directory.ctime = now;
+}
+
+/// `directory` has lost an entry; the caller writes it.
+pub(super) fn entry_removed(directory: &mut InodeRecord, is_directory: bool, now: Timestamp) {
+    directory.size.0 -= 1;
+    directory.nlink -= u32::from(is_directory);
+    directory.mtime = now;
+    directory.ctime = now;
+}
+
+/// A name of `inode` is gone; with the last one it becomes an orphan of the session. Returns it then.
+pub(super) fn drop_name(
+    context: &mut Context<'_, '_>,
+    inode: InodeId,
+    mut record: InodeRecord,
+) -> Option<InodeId> {
+    record.nlink = if record.is_directory() { 0 } else { record.nlink - 1 };
+    record.ctime = context.now;
+    inode::put(context.txn, inode, &record);
+    (record.nlink == 0).then(|| {
+        orphan::hold(context.txn, inode, context.session);
+        inode
+    })
+}
+
+/// For `?` on conditions.
+pub(super) fn ensure(holds: bool, otherwise: MetaError) -> MetaResult<()> {
+    if holds { Ok(()) } else { Err(otherwise) }
+}
+
+pub(super) fn invalid(what: impl Into<String>) -> MetaError {
+    MetaError::InvalidArgument { what: what.into() }
+}
