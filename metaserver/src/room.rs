@@ -17,7 +17,7 @@ use crate::raft::log_disk::LogDisk;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// RO2.
+/// R2.
 #[derive(Debug, Error)]
 #[error(
     "its disk has {} MiB free, less than half of `disk_reserve_mib` = {}: make room there",

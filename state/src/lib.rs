@@ -50,6 +50,7 @@ pub mod federation;
 mod hash;
 mod inode;
 pub mod keys;
+pub mod kv;
 mod now;
 mod ops;
 mod orphan;

@@ -1,4 +1,4 @@
-//! What all chunks of a store share: the disk, who works on it, and where their files are.
+//! What all chunks of a store share: the disk, the threads that work on it, and the paths of their files.
 
 use std::io;
 use std::path::PathBuf;
@@ -15,10 +15,10 @@ use crate::disk::{Disk, is_damage};
 use crate::metrics::Metrics;
 use crate::workers::Workers;
 
-/// What lacks descriptors or memory is logged once in so long.
-const COMPLAINT_EVERY: Duration = Duration::from_secs(10);
+/// The time between two log lines about a lack of descriptors or memory.
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What the store and every chunk of it need.
+/// What the store shares with every chunk of it.
 pub(super) struct Context {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) chunks: PathBuf,
@@ -26,7 +26,7 @@ pub(super) struct Context {
     pub(super) syncs: Workers,
     pub(super) metrics: Metrics,
     pub(super) chunk_count: AtomicU64,
-    complained: Mutex<Option<Instant>>,
+    last_warning: Mutex<Option<Instant>>,
 }
 
 impl Context {
@@ -37,16 +37,16 @@ impl Context {
         syncs: Workers,
         metrics: Metrics,
     ) -> Context {
-        let (chunk_count, complained) = (AtomicU64::new(0), Mutex::default());
-        Context { disk, chunks, io, syncs, metrics, chunk_count, complained }
+        let (chunk_count, last_warning) = (AtomicU64::new(0), Mutex::default());
+        Context { disk, chunks, io, syncs, metrics, chunk_count, last_warning }
     }
 
-    /// It cannot be done now for a reason that is not the chunk's (C7).
-    pub(super) fn later(&self, what: &str) -> ChunkError {
+    /// The answer to a request that fails for a reason that is not the chunk's (C7). It is counted and logged.
+    pub(super) fn busy(&self, what: &str) -> ChunkError {
         self.metrics.lacking.inc();
-        let (now, mut complained) = (Instant::now(), lock(&self.complained));
-        if complained.is_none_or(|at| now - at >= COMPLAINT_EVERY) {
-            *complained = Some(now);
+        let (now, mut last_warning) = (Instant::now(), lock(&self.last_warning));
+        if last_warning.is_none_or(|at| now - at >= WARNING_INTERVAL) {
+            *last_warning = Some(now);
             tracing::warn!("{what}: that is not damage, it is tried again");
         }
         ChunkError::Busy
@@ -65,10 +65,10 @@ impl Context {
     }
 }
 
-/// What a reader is told: an error of the disk, or that it may ask again (keeps C7).
+/// What a reader is answered when a read fails: that the disk failed, or that it may ask again (keeps C7).
 pub(super) fn read_failure(context: &Context, what: &str, error: &io::Error) -> ChunkError {
     let what = format!("{what}: {error}");
-    if is_damage(error) { ChunkError::Disk { what } } else { context.later(&what) }
+    if is_damage(error) { ChunkError::Disk { what } } else { context.busy(&what) }
 }
 
 pub(super) fn shard_of(chunk: ChunkId) -> u8 {

@@ -215,7 +215,7 @@ impl State {
         let change = request.change.clone();
         let reply = self.execute(Command::Change { request, placement, volumes: Vec::new() });
         let result = match reply {
-            Reply::Changed(result) => result,
+            Reply::Changed(result) => result.map(|answered| answered.changed),
             Reply::Refused(refused) => Err(refused),
             other => panic!("a change is answered {other:?}"),
         };

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use dfs_proto::attr::Name;
 use dfs_proto::error::MetaError;
-use dfs_proto::federation::{AddedVolume, ClusterEntry, Federate, FederationMap};
+use dfs_proto::federation::{AddedVolume, ClusterEntry, ClusterLoad, Federate, FederationMap};
 use dfs_proto::ids::ClusterId;
 use dfs_proto::meta::MetaResult;
 use tokio::time::Instant;
@@ -120,6 +120,10 @@ impl Federation {
         let what = format!("cluster {} is not in the federation: `dfs cluster join` lets it in", entry.name);
         Err(MetaError::InvalidArgument { what })
     }
+}
+
+fn has_servers(heard: &Heard) -> bool {
+    heard.load.chunkservers > 0
 }
 
 async fn propose(member: &Consensus, command: FederationCommand) -> MetaResult<Reply> {

@@ -2,8 +2,7 @@
 //! and while it leads its cluster reports how busy that is.
 //!
 //!     follow    the newest map, from the group; kept on disk, so that it is served when the group is away
-//!     group     while this process leads the group: changes of the map
-//!     heard     how busy the clusters are, and which of them gets a volume (`placement`)
+//!     group     while this process leads the group: changes of the map, and which cluster gets a volume (`placement`)
 //!     volumes   changes in the root directory, led by volume 0's cluster: making, renaming and removing volumes (P9.2)
 //!     settle    volume 0's leader makes the map, and the volumes' clusters, agree with the root directory
 //!     undo      a cluster's leader asks what became of removals that were started and not ended
@@ -16,7 +15,6 @@
 
 mod follow;
 mod group;
-mod heard;
 mod peers;
 mod placement;
 mod report;
@@ -31,6 +29,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dfs_net::env::Env;
+use dfs_net::rpc::Role;
+use dfs_net::rpc::leader::LeaderChannel;
+use dfs_proto::error::MetaError;
 use dfs_proto::federation::{AddedVolume, Federate, FederationMap, VolumeAnswer, VolumeCall, VolumeRequest};
 use dfs_proto::ids::{ClusterId, VolumeId};
 use dfs_proto::meta::MetaResult;
@@ -38,7 +39,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::raft::Consensus;
-use heard::Group;
+use group::Group;
 use peers::Peers;
 
 pub(crate) use follow::{follow, kept};
@@ -46,8 +47,8 @@ pub(crate) use report::report;
 pub(crate) use settle::settle;
 pub(crate) use undo::undo;
 
-/// To a member of the group.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// For a volume that was made a moment ago: the group may be electing a leader.
+const NEWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One process's view of the federation.
 pub(crate) struct Federation {
@@ -89,7 +90,8 @@ impl Federation {
     ) -> Federation {
         let peers = Peers::new(env.clone(), seats.clone());
         peers.learn(&known);
-        let channel = LeaderChannel::anonymous(env, Role::Metaserver, seats.clone(), CONNECT_TIMEOUT);
+        let connect = follow::CONNECT_TIMEOUT;
+        let channel = LeaderChannel::anonymous(env, Role::Metaserver, seats.clone(), connect);
         Federation {
             peers,
             channel,
@@ -176,5 +178,21 @@ impl Federation {
     /// Has the leader of `cluster` do a step for a volume.
     async fn at(&self, cluster: ClusterId, volume: VolumeId, step: VolumeCall) -> MetaResult<VolumeAnswer> {
         self.peers.volume(VolumeRequest { cluster, volume, step }).await
+    }
+
+    /// Where the map, or within [`NEWER_TIMEOUT`] a newer one, says that it is.
+    async fn cluster_of(&self, volume: VolumeId) -> MetaResult<ClusterId> {
+        let mut maps = self.map.subscribe();
+        let found = maps.wait_for(|map| map.volume(volume).is_some());
+        let search = async {
+            tokio::select! {
+                biased;
+                map = found => map.ok().and_then(|map| map.volume(volume).map(|found| found.cluster)),
+                () = follow::hurry(self) => None,
+            }
+        };
+        let cluster = timeout(NEWER_TIMEOUT, search).await.ok().flatten();
+        let away = || MetaError::Away { what: format!("the federation map does not tell where {volume} is") };
+        cluster.ok_or_else(away)
     }
 }

@@ -40,7 +40,7 @@ struct Peer {
     /// For people.
     name: String,
     channel: LeaderChannel,
-    /// FP1: until when calls fail at once.
+    /// P1: until when calls fail at once.
     away_until: Mutex<Option<Instant>>,
 }
 
@@ -110,7 +110,7 @@ impl Peer {
         self.away_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps FP1: true for the caller that is to find out.
+    /// Keeps P1: true for the caller that is to find out.
     fn may_try(&self) -> bool {
         let now = Instant::now();
         let mut away_until = self.away_until();

@@ -2,7 +2,7 @@
 //!
 //! Each member makes an id for its data directory. Members tell each other who they are and where; when the one with the
 //! lowest id has heard all that the configuration lists, it makes the Raft membership of them, directories included. The
-//! first leader then makes the cluster (`consensus`). All steps are idempotent; a restart goes on where they ended.
+//! first leader then makes the cluster. All steps are idempotent; a restart goes on where they ended.
 //!
 //! B1  The membership is made by one member only, and only while no member that answers has one.
 //! B2  A member whose directory is not the recorded one stops: its disk was emptied, and with it went what it promised.
@@ -13,26 +13,39 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_net::rpc::grpc;
-use dfs_net::rpc::grpc;
 use dfs_net::services::raft_client::RaftClient;
 use dfs_proto::attr::Timestamp;
-use dfs_proto::ids::{DirectoryId, MemberId};
+use dfs_proto::error::MetaError;
+use dfs_proto::ids::{ClusterId, DirectoryId, FederationId, MemberId};
 use dfs_proto::wire;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
 
 use super::group::Group;
-use super::membership::{Raft, recorded};
+use super::server::Raft;
 use super::stamp::StampFile;
 use super::state_store::StateStore;
 use super::types::{FORMAT, MemberNode};
+use super::{ClusterOptions, Consensus, Purpose};
+use dfs_state::command::{Command, FederationCommand, InitCluster, Member};
 
 /// Between rounds of greetings: while the cluster is being made, and afterwards.
 const ROUND_BEFORE: Duration = Duration::from_millis(100);
 const ROUND_AFTER: Duration = Duration::from_secs(5);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 const GREETING_DEADLINE: Duration = Duration::from_secs(2);
+/// Between a new leader's tries to make or check the cluster, and between later checks of the members' addresses.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
+const CHECK_AGAIN: Duration = Duration::from_secs(5);
+
+/// The directories that the membership records; empty until there is one.
+pub(crate) fn recorded(raft: &Raft) -> BTreeMap<MemberId, DirectoryId> {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let nodes = metrics.membership_config.membership().nodes();
+    nodes.map(|(id, node)| (MemberId(*id), node.directory)).collect()
+}
 
 /// Greets the others for as long as this member runs.
 pub(crate) struct Greeter {
@@ -220,4 +233,83 @@ pub(crate) async fn stamp_cluster(
             return;
         }
     }
+}
+
+/// What the leader keeps true: the cluster is made and knows its members and where they are, or the federation is made.
+pub(crate) async fn lead(consensus: Consensus, purpose: Purpose) {
+    let mut leadership = consensus.leadership();
+    loop {
+        let is_leader = leadership.borrow_and_update().is_leader;
+        let pause = match is_leader.then_some(()) {
+            None => {
+                if leadership.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            Some(()) => match make(&consensus, &purpose).await {
+                Ok(()) => CHECK_AGAIN,
+                Err(error) => {
+                    tracing::debug!("make what the group is for: {error}");
+                    TRY_AGAIN
+                }
+            },
+        };
+        // Either is a reason to look again; the end of leadership is seen at the top.
+        drop(timeout(pause, leadership.changed()).await);
+    }
+}
+
+async fn make(consensus: &Consensus, purpose: &Purpose) -> Result<(), MetaError> {
+    match purpose {
+        Purpose::Cluster(options) => make_cluster(consensus, options).await,
+        Purpose::Federation => make_federation(consensus).await,
+    }
+}
+
+async fn make_federation(consensus: &Consensus) -> Result<(), MetaError> {
+    let is_made = dfs_state::federation::id(&*consensus.read().await?.snapshot()).is_some();
+    if !is_made {
+        let federation = FederationId(consensus.group().env.rng.u128());
+        consensus.propose(Command::Federation(FederationCommand::Init { federation })).await?;
+    }
+    Ok(())
+}
+
+async fn make_cluster(consensus: &Consensus, options: &ClusterOptions) -> Result<(), MetaError> {
+    let (record, members) = {
+        let view = consensus.read().await?;
+        let snapshot = view.snapshot();
+        (dfs_state::read::cluster(&*snapshot), dfs_state::read::members(&*snapshot))
+    };
+    if record.is_none() {
+        let rng = &consensus.group().env.rng;
+        let init = InitCluster {
+            cluster: ClusterId(rng.u128()),
+            name: options.name.clone(),
+            copies: options.copies,
+            copies_min: options.copies_min,
+            hash_key: rng.u128(),
+            root: options.root,
+        };
+        consensus.propose(Command::InitCluster(init)).await?;
+    }
+    let wanted = consensus.members();
+    if !wanted.is_empty() && members != wanted {
+        consensus.propose(Command::RecordMembers { members: wanted }).await?;
+    }
+    Ok(())
+}
+
+/// The members as the membership and their greetings say.
+pub(crate) fn members(raft: &Raft, group: &Group) -> Vec<Member> {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let nodes = metrics.membership_config.membership().nodes();
+    let member = |(id, node): (&u64, &MemberNode)| {
+        let id = MemberId(*id);
+        let address = group.address_of(id).unwrap_or_else(|| node.address.clone());
+        Member { id, address, directory: node.directory }
+    };
+    nodes.map(member).collect()
 }

@@ -1,5 +1,6 @@
 //! [`Consensus`]: this member of the group, as the rest of the server sees it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,37 +8,164 @@ use dfs_net::env::Env;
 use dfs_net::services::raft_server::{Raft as RaftService, RaftServer};
 use dfs_proto::attr::Timestamp;
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{ClusterId, DirectoryId, FederationId, MemberId};
+use dfs_proto::ids::{ClusterId, DirectoryId, MemberId};
 use dfs_proto::meta::Change;
 use dfs_proto::planted::{self, Bug};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{LinearizableReadError, RaftError};
-use openraft::{Config, LinearizerOption, SnapshotPolicy};
+use openraft::{Config, LinearizerOption, ServerState, SnapshotPolicy};
+use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::bootstrap::{self, Greeter};
-use super::examine::{Examined, Opened, StartError};
-use super::group::{Failure, Group};
-use super::leadership::{Leadership, current_leadership, watch_leadership};
+use super::examine::{Contradiction, Examined, Opened};
+use super::group::{Failure, Group, GroupKind};
 use super::log_disk::LogDisk;
-use super::log_store::LogMonitor;
-use super::membership::{self, Raft};
+use super::log_store::{LogMonitor, LogOptions};
 use super::network::Network;
-use super::options::{ClusterOptions, ConsensusOptions, Purpose, Timing};
 use super::proposer::{Proposer, not_leader};
 use super::read_lease::ReadLease;
-use super::server::{self, Served};
-use super::stamp::StampFile;
+use super::server::{self, Raft, Served};
+use super::stamp::{StampError, StampFile};
 use super::state_clock::StateClock;
 use super::state_machine::StateMachine;
 use super::state_store::{ReadView, StateStore};
 use super::ticks::{self, Heard};
 use super::types::TypeConfig;
-use dfs_state::command::{Command, FederationCommand, InitCluster, Member, Proposed, Reply};
+use dfs_state::command::{Command, Member, Proposed, Reply, RootAttr};
 use dfs_state::kv::{KvHome, Txn};
+
+/// How a leader is noticed and replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    pub heartbeat: Duration,
+    /// A follower that has heard nothing for one lease and this long stands for election.
+    pub election_min: Duration,
+    /// Also the leader's lease: for so long after a heartbeat no follower helps to elect another one.
+    pub election_max: Duration,
+}
+
+impl Timing {
+    pub fn new(heartbeat: Duration, election_timeout: Duration) -> Timing {
+        Timing { heartbeat, election_min: election_timeout, election_max: election_timeout * 7 / 4 }
+    }
+}
+
+impl Default for Timing {
+    /// A killed leader is replaced after 1 to 1.6 s.
+    fn default() -> Timing {
+        Timing::new(Duration::from_millis(300), Duration::from_millis(450))
+    }
+}
+
+/// What the first leader makes the cluster with.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    pub name: String,
+    pub copies: u32,
+    pub copies_min: u32,
+    pub root: RootAttr,
+}
+
+impl Default for ClusterOptions {
+    fn default() -> ClusterOptions {
+        ClusterOptions {
+            name: "dfs".to_owned(),
+            copies: 2,
+            copies_min: 1,
+            root: RootAttr { mode: 0o755, uid: 0, gid: 0 },
+        }
+    }
+}
+
+/// What a group is there for, and what its first leader makes it with.
+#[derive(Clone, Debug)]
+pub enum Purpose {
+    Cluster(ClusterOptions),
+    Federation,
+}
+
+impl Purpose {
+    pub(crate) fn kind(&self) -> GroupKind {
+        match self {
+            Purpose::Cluster(_) => GroupKind::Cluster,
+            Purpose::Federation => GroupKind::Federation,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct ConsensusOptions {
+    pub member: MemberId,
+    /// Where the other members and clients reach this one: `host:port` of its gRPC port.
+    pub address: String,
+    /// Every member of the group with its address; equal on all.
+    pub bootstrap: BTreeMap<MemberId, String>,
+    pub purpose: Purpose,
+    pub timing: Timing,
+    /// A snapshot is made after this many entries; it lets the log be cut.
+    pub snapshot_entries: u64,
+    /// Entries kept behind a snapshot for followers that are a little behind.
+    pub keep_entries: u64,
+    /// When the entries are too long for it, a snapshot is also made, and the log cut.
+    pub log: LogOptions,
+    /// A read that the state is not applied far enough for within this time is given up.
+    pub deadline: Duration,
+}
+
+impl ConsensusOptions {
+    pub fn new(member: MemberId, address: String, bootstrap: BTreeMap<MemberId, String>) -> ConsensusOptions {
+        ConsensusOptions {
+            member,
+            address,
+            bootstrap,
+            purpose: Purpose::Cluster(ClusterOptions::default()),
+            timing: Timing::default(),
+            snapshot_entries: 10_000,
+            keep_entries: 2_000,
+            log: LogOptions::default(),
+            deadline: Duration::from_secs(4),
+        }
+    }
+}
+
+/// Why a member cannot start. One line each.
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Stamp(#[from] StampError),
+    #[error(
+        "{0}; nothing in the directory was changed: the way out is to replace this member or to restore its directory, and \
+         this version can do neither"
+    )]
+    Contradiction(#[from] Contradiction),
+    #[error("write the data directory's MEMBER file: {0}")]
+    Io(std::io::Error),
+    #[error("open the state store: {0}")]
+    State(std::io::Error),
+    #[error("open the Raft log: {0}")]
+    Log(std::io::Error),
+    #[error("{member} is not in the bootstrap list")]
+    NotListed { member: MemberId },
+    #[error("raft settings: {0}")]
+    Config(#[from] openraft::ConfigError),
+    #[error("start raft: {0}")]
+    Raft(String),
+}
+
+/// Who leads, as this member knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leadership {
+    pub term: u64,
+    pub leader: Option<MemberId>,
+    pub leader_address: Option<String>,
+    pub is_leader: bool,
+    /// When this member learned of this term and leader.
+    pub since: Instant,
+}
 
 /// For `dfs status`.
 #[derive(Clone, Debug)]
@@ -63,9 +191,6 @@ pub struct MemberStatus {
     pub clock_off_ms: Option<i64>,
 }
 
-/// Between a new leader's tries to make or check the cluster, and between later checks of the members' addresses.
-const TRY_AGAIN: Duration = Duration::from_millis(200);
-const CHECK_AGAIN: Duration = Duration::from_secs(5);
 /// Between two looks at this member's clock. An entry takes its time from the others' if need be, without waiting for them.
 const CLOCK_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two cuts of a log that is too long: the last one takes time to show.
@@ -177,7 +302,7 @@ impl Consensus {
         consensus.spawn(watch_leadership(raft.clone(), group.clone(), leadership_sender));
         consensus.spawn(Greeter::new(raft.clone(), group.clone()).run());
         consensus.spawn(bootstrap::stamp_cluster(raft.clone(), group, store, stamp));
-        consensus.spawn(lead(consensus.clone(), options.purpose));
+        consensus.spawn(bootstrap::lead(consensus.clone(), options.purpose));
         consensus.spawn(stand(consensus.clone(), votes_from));
         consensus.spawn(bound_log(raft, log));
         Ok(consensus)
@@ -338,7 +463,7 @@ impl Consensus {
 
     /// The members as recorded, where they are now. Empty until the group is made.
     pub fn members(&self) -> Vec<Member> {
-        membership::members(&self.inner.raft, &self.inner.group)
+        bootstrap::members(&self.inner.raft, &self.inner.group)
     }
 
     pub fn status(&self) -> GroupStatus {
@@ -454,72 +579,6 @@ fn raft_config(options: &ConsensusOptions, is_fresh: bool) -> Config {
     }
 }
 
-/// What the leader keeps true: the cluster is made and knows its members and where they are, or the federation is made.
-async fn lead(consensus: Consensus, purpose: Purpose) {
-    let mut leadership = consensus.leadership();
-    loop {
-        let is_leader = leadership.borrow_and_update().is_leader;
-        let pause = match is_leader.then_some(()) {
-            None => {
-                if leadership.changed().await.is_err() {
-                    return;
-                }
-                continue;
-            }
-            Some(()) => match make(&consensus, &purpose).await {
-                Ok(()) => CHECK_AGAIN,
-                Err(error) => {
-                    tracing::debug!("make what the group is for: {error}");
-                    TRY_AGAIN
-                }
-            },
-        };
-        // Either is a reason to look again; the end of leadership is seen at the top.
-        drop(timeout(pause, leadership.changed()).await);
-    }
-}
-
-async fn make(consensus: &Consensus, purpose: &Purpose) -> Result<(), MetaError> {
-    match purpose {
-        Purpose::Cluster(options) => make_cluster(consensus, options).await,
-        Purpose::Federation => make_federation(consensus).await,
-    }
-}
-
-async fn make_federation(consensus: &Consensus) -> Result<(), MetaError> {
-    let is_made = dfs_state::federation::id(&*consensus.read().await?.snapshot()).is_some();
-    if !is_made {
-        let federation = FederationId(consensus.group().env.rng.u128());
-        consensus.propose(Command::Federation(FederationCommand::Init { federation })).await?;
-    }
-    Ok(())
-}
-
-async fn make_cluster(consensus: &Consensus, options: &ClusterOptions) -> Result<(), MetaError> {
-    let (record, members) = {
-        let view = consensus.read().await?;
-        let snapshot = view.snapshot();
-        (dfs_state::read::cluster(&*snapshot), dfs_state::read::members(&*snapshot))
-    };
-    if record.is_none() {
-        let rng = &consensus.group().env.rng;
-        let init = InitCluster {
-            cluster: ClusterId(rng.u128()),
-            name: options.name.clone(),
-            copies: options.copies,
-            copies_min: options.copies_min,
-            hash_key: rng.u128(),
-            root: options.root,
-        };
-        consensus.propose(Command::InitCluster(init)).await?;
-    }
-    let wanted = consensus.members();
-    if !wanted.is_empty() && members != wanted {
-        consensus.propose(Command::RecordMembers { members: wanted }).await?;
-    }
-    Ok(())
-}
-
 /// Lets a member that was restarted stand for election after one lease (P7.5), and one whose clock is wrong not, nor go on
 /// leading (P7.1).
 async fn stand(consensus: Consensus, votes_from: Instant) {
@@ -542,6 +601,46 @@ async fn stand(consensus: Consensus, votes_from: Instant) {
             consensus.hand_over().await;
         }
         sleep(CLOCK_LOOK_INTERVAL).await;
+    }
+}
+
+fn current_leadership(raft: &Raft, group: &Group, before: Option<&Leadership>) -> Leadership {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let leader = metrics.current_leader.map(MemberId);
+    let is_leader = metrics.state == ServerState::Leader && leader == Some(group.own);
+    let known = leader.and_then(|leader| group.address_of(leader));
+    let recorded = || {
+        let node = metrics.membership_config.membership().get_node(&leader?.0)?;
+        Some(node.address.clone())
+    };
+    let term = metrics.current_term;
+    let since = before
+        .filter(|before| (before.term, before.leader, before.is_leader) == (term, leader, is_leader))
+        .map_or_else(Instant::now, |before| before.since);
+    Leadership { term, leader, leader_address: known.or_else(recorded), is_leader, since }
+}
+
+async fn watch_leadership(raft: Raft, group: Arc<Group>, leadership: watch::Sender<Leadership>) {
+    let mut changes = raft.metrics();
+    loop {
+        let stopped = changes.borrow_watched().running_state.clone().err();
+        let now = current_leadership(&raft, &group, Some(&leadership.borrow()));
+        leadership.send_if_modified(|before| {
+            let has_changed = *before != now;
+            if has_changed {
+                tracing::info!("term {}: leader {:?}", now.term, now.leader);
+                *before = now;
+            }
+            has_changed
+        });
+        if let Some(stopped) = stopped {
+            group.fail(format!("raft has stopped: {stopped}"));
+            return;
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
     }
 }
 

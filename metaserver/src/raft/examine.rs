@@ -29,38 +29,14 @@ use dfs_proto::ids::{ClusterId, DirectoryId, MemberId};
 use openraft::EntryPayload;
 use thiserror::Error;
 
+use super::consensus::{ConsensusOptions, StartError};
 use super::log_disk::LogDisk;
 use super::log_recover::{Reached, Recovered, recover};
 use super::log_store::{LogMonitor, LogStore};
-use super::options::ConsensusOptions;
 use super::stamp::{Stamp, StampError, StampFile};
 use super::state_store::{FlushGate, Looked, StateStore};
 use super::types::{Applied, MembershipConfig, next_index};
 use dfs_state::kv::KvHome;
-
-/// Why a member cannot start. One line each.
-#[derive(Debug, Error)]
-pub enum StartError {
-    #[error(transparent)]
-    Stamp(#[from] StampError),
-    #[error(
-        "{0}; nothing in the directory was changed: the way out is to replace this member or to restore its directory, and \
-         this version can do neither"
-    )]
-    Contradiction(#[from] Contradiction),
-    #[error("write the data directory's MEMBER file: {0}")]
-    Io(io::Error),
-    #[error("open the state store: {0}")]
-    State(io::Error),
-    #[error("open the Raft log: {0}")]
-    Log(io::Error),
-    #[error("{member} is not in the bootstrap list")]
-    NotListed { member: MemberId },
-    #[error("raft settings: {0}")]
-    Config(#[from] openraft::ConfigError),
-    #[error("start raft: {0}")]
-    Raft(String),
-}
 
 /// Files of a data directory that do not agree, or cannot be read. One line each.
 #[derive(Debug, Error)]

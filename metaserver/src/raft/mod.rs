@@ -8,25 +8,22 @@
 //!     a quorum has it → state_machine::apply → one batch in the Kv → the reply
 //!
 //! What comes from others is checked in `sender` before openraft stores it. `state_store` says which database is current,
-//! `snapshot` moves one to another member, `bootstrap` makes the group, `membership` says who is in it and `leadership` who leads,
+//! `snapshot` moves one to another member, `bootstrap` makes the group,
 //! `stamp` says whose directory it is, `examine` whether its files agree before any is changed, `ticks` when openraft looks at
 //! its timers; `state_clock`, `member_clocks` and `read_lease` say what time it is, whose clock is wrong, and whether this
-//! machine has slept. Rules: the headers of these files, and P7 in docs/protocols.md.
+//! machine has slept. Rules: the headers of these files, and PROTOCOLS.md P7.
 
 mod bootstrap;
 mod consensus;
 mod examine;
 mod group;
-mod leadership;
 pub mod log_disk;
 mod log_format;
 mod log_recover;
 mod log_store;
 mod log_writer;
 mod member_clocks;
-mod membership;
 mod network;
-mod options;
 mod proposer;
 mod read_lease;
 mod sender;
@@ -39,14 +36,15 @@ mod state_store;
 mod ticks;
 mod types;
 
-pub use consensus::{Consensus, GroupStatus, MemberStatus, service};
-pub use examine::{Contradiction, Examined, StartError};
+pub use consensus::{
+    ClusterOptions, Consensus, ConsensusOptions, GroupStatus, Leadership, MemberStatus, Purpose, StartError,
+    Timing, service,
+};
+pub use examine::{Contradiction, Examined};
 pub use group::Failure;
-pub use leadership::Leadership;
 pub use log_format::torn_segment_after;
 pub use log_recover::Reached;
 pub use log_store::LogOptions;
-pub use options::{ClusterOptions, ConsensusOptions, Purpose, Timing};
 pub use stamp::{StampError, seat_in};
 pub use state_store::{ReadView, applied_count};
 

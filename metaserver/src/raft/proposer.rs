@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout};
 
 use super::group::Group;
 use super::log_store::LogMonitor;
-use super::membership::Raft;
+use super::server::Raft;
 use super::state_clock::StateClock;
 use super::types::{Proposal, TypeConfig};
 use dfs_state::command::{Command, Reply};

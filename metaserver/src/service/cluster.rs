@@ -1,5 +1,9 @@
 //! What chunkservers ask and tell: registration through Raft, heartbeats into the view, orders back.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
 use dfs_proto::convert;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, DirectoryId, Instance, ServerId};
@@ -15,7 +19,6 @@ use crate::coherence::Gate;
 use crate::view::Load;
 use dfs_state::command::{Command, RegisterServer, Registered, Reply, SEAL_CHUNKS_MAX, ServerAddresses};
 use dfs_state::kv::Snapshot;
-use dfs_state::read;
 use dfs_state::read;
 use dfs_state::server::ServerRecord;
 

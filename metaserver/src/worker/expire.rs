@@ -9,8 +9,6 @@ use super::{Learned, Work};
 use crate::service::Metaserver;
 use crate::sessions::Sessions;
 use dfs_state::command::Command;
-use dfs_state::command::Command;
-use dfs_state::kv::Snapshot;
 use dfs_state::kv::Snapshot;
 use dfs_state::read;
 

@@ -7,7 +7,6 @@
 
 mod budget;
 mod delete;
-mod execute;
 mod expire;
 mod reap;
 mod seal;

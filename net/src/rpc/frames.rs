@@ -32,8 +32,6 @@ use super::{CREDIT_BYTES, Expected, Role, SharedIdentity, answer_greeting, check
 use crate::descriptors;
 use crate::env::{BoxFuture, Env, Listener, Stream};
 use dfs_proto::chunk::{ChunkKey, ChunkReply, ChunkRequest, ChunkService};
-use dfs_proto::chunk::{ChunkKey, ChunkReply, ChunkRequest, ChunkService};
-use dfs_proto::convert;
 use dfs_proto::convert;
 use dfs_proto::error::ChunkError;
 use dfs_proto::frame::{self, FrameHeader, FrameKind, HEADER_LEN};

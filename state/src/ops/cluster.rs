@@ -4,11 +4,8 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Incarnation, InodeId};
 use dfs_proto::units::REPLICAS_MAX;
 
-use crate::advance_time;
-use crate::cluster::{self, ClusterRecord};
 use crate::cluster::{self, ClusterRecord};
 use crate::command::{InitCluster, Member, Proposed, Reply};
-use crate::inode::{self, InodeRecord};
 use crate::inode::{self, InodeRecord};
 use crate::kv::Txn;
 use crate::now::advance_time;

@@ -14,7 +14,7 @@ use crate::dirent::{self, Dirent, DirentRecord};
 use crate::inode::{self, InodeRecord, MODE_BITS, SET_GID};
 use crate::kv::Snapshot;
 use crate::volume::{self, VolumeEntry};
-use crate::{permission, session};
+use crate::{cluster, permission, session};
 
 const GROUP_EXECUTE: u32 = 0o0010;
 

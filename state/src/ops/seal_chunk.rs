@@ -5,6 +5,7 @@ use dfs_proto::ids::{ChunkId, ServerId};
 use dfs_proto::meta::{Changed, MetaResult};
 
 use super::context::{Context, ensure};
+use crate::chunk::{self, ChunkState};
 use crate::command::{REAP_LIMIT_MAX, Reply, SEAL_CHUNKS_MAX};
 use crate::kv::Txn;
 use crate::time::StateTime;
