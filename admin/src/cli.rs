@@ -6,9 +6,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::local::federation::CLUSTERS_MAX;
 
-/// Where a local federation lives unless `--dir` says otherwise.
+/// The directory of a local federation, unless `--dir` names another.
 pub const DEFAULT_DIR: &str = "/var/lib/dfs/local";
-/// Where it is mounted unless `--mount` says otherwise.
+/// The mountpoint of a local federation, unless `--mount` names another.
 pub const DEFAULT_MOUNT: &str = "/mnt/dfs";
 
 /// Start, look at and stop a dfs federation.

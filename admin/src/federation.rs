@@ -1,4 +1,4 @@
-//! The federation's map, as any metaserver serves it, and the changes that an administrator makes to it.
+//! Reads the federation's map from any metaserver, and has the federation group change it.
 
 use std::time::Duration;
 
@@ -16,17 +16,17 @@ use tokio::time::timeout;
 
 use crate::status::gather::ASK_DEADLINE;
 
-/// For a change; an election fits in.
+/// The time for a change; an election fits into it.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(8);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
-/// The newest map that one of them knows; `None`: nobody answers, or they are one cluster on its own.
+/// The newest map that one of these metaservers knows; `None` if none of them answers, or they are one cluster on its own.
 pub async fn newest_map(env: &Env, addresses: &[String]) -> Option<FederationMap> {
     let maps = join_all(addresses.iter().map(|address| ask(env, address))).await;
     maps.into_iter().flatten().map(|(map, _)| map).max_by_key(|map| map.version)
 }
 
-/// gRPC addresses of the group that keeps the map, as the first of these that answers tells them.
+/// The gRPC addresses of the group that keeps the map, as the first of these metaservers that answers names them.
 pub async fn members(env: &Env, addresses: &[String]) -> Vec<String> {
     let answers = join_all(addresses.iter().map(|address| ask(env, address))).await;
     answers.into_iter().flatten().map(|(_, members)| members).next().unwrap_or_default()
@@ -46,7 +46,7 @@ async fn ask(env: &Env, address: &str) -> Option<(FederationMap, Vec<String>)> {
     timeout(ASK_DEADLINE, asked).await.ok()?
 }
 
-/// Has the federation group, whose members are among `metaservers`, change the map.
+/// Has the federation group change the map. Its members are among `metaservers`.
 pub async fn change(env: &Env, metaservers: Vec<String>, change: Federate) -> anyhow::Result<()> {
     let channel = LeaderChannel::anonymous(env.clone(), Role::Admin, metaservers, CONNECT_DEADLINE);
     let request = federate_to_wire(&change);

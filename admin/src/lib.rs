@@ -1,13 +1,14 @@
-//! What the `dfs` command does: starts and stops a local federation, and shows what a federation says of itself.
+//! The `dfs` command starts and stops a federation on this machine, shows the status of any federation, and changes its map.
 //!
 //! * `cli` is the command tree; its doc comments are the help.
-//! * `cmd` has one file per verb: collect, then print.
-//! * `status` asks every metaserver within a few seconds, joins the answers, and judges them.
-//! * `federation` reads and changes the map of several clusters.
-//! * `local` knows the directory of a local federation: shape and ports, processes, the mount.
+//! * `cmd` has one file for each noun or verb, which gathers what it needs and prints it.
+//! * `status` asks every metaserver within a few seconds, joins the answers, and judges them. It is a library: a console
+//!   can use it too.
+//! * `federation` reads and changes the map of a federation of several clusters.
+//! * `local` knows the directory of a local federation: its shape and ports, its processes, and its mount.
 //! * `print` makes tables and JSON.
 //!
-//! Nothing here changes a federation's content; what destroys data (`down --purge`) asks first.
+//! Nothing here changes the content of files. The one verb that destroys data (`down --purge`) asks first.
 
 use std::process::ExitCode;
 
@@ -22,11 +23,11 @@ pub mod local;
 pub mod print;
 pub mod status;
 
-/// The command could not do what it was asked to. Chosen apart from the verdicts 0, 1 and 2 of `status` but for
-/// usage errors, which clap ends with 2 before anything was asked.
+/// The exit code of a command that could not do what it was asked to. It differs from 0, 1 and 2, with which `status` tells
+/// how healthy the federation is. (A usage error ends with 2 too, as clap has it, before anything is asked.)
 const EXIT_FAILED: u8 = 3;
 
-/// The `dfs` command: arguments in, exit code out. An error is printed as one line.
+/// Runs the `dfs` command with the arguments of this process; returns its exit code. An error is printed as one line.
 pub fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -1,10 +1,10 @@
-//! Tables and JSON, and how numbers look to people.
+//! Makes tables and JSON, and formats sizes and ages for people.
 
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
-/// Rows under a header, columns as wide as their widest cell.
+/// A table of rows under a header. Each column is as wide as its widest cell.
 pub struct Table {
     header: Vec<&'static str>,
     rows: Vec<Vec<String>>,
@@ -15,14 +15,14 @@ impl Table {
         Table { header: header.into(), rows: Vec::new() }
     }
 
-    /// Cells in the header's order; missing ones are empty.
+    /// Adds a row. The cells are in the order of the header; missing ones are empty.
     pub fn row(&mut self, cells: impl Into<Vec<String>>) {
         let mut cells = cells.into();
         cells.resize(self.header.len(), String::new());
         self.rows.push(cells);
     }
 
-    /// Numbers to the right, everything else to the left; no trailing blanks.
+    /// The table as text. Columns of numbers are aligned to the right, all others to the left; no line has trailing blanks.
     pub fn render(&self) -> String {
         let mut text = String::new();
         let header: Vec<String> = self.header.iter().map(|h| (*h).to_owned()).collect();
@@ -55,13 +55,13 @@ fn is_number(cell: &str) -> bool {
     cell.is_empty() || cell == "-" || cell.starts_with(|c: char| c.is_ascii_digit())
 }
 
-/// Pretty JSON on stdout.
+/// Prints `value` to stdout as indented JSON.
 pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }
 
-/// `3.4 GiB`: binary units, one decimal from KiB on.
+/// Formats a size as `3.4 GiB`: in binary units, with one decimal from KiB on.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if count < 1024 {
@@ -76,7 +76,7 @@ pub fn bytes(count: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
-/// `0.4 s`, `12 s`, `5 min`, `3 h`.
+/// Formats an age as `0.4 s`, `12 s`, `5 min` or `3 h`.
 pub fn age(millis: u64) -> String {
     match millis {
         0..10_000 => format!("{:.1} s", millis as f64 / 1000.0),

@@ -1,4 +1,4 @@
-//! The `dfs` program against federations that are dead, silent, or not configured.
+//! Runs the `dfs` program against federations that are dead, silent, or not configured.
 
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::time::{Instant, timeout};
 
-/// What `dfs status` promises with every server dead.
+/// The time within which `dfs status` promises to answer when every server is dead.
 const PROMISE: Duration = Duration::from_secs(3);
 
 fn dfs(arguments: &[&str]) -> Command {
@@ -50,7 +50,7 @@ async fn with_every_server_dead_status_says_within_three_seconds_what_is_unreach
 
 #[tokio::test]
 async fn a_server_that_accepts_and_says_nothing_does_not_hold_status_up() {
-    // Connections wait in the backlog: as with a server under SIGSTOP.
+    // Connections wait in the backlog, as they do at a server that SIGSTOP has stopped.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = silent.local_addr().unwrap().to_string();
     let output = within_promise(dfs(&["--json", "status", "--federation", &address])).await;
@@ -104,7 +104,7 @@ async fn without_configuration_or_with_a_wrong_key_the_error_says_what_to_do() {
 #[tokio::test]
 async fn up_without_the_daemons_programs_fails_by_name_and_down_without_a_federation_is_content() {
     let temp = tempfile::tempdir().unwrap();
-    // A copy without its neighbours, so that no daemon is found beside it.
+    // A copy in a folder of its own, so that no daemon is found beside it.
     let alone = temp.path().join("dfs");
     std::fs::copy(env!("CARGO_BIN_EXE_dfs"), &alone).unwrap();
     let dir = temp.path().join("federation");

@@ -1,5 +1,5 @@
-//! The settings of a chunkserver: `[chunkserver]` and `[federation]` of the configuration file, under the environment
-//! and the flags (`main.rs`).
+//! The settings of a chunkserver: the sections `[chunkserver]` and `[federation]` of the configuration file. The environment
+//! and the flags take precedence over it (`main.rs`).
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,36 +11,37 @@ use thiserror::Error;
 
 use crate::store::FullBelow;
 
-/// The whole file; other daemons' sections are not looked at.
+/// The whole configuration file. The sections of other daemons are not looked at.
 pub type File = dfs_proto::config::ConfigFile<IgnoredAny, Section>;
 
-/// `[chunkserver]`.
+/// The section `[chunkserver]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Section {
-    /// Directory for the chunks; made if it is not there.
+    /// The directory for the chunks; it is made if it does not exist.
     pub data: PathBuf,
-    /// Address of the gRPC port (handshake, chunk service for other languages); port 0: any free one.
+    /// The address of the gRPC port, which serves the handshake, and the chunk service for other languages. Port 0 is any
+    /// free one.
     pub listen: String,
-    /// What others are told instead of `listen`. Needed when that is a wildcard.
+    /// The address that others get instead of `listen`; needed if that is a wildcard.
     pub advertise: String,
-    /// Address of the frame port, which carries the data.
+    /// The address of the frame port, which carries the data.
     pub frames_listen: String,
-    /// What others are told instead of `frames_listen`.
+    /// The address that others get instead of `frames_listen`.
     pub frames_advertise: String,
-    /// Address of `/metrics` and `/healthz`; empty: none.
+    /// The address of `/metrics` and `/healthz`; empty for none.
     pub http: String,
-    /// Copies of a chunk prefer different zones. Any name.
+    /// Any name. The replicas of a chunk are placed in different zones if possible.
     pub zone: String,
     pub heartbeat_interval_ms: u64,
-    /// With less free than the larger of these two, the server takes no more appends.
+    /// The server takes no more appends when its disk has less free than the larger of this and `full_below_percent`.
     pub full_below_bytes: u64,
     pub full_below_percent: u64,
-    /// Threads that read and write.
+    /// How many threads read and write.
     pub io_threads: usize,
-    /// Threads that sync and delete.
+    /// How many threads sync and delete.
     pub sync_threads: usize,
-    /// How long a client waits for data; other replicas get a sixth of it for an append, half of it for a sync.
+    /// How long a client waits for data. Other replicas get a sixth of it for an append, and half of it for a sync.
     pub data_deadline_ms: u64,
     pub connect_deadline_ms: u64,
 }
@@ -171,7 +172,7 @@ fn is_wildcard(address: &str) -> bool {
     host_and_port(address).is_some_and(|(host, _)| ["0.0.0.0", "[::]", "::"].contains(&host))
 }
 
-/// Can only this machine connect to it?
+/// Whether only this machine can connect to the address.
 pub(crate) fn is_loopback(address: &str) -> bool {
     host_and_port(address).is_some_and(|(host, _)| {
         let host = host.trim_start_matches('[').trim_end_matches(']');

@@ -1,7 +1,7 @@
-//! The chunk service over gRPC: for programs in any language that speak `chunk.proto`. dfs itself uses frames.
+//! Serves the chunk service over gRPC, for programs in any language that speak `chunk.proto`. dfs itself uses frames.
 //!
-//! Here the payload is copied through the message, and appends of one chunk keep their order only if each waits for the
-//! answer of the one before: HTTP/2 streams have no order among each other.
+//! The payload is copied through the message here. Appends to one chunk keep their order only if the client waits for each
+//! answer before it sends the next one: HTTP/2 streams have no order among each other.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 
 struct Wiring(Arc<dyn ChunkService>);
 
-/// The service as tonic wants it.
+/// The service in the form that tonic serves.
 pub(crate) fn chunk_service(service: Arc<dyn ChunkService>) -> ChunkServer<impl Chunk> {
     ChunkServer::new(Wiring(service)).max_decoding_message_size(MESSAGE_LEN_MAX)
 }

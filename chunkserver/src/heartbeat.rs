@@ -1,8 +1,10 @@
-//! Registers this server at its cluster's leader and reports to it: load up, orders down.
+//! Registers this server with the leader of its cluster, then sends it a heartbeat at each interval: the server's load and
+//! what it has done go up, the leader's orders come down.
 //!
 //! H1  Cluster and server id are stamped on the data directory before anything is served under them (P11.1).
-//! H2  After a failure all metaservers are tried at once and again, so that a new leader hears us soon (P10.2).
-//! Not here: what becomes of the orders (`orders`).
+//! H2  After a failed heartbeat the next one follows at once, to whichever metaserver answers, so that a new leader hears
+//!     from this server soon (P10.2).
+//! Not here: how orders are carried out (`orders`).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,17 +30,17 @@ use crate::store::stamp::{Directory, DirectoryError};
 use crate::store::{ChunkStore, StoreLoad};
 use crate::workers::Workers;
 
-/// For finding a leader and its answer: long enough to pass over a member that hangs (a second and a half).
+/// The time to find a leader and get its answer: long enough to pass over a member that hangs (a second and a half).
 const CALL_DEADLINE: Duration = Duration::from_secs(6);
-/// After the leader's refusal, which trying again will hardly change.
+/// The pause after a refused registration, which another attempt at once will hardly change.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
-/// Before a heartbeat that could not wait.
+/// The pause before a heartbeat that is sent before it is due. So many requests for one become a single heartbeat.
 const ASKED_PAUSE: Duration = Duration::from_millis(20);
-
-/// Damaged chunks that one heartbeat reports: the leader takes no more at a time, and what it took is not repeated.
+/// Damaged chunks that one heartbeat reports. The leader takes no more at a time, and those that it took are not reported
+/// again.
 const DAMAGE_REPORTS_MAX: usize = 100;
 
-/// Why this server cannot be of its cluster: it stops.
+/// Why this server cannot belong to its cluster. It stops then.
 #[derive(Debug, Error)]
 pub enum RegisterError {
     #[error(transparent)]
@@ -49,17 +51,17 @@ pub enum RegisterError {
     Malformed { what: &'static str },
 }
 
-/// Where others reach this server, and what it says about itself.
+/// What this server tells others about itself: its addresses and its zone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Advertised {
     pub grpc: String,
     pub frames: String,
-    /// Empty: it serves none.
+    /// Empty if it serves no HTTP.
     pub http: String,
     pub zone: String,
 }
 
-/// How registration stands, for `/healthz`. Cloning gives another handle.
+/// Whether the last heartbeat was answered, for `/healthz`. A clone shares the state.
 #[derive(Clone)]
 pub(crate) struct Registration(Arc<Mutex<Option<String>>>);
 
@@ -68,12 +70,12 @@ impl Registration {
         Registration(Arc::new(Mutex::new(Some("not registered yet".to_owned()))))
     }
 
-    /// `None`: the last heartbeat was answered.
+    /// Why the last heartbeat or registration failed; `None` if it was answered.
     pub(crate) fn last_failure(&self) -> Option<String> {
         lock(&self.0).clone()
     }
 
-    /// Remembers it, and logs what is new: a cluster that is away for an hour is two lines.
+    /// Remembers the outcome and logs it if it is new, so that a cluster that is away for an hour leaves two lines.
     fn report(&self, failure: Option<String>) {
         let mut last = lock(&self.0);
         match (&*last, &failure) {
@@ -90,7 +92,7 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Everything a heartbeat speaks about.
+/// The task that registers and sends heartbeats, with everything that a heartbeat tells about.
 pub(crate) struct Heartbeat {
     pub(crate) leader: LeaderChannel,
     pub(crate) directory: Arc<Mutex<Directory>>,
@@ -107,7 +109,7 @@ pub(crate) struct Heartbeat {
     pub(crate) orders: Orders,
 }
 
-/// Who we are for the leader, until it says that somebody else is.
+/// Who this server is to the leader. It is valid until the leader asks for another registration.
 #[derive(Clone, Copy)]
 struct Registered {
     cluster: ClusterId,
@@ -115,14 +117,16 @@ struct Registered {
     instance: Instance,
 }
 
-/// Why there is no registration: for now, or for good.
+/// Why a registration failed.
 enum NotRegistered {
+    /// A later attempt may succeed.
     Yet(String),
+    /// No attempt will.
     Ever(RegisterError),
 }
 
 impl Heartbeat {
-    /// Until the future is dropped, or this server turns out not to belong to the cluster.
+    /// Runs until the future is dropped, or returns why this server does not belong to the cluster.
     pub(crate) async fn run(self) -> RegisterError {
         loop {
             let registered = match self.register().await {
@@ -184,14 +188,14 @@ impl Heartbeat {
         }
     }
 
-    /// Returns when the leader wants us to register again.
+    /// Sends heartbeats; returns when the leader asks for another registration.
     async fn report_while_registered(&self, registered: Registered) {
         let mut ticks = interval_at(Instant::now(), self.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                // At most so often, whoever makes us ask.
+                // The pause bounds how often clients can cause a heartbeat.
                 () = self.neighbours.asked() => sleep(ASKED_PAUSE).await,
             }
             match self.beat(registered).await {
@@ -251,7 +255,7 @@ impl Heartbeat {
         let measured = self.workers.run(move || lock(&machine).measure()).await;
         let MachineLoad { cpu_percent, memory_total_bytes, memory_available_bytes } =
             measured.unwrap_or_default();
-        // A disk that does not even tell its space takes no appends.
+        // A disk whose free space cannot even be measured takes no appends.
         let failing = |error| {
             tracing::warn!("measure the data directory's space: {error}");
             StoreLoad { is_full: true, ..StoreLoad::default() }
@@ -274,7 +278,7 @@ impl Heartbeat {
     }
 }
 
-/// What the leader orders with this answer.
+/// The orders in an answer of the leader.
 fn ordered(reply: &wire::HeartbeatReply) -> Ordered {
     Ordered { deletions: reply.delete.iter().copied().map(ChunkId).collect() }
 }

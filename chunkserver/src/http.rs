@@ -1,4 +1,4 @@
-//! `/metrics` for Prometheus and `/healthz` for whoever restarts us.
+//! Serves `/metrics` for Prometheus, and `/healthz` for a supervisor that restarts this server.
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -13,7 +13,7 @@ use crate::heartbeat::Registration;
 use crate::metrics::Metrics;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// After a failed accept (out of descriptors): trying at once again would only burn a core.
+/// The pause after a failed accept, such as for want of descriptors: trying again at once would only burn a core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `shutdown` is ready.

@@ -1,10 +1,11 @@
-//! A chunkserver: it stores chunks in one data directory, passes appends on to the other replicas, and reports to its
+//! A chunkserver stores chunks in one data directory, forwards appends to the other replicas of a chunk, and reports to its
 //! cluster's metaservers.
 //!
-//! The way of an append: `service` checks whom it is for, `store` writes it (`open.rs`) while `replicate` passes it on,
-//! and the answer goes out when all have it. A byte becomes durable in `store/open.rs`, `sync_file`; a stale append is
-//! refused there too, in `queue` and `check`. `heartbeat` registers this server, carries load up and orders down; `orders`
-//! carries them out. Blocking work runs in `workers`; the disk is behind `disk`, the machine's figures behind `machine`.
+//! An append goes this way: `service` checks that it is meant for this server, `store` writes it (`open.rs`) while
+//! `replicate` forwards it, and the answer goes out when all replicas have it. A byte becomes durable in `store/open.rs`,
+//! `sync_file`; a stale append is refused there too, in `queue` and `check`. `heartbeat` registers this server, carries its
+//! load up and the leader's orders down; `orders` carries these out. Blocking work runs in `workers`. The disk is behind
+//! `disk`, and the machine's figures are behind `machine`.
 //!
 //! [`start`] wires the parts; [`Server::run`] serves until it is told to stop, and ends them in order.
 
@@ -47,20 +48,20 @@ use store::stamp::{Directory, DirectoryError};
 use store::{ChunkStore, StoreOptions};
 use workers::Workers;
 
-/// What a chunkserver gets from its surroundings beside [`Env`]: the simulation passes its own.
+/// What a chunkserver gets from the machine it runs on, beside [`Env`]. The simulation passes doubles.
 pub struct Seams {
     pub disk: Arc<dyn Disk>,
     pub machine: Arc<Mutex<dyn Machine>>,
-    /// For reads and writes.
+    /// Run reads and writes.
     pub io: Workers,
-    /// For syncs and deletions.
+    /// Run syncs and deletions.
     pub syncs: Workers,
-    /// That the process may have.
+    /// How many descriptors the process may have open.
     pub descriptors: u64,
 }
 
 impl Seams {
-    /// The machine's. To be called within a tokio runtime, whose blocking threads are used.
+    /// The seams of a real machine. Must be called within a tokio runtime, whose blocking threads the workers use.
     pub fn real(config: &Config) -> Seams {
         Seams {
             disk: Arc::new(RealDisk),
@@ -72,7 +73,7 @@ impl Seams {
     }
 }
 
-/// Why a chunkserver does not start or does not go on: one line for whoever started it.
+/// Why a chunkserver does not start, or ends by itself. Each is one line for the person who started it.
 #[derive(Debug, Error)]
 pub enum RunError {
     #[error(transparent)]
@@ -87,7 +88,7 @@ pub enum RunError {
     Register(#[from] RegisterError),
 }
 
-/// A chunkserver whose ports are open and whose directory is claimed.
+/// A chunkserver whose ports are open and whose data directory is claimed. It serves once [`Server::run`] is called.
 pub struct Server {
     grpc: Box<dyn Listener>,
     frames: Box<dyn Listener>,
@@ -96,9 +97,10 @@ pub struct Server {
     heartbeat: Heartbeat,
 }
 
-/// Checks the settings, claims the directory, opens the ports.
+/// Checks the settings, claims the data directory and opens the ports.
 ///
-/// Boxed, so that it is compiled here: an `async fn` with all that it awaits is compiled by every crate that awaits it.
+/// The future is boxed so that it is compiled in this crate: an `async fn`, with all that it awaits, is compiled by every
+/// crate that awaits it.
 pub fn start(config: Config, env: Env, seams: Seams) -> BoxFuture<'static, Result<Server, RunError>> {
     Box::pin(claim_and_bind(config, env, seams))
 }
@@ -134,8 +136,8 @@ async fn claim_and_bind(config: Config, env: Env, seams: Seams) -> Result<Server
         section.data_deadline(),
         metrics.clone(),
     );
-    // Without a cluster of its own in the handshake: a leader of another cluster shall answer the registration, whose
-    // refusal ends this server, and not refuse the connection, which would be tried for ever.
+    // The handshake names no cluster: a leader of another cluster is to refuse the registration, which ends this server,
+    // and not the connection, which would be tried for ever.
     let metaservers = config.federation.metaservers.clone();
     let leader = LeaderChannel::anonymous(env, Role::Chunkserver, metaservers, section.connect_deadline());
     let orders = Orders::new(store.clone());
@@ -192,17 +194,17 @@ fn given_or(given: &str, otherwise: String) -> String {
 }
 
 impl Server {
-    /// Where others are told to reach it.
+    /// The addresses under which others reach this server.
     pub fn advertised(&self) -> &Advertised {
         &self.heartbeat.advertised
     }
 
-    /// The cluster stamped on the directory; unknown before the first registration.
+    /// The cluster that is stamped on the data directory; unknown before the first registration.
     pub fn cluster(&self) -> ClusterId {
         self.identity.get().cluster
     }
 
-    /// One line for each port that other machines can reach.
+    /// A warning of one line for each port that other machines can reach.
     pub fn warnings(&self) -> Vec<String> {
         let ports = [Some(&self.grpc), Some(&self.frames), self.http.as_ref()];
         let addresses = ports.into_iter().flatten().map(|listener| listener.local_address());
@@ -214,8 +216,9 @@ impl Server {
             .collect()
     }
 
-    /// Serves until `shutdown` turns true: then takes no more requests, puts what it has on stable storage, returns.
-    /// An error when this server turns out not to belong to the cluster. Boxed as [`start`] is.
+    /// Serves until `shutdown` turns true. Then it takes no more requests, puts what it has on stable storage, and returns.
+    ///
+    /// Returns an error when this server turns out not to belong to the cluster. The future is boxed, as that of [`start`].
     pub fn run(self, shutdown: watch::Receiver<bool>) -> BoxFuture<'static, Result<(), RunError>> {
         Box::pin(self.serve(shutdown))
     }
@@ -246,7 +249,7 @@ impl Server {
             _ = shutdown.wait_for(|stop| *stop) => Ok(()),
         };
         let _ = stop.send(true); // the tasks may have ended already
-        // A peer that keeps its connection open must not keep us: what it is owed was answered by then.
+        // A peer that keeps its connection open must not delay the end: its requests have been answered by then.
         let served = async { while tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(STOP_DEADLINE, served).await;
         store.flush().await;
@@ -254,10 +257,10 @@ impl Server {
     }
 }
 
-/// How long running requests may take after a stop.
+/// How long requests that are under way may take after a stop.
 const STOP_DEADLINE: std::time::Duration = std::time::Duration::from_secs(3);
 
 async fn until(mut stopped: watch::Receiver<bool>) {
-    // Its sender gone means the same.
+    // A sender that is gone means the same.
     let _ = stopped.wait_for(|stop| *stop).await;
 }

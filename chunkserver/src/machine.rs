@@ -1,24 +1,24 @@
-//! How busy the machine is, as heartbeats report it.
+//! Measures how busy the machine is, for the heartbeats.
 
 use sysinfo::{MemoryRefreshKind, System};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MachineLoad {
-    /// Of all cores together, 0 to 100, since the last measurement.
+    /// The share of all cores together that was busy since the last measurement, 0 to 100.
     pub cpu_percent: u32,
     pub memory_total_bytes: u64,
     pub memory_available_bytes: u64,
 }
 
-/// The door to the machine's figures: the simulation has its own behind it. Blocking.
+/// The seam to the machine's figures, for which the simulation has its own. Its calls block.
 pub trait Machine: Send + 'static {
     fn measure(&mut self) -> MachineLoad;
 }
 
-/// From the operating system; only what is reported is refreshed.
+/// Asks the operating system. Only the figures that are reported are refreshed.
 pub struct RealMachine(Option<System>);
 
-/// Always the same: for simulations and tests.
+/// Always answers the same figures, for simulations and tests.
 pub struct FixedMachine(pub MachineLoad);
 
 impl RealMachine {

@@ -1,4 +1,5 @@
-//! `dfs-chunkserver`: arguments and environment over the configuration file, then [`dfs_chunkserver::start`].
+//! The binary `dfs-chunkserver`: reads its settings from the arguments, the environment and the configuration file, then runs
+//! [`dfs_chunkserver::start`].
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
-/// For this process and, in place of malloc, for the libraries in it that are not Rust.
+/// The allocator of this process. It also replaces malloc for the libraries in it that are not Rust.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -78,7 +79,7 @@ struct Arguments {
 }
 
 impl Arguments {
-    /// The file's settings with those given here over them.
+    /// The settings of the file, replaced by those that the arguments and the environment give.
     fn config(self) -> anyhow::Result<Config> {
         let (_, file) = dfs_proto::config::load::<File>(self.config.as_deref())?;
         let File { mut federation, chunkserver: mut section, .. } = file;
@@ -117,7 +118,7 @@ fn main() -> ExitCode {
     match serve(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Each of our errors names its cause itself.
+            // The text of each error includes its cause.
             eprintln!("dfs-chunkserver: {error}");
             ExitCode::FAILURE
         }
@@ -156,7 +157,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Turns true at SIGTERM or Ctrl-C.
+/// A flag that turns true at SIGTERM or Ctrl-C.
 fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -172,7 +173,8 @@ fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
     Ok(stopped)
 }
 
-/// As far as the hard limit allows (the usual soft one of 1024 is too low); answers what was obtained.
+/// Raises the soft limit of descriptors, which is usually 1024 and too low, as far as the hard limit allows; returns what it
+/// is then.
 fn raise_descriptor_limit() -> std::io::Result<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is writable for the length of the call.

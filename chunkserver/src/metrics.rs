@@ -1,4 +1,4 @@
-//! Every metric of a chunkserver. Names as Prometheus shows them: counters get `_total`.
+//! Every metric of a chunkserver, with its name, help and unit. Prometheus appends `_total` to the names of counters.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -8,7 +8,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-/// Cloning gives another handle to the same numbers.
+/// The metrics of one server. A clone counts on the same numbers.
 #[derive(Clone)]
 pub struct Metrics {
     pub appended_bytes: Counter,
@@ -104,7 +104,7 @@ impl Metrics {
         registry
     }
 
-    /// All of them in the OpenMetrics text format.
+    /// All metrics in the OpenMetrics text format.
     pub fn encode(&self) -> String {
         let mut text = String::new();
         // Writing into a string does not fail.

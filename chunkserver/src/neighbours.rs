@@ -1,9 +1,9 @@
-//! The other chunkservers of this cluster, as the metaserver names them.
+//! The addresses of the other chunkservers of this cluster, as the metaserver names them.
 //!
-//! N1  A request says which servers it is to be passed on to. Where those are is not for its sender to say: this server
-//!     connects only to addresses that the metaserver has given it, so that nobody can send it wherever he likes.
-//! N2  Who is not known, or is said to be elsewhere, may have joined or moved just now: the metaserver is asked at once, and
-//!     what it says then counts.
+//! N1  A request names the servers that it is to be forwarded to, and their addresses. This server connects only to
+//!     addresses that the metaserver has given it, so that no client can make it connect to an address of its choice.
+//! N2  A server that is not known, or that the request names with another address, may have joined or moved just now. Then
+//!     the metaserver is asked at once, and its answer counts.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,30 +15,30 @@ use dfs_proto::meta::Replica;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
-/// How long one that is not known is asked for: a heartbeat, also while another member becomes leader.
+/// How long to wait for the metaserver's answer about a server: long enough for a heartbeat.
 const ASK_DEADLINE: Duration = Duration::from_secs(1);
 
-/// Cloning gives another handle to the same.
+/// The known addresses. A clone shares them.
 #[derive(Clone, Default)]
 pub struct Neighbours(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
     known: Mutex<Known>,
-    /// Counts answers of the metaserver.
+    /// Counts the answers of the metaserver.
     told: watch::Sender<u64>,
     asked: Notify,
 }
 
 #[derive(Default)]
 struct Known {
-    /// What the metaserver calls this list; 0: it has given none.
+    /// The metaserver's number for this list; 0 if it has given none yet.
     version: u64,
     addresses: BTreeMap<ServerId, String>,
 }
 
 impl Neighbours {
-    /// Without a metaserver, for tests and measurements.
+    /// A list that no metaserver gave, for tests and benchmarks.
     pub fn fixed(replicas: &[Replica]) -> Neighbours {
         let neighbours = Neighbours::default();
         neighbours.told(1, replicas.iter().cloned());
@@ -53,7 +53,8 @@ impl Neighbours {
         self.known().version
     }
 
-    /// The metaserver says so; a list of the version that is known already it does not repeat.
+    /// Takes over an answer of the metaserver. If the version is the one that is known already, `replicas` is empty and the
+    /// list stays.
     pub(crate) fn told(&self, version: u64, replicas: impl IntoIterator<Item = Replica>) {
         let mut known = self.known();
         if known.version != version {
@@ -64,7 +65,7 @@ impl Neighbours {
         self.0.told.send_modify(|answers| *answers += 1);
     }
 
-    /// Ready when the metaserver is to be asked before the next heartbeat is due.
+    /// Returns when the metaserver is to be asked before the next heartbeat is due.
     pub(crate) async fn asked(&self) {
         self.0.asked.notified().await;
     }
@@ -73,17 +74,17 @@ impl Neighbours {
         self.known().addresses.get(&server).cloned()
     }
 
-    /// The server that is meant, at the address that the metaserver knows (N1).
+    /// The server that a request means, with the address that the metaserver knows (N1).
     pub(crate) async fn find(&self, meant: &Replica) -> Result<Replica, ChunkError> {
         let server = meant.server;
-        // The second answer is to a question that was asked after this one came.
+        // Twice: the first answer may belong to a heartbeat that was sent before the request came.
         for _ in 0..2 {
             if self.address_of(server).as_ref() == Some(&meant.address) {
                 return Ok(meant.clone());
             }
             let mut told = self.0.told.subscribe();
             self.0.asked.notify_one(); // keeps N2
-            // Without an answer, where it was is still the best that is known.
+            // Without an answer, the last known address is the best there is.
             let _ = timeout(ASK_DEADLINE, told.changed()).await;
         }
         match self.address_of(server) {

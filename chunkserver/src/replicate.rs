@@ -1,10 +1,10 @@
-//! Passing appends and syncs on to the other replicas of a chunk.
+//! Forwards appends and syncs to the other replicas of a chunk.
 //!
-//! R1  What is forwarded to one server for one chunk is sent in the order of the calls (P1.2): each pair has a lane,
-//!     a queue with one task that submits, so that the first connection attempt holds up only those behind it.
-//! R2  A failure names the server that failed, so that its chunks go elsewhere.
-//!     Where it is, the metaserver says (`neighbours`).
-//! R3  What could not be sent takes everything queued behind it along: those would be gaps.
+//! R1  Requests to one server for one chunk are sent in the order of the calls (P1.2). Each pair of the two has a lane, a
+//!     queue with one task that sends, so that a slow connection attempt delays only the requests behind it.
+//! R2  A failure names the server that failed and why, so that the client writes elsewhere.
+//! R3  When a request cannot be sent, the requests queued behind it fail too: they would leave gaps.
+//! Not here: the addresses of the servers. The metaserver names them (`neighbours`).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,17 +21,17 @@ use tokio::time::Instant;
 
 use crate::neighbours::Neighbours;
 
-/// Requests that wait in one lane; the transport's credit lets far fewer come from one writer.
+/// Requests that wait in one lane. The credit of a connection lets far fewer come from one writer.
 const LANE_QUEUE_MAX: usize = 8192;
 
-/// Cloning gives another handle to the same lanes.
+/// The lanes to all other replicas. A clone is a handle to the same lanes.
 #[derive(Clone)]
 pub(crate) struct Replicator(Arc<Inner>);
 
 struct Inner {
     transport: Arc<dyn ChunkTransport>,
     neighbours: Neighbours,
-    /// A lane is here while its task runs.
+    /// The lanes whose task runs, each with the requests that wait in it.
     lanes: Mutex<BTreeMap<LaneKey, VecDeque<Forward>>>,
 }
 
@@ -49,7 +49,7 @@ impl Replicator {
         Replicator(Arc::new(Inner { transport, neighbours, lanes: Mutex::default() }))
     }
 
-    /// Queues the request before it returns (R1); the future is the answer, its error `ReplicaFailed` or `Busy` (R2).
+    /// Queues the request before it returns (R1). The future is the answer; its error is `ReplicaFailed` (R2) or `Busy`.
     pub(crate) fn forward(
         &self,
         to: &Replica,
@@ -90,7 +90,7 @@ impl Replicator {
         Ok(())
     }
 
-    /// A lane's task: until its queue is empty.
+    /// The task of a lane: sends its requests until the queue is empty.
     async fn work(self, key: LaneKey) {
         while let Some(forward) = self.next(key) {
             let submitted = match self.0.neighbours.find(&forward.to).await {
@@ -101,7 +101,7 @@ impl Replicator {
                 Err(unknown) => Err(unknown),
             };
             let failure = submitted.as_ref().err().cloned();
-            // Whoever asked may have given up.
+            // The caller may have given up.
             let _ = forward.sent.send(submitted);
             if let Some(failure) = failure {
                 let behind = self.lock().get_mut(&key).map(std::mem::take).unwrap_or_default(); // keeps R3
@@ -112,7 +112,7 @@ impl Replicator {
         }
     }
 
-    /// The next of the lane; the lane itself goes when there is none.
+    /// Takes the next request of the lane, or removes the lane if there is none.
     fn next(&self, key: LaneKey) -> Option<Forward> {
         let mut lanes = self.lock();
         let forward = lanes.get_mut(&key).and_then(VecDeque::pop_front);
@@ -123,11 +123,12 @@ impl Replicator {
     }
 }
 
+/// `error`, which came from `server` or took the place of its answer, as this server reports it (R2).
 fn named(chunk: ChunkId, server: ServerId, error: ChunkError) -> ChunkError {
     let cause = ReplicaFailure::of(&error);
     match error {
         ChunkError::Busy => ChunkError::Busy,
-        // Of a replica that forwards on, which nobody asks for today.
+        // From a replica that forwarded the request itself, which none is asked to do today.
         ChunkError::ReplicaFailed { .. } => error,
         ChunkError::Unreachable { what, .. } => ChunkError::ReplicaFailed { chunk, server, cause, what },
         error => ChunkError::ReplicaFailed { chunk, server, cause, what: error.to_string() },
@@ -145,7 +146,7 @@ mod tests {
 
     use super::*;
 
-    /// Lets one submission through for each permit, and notes their order; offset 2 cannot be sent.
+    /// Lets one request through for each permit and notes their order. The one at offset 2 cannot be sent.
     struct SlowTransport {
         permits: Arc<Semaphore>,
         seen: Arc<Mutex<Vec<u64>>>,

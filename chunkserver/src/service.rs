@@ -1,11 +1,12 @@
-//! What a chunkserver does for each request: checks whom it is for, acts here and at the other replicas, answers.
+//! Handles each request: checks that it is meant for this server, acts on the local store and at the other replicas, and
+//! answers.
 //!
 //! V1  An append is acknowledged when every replica has it, a sync when every replica has it on stable storage; a
 //!     failure names the replica (P1.2, P1.4).
-//! V2  What `call` queues, here and in the lanes to the other replicas, is queued before it returns, so that appends
+//! V2  `call` queues a request in the store and in the lanes to the other replicas before it returns, so that appends
 //!     keep the order in which they came.
 //!
-//! Not here: whether the writer's session still lives. The commit decides that (P2.1); what a dead writer appends is
+//! Not here: whether the writer's session is still alive. The commit decides that (P2.1); what a dead writer appends is
 //! garbage.
 
 use std::sync::Arc;
@@ -27,11 +28,11 @@ use crate::neighbours::Neighbours;
 use crate::replicate::Replicator;
 use crate::store::ChunkStore;
 
-/// Requests worked on at a time. Appends are bounded by the credit of their connections too; beyond this many of all
-/// kinds, the answer is `Busy`.
+/// Requests that are handled at a time; further ones are answered `Busy`. Appends are also bounded by the credit of their
+/// connections.
 const REQUESTS_IN_FLIGHT_MAX: u64 = 8192;
 
-/// Cloning gives another handle to the same service.
+/// The chunk service of this server. A clone is a handle to the same service.
 #[derive(Clone)]
 pub struct Service(Arc<Inner>);
 
@@ -39,22 +40,22 @@ struct Inner {
     store: ChunkStore,
     replicator: Replicator,
     identity: SharedIdentity,
-    /// The cluster's, as of the last registration; 0 before.
+    /// The cluster's incarnation as of the last registration; 0 before the first.
     incarnation: AtomicU64,
     in_flight: AtomicU64,
-    /// How long other replicas may take for an append: they write to memory.
+    /// How long another replica may take for an append, for which it writes to memory.
     append_deadline: Duration,
-    /// … and for a sync: they wait for a disk.
+    /// How long another replica may take for a sync, for which it waits for its disk.
     sync_deadline: Duration,
     metrics: Metrics,
 }
 
-/// Counts a request while it is worked on.
+/// Counts a request as in flight until it is dropped.
 struct InFlight(Service);
 
 impl Service {
-    /// `data_deadline` is how long a client waits for bytes: the other replicas get less, so that the one that fails is
-    /// named before the client gives up.
+    /// `data_deadline` is how long a client waits for an answer. The other replicas get less time, so that the client hears
+    /// which of them failed before it gives up.
     pub fn new(
         store: ChunkStore,
         transport: Arc<dyn ChunkTransport>,
@@ -75,7 +76,7 @@ impl Service {
         }))
     }
 
-    /// Appends that name an older one are refused from now on.
+    /// Takes over the cluster's incarnation. Appends that name an older one are refused from now on.
     pub fn set_incarnation(&self, incarnation: Incarnation) {
         self.0.incarnation.fetch_max(incarnation.0, Ordering::SeqCst);
     }
@@ -94,7 +95,7 @@ impl Service {
         Ok(guard)
     }
 
-    /// Queues what has to be queued, and answers the rest as a future.
+    /// Queues the request as far as its order matters (V2); the future does the rest.
     fn start(
         &self,
         request: ChunkRequest,
@@ -130,7 +131,8 @@ impl Service {
         Ok(())
     }
 
-    /// Other members of a replica set, each once: nobody has this server fill queues or talk to itself.
+    /// Refuses a list of replicas to forward to that has too many entries, one entry twice, or this server itself: no client
+    /// is to fill queues here, or to make this server talk to itself.
     fn check_forward(&self, request: &ChunkRequest) -> Result<(), ChunkError> {
         let forward = match request {
             ChunkRequest::Append(append) => &append.forward,
@@ -186,7 +188,7 @@ impl Service {
         })
     }
 
-    /// Queues the request for each of the replicas; the future answers all their lengths, or the first failure.
+    /// Queues the request for each of the replicas; the future answers the lengths of all, or the first failure.
     fn pass_on(
         &self,
         forward: &[Replica],

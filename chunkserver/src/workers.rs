@@ -1,7 +1,7 @@
-//! Where blocking work runs: a bounded number of threads, or, in the simulation, right here.
+//! Runs blocking work on a bounded number of threads or, in the simulation, on the caller's.
 //!
-//! Nothing else in this crate blocks. A queue of jobs has no bound of its own: each job belongs to a request, and
-//! those are bounded by the transport's credit and by `REQUESTS_IN_FLIGHT_MAX`.
+//! Nothing else in this crate blocks. The queue of jobs has no bound of its own: each job belongs to a request, and
+//! requests are bounded by the credit of their connections and by `REQUESTS_IN_FLIGHT_MAX`.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,12 +11,13 @@ use tokio::sync::oneshot;
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// A pool of threads for blocking jobs. A clone is a handle to the same pool.
 #[derive(Clone)]
 pub struct Workers(Kind);
 
 #[derive(Clone)]
 enum Kind {
-    /// The caller does it before `submit` returns: for the simulation, where no thread may be.
+    /// The caller does a job itself before `submit` returns. This is for the simulation, which may not use threads.
     Inline,
     Threads(Arc<Threads>),
 }
@@ -33,7 +34,8 @@ struct Queue {
     threads: usize,
 }
 
-/// A thread that ends by a panic in a job must not count as running.
+/// Counts its thread out when it is dropped while the flag is set, so that a thread that ends by a panic in a job does not
+/// count as running.
 struct Leaving<'a>(&'a Mutex<Queue>, bool);
 
 impl Workers {
@@ -41,7 +43,7 @@ impl Workers {
         Workers(Kind::Inline)
     }
 
-    /// At most `threads_max` at a time, of the pool of the runtime that calls this.
+    /// Uses at most `threads_max` threads at a time, out of the blocking threads of the runtime that calls this.
     pub fn threads(threads_max: usize) -> Workers {
         Workers(Kind::Threads(Arc::new(Threads {
             runtime: Handle::current(),
@@ -50,7 +52,7 @@ impl Workers {
         })))
     }
 
-    /// Does `job` later, or now. Call it without holding a lock that `job` takes.
+    /// Does `job` later, or before it returns. The caller must not hold a lock that `job` takes.
     pub fn submit(&self, job: impl FnOnce() + Send + 'static) {
         match &self.0 {
             Kind::Inline => job(),
@@ -58,11 +60,11 @@ impl Workers {
         }
     }
 
-    /// Does `job` and answers what it returned; `None` when it panicked.
+    /// Does `job` and returns its result, or `None` if it panicked.
     pub async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let (done, result) = oneshot::channel();
         self.submit(move || {
-            // Whoever asked may have given up: then nobody wants the answer.
+            // The caller may have given up; then nobody wants the answer.
             let _ = done.send(job());
         });
         result.await.ok()

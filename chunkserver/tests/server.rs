@@ -1,4 +1,4 @@
-//! Whole chunkservers on loopback, with disks in memory, and a metaserver that answers what a test tells it to.
+//! Whole chunkservers on loopback, with disks in memory, and a fake metaserver that answers what a test wants.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -34,10 +34,10 @@ use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
 const CLUSTER: ClusterId = ClusterId(0xc1);
-/// Far more than anything here takes; a test that waits so long has failed.
+/// Far longer than anything here takes: a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a metaserver was told, and what it answers next.
+/// The requests that the fake leader got, and what it answers next.
 #[derive(Clone, Default)]
 struct Told {
     registrations: Vec<wire::RegisterRequest>,
@@ -49,7 +49,7 @@ struct Told {
 }
 
 impl Told {
-    /// Each where it was when it last registered.
+    /// The servers, each with the address of its last registration.
     fn servers(&self) -> Vec<wire::ServerAddress> {
         let server = |(index, directory): (usize, &Bytes)| {
             let last = self.registrations.iter().rfind(|request| request.directory == *directory);
@@ -60,7 +60,7 @@ impl Told {
     }
 }
 
-/// A leader of a cluster that has nothing but chunkservers.
+/// A leader that knows of nothing but chunkservers.
 #[derive(Clone)]
 struct FakeLeader {
     told: Arc<watch::Sender<Told>>,
@@ -174,7 +174,7 @@ fn disk() -> MemoryDisk {
 }
 
 impl TestServer {
-    /// Answers when it was heard by the leader.
+    /// Starts a server; returns when the leader has got a heartbeat of it.
     async fn start(leader: &FakeLeader, address: &str, disk: &MemoryDisk) -> TestServer {
         let server = start(config(address), Env::real(), seams(disk)).await.unwrap();
         let advertised = server.advertised().clone();
@@ -352,7 +352,7 @@ async fn a_replica_whose_disk_is_full_is_named_with_that_cause() {
     secondary.stop().await.unwrap();
 }
 
-/// A server connected wherever a client told it to.
+/// A server connected to any address that a client named.
 #[tokio::test]
 async fn a_server_connects_to_no_address_that_the_metaserver_did_not_give_it() {
     let (leader, address) = FakeLeader::start(CLUSTER).await;
@@ -488,7 +488,7 @@ async fn a_directory_that_another_cluster_owns_ends_the_server_with_one_line() {
 async fn a_request_for_another_cluster_is_refused() {
     let (leader, address) = FakeLeader::start(CLUSTER).await;
     let server = TestServer::start(&leader, &address, &disk()).await;
-    // One that shakes hands without naming a cluster, as a client that has no session yet.
+    // A client without a session names no cluster in the handshake.
     let transport = client(ClusterId::UNKNOWN);
     let request = match append(8, 0, &Bytes::from_static(b"bytes"), &[]) {
         ChunkRequest::Append(append) => {

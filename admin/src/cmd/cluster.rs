@@ -1,4 +1,4 @@
-//! `dfs cluster list`, `join` and `leave`.
+//! `dfs cluster`: `list` prints the clusters, `join` and `leave` change which ones belong to the federation.
 
 use std::process::ExitCode;
 
@@ -18,7 +18,7 @@ use crate::status::{ClusterStatus, MemberState, VolumeStatus, gather, judge};
 struct Row {
     name: String,
     id: String,
-    /// `None`: nobody leads.
+    /// The id of the member that leads; `None` if none does.
     leader: Option<u64>,
     term: Option<u64>,
     metaservers: usize,

@@ -1,4 +1,4 @@
-//! `dfs down`: takes the mount away, then stops the servers. Nothing is stopped while someone uses the mount.
+//! `dfs down`: unmounts, then stops the servers. Nothing is stopped while a process uses the mount.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,8 @@ use crate::local::mounted::{self, Holder, Probe, Unmounted};
 use crate::local::process::Processes;
 use crate::print::{self, Table};
 
-/// A mount sends what it still holds: as long as the metadata and data deadlines (30 s) let it.
+/// How long the mount's process may take to end: it sends what it still holds, for which its metadata and data deadlines give
+/// it 30 s.
 const MOUNT_END_DEADLINE: Duration = Duration::from_secs(40);
 const PROBE_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -27,10 +28,10 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(1);
 struct Report {
     dir: PathBuf,
     stopped: Vec<String>,
-    /// Did not end when asked to.
+    /// The processes that did not end on SIGTERM.
     killed: Vec<String>,
     purged: bool,
-    /// Who keeps the mount busy; then nothing was stopped.
+    /// The processes that keep the mount busy. If there are any, nothing was stopped.
     holders: Vec<Holder>,
 }
 
@@ -101,7 +102,7 @@ fn busy(point: &Path, report: &Report, json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(EXIT_FAILED))
 }
 
-/// Unmounts and waits for the mount's process. Returns who holds it, if someone does.
+/// Unmounts, and waits until the mount's process has ended. Returns the processes that keep the mount busy, if there are any.
 async fn stop_mount(
     point: &Path,
     lazy: bool,
@@ -110,7 +111,7 @@ async fn stop_mount(
 ) -> anyhow::Result<Vec<Holder>> {
     let process = processes.alive(MOUNT);
     let is_mounted = mounted::at(point)?.is_some();
-    // Without our process, a mount that lives belongs to someone else.
+    // A mount that answers although our process is gone belongs to somebody else.
     let is_ours = process.is_some() || mounted::probe(point, PROBE_DEADLINE).await == Probe::Dead;
     if is_mounted && is_ours && mounted::unmount(point, lazy).await? == Unmounted::Busy {
         let holders = mounted::holders(point);
@@ -123,7 +124,7 @@ async fn stop_mount(
         return Ok(holders);
     }
     if let Some(process) = process {
-        // A lazily taken mount lives on while it is used: its process is told to end.
+        // A mount that was taken away lazily goes on while it is used: its process has to be ended.
         let ends = is_mounted && !lazy && process.wait_end(Instant::now() + MOUNT_END_DEADLINE).await;
         let outcome = if ends { true } else { process.end().await };
         note(MOUNT, outcome, report);
@@ -131,7 +132,7 @@ async fn stop_mount(
     Ok(Vec::new())
 }
 
-/// Chunkservers first: the metaservers see them go.
+/// Stops the servers: chunkservers first, so that the metaservers see them go.
 async fn stop_servers(
     federation: &Federation,
     processes: &Processes,
@@ -170,7 +171,7 @@ fn is_confirmed(dir: &Path) -> anyhow::Result<bool> {
     Ok(answer.trim() == "yes")
 }
 
-/// Deletes what `dfs up` made there, and the directory if nothing else is in it.
+/// Deletes what `dfs up` made in the directory, and the directory itself if nothing else is in it.
 fn purge(dir: &Dir, federation: &Federation) -> anyhow::Result<()> {
     let servers = federation.metaservers().map(|m| &m.name);
     let servers = servers.chain(federation.chunkservers().map(|c| &c.name));

@@ -1,4 +1,4 @@
-//! `dfs file show PATH`: where a file's bytes are.
+//! `dfs file show PATH`: prints where the bytes of a file are.
 
 use std::path::{Component, Path};
 use std::process::ExitCode;
@@ -25,7 +25,7 @@ use crate::print::{self, Table, bytes};
 use crate::status::ServerState;
 use crate::status::find::Metaservers;
 
-/// For one page of extents; an election fits in.
+/// The time for one page of extents; an election fits into it.
 const DEADLINE: Duration = Duration::from_secs(8);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -87,7 +87,7 @@ pub async fn show(env: &Env, source: &Source, path: &Path, json: bool) -> anyhow
     Ok(ExitCode::SUCCESS)
 }
 
-/// A path below a dfs mount becomes one from the federation's root; any other absolute path is one already.
+/// The path from the federation's root: what of `absolute` is below a dfs mount or, if nothing is, `given` itself.
 fn inside_federation(absolute: &Path, given: &Path, mounts: &[Mount]) -> anyhow::Result<String> {
     let below = mounts.iter().filter(|m| m.is_dfs()).filter_map(|m| absolute.strip_prefix(&m.point).ok());
     let path = match below.min_by_key(|rest| rest.components().count()) {
@@ -116,16 +116,16 @@ fn inside_federation(absolute: &Path, given: &Path, mounts: &[Mount]) -> anyhow:
     Ok(format!("/{}", names.join("/")))
 }
 
-/// Whom to ask for a path, and how.
+/// Which metaservers to ask for a path, and what to ask them.
 #[derive(Debug, PartialEq, Eq)]
 struct Place {
     metaservers: Vec<String>,
     volume: VolumeId,
-    /// From the volume's root.
+    /// The path from the volume's root.
     path: String,
 }
 
-/// The first name of a path is a volume's, or a file's in the root directory.
+/// Finds the volume of a path by its first name. If that is no volume, the path is one in the root directory.
 fn place(map: &FederationMap, path: &str) -> Place {
     let (first, rest) =
         path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
@@ -164,7 +164,7 @@ async fn fetch(
         };
         shown.extents.extend(reply.extents.into_iter().map(extent));
         let end = shown.extents.last().map_or(0, |e| e.offset + e.len);
-        // An answer that promises more and brings nothing would be asked for ever.
+        // A server that promises more extents and sends none would be asked for ever.
         if !reply.more || end <= after_offset {
             break;
         }

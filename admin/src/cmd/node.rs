@@ -1,4 +1,4 @@
-//! `dfs node list`.
+//! `dfs node list`: prints every server of the federation.
 
 use std::process::ExitCode;
 
@@ -14,7 +14,7 @@ use crate::status::{ChunkserverStatus, ClusterStatus, MemberStatus};
 struct Nodes {
     cluster: String,
     metaservers: Vec<MemberStatus>,
-    /// Of a cluster without a leader nobody knows them.
+    /// Empty for a cluster without a leader: only a leader knows them.
     chunkservers: Vec<ChunkserverStatus>,
 }
 

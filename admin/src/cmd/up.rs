@@ -1,7 +1,8 @@
-//! `dfs up`: a federation on this machine, as separate processes on loopback.
+//! `dfs up`: starts a federation on this machine, as separate processes on loopback, and mounts it.
 //!
-//! It may be called again at any time: it starts what is dead and leaves alone what runs. What was chosen at the first
-//! call (ports, copies, metaservers) stays. It returns when everything is healthy and mounted, or says what is not.
+//! It may be called again at any time: it starts the processes that have ended and leaves the others alone. What was chosen
+//! at the first call (ports, copies, metaservers) stays. It returns when everything is healthy and mounted, or with an
+//! error that says what is not.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -24,14 +25,14 @@ use crate::local::process::{self, Processes};
 use crate::print;
 use crate::status::{ClusterStatus, MemberState, gather, judge};
 
-/// The mount's name in `processes.json`, and its log's.
+/// The name of the mount's process, in `processes.json` and of its log.
 pub const MOUNT: &str = "mount";
-/// Between two looks at what is starting.
+/// The time between two looks at the processes that are starting.
 const POLL: Duration = Duration::from_millis(100);
-/// For the answer of a mount that should be healthy.
+/// How long to wait for the answer of a mount that should be healthy.
 const PROBE_DEADLINE: Duration = Duration::from_secs(3);
 
-/// What this run started: watched, so that one that ends at once is noticed.
+/// A process that this run has started. It is watched, so that one that ends at once is noticed.
 struct Started {
     name: String,
     child: Child,
@@ -50,7 +51,7 @@ struct Report {
     chunkservers: usize,
     copies: u32,
     started: Vec<String>,
-    /// `dfs` finds this federation without flags.
+    /// Whether `dfs` finds this federation without flags.
     is_default: bool,
 }
 
@@ -96,7 +97,7 @@ pub async fn run(env: &Env, arguments: Up, json: bool) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-/// The shape, and a place to mount that is ours or free.
+/// Plans the federation, with a mountpoint that is free or is ours.
 async fn plan(arguments: &Up, dir: &Dir, processes: &Processes) -> anyhow::Result<Federation> {
     let shape = Shape {
         clusters: arguments.clusters,
@@ -123,7 +124,7 @@ async fn plan(arguments: &Up, dir: &Dir, processes: &Processes) -> anyhow::Resul
     Ok(federation)
 }
 
-/// Takes a mount away whose daemon died; refuses one that lives.
+/// Takes away a mount whose daemon has died; fails if the daemon of the mount lives.
 async fn free_mountpoint(point: &Path) -> anyhow::Result<()> {
     while let Some(mount) = mounted::at(point)? {
         match mounted::probe(point, PROBE_DEADLINE).await {
@@ -163,7 +164,7 @@ fn start_servers(
     Ok(started)
 }
 
-/// Starts one daemon and writes it down before anything else happens.
+/// Starts one daemon and records it in `processes.json` before anything else happens.
 fn start(
     dir: &Dir,
     program: &str,
@@ -180,7 +181,7 @@ fn start(
     Ok(Started { name: name.to_owned(), child, log, log_from })
 }
 
-/// Fails when one of the started has ended, with the last thing that it said.
+/// Fails if one of the started processes has ended, with the last line of its log.
 fn check_started(started: &mut [Started]) -> anyhow::Result<()> {
     for one in started {
         if let Some(status) = one.child.try_wait().with_context(|| format!("look at {}", one.name))? {
@@ -192,7 +193,7 @@ fn check_started(started: &mut [Started]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Until one leads and every server of the cluster is there; its id.
+/// Waits until the cluster has a leader and every server of it is there; returns the id of the cluster.
 async fn wait_healthy(
     env: &Env,
     dir: &Dir,
@@ -223,7 +224,7 @@ async fn wait_healthy(
     }
 }
 
-/// The cluster's id, if every member is reached, one leads, and every chunkserver has reported to it.
+/// The id of the cluster, if every member answers, one of them leads, and every chunkserver has reported to it.
 fn complete<'o>(status: &'o ClusterStatus, cluster: &Cluster) -> Option<&'o str> {
     let leader = status.leader.as_ref()?;
     let here = leader.chunkservers.iter().filter(|server| server.state.is_reachable()).count();
@@ -232,7 +233,8 @@ fn complete<'o>(status: &'o ClusterStatus, cluster: &Cluster) -> Option<&'o str>
     status.cluster.as_ref().filter(|_| is_complete).map(|cluster| cluster.id.as_str())
 }
 
-/// Has the cluster join the federation, if it has not yet: in the order of the file, so that the first one has the root.
+/// Has the cluster join the federation, if it has not yet. Clusters join in the order of the file, so that the first one has
+/// the root directory.
 async fn join(
     env: &Env,
     federation: &Federation,
@@ -273,7 +275,7 @@ async fn start_mount(
         };
     }
     if let Some(process) = processes.alive(MOUNT) {
-        // Someone else unmounted it, and it is still writing what it holds.
+        // Somebody else has unmounted it, and the process still sends what it holds.
         process.end().await;
     }
     std::fs::create_dir_all(point).with_context(|| format!("make mountpoint {}", point.display()))?;
@@ -292,14 +294,17 @@ async fn start_mount(
     }
 }
 
-/// What became of the user's configuration file.
+/// What was done to the user's configuration file.
 enum Recorded {
+    /// It names this federation now.
     Written,
+    /// It was not to be touched.
     Not,
+    /// It stays as it was, for this reason.
     Kept(String),
 }
 
-/// Makes `dfs` find this federation without flags, unless that would take another one away.
+/// Has the user's configuration file name this federation, unless another one would be lost from it.
 fn record(dir: &Dir, federation: &Federation) -> anyhow::Result<Recorded> {
     let named = std::env::var_os("DFS_CONFIG").is_some_and(|path| !path.is_empty());
     let Some(path) = user_config().filter(|_| !named) else { return Ok(Recorded::Not) };
@@ -317,7 +322,7 @@ fn record(dir: &Dir, federation: &Federation) -> anyhow::Result<Recorded> {
     Ok(Recorded::Written)
 }
 
-/// `~/.config/dfs/dfs.toml`; `None` without a home.
+/// The path `~/.config/dfs/dfs.toml`; `None` if there is no home directory.
 pub fn user_config() -> Option<PathBuf> {
     let home = std::env::var_os("HOME").filter(|home| !home.is_empty())?;
     Some(Path::new(&home).join(".config/dfs/dfs.toml"))
@@ -365,7 +370,7 @@ fn page(report: &Report, recorded: &Recorded) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// Says so when there are several.
+/// Names the clusters for the message, if there are several.
 fn clusters(names: &[String]) -> String {
     match names {
         [_] => String::new(),

@@ -1,4 +1,4 @@
-//! `dfs volume list`, `create` and `show`.
+//! `dfs volume`: `list` and `show` print volumes, `create` makes one.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::cli::Source;
 use crate::print::{self, Table};
 use crate::status::VolumeState;
 
-/// For one call; an election fits in.
+/// The time for one call; an election fits into it.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -72,7 +72,8 @@ fn cluster_named(map: &FederationMap, name: &str) -> anyhow::Result<ClusterId> {
     named.map(|(id, _)| *id).with_context(|| format!("there is no cluster {name}; there are: {}", names()))
 }
 
-/// One change in the root directory, in a session of its own: tried again after an election, it is executed once.
+/// Makes one change in the root directory, in a session of its own, so that a change that is sent again after an election is
+/// executed once.
 async fn change_root(env: &Env, map: &FederationMap, change: Change) -> anyhow::Result<Changed> {
     let root = map.cluster_of(InodeId::ROOT).and_then(|cluster| map.cluster(cluster));
     let metaservers = root.context("the map does not tell who has the root directory")?.metaservers.clone();

@@ -1,5 +1,5 @@
-//! The files that daemons and clients of a local federation read. They are written anew at each `dfs up`: edits belong
-//! into a federation of one's own (README, "Three machines").
+//! Writes the configuration files that the daemons and clients of a local federation read. Each `dfs up` writes them anew, so
+//! edits are lost: a federation that is configured by hand is set up as in the README, "Three machines".
 
 use std::path::{Path, PathBuf};
 
@@ -9,9 +9,9 @@ use serde::Serialize;
 use super::federation::{Chunkserver, Cluster, Federation, Metaserver, loopback};
 use super::{Dir, read_if_exists, write_whole};
 
-/// First line of every file that we write, so that we never replace one that we did not.
+/// The first line of every file that is written here, so that no other file is ever replaced.
 const MARK: &str = "# Written by `dfs up`; do not edit.";
-/// Second line of the user's file: whose it is.
+/// The second line, with the directory of the federation.
 const OF: &str = "# Federation: ";
 
 #[derive(Serialize)]
@@ -58,7 +58,7 @@ struct File {
     chunkserver: Option<ChunkserverSection>,
 }
 
-/// Writes all of them.
+/// Writes the configuration files of all daemons and of clients.
 pub fn write(dir: &Dir, federation: &Federation) -> anyhow::Result<()> {
     write_whole(&dir.client_config(), &text(dir, &client(federation.metaserver_addresses()))?)?;
     for cluster in &federation.clusters {
@@ -68,7 +68,7 @@ pub fn write(dir: &Dir, federation: &Federation) -> anyhow::Result<()> {
             write_whole(&dir.config(&server.name), &text(dir, &file)?)?;
         }
         for server in &cluster.chunkservers {
-            // A chunkserver is of one cluster.
+            // A chunkserver belongs to one cluster.
             let mut file = client(cluster.metaserver_addresses());
             file.chunkserver = Some(chunkserver(dir, server));
             write_whole(&dir.config(&server.name), &text(dir, &file)?)?;
@@ -117,13 +117,14 @@ fn text(dir: &Dir, file: &File) -> anyhow::Result<String> {
     Ok(format!("{MARK}\n{OF}{}\n\n{body}", dir.path().display()))
 }
 
-/// Whose a configuration file is.
+/// Who wrote a configuration file.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Owner {
+    /// There is no such file.
     Nobody,
-    /// `dfs up --dir` of this directory.
+    /// `dfs up`, for the federation in this directory.
     Up(PathBuf),
-    /// Someone wrote it by hand.
+    /// A person.
     User,
 }
 
@@ -137,7 +138,7 @@ pub fn owner(path: &Path) -> anyhow::Result<Owner> {
     })
 }
 
-/// Makes the client's file the user's own.
+/// Writes the configuration of clients to the user's own file.
 pub fn write_user_config(path: &Path, dir: &Dir, federation: &Federation) -> anyhow::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("make directory {}", folder.display()))?;

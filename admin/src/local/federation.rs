@@ -1,4 +1,4 @@
-//! The shape of a local federation: which daemons, which ports. Pure but for reading and writing the file.
+//! Plans a local federation: which daemons it has, on which ports. Pure, except for reading and writing `federation.json`.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -9,18 +9,20 @@ use serde::{Deserialize, Serialize};
 use super::ports::Ports;
 use super::{Dir, read_if_exists, write_json};
 
-/// Raised when the file's meaning changes; a newer file is refused.
+/// The version of the file's format. A file of any other version is refused.
 const FORMAT_VERSION: u32 = 2;
 
+/// What `federation.json` has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Federation {
     pub version: u32,
     /// In the order in which they joined; the first one has the root directory.
     pub clusters: Vec<Cluster>,
-    /// The federation group: names of metaservers. Empty: one cluster on its own, which no other can join.
+    /// The names of the metaservers that form the federation group; empty for one cluster on its own, which no other can
+    /// join.
     pub seats: Vec<String>,
-    /// Where it is mounted; `None`: nowhere.
+    /// The mountpoint; `None` if it is not mounted.
     pub mount: Option<PathBuf>,
 }
 
@@ -36,9 +38,9 @@ pub struct Cluster {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Metaserver {
-    /// Of its process and data directory: `meta1`, or `beta-meta1`.
+    /// The name of its process and data directory: `meta1`, or `beta-meta1`.
     pub name: String,
-    /// Its member id.
+    /// Its member id in its cluster.
     pub id: u64,
     pub grpc: u16,
     pub http: u16,
@@ -47,8 +49,8 @@ pub struct Metaserver {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Chunkserver {
-    /// Of its process and data directory: `chunk1`, or `beta-chunk1`; the server id is given by the cluster at the first
-    /// registration.
+    /// The name of its process and data directory: `chunk1`, or `beta-chunk1`. Its server id is another matter: the cluster
+    /// gives it at the first registration.
     pub name: String,
     pub grpc: u16,
     pub frames: u16,
@@ -66,14 +68,14 @@ pub fn loopback(port: u16) -> String {
     format!("127.0.0.1:{port}")
 }
 
-/// What the command line asks for; `None`: as it was, or the default.
+/// The shape that the command line asks for. Where it has `None`, the federation stays as it is, or gets the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shape {
-    /// `None`: at first one cluster on its own.
+    /// The default is one cluster on its own.
     pub clusters: Option<u32>,
-    /// Of each cluster.
+    /// Metaservers of each cluster.
     pub metaservers: Option<u32>,
-    /// Of each cluster.
+    /// Chunkservers of each cluster.
     pub chunkservers: Option<u32>,
     pub copies: Option<u32>,
     pub zones: Vec<String>,
@@ -82,12 +84,12 @@ pub struct Shape {
 const METASERVERS: u32 = 3;
 const CHUNKSERVERS: u32 = 3;
 const COPIES: u32 = 2;
-/// Of the federation group, at most.
+/// The most members of the federation group.
 const SEATS_MAX: usize = 3;
-/// A cluster that no other can join; its processes have plain names.
+/// The name of a cluster on its own, which no other can join. Its processes are named without it.
 const ALONE: &str = "local";
 const NAMES: [&str; 8] = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"];
-/// That `--clusters` takes.
+/// The most clusters that `--clusters` takes.
 pub const CLUSTERS_MAX: u32 = NAMES.len() as u32;
 
 impl Cluster {
@@ -95,7 +97,7 @@ impl Cluster {
         Cluster { name: name.to_owned(), copies, metaservers: Vec::new(), chunkservers: Vec::new() }
     }
 
-    /// The name of its `number`th process of a kind.
+    /// The name of the cluster's `number`th process of a kind.
     fn process(&self, kind: &str, number: usize) -> String {
         match self.name.as_str() {
             ALONE => format!("{kind}{number}"),
@@ -112,7 +114,7 @@ impl Cluster {
         meta.chain(self.chunkservers.iter().flat_map(|c| [c.grpc, c.frames, c.http]))
     }
 
-    /// Adds what `shape` asks for and is not there.
+    /// Adds the servers that `shape` asks for and the cluster does not have.
     fn grow(&mut self, shape: &Shape, ports: &mut Ports) -> anyhow::Result<()> {
         let wanted = shape.chunkservers.unwrap_or(match self.chunkservers.len() as u32 {
             0 => CHUNKSERVERS.max(self.copies),
@@ -146,8 +148,10 @@ impl Cluster {
 }
 
 impl Federation {
-    /// `None` when the directory has none yet. What has data there and is not in the file is a sign that the file was lost, or is of
-    /// an earlier day: a federation planned anew would have other ports, and other servers in those directories.
+    /// Reads the file; `None` if the directory has none yet.
+    ///
+    /// Fails if a data directory is there that the file does not name: then the file was lost, or is an old one. A federation
+    /// planned anew would have other ports, and other servers in those directories.
     pub fn load(dir: &Dir) -> anyhow::Result<Option<Federation>> {
         let federation = Federation::read(dir)?;
         let is_known = |name: &str| federation.iter().any(|known| known.names().any(|server| server == name));
@@ -184,7 +188,7 @@ impl Federation {
         write_json(&dir.federation(), self)
     }
 
-    /// The federation that `shape` asks for, on top of what `existing` has.
+    /// Adds to `existing` what `shape` asks for.
     pub fn plan(existing: Option<Federation>, shape: &Shape, dir: &Dir) -> anyhow::Result<Federation> {
         let mut federation = match existing {
             Some(federation) => federation.check(shape, dir)?,
@@ -211,7 +215,7 @@ impl Federation {
         Ok(federation)
     }
 
-    /// Refuses what cannot be changed afterwards.
+    /// Fails if `shape` asks for something that cannot be changed any more.
     fn check(self, shape: &Shape, dir: &Dir) -> anyhow::Result<Federation> {
         let place = dir.path().display();
         let fixed = |what: &str, had: u32, wanted: Option<u32>| match wanted {
@@ -257,19 +261,20 @@ impl Federation {
         self.clusters.iter().flat_map(|cluster| &cluster.chunkservers)
     }
 
-    /// Of all clusters.
+    /// The addresses of the metaservers of all clusters.
     pub fn metaserver_addresses(&self) -> Vec<String> {
         self.metaservers().map(Metaserver::address).collect()
     }
 
-    /// The federation group: number and metaserver.
+    /// The members of the federation group, with their ids in it.
     pub fn seated(&self) -> Vec<(u64, &Metaserver)> {
         let find = |name: &String| self.metaservers().find(|server| server.name == *name);
         (1..).zip(self.seats.iter().filter_map(find)).collect()
     }
 }
 
-/// An odd number of metaservers, spread over the clusters: the first of each, then the second.
+/// Chooses the federation group: an odd number of metaservers, spread over the clusters. The first metaserver of each cluster
+/// comes before the second of any.
 fn seats(clusters: &[Cluster]) -> Vec<String> {
     let deepest = clusters.iter().map(|cluster| cluster.metaservers.len()).max().unwrap_or(0);
     let rounds = (0..deepest).flat_map(|n| clusters.iter().filter_map(move |c| c.metaservers.get(n)));

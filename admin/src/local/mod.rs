@@ -1,9 +1,9 @@
-//! A federation on this machine, all of it below one directory:
+//! Knows the directory of a local federation, which has everything of it:
 //!
 //! ```text
-//! federation.json   its shape and ports: written once, extended when chunkservers are added
-//! processes.json    what runs: pid, start time and boot of every process started here
-//! dfs.toml          for clients: where the metaservers are
+//! federation.json   its shape and ports: written once, extended when clusters or chunkservers are added
+//! processes.json    the processes that were started: pid, start time and boot of each
+//! dfs.toml          the configuration of clients: the addresses of the metaservers
 //! config/NAME.toml  one file per daemon
 //! logs/NAME.log     stderr of each daemon, appended
 //! meta1 … chunk1 …  the data directories
@@ -22,10 +22,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::Serialize;
 
-/// Of a metaserver's and of a chunkserver's data directory.
+/// The file that stamps the data directory of a metaserver, and that of a chunkserver.
 const STAMPS: [&str; 2] = ["MEMBER", "dfs-chunkserver"];
 
-/// Names the places inside the directory.
+/// The directory, with the paths of what is in it.
 #[derive(Clone, Debug)]
 pub struct Dir(PathBuf);
 
@@ -68,7 +68,7 @@ impl Dir {
         self.0.join(name)
     }
 
-    /// The folders that are a server's data directory, by the stamps in them.
+    /// The names of the folders that are data directories of servers, as their stamps show.
     pub fn stamped(&self) -> anyhow::Result<Vec<String>> {
         let entries = match std::fs::read_dir(&self.0) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -93,7 +93,7 @@ impl Dir {
         Ok(())
     }
 
-    /// Waits for its turn; the lock ends with the file.
+    /// Locks the directory for this run of `dfs`; waits while another run has the lock. Dropping the file releases it.
     pub fn lock(&self) -> anyhow::Result<std::fs::File> {
         let path = self.0.join("lock");
         let file = std::fs::File::create(&path).with_context(|| format!("make {}", path.display()))?;
@@ -102,7 +102,7 @@ impl Dir {
     }
 }
 
-/// Replaces a file by a rename, so that a reader, also after a power cut, sees the old one or the new one.
+/// Replaces a file by a rename, so that a reader sees either the old one or the new one, even after a power cut.
 fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {
     let next = path.with_extension("next");
     let write = || {
@@ -123,7 +123,7 @@ fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
     write_whole(path, &text)
 }
 
-/// `None` when there is no such file.
+/// The text of the file; `None` if there is no such file.
 fn read_if_exists(path: &Path) -> anyhow::Result<Option<String>> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),

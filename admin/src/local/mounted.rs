@@ -1,7 +1,7 @@
-//! What is mounted where, whether it answers, and who holds it.
+//! Finds out what is mounted, whether a mount answers, and which processes use it; and unmounts.
 //!
-//! Nothing here waits for the filesystem below the mountpoint: it may be dead. The table of mounts and the links in /proc
-//! are read without touching it; whether it answers is asked by a process that can be killed.
+//! Nothing here waits for the filesystem below a mountpoint, which may be dead. The table of mounts and the links in /proc
+//! are read without touching it, and a process that can be killed asks whether it answers.
 
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// One line of /proc/self/mountinfo.
+/// A mount, as a line of /proc/self/mountinfo names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
     pub point: PathBuf,
@@ -23,20 +23,20 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// As `dfs-mount` names its mounts.
+    /// Whether the mount has the kind or the source that `dfs-mount` gives to its mounts.
     pub fn is_dfs(&self) -> bool {
         self.kind == "fuse.dfs" || (self.kind.starts_with("fuse") && self.source.starts_with("dfs"))
     }
 }
 
-/// All mounts of this process's namespace, later ones over earlier ones.
+/// All mounts in the namespace of this process. Of two at one mountpoint, the later one hides the earlier one.
 pub fn all() -> anyhow::Result<Vec<Mount>> {
     let path = "/proc/self/mountinfo";
     let bytes = std::fs::read(path).with_context(|| format!("read {path}"))?;
     Ok(bytes.split(|b| *b == b'\n').filter_map(parse_line).collect())
 }
 
-/// What is mounted exactly at `point`: the topmost.
+/// The topmost mount at exactly this mountpoint.
 pub fn at(point: &Path) -> anyhow::Result<Option<Mount>> {
     Ok(all()?.into_iter().rev().find(|mount| mount.point == point))
 }
@@ -49,7 +49,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     Some(Mount { point, kind: text()?, source: text()? })
 }
 
-/// Blanks and the like stand there as `\040`.
+/// Decodes the escapes of mountinfo, which has blanks and the like as `\040`.
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -69,7 +69,8 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The mountpoint's path with symbolic links followed in its parent only: the last component may be a dead mount.
+/// The absolute path of a mountpoint. Symbolic links are followed in its parent only, because the last component may be a dead
+/// mount.
 pub fn resolve(point: &Path) -> anyhow::Result<PathBuf> {
     let absolute = std::path::absolute(point).with_context(|| format!("use {}", point.display()))?;
     let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
@@ -83,17 +84,17 @@ pub fn resolve(point: &Path) -> anyhow::Result<PathBuf> {
     Ok(parent.join(name))
 }
 
-/// What became of a `statfs`.
+/// How a mount behaves when it is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
     Answers,
-    /// "Transport endpoint is not connected": its daemon died. Nothing is lost by taking the mount away.
+    /// Its daemon has died ("Transport endpoint is not connected"). Nothing is lost by taking the mount away.
     Dead,
-    /// No answer in time, or another error.
+    /// It did not answer in time, or with another error.
     Silent,
 }
 
-/// Asks the filesystem there by `stat -f`, which is killed when it gets no answer.
+/// Asks the filesystem at `point` by running `stat -f`, which is killed if it gets no answer.
 pub async fn probe(point: &Path, deadline: Duration) -> Probe {
     let mut command = Command::new("stat");
     command.args(["-f", "-c", "%T", "--"]).arg(point).env("LC_ALL", "C").kill_on_drop(true);
@@ -111,7 +112,7 @@ pub enum Unmounted {
     Busy,
 }
 
-/// Takes the topmost mount away. `lazy`: even while it is used.
+/// Takes the topmost mount at `point` away; if `lazy`, even while it is in use.
 pub async fn unmount(point: &Path, lazy: bool) -> anyhow::Result<Unmounted> {
     // SAFETY: geteuid has no arguments and cannot fail.
     if unsafe { libc::geteuid() } != 0 {
@@ -142,7 +143,7 @@ async fn unmount_as_user(point: &Path, lazy: bool) -> anyhow::Result<Unmounted> 
     }
 }
 
-/// A process that keeps a mount busy, and by what.
+/// A process that keeps a mount busy, and what it uses there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Holder {
     pub pid: i32,
@@ -152,7 +153,7 @@ pub struct Holder {
     pub path: PathBuf,
 }
 
-/// Who holds something below `point`; the first thing found of each process, by pid.
+/// The processes that use something below `point`, sorted by pid, each with the first thing that was found.
 pub fn holders(point: &Path) -> Vec<Holder> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());

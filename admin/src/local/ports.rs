@@ -1,5 +1,5 @@
-//! Ports for a local federation: chosen once, free at that moment, outside the range that the kernel gives to outgoing
-//! connections (else one of those may sit on the port while its daemon is down).
+//! Chooses the ports of a local federation, once. They are free at that moment and outside the range from which the kernel
+//! takes ports for outgoing connections: else such a connection could have the port of a daemon that is down.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -8,10 +8,10 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-/// Below Linux's default `ip_local_port_range` (32768 on), above the ports of common services.
+/// The ports to choose from: below Linux's default `ip_local_port_range` (from 32768 on), above the ports of common services.
 const CANDIDATES: Range<u16> = 20_000..32_000;
 
-/// Holds every port that it handed out until it is dropped, so that two daemons of one run never get the same.
+/// Hands out ports. It listens on each of them until it is dropped, so that no port is handed out twice.
 pub struct Ports {
     next: u16,
     taken: BTreeSet<u16>,
@@ -19,13 +19,13 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Starts at a place that depends on `dir`, so that two federations, one of them stopped, seldom meet.
-    /// `taken` are ports that a federation file gives to daemons, running or not.
+    /// Begins at a port that depends on `dir`, so that two federations seldom get the same ports while one of them is stopped.
+    /// `taken` are the ports that the federation file already gives to daemons.
     pub fn new(dir: &Path, taken: BTreeSet<u16>) -> Ports {
         Ports { next: CANDIDATES.start + spread(dir), taken, held: Vec::new() }
     }
 
-    /// The next free one on 127.0.0.1.
+    /// Hands out the next free port on 127.0.0.1.
     pub fn take(&mut self) -> anyhow::Result<u16> {
         for _ in CANDIDATES {
             let port = self.next;
@@ -45,7 +45,7 @@ impl Ports {
     }
 }
 
-/// FNV-1a of the path, folded into the range: the same on every run, unlike std's hasher promises.
+/// The FNV-1a hash of the path, folded into the range. It is the same on every run, which the hasher of std does not promise.
 fn spread(dir: &Path) -> u16 {
     let mut hash: u32 = 0x811c_9dc5;
     for byte in dir.as_os_str().as_encoded_bytes() {

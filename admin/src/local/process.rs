@@ -1,7 +1,7 @@
-//! Processes that `dfs up` started, across runs of `dfs`.
+//! Starts processes, and finds and ends them again in later runs of `dfs`.
 //!
-//! A pid alone says nothing: it is used again. So a process is known by pid, start time (clock ticks since boot) and boot
-//! id; a signal goes only to a process that matches all three.
+//! A pid alone does not identify a process, because it is used again. So a process is known by its pid, its start time (in
+//! clock ticks since the boot) and the id of the boot; a signal is sent only to a process that matches all three.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -19,24 +19,24 @@ use tokio::time::{Instant, sleep};
 
 use super::{Dir, read_if_exists, write_json};
 
-/// Between two looks at a process that is to end.
+/// The time between two looks at a process that is to end.
 const POLL: Duration = Duration::from_millis(50);
-/// After SIGTERM, until SIGKILL.
+/// The time between SIGTERM and SIGKILL.
 const END_DEADLINE: Duration = Duration::from_secs(15);
-/// How much of a log's end is read to find its last lines.
+/// How much of the end of a log is read to find its last line.
 const LOG_TAIL_BYTES: u64 = 8 << 10;
 
-/// One process, for as long as it lives and never for another.
+/// Identifies one process and never another one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Process {
     pub pid: i32,
-    /// Field 22 of /proc/PID/stat.
+    /// The start time: field 22 of /proc/PID/stat.
     pub start_ticks: u64,
     pub boot: String,
 }
 
-/// `processes.json`: daemons by name (`meta1`, `chunk2`, `mount`).
+/// What `processes.json` has: the daemons by name (`meta1`, `chunk2`, `mount`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Processes(pub BTreeMap<String, Process>);
@@ -66,7 +66,7 @@ impl Processes {
 }
 
 impl Process {
-    /// The process that has this pid now.
+    /// Identifies the process that has this pid now.
     pub fn of_pid(pid: i32) -> anyhow::Result<Process> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))
             .with_context(|| format!("look at process {pid}"))?;
@@ -74,7 +74,7 @@ impl Process {
         Ok(Process { pid, start_ticks, boot: boot_id()? })
     }
 
-    /// False for one that ended, is a zombie, or whose pid now belongs to another.
+    /// Whether the process is still alive: it has not ended, it is no zombie, and its pid does not belong to another one.
     pub fn is_alive(&self) -> bool {
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)) else { return false };
         let same_boot = boot_id().is_ok_and(|boot| boot == self.boot);
@@ -83,7 +83,8 @@ impl Process {
                 .is_some_and(|(state, start)| start == self.start_ticks && !"ZX".contains(state))
     }
 
-    /// Whether its command line names the directory. One that does not is of the directory that this one was copied from.
+    /// Whether its command line names something in the directory. If not, it belongs to the federation in a directory that
+    /// this one is a copy of.
     fn is_of(&self, dir: &Dir) -> bool {
         let arguments = std::fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
         arguments
@@ -91,16 +92,16 @@ impl Process {
             .any(|argument| Path::new(OsStr::from_bytes(argument)).starts_with(dir.path()))
     }
 
-    /// Sends a signal if it is still the same process; tells whether it was.
+    /// Sends a signal if the process is still alive; returns whether it was.
     pub fn signal(&self, signal: i32) -> bool {
         // SAFETY: kill takes two integers; a pid above 0 names one process.
         self.pid > 0 && self.is_alive() && unsafe { libc::kill(self.pid, signal) } == 0
     }
 
-    /// SIGTERM, then SIGKILL. True when it ended by itself.
+    /// Ends the process by SIGTERM or, if that does not help, by SIGKILL; returns whether SIGTERM was enough.
     pub async fn end(&self) -> bool {
         self.signal(libc::SIGTERM);
-        // One that is stopped (SIGSTOP) would never see it.
+        // A process that is stopped (SIGSTOP) would not handle it.
         self.signal(libc::SIGCONT);
         if self.wait_end(Instant::now() + END_DEADLINE).await {
             return true;
@@ -110,7 +111,7 @@ impl Process {
         false
     }
 
-    /// True once it has ended, false when it still lives at the deadline.
+    /// Waits until the process has ended; returns false if it is still alive at the deadline.
     pub async fn wait_end(&self, deadline: Instant) -> bool {
         while self.is_alive() {
             if Instant::now() >= deadline {
@@ -122,7 +123,8 @@ impl Process {
     }
 }
 
-/// State letter and start time out of /proc/PID/stat. The command name in brackets may hold anything, brackets too.
+/// The state letter and the start time in /proc/PID/stat. The command name there is in brackets and may have any characters,
+/// brackets too.
 fn parse_stat(stat: &str) -> Option<(char, u64)> {
     let (_, fields) = stat.rsplit_once(") ")?;
     let mut fields = fields.split(' ');
@@ -136,7 +138,7 @@ fn boot_id() -> anyhow::Result<String> {
     Ok(std::fs::read_to_string(path).with_context(|| format!("read {path}"))?.trim().to_owned())
 }
 
-/// A daemon's program: beside this one, else in PATH.
+/// The path of a daemon's program: in the folder of this program or, if it is not there, in PATH.
 pub fn find_program(name: &str) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("find this program's own path")?;
     let beside = own.with_file_name(name);
@@ -152,7 +154,7 @@ pub fn find_program(name: &str) -> anyhow::Result<PathBuf> {
         })
 }
 
-/// Starts a program that outlives us: a session of its own, its output appended to `log`.
+/// Starts a program that outlives this process, in a session of its own. Its output is appended to `log`.
 pub fn start(
     program: &Path,
     arguments: &[&OsStr],
@@ -163,7 +165,7 @@ pub fn start(
         file.with_context(|| format!("open log {}", log.display()))
     };
     let mut command = Command::new(program);
-    // Our environment would go before the configuration file (`DFS_FEDERATION` above all).
+    // Variables of our environment would take precedence over the configuration file, above all `DFS_FEDERATION`.
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"DFS_")) {
         command.env_remove(name);
     }
@@ -175,7 +177,8 @@ pub fn start(
     Ok((child, process))
 }
 
-/// A session of its own, and no descriptors of ours (a lock that a caller holds would live as long as the daemon).
+/// Gives the new process a session of its own and none of our descriptors: a lock that this process holds would else be held
+/// as long as the daemon lives.
 fn detach() -> std::io::Result<()> {
     // SAFETY: neither call touches memory. CLOSE_RANGE_CLOEXEC only marks: std's own pipe for exec errors still works.
     unsafe {
@@ -188,12 +191,12 @@ fn detach() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Where a log ends now, to read later what was added.
+/// The length of a log now, so that what is added to it can be read later.
 pub fn log_length(log: &Path) -> u64 {
     std::fs::metadata(log).map_or(0, |meta| meta.len())
 }
 
-/// The last non-empty line that a log has behind `from`.
+/// The last line of a log that is not empty and is behind `from`.
 pub fn last_line(log: &Path, from: u64) -> Option<String> {
     let mut file = File::open(log).ok()?;
     let len = file.metadata().ok()?.len();

@@ -1,11 +1,11 @@
 //! A disk in memory, for the simulation and for tests of what a crash leaves.
 //!
 //! The fault model: at [`MemoryDisk::crash`] each file keeps what was synced and a random part of what was written
-//! behind it, the last piece of which may be noise; a name made or removed since its directory was synced is there or
-//! not, by chance. A [`MemoryDisk::fail_syncs`] makes every sync fail, and what it should have made durable is not.
-//! [`MemoryDisk::fail_next`] makes the next calls fail as they do for want of descriptors or memory, or on a bad medium;
+//! behind that, the last piece of which may be noise. A name that was made or removed since its directory was synced is
+//! there or not, by chance. After [`MemoryDisk::fail_syncs`] every sync fails and makes nothing durable.
+//! [`MemoryDisk::fail_next`] makes the next calls fail as they do for want of descriptors or memory, or on a bad medium.
 //! [`MemoryDisk::lose_sector`] makes a part of a file unreadable for good.
-//! Files only grow at their end: nothing here rewrites (P11.2), and a write anywhere else panics.
+//! Files grow only at their end, because the store never overwrites (P11.2): a write at any other place panics.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
@@ -18,19 +18,19 @@ use dfs_proto::env::Rng;
 
 use super::{Disk, DiskFile, DiskLock, Space};
 
-/// Cloning gives another handle to the same disk: it survives the process that used it.
+/// A clone is a handle to the same disk, so that the disk survives the server that used it.
 #[derive(Clone)]
 pub struct MemoryDisk(Arc<Mutex<Contents>>);
 
 struct Contents {
     capacity_bytes: u64,
     names: BTreeMap<PathBuf, Node>,
-    /// What a crash certainly leaves: as of the last sync of each entry's directory.
+    /// The names that a crash certainly leaves: those of the last sync of each directory.
     durable_names: BTreeMap<PathBuf, Node>,
     locked: Vec<PathBuf>,
     syncs_fail: bool,
     syncs: u64,
-    /// Error numbers that the next calls answer.
+    /// The error numbers with which the next calls fail.
     failing_opens: VecDeque<i32>,
     failing_transfers: VecDeque<i32>,
 }
@@ -62,7 +62,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What [`MemoryDisk::fail_next`] is about.
+/// The kind of call that [`MemoryDisk::fail_next`] makes fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
     Open,
@@ -83,7 +83,7 @@ impl MemoryDisk {
         })))
     }
 
-    /// The power fails: see the fault model above. Whoever used the disk must be gone by then.
+    /// The power fails: see the fault model above. The store that used the disk must be gone by then.
     pub fn crash(&self, rng: &Rng) {
         let mut contents = lock(&self.0);
         contents.locked.clear();
@@ -109,13 +109,13 @@ impl MemoryDisk {
         contents.durable_names = left;
     }
 
-    /// From now on every sync fails, or none does.
+    /// Makes every sync fail from now on, or none.
     pub fn fail_syncs(&self, fail: bool) {
         lock(&self.0).syncs_fail = fail;
     }
 
-    /// The next call that opens a file or a directory, or the next that reads or writes, answers this error number; 0
-    /// lets one succeed. Those that were asked for before come first.
+    /// Makes the next call of this kind fail with this error number; 0 lets one succeed. Calls of this function are served in
+    /// their order.
     pub fn fail_next(&self, call: Call, error: i32) {
         let mut contents = lock(&self.0);
         match call {
@@ -124,7 +124,7 @@ impl MemoryDisk {
         }
     }
 
-    /// Every read that touches this range of the file fails from now on.
+    /// Makes every read that touches this range of the file fail from now on.
     pub fn lose_sector(&self, path: &Path, range: Range<usize>) {
         match lock(&self.0).names.get(path) {
             Some(Node::File(content)) => lock(content).lost.push(range),
@@ -142,7 +142,7 @@ impl MemoryDisk {
         failing.map_or(Ok(()), |error| Err(io::Error::from_raw_os_error(error)))
     }
 
-    /// Syncs of files that succeeded so far.
+    /// How many syncs of files have succeeded so far.
     pub fn syncs(&self) -> u64 {
         lock(&self.0).syncs
     }
@@ -151,12 +151,12 @@ impl MemoryDisk {
         lock(&self.0).capacity_bytes = bytes;
     }
 
-    /// Turns the lowest bit of the byte at `position`, as a failing medium does.
+    /// Flips the lowest bit of the byte at `position`, as a failing medium does.
     pub fn flip(&self, path: &Path, position: usize) {
         self.flip_bit(path, 8 * position);
     }
 
-    /// Turns one bit, counted from the file's first byte and its lowest bit.
+    /// Flips one bit; bits are counted from the lowest of the file's first byte.
     pub fn flip_bit(&self, path: &Path, bit: usize) {
         let contents = lock(&self.0);
         match contents.names.get(path) {
@@ -165,7 +165,7 @@ impl MemoryDisk {
         }
     }
 
-    /// Ends the file at `len`, and makes some of what is left before it noise, as a crash does.
+    /// Cuts the file at `len` and turns some of the bytes before that into noise, as a crash does.
     pub fn cut(&self, path: &Path, len: usize, rng: &Rng) {
         match lock(&self.0).names.get(path) {
             Some(Node::File(content)) => {
@@ -179,7 +179,7 @@ impl MemoryDisk {
         }
     }
 
-    /// A copy of a file's bytes.
+    /// A copy of the file's bytes.
     pub fn content(&self, path: &Path) -> Vec<u8> {
         match lock(&self.0).names.get(path) {
             Some(Node::File(content)) => lock(content).bytes.clone(),
@@ -187,7 +187,7 @@ impl MemoryDisk {
         }
     }
 
-    /// Every file there is, sorted by path.
+    /// The paths of all files, sorted.
     pub fn files(&self) -> Vec<PathBuf> {
         let contents = lock(&self.0);
         let is_file = |node: &Node| matches!(node, Node::File(_));

@@ -1,9 +1,10 @@
-//! The few things we ask of a disk. The store above knows no other door to it.
+//! The few calls that the store makes to a disk. It uses no other way to the disk.
 //!
-//! [`real::RealDisk`] is the machine's; [`memory::MemoryDisk`] is the simulation's: it forgets what was not synced when
-//! told to crash, tears what was in flight, fails on demand, and needs neither threads nor files.
+//! [`real::RealDisk`] is the disk of the machine. [`memory::MemoryDisk`] is for the simulation and for tests: when it is
+//! told to crash, it forgets what was not synced and tears what was being written; it fails on demand, and needs neither
+//! threads nor files.
 //!
-//! Every call blocks. Who must not block goes through [`crate::workers::Workers`].
+//! Every call blocks. Code that must not block calls it through [`crate::workers::Workers`].
 
 use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -16,14 +17,14 @@ pub mod real;
 pub use memory::MemoryDisk;
 pub use real::RealDisk;
 
-/// The buffers of one [`DiskFile::read_at`] or [`DiskFile::write_at`], at most: what the kernel takes (IOV_MAX).
+/// The most buffers that one [`DiskFile::read_at`] or [`DiskFile::write_at`] takes, as the kernel does (IOV_MAX).
 pub const PARTS_MAX: usize = 1024;
 
-/// Does this failure say that the medium, or what stands on it, is bad? Everything else — out of descriptors or memory,
-/// interrupted, not permitted — says nothing about the bytes: later, or on another server, the same may succeed.
+/// Whether a failure says that the medium, or what is stored on it, is bad. Every other failure (no descriptors, no memory,
+/// interrupted, not permitted) says nothing about the bytes: later, or on another server, the same call may succeed.
 pub fn is_damage(error: &io::Error) -> bool {
     match error.raw_os_error() {
-        // Of the device; then what filesystems and the block layer answer when their own checks fail.
+        // Errors of the device; then those of filesystems and of the block layer when their own checks fail.
         Some(number) => {
             [libc::EIO, libc::EREMOTEIO, libc::EUCLEAN, libc::EBADMSG, libc::EILSEQ, libc::ENODATA]
                 .contains(&number)
@@ -32,47 +33,50 @@ pub fn is_damage(error: &io::Error) -> bool {
     }
 }
 
-/// A filesystem's room.
+/// The size of a filesystem and what is free on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Space {
     pub total_bytes: u64,
-    /// What a process without privileges could still write.
+    /// How much a process without privileges could still write.
     pub free_bytes: u64,
-    /// Equal for two directories on one filesystem, and only then.
+    /// An identifier that two directories share if and only if they are on one filesystem.
     pub filesystem: Vec<u8>,
 }
 
-/// Holds a lock until it is dropped.
+/// A lock on a file, held until it is dropped.
 pub trait DiskLock: Send + Sync {}
 
+/// The seam to a disk: directories and files by path.
 pub trait Disk: Send + Sync + 'static {
-    /// A new, empty file for reading and writing; `AlreadyExists` if the name is taken.
+    /// Makes a new, empty file for reading and writing; fails with `AlreadyExists` if the name is taken.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
-    /// An existing file, for reading.
+    /// Opens an existing file for reading.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
     fn remove(&self, path: &Path) -> io::Result<()>;
-    /// Replaces `to`, atomically.
+    /// Renames `from` to `to`, and replaces `to` atomically if it exists.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// With its parents; one that exists is fine.
+    /// Makes the directory and its parents, as far as they do not exist.
     fn create_directory(&self, path: &Path) -> io::Result<()>;
-    /// The names in a directory, sorted.
+    /// The names in the directory, sorted.
     fn list(&self, path: &Path) -> io::Result<Vec<OsString>>;
-    /// The directory's entries are on stable storage when this returns.
+    /// Returns when the directory's entries are on stable storage.
     fn sync_directory(&self, path: &Path) -> io::Result<()>;
     fn space(&self, path: &Path) -> io::Result<Space>;
-    /// Makes the file at `path` if need be and locks it against other processes; `WouldBlock` if it is locked.
+    /// Makes the file if it does not exist, and locks it against other processes; fails with `WouldBlock` if it is locked.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>>;
 }
 
+/// An open file.
 pub trait DiskFile: Send + Sync {
     fn file_len(&self) -> io::Result<u64>;
-    /// Writes all of `parts`, one behind the other, from `position` on. At most [`PARTS_MAX`].
+    /// Writes all of `parts`, one behind the other, from `position` on. There may be [`PARTS_MAX`] of them.
     fn write_at(&self, parts: &mut [IoSlice<'_>], position: u64) -> io::Result<()>;
-    /// Fills `parts` from `position` on; fewer bytes only at the end of the file. At most [`PARTS_MAX`].
+    /// Fills `parts` from `position` on, and returns how many bytes it read: fewer only at the end of the file. There may be
+    /// [`PARTS_MAX`] of them.
     fn read_at(&self, parts: &mut [IoSliceMut<'_>], position: u64) -> io::Result<usize>;
-    /// Asks for the range to be written soon; promises nothing.
+    /// Asks the system to write the range to the medium soon. It promises nothing.
     fn start_writeback(&self, position: u64, len: u64);
-    /// Bytes and length are on stable storage when this returns. After an error nobody knows which are, and a second
-    /// try may lie (P1.4).
+    /// Returns when the bytes and the length are on stable storage. After an error nobody knows which bytes are, and a second
+    /// call may report success falsely (P1.4).
     fn sync(&self) -> io::Result<()>;
 }

@@ -1,4 +1,4 @@
-//! The machine's disk, by system calls.
+//! The disk of the machine, by system calls.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -10,10 +10,11 @@ use std::sync::{Arc, OnceLock};
 
 use super::{Disk, DiskFile, DiskLock, PARTS_MAX, Space};
 
-/// Names this boot of this machine: with the device number it names a filesystem among all machines.
+/// The file that names this boot of this machine. Together with the device number it identifies a filesystem among all
+/// machines.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Read once: out of descriptors, it would be another filesystem for a moment.
+/// Reads the boot id once. Without descriptors a later read would fail, and the filesystem would seem to be another.
 fn boot_id() -> io::Result<&'static str> {
     static KNOWN: OnceLock<String> = OnceLock::new();
     if let Some(known) = KNOWN.get() {
@@ -26,12 +27,12 @@ fn boot_id() -> io::Result<&'static str> {
     Ok(KNOWN.get_or_init(|| read))
 }
 
-/// Files, directories and locks of the machine.
+/// The files, directories and locks of the machine.
 pub struct RealDisk;
 
 struct RealFile(File);
 
-/// The descriptor carries the lock: closing it lets go.
+/// The descriptor holds the lock; closing it releases the lock.
 struct RealLock(#[allow(dead_code, reason = "held for its drop")] File);
 
 impl DiskLock for RealLock {}
@@ -148,7 +149,7 @@ impl DiskFile for RealFile {
     }
 
     fn start_writeback(&self, position: u64, len: u64) {
-        // An error here is no news: the sync that has to succeed reports it.
+        // An error is ignored here: the sync that has to succeed reports it.
         // SAFETY: a system call on a descriptor that we own; it touches no memory of ours.
         unsafe {
             libc::sync_file_range(
@@ -165,7 +166,7 @@ impl DiskFile for RealFile {
     }
 }
 
-/// What a read or write returned; `None` when a signal came between and it has to be called again.
+/// The result of a read or write; `None` if a signal interrupted the call, which then has to be made again.
 fn result(returned: libc::ssize_t) -> io::Result<Option<usize>> {
     match usize::try_from(returned) {
         Ok(bytes) => Ok(Some(bytes)),

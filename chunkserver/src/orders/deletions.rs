@@ -1,4 +1,4 @@
-//! Deleting the chunks that the leader names, one batch at a time.
+//! Deletes the chunks that the leader names, one batch at a time.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -1,4 +1,4 @@
-//! How far the orders of one kind are. Pure: it starts nothing itself.
+//! Keeps track of the orders of one kind. Pure: it starts nothing itself.
 //!
 //! ```text
 //!   ordered ──► under way ──► done ──► confirmed, and forgotten
@@ -39,7 +39,7 @@ impl Ledger {
         self.done.extend(done);
     }
 
-    /// What one heartbeat confirms.
+    /// The orders that the next heartbeat confirms.
     pub(super) fn to_confirm(&self) -> Vec<ChunkId> {
         self.done.iter().take(CONFIRMED_MAX).copied().collect()
     }

@@ -1,4 +1,4 @@
-//! What the metaserver's leader orders this server to do, and what is confirmed to it as done.
+//! Carries out what the leader of the metaservers orders this server to do, and confirms to it what is done.
 //!
 //! ```text
 //!   answer of a heartbeat ──► Ordered ──► carry_out ──► one module per kind of order, each with a Ledger
@@ -22,21 +22,21 @@ use dfs_proto::ids::ChunkId;
 use crate::store::ChunkStore;
 use deletions::Deletions;
 
-/// What one answer of the leader orders.
+/// The orders in one answer of the leader.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ordered {
     /// Chunks that no file needs any more.
     pub(crate) deletions: Vec<ChunkId>,
 }
 
-/// What one heartbeat confirms.
+/// The orders that one heartbeat confirms.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Done {
     /// Chunks whose files are gone for good, or were not here.
     pub(crate) deletions: Vec<ChunkId>,
 }
 
-/// The orders of this server, from the answer that brought them until they are confirmed.
+/// All orders that this server was given and has not confirmed. A clone shares them.
 #[derive(Clone)]
 pub(crate) struct Orders {
     deletions: Deletions,
@@ -52,7 +52,7 @@ impl Orders {
         self.deletions.carry_out(&ordered.deletions);
     }
 
-    /// What the next heartbeat confirms.
+    /// The orders that the next heartbeat confirms.
     pub(crate) fn to_confirm(&self) -> Done {
         Done { deletions: self.deletions.to_confirm() }
     }

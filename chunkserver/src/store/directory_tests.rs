@@ -1,5 +1,5 @@
-//! Data directories whose files do not agree: what is refused, with which line, and that nothing is changed by it. And
-//! directories that a death left at any step: that they are not refused.
+//! Data directories whose files do not agree are refused, with a line that names why, and are not changed. Directories that a
+//! death of the server left at any step are not refused.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -21,7 +21,7 @@ fn claim(path: &Path, seed: u64) -> Result<Directory, String> {
     Directory::claim(Arc::new(RealDisk), path, &Rng::seeded(seed)).map_err(|error| error.to_string())
 }
 
-/// Made, and copied to `then` before it was registered.
+/// Makes and registers a directory; copies it to `then` before it is registered.
 fn used(path: &Path, then: &Path, server: u64, cluster: u128, seed: u64) {
     let mut directory = claim(path, seed).unwrap();
     copy_all(path, then);
@@ -112,7 +112,7 @@ fn each_file_of_a_directory_that_is_not_what_it_was_is_refused_by_name_with_noth
     }
 }
 
-/// Dies at the n-th operation that changes something.
+/// A disk that fails for good at the n-th operation that changes something.
 struct MortalDisk {
     inner: MemoryDisk,
     left: Arc<AtomicI64>,
@@ -188,7 +188,7 @@ impl DiskFile for MortalFile {
     }
 }
 
-/// Made and registered, as far as it comes; true when it came to the end.
+/// Makes and registers a directory as far as the disk lets it; true if it came to the end.
 fn made(disk: MortalDisk, known: &mut bool) -> bool {
     let Ok(mut directory) = Directory::claim(Arc::new(disk), Path::new("/data"), &Rng::seeded(1)) else {
         return false;
@@ -222,7 +222,7 @@ fn a_start_after_a_death_or_a_power_cut_at_any_step_of_the_making_and_the_regist
     }
 }
 
-/// As a release left it that knew no `chunks/owner`.
+/// Turns a directory into one of the earlier format, which has no `chunks/owner`.
 fn of_the_format_before(disk: &MemoryDisk) {
     let (file, owner) = (Path::new("/data/dfs-chunkserver"), Path::new("/data/chunks/owner"));
     let mut bytes = vec![0; 4096];

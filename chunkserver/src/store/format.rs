@@ -1,4 +1,4 @@
-//! What a chunk file looks like, as bytes. Pure: no I/O, and no input makes it panic.
+//! Encodes and decodes chunk files. Pure: it does no I/O, and no input makes it panic.
 //!
 //! All numbers little-endian; checksums are CRC-32C.
 //!
@@ -25,29 +25,29 @@ use dfs_proto::units::{APPEND_LEN_MAX, BLOCK_LEN, CHUNK_LEN, ChunkOffset, Offset
 
 pub(crate) const CHUNK_HEADER_LEN: usize = 80;
 pub(crate) const FRAME_HEADER_LEN: usize = 56;
-/// A frame header with the checksums of the largest append.
+/// The length of a frame header with the checksums of the largest append.
 pub(crate) const FRAME_HEADER_LEN_MAX: usize = FRAME_HEADER_LEN + 4 * (APPEND_LEN_MAX / BLOCK_LEN) as usize;
 
 const CHUNK_MAGIC: &[u8; 8] = b"DFSCHUNK";
 pub(crate) const FRAME_MAGIC: &[u8; 4] = b"DFSF";
 const VERSION: u32 = 1;
 
-// Positions in a chunk file fit 32 bits even when every append is a single byte; the index counts on it.
+// Positions in a chunk file fit 32 bits even when every append is a single byte; the index relies on that.
 const _: () = assert!(CHUNK_LEN * (FRAME_HEADER_LEN as u64 + 4 + 1) < u32::MAX as u64);
 
-/// What the file says about itself.
+/// The header of a chunk file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ChunkHeader {
     pub(crate) cluster: ClusterId,
     pub(crate) chunk: ChunkId,
     pub(crate) incarnation: Incarnation,
-    /// As it was when the chunk was opened: a hint.
+    /// The set version when the chunk was opened; a hint.
     pub(crate) set_version: SetVersion,
-    /// Who wrote it.
+    /// The session that wrote the chunk.
     pub(crate) session: SessionId,
 }
 
-/// One append. The place in a file is a hint for compaction and fsck.
+/// The header of a frame, which holds one append. Inode and file offset are hints for compaction and fsck.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FrameHeader {
     pub(crate) chunk: ChunkId,
@@ -59,15 +59,15 @@ pub(crate) struct FrameHeader {
     pub(crate) block_checksums: Vec<u32>,
 }
 
-/// Why bytes are not what they should be.
+/// Why bytes cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Malformed {
-    /// So many bytes are needed to tell.
+    /// There are too few bytes; this many are needed.
     Short {
         needed: usize,
     },
     Magic,
-    /// Written by a later version of dfs.
+    /// A later version of dfs has written them.
     Version {
         found: u32,
     },
@@ -91,12 +91,12 @@ impl std::fmt::Display for Malformed {
     }
 }
 
-/// How many checksum blocks a payload has.
+/// The number of checksum blocks of a payload.
 pub(crate) fn block_count(payload_len: u64) -> usize {
     payload_len.div_ceil(BLOCK_LEN) as usize
 }
 
-/// Bytes of a frame before its payload.
+/// The length of a frame's header and block checksums.
 pub(crate) fn frame_header_len(payload_len: u64) -> usize {
     FRAME_HEADER_LEN + 4 * block_count(payload_len)
 }
@@ -162,7 +162,7 @@ pub(crate) fn decode_chunk_header(bytes: &[u8]) -> Result<ChunkHeader, Malformed
     })
 }
 
-/// The header and the block checksums: everything of the frame but its payload.
+/// The header and the block checksums of a frame: everything but its payload.
 pub(crate) fn encode_frame_header(frame: &FrameHeader) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(frame_header_len(u64::from(frame.payload_len)));
     bytes.extend_from_slice(FRAME_MAGIC);
@@ -183,7 +183,7 @@ pub(crate) fn encode_frame_header(frame: &FrameHeader) -> Vec<u8> {
     bytes
 }
 
-/// Reads the frame header at the start of `bytes`; what follows it is not looked at.
+/// Decodes the frame header at the start of `bytes`. What follows the header is not looked at.
 pub(crate) fn decode_frame_header(bytes: &[u8]) -> Result<FrameHeader, Malformed> {
     let fixed = bytes.get(..FRAME_HEADER_LEN).ok_or(Malformed::Short { needed: FRAME_HEADER_LEN })?;
     if &fixed[..4] != FRAME_MAGIC {
@@ -217,12 +217,12 @@ pub(crate) fn decode_frame_header(bytes: &[u8]) -> Result<FrameHeader, Malformed
     })
 }
 
-/// What a frame header names as its payload's length, though the header may be damaged.
+/// The payload length that a frame header names, which may be damaged.
 pub(crate) fn named_payload_len(header: &[u8; FRAME_HEADER_LEN]) -> u32 {
     u32_at(header, 48)
 }
 
-/// Block checksums as they stand behind a frame header.
+/// Decodes the block checksums behind a frame header.
 pub(crate) fn stored_checksums(bytes: &[u8]) -> Vec<u32> {
     (0..bytes.len() / 4).map(|block| u32_at(bytes, 4 * block)).collect()
 }

@@ -1,33 +1,36 @@
 //! Where each frame of one chunk lies in its file: enough to find, and to verify, any block without reading a header.
 //!
-//! Built as frames are appended, or by walking the frame headers when a chunk is first read (`walk.rs`). 12 bytes a frame
-//! and 4 bytes a block: 65 KiB for a full chunk of 1 MiB appends, 1 MiB for one of the smallest.
+//! It is built as frames are appended, or by walking the frame headers when a chunk is first read (`walk.rs`). It takes 12
+//! bytes for each frame and 4 bytes for each block: 65 KiB for a full chunk of 1 MiB appends, 1 MiB for one of the smallest.
 
 use dfs_proto::units::{BLOCK_LEN, CHUNK_APPENDS_MAX, CHUNK_LEN, ChunkOffset};
 
 use super::format::FrameHeader;
 
+/// The frames of one chunk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FrameIndex {
-    /// In chunk order: each begins where the one before ends. What damage has made unreadable is one of [`GAP`].
+    /// In the order of the chunk: each begins where the one before it ends. A part that damage has made unreadable is an
+    /// entry whose place is [`GAP`].
     frames: Vec<FramePlace>,
     checksums: Vec<u32>,
     len: u32,
 }
 
-/// The place in the file of frames that cannot be found any more. No frame stands there: `format` asserts it.
+/// Stands for the place in the file of frames that cannot be found any more. It is the place of no frame: `format` asserts
+/// that.
 const GAP: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FramePlace {
-    /// Of its first byte in the chunk.
+    /// The place of its first byte in the chunk.
     offset: u32,
-    /// Of its payload in the file. Fits: `format` asserts it.
+    /// The place of its payload in the file. It fits 32 bits: `format` asserts that.
     payload: u32,
     first_checksum: u32,
 }
 
-/// Whole blocks of one frame: one run of bytes in the file.
+/// Some whole blocks of one frame, which are one run of bytes in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Piece<'a> {
     pub(crate) offset: ChunkOffset,
@@ -37,22 +40,23 @@ pub(crate) struct Piece<'a> {
 }
 
 impl FrameIndex {
-    /// Bytes of the chunk that frames hold.
+    /// The length of the chunk that the frames make up.
     pub(crate) fn len(&self) -> u64 {
         u64::from(self.len)
     }
 
-    /// It takes no more frames, however much room the chunk has: memory and answers are bounded by that.
+    /// Whether the chunk has as many frames as it may have, however few bytes they hold. That bounds the memory of the index
+    /// and the size of answers.
     pub(crate) fn is_full(&self) -> bool {
         self.frames.len() as u64 >= CHUNK_APPENDS_MAX
     }
 
-    /// What it costs in memory, about.
+    /// About how much memory the index takes.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.frames.len() * size_of::<FramePlace>() + self.checksums.len() * 4
     }
 
-    /// Adds the frame whose payload begins at `payload_position` of the file. It must begin where the last one ends.
+    /// Adds the frame whose payload begins at `payload_position` of the file. The frame must begin where the last one ends.
     pub(crate) fn push(&mut self, frame: &FrameHeader, payload_position: u64) {
         debug_assert_eq!(frame.offset.0, self.len());
         debug_assert!(self.len() + u64::from(frame.payload_len) <= CHUNK_LEN);
@@ -61,7 +65,7 @@ impl FrameIndex {
         self.len += frame.payload_len;
     }
 
-    /// What lies between here and `to` is lost.
+    /// Notes that the part from the end of the last frame to `to` is lost.
     pub(crate) fn push_gap(&mut self, to: ChunkOffset) {
         debug_assert!(to.0 > self.len() && to.0 <= CHUNK_LEN);
         self.push_place(GAP);
@@ -84,7 +88,8 @@ impl FrameIndex {
         &self.checksums[first..end]
     }
 
-    /// Is there exactly this frame: the same place, length and bytes? Checksums cover the chunk and the place too.
+    /// Whether there is exactly this frame: the same place, length and bytes. The checksums cover the chunk and the place
+    /// too.
     pub(crate) fn has_frame(&self, offset: ChunkOffset, len: u64, checksums: &[u32]) -> bool {
         let found = self.frames.binary_search_by_key(&offset.0, |frame| u64::from(frame.offset));
         found.is_ok_and(|frame| {
@@ -92,8 +97,8 @@ impl FrameIndex {
         })
     }
 
-    /// The whole blocks that cover `[from, to)`, one piece a frame, in order and without gaps. `to` is at most
-    /// [`Self::len`]. An error is where a part begins that is lost.
+    /// The whole blocks that cover `[from, to)`, in order and without gaps, one piece for each frame. `to` is at most
+    /// [`Self::len`]. If a part of the range is lost, the error is where that part begins.
     pub(crate) fn cover(&self, from: u64, to: u64) -> Result<Vec<Piece<'_>>, ChunkOffset> {
         let first = self.frames.partition_point(|frame| u64::from(frame.offset) <= from).saturating_sub(1);
         let mut pieces = Vec::new();

@@ -11,20 +11,22 @@
 //! C1  A byte that was acknowledged is never written again: files only grow (P11.2).
 //! C2  `sync` answers a length only after every frame below it, and the file's name, is on stable storage (P1.4).
 //! C3  A block is handed out only if it matches its checksum, and taken in only if it does (P1.3).
-//! C4  An append lies exactly at the end or repeats what is there; what a client sends in order is written in order (P1.2).
+//! C4  An append is exactly at the end of its chunk, or repeats what is there. Appends are written in the order in which
+//!     the client sent them (P1.2).
 //! C5  A chunk takes appends from the first one until this process ends or an I/O fails, never again after that.
 //! C6  A failed sync fails the chunk; it is not tried again (P1.4).
-//! C7  Damage is what a checksum or the medium says ([`is_damage`]). Whoever lacks descriptors or memory answers `Busy`:
-//!     the copy is not recorded as damaged, and readers ask another one, or again.
+//! C7  A chunk is damaged only if a checksum or the medium says so ([`is_damage`]). A request that fails for want of
+//!     descriptors or memory is answered `Busy`: the replica is not recorded as damaged, and the reader asks another
+//!     replica, or again.
 //!
-//! After a crash a file may end anywhere, even in noise. Nothing is repaired and nothing is scanned at start: no chunk is
-//! open then (C5), and what a commit names was synced, so it is there (C2). The rest is garbage and never read beyond the
-//! last frame whose header belongs (`walk.rs`).
+//! After a crash a file may end anywhere, even in noise. Nothing is repaired and nothing is scanned at the start: no chunk is
+//! open then (C5), and what a commit names was synced, so it is there (C2). What follows the last frame that belongs to the
+//! chunk is garbage and is never read (`walk.rs`).
 //!
-//! We assume the disk may lose, reorder or tear any write not yet synced, and may rot later (C3), but does not damage
-//! synced bytes of a sector when others of the same sector are appended.
+//! We assume that the disk may lose, reorder or tear any write that is not yet synced, and may rot later (C3), but does not
+//! damage the synced bytes of a sector when others are appended to the same sector.
 //!
-//! Not here: how many copies exist (`replicate`), what may be deleted (the metaserver says).
+//! Not here: the other replicas of a chunk (`replicate`), and what may be deleted (`orders`).
 
 use std::collections::BTreeSet;
 use std::io;
@@ -62,60 +64,61 @@ use format::{ChunkHeader, block_count};
 use open::OpenChunk;
 use sealed::{SealedChunk, SealedChunks};
 
-/// Chunks that take appends at a time; each holds a descriptor. The least recently used idle one is forgotten beyond
-/// that: its writer is told `NotOpen` and goes on in another. Fewer when the process may have few descriptors.
+/// How many chunks take appends at a time, if the process may have enough descriptors: each holds one. Beyond that, the
+/// least recently used idle chunk is closed: its writer is answered `NotOpen` and goes on in another chunk.
 const OPEN_CHUNKS_MAX: u64 = 2048;
-/// Descriptors kept for reading (P11.3: far below the limit of a process), if there are so many.
+/// How many descriptors are kept open for reading, if the process may have enough (P11.3: far below its limit).
 const SEALED_CHUNKS_MAX: u64 = 1024;
-/// What lacks descriptors or memory is logged once in so long.
+/// The time between two log lines about a lack of descriptors or memory.
 const COMPLAINT_EVERY: Duration = Duration::from_secs(10);
-/// Damaged chunks remembered until the metaserver was told.
+/// How many damaged chunks are remembered until they are reported to the metaserver.
 const DAMAGED_MAX: usize = 1000;
 
-/// When a disk counts as full, and who does the blocking work.
+/// When the disk counts as full, where blocking work runs, and how many descriptors there are.
 #[derive(Clone)]
 pub struct StoreOptions {
     pub full: FullBelow,
-    /// Reads and writes.
+    /// Run reads and writes.
     pub io: Workers,
-    /// Syncs and deletions, which take long and must not hold up reads.
+    /// Run syncs and deletions, which take long and must not delay reads.
     pub syncs: Workers,
-    /// That this process may have: the store keeps half of them at most, for chunks that are written and read.
+    /// How many descriptors this process may have. The store keeps at most half of them open, for chunks that are written and
+    /// read.
     pub descriptors: u64,
 }
 
-/// A disk with less than the larger of the two free takes no more appends.
+/// A disk takes no more appends when it has less free than the larger of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FullBelow {
     pub bytes: u64,
-    /// Of the whole filesystem.
+    /// A share of the whole filesystem.
     pub percent: u64,
 }
 
-/// What a heartbeat says about the store.
+/// What a heartbeat reports about the store.
 #[derive(Clone, Debug, Default)]
 pub struct StoreLoad {
     pub space: Space,
     pub is_full: bool,
-    /// Files of chunks; counted in the background after a start, so that it may be low for a moment.
+    /// The number of chunk files. They are counted in the background after a start, so that it may be low for a moment.
     pub chunks: u64,
 }
 
-/// Cloning gives another handle to the same store.
+/// The store of one data directory. A clone is a handle to the same store.
 #[derive(Clone)]
 pub struct ChunkStore(Arc<Inner>);
 
 struct Inner {
     context: Arc<Context>,
     full: FullBelow,
-    /// Taken before `sealed` and before a chunk's own lock.
+    /// The chunks that take appends. Locked before `sealed` and before a chunk's own lock.
     open: Mutex<LruCache<ChunkId, Arc<OpenChunk>>>,
     sealed: Mutex<SealedChunks>,
     space: Mutex<Space>,
     damaged: Mutex<BTreeSet<ChunkId>>,
 }
 
-/// What every open chunk needs too.
+/// What the store shares with every open chunk.
 struct Context {
     disk: Arc<dyn Disk>,
     chunks: PathBuf,
@@ -127,7 +130,7 @@ struct Context {
 }
 
 impl Context {
-    /// It cannot be done now for a reason that is not the chunk's (C7).
+    /// The answer to a request that fails for a reason that is not the chunk's (C7). It is counted and logged.
     fn later(&self, what: &str) -> ChunkError {
         self.metrics.lacking.inc();
         let (now, mut complained) = (Instant::now(), lock(&self.complained));
@@ -151,7 +154,7 @@ impl Context {
     }
 }
 
-/// What a reader is told: an error of the disk, or that it may ask again (keeps C7).
+/// What a reader is answered when a read fails: that the disk failed, or that it may ask again (keeps C7).
 fn read_failure(context: &Context, what: &str, error: &io::Error) -> ChunkError {
     let what = format!("{what}: {error}");
     if is_damage(error) { ChunkError::Disk { what } } else { context.later(&what) }
@@ -166,7 +169,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl ChunkStore {
-    /// The store below `data`, which [`stamp::Directory`] has claimed. Blocking, but does not look at any chunk.
+    /// Opens the store below `data`, which [`stamp::Directory`] has claimed. Blocks, but does not look at any chunk.
     pub fn open(
         disk: Arc<dyn Disk>,
         data: &Path,
@@ -211,8 +214,8 @@ impl ChunkStore {
         });
     }
 
-    /// Checks the append and gives it its place, both before this returns; the future waits until it is written (not
-    /// yet durable) and answers the length behind it.
+    /// Checks the append and gives it its place before this returns. The future waits until it is written, though not yet
+    /// durable, and answers the chunk's length behind it.
     pub fn append(&self, append: &Append) -> BoxFuture<'static, Result<ByteLen, ChunkError>> {
         match self.queue(append) {
             Ok(written) => {
@@ -241,7 +244,7 @@ impl ChunkStore {
         Ok(written)
     }
 
-    /// The open chunk of this id; the first append opens it.
+    /// The open chunk that the append is for. The first append of a chunk opens it.
     fn open_for(&self, append: &Append) -> Result<Arc<OpenChunk>, ChunkError> {
         let chunk = append.key.chunk;
         let mut open = lock(&self.0.open);
@@ -270,7 +273,8 @@ impl ChunkStore {
         Ok(opened)
     }
 
-    /// Puts everything up to `up_to` that was appended before this call on stable storage; answers how much is.
+    /// Puts everything up to `up_to` that was appended before this call on stable storage; answers the length that is
+    /// durable.
     pub fn sync(&self, chunk: ChunkId, up_to: ByteLen) -> BoxFuture<'static, Result<ByteLen, ChunkError>> {
         let found = lock(&self.0.open).get(&chunk).cloned();
         Box::pin(async move {
@@ -279,7 +283,7 @@ impl ChunkStore {
         })
     }
 
-    /// The whole blocks that cover the range, each verified.
+    /// Reads the whole blocks that cover the range, each verified.
     pub fn read(&self, read: ReadChunk) -> BoxFuture<'static, Result<Blocks, ChunkError>> {
         let store = self.clone();
         Box::pin(async move {
@@ -312,12 +316,12 @@ impl ChunkStore {
         plan.read(&self.0.context, sealed.file.as_ref())
     }
 
-    /// A chunk that this process has made and still has open.
+    /// The chunk, if this process has made it and still has it open.
     fn open_chunk(&self, chunk: ChunkId) -> Option<Arc<OpenChunk>> {
         lock(&self.0.open).peek(&chunk).filter(|open| open.exists()).cloned()
     }
 
-    /// Blocking: a chunk that was not read for long is walked.
+    /// The chunk, if it takes no more appends. Blocks, because a chunk that is not in the cache is loaded.
     fn sealed(&self, chunk: ChunkId) -> Result<Arc<SealedChunk>, ChunkError> {
         if let Some(found) = lock(&self.0.sealed).get(chunk) {
             return Ok(found);
@@ -325,7 +329,7 @@ impl ChunkStore {
         let context = &self.0.context;
         let loaded = Arc::new(SealedChunk::load(context, &context.path(chunk), chunk)?);
         let open = lock(&self.0.open);
-        // Not while it may grow: what was just loaded would be too short for ever.
+        // Not while the chunk may grow: the cache would keep an index that is too short.
         let may_grow = open.peek(&chunk).is_some_and(|open| open.takes_appends());
         if !may_grow {
             lock(&self.0.sealed).keep(chunk, Arc::clone(&loaded));
@@ -341,12 +345,12 @@ impl ChunkStore {
         }
     }
 
-    /// Chunks with a damaged block found since they were last reported.
+    /// The chunks in which a damaged block was found and that are not reported yet.
     pub fn damaged(&self) -> Vec<ChunkId> {
         lock(&self.0.damaged).iter().copied().collect()
     }
 
-    /// The metaserver knows about these.
+    /// Forgets the damage of these chunks: the metaserver knows of it.
     pub fn damage_reported(&self, chunks: &[ChunkId]) {
         let mut damaged = lock(&self.0.damaged);
         for chunk in chunks {
@@ -354,7 +358,7 @@ impl ChunkStore {
         }
     }
 
-    /// How many bytes there are, and whether it takes appends.
+    /// The length of the chunk, and whether it takes appends.
     pub fn stat(&self, key: ChunkKey) -> BoxFuture<'static, Result<(ByteLen, bool), ChunkError>> {
         let store = self.clone();
         Box::pin(async move {
@@ -368,7 +372,8 @@ impl ChunkStore {
         })
     }
 
-    /// Removes the chunks; answers those that are gone for good, now or before. The others may be tried again.
+    /// Deletes the chunks; answers those that are gone for good, whether they were here or not. For the others it may be
+    /// called again.
     pub async fn delete(&self, chunks: Vec<ChunkId>) -> Vec<ChunkId> {
         let store = self.clone();
         self.0.context.syncs.run(move || store.delete_now(&chunks)).await.unwrap_or_default()
@@ -398,7 +403,7 @@ impl ChunkStore {
                 Err(error) => tracing::warn!("delete {chunk}: {error}"),
             }
         }
-        // The record of a confirmed deletion is dropped for ever, so no crash may bring the file back.
+        // Once a deletion is confirmed, the cluster forgets the chunk, so no crash may bring the file back.
         let shards: BTreeSet<u8> = gone.iter().map(|chunk| shard_of(*chunk)).collect();
         for shard in shards {
             if let Err(error) = context.disk.sync_directory(&context.shard_path(shard)) {
@@ -410,7 +415,7 @@ impl ChunkStore {
         gone
     }
 
-    /// The chunks whose id ends in this byte, in order of their ids. All 256 together are all chunks.
+    /// The chunks whose ids have this lowest byte, sorted. The 256 lists together have all chunks.
     pub async fn list(&self, shard: u8) -> io::Result<Vec<ChunkId>> {
         let context = Arc::clone(&self.0.context);
         let listed = move || -> io::Result<Vec<ChunkId>> {
@@ -421,13 +426,13 @@ impl ChunkStore {
         self.0.context.io.run(listed).await.unwrap_or_else(|| Err(io::ErrorKind::Other.into()))
     }
 
-    /// Is the disk too full for appends, as last measured?
+    /// Whether the disk was too full for appends when it was last measured.
     pub fn is_full(&self) -> bool {
         let space = lock(&self.0.space);
         space.free_bytes < self.0.full.bytes.max(space.total_bytes / 100 * self.0.full.percent)
     }
 
-    /// Measures the space anew.
+    /// Measures the disk, and answers what a heartbeat reports.
     pub async fn load(&self) -> io::Result<StoreLoad> {
         let context = Arc::clone(&self.0.context);
         let measured = self.0.context.io.run(move || context.disk.space(&context.chunks)).await;
@@ -437,7 +442,7 @@ impl ChunkStore {
         Ok(StoreLoad { space, is_full: self.is_full(), chunks })
     }
 
-    /// Puts everything appended on stable storage, as far as it can: for an orderly end.
+    /// Puts everything that was appended on stable storage as far as possible, for an orderly end.
     pub async fn flush(&self) {
         let open: Vec<_> = lock(&self.0.open).iter().map(|(_, chunk)| Arc::clone(chunk)).collect();
         for chunk in open {
@@ -449,12 +454,13 @@ impl ChunkStore {
     }
 }
 
-/// A job that never ran to its end: the process stops. Not an error of the disk, which a reader would report as damage.
+/// The answer when a job did not run to its end, because the process stops. It is no error of the disk: a reader would report
+/// that as damage.
 fn stopped() -> ChunkError {
     ChunkError::Busy
 }
 
-/// Everything about an append that can be told without the chunk: its size, and that its bytes are what was sent.
+/// Checks an append as far as that is possible without the chunk: its size, and that its bytes arrived as they were sent.
 fn check_append(append: &Append) -> Result<(), ChunkError> {
     let (chunk, len) = (append.key.chunk, append.data.len() as u64);
     let invalid = |what: String| Err(ChunkError::Invalid { what });

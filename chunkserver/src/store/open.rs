@@ -1,4 +1,4 @@
-//! One chunk that still takes appends: its queue, its writer, its sync.
+//! A chunk that takes appends: its queue, the job that writes it, and the job that syncs it.
 //!
 //! ```text
 //!   append ──► queue ──► one writer job (several frames, one write) ──► written ──► one sync job ──► synced
@@ -7,8 +7,8 @@
 //!         if out of place
 //! ```
 //!
-//! Its place is given to an append when it is queued, so that a gap or a difference is refused at once, and appends
-//! are written in the order in which they came (P1.2).
+//! An append gets its place when it is queued. So a gap or a difference is refused at once, and appends are written in the
+//! order in which they came (P1.2).
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -31,36 +31,37 @@ use super::index::FrameIndex;
 use super::plan::Plan;
 use crate::disk::{DiskFile, is_damage};
 
-/// One write carries at most this much, so that the first append of a long queue is acknowledged soon.
+/// The most bytes in one write, so that the first append of a long queue is acknowledged soon.
 const WRITE_LEN_MAX: usize = 4 * MIB as usize;
-/// … and this many frames: two buffers each, and the chunk header, fit one system call.
+/// The most frames in one write: two buffers for each and the chunk header fit one system call.
 const WRITE_FRAMES_MAX: usize = 256;
 const _: () = assert!(2 * WRITE_FRAMES_MAX < crate::disk::PARTS_MAX);
-/// Writeback is started for each whole MiB as it arrives (P11.3).
+/// The system is asked to write each whole run of this length to the medium as soon as it is there (P11.3).
 const WRITEBACK_LEN: u64 = MIB;
 
+/// An open chunk, shared by the requests and the jobs that work on it.
 pub(super) struct OpenChunk {
     header: ChunkHeader,
     path: PathBuf,
     /// The directory that `path` is in.
     shard: PathBuf,
     context: Arc<Context>,
-    /// Set once the file exists and is ours.
+    /// Set once this process has made the file.
     file: OnceLock<Arc<dyn DiskFile>>,
-    /// Taken before `progress` is changed, never the other way round.
+    /// Locked before `progress` is changed, never the other way round.
     state: Mutex<State>,
     progress: watch::Sender<Progress>,
 }
 
 struct State {
-    /// Of everything written or queued.
+    /// The index of everything that is written or queued.
     index: FrameIndex,
     /// Where the next frame goes in the file.
     file_end: u64,
     queue: VecDeque<Queued>,
     is_writing: bool,
     is_syncing: bool,
-    /// A sync of this much was asked for.
+    /// The largest length that a sync was asked for.
     sync_wanted: u64,
     writeback_end: u64,
 }
@@ -68,11 +69,11 @@ struct State {
 struct Queued {
     header: FrameHeader,
     payload: Bytes,
-    /// Where it goes in the file.
+    /// Its place in the file.
     position: u64,
 }
 
-/// How far the chunk is; both lengths are of its data. `synced` ≤ `written`.
+/// How much of the chunk's data is written and how much is durable. `synced` ≤ `written`.
 #[derive(Clone, Debug, Default)]
 struct Progress {
     written: u64,
@@ -114,12 +115,12 @@ impl OpenChunk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the file been made by us? Until then a chunk of this id is somebody else's.
+    /// Whether this process has made the file. Until then a file of this name is from before.
     pub(super) fn exists(&self) -> bool {
         self.file.get().is_some()
     }
 
-    /// Nothing is queued or running, so that it can be forgotten.
+    /// Whether nothing is queued or running, so that the chunk may be closed.
     pub(super) fn is_idle(&self) -> bool {
         let state = self.lock();
         !state.is_writing && !state.is_syncing && state.queue.is_empty()
@@ -133,7 +134,7 @@ impl OpenChunk {
         self.progress.borrow().failure.is_none()
     }
 
-    /// No append or sync succeeds after this; bytes that were synced stay readable.
+    /// Closes the chunk: no append or sync succeeds after this. Bytes that were synced stay readable.
     pub(super) fn fail(&self, failure: ChunkError) {
         self.fail_locked(&mut self.lock(), failure);
     }
@@ -145,7 +146,7 @@ impl OpenChunk {
         });
     }
 
-    /// Gives the append its place and queues it; what is returned waits until it is written.
+    /// Gives the append its place and queues it. The result can be waited on until it is written.
     pub(super) fn queue(self: &Arc<Self>, append: &Append) -> Result<Written, ChunkError> {
         let len = append.data.len() as u64;
         let end = append.offset.0 + len;
@@ -197,8 +198,8 @@ impl OpenChunk {
         Ok(())
     }
 
-    /// The writer job: one batch. What is queued meanwhile is another job, so that a stream that is faster than the disk
-    /// does not keep reads and heartbeats from the threads. There is one at a time.
+    /// The job that writes, of which there is one at a time. It writes one batch and leaves what was queued meanwhile to
+    /// another job, so that a stream that is faster than the disk does not keep reads and heartbeats from the threads.
     fn write_queue(self: &Arc<Self>) {
         let mut state = self.lock();
         let batch = take_batch(&mut state.queue);
@@ -235,14 +236,14 @@ impl OpenChunk {
 
     fn write_failure(&self, error: &io::Error) -> ChunkError {
         match error.kind() {
-            // A file of this name is from before a restart, or another writer's: not open (P1.1).
+            // A file of this name is from before a restart, or another writer's: the chunk is not open (P1.1).
             io::ErrorKind::AlreadyExists => ChunkError::NotOpen { chunk: self.chunk() },
             _ => self.failure("write", error),
         }
     }
 
-    /// The chunk takes nothing more, and its writer goes on elsewhere. Whether the disk is to blame it need not know, but
-    /// whoever reads our log (C7).
+    /// The failure that closes the chunk after an I/O error. Its writer goes on elsewhere and need not know whether the disk
+    /// is to blame; the log says so (C7).
     fn failure(&self, verb: &str, error: &io::Error) -> ChunkError {
         if let io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded = error.kind() {
             return ChunkError::NoSpace;
@@ -255,7 +256,7 @@ impl OpenChunk {
         ChunkError::NotOpen { chunk: self.chunk() }
     }
 
-    /// Appends the frames with one write; answers the position behind them in the file.
+    /// Appends the frames with one write; returns the position behind them in the file.
     fn write(&self, batch: &[Queued]) -> io::Result<u64> {
         let chunk_header = encode_chunk_header(&self.header);
         let headers: Vec<_> = batch.iter().map(|queued| encode_frame_header(&queued.header)).collect();
@@ -280,7 +281,8 @@ impl OpenChunk {
         Ok(position + len as u64)
     }
 
-    /// Waits until `up_to`, or all that was appended before this call, is on stable storage; answers how much is.
+    /// Waits until `up_to`, or all that was appended before this call if that is less, is on stable storage; answers the
+    /// length that is durable.
     pub(super) async fn sync(self: Arc<Self>, up_to: u64) -> Result<u64, ChunkError> {
         let target = up_to.min(self.lock().index.len());
         self.reached(|progress| progress.written >= target).await?;
@@ -313,7 +315,8 @@ impl OpenChunk {
         }
     }
 
-    /// The sync job: one for all who wait, again while somebody wants more than it covered.
+    /// The job that syncs. One sync serves all requests that wait; it syncs again while a request wants more than that
+    /// covered.
     fn sync_written(&self) {
         loop {
             let mut state = self.lock();
@@ -329,7 +332,7 @@ impl OpenChunk {
                 Ok(()) => self.progress.send_modify(|progress| progress.synced = written),
                 Err(error) => {
                     state.is_syncing = false;
-                    // Never retried: which bytes are lost nobody knows, and a second sync would say "all well" (P1.4).
+                    // Never tried again: nobody knows which bytes are lost, and a second sync might report success (P1.4).
                     self.progress.send_modify(|progress| progress.written = progress.synced);
                     self.fail_locked(&mut state, self.failure("sync", &error));
                     return;
@@ -350,7 +353,7 @@ impl OpenChunk {
         Ok(())
     }
 
-    /// What to read of the file for `[offset, offset + len)`, and from which file.
+    /// The file, and which parts of it hold `[offset, offset + len)` of the chunk.
     pub(super) fn plan(&self, offset: u64, len: u64) -> Result<(Arc<dyn DiskFile>, Plan), ChunkError> {
         let held = self.written();
         let file = self.file.get().ok_or(ChunkError::Gone { chunk: self.chunk() })?;
@@ -360,14 +363,14 @@ impl OpenChunk {
     }
 }
 
-/// An append that is on its way to the file.
+/// An append that is queued and will be written.
 pub(super) struct Written {
     chunk: Arc<OpenChunk>,
     up_to: u64,
 }
 
 impl Written {
-    /// The chunk's length behind this append, once it is written.
+    /// Waits until the append is written; answers the chunk's length behind it.
     pub(super) async fn wait(self) -> Result<u64, ChunkError> {
         self.chunk.reached(|progress| progress.written >= self.up_to).await?;
         Ok(self.up_to)

@@ -1,4 +1,4 @@
-//! Reading a range: which runs of the file hold it, reading them with few system calls, checking every block.
+//! Reads a range of a chunk: plans which runs of the file hold it, reads them with few system calls, and checks every block.
 
 use std::io::{self, IoSliceMut};
 
@@ -13,13 +13,14 @@ use super::index::FrameIndex;
 use super::{Context, read_failure};
 use crate::disk::{DiskFile, PARTS_MAX, is_damage};
 
-/// Pieces that one system call reads: between two of them stands a frame header, which is read and thrown away.
+/// How many pieces one system call reads. The frame header between two of them is read and thrown away.
 const PIECES_PER_READ: usize = PARTS_MAX / 2;
-/// Blocks of the largest answer; their lengths and checksums have to fit the body of a frame.
+/// The most blocks in an answer; their lengths and checksums have to fit the body of a frame.
 const BLOCKS_MAX: u64 = CHUNK_APPENDS_MAX + READ_LEN_MAX / BLOCK_LEN + 1;
 const _: () = assert!(BLOCKS_MAX * 7 < dfs_proto::frame::BODY_LEN_MAX as u64);
 
-/// Whole blocks that cover a range, and where they are. Owned, so that no lock is held while the disk works.
+/// The whole blocks that cover a range, and where they are in the file. It borrows nothing, so that no lock is held while the
+/// disk works.
 #[derive(Debug)]
 pub(super) struct Plan {
     chunk: ChunkId,
@@ -38,7 +39,7 @@ struct Run {
 }
 
 impl Plan {
-    /// `held`: how much of what the index knows may be read.
+    /// Plans to read `len` bytes from `offset` on. Only the first `held` bytes of what the index has may be read.
     pub(super) fn new(
         index: &FrameIndex,
         chunk: ChunkId,
@@ -82,7 +83,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Reads and verifies the blocks. Blocking.
+    /// Reads and verifies the blocks. Blocks.
     pub(super) fn read(self, context: &Context, file: &dyn DiskFile) -> Result<Blocks, ChunkError> {
         let mut data = vec![0; self.total_len];
         let filled = match read_runs(file, &self.pieces, &mut data) {
@@ -99,8 +100,8 @@ impl Plan {
         })
     }
 
-    /// The medium fails somewhere in the range: answers how much there is before, so that the block is named and those
-    /// around it can be asked for.
+    /// The medium fails somewhere in the range. Reads what lies before that place and returns how much it is, so that the
+    /// damaged block is named and those around it can be asked for.
     fn read_up_to_damage(&self, file: &dyn DiskFile, data: &mut [u8]) -> io::Result<usize> {
         let mut filled = 0;
         for run in &self.pieces {
@@ -118,7 +119,7 @@ impl Plan {
         Ok(filled)
     }
 
-    /// Refuses at the first block that does not match or was not read whole.
+    /// Fails at the first block that does not match its checksum or was not read whole.
     fn verify(&self, data: &[u8], filled: usize) -> Result<(), ChunkError> {
         let mut at = 0usize;
         for (len, checksum) in self.lens.iter().zip(&self.checksums) {
@@ -134,7 +135,7 @@ impl Plan {
     }
 }
 
-/// Fills `data` with the runs, one behind the other; answers how much of it could be filled.
+/// Fills `data` with the runs, one behind the other; returns how much of it was filled.
 fn read_runs(file: &dyn DiskFile, runs: &[Run], data: &mut [u8]) -> io::Result<usize> {
     let mut headers = Vec::new();
     let mut rest = data;
@@ -161,7 +162,7 @@ fn read_runs(file: &dyn DiskFile, runs: &[Run], data: &mut [u8]) -> io::Result<u
         }
         let read = file.read_at(&mut parts, group[0].position)?;
         if read < wanted + skipped_len {
-            // The file ends here. What was read of headers counts as payload at most: refuse from the group's start.
+            // The file ends here, and some of what was read are headers: only what lies before this group counts as filled.
             return Ok(if group.len() == 1 { filled + read } else { filled });
         }
         filled += wanted;

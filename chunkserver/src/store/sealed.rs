@@ -1,7 +1,8 @@
-//! Chunks that take no more appends: their descriptors and frame indexes, the least recently read forgotten first.
+//! The cache of chunks that take no more appends: their descriptors and frame indexes. The entries least recently used are
+//! evicted first.
 //!
-//! A chunk is looked at when it is first read, not at start: walking its frame headers (`walk.rs`) costs a read per frame,
-//! the start of a server nothing (P1.4).
+//! A chunk is loaded when it is first read and not when the server starts: walking its frame headers (`walk.rs`) costs a
+//! read for each frame, and the start must cost nothing (P1.4).
 
 use std::io::{self, IoSliceMut};
 use std::num::NonZeroUsize;
@@ -18,9 +19,10 @@ use super::walk::{incarnation_of, walk};
 use super::{Context, read_failure};
 use crate::disk::{DiskFile, is_damage};
 
-/// Memory of all frame indexes kept: full chunks of 1 MiB appends cost 65 KiB each.
+/// The most memory of all frame indexes in the cache. The index of a full chunk of 1 MiB appends takes 65 KiB.
 const INDEX_BYTES_MAX: usize = 128 << 20;
 
+/// A chunk that takes no more appends.
 pub(super) struct SealedChunk {
     pub(super) file: Arc<dyn DiskFile>,
     pub(super) incarnation: Incarnation,
@@ -28,7 +30,7 @@ pub(super) struct SealedChunk {
 }
 
 impl SealedChunk {
-    /// Opens the file and finds its frames. Blocking.
+    /// Opens the file and finds its frames. Blocks.
     pub(super) fn load(context: &Context, path: &Path, chunk: ChunkId) -> Result<SealedChunk, ChunkError> {
         let file = context.disk.open(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => ChunkError::Gone { chunk },
@@ -39,7 +41,7 @@ impl SealedChunk {
         let incarnation = incarnation(file.as_ref(), chunk).map_err(failed)?;
         let incarnation = incarnation.map_err(|error| match error {
             Unusable::Damaged => ChunkError::Damaged { chunk, at: 0 },
-            // Nothing is wrong with it. Another copy may be on a server that can read it.
+            // Nothing is wrong with the file. The server of another replica may be able to read its own.
             Unusable::Newer => context.later(&format!("{chunk} was written by a later version of dfs")),
         })?;
         let (index, damaged_headers) = walk(file.as_ref(), chunk, incarnation).map_err(failed)?;
@@ -51,13 +53,13 @@ impl SealedChunk {
     }
 }
 
-/// Why there is nothing to read in a file.
+/// Why nothing can be read from a file.
 enum Unusable {
     Damaged,
     Newer,
 }
 
-/// As the chunk header says or, if that is damaged, the first frame.
+/// The incarnation that the chunk header names or, if that is damaged, the first frame.
 fn incarnation(file: &dyn DiskFile, chunk: ChunkId) -> io::Result<Result<Incarnation, Unusable>> {
     let mut bytes = [0; CHUNK_HEADER_LEN];
     let read = match file.read_at(&mut [IoSliceMut::new(&mut bytes)], 0) {
@@ -77,14 +79,14 @@ fn incarnation(file: &dyn DiskFile, chunk: ChunkId) -> io::Result<Result<Incarna
     })
 }
 
-/// What is kept of them: bounded by descriptors and by the memory of the indexes.
+/// The cache, bounded by the number of descriptors and by the memory of the indexes.
 pub(super) struct SealedChunks {
     kept: LruCache<ChunkId, Arc<SealedChunk>>,
     index_bytes: usize,
 }
 
 impl SealedChunks {
-    /// Keeps so many, each with a descriptor.
+    /// A cache of at most this many chunks, each of which has one descriptor.
     pub(super) fn new(descriptors_max: NonZeroUsize) -> SealedChunks {
         SealedChunks { kept: LruCache::new(descriptors_max), index_bytes: 0 }
     }
@@ -103,7 +105,7 @@ impl SealedChunks {
         if let Some((_, dropped)) = self.kept.push(chunk, sealed) {
             self.index_bytes -= dropped.index.memory_bytes();
         }
-        // The one just read stays, however large it is.
+        // The entry just added stays, however large it is.
         while self.index_bytes > INDEX_BYTES_MAX && self.kept.len() > 1 {
             if let Some((_, dropped)) = self.kept.pop_lru() {
                 self.index_bytes -= dropped.index.memory_bytes();

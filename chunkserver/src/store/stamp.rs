@@ -1,8 +1,7 @@
-//! Whose data directory this is (P11.1).
+//! The stamp of a data directory, which says which server it belongs to (P11.1).
 //!
-//! `DATA/dfs-chunkserver` is a text file for people to read, made whole by one rename:
-//!
-//! `DATA/chunks/owner` has the same lines, so that chunks which are another server's, or a stamp of another day, are noticed.
+//! `DATA/dfs-chunkserver` is a text file that people can read, replaced whole by a rename. `DATA/chunks/owner` has the same
+//! lines, so that chunks of another server, or a stamp of another day, are noticed.
 //!
 //! ```text
 //! dfs chunkserver directory
@@ -16,12 +15,12 @@
 //! S1  A directory without a stamp is used only if it is empty.
 //! S2  Cluster and server id are stamped once and never changed.
 //! S3  Two processes never use one directory: `DATA/lock`.
-//! S4  It is made in this order: the stamp, the directories of the chunks, their owner; registered: the stamp, then the owner.
-//!     One of an earlier format gets the owner first, then a stamp of this format.
-//!     So a registered stamp says that all the others are there, and an owner that is registered says that the stamp is. What
-//!     is missing, damaged, or another's against that is refused, and nothing was changed until then. What one chunk's file
-//!     holds is no matter of the start: damage of it is found when it is read.
-//! S5  Each start writes both again: what an earlier process failed to sync is on the disk then.
+//! S4  A directory is made in this order: the stamp, the directories of the chunks, their owner. It is registered in this
+//!     order: the stamp, then the owner. A directory of an earlier format gets the owner first, then a stamp of this format.
+//!     So a registered stamp implies that all the others are there, and a registered owner implies that the stamp is
+//!     registered. A directory that contradicts this, because something is missing, damaged or of another server, is refused
+//!     before anything in it is changed. The files of the chunks are not looked at: their damage is found when they are read.
+//! S5  Each start writes both files again, so that what an earlier process failed to sync is on the disk then.
 
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -41,12 +40,12 @@ const CHUNKS: &str = "chunks";
 const OWNER: &str = "owner";
 const FIRST_LINE: &str = "dfs chunkserver directory";
 const FORMAT: u32 = 2;
-/// It is read, and written as [`FORMAT`].
+/// The format before. A directory of it is accepted and becomes one of [`FORMAT`].
 const FORMAT_BEFORE: u32 = 1;
-/// Much more than a stamp has.
+/// Much more than the length of a stamp.
 const STAMP_LEN_MAX: usize = 4096;
 
-/// Who the directory belongs to. Unknown cluster and server 0: it was never registered.
+/// The server that a directory belongs to. The cluster is unknown and the server 0 until it is registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     pub directory: DirectoryId,
@@ -70,7 +69,7 @@ impl fmt::Display for Stamp {
     }
 }
 
-/// Why a directory is not used. Each is one line for the person who started the server.
+/// Why a directory is refused. Each is one line for the person who started the server.
 #[derive(Debug, Error)]
 pub enum DirectoryError {
     #[error("data directory {}: {what}: {source}", path.display())]
@@ -91,7 +90,7 @@ pub enum DirectoryError {
     OtherServer { path: PathBuf, owners: Box<Owners> },
 }
 
-/// Whom a directory belongs to, and who was said to be its owner.
+/// The owner that a directory is stamped with, and the one that the metaserver names.
 #[derive(Debug)]
 pub struct Owners {
     pub stamped: Stamp,
@@ -106,7 +105,7 @@ impl fmt::Display for Owners {
     }
 }
 
-/// A data directory that this process has claimed; others are locked out until it is dropped.
+/// A data directory that this process has claimed. Other processes cannot claim it until this is dropped.
 pub struct Directory {
     disk: Arc<dyn Disk>,
     path: PathBuf,
@@ -115,7 +114,7 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Claims the directory, making and stamping it if it is new. Blocking.
+    /// Claims the directory; makes and stamps it if it is new. Blocks.
     pub fn claim(disk: Arc<dyn Disk>, path: &Path, rng: &Rng) -> Result<Directory, DirectoryError> {
         let failed = |what: &'static str| {
             move |source: io::Error| DirectoryError::Io { path: path.to_owned(), what, source }
@@ -152,7 +151,7 @@ impl Directory {
         if is_stamped {
             directory.stamp = directory.read_whole()?;
         }
-        // The stamp first in a new directory, and last in one of an earlier format: it promises the others then (S4).
+        // A new directory gets the stamp first. One of an earlier format gets it last, because it implies the others (S4).
         if !is_stamped {
             directory.write(FILE).map_err(failed("stamp it"))?;
         }
@@ -171,7 +170,7 @@ impl Directory {
         self.stamp
     }
 
-    /// Writes down who the metaserver says that we are. The same again is fine. Blocking.
+    /// Stamps the directory with the server that the metaserver says this is. Repeating that is fine. Blocks.
     pub fn register(&mut self, cluster: ClusterId, server: ServerId) -> Result<(), DirectoryError> {
         let given = Stamp { directory: self.stamp.directory, cluster, server };
         if given == self.stamp {
@@ -193,7 +192,8 @@ impl Directory {
         self.write(&format!("{CHUNKS}/{OWNER}"))
     }
 
-    /// Keeps S5. On a disk that takes nothing new, what is there stays: it is synced, and chunks can be read and deleted.
+    /// Writes a file again (keeps S5). On a disk that takes no writes the file stays as it is, so that chunks can still be
+    /// read and deleted.
     fn renew(&self, name: &str) -> io::Result<()> {
         use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
         let written = self.write(name);
@@ -208,12 +208,12 @@ impl Directory {
         }
     }
 
-    /// What would be written is there.
+    /// Whether the file has what would be written.
     fn says_so(&self, name: &str) -> bool {
         matches!(self.read(name), Ok(Some((stamp, FORMAT))) if stamp == self.stamp)
     }
 
-    /// The stamp, as this file.
+    /// Writes the stamp to this file.
     fn write(&self, name: &str) -> io::Result<()> {
         let (new, whole) = (self.path.join(format!("{name}.new")), self.path.join(name));
         match self.disk.remove(&new) {
@@ -231,7 +231,7 @@ impl Directory {
         DirectoryError::Contradiction { path: self.path.clone(), what }
     }
 
-    /// The stamp, if nothing in the directory contradicts it (S4).
+    /// Reads the stamp; an error if something in the directory contradicts it (S4).
     fn read_whole(&self) -> Result<Stamp, DirectoryError> {
         let owner_file = format!("{CHUNKS}/{OWNER}");
         let missing = |name: &str| {
@@ -267,7 +267,7 @@ impl Directory {
         Ok(stamp)
     }
 
-    /// What a file says and in which format; `None` if it is missing.
+    /// The stamp in a file, and its format; `None` if the file is missing.
     fn read(&self, name: &str) -> Result<Option<(Stamp, u32)>, DirectoryError> {
         let failed = |source| DirectoryError::Io { path: self.path.clone(), what: "read its stamp", source };
         let file = match self.disk.open(&self.path.join(name)) {
@@ -284,7 +284,8 @@ impl Directory {
     }
 }
 
-/// The directories of the chunks; those that are there are fine. Synced each time: who made them may have been killed before.
+/// Makes the directories of the chunks, as far as they do not exist. They are synced each time, because the process that made
+/// them may have been killed before it did.
 pub(super) fn make_shards(disk: &dyn Disk, data: &Path) -> io::Result<()> {
     let chunks = data.join(CHUNKS);
     for shard in 0..=u8::MAX {
@@ -317,7 +318,7 @@ fn encode(stamp: &Stamp) -> String {
     format!("{text}checksum = {sum:08x}\n")
 }
 
-/// And the format it is in.
+/// Decodes a stamp; returns its format too.
 fn decode(bytes: &[u8]) -> Result<(Stamp, u32), BadStamp> {
     if bytes.is_empty() {
         return Err(BadStamp::Damaged("it is empty"));

@@ -48,7 +48,7 @@ fn open(disk: &MemoryDisk) -> ChunkStore {
     ChunkStore::open(Arc::new(disk.clone()), Path::new(DATA), options, Metrics::new()).unwrap()
 }
 
-/// The simulated store answers at once.
+/// The result of a call to a store whose workers are inline: it is there at once.
 fn now<T>(future: impl Future<Output = T>) -> T {
     future.now_or_never().expect("a store with inline workers never waits")
 }
@@ -406,7 +406,7 @@ fn no_append_makes_the_store_panic() {
     assert_eq!(now(store.append(&good)), Ok(ByteLen(5)));
 }
 
-/// Out of descriptors, memory or patience, as the kernel says it.
+/// The errors that the kernel answers for want of descriptors, of memory, or of permission, or when it was interrupted.
 const LACKS: [i32; 6] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN, libc::EINTR, libc::EACCES];
 
 /// A server that was out of descriptors for a moment answered "disk error", and the metaserver wrote its copies down as
@@ -481,7 +481,7 @@ fn with_few_descriptors_few_chunks_are_kept_open_and_all_of_them_read() {
     assert_eq!(lock(&store.0.sealed).count(), 10);
 }
 
-/// What of the chunk's blocks reads right; the others are an error, and never wrong bytes.
+/// Which blocks of the chunk can be read. Reading any other is an error and never gives wrong bytes.
 fn readable(store: &ChunkStore, chunk: u64, frames: &[Vec<u8>]) -> Vec<bool> {
     let mut at = 0;
     let mut seen = Vec::new();
@@ -593,7 +593,7 @@ fn behind_a_torn_end_nothing_is_found_and_what_was_synced_before_is_there() {
     }
 }
 
-/// Somebody keeps a copy of a server's chunk file as a file: its frames are no frames of the chunk that they lie in.
+/// A file in dfs may itself be a copy of a chunk file. The frames in it are no frames of the chunk that stores it.
 #[test]
 fn frames_inside_the_data_are_not_taken_for_frames_of_the_file() {
     let rng = Rng::seeded(8);

@@ -1,18 +1,19 @@
-//! Finding the frames of a chunk file, damaged headers and all.
+//! Finds the frames of a chunk file, even if some of their headers are damaged.
 //!
-//! Frames stand one behind the other, so each header tells where the next one is. One that is damaged must not take along
-//! what stands behind it:
+//! Frames stand one behind the other, so each header tells where the next one is. A damaged header must not make the frames
+//! behind it unreadable:
 //!
-//! W1  Its length is found by the neighbour: where a frame of that length would end, the next header (or the file's end)
-//!     must fit. The length that it names is tried first, then those that one flipped bit makes of it, then every place
-//!     of the file where a header of this chunk stands and the sums fit exactly.
-//! W2  Of a frame whose length was found that way only the blocks whose own checksum is damaged are lost: each block
-//!     checksum covers chunk, incarnation and place, so no block is ever taken for another (P1.3).
-//! W3  Where even that fails, what lies between is a gap, and reading goes on at the next header of this chunk.
-//! W4  A header that is whole but whose frame ends behind the file's end is a torn write: nothing is looked for behind it.
+//! W1  The length of its frame is found by what follows: where a frame of that length would end, the next header (or the
+//!     end of the file) must fit. The length that the damaged header names is tried first, then those that one flipped bit
+//!     makes of it, then every place of the file where a header of this chunk stands and the sums fit exactly.
+//! W2  Of a frame whose length was found in that way, only the blocks whose own checksums are damaged are lost. Each block
+//!     checksum covers chunk, incarnation and place, so that no block is ever taken for another (P1.3).
+//! W3  If no length is found, the part up to the next header of this chunk is a gap, and the walk goes on there.
+//! W4  A header that is whole, but whose frame ends behind the end of the file, is a torn write. Nothing is looked for behind
+//!     it.
 //!
-//! After a crash the end of a file may be noise; then the search finds nothing, once per load, and the index ends where it
-//! ended always: at the last frame that belongs. What a commit names was synced and lies before.
+//! After a crash the end of a file may be noise. Then the search finds nothing, once each time the chunk is loaded, and the
+//! index ends at the last frame that belongs to the chunk. What a commit names was synced and lies before that.
 
 use std::io::{self, IoSliceMut};
 
@@ -27,14 +28,14 @@ use super::format::{
 use super::index::FrameIndex;
 use crate::disk::{DiskFile, is_damage};
 
-/// What the walk reads at a time: one header of the largest append, or many of small ones.
+/// How much the walk reads at a time: the header of one of the largest appends, or the headers of many small ones.
 const WINDOW_LEN: usize = 16 << 10;
-/// … and the search for the next header.
+/// How much the search for the next header reads at a time.
 const SEARCH_LEN: usize = MIB as usize;
-/// Where the medium fails, what lies around is read in pieces of this size.
+/// Where the medium fails, the bytes around that place are read in pieces of this size.
 const SECTOR_LEN: usize = 4096;
 
-/// Whose frames are looked for, and where.
+/// The state of a walk over the file of one chunk.
 pub(super) struct Walk<'a> {
     file: &'a dyn DiskFile,
     file_len: u64,
@@ -50,15 +51,15 @@ struct Window {
     len: usize,
 }
 
-/// How it goes on behind a damaged header.
+/// What a damaged header turned out to be.
 enum Next {
-    /// It is a frame of this length.
+    /// The header of a frame of this length.
     Frame { payload_len: u32 },
-    /// What lies before this offset of the chunk is lost; its frame stands here in the file.
+    /// The begin of a lost part that ends at this offset of the chunk, whose frame stands at this position of the file.
     Gap { offset: u64, position: u64 },
 }
 
-/// The index of all frames that can be found, and how many headers were damaged with frames behind them.
+/// The index of all frames that can be found, and how many damaged headers had frames behind them.
 pub(super) fn walk(
     file: &dyn DiskFile,
     chunk: ChunkId,
@@ -96,7 +97,7 @@ pub(super) fn walk(
     Ok((index, damaged))
 }
 
-/// The incarnation of the first frame of this chunk: for a file whose own header is damaged.
+/// The incarnation that the first frame of this chunk names, for a file whose own header is damaged.
 pub(super) fn incarnation_of(file: &dyn DiskFile, chunk: ChunkId) -> io::Result<Option<Incarnation>> {
     let mut found = None;
     search(file, CHUNK_HEADER_LEN as u64, file.file_len()?, |_, bytes| {
@@ -121,7 +122,7 @@ impl Walk<'_> {
         frame.chunk == self.chunk && frame.incarnation == self.incarnation
     }
 
-    /// The frame whose header stands at `position`, or `None` if there is no whole and right one.
+    /// The frame whose header stands at `position`, or `None` if the header there is not valid.
     fn frame_at(&mut self, position: u64) -> io::Result<Option<FrameHeader>> {
         let Window { bytes, start, len } = &mut self.window;
         let skip = position.saturating_sub(*start).min(*len as u64) as usize;
@@ -135,7 +136,7 @@ impl Walk<'_> {
         Ok(decode_frame_header(&bytes[..*len]).ok())
     }
 
-    /// The header at `position`, of the frame at `at` in the chunk, is damaged.
+    /// Finds out how the walk goes on: the header at `position`, of the frame at `at` in the chunk, is damaged.
     fn resume(&mut self, position: u64, at: u64) -> io::Result<Option<Next>> {
         let mut head = [0; FRAME_HEADER_LEN];
         if read(self.file, &mut head, position)? < FRAME_HEADER_LEN {
@@ -160,7 +161,7 @@ impl Walk<'_> {
             && frame_end(position, payload_len) <= self.file_len
     }
 
-    /// Does the next frame, or the file's end, stand where a frame of this length ends?
+    /// Whether the next frame begins, or the file ends, where a frame of this length would end.
     fn ends_well(&mut self, position: u64, at: u64, payload_len: u32) -> io::Result<bool> {
         if !self.is_possible(position, at, payload_len) {
             return Ok(false);
@@ -188,7 +189,7 @@ impl Walk<'_> {
         Ok(blocks.any(is_good))
     }
 
-    /// A frame of this length whose header is damaged: with its block checksums as they stand there (W2).
+    /// The frame of this length whose header is damaged, with the block checksums as they stand in the file (W2).
     fn salvaged(&self, position: u64, at: u64, payload_len: u32) -> io::Result<FrameHeader> {
         let mut bytes = vec![0; 4 * block_count(u64::from(payload_len))];
         read(self.file, &mut bytes, position + FRAME_HEADER_LEN as u64)?;
@@ -203,8 +204,8 @@ impl Walk<'_> {
         })
     }
 
-    /// The next header of this chunk behind the one at `position`: the one that ends exactly one frame, or else the first
-    /// that can be the end of several (W3).
+    /// The next header of this chunk behind the one at `position`: the one that exactly one frame fits before or, if there is
+    /// none, the first that several frames fit before (W3).
     fn find_next(&self, position: u64, at: u64) -> io::Result<Option<Next>> {
         let from = position + FRAME_HEADER_LEN as u64;
         let near = (position + FRAME_HEADER_LEN_MAX as u64 + APPEND_LEN_MAX + 1).min(self.file_len);
@@ -226,7 +227,7 @@ impl Walk<'_> {
         Ok(next)
     }
 
-    /// What a header at `found_at` says about the damaged one at `position`.
+    /// What a header at `found_at` tells about the damaged one at `position`.
     fn next_by(&self, position: u64, at: u64, found_at: u64, bytes: &[u8]) -> Option<Next> {
         let frame = decode_frame_header(bytes).ok()?;
         if !self.is_ours(&frame) || frame.offset.0 <= at {
@@ -242,7 +243,7 @@ impl Walk<'_> {
     }
 }
 
-/// Can the headers of two or more frames that hold `len` bytes together be so long?
+/// Whether two or more frames that together hold `len` bytes can have `headers` bytes of headers.
 fn may_be_headers(headers: u64, len: u64) -> bool {
     let fixed = FRAME_HEADER_LEN as u64;
     (2..=headers / fixed).any(|frames| {
@@ -253,7 +254,7 @@ fn may_be_headers(headers: u64, len: u64) -> bool {
     })
 }
 
-/// Calls `found` with every place in `[from, to)` where the start of a frame header stands, until it answers true.
+/// Calls `found` with every place in `[from, to)` where a frame header begins, until `found` returns true.
 fn search(
     file: &dyn DiskFile,
     from: u64,
@@ -275,8 +276,8 @@ fn search(
     Ok(())
 }
 
-/// Fills `bytes` as far as the file goes. What the medium does not give any more reads as zeros: that is noticed by
-/// checksums, as any other damage.
+/// Fills `bytes` as far as the file goes, and returns how much that is. A part that the medium cannot read any more reads as
+/// zeros, which the checksums reveal, as they reveal any other damage.
 fn read(file: &dyn DiskFile, bytes: &mut [u8], position: u64) -> io::Result<usize> {
     match file.read_at(&mut [IoSliceMut::new(bytes)], position) {
         Err(error) if is_damage(&error) => {}
