@@ -8,7 +8,7 @@ use dfs_proto::federation::{ClusterEntry, Federate};
 use dfs_proto::ids::{ClusterId, InodeId};
 use serde::Serialize;
 
-use super::{found, map, number};
+use super::{federation_map, federation_status, number};
 use crate::cli::Source;
 use crate::federation;
 use crate::print::{self, Table};
@@ -50,7 +50,7 @@ fn row(status: &ClusterStatus, volumes: &[VolumeStatus]) -> Row {
 }
 
 pub async fn list(env: &Env, source: &Source, json: bool) -> anyhow::Result<ExitCode> {
-    let federation = found(env, source).await?;
+    let federation = federation_status(env, source).await?;
     let rows: Vec<Row> = federation.clusters.iter().map(|one| row(one, &federation.volumes)).collect();
     if json {
         print::json(&rows)?;
@@ -85,7 +85,7 @@ pub async fn list(env: &Env, source: &Source, json: bool) -> anyhow::Result<Exit
 }
 
 pub async fn join(env: &Env, source: &Source, metaservers: &[String]) -> anyhow::Result<ExitCode> {
-    let (addresses, map) = map(env, source).await?;
+    let (addresses, map) = federation_map(env, source).await?;
     let status = gather::cluster(env, metaservers).await;
     ensure!(
         map.cluster_of(InodeId::ROOT).is_some(),
@@ -116,7 +116,7 @@ pub async fn join(env: &Env, source: &Source, metaservers: &[String]) -> anyhow:
 }
 
 pub async fn leave(env: &Env, source: &Source, name: &str) -> anyhow::Result<ExitCode> {
-    let (addresses, map) = map(env, source).await?;
+    let (addresses, map) = federation_map(env, source).await?;
     let named = map.clusters.iter().find(|(_, entry)| entry.name == name);
     let (cluster, entry) = named.with_context(|| format!("the federation has no cluster {name}"))?;
     let volumes = map.volumes.iter().filter(|(_, volume)| volume.cluster == *cluster).count();

@@ -56,11 +56,12 @@ struct Extent {
     chunk_offset: u64,
     chunk_state: String,
     set_version: u64,
-    copies: Vec<Copy>,
+    #[serde(rename = "copies")]
+    replicas: Vec<Replica>,
 }
 
 #[derive(Serialize)]
-struct Copy {
+struct Replica {
     server: u64,
     address: String,
     state: ServerState,
@@ -196,7 +197,7 @@ fn head(path: &str, cluster: String, attr: &InodeAttr) -> Shown {
 }
 
 fn extent(extent: wire::ShownExtent) -> Extent {
-    let copies = extent.copies.into_iter().map(|copy| Copy {
+    let replicas = extent.copies.into_iter().map(|copy| Replica {
         server: copy.server,
         address: copy.address,
         state: ServerState::from_wire(copy.state),
@@ -209,7 +210,7 @@ fn extent(extent: wire::ShownExtent) -> Extent {
         chunk_offset: extent.chunk_offset,
         chunk_state: extent.chunk_state,
         set_version: extent.set_version,
-        copies: copies.collect(),
+        replicas: replicas.collect(),
     }
 }
 
@@ -236,7 +237,7 @@ fn page(shown: &Shown) -> String {
     }
     let mut table = Table::new(["offset", "length", "chunk", "at", "state", "set", "copies"]);
     for extent in &shown.extents {
-        let copies: Vec<String> = extent.copies.iter().map(copy_text).collect();
+        let replicas: Vec<String> = extent.replicas.iter().map(replica_text).collect();
         table.row([
             extent.offset.to_string(),
             extent.len.to_string(),
@@ -244,7 +245,7 @@ fn page(shown: &Shown) -> String {
             extent.chunk_offset.to_string(),
             extent.chunk_state.clone(),
             extent.set_version.to_string(),
-            copies.join(", "),
+            replicas.join(", "),
         ]);
     }
     text.push('\n');
@@ -252,13 +253,13 @@ fn page(shown: &Shown) -> String {
     text
 }
 
-fn copy_text(copy: &Copy) -> String {
-    let state = match (copy.damaged, copy.state) {
+fn replica_text(replica: &Replica) -> String {
+    let state = match (replica.damaged, replica.state) {
         (true, _) => " damaged",
         (false, ServerState::Alive | ServerState::Full) => "",
         (false, ServerState::Away | ServerState::NotHeard) => " away",
     };
-    format!("chunkserver {} at {}{state}", copy.server, copy.address)
+    format!("chunkserver {} at {}{state}", replica.server, replica.address)
 }
 
 #[cfg(test)]
@@ -316,10 +317,11 @@ mod tests {
     }
 
     #[test]
-    fn damage_and_absence_of_a_copy_are_shown() {
-        let copy = |state, damaged| copy_text(&Copy { server: 3, address: "h:1".into(), state, damaged });
-        assert_eq!(copy(ServerState::Full, false), "chunkserver 3 at h:1");
-        assert_eq!(copy(ServerState::Away, false), "chunkserver 3 at h:1 away");
-        assert_eq!(copy(ServerState::Alive, true), "chunkserver 3 at h:1 damaged");
+    fn damage_and_absence_of_a_replica_are_shown() {
+        let replica =
+            |state, damaged| replica_text(&Replica { server: 3, address: "h:1".into(), state, damaged });
+        assert_eq!(replica(ServerState::Full, false), "chunkserver 3 at h:1");
+        assert_eq!(replica(ServerState::Away, false), "chunkserver 3 at h:1 away");
+        assert_eq!(replica(ServerState::Alive, true), "chunkserver 3 at h:1 damaged");
     }
 }

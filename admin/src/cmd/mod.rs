@@ -35,7 +35,7 @@ fn metaservers(source: &Source) -> anyhow::Result<Metaservers> {
 }
 
 /// The status of a federation in which at least one cluster has a leader; else an error that says what is unreachable.
-async fn found(env: &Env, source: &Source) -> anyhow::Result<FederationStatus> {
+async fn federation_status(env: &Env, source: &Source) -> anyhow::Result<FederationStatus> {
     let metaservers = metaservers(source)?;
     let federation = gather::federation(env, &metaservers).await;
     if federation.clusters.iter().all(|cluster| cluster.leader.is_none()) {
@@ -45,7 +45,7 @@ async fn found(env: &Env, source: &Source) -> anyhow::Result<FederationStatus> {
 }
 
 /// The federation's map, and the addresses of metaservers to ask; an error for one cluster on its own.
-async fn map(env: &Env, source: &Source) -> anyhow::Result<(Vec<String>, FederationMap)> {
+async fn federation_map(env: &Env, source: &Source) -> anyhow::Result<(Vec<String>, FederationMap)> {
     let Metaservers { addresses, origin } = metaservers(source)?;
     let map = federation::newest_map(env, &addresses).await;
     let map = map.with_context(|| {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use dfs_proto::env::Env;
 use serde::Serialize;
 
-use super::{dash, found, number};
+use super::{dash, federation_status, number};
 use crate::cli::Source;
 use crate::print::{self, Table};
 use crate::status::{ChunkserverStatus, ClusterStatus, MemberStatus};
@@ -27,7 +27,8 @@ fn nodes(status: ClusterStatus) -> Nodes {
 }
 
 pub async fn list(env: &Env, source: &Source, json: bool) -> anyhow::Result<ExitCode> {
-    let clusters: Vec<Nodes> = found(env, source).await?.clusters.into_iter().map(nodes).collect();
+    let clusters: Vec<Nodes> =
+        federation_status(env, source).await?.clusters.into_iter().map(nodes).collect();
     if json {
         print::json(&clusters)?;
         return Ok(ExitCode::SUCCESS);

@@ -15,7 +15,7 @@ use dfs_proto::rpc::leader::LeaderChannel;
 use dfs_proto::wire::meta_client::MetaClient;
 use serde::Serialize;
 
-use super::{dash, found, map};
+use super::{dash, federation_map, federation_status};
 use crate::cli::Source;
 use crate::print::{self, Table};
 use crate::status::VolumeState;
@@ -25,7 +25,7 @@ const CALL_DEADLINE: Duration = Duration::from_secs(10);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
 pub async fn list(env: &Env, source: &Source, json: bool) -> anyhow::Result<ExitCode> {
-    let federation = found(env, source).await?;
+    let federation = federation_status(env, source).await?;
     if json {
         print::json(&federation.volumes)?;
         return Ok(ExitCode::SUCCESS);
@@ -47,7 +47,7 @@ pub async fn create(
     mode: u32,
 ) -> anyhow::Result<ExitCode> {
     let name = name_of(path)?;
-    let (_, map) = map(env, source).await?;
+    let (_, map) = federation_map(env, source).await?;
     let what = match cluster {
         Some(wanted) => NewInode::Volume { cluster: cluster_named(&map, wanted)? },
         None => NewInode::Directory,
@@ -129,7 +129,7 @@ struct Shown {
 }
 
 pub async fn show(env: &Env, source: &Source, path: &str, json: bool) -> anyhow::Result<ExitCode> {
-    let (_, map) = map(env, source).await?;
+    let (_, map) = federation_map(env, source).await?;
     let number = match path {
         "/" => VolumeId(0),
         path => map.named(name_of(path)?.as_bytes()).with_context(|| format!("there is no volume {path}"))?,

@@ -36,16 +36,17 @@ pub async fn federation(env: &Env, metaservers: &Metaservers) -> FederationStatu
     let first = addresses.iter().cloned().collect();
     let (map, mut answers) = tokio::join!(federation::newest_map(env, addresses), ask_all(env, first));
     let mapped = map.iter().flat_map(|map| &map.clusters).flat_map(|(_, entry)| entry.metaservers.clone());
-    let next = mapped.chain(named(&answers)).filter(|address| !answers.contains_key(address)).collect();
+    let next =
+        mapped.chain(member_addresses(&answers)).filter(|address| !answers.contains_key(address)).collect();
     answers.extend(ask_all(env, next).await);
     let (mut clusters, volumes) = match &map {
         Some(map) => {
-            let clusters = map.clusters.iter().map(|(id, entry)| of_cluster(*id, entry, &answers));
+            let clusters = map.clusters.iter().map(|(id, entry)| cluster_in_map(*id, entry, &answers));
             (clusters.collect(), volumes(map))
         }
         None => {
             let only = join(&answers);
-            let volumes = root_alone(&only);
+            let volumes = root_volume(&only);
             (vec![only], volumes)
         }
     };
@@ -57,7 +58,8 @@ pub async fn federation(env: &Env, metaservers: &Metaservers) -> FederationStatu
 /// The cluster that these metaservers are of, whether or not it has joined a federation.
 pub async fn cluster(env: &Env, addresses: &[String]) -> ClusterStatus {
     let mut answers = ask_all(env, addresses.iter().cloned().collect()).await;
-    let next = named(&answers).into_iter().filter(|address| !answers.contains_key(address)).collect();
+    let next =
+        member_addresses(&answers).into_iter().filter(|address| !answers.contains_key(address)).collect();
     answers.extend(ask_all(env, next).await);
     join(&answers)
 }
@@ -71,13 +73,13 @@ async fn ask_all(env: &Env, addresses: BTreeSet<String>) -> Answers {
 }
 
 /// The addresses of the members that the answers name.
-fn named(answers: &Answers) -> Vec<String> {
+fn member_addresses(answers: &Answers) -> Vec<String> {
     let members = answers.values().flatten().flat_map(|reply| &reply.members);
     members.map(|member| member.address.clone()).filter(|address| !address.is_empty()).collect()
 }
 
 /// One cluster of the federation's map, joined from those of the answers that are its metaservers'.
-fn of_cluster(id: ClusterId, entry: &ClusterEntry, answers: &Answers) -> ClusterStatus {
+fn cluster_in_map(id: ClusterId, entry: &ClusterEntry, answers: &Answers) -> ClusterStatus {
     let is_own = |address: &String, answer: &Result<wire::StatusReply, String>| match answer {
         Ok(reply) => ClusterId::from_wire(&reply.cluster) == Some(id),
         Err(_) => entry.metaservers.contains(address),
@@ -103,7 +105,7 @@ fn volumes(map: &FederationMap) -> Vec<VolumeStatus> {
 }
 
 /// The volumes of a cluster on its own: the root directory is the only one.
-fn root_alone(status: &ClusterStatus) -> Vec<VolumeStatus> {
+fn root_volume(status: &ClusterStatus) -> Vec<VolumeStatus> {
     let cluster = status.cluster.iter().map(|cluster| cluster.name.clone());
     cluster
         .map(|cluster| VolumeStatus { number: 0, name: "/".to_owned(), cluster, state: VolumeState::Active })
@@ -142,7 +144,7 @@ fn join(answers: &Answers) -> ClusterStatus {
     ClusterStatus {
         cluster: Some(cluster),
         members: members(answers, known, leader),
-        leader: leader.map(leader_view),
+        leader: leader.map(leader_report),
     }
 }
 
@@ -211,7 +213,7 @@ fn member(
     }
 }
 
-fn leader_view(reply: &wire::StatusReply) -> LeaderReport {
+fn leader_report(reply: &wire::StatusReply) -> LeaderReport {
     let mut chunkservers: Vec<ChunkserverStatus> = reply.chunkservers.iter().map(chunkserver).collect();
     chunkservers.sort_by_key(|server| server.id);
     LeaderReport {
@@ -300,11 +302,11 @@ mod tests {
             metaservers: vec![address.to_owned()],
         };
         let id = |byte: u8| ClusterId::from_wire(&[byte; 16]).unwrap();
-        let local = of_cluster(id(7), &entry("local", "h:1"), &list);
+        let local = cluster_in_map(id(7), &entry("local", "h:1"), &list);
         assert_eq!((local.name(), local.members.len()), ("local", 3));
-        let beta = of_cluster(id(8), &entry("beta", "b:1"), &list);
+        let beta = cluster_in_map(id(8), &entry("beta", "b:1"), &list);
         assert_eq!(beta.leader.as_ref().map(|leader| leader.term), Some(2));
-        let gone = of_cluster(id(9), &entry("gamma", "c:1"), &list);
+        let gone = cluster_in_map(id(9), &entry("gamma", "c:1"), &list);
         assert_eq!((gone.name(), gone.members[0].problem.as_deref()), ("gamma", Some("refused")));
     }
 
