@@ -35,7 +35,7 @@ const CALL_DEADLINE: Duration = Duration::from_secs(6);
 /// The pause after a refused registration, which another attempt at once will hardly change.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// The pause before a heartbeat that is sent before it is due. So many requests for one become a single heartbeat.
-const ASKED_PAUSE: Duration = Duration::from_millis(20);
+const REFRESH_PAUSE: Duration = Duration::from_millis(20);
 /// Damaged chunks that one heartbeat reports. The leader takes no more at a time, and those that it took are not reported
 /// again.
 const DAMAGE_REPORTS_MAX: usize = 100;
@@ -120,9 +120,9 @@ struct Registered {
 /// Why a registration failed.
 enum NotRegistered {
     /// A later attempt may succeed.
-    Yet(String),
+    Retry(String),
     /// No attempt will.
-    Ever(RegisterError),
+    Fatal(RegisterError),
 }
 
 impl Heartbeat {
@@ -131,12 +131,12 @@ impl Heartbeat {
         loop {
             let registered = match self.register().await {
                 Ok(registered) => registered,
-                Err(NotRegistered::Yet(what)) => {
+                Err(NotRegistered::Retry(what)) => {
                     self.registration.report(Some(what));
                     sleep(REFUSED_PAUSE.min(self.interval)).await;
                     continue;
                 }
-                Err(NotRegistered::Ever(fatal)) => return fatal,
+                Err(NotRegistered::Fatal(fatal)) => return fatal,
             };
             self.report_while_registered(registered).await;
         }
@@ -152,13 +152,13 @@ impl Heartbeat {
             }
         };
         let reply = self.leader.call(CALL_DEADLINE, call).await.map_err(|error| match error {
-            MetaError::Unavailable { what } => NotRegistered::Yet(what),
+            MetaError::Unavailable { what } => NotRegistered::Retry(what),
             MetaError::NotLeader { .. } | MetaError::Undecided { .. } | MetaError::Internal { .. } => {
-                NotRegistered::Yet(error.to_string())
+                NotRegistered::Retry(error.to_string())
             }
-            error => NotRegistered::Ever(RegisterError::Refused(error)),
+            error => NotRegistered::Fatal(RegisterError::Refused(error)),
         })?;
-        let malformed = |what| NotRegistered::Ever(RegisterError::Malformed { what });
+        let malformed = |what| NotRegistered::Fatal(RegisterError::Malformed { what });
         let cluster = ClusterId::from_wire(&reply.cluster).filter(|cluster| cluster.is_known());
         let cluster = cluster.ok_or_else(|| malformed("no cluster id"))?;
         if reply.server == 0 || reply.instance == 0 {
@@ -167,7 +167,7 @@ impl Heartbeat {
         let server = ServerId(reply.server);
         let directory = Arc::clone(&self.directory);
         let stamped = self.workers.run(move || lock(&directory).register(cluster, server)).await;
-        stamped.unwrap_or(Ok(())).map_err(|error| NotRegistered::Ever(error.into()))?; // keeps H1
+        stamped.unwrap_or(Ok(())).map_err(|error| NotRegistered::Fatal(error.into()))?; // keeps H1
         self.service.set_incarnation(Incarnation(reply.incarnation));
         self.identity.set(Identity { id: server.0, cluster, ..self.identity.get() });
         tracing::info!("registered as {server} of cluster {cluster}, instance {}", reply.instance);
@@ -196,7 +196,7 @@ impl Heartbeat {
             tokio::select! {
                 _ = ticks.tick() => {}
                 // The pause bounds how often clients can cause a heartbeat.
-                () = self.neighbours.asked() => sleep(ASKED_PAUSE).await,
+                () = self.neighbours.refresh_wanted() => sleep(REFRESH_PAUSE).await,
             }
             match self.beat(registered).await {
                 Ok(reply) => {
@@ -245,7 +245,7 @@ impl Heartbeat {
                 server: ServerId(known.server),
                 address: known.frames_address.clone(),
             };
-            self.neighbours.told(reply.servers_version, reply.servers.iter().map(replica));
+            self.neighbours.update(reply.servers_version, reply.servers.iter().map(replica));
         }
         Ok(reply)
     }

@@ -26,8 +26,8 @@ pub struct Neighbours(Arc<Inner>);
 struct Inner {
     known: Mutex<Known>,
     /// Counts the answers of the metaserver.
-    told: watch::Sender<u64>,
-    asked: Notify,
+    updates: watch::Sender<u64>,
+    refresh: Notify,
 }
 
 #[derive(Default)]
@@ -41,7 +41,7 @@ impl Neighbours {
     /// A list that no metaserver gave, for tests and benchmarks.
     pub fn fixed(replicas: &[Replica]) -> Neighbours {
         let neighbours = Neighbours::default();
-        neighbours.told(1, replicas.iter().cloned());
+        neighbours.update(1, replicas.iter().cloned());
         neighbours
     }
 
@@ -55,19 +55,19 @@ impl Neighbours {
 
     /// Takes over an answer of the metaserver. If the version is the one that is known already, `replicas` is empty and the
     /// list stays.
-    pub(crate) fn told(&self, version: u64, replicas: impl IntoIterator<Item = Replica>) {
+    pub(crate) fn update(&self, version: u64, replicas: impl IntoIterator<Item = Replica>) {
         let mut known = self.known();
         if known.version != version {
             let addresses = replicas.into_iter().map(|replica| (replica.server, replica.address));
             *known = Known { version, addresses: addresses.collect() };
         }
         drop(known);
-        self.0.told.send_modify(|answers| *answers += 1);
+        self.0.updates.send_modify(|answers| *answers += 1);
     }
 
     /// Returns when the metaserver is to be asked before the next heartbeat is due.
-    pub(crate) async fn asked(&self) {
-        self.0.asked.notified().await;
+    pub(crate) async fn refresh_wanted(&self) {
+        self.0.refresh.notified().await;
     }
 
     fn address_of(&self, server: ServerId) -> Option<String> {
@@ -82,10 +82,10 @@ impl Neighbours {
             if self.address_of(server).as_ref() == Some(&meant.address) {
                 return Ok(meant.clone());
             }
-            let mut told = self.0.told.subscribe();
-            self.0.asked.notify_one(); // keeps N2
+            let mut updates = self.0.updates.subscribe();
+            self.0.refresh.notify_one(); // keeps N2
             // Without an answer, the last known address is the best there is.
-            let _ = timeout(ASK_DEADLINE, told.changed()).await;
+            let _ = timeout(ASK_DEADLINE, updates.changed()).await;
         }
         match self.address_of(server) {
             Some(address) => Ok(Replica { server, address }),
@@ -121,8 +121,8 @@ mod tests {
             let metaserver = neighbours.clone();
             let list = [at(2, "two:1"), joined.clone()];
             let answering = tokio::spawn(async move {
-                metaserver.asked().await;
-                metaserver.told(version, list);
+                metaserver.refresh_wanted().await;
+                metaserver.update(version, list);
             });
             assert_eq!(neighbours.find(&joined).await, Ok(joined));
             answering.await.unwrap();

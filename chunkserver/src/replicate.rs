@@ -66,7 +66,7 @@ impl Replicator {
                 let lost = || ChunkError::Unreachable { server, what: "not sent".to_owned() };
                 pending.await.map_err(|_| lost())??.await
             };
-            answer.await.map_err(|error| named(chunk, server, error))
+            answer.await.map_err(|error| replica_failure(chunk, server, error))
         })
     }
 
@@ -124,7 +124,7 @@ impl Replicator {
 }
 
 /// `error`, which came from `server` or took the place of its answer, as this server reports it (R2).
-fn named(chunk: ChunkId, server: ServerId, error: ChunkError) -> ChunkError {
+fn replica_failure(chunk: ChunkId, server: ServerId, error: ChunkError) -> ChunkError {
     let cause = ReplicaFailure::of(&error);
     match error {
         ChunkError::Busy => ChunkError::Busy,

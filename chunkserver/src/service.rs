@@ -161,8 +161,8 @@ impl Service {
         }
         let local = self.0.store.append(&append);
         let forward = append.forward.clone();
-        let passed_on = ChunkRequest::Append(Append { forward: Vec::new(), ..append });
-        let remote = self.pass_on(&forward, &passed_on, self.0.append_deadline);
+        let forwarded = ChunkRequest::Append(Append { forward: Vec::new(), ..append });
+        let remote = self.forward(&forward, &forwarded, self.0.append_deadline);
         Ok(Box::pin(async move {
             let (len, _) = try_join(local, remote).await?; // keeps V1
             Ok(ChunkReply::Appended { len })
@@ -172,8 +172,8 @@ impl Service {
     fn sync(&self, sync: SyncChunk) -> BoxFuture<'static, Result<ChunkReply, ChunkError>> {
         let SyncChunk { key, up_to, forward } = sync;
         let local = self.0.store.sync(key.chunk, up_to);
-        let passed_on = ChunkRequest::Sync(SyncChunk { key, up_to, forward: Vec::new() });
-        let remote = self.pass_on(&forward, &passed_on, self.0.sync_deadline);
+        let forwarded = ChunkRequest::Sync(SyncChunk { key, up_to, forward: Vec::new() });
+        let remote = self.forward(&forward, &forwarded, self.0.sync_deadline);
         Box::pin(async move {
             let local = async {
                 let durable = local.await?;
@@ -189,7 +189,7 @@ impl Service {
     }
 
     /// Queues the request for each of the replicas; the future answers the lengths of all, or the first failure.
-    fn pass_on(
+    fn forward(
         &self,
         forward: &[Replica],
         request: &ChunkRequest,

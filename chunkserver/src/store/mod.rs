@@ -70,7 +70,7 @@ const OPEN_CHUNKS_MAX: u64 = 2048;
 /// How many descriptors are kept open for reading, if the process may have enough (P11.3: far below its limit).
 const SEALED_CHUNKS_MAX: u64 = 1024;
 /// The time between two log lines about a lack of descriptors or memory.
-const COMPLAINT_EVERY: Duration = Duration::from_secs(10);
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 /// How many damaged chunks are remembered until they are reported to the metaserver.
 const DAMAGED_MAX: usize = 1000;
 
@@ -126,16 +126,16 @@ struct Context {
     syncs: Workers,
     metrics: Metrics,
     chunk_count: AtomicU64,
-    complained: Mutex<Option<Instant>>,
+    last_warning: Mutex<Option<Instant>>,
 }
 
 impl Context {
     /// The answer to a request that fails for a reason that is not the chunk's (C7). It is counted and logged.
-    fn later(&self, what: &str) -> ChunkError {
+    fn busy(&self, what: &str) -> ChunkError {
         self.metrics.lacking.inc();
-        let (now, mut complained) = (Instant::now(), lock(&self.complained));
-        if complained.is_none_or(|at| now - at >= COMPLAINT_EVERY) {
-            *complained = Some(now);
+        let (now, mut last_warning) = (Instant::now(), lock(&self.last_warning));
+        if last_warning.is_none_or(|at| now - at >= WARNING_INTERVAL) {
+            *last_warning = Some(now);
             tracing::warn!("{what}: that is not damage, it is tried again");
         }
         ChunkError::Busy
@@ -157,7 +157,7 @@ impl Context {
 /// What a reader is answered when a read fails: that the disk failed, or that it may ask again (keeps C7).
 fn read_failure(context: &Context, what: &str, error: &io::Error) -> ChunkError {
     let what = format!("{what}: {error}");
-    if is_damage(error) { ChunkError::Disk { what } } else { context.later(&what) }
+    if is_damage(error) { ChunkError::Disk { what } } else { context.busy(&what) }
 }
 
 fn shard_of(chunk: ChunkId) -> u8 {
@@ -183,7 +183,7 @@ impl ChunkStore {
             syncs: options.syncs,
             metrics,
             chunk_count: AtomicU64::new(0),
-            complained: Mutex::default(),
+            last_warning: Mutex::default(),
         };
         let disk = &context.disk;
         stamp::make_shards(disk.as_ref(), data)?;

@@ -252,7 +252,7 @@ impl OpenChunk {
         if is_damage(error) {
             return ChunkError::Disk { what };
         }
-        self.context.later(&what);
+        self.context.busy(&what);
         ChunkError::NotOpen { chunk: self.chunk() }
     }
 

@@ -42,7 +42,7 @@ impl SealedChunk {
         let incarnation = incarnation.map_err(|error| match error {
             Unusable::Damaged => ChunkError::Damaged { chunk, at: 0 },
             // Nothing is wrong with the file. The server of another replica may be able to read its own.
-            Unusable::Newer => context.later(&format!("{chunk} was written by a later version of dfs")),
+            Unusable::Newer => context.busy(&format!("{chunk} was written by a later version of dfs")),
         })?;
         let (index, damaged_headers) = walk(file.as_ref(), chunk, incarnation).map_err(failed)?;
         if damaged_headers > 0 {
