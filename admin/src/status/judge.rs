@@ -14,13 +14,13 @@ const LOG_LAG_MAX: u64 = 5_000;
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     Healthy,
-    /// Everything can be read and written, but something is missing or will soon be a problem.
+    /// Something is missing, or will soon be a problem, or not every cluster of a federation is available.
     Degraded,
-    /// Nothing can be read or written.
+    /// No metaserver leads, or no chunkserver answers.
     Unavailable,
 }
 
-/// How healthy something is, and why. As text it is one line.
+/// How healthy a cluster or a federation is, and why. As text it is one line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HealthReport {
     pub health: Health,
