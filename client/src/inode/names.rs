@@ -15,7 +15,7 @@ use crate::session::replies::{self, Created};
 impl AtOneCluster for Create {
     type Reply = Created;
 
-    fn inode(&self) -> InodeId {
+    fn at(&self) -> InodeId {
         self.parent
     }
 
@@ -40,11 +40,11 @@ pub struct Link {
 impl AtOneCluster for Link {
     type Reply = InodeAttr;
 
-    fn inode(&self) -> InodeId {
+    fn at(&self) -> InodeId {
         self.parent
     }
 
-    fn other_inode(&self) -> Option<InodeId> {
+    fn also_at(&self) -> Option<InodeId> {
         Some(self.inode)
     }
 
@@ -70,7 +70,7 @@ pub struct Unlink {
 impl AtOneCluster for Unlink {
     type Reply = ();
 
-    fn inode(&self) -> InodeId {
+    fn at(&self) -> InodeId {
         self.parent
     }
 
@@ -95,7 +95,7 @@ pub struct Rmdir {
 impl AtOneCluster for Rmdir {
     type Reply = Option<Orphan>;
 
-    fn inode(&self) -> InodeId {
+    fn at(&self) -> InodeId {
         self.parent
     }
 
@@ -116,11 +116,11 @@ impl AtOneCluster for Rmdir {
 impl AtOneCluster for Rename {
     type Reply = Option<Orphan>;
 
-    fn inode(&self) -> InodeId {
+    fn at(&self) -> InodeId {
         self.parent
     }
 
-    fn other_inode(&self) -> Option<InodeId> {
+    fn also_at(&self) -> Option<InodeId> {
         Some(self.new_parent)
     }
 
