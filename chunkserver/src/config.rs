@@ -12,7 +12,7 @@ use thiserror::Error;
 use crate::store::FullBelow;
 
 /// The whole configuration file. The sections of other daemons are not looked at.
-pub type File = dfs_proto::config::ConfigFile<IgnoredAny, Section>;
+pub type File = dfs_net::config::ConfigFile<IgnoredAny, Section>;
 
 /// The section `[chunkserver]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -172,22 +172,3 @@ fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
     });
     Ok(stopped)
 }
-
-/// Raises the soft limit of descriptors, which is usually 1024 and too low, as far as the hard limit allows; returns what it
-/// is then.
-fn raise_descriptor_limit() -> std::io::Result<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is writable for the length of the call.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
-        return Err(std::io::Error::last_os_error());
-    }
-    let wanted = limit.rlim_max.min(descriptors::WANTED_MAX);
-    if limit.rlim_cur < wanted {
-        limit.rlim_cur = wanted;
-        // SAFETY: `limit` is readable for the length of the call.
-        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-    }
-    Ok(limit.rlim_cur)
-}

@@ -69,8 +69,6 @@ use sealed::{SealedChunk, SealedChunks};
 const OPEN_CHUNKS_MAX: u64 = 2048;
 /// How many descriptors are kept open for reading, if the process may have enough (P11.3: far below its limit).
 const SEALED_CHUNKS_MAX: u64 = 1024;
-/// The time between two log lines about a lack of descriptors or memory.
-const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 /// How many damaged chunks are remembered until they are reported to the metaserver.
 const DAMAGED_MAX: usize = 1000;
 
@@ -118,56 +116,6 @@ struct Inner {
     damaged: Mutex<BTreeSet<ChunkId>>,
 }
 
-/// What the store shares with every open chunk.
-struct Context {
-    disk: Arc<dyn Disk>,
-    chunks: PathBuf,
-    io: Workers,
-    syncs: Workers,
-    metrics: Metrics,
-    chunk_count: AtomicU64,
-    last_warning: Mutex<Option<Instant>>,
-}
-
-impl Context {
-    /// The answer to a request that fails for a reason that is not the chunk's (C7). It is counted and logged.
-    fn busy(&self, what: &str) -> ChunkError {
-        self.metrics.lacking.inc();
-        let (now, mut last_warning) = (Instant::now(), lock(&self.last_warning));
-        if last_warning.is_none_or(|at| now - at >= WARNING_INTERVAL) {
-            *last_warning = Some(now);
-            tracing::warn!("{what}: that is not damage, it is tried again");
-        }
-        ChunkError::Busy
-    }
-
-    fn chunk_created(&self) {
-        self.chunk_count.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn shard_path(&self, shard: u8) -> PathBuf {
-        self.chunks.join(stamp::shard_name(shard))
-    }
-
-    fn path(&self, chunk: ChunkId) -> PathBuf {
-        self.shard_path(shard_of(chunk)).join(format!("{:016x}", chunk.0))
-    }
-}
-
-/// What a reader is answered when a read fails: that the disk failed, or that it may ask again (keeps C7).
-fn read_failure(context: &Context, what: &str, error: &io::Error) -> ChunkError {
-    let what = format!("{what}: {error}");
-    if is_damage(error) { ChunkError::Disk { what } } else { context.busy(&what) }
-}
-
-fn shard_of(chunk: ChunkId) -> u8 {
-    chunk.0 as u8
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl ChunkStore {
     /// Opens the store below `data`, which [`stamp::Directory`] has claimed. Blocks, but does not look at any chunk.
     pub fn open(
@@ -176,15 +124,8 @@ impl ChunkStore {
         options: StoreOptions,
         metrics: Metrics,
     ) -> io::Result<ChunkStore> {
-        let context = Context {
-            disk,
-            chunks: data.join("chunks"),
-            io: options.io,
-            syncs: options.syncs,
-            metrics,
-            chunk_count: AtomicU64::new(0),
-            last_warning: Mutex::default(),
-        };
+        let chunks = data.join("chunks");
+        let context = Context::new(disk, chunks, options.io, options.syncs, metrics);
         let disk = &context.disk;
         stamp::make_shards(disk.as_ref(), data)?;
         let space = disk.space(data)?;
