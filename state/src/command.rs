@@ -233,8 +233,8 @@ pub enum Reply {
     /// Any command: nothing was changed and nothing remembered.
     Refused(MetaError),
     SessionOpened(OpenedSession),
-    /// Change, Refuse: the stored result, also of its first try.
-    Changed(Result<Changed, MetaError>),
+    /// Change, Refuse.
+    Changed(Result<Answered, MetaError>),
     Registered(Registered),
     /// MakeVolume, StartRemoval.
     VolumeRoot(InodeAttr),
@@ -251,6 +251,16 @@ pub enum Reply {
         count: u32,
         more: bool,
     },
+}
+
+/// What a client's change is answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answered {
+    /// The remembered result: of this try, or of the first one (P8.1).
+    pub changed: Changed,
+    /// The directories whose names the change alters, as they were right after this try was applied. They are not remembered:
+    /// when a request is repeated, they are shown as they are by then.
+    pub directories: Vec<InodeAttr>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -30,11 +30,12 @@
 
 use dfs_proto::attr::Timestamp;
 use dfs_proto::error::MetaError;
+use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{ChangeRequest, Changed, MetaResult};
 use dfs_proto::planted::{self, Bug};
 use dfs_proto::units::REQUEST_LANES;
 
-use crate::command::{Command, Proposed, Reply};
+use crate::command::{Answered, Command, Proposed, Reply};
 use crate::kv::Txn;
 use session::Admission;
 use time::StateTime;
@@ -175,12 +176,10 @@ enum Executed {
 /// transaction of its effects; a refusal has none.
 fn once(txn: &mut Txn<'_>, request: &ChangeRequest, execute: impl FnOnce(&mut Txn<'_>) -> Executed) -> Reply {
     let session = request.session;
-    let known = match recall(txn, request) {
-        Ok(known) => known,
+    match answered_before(txn, request) {
+        Ok(None) => {}
+        Ok(Some(result)) => return answer(txn, request, result),
         Err(refused) => return Reply::Changed(Err(refused)),
-    };
-    if let Some(result) = known {
-        return Reply::Changed(result);
     }
     txn.savepoint();
     let result = match execute(txn) {
@@ -195,11 +194,21 @@ fn once(txn: &mut Txn<'_>, request: &ChangeRequest, execute: impl FnOnce(&mut Tx
         Err(_) => txn.rollback(),
     }
     session::remember(txn, session, request.request, &result);
-    Reply::Changed(result)
+    answer(txn, request, result)
+}
+
+/// The result, with what the change has made of the directories whose names it alters: their client shows them at once, and
+/// need not ask.
+fn answer(txn: &Txn<'_>, request: &ChangeRequest, result: MetaResult<Changed>) -> Reply {
+    let shown = |inode: InodeId| inode::get(txn, inode).map(|record| record.attr(inode));
+    Reply::Changed(result.map(|changed| {
+        let directories = request.change.scope().directories();
+        Answered { changed, directories: directories.into_iter().filter_map(shown).collect() }
+    }))
 }
 
 /// What a try before this one answered. An error: it is not to be executed.
-fn recall(txn: &mut Txn<'_>, request: &ChangeRequest) -> MetaResult<Option<MetaResult<Changed>>> {
+fn answered_before(txn: &mut Txn<'_>, request: &ChangeRequest) -> MetaResult<Option<MetaResult<Changed>>> {
     if cluster::require(txn)?.cluster != request.cluster {
         return Err(MetaError::WrongCluster { map_version: 0 });
     }

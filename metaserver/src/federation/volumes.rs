@@ -14,12 +14,12 @@ use std::time::Duration;
 use dfs_proto::error::MetaError;
 use dfs_proto::federation::{AddedVolume, Federate, RootCopy, VolumeAnswer, VolumeCall};
 use dfs_proto::ids::{ClusterId, InodeId};
-use dfs_proto::meta::{Change, ChangeRequest, Changed, Create, MetaResult, NewInode};
+use dfs_proto::meta::{Change, ChangeRequest, Create, MetaResult, NewInode};
 use tokio::time::timeout;
 
 use super::{Federation, Making};
 use crate::service::Metaserver;
-use dfs_state::command::{Command, Reply, RootAttr, VolumeRoot, VolumeStep};
+use dfs_state::command::{Answered, Command, Reply, RootAttr, VolumeRoot, VolumeStep};
 use dfs_state::kv::Snapshot;
 use dfs_state::read::{self, NeededVolume};
 
@@ -41,7 +41,7 @@ impl Metaserver {
         &self,
         federation: &Federation,
         request: ChangeRequest,
-    ) -> MetaResult<Changed> {
+    ) -> MetaResult<Answered> {
         let Ok(changed) = timeout(DEADLINE, self.try_to_change_root(federation, request)).await else {
             return Err(MetaError::Unavailable {
                 what: format!("a change in the root directory did not end within {DEADLINE:?}"),
@@ -54,7 +54,7 @@ impl Metaserver {
         &self,
         federation: &Federation,
         request: ChangeRequest,
-    ) -> MetaResult<Changed> {
+    ) -> MetaResult<Answered> {
         let map = federation.map();
         match map.cluster_of(InodeId::ROOT) {
             Some(cluster) if cluster == self.gate.cluster() => {}
@@ -161,7 +161,7 @@ impl Metaserver {
     }
 
     /// Only what a later try would be told too.
-    async fn refuse_unless_passing(&self, request: ChangeRequest, error: MetaError) -> MetaResult<Changed> {
+    async fn refuse_unless_passing(&self, request: ChangeRequest, error: MetaError) -> MetaResult<Answered> {
         match error {
             MetaError::NotLeader { .. } | MetaError::Unavailable { .. } | MetaError::Undecided { .. } => {
                 Err(error)
@@ -194,7 +194,7 @@ impl Metaserver {
         }
     }
 
-    async fn refuse(&self, request: ChangeRequest, error: MetaError) -> MetaResult<Changed> {
+    async fn refuse(&self, request: ChangeRequest, error: MetaError) -> MetaResult<Answered> {
         match self.gate.change(Command::Refuse { request, error }).await? {
             Reply::Changed(changed) => changed,
             other => Err(MetaError::Internal { what: format!("unexpected reply {other:?}") }),

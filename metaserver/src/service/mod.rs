@@ -34,6 +34,7 @@ use crate::metrics::Metrics;
 use crate::room::Room;
 use crate::view::ServerState;
 pub(crate) use cluster::ServerList;
+use dfs_state::command::Answered;
 use dfs_state::read;
 use under_way::UnderWay;
 
@@ -134,16 +135,15 @@ impl Meta for MetaService {
             Ok(change) => change,
             Err(error) => return Ok(Response::new(convert::changed_to_wire(Err(error)))),
         };
-        let (session, directories) = (change.session, change.change.scope().directories());
         let key = (change.cluster, change.session, change.request);
         let metaserver = self.0.clone();
         let result = self.1.join(key, || Box::pin(async move { metaserver.change(change).await })).await;
-        let shown = match &result {
-            Ok(_) => self.0.show_directories(session, directories).await,
-            Err(_) => Vec::new(),
+        let (result, directories) = match result {
+            Ok(Answered { changed, directories }) => (Ok(changed), directories),
+            Err(error) => (Err(error), Vec::new()),
         };
         let mut reply = convert::changed_to_wire(result);
-        reply.directories = shown.iter().map(convert::attr_to_wire).collect();
+        reply.directories = directories.iter().map(convert::attr_to_wire).collect();
         Ok(Response::new(reply))
     }
 

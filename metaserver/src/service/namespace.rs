@@ -1,17 +1,14 @@
 //! A client's changes and reads: check whom they are for, pass the gate, fill in what only the leader knows.
 
-use dfs_proto::attr::InodeAttr;
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{InodeId, SessionId};
-use dfs_proto::meta::{
-    Change, ChangeRequest, Changed, FileExtents, MetaResult, Read, ReadReply, ReadRequest, StatFs,
-};
+use dfs_proto::ids::SessionId;
+use dfs_proto::meta::{Change, ChangeRequest, FileExtents, MetaResult, Read, ReadReply, ReadRequest, StatFs};
 use dfs_proto::scope::Scope;
 use tokio::time::Instant;
 
 use super::Metaserver;
 use crate::view::ServerState;
-use dfs_state::command::{Command, Reply};
+use dfs_state::command::{Answered, Command, Reply};
 use dfs_state::kv::Snapshot;
 use dfs_state::read;
 
@@ -28,7 +25,7 @@ const _: () = assert!(EXTENTS_MAX as usize * EXTENT_LEN_MAX <= REPLY_LEN_MAX);
 
 impl Metaserver {
     /// Executes a change once, however often it is asked (P8.1).
-    pub(crate) async fn change(&self, request: ChangeRequest) -> MetaResult<Changed> {
+    pub(crate) async fn change(&self, request: ChangeRequest) -> MetaResult<Answered> {
         let started = Instant::now();
         let changed = self.try_change(request).await;
         self.metrics.changes.inc();
@@ -39,7 +36,7 @@ impl Metaserver {
         changed
     }
 
-    async fn try_change(&self, request: ChangeRequest) -> MetaResult<Changed> {
+    async fn try_change(&self, request: ChangeRequest) -> MetaResult<Answered> {
         self.gate.check_cluster(request.cluster)?;
         let scope = request.change.scope();
         if scope.crosses_volumes() {
@@ -60,7 +57,7 @@ impl Metaserver {
             false => Command::Change { request, placement, volumes: Vec::new() },
         };
         match self.gate.change(command).await? {
-            Reply::Changed(changed) => changed,
+            Reply::Changed(answered) => answered,
             other => Err(unexpected(&other)),
         }
     }
@@ -81,23 +78,6 @@ impl Metaserver {
             }
         };
         self.gate.read(scope, Some(request.session), look).await
-    }
-
-    /// What a change has made of the directories that it named, so that its client need not ask; none if that cannot be
-    /// told now.
-    pub(super) async fn show_directories(
-        &self,
-        session: SessionId,
-        directories: Vec<InodeId>,
-    ) -> Vec<InodeAttr> {
-        if directories.is_empty() {
-            return Vec::new();
-        }
-        let shown = directories.iter().fold(Scope::default(), |shown, inode| shown.inode(*inode));
-        let look = |state: &dyn Snapshot| {
-            Ok(directories.iter().filter_map(|inode| read::getattr(state, *inode).ok()).collect())
-        };
-        self.gate.read(&shown, Some(session), look).await.unwrap_or_default()
     }
 
     /// Answers a read from the leader's state.

@@ -11,14 +11,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dfs_net::env::BoxFuture;
 use dfs_proto::ids::{ClusterId, RequestId, SessionId};
-use dfs_proto::meta::{Changed, MetaResult};
+use dfs_proto::meta::MetaResult;
 use dfs_proto::planted::{self, Bug};
 use futures::FutureExt as _;
 use futures::future::Shared;
 
+use dfs_state::command::Answered;
+
 /// Which request; the session is one of that cluster.
 pub(super) type Key = (ClusterId, SessionId, RequestId);
-type Change = BoxFuture<'static, MetaResult<Changed>>;
+type Change = BoxFuture<'static, MetaResult<Answered>>;
 
 /// See the module.
 #[derive(Default)]
@@ -35,7 +37,7 @@ impl UnderWay {
     }
 
     /// The answer to the request: of the try that is under way, or of the one that begins.
-    pub(super) async fn join(&self, key: Key, begin: impl FnOnce() -> Change) -> MetaResult<Changed> {
+    pub(super) async fn join(&self, key: Key, begin: impl FnOnce() -> Change) -> MetaResult<Answered> {
         if planted::has(Bug::SlownessTakenForSilence) {
             return begin().await;
         }
@@ -70,11 +72,16 @@ impl Drop for Waits<'_> {
 
 #[cfg(test)]
 mod tests {
+    use dfs_proto::meta::Changed;
     use tokio::sync::oneshot;
 
     use super::*;
 
     const KEY: Key = (ClusterId(7), SessionId(1), RequestId(9));
+
+    fn done() -> MetaResult<Answered> {
+        Ok(Answered { changed: Changed::Done, directories: Vec::new() })
+    }
 
     fn never() -> Change {
         panic!("it is under way")
@@ -91,16 +98,16 @@ mod tests {
         assert!(futures::poll!(&mut again).is_pending());
         drop(first); // its connection broke
         let other = (KEY.0, KEY.1, RequestId(10));
-        assert_eq!(under_way.join(other, || Box::pin(async { Ok(Changed::Done) })).await, Ok(Changed::Done));
-        answer.send(Ok(Changed::Done)).expect("somebody waits");
-        assert_eq!(again.await, Ok(Changed::Done));
+        assert_eq!(under_way.join(other, || Box::pin(async { done() })).await, done());
+        answer.send(done()).expect("somebody waits");
+        assert_eq!(again.await, done());
         assert!(under_way.entries().is_empty());
     }
 
     #[tokio::test]
     async fn what_nobody_waits_for_any_more_is_dropped() {
         let under_way = UnderWay::default();
-        let (answer, answered) = oneshot::channel::<MetaResult<Changed>>();
+        let (answer, answered) = oneshot::channel::<MetaResult<Answered>>();
         let mut only = Box::pin(under_way.join(KEY, || Box::pin(async { answered.await.expect("never") })));
         assert!(futures::poll!(&mut only).is_pending());
         drop(only);

@@ -23,6 +23,7 @@ use crate::command::{
 use crate::kv::memory::MemoryKv;
 use crate::kv::{Kv as _, Pair, Snapshot, Txn};
 
+mod answers;
 mod permissions;
 mod random;
 
@@ -172,8 +173,8 @@ impl Harness {
         if matches!(reply, Reply::Refused(MetaError::Undecided { .. })) {
             return None;
         }
-        let Reply::Changed(result) = reply else { panic!("a change answered {reply:?}") };
-        Some(result)
+        let Reply::Changed(answered) = reply else { panic!("a change answered {reply:?}") };
+        Some(answered.map(|answered| answered.changed))
     }
 
     pub(super) fn request(
@@ -206,8 +207,8 @@ impl Harness {
     fn send(&mut self, request: ChangeRequest, placement: &[ServerId]) -> MetaResult<Changed> {
         let placement = placement.to_vec();
         let reply = self.command(Command::Change { request, placement, volumes: Vec::new() });
-        let Reply::Changed(result) = reply else { panic!("a change answered {reply:?}") };
-        result
+        let Reply::Changed(answered) = reply else { panic!("a change answered {reply:?}") };
+        answered.map(|answered| answered.changed)
     }
 
     pub(super) fn file(&mut self, parent: InodeId, text: &str) -> InodeId {
