@@ -5,58 +5,40 @@
 //!     missing report expires anybody.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use dfs_proto::ids::SessionId;
 use tokio::time::Instant;
 
+use crate::coherence::{BeginsAnew, Soft};
+
 pub(crate) struct Sessions {
     expiry: Duration,
-    soft: Mutex<Soft>,
-}
-
-struct Soft {
-    term: u64,
-    elected: Instant,
     /// As many as there are sessions: whoever ends one forgets it here.
-    renewed: BTreeMap<SessionId, Instant>,
+    renewed: Soft<BTreeMap<SessionId, Instant>>,
 }
 
 impl Sessions {
     pub(crate) fn new(expiry: Duration, now: Instant) -> Sessions {
-        Sessions { expiry, soft: Mutex::new(Soft { term: 0, elected: now, renewed: BTreeMap::new() }) }
+        Sessions { expiry, renewed: Soft::new(now) }
     }
 
-    fn soft(&self) -> MutexGuard<'_, Soft> {
-        self.soft.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// Called by the gate before anything else is done as leader of `term`.
-    pub(crate) fn enter_term(&self, term: u64, now: Instant) {
-        let mut soft = self.soft();
-        if soft.term != term {
-            *soft = Soft { term, elected: now, renewed: BTreeMap::new() }; // keeps S1
-        }
-    }
-
-    /// For a while nobody could be heard: nobody's silence before counts.
-    pub(crate) fn begin_anew(&self, now: Instant) {
-        let mut soft = self.soft();
-        *soft = Soft { term: soft.term, elected: now, renewed: BTreeMap::new() };
+    /// For the gate.
+    pub(crate) fn soft(&self) -> &dyn BeginsAnew {
+        &self.renewed
     }
 
     pub(crate) fn renewed(&self, session: SessionId, now: Instant) {
-        self.soft().renewed.insert(session, now);
+        self.renewed.lock().known.insert(session, now);
     }
 
     pub(crate) fn forget(&self, session: SessionId) {
-        self.soft().renewed.remove(&session);
+        self.renewed.lock().known.remove(&session);
     }
 
     pub(crate) fn is_silent(&self, session: SessionId, now: Instant) -> bool {
-        let soft = self.soft();
-        let since = soft.renewed.get(&session).copied().unwrap_or(soft.elected);
+        let soft = self.renewed.lock();
+        let since = soft.known.get(&session).copied().unwrap_or(soft.since);
         now.saturating_duration_since(since) >= self.expiry
     }
 }
@@ -72,12 +54,12 @@ mod tests {
     fn a_session_is_silent_five_minutes_after_its_last_renewal_or_the_election() {
         let start = Instant::now();
         let sessions = Sessions::new(EXPIRY, start);
-        sessions.enter_term(1, start);
+        sessions.soft().enter_term(1, start);
         assert!(!sessions.is_silent(SESSION, start + EXPIRY / 2));
         assert!(sessions.is_silent(SESSION, start + EXPIRY));
         sessions.renewed(SESSION, start + EXPIRY / 2);
         assert!(!sessions.is_silent(SESSION, start + EXPIRY));
-        sessions.enter_term(2, start + EXPIRY);
+        sessions.soft().enter_term(2, start + EXPIRY);
         assert!(!sessions.is_silent(SESSION, start + EXPIRY + EXPIRY / 2));
     }
 
@@ -86,7 +68,7 @@ mod tests {
         let start = Instant::now();
         let sessions = Sessions::new(EXPIRY, start);
         sessions.renewed(SESSION, start);
-        sessions.begin_anew(start + EXPIRY);
+        sessions.soft().begin_anew(start + EXPIRY);
         assert!(!sessions.is_silent(SESSION, start + EXPIRY));
         assert!(!sessions.is_silent(SessionId(5), start + EXPIRY));
     }

@@ -1,16 +1,15 @@
 //! The chunkservers, as this leader has heard them since its election. Soft: rebuilt from heartbeats, never replicated.
 //!
-//! V1  What was heard before this term does not count: entering a term empties the view. So does a while in which this
-//!     leader had no quorum or did not run (`gate`, G4).
+//! V1  What was heard before this term does not count, nor what was heard before a while in which this leader had no quorum
+//!     or did not run ([`Soft`]).
 //! V2  A server is away when it was silent for longer than `server_away`, counted from the election at the earliest.
 //!     Away is not gone: it only gets no new chunks, and its open ones are sealed (P1.7).
 //! V3  Chunks with fewer than `copies` replicas may be placed once every registered server was heard in this term, or
 //!     [`VIEW_COMPLETE_AFTER`] has passed since the election (P10.2).
 //!
-//! Pure but for the lock around it: time is given. The lock is held for one look and with no other.
+//! Pure but for the lock around it: time is given.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use dfs_proto::ids::{Instance, ServerId};
@@ -18,6 +17,7 @@ use dfs_proto::meta::StatFs;
 use dfs_proto::units::ByteLen;
 use tokio::time::Instant;
 
+use crate::coherence::{BeginsAnew, Soft};
 use crate::placement::Candidate;
 use dfs_state::server::ServerRecord;
 
@@ -73,56 +73,37 @@ pub(crate) struct Described {
 
 pub(crate) struct View {
     server_away: Duration,
-    soft: Mutex<Soft>,
-}
-
-struct Soft {
-    term: u64,
-    elected: Instant,
-    heard: BTreeMap<ServerId, Heard>,
+    heard: Soft<BTreeMap<ServerId, Heard>>,
 }
 
 impl View {
     pub(crate) fn new(server_away: Duration, now: Instant) -> View {
-        View { server_away, soft: Mutex::new(Soft { term: 0, elected: now, heard: BTreeMap::new() }) }
+        View { server_away, heard: Soft::new(now) }
     }
 
-    fn soft(&self) -> MutexGuard<'_, Soft> {
-        self.soft.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// Called by the gate before anything else is done as leader of `term`.
-    pub(crate) fn enter_term(&self, term: u64, now: Instant) {
-        let mut soft = self.soft();
-        if soft.term != term {
-            *soft = Soft { term, elected: now, heard: BTreeMap::new() }; // keeps V1
-        }
-    }
-
-    /// For a while nobody could be heard: as after an election, nobody's silence counts, and nobody counts as heard.
-    pub(crate) fn begin_anew(&self, now: Instant) {
-        let mut soft = self.soft();
-        *soft = Soft { term: soft.term, elected: now, heard: BTreeMap::new() };
+    /// For the gate.
+    pub(crate) fn soft(&self) -> &dyn BeginsAnew {
+        &self.heard
     }
 
     pub(crate) fn heard(&self, server: ServerId, instance: Instance, load: Load, now: Instant) {
         let heard = Heard { instance, load, at: now, placed_since: 0, suspected: false };
-        self.soft().heard.insert(server, heard);
+        self.heard.lock().known.insert(server, heard);
     }
 
     /// A client could not reach this server. One that is alive proves it with its next heartbeat; until then its silence
     /// counts double.
     pub(crate) fn suspect(&self, server: ServerId) {
-        if let Some(heard) = self.soft().heard.get_mut(&server) {
+        if let Some(heard) = self.heard.lock().known.get_mut(&server) {
             heard.suspected = true;
         }
     }
 
     /// Counts a placement until the next report, so that a burst of them spreads.
     pub(crate) fn placed(&self, servers: &[ServerId]) {
-        let mut soft = self.soft();
+        let mut soft = self.heard.lock();
         for server in servers {
-            if let Some(heard) = soft.heard.get_mut(server) {
+            if let Some(heard) = soft.known.get_mut(server) {
                 heard.placed_since += 1;
             }
         }
@@ -133,9 +114,9 @@ impl View {
     }
 
     pub(crate) fn describe(&self, server: ServerId, now: Instant) -> Described {
-        let soft = self.soft();
-        let heard = soft.heard.get(&server).cloned();
-        let silence = now.saturating_duration_since(heard.as_ref().map_or(soft.elected, |h| h.at));
+        let soft = self.heard.lock();
+        let heard = soft.known.get(&server).cloned();
+        let silence = now.saturating_duration_since(heard.as_ref().map_or(soft.since, |h| h.at));
         let state = match &heard {
             Some(heard) => self.state_of(heard, now),
             None if silence > self.server_away => ServerState::Away, // keeps V2
@@ -155,9 +136,9 @@ impl View {
 
     /// V3.
     pub(crate) fn is_complete(&self, registered: &[Registered], now: Instant) -> bool {
-        let soft = self.soft();
-        now.saturating_duration_since(soft.elected) >= VIEW_COMPLETE_AFTER
-            || registered.iter().all(|(server, _)| soft.heard.contains_key(server))
+        let soft = self.heard.lock();
+        now.saturating_duration_since(soft.since) >= VIEW_COMPLETE_AFTER
+            || registered.iter().all(|(server, _)| soft.known.contains_key(server))
     }
 
     /// Every registered server was heard in this term or counts as away: nobody who could report has yet to.
@@ -171,9 +152,9 @@ impl View {
 
     /// Registered servers that were heard and are not away, for `placement`.
     pub(crate) fn candidates(&self, registered: &[Registered], now: Instant) -> Vec<Candidate> {
-        let soft = self.soft();
+        let soft = self.heard.lock();
         let candidate = |(server, record): &Registered| {
-            let heard = soft.heard.get(server)?;
+            let heard = soft.known.get(server)?;
             let state = self.state_of(heard, now);
             (state != ServerState::Away).then(|| Candidate {
                 server: *server,
@@ -191,9 +172,9 @@ impl View {
 
     /// The last reports of registered servers that are alive.
     pub(crate) fn loads(&self, registered: &[Registered], now: Instant) -> Vec<Load> {
-        let soft = self.soft();
+        let soft = self.heard.lock();
         let load = |(server, _): &Registered| {
-            let heard = soft.heard.get(server)?;
+            let heard = soft.known.get(server)?;
             (self.state_of(heard, now) != ServerState::Away).then(|| heard.load.clone())
         };
         registered.iter().filter_map(load).collect()
@@ -208,14 +189,14 @@ impl View {
     /// P12.1: each underlying filesystem counts once, divided by `copies`. A server that is away counts with its last
     /// report: its space is not gone, and `df` should not jump. A full one has nothing free.
     pub(crate) fn space(&self, copies: u32, inodes: u64) -> StatFs {
-        let soft = self.soft();
+        let soft = self.heard.lock();
         // A server that does not say which filesystem it is on is on its own.
         let filesystem = |server: ServerId, load: &Load| match load.filesystem.is_empty() {
             true => (Some(server), Vec::new()),
             false => (None, load.filesystem.clone()),
         };
         let (mut total, mut free) = (BTreeMap::new(), BTreeMap::new());
-        for (server, Heard { load, .. }) in &soft.heard {
+        for (server, Heard { load, .. }) in &soft.known {
             let raise = |most: &mut u64, to: u64| *most = (*most).max(to);
             raise(total.entry(filesystem(*server, load)).or_default(), load.disk_total.0);
             let disk_free = if load.full { 0 } else { load.disk_free.0 };
@@ -261,7 +242,7 @@ mod tests {
     fn elected() -> (View, Instant) {
         let now = Instant::now();
         let view = View::new(AWAY, now);
-        view.enter_term(7, now);
+        view.soft().enter_term(7, now);
         (view, now)
     }
 
@@ -302,9 +283,9 @@ mod tests {
     fn what_was_heard_in_an_earlier_term_does_not_count() {
         let (view, start) = elected();
         view.heard(ServerId(1), Instance(1), on(b"a"), start);
-        view.enter_term(7, start + SECOND);
+        view.soft().enter_term(7, start + SECOND);
         assert!(view.is_complete(&registered(&[1]), start + SECOND));
-        view.enter_term(8, start + SECOND);
+        view.soft().enter_term(8, start + SECOND);
         assert!(!view.is_complete(&registered(&[1]), start + SECOND));
     }
 
@@ -325,7 +306,7 @@ mod tests {
         view.heard(ServerId(1), Instance(1), on(b"a"), start);
         view.heard(ServerId(2), Instance(1), on(b"b"), start);
         let now = start + SECOND * 60;
-        view.begin_anew(now);
+        view.soft().begin_anew(now);
         assert_eq!(view.state(ServerId(1), now + SECOND), ServerState::Alive);
         view.heard(ServerId(2), Instance(1), on(b"b"), now + SECOND);
         let registered = registered(&[1, 2]);

@@ -19,6 +19,7 @@ use dfs_proto::scope::{Scope, Unleased};
 use tokio::time::Instant;
 
 use super::leases::Leases;
+use super::soft::BeginsAnew;
 use crate::raft::Consensus;
 use crate::sessions::Sessions;
 use crate::view::View;
@@ -88,6 +89,11 @@ impl Gate {
         &self.consensus
     }
 
+    /// All that this leader has learned of others.
+    fn soft(&self) -> [&dyn BeginsAnew; 2] {
+        [self.view.soft(), self.sessions.soft()]
+    }
+
     /// Keeps G4.
     fn note_read(&self, term: u64, now: Instant) {
         let mut last_read = self.last_read.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,8 +103,7 @@ impl Gate {
             tracing::warn!(
                 "nobody could be heard for {gap:?}: no quorum answered, or this process did not run"
             );
-            self.view.begin_anew(now);
-            self.sessions.begin_anew(now);
+            self.soft().into_iter().for_each(|soft| soft.begin_anew(now));
         }
     }
 
@@ -109,8 +114,7 @@ impl Gate {
         if !leadership.is_leader {
             return Err(MetaError::NotLeader { leader: leadership.leader_address.clone() });
         }
-        self.view.enter_term(leadership.term, leadership.since);
-        self.sessions.enter_term(leadership.term, leadership.since);
+        self.soft().into_iter().for_each(|soft| soft.enter_term(leadership.term, leadership.since));
         Ok(leadership.term)
     }
 

@@ -2,5 +2,7 @@
 
 mod gate;
 mod leases;
+mod soft;
 
 pub(crate) use gate::Gate;
+pub(crate) use soft::{BeginsAnew, Soft};

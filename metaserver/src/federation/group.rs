@@ -5,7 +5,6 @@
 //!     or [`COMPLETE_AFTER`] has passed since the election (as P10.2).
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use dfs_proto::attr::Name;
@@ -18,6 +17,7 @@ use tokio::time::Instant;
 use super::Federation;
 use super::placement::{Candidate, choose};
 use super::report::REPORT_INTERVAL;
+use crate::coherence::{BeginsAnew as _, Soft};
 use crate::raft::Consensus;
 use dfs_state::command::{Command, FederationCommand, Reply};
 
@@ -27,15 +27,8 @@ const COMPLETE_AFTER: Duration = REPORT_INTERVAL.saturating_mul(3).checked_div(2
 const SILENT_AFTER: Duration = Duration::from_secs(3 * REPORT_INTERVAL.as_secs() + 1);
 
 /// What this process has heard as the group's leader.
-#[derive(Default)]
 pub(crate) struct Group {
-    soft: Mutex<Soft>,
-}
-
-#[derive(Default)]
-struct Soft {
-    term: u64,
-    heard: BTreeMap<ClusterId, Heard>,
+    heard: Soft<BTreeMap<ClusterId, Heard>>,
 }
 
 struct Heard {
@@ -52,7 +45,7 @@ impl Federation {
         if !leadership.is_leader {
             return Err(MetaError::NotLeader { leader: leadership.leader_address });
         }
-        self.group.enter_term(leadership.term);
+        self.group.heard.enter_term(leadership.term, leadership.since); // keeps G1
         let view = member.read().await?;
         let map = dfs_state::federation::map(&*view.snapshot());
         let map = map.ok_or(MetaError::Unavailable { what: "the federation is not made yet".to_owned() })?;
@@ -61,7 +54,7 @@ impl Federation {
                 if cluster.is_known() {
                     return self.add_volume(member, name, cluster).await.map(Some);
                 }
-                let chosen = self.group.choose(&map, &except, leadership.since, Instant::now())?;
+                let chosen = self.group.choose(&map, &except, Instant::now())?;
                 return match self.add_volume(member, name, chosen).await {
                     // It has left meanwhile: the next try chooses anew.
                     Err(MetaError::InvalidArgument { what }) => Err(MetaError::Unavailable { what }),
@@ -141,66 +134,48 @@ async fn propose(member: &Consensus, command: FederationCommand) -> MetaResult<R
 }
 
 impl Group {
-    fn with<T>(&self, look: impl FnOnce(&mut Soft) -> T) -> T {
-        look(&mut self.soft.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Keeps G1.
-    fn enter_term(&self, term: u64) {
-        self.with(|soft| {
-            if soft.term < term {
-                *soft = Soft { term, heard: BTreeMap::new() };
-            }
-        });
+    pub(super) fn new(now: Instant) -> Group {
+        Group { heard: Soft::new(now) }
     }
 
     fn heard(&self, cluster: ClusterId, load: ClusterLoad, now: Instant) {
-        self.with(|soft| soft.heard.insert(cluster, Heard { load, at: now, placed_since: 0 }));
+        self.heard.lock().known.insert(cluster, Heard { load, at: now, placed_since: 0 });
     }
 
     fn placed(&self, cluster: ClusterId) {
-        self.with(|soft| {
-            if let Some(heard) = soft.heard.get_mut(&cluster) {
-                heard.placed_since += 1;
-            }
-        });
+        if let Some(heard) = self.heard.lock().known.get_mut(&cluster) {
+            heard.placed_since += 1;
+        }
     }
 
-    fn choose(
-        &self,
-        map: &FederationMap,
-        except: &[ClusterId],
-        elected: Instant,
-        now: Instant,
-    ) -> MetaResult<ClusterId> {
-        self.with(|soft| {
-            let is_complete = now.saturating_duration_since(elected) >= COMPLETE_AFTER
-                || map.clusters.iter().all(|(id, _)| soft.heard.get(id).is_some_and(has_servers));
-            if !is_complete {
-                let what = "waiting for the clusters to report how busy they are".to_owned();
-                return Err(MetaError::Unavailable { what }); // keeps G1
-            }
-            let candidate = |(id, entry): &(ClusterId, ClusterEntry)| {
-                let heard = soft.heard.get(id)?;
-                let is_there = now.saturating_duration_since(heard.at) < SILENT_AFTER && !except.contains(id);
-                is_there.then(|| Candidate {
-                    cluster: *id,
-                    name: entry.name.clone(),
-                    load: heard.load,
-                    volumes: map.volumes.iter().filter(|(_, volume)| volume.cluster == *id).count(),
-                    placed_since: heard.placed_since,
-                })
-            };
-            let candidates: Vec<Candidate> = map.clusters.iter().filter_map(candidate).collect();
-            // It may have some by its next report.
-            choose(&candidates).ok_or_else(|| match except {
-                [] => MetaError::Unavailable {
-                    what: "no cluster with a living chunkserver has reported".to_owned(),
-                },
-                _ => MetaError::Away {
-                    what: "no other cluster with a living chunkserver has reported".to_owned(),
-                },
+    fn choose(&self, map: &FederationMap, except: &[ClusterId], now: Instant) -> MetaResult<ClusterId> {
+        let soft = self.heard.lock();
+        let is_complete = now.saturating_duration_since(soft.since) >= COMPLETE_AFTER
+            || map.clusters.iter().all(|(id, _)| soft.known.get(id).is_some_and(has_servers));
+        if !is_complete {
+            let what = "waiting for the clusters to report how busy they are".to_owned();
+            return Err(MetaError::Unavailable { what }); // keeps G1
+        }
+        let candidate = |(id, entry): &(ClusterId, ClusterEntry)| {
+            let heard = soft.known.get(id)?;
+            let is_there = now.saturating_duration_since(heard.at) < SILENT_AFTER && !except.contains(id);
+            is_there.then(|| Candidate {
+                cluster: *id,
+                name: entry.name.clone(),
+                load: heard.load,
+                volumes: map.volumes.iter().filter(|(_, volume)| volume.cluster == *id).count(),
+                placed_since: heard.placed_since,
             })
+        };
+        let candidates: Vec<Candidate> = map.clusters.iter().filter_map(candidate).collect();
+        // It may have some by its next report.
+        choose(&candidates).ok_or_else(|| match except {
+            [] => MetaError::Unavailable {
+                what: "no cluster with a living chunkserver has reported".to_owned(),
+            },
+            _ => {
+                MetaError::Away { what: "no other cluster with a living chunkserver has reported".to_owned() }
+            }
         })
     }
 }

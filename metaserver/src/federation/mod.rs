@@ -35,7 +35,7 @@ use dfs_proto::federation::{AddedVolume, Federate, FederationMap, VolumeAnswer, 
 use dfs_proto::ids::{ClusterId, VolumeId};
 use dfs_proto::meta::MetaResult;
 use tokio::sync::{Notify, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::raft::Consensus;
 use group::Group;
@@ -95,7 +95,7 @@ impl Federation {
             peers,
             channel,
             member,
-            group: Group::default(),
+            group: Group::new(Instant::now()),
             seats,
             map: watch::Sender::new(Arc::new(known)),
             making: Mutex::default(),
