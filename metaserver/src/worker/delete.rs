@@ -7,14 +7,14 @@ use std::time::Duration;
 use dfs_proto::scope::Unleased;
 use tokio::time::{Instant, sleep};
 
-use super::execute;
+use super::budget::{Budget, DELETE};
+use super::{Learned, Work};
 use crate::service::Metaserver;
-use dfs_state::command::{Command, REAP_LIMIT_MAX};
+use dfs_state::command::Command;
 use dfs_state::kv::Snapshot;
 use dfs_state::read;
 use dfs_state::time::StateTime;
 
-const INTERVAL: Duration = Duration::from_secs(1);
 /// P10.4: so long a reader with an older map still finds the bytes.
 const READABLE_AFTER_DEATH: Duration = Duration::from_secs(60);
 
@@ -52,30 +52,34 @@ fn is_old(now: Instant, at: Instant) -> bool {
 /// On every member, leading or not. Never ends.
 pub(super) async fn watch(metaserver: &Metaserver, times: &SeenTimes) {
     loop {
-        sleep(INTERVAL).await;
+        sleep(DELETE.every).await;
         times.note(Instant::now(), metaserver.gate.local(read::last_time));
     }
 }
 
-pub(super) async fn run(metaserver: &Metaserver, times: &SeenTimes) {
-    let mut more = false;
-    loop {
-        if !more {
-            sleep(INTERVAL).await;
-        }
-        let before = times.old(Instant::now());
-        let look = |state: &dyn Snapshot| Ok(plan(read::first_dead_since(state), before));
-        more = match metaserver.gate.read_unleased(Unleased::Chunks, look).await {
-            Ok(planned) => execute(metaserver, planned).await,
-            Err(_) => false,
-        };
+/// See the module.
+pub(super) struct Delete<'t> {
+    pub(super) times: &'t SeenTimes,
+}
+
+impl Work for Delete<'_> {
+    fn budget(&self) -> Budget {
+        DELETE
+    }
+
+    fn records(&self) -> Unleased {
+        Unleased::Chunks
+    }
+
+    fn plan(&self, state: &dyn Snapshot, learned: &Learned<'_>) -> Vec<Command> {
+        plan(read::first_dead_since(state), self.times.old(learned.now))
     }
 }
 
 /// `first_dead`: since when the chunk is dead that died first. `before`: what died until then is dead for long enough.
 fn plan(first_dead: Option<StateTime>, before: Option<StateTime>) -> Vec<Command> {
     let due = before.filter(|before| first_dead.is_some_and(|since| since <= *before));
-    due.map(|before| Command::StartDeleting { before, limit: REAP_LIMIT_MAX }).into_iter().collect()
+    due.map(|before| Command::StartDeleting { before, limit: DELETE.records_max }).into_iter().collect()
 }
 
 #[cfg(test)]
@@ -107,7 +111,7 @@ mod tests {
         assert_eq!(plan(None, Some(at(940))), []);
         assert_eq!(plan(Some(at(941)), Some(at(940))), []);
         assert_eq!(plan(Some(at(940)), None), []);
-        let wanted = Command::StartDeleting { before: at(940), limit: REAP_LIMIT_MAX };
+        let wanted = Command::StartDeleting { before: at(940), limit: DELETE.records_max };
         assert_eq!(plan(Some(at(940)), Some(at(940))), [wanted]);
     }
 }

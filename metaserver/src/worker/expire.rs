@@ -1,38 +1,52 @@
 //! Ends sessions that were silent for too long (P3.1).
 
-use std::time::Duration;
-
 use dfs_proto::ids::SessionId;
-use dfs_proto::meta::MetaResult;
 use dfs_proto::scope::Unleased;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
-use super::execute;
+use super::budget::{Budget, EXPIRE};
+use super::{Learned, Work};
 use crate::service::Metaserver;
 use crate::sessions::Sessions;
 use dfs_state::command::Command;
 use dfs_state::kv::Snapshot;
 use dfs_state::read;
 
-const INTERVAL: Duration = Duration::from_secs(1);
+pub(super) struct Expire;
 
-pub(super) async fn run(metaserver: &Metaserver) {
-    loop {
-        sleep(INTERVAL).await;
-        let look = |state: &dyn Snapshot| -> MetaResult<Vec<SessionId>> {
-            Ok(read::sessions(state).into_iter().map(|(session, _)| session).collect())
-        };
-        let Ok(alive) = metaserver.gate.read_unleased(Unleased::Sessions, look).await else { continue };
-        let silent = plan(&alive, &metaserver.gate.sessions, Instant::now());
-        for session in silent {
-            if !metaserver.gate.sessions.is_silent(session, Instant::now()) {
-                continue; // it was renewed while others were ended
-            }
-            tracing::warn!("{session} was silent for too long and is ended");
-            execute(metaserver, vec![Command::ExpireSession { session }]).await;
+impl Work for Expire {
+    fn budget(&self) -> Budget {
+        EXPIRE
+    }
+
+    fn records(&self) -> Unleased {
+        Unleased::Sessions
+    }
+
+    fn plan(&self, state: &dyn Snapshot, learned: &Learned<'_>) -> Vec<Command> {
+        let alive: Vec<SessionId> = read::sessions(state).into_iter().map(|(session, _)| session).collect();
+        let silent = plan(&alive, learned.sessions, learned.now).into_iter();
+        silent.map(|session| Command::ExpireSession { session }).collect()
+    }
+
+    /// It may have been renewed while others were ended.
+    fn is_still_due(&self, command: &Command, learned: &Learned<'_>) -> bool {
+        expired(command).is_some_and(|session| learned.sessions.is_silent(session, learned.now))
+    }
+
+    fn done(&self, command: &Command, metaserver: &Metaserver) {
+        if let Some(session) = expired(command) {
+            tracing::warn!("{session} was silent for too long and was ended");
             metaserver.gate.sessions.forget(session);
             metaserver.metrics.expired_sessions.inc();
         }
+    }
+}
+
+fn expired(command: &Command) -> Option<SessionId> {
+    match command {
+        Command::ExpireSession { session } => Some(*session),
+        _ => None, // this work plans nothing else
     }
 }
 
@@ -43,6 +57,8 @@ fn plan(alive: &[SessionId], sessions: &Sessions, now: Instant) -> Vec<SessionId
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

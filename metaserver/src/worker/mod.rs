@@ -1,6 +1,11 @@
-//! Background work of the leader: each file a pure `plan()` and a thin loop. All loops stop when leadership is lost and
-//! begin anew with the next term; what one of them has half done, the next leader's finds again in the state.
+//! Background work of the leader. Each kind has a pure `plan` in a file of its own, which looks at the state and at what this
+//! leader has learned, and returns commands. One loop executes them all ([`keep_doing`]), and `budget` says how often and how
+//! much at a time.
+//!
+//! All loops stop when the lead is lost and begin anew with the next term. What one of them has half done, the next leader's
+//! finds in the state.
 
+mod budget;
 mod delete;
 mod expire;
 mod reap;
@@ -8,10 +13,53 @@ mod seal;
 
 use std::sync::Arc;
 
+use dfs_proto::scope::Unleased;
+use tokio::time::{Instant, sleep};
+
 use crate::federation;
 use crate::service::Metaserver;
-use delete::SeenTimes;
+use crate::sessions::Sessions;
+use crate::view::View;
+use budget::Budget;
+use delete::{Delete, SeenTimes};
 use dfs_state::command::{Command, Reply};
+use dfs_state::kv::Snapshot;
+use expire::Expire;
+use reap::Reap;
+use seal::Seal;
+
+/// One kind of background work.
+trait Work: Sync {
+    fn budget(&self) -> Budget;
+
+    /// The records that decide.
+    fn records(&self) -> Unleased;
+
+    /// What is to be done now; nothing costs no entry of the log.
+    fn plan(&self, state: &dyn Snapshot, learned: &Learned<'_>) -> Vec<Command>;
+
+    /// Asked right before a planned command is executed, which may be a while after it was planned.
+    fn is_still_due(&self, _command: &Command, _learned: &Learned<'_>) -> bool {
+        true
+    }
+
+    /// The command was executed.
+    fn done(&self, _command: &Command, _metaserver: &Metaserver) {}
+}
+
+/// What a plan goes by beside the replicated state.
+struct Learned<'m> {
+    now: Instant,
+    view: &'m View,
+    sessions: &'m Sessions,
+}
+
+impl Learned<'_> {
+    fn now(metaserver: &Metaserver) -> Learned<'_> {
+        let gate = &metaserver.gate;
+        Learned { now: Instant::now(), view: &gate.view, sessions: &gate.sessions }
+    }
+}
 
 /// Runs while the process does.
 pub(crate) async fn run(metaserver: Arc<Metaserver>) {
@@ -26,12 +74,13 @@ async fn lead(metaserver: &Metaserver, times: &SeenTimes) {
     let mut leadership = metaserver.gate.consensus().leadership();
     loop {
         let Ok(term) = leadership.wait_for(|l| l.is_leader).await.map(|l| l.term) else { return };
+        let delete = Delete { times };
         let work = async {
             tokio::join!(
-                expire::run(metaserver),
-                seal::run(metaserver),
-                reap::run(metaserver),
-                delete::run(metaserver, times),
+                keep_doing(metaserver, &Expire),
+                keep_doing(metaserver, &Seal),
+                keep_doing(metaserver, &Reap),
+                keep_doing(metaserver, &delete),
                 federate(metaserver)
             )
         };
@@ -53,14 +102,32 @@ async fn federate(metaserver: &Metaserver) {
     }
 }
 
-/// Executes commands until one fails; a failure only means that the next round plans it again. Tells if there is more to
-/// do at once.
-async fn execute(metaserver: &Metaserver, commands: Vec<Command>) -> bool {
-    let mut more_work = false;
-    for command in commands {
+/// Plans and executes, and goes on at once while something is left. Never ends.
+async fn keep_doing(metaserver: &Metaserver, work: &dyn Work) {
+    loop {
+        let more = do_once(metaserver, work).await;
+        if !more {
+            sleep(work.budget().every).await;
+        }
+    }
+}
+
+/// Executes what is planned, until something fails: a failure only means that a later round plans it again. Tells whether there
+/// is more to do at once.
+async fn do_once(metaserver: &Metaserver, work: &dyn Work) -> bool {
+    let look = |state: &dyn Snapshot| Ok(work.plan(state, &Learned::now(metaserver)));
+    let Ok(planned) = metaserver.gate.read_unleased(work.records(), look).await else { return false };
+    let commands_max = work.budget().commands_max;
+    let mut more_work = planned.len() > commands_max;
+    for command in planned.into_iter().take(commands_max) {
+        if !work.is_still_due(&command, &Learned::now(metaserver)) {
+            continue;
+        }
         match metaserver.gate.change(command.clone()).await {
-            Ok(Reply::Worked { more, .. }) => more_work |= more,
-            Ok(_) => {}
+            Ok(reply) => {
+                more_work |= matches!(reply, Reply::Worked { more: true, .. });
+                work.done(&command, metaserver);
+            }
             Err(error) => {
                 metaserver.metrics.background_failures.inc();
                 tracing::debug!("{command:?}: {error}");

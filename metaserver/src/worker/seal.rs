@@ -1,32 +1,30 @@
 //! Seals the open chunks of chunkservers that are away (P1.7).
 
-use std::time::Duration;
-
 use dfs_proto::ids::ServerId;
 use dfs_proto::scope::Unleased;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
-use super::execute;
-use crate::service::Metaserver;
+use super::budget::{Budget, SEAL};
+use super::{Learned, Work};
 use crate::view::{Registered, View};
-use dfs_state::command::{Command, REAP_LIMIT_MAX};
+use dfs_state::command::Command;
 use dfs_state::kv::Snapshot;
 use dfs_state::read;
 
-/// Short against `server_away`, so that a dead server's chunks are sealed soon after it counts as away.
-const INTERVAL: Duration = Duration::from_millis(250);
+pub(super) struct Seal;
 
-pub(super) async fn run(metaserver: &Metaserver) {
-    loop {
-        sleep(INTERVAL).await; // short enough for G4 of the gate, which counts on these reads
-        let view = &metaserver.gate.view;
-        let look = |state: &dyn Snapshot| {
-            let has_open = |server| read::has_open_chunks(state, server);
-            Ok(plan(&read::servers(state), view, Instant::now(), has_open))
-        };
-        let Ok(planned) = metaserver.gate.read_unleased(Unleased::Chunks, look).await else { continue };
-        // What one command leaves, the next round plans.
-        execute(metaserver, planned).await;
+impl Work for Seal {
+    fn budget(&self) -> Budget {
+        SEAL
+    }
+
+    fn records(&self) -> Unleased {
+        Unleased::Chunks
+    }
+
+    fn plan(&self, state: &dyn Snapshot, learned: &Learned<'_>) -> Vec<Command> {
+        let has_open = |server| read::has_open_chunks(state, server);
+        plan(&read::servers(state), learned.view, learned.now, has_open)
     }
 }
 
@@ -38,11 +36,13 @@ fn plan(
 ) -> Vec<Command> {
     let away = view.away(registered, now).into_iter();
     let affected = away.filter(|server| has_open_chunks(*server));
-    affected.map(|server| Command::SealChunksOf { server, limit: REAP_LIMIT_MAX }).collect()
+    affected.map(|server| Command::SealChunksOf { server, limit: SEAL.records_max }).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use dfs_proto::ids::{DirectoryId, Instance};
 
     use super::*;
@@ -63,6 +63,6 @@ mod tests {
         view.heard(ServerId(1), Instance(1), Load::default(), start + Duration::from_secs(4));
         let now = start + Duration::from_secs(5);
         let planned = plan(&registered, &view, now, |server| server != ServerId(3));
-        assert_eq!(planned, [Command::SealChunksOf { server: ServerId(2), limit: REAP_LIMIT_MAX }]);
+        assert_eq!(planned, [Command::SealChunksOf { server: ServerId(2), limit: SEAL.records_max }]);
     }
 }
