@@ -174,6 +174,9 @@ impl World {
     fn pick(&self, directories: bool) -> Option<InodeId> {
         let all: Vec<InodeId> =
             self.model.nodes.keys().copied().filter(|&n| self.model.is_directory(n) == directories).collect();
+        if all.is_empty() {
+            return None;
+        }
         all.get(self.rng.below(all.len() as u64) as usize).copied()
     }
 
