@@ -21,6 +21,7 @@ use crate::coherence::Gate;
 use crate::config::Config;
 use crate::federation::{self, Federation};
 use crate::metrics::Metrics;
+use crate::raft::log_disk::LogDisk;
 use crate::raft::{self, ClusterOptions, Consensus, ConsensusOptions, Examined, LogOptions, Purpose, Timing};
 use crate::room::{Room, TooFull};
 use crate::service::{self, Metaserver};
@@ -61,7 +62,7 @@ pub struct Running {
     /// This process's member of the federation group, if it is one.
     federation: Option<Consensus>,
     stop: CancellationToken,
-    tasks: JoinSet<(&'static str, Result<(), String>)>,
+    tasks: Tasks,
 }
 
 /// Serves until `shutdown` is ready, then shuts down in order.
@@ -82,92 +83,167 @@ pub fn start(config: Config, env: Env, storage: Storage) -> BoxFuture<'static, R
 }
 
 async fn take_part(config: Config, env: Env, storage: Storage) -> Result<Running, ServeError> {
-    let listener = bind(&env, "listen", &config.listen).await?;
-    let http_listener = match &config.http {
-        Some(address) => Some(bind(&env, "http", address).await?),
-        None => None,
-    };
-    let address = advertised(&config, &*listener)?;
-    let http_address = http_listener.as_ref().map(|http| http.local_address());
-    let Storage { cluster, federation } = storage;
-    let disk = cluster.log.clone();
+    let ports = Ports::bind(&config, &env).await?;
+    let (address, http_address) = (ports.address.clone(), ports.http_address());
+    let disk = storage.cluster.log.clone();
     let room = Room::new(disk.clone(), config.disk_reserve);
     room.look().await.map_err(|why| ServeError::TooFull { data: config.data.clone(), why })?;
+    let groups = join_groups(&config, &env, storage, &address).await?;
+    let metaserver = assemble(&config, env, room, &*disk, &groups, address.clone()).await;
+    let Groups { cluster, federation } = groups;
+    let members: Vec<Consensus> = [cluster.clone()].into_iter().chain(federation.clone()).collect();
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let identity = Identity { role: Role::Metaserver, id: config.id.0, cluster: ClusterId::UNKNOWN };
+    let identity = SharedIdentity::new(identity);
+    serve_calls(&mut tasks, &stop, ports, &members, &metaserver, identity.clone());
+    work_along(&mut tasks, &stop, config.data, disk, &metaserver, identity);
+    tracing::info!(
+        "{} serves gRPC at {address}, HTTP at {}",
+        config.id,
+        http_address.as_deref().unwrap_or("none")
+    );
+    Ok(Running { address, http_address, consensus: cluster, federation, stop, tasks })
+}
+
+/// Where calls come in.
+struct Ports {
+    grpc: Box<dyn Listener>,
+    http: Option<Box<dyn Listener>>,
+    /// Where others reach the gRPC port.
+    address: String,
+}
+
+impl Ports {
+    async fn bind(config: &Config, env: &Env) -> Result<Ports, ServeError> {
+        let grpc = bind(env, "listen", &config.listen).await?;
+        let http = match &config.http {
+            Some(address) => Some(bind(env, "http", address).await?),
+            None => None,
+        };
+        let address = advertised(config, &*grpc)?;
+        Ok(Ports { grpc, http, address })
+    }
+
+    fn http_address(&self) -> Option<String> {
+        self.http.as_ref().map(|http| http.local_address())
+    }
+}
+
+/// This process's members of Raft groups.
+struct Groups {
+    cluster: Consensus,
+    federation: Option<Consensus>,
+}
+
+/// The storage of both groups is looked at before either is changed.
+async fn join_groups(
+    config: &Config,
+    env: &Env,
+    storage: Storage,
+    address: &str,
+) -> Result<Groups, ServeError> {
+    let Storage { cluster, federation } = storage;
     let refuse = |why| ServeError::Start { data: config.data.clone(), why };
     let refuse_seat = |why| ServeError::Start { data: config.data.join(FEDERATION), why };
-    let options = consensus_options(&config, address.clone());
-    // Both are looked at before either is changed.
+    let options = consensus_options(config, address.to_owned());
     let examined = Examined::of(&options, &*cluster.log, &*cluster.state, None).await.map_err(refuse)?;
-    let seat = match (federation_options(&config, address.clone()), federation) {
+    let seat = match (federation_options(config, address.to_owned()), federation) {
         (Some(options), Some(storage)) => {
             let seat = Examined::of(&options, &*storage.log, &*storage.state, examined.seat()).await;
             Some((options, storage, seat.map_err(refuse_seat)?))
         }
         _ => None,
     };
-    let started = Consensus::take_part(options, env.clone(), cluster.log, cluster.state, examined).await;
-    let consensus = started.map_err(refuse)?;
-    let member = match seat {
+    let joined = Consensus::take_part(options, env.clone(), cluster.log, cluster.state, examined).await;
+    let cluster = joined.map_err(refuse)?;
+    let federation = match seat {
         Some((options, GroupStorage { log, state }, examined)) => {
             let member = Consensus::take_part(options, env.clone(), log, state, examined).await;
             let member = member.map_err(refuse_seat)?;
-            consensus.note_seat(member.directory()).await.map_err(refuse)?;
+            cluster.note_seat(member.directory()).await.map_err(refuse)?;
             Some(member)
         }
         None => None,
     };
+    Ok(Groups { cluster, federation })
+}
+
+async fn assemble(
+    config: &Config,
+    env: Env,
+    room: Room,
+    disk: &dyn LogDisk,
+    groups: &Groups,
+    address: String,
+) -> Arc<Metaserver> {
     let federation = match &config.federation {
         Some(federation) => {
             let by_number: BTreeMap<_, _> =
                 federation.members.iter().map(|seat| (seat.id, seat.address.clone())).collect();
             let seats = by_number.into_values().collect();
-            let known = federation::kept(&*disk, consensus.directory()).await;
-            Some(Arc::new(Federation::new(env.clone(), member.clone(), seats, known)))
+            let known = federation::kept(disk, groups.cluster.directory()).await;
+            Some(Arc::new(Federation::new(env.clone(), groups.federation.clone(), seats, known)))
         }
         None => None,
     };
     let now = Instant::now();
     let view = View::new(config.server_away, now);
     let sessions = Sessions::new(config.session_expiry, now);
-    let metaserver = Arc::new(Metaserver {
+    Arc::new(Metaserver {
         id: config.id,
-        address: address.clone(),
-        gate: Gate::new(consensus.clone(), view, sessions),
+        address,
+        gate: Gate::new(groups.cluster.clone(), view, sessions),
         servers: service::ServerList::default(),
-        federation: federation.clone(),
+        federation,
         env,
         metrics: Metrics::new(),
         room,
-    });
+    })
+}
 
-    let identity = SharedIdentity::new(Identity {
-        role: Role::Metaserver,
-        id: config.id.0,
-        cluster: ClusterId::UNKNOWN,
-    });
-    let members: Vec<Consensus> = [consensus.clone()].into_iter().chain(member.clone()).collect();
-    let routes = Routes::new(raft::service(&members))
+/// Each with its name, and why it ended.
+type Tasks = JoinSet<(&'static str, Result<(), String>)>;
+
+fn serve_calls(
+    tasks: &mut Tasks,
+    stop: &CancellationToken,
+    ports: Ports,
+    members: &[Consensus],
+    metaserver: &Arc<Metaserver>,
+    identity: SharedIdentity,
+) {
+    let routes = Routes::new(raft::service(members))
         .add_service(service::meta(metaserver.clone()))
         .add_service(service::federation(metaserver.clone()))
         .add_service(service::cluster(metaserver.clone()))
         .add_service(service::admin(metaserver.clone()));
-    let stop = CancellationToken::new();
-    let mut tasks = JoinSet::new();
-    let (stopped, named) = (Box::pin(stop.clone().cancelled_owned()), identity.clone());
+    let stopped = Box::pin(stop.clone().cancelled_owned());
     let admission = Admission::default();
     let for_grpc = admission.clone();
     tasks.spawn(async move {
-        let served = grpc::serve(listener, routes, named, for_grpc, stopped).await;
+        let served = grpc::serve(ports.grpc, routes, identity, for_grpc, stopped).await;
         ("gRPC", served.map_err(|error| error.to_string()))
     });
-    if let Some(http_listener) = http_listener {
+    if let Some(http_listener) = ports.http {
         let (pages, stopped) = (metaserver.clone(), stop.clone().cancelled_owned());
         tasks.spawn(async move {
             let served = http::serve(http_listener, pages, admission, stopped).await;
             ("HTTP", served.map_err(|error| error.to_string()))
         });
     }
-    let (watched, data, stopped) = (metaserver.clone(), config.data, stop.clone().cancelled_owned());
+}
+
+/// Everything that nobody has called for.
+fn work_along(
+    tasks: &mut Tasks,
+    stop: &CancellationToken,
+    data: PathBuf,
+    disk: Arc<dyn LogDisk>,
+    metaserver: &Arc<Metaserver>,
+    identity: SharedIdentity,
+) {
+    let (watched, stopped) = (metaserver.clone(), stop.clone().cancelled_owned());
     tasks.spawn(async move {
         let ended = tokio::select! {
             () = stopped => Ok(()),
@@ -175,7 +251,8 @@ async fn take_part(config: Config, env: Env, storage: Storage) -> Result<Running
         };
         ("the metaserver", ended)
     });
-    if let Some(federation) = federation {
+    let consensus = metaserver.gate.consensus();
+    if let Some(federation) = metaserver.federation.clone() {
         let (stopped, directory) = (stop.clone().cancelled_owned(), consensus.directory());
         tasks.spawn(async move {
             tokio::select! {
@@ -185,22 +262,16 @@ async fn take_part(config: Config, env: Env, storage: Storage) -> Result<Running
             ("the federation map", Ok(()))
         });
     }
-    let stopped = stop.clone().cancelled_owned();
-    let told = tell_cluster(consensus.clone(), identity);
+    let (metaserver, stopped) = (metaserver.clone(), stop.clone().cancelled_owned());
+    let named = name_cluster(consensus.clone(), identity);
     tasks.spawn(async move {
         tokio::select! {
             () = stopped => {}
             // The first never ends before the second.
-            ((), ()) = async { tokio::join!(worker::run(metaserver), told) } => {}
+            ((), ()) = async { tokio::join!(worker::run(metaserver), named) } => {}
         }
         ("background work", Ok(()))
     });
-    tracing::info!(
-        "{} serves gRPC at {address}, HTTP at {}",
-        config.id,
-        http_address.as_deref().unwrap_or("none")
-    );
-    Ok(Running { address, http_address, consensus, federation: member, stop, tasks })
 }
 
 impl Running {
@@ -347,7 +418,7 @@ fn federation_options(config: &Config, address: String) -> Option<ConsensusOptio
 }
 
 /// Names the cluster in handshakes from the moment it is made.
-async fn tell_cluster(consensus: Consensus, identity: SharedIdentity) {
+async fn name_cluster(consensus: Consensus, identity: SharedIdentity) {
     let mut cluster = consensus.cluster();
     if let Ok(cluster) = cluster.wait_for(|cluster| cluster.is_known()).await.map(|cluster| *cluster) {
         identity.set(Identity { cluster, ..identity.get() });
