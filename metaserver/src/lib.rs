@@ -1,17 +1,44 @@
-//! One metaserver: a member of the Raft group that keeps a cluster's namespace, and while it leads, the one who answers
-//! clients, hears chunkservers and does the background work.
+//! One metaserver: a member of the Raft group that keeps a cluster's namespace. While it leads, it answers clients, hears
+//! chunkservers, and does the background work.
 //!
-//!     service   gRPC: converts, checks, passes the gate          `coherence::gate` is the one door to consensus (P4.4)
-//!     raft      orders commands and makes them durable           ← durable: `raft::log_writer`
-//!     state     what commands do, and what may be read: pure     ← a stale change is refused: `state::session`
-//!     kv        where the state is kept: RocksDB, or memory
-//!     view, placement, sessions, coherence::leases   the leader's soft state
-//!     room      on this member's disk: without it, it stops before the disk is full
-//!     worker    background work of the leader
-//!     federation   the map of all clusters' volumes, and this member's part in keeping it
+//!     wiring      makes the parts, serves, and shuts down in order      `storage`: what is on disk, and where
+//!     service     gRPC: converts, checks, passes the gate
+//!     coherence   the gate, which every change and every read passes (P4.4), the leases, and what a leader learns
+//!     raft        orders commands and makes them durable
+//!     rocks       the state's database                                  the state itself is the crate `dfs_state`
+//!     view, sessions, placement   which chunkservers and sessions are alive, and where a new chunk goes
+//!     worker      background work of the leader: expiry, sealing, reaping, deletion
+//!     federation  the map of all clusters' volumes, and this member's part in keeping it
+//!     room        a member stops before its disk is full
 //!
-//! [`start`] wires them, [`Running::run_until`] shuts them down in order. Nothing here uses a thread, a file or a clock but
-//! through [`Storage`] and `Env`: the simulation passes its own.
+//! # A write, from the call to the answer
+//!
+//!     service::MetaService::change → service::namespace: try_change → coherence::Gate::change
+//!       → raft::Consensus::propose → raft::log_writer (one write, one sync, on a majority)    ← durable
+//!       → dfs_state::apply → state/src/ops/commit_extents.rs: apply                            ← visible
+//!
+//! *Durable*: once a majority has synced the entry of the log, the change survives. Tests:
+//! `what_was_acknowledged_survives_the_power_failure_of_all_members_at_once` (raft/group_tests.rs),
+//! `what_was_reported_as_durable_survives_a_crash_and_what_follows_is_whole_or_gone` (raft/store_tests.rs).
+//!
+//! *Visible*: bytes become part of a file in `commit_extents::apply`, where the inode's record is put, and nowhere else. Test:
+//! `a_commit_makes_bytes_part_of_the_file` (state/src/ops/commit_extents.rs).
+//!
+//! # Where a stale write is refused
+//!
+//!     its session has ended                        `session::require`, called by `answered_before` in state/src/lib.rs
+//!       an_ended_session_is_refused_everything_and_leaves_nothing          (state/src/ops/session.rs)
+//!     its request was executed before              `session::admit`, called by `answered_before`
+//!       a_repeated_request_gets_its_first_answer_and_is_not_executed_again (state/src/ops/session.rs)
+//!     its chunk is sealed, or has another set      `check_chunks` in state/src/ops/commit_extents.rs
+//!       a_commit_that_names_a_wrong_chunk_is_refused_whole
+//!     an earlier commit of the file is missing     `check_file` in state/src/ops/commit_extents.rs
+//!       a_commit_that_names_a_wrong_file_or_number_is_refused_whole
+//!     its leader leads no more                     openraft, by the term; and `Gate::change`, which does not even propose
+//!       leadership_moves_when_asked_and_reads_are_refused_elsewhere        (raft/group_tests.rs)
+//!
+//! [`start`] wires the parts, and [`Running::run_until`] shuts them down in order. Nothing here uses a thread, a file or a clock
+//! except through [`Storage`] and `Env`: the simulation passes its own.
 
 mod coherence;
 pub mod config;
