@@ -1,15 +1,16 @@
 //! Which chunkservers get the copies of a new chunk. Pure: candidates and chance in, servers out.
 //!
 //! L1  Never two copies on one server.
-//! L2  A full server gets none.
+//! L2  A full server gets no copy.
 //! L3  Copies go to different zones while there are zones without one, and to servers that the writer has just seen
 //!     fail only when there are no others.
 //! L4  Chunks that one session fills side by side are spread: a copy goes where the session has fewest, among those that
 //!     are not much busier than the best.
 //!
-//! Each copy goes to the better of two servers drawn at random: nearly as even as always taking the best, without
-//! everybody taking the same one between two reports. Not here: who is alive (`view`), how many copies will do
-//! ([`plan`] says it from the view's numbers).
+//! Each copy goes to the better of two servers drawn at random. That is nearly as even as always choosing the best server, and
+//! the placements between two reports do not all choose the same one.
+//!
+//! Not here: which servers are alive (`view`).
 
 use std::collections::BTreeSet;
 

@@ -1,9 +1,9 @@
-//! Room on the disk that a member's data lies on. Raft's log and RocksDB must not meet a full one: all members would stop
-//! in the middle of something at about the same time, and could not start again for anybody to delete anything.
+//! Room on the disk of a member. Raft's log and RocksDB must never fill it: all members would stop in the middle of something at
+//! about the same time, and none could start again for anybody to delete a file.
 //!
-//! R1  Below the reserve a leader has what makes metadata grow refused (ENOSPC); what deletes goes on. It looks at its own
-//!     disk only: `dfs status` names every member whose disk is full.
-//! R2  Below half of it a member ends, and does not start: one line says where to make room.
+//! R1  When less than the reserve is free, the leader refuses changes that make metadata grow (ENOSPC). Deletions go on. A
+//!     leader looks at its own disk only; `dfs status` names every member whose disk is full.
+//! R2  When less than half of the reserve is free, the member ends, and does not start again. One line says where to make room.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,7 +50,7 @@ impl Room {
         self.free().0 < self.reserve
     }
 
-    /// A disk that does not even tell its space stays what it was: Raft notices soon what else it does not do.
+    /// A disk that does not tell how much is free counts as unchanged: if it fails otherwise, Raft notices soon.
     pub(crate) async fn look(&self) -> Result<(), TooFull> {
         let was_full = self.is_full();
         match self.disk.free().await {

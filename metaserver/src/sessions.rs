@@ -1,8 +1,8 @@
-//! When each session was last renewed, as this leader knows it. Soft: who is a session at all stands in the replicated
-//! state, and only `ExpireSession` ends one (P3.1).
+//! When each session was last renewed, as this leader has heard it. Which sessions there are is part of the replicated state,
+//! and only `ExpireSession` ends one (P3.1).
 //!
-//! S1  A session's silence counts from this leader's election at the earliest, so that no change of leader and no
-//!     missing report expires anybody.
+//! S1  The silence of a session counts from the election of this leader at the earliest ([`Soft`]). So a change of leader
+//!     expires no session.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::coherence::{BeginsAnew, Soft};
 
 pub(crate) struct Sessions {
     expiry: Duration,
-    /// As many as there are sessions: whoever ends one forgets it here.
+    /// It has at most as many entries as there are sessions: whoever ends a session removes its entry.
     renewed: Soft<BTreeMap<SessionId, Instant>>,
 }
 

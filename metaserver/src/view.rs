@@ -1,13 +1,13 @@
-//! The chunkservers, as this leader has heard them since its election. Soft: rebuilt from heartbeats, never replicated.
+//! The chunkservers, as this leader has heard them since its election. The view is rebuilt from heartbeats and never replicated.
 //!
 //! V1  What was heard before this term does not count, nor what was heard before a while in which this leader had no quorum
 //!     or did not run ([`Soft`]).
 //! V2  A server is away when it was silent for longer than `server_away`, counted from the election at the earliest.
-//!     Away is not gone: it only gets no new chunks, and its open ones are sealed (P1.7).
+//!     Away is not gone: the server gets no new chunks, and its open chunks are sealed (P1.7); nothing else happens.
 //! V3  Chunks with fewer than `copies` replicas may be placed once every registered server was heard in this term, or
 //!     [`VIEW_COMPLETE_AFTER`] has passed since the election (P10.2).
 //!
-//! Pure but for the lock around it: time is given.
+//! Pure except for the lock: the caller passes the time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::coherence::{BeginsAnew, Soft};
 use crate::placement::Candidate;
 use dfs_state::server::ServerRecord;
 
-/// V3: chunkservers try all members quickly after a failure, so one that was not heard by then is away.
+/// V3. After a failure chunkservers try all members quickly, so a server that was not heard within this time is away.
 pub(crate) const VIEW_COMPLETE_AFTER: Duration = Duration::from_secs(10);
 
 /// A chunkserver as the replicated state knows it.

@@ -2,12 +2,13 @@
 //! these are the places where leases will be recalled and holders registered.
 //!
 //! G1  Nothing else in this crate calls `propose` or `read` of [`Consensus`]; `tests/tests/tidy.rs` searches for it.
-//!     [`Gate::local`] is for what may be old: status pages, and what was certainly so by now (`worker::delete`). No
-//!     client acts on it.
+//!     [`Gate::local`] is for answers that may be old, on which no client acts: status pages, and times that the state has
+//!     certainly reached (`worker::delete`).
 //! G2  A holder is registered, then the leader's lease is checked, then the state is read (P4.3, P7.5).
 //! G3  The soft state (`view`, `sessions`) has entered the leader's term before anyone looks at it.
-//! G4  When no read was confirmed for [`UNHEARD_MAX`] — no quorum, or this process did not run — nobody could be heard
-//!     either: the soft state begins anew, as after an election (P10.2, P3.1). A leader reads every 250 ms on its own.
+//! G4  When no read was confirmed for [`UNHEARD_MAX`], there was no quorum or this process did not run, and nobody could be
+//!     heard either. Then the soft state begins anew, as after an election (P10.2, P3.1). A leader reads every 250 ms on its
+//!     own (`worker::seal`).
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! The federation group's leader: changes of the map, and where new volumes go.
 //!
-//! G1  How busy clusters are is soft: what was reported before this term does not count. A volume is placed once every
-//!     cluster of the map has reported living chunkservers in this term (after an election of its own it has none at first),
-//!     or [`COMPLETE_AFTER`] has passed since the election (as P10.2).
+//! G1  Reports about how busy clusters are count only in the term in which they came ([`Soft`]). A volume is placed once every
+//!     cluster of the map has reported living chunkservers in this term, or [`COMPLETE_AFTER`] has passed since the election (as
+//!     P10.2). (A cluster that has just elected a leader reports no chunkservers at first.)
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,9 +21,9 @@ use crate::coherence::{BeginsAnew as _, Soft};
 use crate::raft::Consensus;
 use dfs_state::command::{Command, FederationCommand, Reply};
 
-/// A report and a half; shorter than what a call waits, so that with a cluster away the first call already succeeds.
+/// One and a half intervals of reports. A call waits longer than this, so with a cluster away the first call already succeeds.
 const COMPLETE_AFTER: Duration = REPORT_INTERVAL.saturating_mul(3).checked_div(2).expect("not by zero");
-/// A cluster that was silent for as long gets no volumes.
+/// A cluster that was silent for this long gets no volumes.
 const SILENT_AFTER: Duration = Duration::from_secs(3 * REPORT_INTERVAL.as_secs() + 1);
 
 /// What this process has heard as the group's leader.

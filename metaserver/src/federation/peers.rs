@@ -1,7 +1,8 @@
 //! The leaders of other clusters and of the federation group, as this process reaches them.
 //!
-//! P1  One that did not answer in time, and does not say that it works on it, is taken for away: calls fail at once until a probe was answered. A probe is the
-//!     next call after [`PROBE_AFTER`], or a report; the others do not wait for it.
+//! P1  A cluster that did not answer in time, and gave no sign that it works on the call, counts as away. Calls to it fail at
+//!     once until it has answered a probe. A probe is the first call after [`PROBE_AFTER`], or a report; other calls do not
+//!     wait for it.
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -22,7 +22,7 @@ use dfs_state::volume::VolumeEntry;
 /// Looked at again this often, also when nothing seems to have changed.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// A number without a name is given up after as long: making it takes a fraction of a second, or an election.
+/// A number without a name is given up after this time: making a volume takes a fraction of a second, or an election.
 const FORBID_AFTER: Duration = Duration::from_secs(5);
 
 /// One thing that does not agree.

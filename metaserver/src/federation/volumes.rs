@@ -1,13 +1,13 @@
-//! Changes in the root directory, whose directories are volumes of their own (P9.2). Led by the leader of volume 0's cluster;
-//! who dies on the way leaves something that `settle` and `undo` finish or take back.
+//! Changes in the root directory, whose directories are volumes of their own (P9.2). The leader of volume 0's cluster drives
+//! them. When it dies between two steps, `settle` and `undo` finish or take back what it has left.
 //!
 //!     mkdir   number and cluster (group) → root inode (its cluster) → entry, the commit point (here) → name (map)
 //!     rmdir   no more names (its cluster) → entry, the commit point (here) → map, its cluster
 //!     rename  entry, the commit point (here) → name (map)
 //!
-//! W1  What is refused here is answered through consensus all the same, so that every try of a request is told the same.
-//! W2  What was learned of other volumes travels with the change, and is compared with the root directory when it is
-//!     applied: a change that comes too late leaves no trace, and this begins anew.
+//! W1  A refusal made here is answered through consensus too, so that every try of a request gets the same answer.
+//! W2  What other clusters have said of their volumes is part of the command, and `apply` compares it with the root directory. A
+//!     command that comes too late leaves no trace, and the leader asks again.
 
 use std::time::Duration;
 

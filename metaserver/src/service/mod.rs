@@ -3,7 +3,7 @@
 //! A change:  `namespace::change` → `chunk::place` (for a new chunk) → `coherence::Gate::change` → `state::apply` on every member.
 //! A read:    `namespace::read` → `coherence::Gate::read` → `state::read::answer`.
 //!
-//! Refusals travel inside replies; a gRPC status is only for what never reached a handler's logic.
+//! A refusal is part of a reply. A gRPC status is an error only for a call that reached no handler.
 
 mod admin;
 mod chunk;

@@ -62,9 +62,9 @@ impl Metaserver {
         }
     }
 
-    /// Spares the log a change that `apply` would not execute now and that its client repeats every few milliseconds. An
-    /// earlier try that was executed is no such change (P8.1). What this member holds may be old: it says only whether to
-    /// ask as a read does.
+    /// Refuses a change that `apply` would not execute now, so that it does not enter the log each time its client repeats
+    /// it, which is every few milliseconds. A request that an earlier try has executed goes on (P8.1). The local state may be
+    /// old, so it decides only whether a confirmed read is needed.
     async fn require_decided(&self, request: &ChangeRequest, scope: &Scope) -> MetaResult<()> {
         let is_undecided = |state: &dyn Snapshot| read::is_undecided(state, request);
         if !read::enters_volume_root(&request.change) || !self.gate.local(is_undecided) {
@@ -105,7 +105,7 @@ impl Metaserver {
         })
     }
 
-    /// A reader tries the copies in order: those on servers that are away come last.
+    /// A reader tries the copies in order, so copies on servers that are away come last.
     fn reachable_first(&self, mut extents: FileExtents) -> FileExtents {
         let now = Instant::now();
         for chunk in &mut extents.chunks {
@@ -141,7 +141,7 @@ pub(super) fn unexpected(reply: &Reply) -> MetaError {
     MetaError::Internal { what: format!("unexpected reply {reply:?}") }
 }
 
-/// 0 stands for as many as there may be.
+/// A limit of 0 means as many as an answer may have.
 fn bound(read: &mut Read) {
     let clamp = |limit: &mut u32, max: u32| *limit = if *limit == 0 { max } else { (*limit).min(max) };
     match read {

@@ -1,10 +1,10 @@
-//! Changes that are being worked on. A request that is sent again, because its connection broke, waits for the try before it
-//! instead of being executed beside it: a log entry that says nothing new costs a slow disk as much as the first one, and a
-//! new volume a number.
+//! Changes that are being executed. When a client sends a request again, because its connection broke, the second try waits for
+//! the first one instead of running beside it: a log entry without effect costs a slow disk as much as the first one, and for a
+//! new volume it costs a number.
 //!
-//! U1  Who has joined is answered what the first is answered. Once that has happened nothing is known of it here: what a
-//!     request was answered is remembered by `apply`, and nowhere else (P8.1).
-//! U2  A change goes on while anybody waits for it. There are no more of them than calls in flight.
+//! U1  All tries that wait for the same execution get the same answer. After that this module forgets the request: only `apply`
+//!     remembers answers (P8.1).
+//! U2  An execution goes on while at least one try waits for it. So there are at most as many as calls in flight.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

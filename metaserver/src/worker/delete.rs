@@ -15,11 +15,12 @@ use dfs_state::kv::Snapshot;
 use dfs_state::read;
 use dfs_state::time::StateTime;
 
-/// P10.4: so long a reader with an older map still finds the bytes.
+/// P10.4. For this long a reader with an older map still finds the bytes.
 const READABLE_AFTER_DEATH: Duration = Duration::from_secs(60);
 
-/// Which times of the state are a minute ago, by this member's own elapsed time: what the state's figures say is nothing to
-/// rely on (an earlier release let them run ahead with a wall clock). A member that was just started knows none for a minute.
+/// Which times of the state are a minute ago, measured with this member's own clock. Differences between the state's times
+/// cannot be relied on: an earlier release let them run ahead with a wall clock. For its first minute a member knows no time
+/// that is old enough.
 #[derive(Default)]
 pub(super) struct SeenTimes(Mutex<VecDeque<(Instant, StateTime)>>);
 
