@@ -42,6 +42,7 @@
 
 mod coherence;
 pub mod config;
+mod error;
 mod federation;
 mod http;
 #[cfg(test)]
@@ -58,5 +59,6 @@ mod view;
 mod wiring;
 mod worker;
 
+pub use error::ServeError;
 pub use storage::{GroupStorage, Storage};
-pub use wiring::{Running, ServeError, run, start};
+pub use wiring::{Running, run, start};
