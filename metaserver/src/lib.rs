@@ -14,7 +14,7 @@
 //! # A write, from the call to the answer
 //!
 //!     service::MetaService::change → service::namespace: try_change → coherence::Gate::change
-//!       → raft::Consensus::propose → raft::log_writer (one write, one sync, on a majority)    ← durable
+//!       → raft::Consensus::propose → raft::log::writer (one write, one sync, on a majority)    ← durable
 //!       → dfs_state::apply → state/src/ops/commit_extents.rs: apply                            ← visible
 //!
 //! *Durable*: once a majority has synced the entry of the log, the change survives. Tests:

@@ -10,7 +10,7 @@ use dfs_proto::units::{ByteLen, MIB};
 use crate::config::Config;
 use crate::error::ServeError;
 use crate::raft;
-use crate::raft::log_disk::{FileDisk, LogDisk};
+use crate::raft::log::disk::{FileDisk, LogDisk};
 use crate::rocks::{RocksHome, RocksOptions};
 use dfs_state::kv::KvHome;
 

@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::error::ServeError;
 use crate::federation::{self, Federation};
 use crate::metrics::Metrics;
-use crate::raft::log_disk::LogDisk;
+use crate::raft::log::disk::LogDisk;
 use crate::raft::{self, ClusterOptions, Consensus, ConsensusOptions, Examined, LogOptions, Purpose, Timing};
 use crate::room::Room;
 use crate::service::{self, Metaserver};

@@ -48,7 +48,7 @@ use dfs_chunkserver::workers::Workers;
 use dfs_client::{Client, ClientConfig, ClientError};
 use dfs_metaserver::config::{BootstrapMember, Settings};
 use dfs_metaserver::raft::Consensus;
-use dfs_metaserver::raft::log_disk::SimulatedDisk;
+use dfs_metaserver::raft::log::disk::SimulatedDisk;
 use dfs_metaserver::{GroupStorage, Storage};
 use dfs_net::env::{Env, Rng};
 use dfs_proto::attr::{Caller, Name};
