@@ -1,4 +1,4 @@
-//! What a client is told when it starts.
+//! The settings of a client.
 
 use std::time::Duration;
 
@@ -7,16 +7,16 @@ use std::time::Duration;
 pub struct ClientConfig {
     /// gRPC addresses of some metaservers, at least one.
     pub metaservers: Vec<String>,
-    /// For people: host and mount point.
+    /// A name for administrators: host and mount point.
     pub name: String,
     /// An operation on names or attributes that has no answer by then fails.
     pub metadata_timeout: Duration,
-    /// The same for bytes.
+    /// Reading or writing bytes that makes no progress until then fails.
     pub data_timeout: Duration,
     pub connect_timeout: Duration,
-    /// Bytes written and not committed, over all files; writers wait beyond it (P1.6).
+    /// The most bytes of all files that are written and not committed. Writers wait while it is reached (P1.6).
     pub session_memory_bytes: u64,
-    /// Copies of what this client writes; 0: the cluster's default.
+    /// How many copies this client's bytes get; 0 is the cluster's default.
     pub copies: u32,
 }
 

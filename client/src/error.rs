@@ -1,4 +1,4 @@
-//! What the library answers when it cannot do what was asked: only distinctions that a caller can act on.
+//! Why an operation failed: only distinctions that a caller can act on.
 
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::InodeId;
@@ -41,7 +41,7 @@ pub enum ClientError {
     FileTooLarge,
     #[error("no space left: {what}")]
     NoSpace { what: String },
-    /// The inode is gone for good.
+    /// The inode is gone, and its number is not used again.
     #[error("stale inode")]
     Stale,
     /// The file was not opened for this (EBADF).
@@ -55,10 +55,10 @@ pub enum ClientError {
     /// Nobody answered before the deadline; the operation may have happened.
     #[error("no answer before the deadline: {what}")]
     Unavailable { what: String },
-    /// Every copy of these bytes is gone or damaged.
+    /// Every copy of these bytes is missing or damaged.
     #[error("{inode} at {offset}: no whole copy is left: {what}")]
     DataLost { inode: InodeId, offset: Offset, what: String },
-    /// Something that must not happen, with what was seen.
+    /// A bug: something happened that must not happen.
     #[error("internal error: {what}")]
     Internal { what: String },
 }

@@ -1,14 +1,44 @@
 //! The client library: files of a dfs federation, without FUSE.
 //!
-//! [`Client`](inode::Client) takes each operation to the cluster whose volume it is about, where it has a session. Operations on names and
-//! attributes are answered by that cluster's leader and are durable when they return; each happens once, however often it
-//! had to be sent. [`File`](inode::File) buffers what is written, and makes it durable and visible to others at `flush` and `sync`. Every
-//! call has a deadline.
+//! There are two faces. A mount uses [`inode`]: operations on inode numbers, and open files. A gateway uses [`path`]: operations
+//! on paths. Operations on names and attributes are answered by the leader of one cluster and are durable when they return;
+//! each happens once, however often it had to be sent. An open [`File`](inode::File) buffers what is written, and makes it
+//! durable and visible to others at `flush` and `sync`. Every call has a deadline.
 //!
-//! The floors, each of which uses only those below it: `route` says where an operation goes and `cluster` what it does there;
-//! in `data`, `file` tells the story of one open file, `flush` is where a write becomes durable (`Core::flush`), `node` is what
-//! all open files of an inode share, `reader` how a range of a file becomes bytes; `session` calls one cluster; `names` is
-//! what is known of names and attributes.
+//! # The floors
+//!
+//! Each floor uses only those below it, and no file uses one that uses it, directly or around:
+//!
+//! ```text
+//!   path       operations on paths
+//!   inode      operations on inodes, each one value and one implementation
+//!   route      which cluster an operation goes to
+//!   cluster    one cluster: the parts below, put together
+//!   data       the bytes of files: buffer, send, sync, commit, read
+//!   names      what is known of names and attributes, and how long it is valid
+//!   session    requests to one cluster: sessions, request ids, retries
+//!   error, config
+//! ```
+//!
+//! # The way of a write
+//!
+//! To where its bytes are durable and visible, in the order in which they get there:
+//!
+//! 1. `File::write_at` (`data/file`) checks the size, reserves memory, and lays the bytes into the buffer of the inode
+//!    (`NodeState::write`, `data/node`; `data/buffer`). From here on this client shows them.
+//! 2. `Core::send` (`data/flush`), when a run is full, or `Core::flush`, at `sync` and `close` and after a while, finds the runs
+//!    that are in no chunk: `place_below`.
+//! 3. `ChunkWriter::append` (`data/writer`) chooses a chunk. `ChunkStream` (`data/stream`) sends the bytes to its primary, which
+//!    passes them on to the other replicas.
+//! 4. `ChunkStream::sync` returns when every replica has the bytes on stable storage. They are durable, but in no file yet.
+//! 5. `Core::commit_parts` (`data/flush`) → `Committer::commit` (`data/commit`) → `ClusterNames::change_of` → `MetaClient::change_of`
+//!    sends `Change::CommitExtents`.
+//! 6. At the metaserver, `state/ops/commit_extents.rs`: its `apply`, on a majority of the members, makes the bytes part of the
+//!    file. **Here the write is durable and visible to everybody**; here also a stale one is refused.
+//! 7. `NodeState::committed` (`data/node/sending`) drops the bytes from the buffer.
+//!
+//! The test `a_write_is_seen_here_at_once_and_elsewhere_once_it_was_flushed` shows it with fakes, and with real processes, of which
+//! every one is killed, `what_fsync_and_close_returned_for_survives_the_death_of_every_process`.
 
 mod cluster;
 mod config;

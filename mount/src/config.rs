@@ -1,4 +1,4 @@
-//! What the mount is told: section `[mount]` of the configuration, under the flags.
+//! The settings of a mount: the section `[mount]` of the configuration, under the flags.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::cli::{Cli, MountFlags, UnknownOption};
 
-/// `[mount]`, key by key as in the file. What is not given is `None`.
+/// The section `[mount]`, key by key as in the file. A key that is not given is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct MountSection {
@@ -24,10 +24,10 @@ pub(crate) struct MountSection {
 
 type File = ConfigFile<IgnoredAny, IgnoredAny, MountSection>;
 
-/// Flags, environment, file and defaults brought together, and checked.
+/// The settings, taken from the flags, the environment, the file and the defaults, and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
-    /// Never empty.
+    /// The addresses of some metaservers; at least one.
     pub(crate) metaservers: Vec<String>,
     pub(crate) flags: MountFlags,
     pub(crate) metadata_timeout: Duration,
@@ -35,7 +35,7 @@ pub(crate) struct Settings {
     pub(crate) connect_timeout: Duration,
     pub(crate) session_memory_bytes: u64,
     pub(crate) copies: u32,
-    /// Threads that take requests from the kernel.
+    /// How many threads take requests from the kernel.
     pub(crate) threads: usize,
 }
 
@@ -56,13 +56,13 @@ pub(crate) enum SettingsError {
     OutOfRange { key: &'static str, given: u64, min: u64, max: u64 },
 }
 
-/// Longer than any timeout that makes sense; keeps sums of them from overflowing.
+/// Longer than any time-out that makes sense. It keeps sums of time-outs from overflowing.
 const TIMEOUT_MS_MAX: u64 = 3_600_000;
 const TIMEOUT_MS_MIN: u64 = 100;
-/// Room for the writes in flight of several files, each of 1 MiB.
+/// Memory for the writes in flight of several files, each of 1 MiB.
 const SESSION_MEMORY_MIB_MIN: u64 = 16;
 const SESSION_MEMORY_MIB_MAX: u64 = 1 << 20;
-/// Each holds a read buffer of 16 MiB (of which only what was used is resident).
+/// Each thread has a read buffer of 16 MiB (of which only what was used is resident).
 const THREADS_MAX: usize = 64;
 /// Two threads take more requests than the tokio runtime behind them answers on a small machine; more than eight only
 /// contend for the kernel's queue.

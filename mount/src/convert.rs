@@ -1,4 +1,4 @@
-//! Between the kernel's types, as fuser has them, and dfs's. Pure.
+//! Conversions between the kernel's types, as fuser has them, and dfs's. Pure.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,9 +9,9 @@ use fuser::{FileAttr, FileType, INodeNo, Request, TimeOrNow};
 
 use crate::groups::Requester;
 
-/// What `stat` names as the preferred size of I/O, and the unit of `statfs`.
+/// The preferred size of I/O in `stat`, and the unit of `statfs`.
 pub(crate) const BLOCK_LEN_BYTES: u32 = 4096;
-/// `st_blocks` counts these, on every Linux filesystem.
+/// The unit of `st_blocks`, on every Linux filesystem.
 const STAT_BLOCK_LEN_BYTES: u64 = 512;
 /// The mode bits that `chmod` knows.
 pub(crate) const MODE_BITS: u32 = 0o7777;
@@ -56,8 +56,8 @@ pub(crate) fn file_attr(attr: &InodeAttr) -> FileAttr {
     }
 }
 
-/// For `.` and `..` in READDIRPLUS, of which the kernel reads nothing but number and kind, and for volumes whose cluster
-/// does not answer: the kernel asks for their attributes when it needs them.
+/// A placeholder for `.` and `..` in READDIRPLUS, of which the kernel reads nothing but number and kind, and for
+/// volumes whose cluster does not answer: the kernel asks for their attributes when it needs them.
 pub(crate) fn directory_placeholder(inode: InodeId) -> FileAttr {
     FileAttr {
         ino: INodeNo(inode.0),
@@ -78,7 +78,7 @@ pub(crate) fn directory_placeholder(inode: InodeId) -> FileAttr {
     }
 }
 
-/// Saturates where `SystemTime` ends, which no timestamp of a real file reaches.
+/// The time for the kernel. It saturates where `SystemTime` ends, which no timestamp of a real file reaches.
 fn system_time(time: Timestamp) -> SystemTime {
     let whole = Duration::from_secs(time.seconds.unsigned_abs());
     let base = if time.seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
@@ -108,7 +108,7 @@ pub(crate) fn set_time(time: TimeOrNow) -> SetTime {
     }
 }
 
-/// What `mknod` shall make; `None` for a kind that it cannot.
+/// The inode that `mknod` makes; `None` for a kind that it cannot make.
 pub(crate) fn new_node(mode: u32, rdev: u32) -> Option<NewInode> {
     match mode & libc::S_IFMT {
         0 | libc::S_IFREG => Some(NewInode::File),
@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(new_node(libc::S_IFLNK | 0o777, 0), None);
     }
 
-    /// As fuser 0.18 makes a time of what the kernel sent.
+    /// The time that fuser 0.18 makes of what the kernel sent.
     fn as_fuser_reads(seconds: i64, nanos: u32) -> SystemTime {
         if seconds >= 0 {
             UNIX_EPOCH + Duration::new(seconds as u64, nanos)

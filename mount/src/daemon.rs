@@ -1,12 +1,12 @@
-//! To the background and back: the process that was started waits until its child has mounted, then ends with the
-//! child's result.
+//! Going to the background: the process that was started waits until its child has mounted, then ends with the child's
+//! result.
 //!
-//! D1  The fork happens before any thread exists: a child has only the thread that forked.
-//! D2  The child keeps nobody waiting: no pipe or socket of the one who started it stays open in it. stderr stays only
-//!     when it is a file or a terminal, so that messages are not lost needlessly.
+//! D1  The fork happens before any thread exists, since a child has only the thread that forked.
+//! D2  No pipe or socket of the process that started the daemon stays open in the child, so nobody waits for the child's
+//!     end. stderr stays open only if it is a file or a terminal, so that messages are not lost needlessly.
 //!
-//! On the pipe between them: `+` when the mount answers, or `-` and one line that says why it does not. An end without
-//! either is a child that died.
+//! The child writes `+` to the pipe between the two when the mount answers, or `-` and one line that says why it does not.
+//! If the pipe ends without either, the child has died.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -18,21 +18,21 @@ use std::process::ExitCode;
 const READY: u8 = b'+';
 const FAILED: u8 = b'-';
 
-/// Tells whoever started the daemon how the start went, once.
+/// Tells the process that started the daemon how the start went, once.
 pub(crate) struct Starter(Option<File>);
 
 impl Starter {
-    /// Nobody waits: messages go to stderr anyway.
+    /// No process waits: messages go to stderr anyway.
     pub(crate) fn foreground() -> Starter {
         Starter(None)
     }
 
-    /// The mount answers. An error says that nobody waits for it any more.
+    /// The mount answers. An error means that no process waits for it any more.
     pub(crate) fn ready(&mut self) -> io::Result<()> {
         self.0.take().map_or(Ok(()), |mut pipe| pipe.write_all(&[READY]))
     }
 
-    /// The mount does not come; true if someone was told (and will say it).
+    /// The mount failed. True if a process waited, which reports it.
     pub(crate) fn failed(&mut self, why: &str) -> bool {
         let Some(mut pipe) = self.0.take() else { return false };
         let message: Vec<u8> = [FAILED].into_iter().chain(why.bytes()).collect();
@@ -41,13 +41,13 @@ impl Starter {
 }
 
 pub(crate) enum Side {
-    /// The one that was started: ends with this.
+    /// The process that was started. It ends with this exit code.
     Parent(ExitCode),
-    /// Goes on.
+    /// The process that goes on.
     Child(Starter),
 }
 
-/// Forks (D1: the caller has one thread).
+/// Forks. The caller has one thread (D1).
 pub(crate) fn background() -> io::Result<Side> {
     let (reader, writer) = pipe()?;
     // SAFETY: this process has a single thread, so the child's memory is in order and every lock is free.
@@ -65,7 +65,7 @@ pub(crate) fn background() -> io::Result<Side> {
     }
 }
 
-/// What the child says, passed on.
+/// Reads what the child writes, and passes it on.
 fn outcome(mut pipe: File) -> ExitCode {
     let mut said = Vec::new();
     if let Err(error) = pipe.read_to_end(&mut said) {
@@ -91,7 +91,7 @@ fn pipe() -> io::Result<(File, File)> {
     Ok((reader.into(), writer.into()))
 }
 
-/// A session of its own, no directory held, no pipe of the starter kept (D2).
+/// Gives the process a session of its own, and keeps no directory and no pipe of the starter (D2).
 fn become_daemon() -> io::Result<()> {
     // SAFETY: the child of a fork leads no process group, so this only detaches it from the terminal.
     unsafe { libc::setsid() };
@@ -110,7 +110,7 @@ fn may_keep_stderr() -> bool {
     kind.is_ok_and(|kind| kind.is_file() || kind.is_char_device())
 }
 
-/// Messages go to the end of this file from here on; it is made if it is missing.
+/// Opens the log file, to whose end messages go. It is made if it is missing.
 pub(crate) fn open_log(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }

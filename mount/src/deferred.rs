@@ -1,6 +1,8 @@
-//! Requests of the kernel that cannot be answered at once. Handing one to the runtime as soon as it waits would wake a thread
-//! only for it to wait, twice for each new file; instead it becomes a task when what it waits for has come, by whoever
-//! brings that.
+//! Requests of the kernel that cannot be answered at once.
+//!
+//! If such a request became a task as soon as it had to wait, the runtime would wake a thread only for that task to
+//! wait again, twice for each new file. So it becomes a task only when it is woken, by the thread that brings what it
+//! waits for.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Wake;
@@ -8,8 +10,8 @@ use std::task::Wake;
 use dfs_proto::env::BoxFuture;
 use tokio::runtime::Handle;
 
-/// What is left of a request after its first poll, and the waker of that poll. Whoever keeps it keeps the request: it must be
-/// woken in the end, by a deadline if by nothing else.
+/// A request after its first poll, and the waker of that poll. The waker keeps the request, so it must be woken in
+/// the end, by a deadline if by nothing else.
 pub(crate) struct Deferred {
     runtime: Handle,
     /// Held for one move, and never while the request runs or is dropped.
@@ -17,14 +19,16 @@ pub(crate) struct Deferred {
 }
 
 enum State {
-    /// By the thread that took it from the kernel, for the first time.
+    /// The thread that took the request from the kernel is polling it for the first time.
     Polled,
+    /// The request waits for its waker.
     Waiting(BoxFuture<'static, ()>),
+    /// The request was woken: it is a task, or becomes one at the end of its first poll.
     Woken,
 }
 
 impl Deferred {
-    /// Of a request that is about to be polled.
+    /// For a request that is about to be polled.
     pub(crate) fn of(runtime: Handle) -> Arc<Deferred> {
         Arc::new(Deferred { runtime, state: Mutex::new(State::Polled) })
     }
@@ -48,7 +52,7 @@ impl Deferred {
 impl Wake for Deferred {
     fn wake(self: Arc<Self>) {
         let before = std::mem::replace(&mut *self.state(), State::Woken);
-        // The task polls it again at once and so takes the place of this waker.
+        // The task polls the request again at once, with a waker of its own.
         if let State::Waiting(call) = before {
             self.runtime.spawn(call);
         }
@@ -61,7 +65,7 @@ mod tests {
 
     use super::*;
 
-    /// A request, and how one sees that it was finished.
+    /// A request, and a receiver that is ready when the request has ended.
     fn deferred() -> (Arc<Deferred>, BoxFuture<'static, ()>, oneshot::Receiver<()>) {
         let (done, finished) = oneshot::channel();
         (

@@ -1,4 +1,5 @@
-//! The one table: what an application sees for each refusal. Total, without a wildcard: a new variant must choose here.
+//! The one table from errors to error numbers. It is total, without a wildcard, so that a new variant must choose
+//! here.
 
 use dfs_client::ClientError;
 
@@ -31,7 +32,7 @@ fn client_errno(error: &ClientError) -> Errno {
         ClientError::NotEmpty => libc::ENOTEMPTY,
         ClientError::PermissionDenied => libc::EACCES,
         ClientError::NotPermitted => libc::EPERM,
-        ClientError::GroupsNeeded => libc::EACCES, // they were sent and did not help
+        ClientError::GroupsNeeded => libc::EACCES, // the groups were sent and did not help
         ClientError::NameTooLong => libc::ENAMETOOLONG,
         ClientError::TooManyLinks => libc::EMLINK,
         ClientError::CrossVolume => libc::EXDEV,

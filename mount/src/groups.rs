@@ -1,11 +1,12 @@
-//! Supplementary groups of a calling process: FUSE does not send them, so they are read from `/proc` when the server
-//! says that they would decide (P5.6).
+//! The supplementary groups of a calling process. FUSE does not send them, so they are read from `/proc` when the
+//! server answers that they would decide (P5.6).
 //!
-//! G1  Groups are read while their process waits for this very request, so they are the ones that it has now; they are
-//!     used for that request only. (Kept from one request to the next they would outlive `setgroups(2)`: a process that
-//!     dropped a group would keep its rights. Checking a kept value costs the same read: start time and groups are
-//!     both files of `/proc/PID`, 20 to 40 µs, against the 100 µs of the request itself.)
-//! G2  What is kept, in a bounded LRU, is only *whose* groups were asked for, so that the next request of that process
+//! G1  Groups are read while their process waits for this very request, so they are the ones that it has now; they
+//!     are used for that request only. (If they were kept from one request to the next, they would outlive
+//!     `setgroups(2)`: a process that dropped a group would keep its rights. To check kept groups costs as much as to
+//!     read them: start time and groups are both in files of `/proc/PID`, 20 to 40 µs, against the 100 µs of the
+//!     request itself.)
+//! G2  What is kept, in a bounded LRU, is only *whose* groups were needed, so that the next request of that process
 //!     carries them at once and needs no second round. A process id that was reused costs one needless read.
 
 use std::num::NonZeroUsize;
@@ -14,10 +15,11 @@ use std::sync::{Mutex, PoisonError};
 use dfs_proto::attr::Caller;
 use lru::LruCache;
 
-/// Processes remembered as needing their groups. Beyond, the least recent costs one more round again.
+/// How many processes are remembered as needing their groups. The least recent one beyond that costs a second round
+/// again.
 const PROCESSES_MAX: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 
-/// Who asks, as the kernel says.
+/// The process that asks, as the kernel names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Requester {
     pub(crate) uid: u32,
@@ -35,14 +37,14 @@ impl Groups {
         Groups { asked_for: Mutex::new(LruCache::new(PROCESSES_MAX)) }
     }
 
-    /// For the first try: with groups only if this process needed them before.
+    /// The caller for the first try: with groups only if this process needed them before.
     pub(crate) fn caller(&self, who: Requester) -> Caller {
         let known = self.asked_for.lock().unwrap_or_else(PoisonError::into_inner).get(&who.pid).is_some();
         let groups = (known && who.uid != 0).then(|| read(who.pid));
         Caller { uid: who.uid, gid: who.gid, groups }
     }
 
-    /// For the second try, after the server asked for the groups.
+    /// The caller for the second try, after the server asked for the groups.
     pub(crate) fn caller_with_groups(&self, who: Requester) -> Caller {
         if who.pid != 0 {
             self.asked_for.lock().unwrap_or_else(PoisonError::into_inner).put(who.pid, ());
@@ -51,7 +53,7 @@ impl Groups {
     }
 }
 
-/// The supplementary groups of a living process or thread; none for one that cannot be seen.
+/// The supplementary groups of a process or thread. A process that this one cannot see has none.
 fn read(pid: u32) -> Vec<u32> {
     let status = if pid == 0 { None } else { std::fs::read(format!("/proc/{pid}/status")).ok() };
     status.and_then(|status| parse(&status)).unwrap_or_default()
@@ -86,7 +88,7 @@ mod tests {
     #[test]
     fn the_own_process_has_the_groups_that_the_system_says() {
         let mut groups = vec![0; 65_536];
-        // SAFETY: the buffer has as many places as the call is told.
+        // SAFETY: the buffer has as many places as the length that is passed.
         let count = unsafe { libc::getgroups(groups.len() as i32, groups.as_mut_ptr()) };
         groups.truncate(usize::try_from(count).unwrap());
         assert_eq!(read(std::process::id()), groups);

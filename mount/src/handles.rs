@@ -1,4 +1,4 @@
-//! What the kernel has open, by the number that we gave it.
+//! The open files and directories, by the number that the kernel got for each.
 //!
 //! H1  A number is never given twice in the life of a mount: a late request of a closed file finds nothing, never
 //!     another file.
@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// Names an open file or directory to the kernel. From `Handles::insert` until `Handles::remove`; not reused.
+/// The number of an open file or directory, from `Handles::insert` until `Handles::remove`. It is not reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Handle(pub(crate) u64);
 
-/// The open ones. The lock is held for one look-up and never with another.
+/// The open files or directories. The lock is held for one look-up and never with another.
 pub(crate) struct Handles<T> {
     next: AtomicU64,
     open: RwLock<HashMap<Handle, Arc<T>>>,
@@ -33,7 +33,7 @@ impl<T> Handles<T> {
         self.open.read().unwrap_or_else(PoisonError::into_inner).get(&handle).cloned()
     }
 
-    /// The last that is seen of it.
+    /// Takes the file or directory out of the table.
     pub(crate) fn remove(&self, handle: Handle) -> Option<Arc<T>> {
         self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&handle)
     }

@@ -1,15 +1,17 @@
 //! The inodes that the kernel knows: how often it looked each up, and under which name last.
 //!
-//! I1  An inode is here exactly while the kernel's count of look-ups that it has not taken back (`forget`) is above 0:
-//!     the kernel bounds the table, by its own inode cache.
-//! I2  Pages of an inode are in the kernel's cache only while it is here. Whether an open may keep them is decided by
-//!     [`KeptPages`] (V6).
-//! I3  A directory that this mount removed stays, without a name, while the kernel knows it: a process may stand in it, or
-//!     have it open. (An open file keeps itself; a removed one that is not open the kernel may know for long.)
-//! I4  A page in which the file ends has zeros behind that end in the kernel's cache. Such a page is known here from before the
-//!     kernel gets it until it was dropped or written to by the kernel itself: before a write past the cache makes the file longer,
-//!     it is dropped (F6 of `fs`), or somebody would read the zeros.
-//! I5  Names are for people (which file could not be written); nothing is decided by them. They may be outdated.
+//! I1  An inode is in this table exactly while the kernel has look-ups of it that it has not taken back (`forget`).
+//!     So the kernel bounds the table, by its own inode cache.
+//! I2  Pages of an inode are in the kernel's cache only while the inode is in this table. Whether an open may keep
+//!     them is decided by [`KeptPages`] (V6).
+//! I3  A directory that this mount removed is kept, without a name, while the kernel knows it: a process may stand in
+//!     it, or have it open. (An open file keeps itself; a removed file that is not open may be known to the kernel
+//!     for long.)
+//! I4  A page in which the file ends has zeros behind that end in the kernel's cache. Such a page is in this table
+//!     from before the kernel gets it until it was dropped, or the kernel itself wrote to it. Before a write past the
+//!     cache makes the file longer, the page is dropped (F6 of `fs`), or a reader would get the zeros.
+//! I5  Names are for messages only (which file could not be written). They may be outdated, and nothing is decided by
+//!     them.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -19,7 +21,7 @@ use dfs_client::interim::KeptPages;
 use dfs_proto::attr::FileKind;
 use dfs_proto::ids::{InodeId, VolumeId};
 
-/// Parents followed when a path is put together: deeper ones are shown as `…`.
+/// How many parents are followed for a path. Deeper ones are shown as `…`.
 const PATH_DEPTH_MAX: usize = 64;
 
 struct Known {
@@ -27,17 +29,17 @@ struct Known {
     kind: FileKind,
     parent: InodeId,
     name: Box<[u8]>,
-    /// Keeps I2.
+    /// Whether the kernel may keep its pages over the next open (I2).
     pages: KeptPages,
-    /// Keeps I3.
+    /// Keeps a removed directory (I3).
     orphan: Option<Orphan>,
-    /// Keeps I4.
+    /// The page of the kernel in which the file ended (I4).
     last_page: Option<LastPage>,
-    /// The size when a write past the page cache began that is not answered yet.
+    /// The size when a write past the page cache began, until that write is answered.
     growing_from: Option<u64>,
 }
 
-/// A write past the page cache. When it is dropped, the new size is shown.
+/// A write past the page cache. When this is dropped, the kernel gets the new size.
 pub(crate) struct Growing<'i> {
     inodes: &'i Inodes,
     inode: InodeId,
@@ -56,13 +58,13 @@ impl Drop for Growing<'_> {
 /// A page in which a file ended when the kernel read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LastPage {
-    /// Where the file ended.
+    /// The position at which the file ended.
     pub(crate) end: u64,
-    /// Of the readings of such pages, of this inode: the last one.
+    /// The number of the last read of such a page of this inode.
     reading: u64,
 }
 
-/// The lock is held for one look-up or one path and never with another.
+/// The table. Its lock is held for one look-up or one path and never with another.
 pub(crate) struct Inodes(Mutex<HashMap<InodeId, Known>>);
 
 impl Inodes {
@@ -74,7 +76,7 @@ impl Inodes {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The kernel is being told of `inode`: one look-up more.
+    /// The kernel gets an answer with `inode`: one look-up more.
     pub(crate) fn looked_up(&self, inode: InodeId, kind: FileKind, (parent, name): (InodeId, &[u8])) {
         self.with(|known| {
             let entry = known.entry(inode).or_insert_with(|| Known {
@@ -95,12 +97,12 @@ impl Inodes {
         });
     }
 
-    /// An open saw `content_version`. True: the one before it saw the same, so pages in the kernel's cache hold (I2).
+    /// An open has found `content_version`. True if the kernel may keep its pages (I2).
     pub(crate) fn opened_at(&self, inode: InodeId, content_version: u64) -> bool {
         self.with(|known| known.get_mut(&inode).is_some_and(|entry| entry.pages.opened_at(content_version)))
     }
 
-    /// The kernel's pages show what was not stored: the next open does not keep them.
+    /// The kernel's pages show bytes that are not the file's: the next open does not keep them.
     pub(crate) fn pages_differ(&self, inode: InodeId) {
         self.with(|known| {
             if let Some(entry) = known.get_mut(&inode) {
@@ -109,7 +111,8 @@ impl Inodes {
         });
     }
 
-    /// The kernel gets a page in which the file ends at `end`: before that is looked at for the last time.
+    /// The kernel gets a page in which the file ends at `end`. To be called before the end is looked at for the last
+    /// time.
     pub(crate) fn reads_last_page(&self, inode: InodeId, end: u64) {
         self.with(|known| {
             if let Some(entry) = known.get_mut(&inode) {
@@ -128,7 +131,8 @@ impl Inodes {
         });
     }
 
-    /// A write past the page cache begins; the file has `size` now. The kernel sends one at a time of each inode.
+    /// A write past the page cache begins; the file has `size` now. The kernel sends one such write of each inode at
+    /// a time.
     pub(crate) fn grow_past_cache(&self, inode: InodeId, size: u64) -> Growing<'_> {
         self.with(|known| {
             if let Some(entry) = known.get_mut(&inode) {
@@ -138,18 +142,18 @@ impl Inodes {
         Growing { inodes: self, inode }
     }
 
-    /// What the kernel is told of `size`.
+    /// The size that the kernel gets instead of `size`.
     pub(crate) fn shown_size(&self, inode: InodeId, size: u64) -> u64 {
         let from = self.with(|known| known.get(&inode)?.growing_from);
         from.map_or(size, |from| size.min(from))
     }
 
-    /// A page that has to be dropped before the kernel may take the file for `size` bytes long.
+    /// The page that has to be dropped before the kernel gets `size` as the size of the file.
     pub(crate) fn last_page_below(&self, inode: InodeId, size: u64) -> Option<LastPage> {
         self.with(|known| known.get(&inode)?.last_page.filter(|page| page.end < size))
     }
 
-    /// It was dropped. Whatever the kernel has read meanwhile may be another.
+    /// The page was dropped. A page that the kernel has read since `last_page_below` may be another one.
     pub(crate) fn last_page_dropped(&self, inode: InodeId, dropped: LastPage) {
         self.with(|known| {
             if let Some(entry) = known.get_mut(&inode) {
@@ -158,7 +162,7 @@ impl Inodes {
         });
     }
 
-    /// It was removed, or replaced: before the kernel hears of that.
+    /// An inode was removed or replaced. To be called before the kernel gets the answer.
     pub(crate) fn orphaned(&self, orphan: Option<Orphan>) {
         let Some(orphan) = orphan else { return };
         let not_kept = self.with(|known| match known.get_mut(&orphan.inode()) {
@@ -178,7 +182,7 @@ impl Inodes {
         drop(forgotten); // not under the lock
     }
 
-    /// How messages name `inode`: its path from the root of the mount as far as it is known, else its number.
+    /// The name of `inode` in messages: its path from the root of the mount as far as it is known, else its number.
     pub(crate) fn describe(&self, inode: InodeId) -> String {
         let names = self.with(|known| {
             let mut names = Vec::new();

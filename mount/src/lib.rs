@@ -1,7 +1,7 @@
 //! `dfs-mount`: a dfs federation as a directory. fuser on top of the client library.
 //!
-//! Start with `fuse` (one method per request of the kernel), then `fs` (what each means here); everything behind that
-//! is the client's. `serve` is the daemon's life, from the mount to the last flush.
+//! Start with `fuse` (one method for each request of the kernel), then `fs` (what each means here). Everything behind
+//! that is in the client library. `serve` is the daemon's life, from the mount to the last flush.
 
 mod cli;
 mod config;

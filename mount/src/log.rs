@@ -1,10 +1,10 @@
-//! Messages: plain lines with the time, on stderr (which may be a file: `daemon`).
+//! Messages: plain lines with the time, on stderr, which may be a file (`daemon`).
 
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
-/// What is shown unless told otherwise. fuser complains of every request that an unmount interrupts; what matters of
-/// it is in the result of the session.
+/// The default filter. fuser warns of every request that an unmount interrupts; what matters of it is in the result
+/// of the session.
 const FILTER_DEFAULT: &str = "info";
 const FILTER_ALWAYS: &str = "fuser=off";
 
@@ -14,7 +14,7 @@ pub(crate) fn filter(level: Option<&str>) -> anyhow::Result<EnvFilter> {
     EnvFilter::try_new(format!("{FILTER_ALWAYS},{level}")).with_context(|| format!("log level `{level}`"))
 }
 
-/// From here on messages are shown.
+/// Shows messages from here on.
 pub(crate) fn start(filter: EnvFilter) {
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
 }

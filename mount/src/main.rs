@@ -1,6 +1,6 @@
 //! The binary; everything is in the library.
 
-/// For this process and, in place of malloc, for the libraries in it that are not Rust.
+/// The allocator of this process. It also takes the place of malloc for the libraries that are not Rust.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

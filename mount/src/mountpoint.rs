@@ -1,7 +1,7 @@
-//! The directory that is mounted on: fit for it before, freed after.
+//! The directory that is mounted on: checked before the mount, freed after it.
 //!
-//! A mount whose daemon died leaves a directory on which every call fails with ENOTCONN; [`prepare`] recognises and
-//! detaches it. Nothing else is ever unmounted that this process did not mount.
+//! On a mount whose daemon died every call fails with ENOTCONN; [`prepare`] recognises and detaches it. Apart from
+//! that, this process unmounts only what it mounted.
 
 use std::ffi::CString;
 use std::io;
@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 use thiserror::Error;
 
-/// Dead mounts that may lie on top of each other; more than this is not our doing.
+/// The most dead mounts on top of each other that are detached. More than this are not from daemons that died.
 const DEAD_MOUNTS_MAX: usize = 8;
 
 #[derive(Debug, Error)]
@@ -28,7 +28,7 @@ pub(crate) enum MountpointError {
     Io { path: PathBuf, what: &'static str, source: io::Error },
 }
 
-/// Checks the directory, after detaching dead mounts from it; answers its absolute path.
+/// Detaches dead mounts from the directory and checks it. Returns its absolute path.
 pub(crate) fn prepare(given: &Path) -> Result<PathBuf, MountpointError> {
     let absolute = |source| MountpointError::Io { path: given.to_owned(), what: "resolve", source };
     for _ in 0..=DEAD_MOUNTS_MAX {
@@ -37,7 +37,8 @@ pub(crate) fn prepare(given: &Path) -> Result<PathBuf, MountpointError> {
             Err(error) if is_dead(&error) => std::path::absolute(given).map_err(absolute)?,
             Err(error) => return Err(refusal(given, "resolve", error)),
         };
-        // The kernel answers `stat` of a dead mount for as long as it believes the attributes; `statfs` it always passes on.
+        // The kernel answers `stat` of a dead mount from its cache until the attributes time out; it always passes
+        // `statfs` on.
         match look_at(&path).and_then(|()| std::fs::metadata(&path)) {
             Ok(metadata) if !metadata.is_dir() => return Err(MountpointError::NotDirectory { path }),
             Ok(_) => return check_free(path),
@@ -75,12 +76,12 @@ fn refusal(path: &Path, what: &'static str, source: io::Error) -> MountpointErro
     }
 }
 
-/// "Transport endpoint is not connected": what every call on a mount says whose daemon is gone.
+/// "Transport endpoint is not connected": the error of every call on a mount whose daemon is gone.
 fn is_dead(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOTCONN)
 }
 
-/// The line of the topmost mount on `path`; empty if there is none.
+/// The line of the topmost mount on `path` in `mountinfo`; empty if there is none.
 fn top_mount<'a>(mountinfo: &'a [u8], path: &Path) -> &'a [u8] {
     let on_path = |line: &&[u8]| unescape(field(line, 4)) == path;
     mountinfo.split(|&b| b == b'\n').rfind(on_path).unwrap_or_default()
@@ -126,18 +127,19 @@ fn unescape(field: &[u8]) -> PathBuf {
     PathBuf::from(std::ffi::OsString::from_vec(bytes))
 }
 
-/// How firmly [`unmount`] takes the mount away.
+/// How [`unmount`] takes the mount away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unmount {
     /// Only when nobody uses it.
     IfIdle,
-    /// Ends every request that waits for an answer, so that no process hangs on us; the mount may stay.
+    /// Ends every request that waits for an answer, so that no process waits for this one. The mount may stay.
     Abort,
-    /// Out of the tree at once; it vanishes when its last user lets go.
+    /// Takes the mount out of the tree at once. It is gone when its last user has closed it.
     Detach,
 }
 
-/// Takes away the topmost mount of `path`. May block as long as the filesystem takes to answer, except `Detach`.
+/// Unmounts the topmost mount on `path`. Except with `Detach`, it may block for as long as the filesystem takes to
+/// answer.
 pub(crate) fn unmount(path: &Path, how: Unmount) -> io::Result<()> {
     let flags = match how {
         Unmount::IfIdle => 0,
@@ -156,7 +158,7 @@ pub(crate) fn unmount(path: &Path, how: Unmount) -> io::Result<()> {
     fusermount(path, how)
 }
 
-/// Whoever is not root unmounts through the set-uid tool that mounted.
+/// Unmounts through the set-uid tool that mounted, for users other than root.
 fn fusermount(path: &Path, how: Unmount) -> io::Result<()> {
     let mut command = Command::new("fusermount3");
     command.args(["-u", "-q"]).args((how == Unmount::Detach).then_some("-z")).arg("--").arg(path);

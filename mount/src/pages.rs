@@ -1,8 +1,9 @@
-//! Takes pages out of the kernel's cache, on a thread of its own.
+//! Drops pages from the kernel's cache, on a thread of its own.
 //!
-//! Dropping pages waits for those that are being read or written, so no thread that answers the kernel may do it (P5.4):
-//! requests are queued here, and a full queue is a logged miss, never a wait. Whoever wants to know when it is done waits for
-//! the answer as a task, and not for long: it may be the kernel's request of that very task that holds a page.
+//! To drop pages means to wait for those that are being read or written, so no thread that answers the kernel may do
+//! it (P5.4). Requests are queued here; if the queue is full, a request is dropped and logged, and nobody waits. A
+//! caller that wants to know when the pages are dropped waits as a task, and not for long: the very request of the
+//! kernel that this task answers may hold a page.
 
 use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -15,18 +16,20 @@ use tokio::sync::oneshot;
 
 use crate::fs::DropPages;
 
-/// Files whose pages wait to be dropped, mostly because their writes failed. Many at once means that the whole federation is away;
-/// those beyond are dropped by the next change that the kernel sees (AUTO_INVAL_DATA).
+/// The most files whose pages wait to be dropped, mostly because their writes failed. So many at once mean that the
+/// whole federation is away. The pages of further files are dropped at the next change that the kernel sees
+/// (AUTO_INVAL_DATA).
 const WAITING_MAX: usize = 4096;
 
-/// Pages of a file, from the one with this byte in it on, and who wants to know that they are gone.
+/// The pages of a file from the page with this byte on, and the sender for the caller that waits until they are
+/// dropped.
 struct Pages {
     inode: InodeId,
     from: Offset,
     done: oneshot::Sender<()>,
 }
 
-/// Starts the thread; it ends when the answer is dropped.
+/// Starts the thread. It ends when the returned function is dropped.
 pub(crate) fn start(notifier: Notifier) -> io::Result<DropPages> {
     let (sender, receiver) = sync_channel(WAITING_MAX);
     std::thread::Builder::new().name("dfs-pages".to_owned()).spawn(move || drop_all(&receiver, &notifier))?;
@@ -47,7 +50,7 @@ fn enqueue(sender: &SyncSender<Pages>, inode: InodeId, from: Offset) -> oneshot:
 fn drop_all(receiver: &Receiver<Pages>, notifier: &Notifier) {
     for Pages { inode, from, done } in receiver {
         let from = i64::try_from(from.0).unwrap_or(i64::MAX);
-        // Without an end. Fails only when the mount is gone.
+        // A length of 0 means up to the end. It fails only when the mount is gone.
         if let Err(error) = notifier.inval_inode(INodeNo(inode.0), from, 0) {
             tracing::debug!("{inode}: drop pages: {error}");
         }

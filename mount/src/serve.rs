@@ -12,8 +12,9 @@
 //!
 //! L1  From the signal, or the unmount, to the end of the process it takes less than [`END_MAX`], whatever the servers
 //!     do (promise 7).
-//! L2  The mount is never left behind by a daemon that ends in order.
-//! L3  Nor do its users hang on one that was killed: a thread that waits for this mount does not hold `/dev/fuse` open.
+//! L2  A daemon that ends in order never leaves its mount in the tree.
+//! L3  Users of the mount of a daemon that was killed do not hang: a thread that waits for this mount does not hold
+//!     `/dev/fuse` open.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -39,13 +40,14 @@ use crate::fuse::{Deadlines, Edge, REQUEST_LEN_MAX};
 use crate::mountpoint::{self, Unmount};
 use crate::{log, pages};
 
-/// Long enough for a federation that elects a leader, short enough for someone who mistyped an address.
+/// Long enough for a federation that elects a leader, short enough for a user who mistyped an address.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
-/// Keeps L1.
+/// The longest time from a signal to the end of the process (L1).
 const END_MAX: Duration = Duration::from_secs(9);
-/// After an unmount from outside nothing is open any more, and what was closed is committed: less is left to do.
+/// The same after an unmount from outside: nothing is open any more, and what was closed is committed, so less is
+/// left to do.
 const END_UNMOUNTED_MAX: Duration = Duration::from_secs(5);
-/// Of it: waiting for an orderly unmount, and what is left for detaching after the buffers were written.
+/// The parts of [`END_MAX`] for an orderly unmount, and for detaching after the buffers were written.
 const UNMOUNT_MAX: Duration = Duration::from_secs(2);
 const DETACH_MAX: Duration = Duration::from_secs(1);
 const _: () = assert!(UNMOUNT_MAX.as_millis() + DETACH_MAX.as_millis() < END_MAX.as_millis() / 2);
@@ -62,7 +64,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Everything that can be refused before there are two processes.
+/// Does everything that can be refused before there are two processes.
 fn start(cli: &Cli) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(cli)?;
     let filter = log::filter(cli.log_level.as_deref())?;
@@ -110,8 +112,8 @@ fn serve(settings: &Settings, mountpoint: &Path, starter: &mut Starter) -> anyho
         served?;
         Ok(if is_written { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     });
-    // Requests that still wait for a server are not waited for: the kernel has given them up. To wait for them would be wrong
-    // too: who is woken while the runtime ends (`deferred`) drops its request then and there.
+    // Nobody waits for requests that still wait for a server: the kernel has given them up. To wait would be wrong,
+    // too: a request that is woken while the runtime ends (`deferred`) is dropped by the thread that woke it.
     runtime.shutdown_background();
     served
 }
@@ -140,9 +142,9 @@ struct Mount {
     client: Arc<Client>,
     fs: Arc<Fs>,
     path: PathBuf,
-    /// Answers when the kernel has ended the connection, by whomever it was unmounted.
+    /// Ready when the kernel has ended the connection, whoever unmounted.
     ended: oneshot::Receiver<io::Result<()>>,
-    /// It is still in the tree, as far as we know.
+    /// The mount is still in the tree, as far as is known.
     is_mounted: bool,
     signals: Signals,
 }
@@ -161,7 +163,7 @@ impl Mount {
         Ok(Mount { client, fs, path: path.to_owned(), ended, is_mounted: true, signals })
     }
 
-    /// Until it is unmounted, or a signal asks to end.
+    /// Serves until the mount is unmounted, or a signal asks to end.
     async fn serve(&mut self, starter: &mut Starter) -> anyhow::Result<()> {
         let path = self.path.clone();
         let mut first_statfs = in_thread("dfs-statfs", move || {
@@ -183,7 +185,8 @@ impl Mount {
         }
     }
 
-    /// Without an error it was unmounted. With one, fuser may not have freed the mountpoint.
+    /// The session has ended. Without an error the mount was unmounted; with one, fuser may not have freed the
+    /// mountpoint.
     fn has_ended_with(
         &mut self,
         ended: Result<io::Result<()>, oneshot::error::RecvError>,
@@ -193,7 +196,7 @@ impl Mount {
         Ok(())
     }
 
-    /// Writes what is buffered and frees the mountpoint; false when bytes were lost. Keeps L1 and L2.
+    /// Writes what is buffered and frees the mountpoint (L1, L2). False if bytes were lost.
     async fn end(&mut self) -> bool {
         let end_max = if self.is_mounted { END_MAX } else { END_UNMOUNTED_MAX };
         let deadline = Instant::now() + end_max;
@@ -202,7 +205,7 @@ impl Mount {
         let for_writing = (deadline - DETACH_MAX).saturating_duration_since(Instant::now());
         let written = timeout(for_writing, self.client.shutdown(for_writing * 9 / 10)).await;
         let lost = written.unwrap_or_else(|_| vec!["everything that was still buffered".to_owned()]);
-        // Whoever waits for an answer gets an error now, and whoever uses the mount loses it.
+        // Processes that wait for an answer get an error now, and processes that use the mount lose it.
         self.unmount(Unmount::Abort, deadline - DETACH_MAX / 2).await;
         self.unmount(Unmount::Detach, deadline).await;
         for name in &lost {
@@ -212,7 +215,7 @@ impl Mount {
         lost.is_empty()
     }
 
-    /// Takes the mount away if it is there, in the time given. Only the success of it is remembered.
+    /// Unmounts by `deadline`, if the mount is still there. Only a success is remembered.
     async fn unmount(&mut self, how: Unmount, deadline: Instant) {
         if !self.is_mounted {
             return;
@@ -228,10 +231,11 @@ impl Mount {
     }
 }
 
-/// Behind standard input, output and error.
+/// The first descriptor behind standard input, output and error.
 const FIRST_OWN_DESCRIPTOR: u32 = 3;
 
-/// Runs what may block; the answer comes when it is done, if ever. Nobody waits for the thread at the end.
+/// Runs what may block, on a thread of its own. The result comes when it is done, if ever; nobody waits for the
+/// thread at the end.
 fn in_thread<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
@@ -243,9 +247,10 @@ fn in_thread<T: Send + 'static>(
     Ok(receiver)
 }
 
-/// Runs what waits for this very mount; keeps L3. When this process is killed, the kernel ends the connection once nobody
-/// holds `/dev/fuse`, and only that ends the wait: a thread that waited and held it would stay for ever, and everybody else
-/// who waits for the mount with it. Not in [`in_thread`]'s own thread: its answer wakes the runtime through a descriptor.
+/// Runs what waits for this very mount (L3). When this process is killed, the kernel ends the connection once nobody
+/// holds `/dev/fuse`, and only that ends the wait: a thread that waited and held it would stay for ever, and with it
+/// every other process that waits for the mount. It does not run on [`in_thread`]'s own thread, whose result wakes
+/// the runtime through a descriptor.
 fn without_descriptors<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
@@ -290,7 +295,7 @@ fn session_config(settings: &Settings) -> fuser::Config {
     let is_root = unsafe { libc::geteuid() } == 0;
     let mut config = fuser::Config::default();
     config.mount_options = mount_options(&settings.flags, &settings.metaservers, is_root);
-    // Others see the mount; who is not root may offer that only where fuse.conf allows it.
+    // Other users see the mount. A user who is not root may offer that only where fuse.conf allows it.
     config.acl = if is_root { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(settings.threads);
     config.clone_fd = true;
@@ -298,7 +303,7 @@ fn session_config(settings: &Settings) -> fuser::Config {
 }
 
 fn mount_options(flags: &MountFlags, metaservers: &[String], is_root: bool) -> Vec<MountOption> {
-    // fusermount3, which mounts for others than root, takes its options apart at commas.
+    // fusermount3, which mounts for users other than root, splits its options at commas.
     let comma = if is_root { "," } else { "\\," };
     let choose = |yes, if_yes, if_no| if yes { if_yes } else { if_no };
     vec![

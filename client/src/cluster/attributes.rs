@@ -44,7 +44,8 @@ impl ClusterClient {
     }
 
     pub(crate) async fn getattr(&self, caller: &Caller, inode: InodeId) -> Result<InodeAttr> {
-        // Pinned, so that what is committed and closed meanwhile is not forgotten before the answer is looked at.
+        // The inode is pinned, so that attributes of a commit and a close meanwhile are still known when the answer
+        // is looked at.
         let pin = self.core.nodes.pin_open(inode);
         let asked_at = Instant::now();
         let attr = self.show(replies::attr(self.core.names.read(caller, Read::GetAttr { inode }).await?)?);
@@ -93,11 +94,11 @@ impl ClusterClient {
     pub(crate) async fn settled(&self, node: &Arc<Node>, asked_at: Instant) -> Option<InodeAttr> {
         let session = self.core.meta.session_id();
         let is_outgrown = node.with(session, |state| {
-            state.heard(asked_at);
+            state.answered(asked_at);
             state.is_outgrown()
         });
         if is_outgrown {
-            // It goes on when nobody waits for it; the open files report its failure.
+            // The flush goes on when nobody waits for it; the open files report its failure.
             let _ = timeout(SETTLE_MAX, self.core.move_behind(node)).await;
         }
         node.with(session, |state| state.shown())

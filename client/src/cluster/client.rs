@@ -32,31 +32,32 @@ pub struct ClusterClient {
 }
 
 impl ClusterClient {
-    /// Opens a session at `cluster`, or at whichever is there when that is unknown, within `patience`.
+    /// Opens a session at `cluster`, or fails after `within`. If `cluster` is unknown, the session is opened at whichever
+    /// cluster answers.
     pub(crate) async fn connect(
         config: ClientConfig,
         env: Env,
         cluster: ClusterId,
-        patience: Duration,
+        within: Duration,
     ) -> Result<Arc<ClusterClient>> {
         let own = SharedIdentity::new(Identity { role: Role::Client, id: 0, cluster: ClusterId::UNKNOWN });
         let (addresses, connect_timeout) = (config.metaservers.clone(), config.connect_timeout);
         let leader = LeaderChannel::new(env.clone(), own.clone(), addresses, connect_timeout);
         let transport = FrameTransport::new(env.clone(), own, connect_timeout);
         let calls = Arc::new(GrpcMeta(leader));
-        ClusterClient::assemble(config, env, (cluster, patience), calls, Arc::new(transport)).await
+        ClusterClient::assemble(config, env, (cluster, within), calls, Arc::new(transport)).await
     }
 
-    /// The same over any metaservers and chunkservers.
+    /// The same over any metaservers and chunkservers, so that tests can bring their own.
     pub(crate) async fn assemble(
         config: ClientConfig,
         env: Env,
-        (cluster, patience): (ClusterId, Duration),
+        (cluster, within): (ClusterId, Duration),
         calls: Arc<dyn MetaCalls>,
         transport: Arc<dyn ChunkTransport>,
     ) -> Result<Arc<ClusterClient>> {
         let (name, deadline) = (config.name.clone(), config.metadata_timeout);
-        let connected = MetaClient::connect(calls, env.clone(), name, cluster, (deadline, patience));
+        let connected = MetaClient::connect(calls, env.clone(), name, cluster, (deadline, within));
         let meta = Arc::new(connected.await?);
         let names = ClusterNames::new(meta.clone(), &env);
         let chores = Chores::new();
@@ -83,7 +84,7 @@ impl ClusterClient {
         Ok(Arc::new(ClusterClient { core }))
     }
 
-    /// The federation says where the cluster's metaservers are.
+    /// Takes over the addresses of the cluster's metaservers from the federation map.
     pub(crate) fn learn(&self, metaservers: &[String]) {
         self.core.meta.learn(metaservers);
     }

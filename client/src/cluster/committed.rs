@@ -42,6 +42,6 @@ impl ClusterClient {
     async fn commit_whole(&self, node: &Arc<Node>) -> Result<()> {
         self.core.flush(node).await?;
         let session = self.core.meta.session_id();
-        node.with(session, |state| state.unheard_failure()).map_or(Ok(()), Err)
+        node.with(session, |state| state.unreported_failure()).map_or(Ok(()), Err)
     }
 }

@@ -44,7 +44,7 @@ impl ClusterClient {
             Err(_) => tracing::warn!("the session could not be closed in time; it will expire"),
         }
         self.core.tasks.close();
-        // They were cancelled; waiting only makes sure that none outlives the client.
+        // The tasks were cancelled; waiting only makes sure that none outlives the client.
         let _ = timeout(deadline.left(), self.core.tasks.wait()).await;
         lost.into_iter().flatten().collect()
     }

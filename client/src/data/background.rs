@@ -1,5 +1,5 @@
-//! The tasks of a client at one cluster that run beside its callers: the heartbeat, the chores, and the commit of what has
-//! been buffered for long.
+//! The tasks of a client at one cluster that run beside its callers: the heartbeat, the chores, and the commit of
+//! bytes that were buffered long ago.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +10,11 @@ use tokio::time::{Instant, sleep};
 use crate::data::core::Core;
 use crate::data::node::Node;
 
-/// What was written is committed after this long, even if nobody asks: a client that dies loses no more.
+/// What was written is committed after this time, even if nobody asks for it: a client that dies loses no more than
+/// that.
 const DIRTY_FOR_MAX: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Inodes flushed at the same time in the background.
+/// Inodes that are flushed at the same time in the background.
 const FLUSHES_MAX: usize = 4;
 
 impl Core {
@@ -38,7 +39,8 @@ impl Core {
         }
     }
 
-    /// Commits the oldest buffers while memory is half full (P1.6), and what has waited long.
+    /// Commits the oldest buffers while the memory is half full (P1.6), and those that are older than
+    /// [`DIRTY_FOR_MAX`].
     async fn run_flusher(self: Arc<Core>) {
         loop {
             tokio::select! {
@@ -59,7 +61,7 @@ impl Core {
         }
     }
 
-    /// Inodes with buffered bytes, the longest dirty one first.
+    /// The inodes with buffered bytes, the one first that has been dirty longest.
     pub(crate) fn dirty(&self) -> Vec<(Instant, Arc<Node>)> {
         let all = self.nodes.all().into_iter();
         let mut dirty: Vec<_> = all.filter_map(|node| Some((node.dirty_since()?, node))).collect();
@@ -67,7 +69,7 @@ impl Core {
         dirty
     }
 
-    /// Failures stay with the inodes, for their open files to report.
+    /// Flushes these inodes. A failure stays with its inode, and the open files report it.
     async fn flush_all(self: &Arc<Core>, dirty: Vec<(Instant, Arc<Node>)>) {
         let flushes = dirty.into_iter().map(|(_, node)| async move {
             if !self.nodes.is_orphan(node.inode) || self.memory.is_half_full() {

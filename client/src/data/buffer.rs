@@ -1,32 +1,32 @@
-//! What was written to one inode and is not committed yet.
+//! The bytes of one inode that were written and are not committed yet.
 //!
 //!     pieces   what a reader sees, by file offset, disjoint:  | open | frozen, of run 3 | frozen, of run 5 |
 //!     runs     what is sent, by number; a later run lies over an earlier one where they overlap
 //!
-//! B1  The bytes of a run never change (P1.2): an open piece takes more bytes, and is a frozen one from when it becomes
-//!     a run.
-//! B2  Each piece that is frozen is a part of exactly one run, and of no other piece.
-//! B3  Laying all runs over each other in the order of their numbers shows the frozen pieces.
-//! Pure. Not here: where runs were sent to, and how much memory all buffers may take together (`node`, `memory`).
+//! B1  The bytes of a run never change (P1.2): an open piece takes more bytes, and is frozen when it becomes a run.
+//! B2  Each frozen piece is a part of exactly one run.
+//! B3  All runs, laid over each other in the order of their numbers, show the frozen pieces.
+//! This file is pure. Where runs were sent to is in `node`, how much memory all buffers may take together in `memory`.
 
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 use dfs_proto::units::APPEND_LEN_MAX;
 
-/// Bytes of a run, at most: what one append carries.
+/// The most bytes of a run: as many as one append carries.
 pub(crate) const RUN_LEN_MAX: u64 = APPEND_LEN_MAX;
-/// What a piece or a run takes beside its bytes, roughly: many tiny writes must not get memory for nothing.
+/// What a piece or a run costs beside its bytes, roughly: many tiny writes are not free.
 const RECORD_COST_BYTES: u64 = 160;
 
-/// Numbers the runs of one buffer, from 0, in the order in which they were frozen. Not reused.
+/// The number of a run of one buffer. Runs are numbered from 0 in the order in which they were frozen; no number is
+/// used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RunId(pub(crate) u64);
 
 /// Bytes on their way to a chunk.
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
-    /// In the file.
+    /// The position in the file.
     pub(crate) offset: u64,
     pub(crate) data: Bytes,
 }
@@ -51,7 +51,7 @@ impl Piece {
         }
     }
 
-    /// The part `[from, to)` of it, counted from its start, as a piece of its own.
+    /// The part `[from, to)` of the piece, counted from its start, as a piece of its own.
     fn part(&self, from: u64, to: u64) -> Piece {
         let range = from as usize..to as usize;
         match self {
@@ -69,13 +69,13 @@ impl Piece {
     }
 }
 
-/// See the module.
+/// The buffer of one inode.
 #[derive(Debug, Default)]
 pub(crate) struct WriteBuffer {
     pieces: BTreeMap<u64, Piece>,
     runs: BTreeMap<RunId, Run>,
     next_run: u64,
-    /// Bytes of all pieces, of the open ones, and of all runs.
+    /// The bytes of all pieces, of the open pieces, and of all runs.
     piece_bytes: u64,
     open_bytes: u64,
     run_bytes: u64,
@@ -91,7 +91,7 @@ impl WriteBuffer {
         self.pieces.last_key_value().map(|(start, piece)| start + piece.len())
     }
 
-    /// The same of the pieces that start before `at`.
+    /// The same, of the pieces that start before `at`.
     pub(crate) fn end_before(&self, at: u64) -> Option<u64> {
         self.pieces.range(..at).next_back().map(|(start, piece)| start + piece.len())
     }
@@ -101,7 +101,7 @@ impl WriteBuffer {
         self.pieces.range(at..).next().map(|(start, _)| *start)
     }
 
-    /// Moves everything from `from` on, so that it begins at `to`, behind all that stays. Nothing lies across `from`.
+    /// Moves everything behind `from` so that it begins at `to`, behind all that stays. No piece lies across `from`.
     pub(crate) fn shift(&mut self, from: u64, to: u64) {
         let moved = |offset: u64| to + (offset - from);
         let pieces = self.pieces.split_off(&from);
@@ -111,18 +111,18 @@ impl WriteBuffer {
         }
     }
 
-    /// Bytes of the file that are buffered.
+    /// How many bytes of the file are buffered.
     pub(crate) fn dirty_bytes(&self) -> u64 {
         self.piece_bytes
     }
 
-    /// What it takes.
+    /// How much memory the buffer takes.
     pub(crate) fn memory(&self) -> u64 {
         let records = (self.pieces.len() + self.runs.len()) as u64;
         self.open_bytes + self.run_bytes + records * RECORD_COST_BYTES
     }
 
-    /// Lays `data` over what is there. Pieces that became as long as a run are frozen: true if there was one.
+    /// Lays `data` over what is there, and freezes pieces that became as long as a run. True if there was one.
     pub(crate) fn write(&mut self, offset: u64, data: &[u8]) -> bool {
         let (mut at, mut rest, mut froze) = (offset, data, false);
         while !rest.is_empty() {
@@ -137,7 +137,7 @@ impl WriteBuffer {
         froze
     }
 
-    /// Writes into, or behind, the open piece that contains or ends at `offset`. Answers the bytes taken.
+    /// Writes into, or behind, the open piece that contains or ends at `offset`. Returns how many bytes it took.
     fn extend_left(&mut self, offset: u64, data: &[u8]) -> u64 {
         let Some((&start, Piece::Open(bytes))) = self.pieces.range_mut(..=offset).next_back() else {
             return 0;
@@ -195,7 +195,7 @@ impl WriteBuffer {
         }
     }
 
-    /// Freezes every open piece. Runs below the answer hold all that was written until now.
+    /// Freezes every open piece. The runs below the returned number hold all that was written until now.
     pub(crate) fn freeze_all(&mut self) -> RunId {
         let open: Vec<u64> = self
             .pieces
@@ -213,7 +213,7 @@ impl WriteBuffer {
         self.runs.range(..end).map(|(id, run)| (*id, run))
     }
 
-    /// The oldest runs below `end` that have `len` bytes together, or all of them, are below the answer.
+    /// The oldest runs below `end` that have `len` bytes together, or all of them, are below the returned number.
     pub(crate) fn slice_end(&self, len: u64, end: RunId) -> RunId {
         let mut bytes = 0;
         let is_enough = |(_, run): &(RunId, &Run)| {
@@ -224,7 +224,7 @@ impl WriteBuffer {
         last.map_or(end, |(id, _)| RunId(id.0 + 1))
     }
 
-    /// Every run is below it.
+    /// Every run is below the returned number.
     pub(crate) fn frozen_end(&self) -> RunId {
         RunId(self.next_run)
     }
@@ -233,7 +233,7 @@ impl WriteBuffer {
         self.runs.contains_key(&id)
     }
 
-    /// Drops a run, and the pieces of it: they are committed.
+    /// Drops a run and its pieces: they are committed.
     pub(crate) fn forget(&mut self, id: RunId) {
         let Some(run) = self.runs.remove(&id) else { return };
         self.run_bytes -= run.data.len() as u64;
@@ -250,12 +250,12 @@ impl WriteBuffer {
         }
     }
 
-    /// Drops everything (P6.4). Run numbers go on.
+    /// Drops everything (P6.4). The numbers of runs go on.
     pub(crate) fn clear(&mut self) {
         *self = WriteBuffer { next_run: self.next_run, ..WriteBuffer::default() };
     }
 
-    /// What lies over `[from, to)`: file offset and bytes, in order, disjoint.
+    /// The buffered bytes of `[from, to)`, each piece with its offset in the file, in order and disjoint.
     pub(crate) fn overlay(&self, from: u64, to: u64) -> Vec<(u64, Bytes)> {
         let before = self.pieces.range(..from).next_back();
         before
@@ -273,7 +273,7 @@ impl WriteBuffer {
         self.pieces.range(..to).next_back().is_none_or(|(start, piece)| start + piece.len() <= from)
     }
 
-    /// Takes `[from, to)` out of all pieces.
+    /// Cuts `[from, to)` out of all pieces.
     fn cut(&mut self, from: u64, to: u64) {
         let before = self.pieces.range(..from).next_back().map(|(start, _)| *start);
         let touched: Vec<u64> =
@@ -314,7 +314,8 @@ impl WriteBuffer {
     }
 }
 
-/// A piece that grows is probably a stream: room for a whole run saves copying it again and again.
+/// Makes room in a piece. A piece that grows is probably a stream: room for a whole run saves copying it again and
+/// again.
 fn grow(bytes: &mut BytesMut, more: usize) {
     const STREAM_LEN: usize = 64 << 10;
     let run_len = RUN_LEN_MAX as usize;

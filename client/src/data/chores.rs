@@ -1,8 +1,8 @@
-//! What has to be told to the metaserver some time soon, by nobody in particular: orphans to release, chunks to seal,
-//! copies that are bad.
+//! Requests to the metaserver that no caller waits for: the release of orphans, the sealing of chunks, reports of bad
+//! copies.
 //!
-//! C1  An orphan stays here until its release was answered. The others are only for tidiness: beyond their bound, and
-//!     after a failure, they are dropped (a session that ends seals its chunks and releases its orphans).
+//! C1  An orphan stays here until its release was answered. The other chores are only for tidiness: beyond their
+//!     bound, and after a failure, they are dropped (a session that ends seals its chunks and releases its orphans).
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,36 +16,36 @@ use tokio::time::sleep;
 
 use crate::names::cluster_names::ClusterNames;
 
-/// Orphans in one request.
+/// Orphans that one request releases.
 const ORPHANS_BATCH: usize = 1000;
-/// Whoever adds beyond this many releases some before going on.
+/// A caller that adds an orphan beyond this many first releases some.
 const ORPHANS_MAX: usize = 8 * ORPHANS_BATCH;
 const SEALS_MAX: usize = 4096;
 const REPORTS_MAX: usize = 1024;
-/// Time for more of them to gather.
+/// A request waits this long for more chores to gather.
 const GATHER: Duration = Duration::from_millis(200);
 
 #[derive(Default)]
 struct Pending {
     orphans: BTreeSet<(SessionId, InodeId)>,
-    /// Those of them that the metaserver was asked to release, until it answered.
+    /// The orphans that the metaserver was asked to release and has not answered yet.
     asked: BTreeSet<(SessionId, InodeId)>,
     seals: BTreeSet<(SessionId, ChunkId)>,
     reports: BTreeSet<(ChunkId, ServerId, bool)>,
 }
 
-/// What became of an orphan that is opened after all.
+/// What has become of an orphan that is opened after all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reopened {
-    /// It does not wait for its release.
+    /// The inode does not wait for its release.
     NotWaiting,
-    /// It did: now it is the caller's to release.
+    /// The inode waited for its release. From now on the caller releases it.
     TakenBack,
-    /// It may be gone at any moment.
+    /// The inode may be gone at any moment.
     TooLate,
 }
 
-/// See the module.
+/// The chores of one client at one cluster.
 #[derive(Default)]
 pub(crate) struct Chores {
     pending: Mutex<Pending>,
@@ -82,12 +82,12 @@ impl Chores {
         self.added.notify_one();
     }
 
-    /// There are so many orphans that whoever makes one more should [`Chores::work`] a little.
+    /// There are so many orphans that a caller who makes one more should call [`Chores::work`] first.
     pub(crate) fn is_behind(&self) -> bool {
         self.pending().orphans.len() > ORPHANS_MAX
     }
 
-    /// The inode was opened although its last name is gone: the open was under way when that happened.
+    /// To be called when an inode was opened. Its last name may be gone: the open was under way when that happened.
     pub(crate) fn take_back(&self, session: SessionId, inode: InodeId) -> Reopened {
         let mut pending = self.pending();
         if pending.asked.contains(&(session, inode)) {
@@ -96,7 +96,7 @@ impl Chores {
         if pending.orphans.remove(&(session, inode)) { Reopened::TakenBack } else { Reopened::NotWaiting }
     }
 
-    /// Runs for ever.
+    /// Works on what is added, for ever.
     pub(crate) async fn run(&self, names: &ClusterNames) {
         loop {
             self.added.notified().await;
@@ -107,7 +107,7 @@ impl Chores {
         }
     }
 
-    /// One batch of each kind. True when more can be done at once.
+    /// Sends one batch of each kind. True when more can be sent at once.
     pub(crate) async fn work(&self, names: &ClusterNames) -> bool {
         let reports = std::mem::take(&mut self.pending().reports);
         for (chunk, server, is_damaged) in reports {
@@ -116,7 +116,7 @@ impl Chores {
         }
         let seals = std::mem::take(&mut self.pending().seals);
         for (session, chunk) in seals {
-            // Refused: it is sealed, or its session is over and seals it.
+            // A refusal means that the chunk is sealed, or that its session has ended, which seals it.
             if let Err(error) = names.change_of(session, Change::SealChunk { chunk }).await {
                 tracing::debug!(%chunk, %error, "seal a chunk");
             }

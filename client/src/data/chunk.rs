@@ -1,9 +1,9 @@
 //! Reading chunks, and what is known about the servers that hold them.
 //!
-//! R1  Bytes are answered only after they matched the checksums made where they were written.
-//! R2  A copy that does not answer soon is not waited for alone: the next one is asked beside it.
+//! R1  Bytes are returned only after they matched the checksums that were made where they were written.
+//! R2  A copy that does not answer soon is not waited for alone: the next copy is asked beside it.
 //! R3  A copy that is damaged, or missing although fresh metadata names it, is reported (P10.4).
-//! Appending is `stream`'s.
+//! Appending is in `stream`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,34 +25,36 @@ use tokio::time::{Instant, sleep};
 use crate::data::chores::Chores;
 use crate::session::retry::Deadline;
 
-/// Longest wait for one copy.
+/// The longest wait for one copy.
 const READ_TIMEOUT: Duration = Duration::from_millis(2500);
-/// A copy silent for this long gets company. A healthy server under load answers sooner nearly always.
+/// After this time without an answer, the next copy is asked, too. A healthy server under load nearly always answers
+/// sooner.
 const HEDGE_AFTER: Duration = Duration::from_millis(500);
-/// Is anybody there? Asked after a timeout to find out which of several servers it was.
+/// The time-out of the question whether a server answers at all. It is asked after a time-out, to find out which of
+/// several servers failed.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(750);
-/// A server that failed is asked last, and avoided for new chunks, this long.
+/// For this long, a server that failed is asked last and gets no new chunks.
 const SUSPECT_FOR: Duration = Duration::from_secs(10);
 
-/// Which bytes, and who has them.
+/// A range of one chunk, and the servers that have it.
 #[derive(Clone, Copy)]
 pub(crate) struct ChunkRange<'a> {
     pub(crate) key: ChunkKey,
     pub(crate) replicas: &'a [Replica],
     pub(crate) offset: u64,
     pub(crate) len: u64,
-    /// The replicas come from metadata fetched because of an earlier failure.
+    /// The replicas come from metadata that was fetched because of an earlier failure.
     pub(crate) is_fresh: bool,
 }
 
 /// Why no copy gave the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ReadFailure {
-    /// Metadata is old, or these copies are bad: fetch it and try again.
+    /// The metadata is outdated, or these copies are bad: fetch the metadata and try again.
     Gone,
-    /// Some copy did not answer; it may later.
+    /// Some copy did not answer. It may answer later.
     Unreachable { what: String },
-    /// Every copy is damaged or missing somewhere in the range; the best of them gives what lies before this offset of the
+    /// Every copy is damaged or missing somewhere in the range. The best copy has what lies before this offset of the
     /// chunk.
     Lost { at: u64, what: String },
 }
@@ -64,7 +66,7 @@ struct Health {
     avoided_until: Option<Instant>,
 }
 
-/// See the module.
+/// The chunkservers of one cluster, for readers, and what is known of their health.
 pub(crate) struct ChunkClient {
     pub(crate) transport: Arc<dyn ChunkTransport>,
     pub(crate) chores: Arc<Chores>,
@@ -72,7 +74,7 @@ pub(crate) struct ChunkClient {
     health: Mutex<BTreeMap<ServerId, Health>>,
 }
 
-/// Counts a request at its server while it is under way.
+/// Counts a request at its server until this is dropped.
 struct InFlight<'a> {
     client: &'a ChunkClient,
     server: ServerId,
@@ -87,7 +89,7 @@ impl ChunkClient {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A server did not answer: read elsewhere first, write elsewhere.
+    /// A server did not answer: it is read from last, and gets no new chunks.
     pub(crate) fn suspect(&self, server: ServerId) {
         let mut health = self.health();
         let health = health.entry(server).or_default();
@@ -95,19 +97,20 @@ impl ChunkClient {
         health.avoided_until = health.slow_until;
     }
 
-    /// A server takes no bytes now, but may serve what it has.
+    /// A server takes no bytes now, but may serve what it has: it gets no new chunks.
     pub(crate) fn avoid(&self, server: ServerId) {
         self.health().entry(server).or_default().avoided_until = Some(Instant::now() + SUSPECT_FOR);
     }
 
-    /// Servers not to put new chunks on.
+    /// The servers that get no new chunks.
     pub(crate) fn avoided(&self) -> Vec<ServerId> {
         let now = Instant::now();
         let is_avoided = |health: &Health| health.avoided_until.is_some_and(|until| until > now);
         self.health().iter().filter(|(_, health)| is_avoided(health)).map(|(server, _)| *server).collect()
     }
 
-    /// Best first: not suspect, fewest requests under way, then by chance.
+    /// The best replica first: one that is not suspect, then the one with the fewest requests under way, then by
+    /// chance.
     fn order(&self, replicas: &[Replica]) -> Vec<Replica> {
         let now = Instant::now();
         let health = self.health();
@@ -121,7 +124,7 @@ impl ChunkClient {
         ordered.into_iter().map(|(_, _, replica)| replica.clone()).collect()
     }
 
-    /// Which of these servers do not answer at all.
+    /// The servers among these that do not answer at all.
     pub(crate) async fn probe(&self, key: ChunkKey, replicas: &[Replica]) -> Vec<ServerId> {
         let probes = replicas.iter().map(|replica| async move {
             let asked =
@@ -132,13 +135,15 @@ impl ChunkClient {
         join_all(probes).await.into_iter().flatten().collect()
     }
 
-    /// Reads from whichever copy has the bytes whole (R1). Where every copy has some damage, but not in the same block, the
-    /// range is put together from several, whatever its length: each says where its damage begins, so the one that gets
-    /// furthest gives what lies before, and the next range begins there. So damage fails only the blocks that it is in.
+    /// Reads from a copy that has the bytes whole (R1). If every copy has some damage, but not in the same block, the
+    /// range is put together from several copies, whatever its length: each says where its damage begins, so the copy
+    /// that gets furthest gives what lies before, and the next range begins there. So damage fails only the blocks
+    /// that it is in.
     pub(crate) async fn read(&self, range: ChunkRange<'_>, deadline: Deadline) -> Result<Bytes, ReadFailure> {
         let end = range.offset + range.len;
         let mut joined = BytesMut::new();
-        // What is read next, and the ends of what comes behind: each is begun at a damaged block, so there are not many.
+        // The start of the next part, and the ends of all parts. Each part begins at a damaged block, so there are
+        // not many.
         let (mut at, mut ends) = (range.offset, vec![end]);
         while let Some(until) = ends.pop() {
             let part = ChunkRange { offset: at, len: until - at, ..range };
@@ -228,7 +233,7 @@ impl ChunkClient {
     }
 }
 
-/// What an error says about the copy it came from.
+/// What an error says about the copy from which it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Bad,
@@ -265,7 +270,7 @@ fn summary(range: &ChunkRange<'_>, failures: &[ChunkError]) -> ReadFailure {
     }
 }
 
-/// Up to where the copy with this damage has the range whole.
+/// The offset up to which the copy with this damage has the range whole.
 fn whole_until(range: &ChunkRange<'_>, error: &ChunkError) -> u64 {
     let until = match error {
         ChunkError::Damaged { at, .. } => *at,

@@ -1,9 +1,9 @@
 //! Commits of many files in one request.
 //!
-//! G1  A file has one commit under way at a time (`flush` holds its lock), so commits of one inode stay in order.
-//! G2  Few requests run at a time; what comes meanwhile goes together into the next.
-//! G3  A request is refused whole (P2.1). Then each file gets an answer of its own: those that named the refused chunk
-//!     are told so, the others are sent again.
+//! G1  A file has one commit under way at a time (`flush` holds its lock), so the commits of one inode stay in order.
+//! G2  Few requests run at a time; the commits that come meanwhile go into the next request together.
+//! G3  The metaserver refuses a request as a whole (P2.1). Then each file gets its own answer: the files that named
+//!     the refused chunk get the refusal, the others are sent again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,12 +18,12 @@ use tokio::sync::oneshot;
 use crate::names::cluster_names::ClusterNames;
 use crate::session::replies;
 
-/// Commit requests under way; one more file only waits for the first of them.
+/// Commit requests that run at the same time. A further commit waits only for the first of them to end.
 const REQUESTS_MAX: usize = 3;
-/// Extents in one request, so that its Raft entry stays far below 1 MiB.
+/// The most extents in one request, so that its Raft entry stays far below 1 MiB.
 const REQUEST_EXTENTS_MAX: usize = 8192;
 
-/// What is committed of one file.
+/// The commit of one file.
 #[derive(Clone, Debug)]
 pub(crate) struct FilePart {
     pub(crate) session: SessionId,
@@ -38,12 +38,12 @@ struct Waiting {
 
 #[derive(Default)]
 struct Queue {
-    /// As long as there are files being flushed, each of which waits for its answer.
+    /// Its length is bounded by the number of files that are being flushed, since each waits for its answer.
     waiting: VecDeque<Waiting>,
     running: usize,
 }
 
-/// See the module.
+/// The commits of one session.
 pub(crate) struct Committer {
     names: Arc<ClusterNames>,
     queue: Mutex<Queue>,
@@ -58,7 +58,7 @@ impl Committer {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns with the answer; dropping the future does not stop the commit.
+    /// Returns the answer. Dropping the future does not stop the commit.
     pub(crate) async fn commit(self: &Arc<Committer>, part: FilePart) -> MetaResult<InodeAttr> {
         let (answer, answered) = oneshot::channel();
         let starts = {
@@ -96,7 +96,7 @@ impl Committer {
             let error = match result {
                 Ok(attrs) => {
                     for (waiting, attr) in batch.drain(..).zip(attrs) {
-                        let _ = waiting.answer.send(Ok(attr)); // it gave up waiting
+                        let _ = waiting.answer.send(Ok(attr)); // the caller may have gone
                     }
                     return;
                 }
@@ -104,19 +104,20 @@ impl Committer {
             };
             let is_alone = batch.len() == 1;
             // keeps G3
-            let (told, again): (Vec<_>, Vec<_>) =
+            let (answered, again): (Vec<_>, Vec<_>) =
                 batch.into_iter().partition(|waiting| is_alone || concerns(&error, &waiting.part));
-            if told.is_empty() {
+            if answered.is_empty() {
                 return self.send_each(again).await;
             }
-            for waiting in told {
+            for waiting in answered {
                 let _ = waiting.answer.send(Err(error.clone()));
             }
             batch = again;
         }
     }
 
-    /// Where the bytes become durable and visible: the answer says that a majority has the commit on disk.
+    /// Here bytes become durable and visible: the answer says that a majority of the metaservers has the commit on
+    /// disk.
     async fn request(&self, owner: SessionId, commit: CommitExtents) -> MetaResult<Vec<InodeAttr>> {
         let files = commit.files.len();
         let changed = self.names.change_of(owner, Change::CommitExtents(commit)).await?;
@@ -134,7 +135,7 @@ impl Committer {
     }
 }
 
-/// Whether this refusal of a whole request is the answer for this file of it.
+/// Whether this refusal of a whole request is the answer for this file.
 fn concerns(error: &MetaError, part: &FilePart) -> bool {
     match error {
         MetaError::ChunkNotOpen { chunk } | MetaError::WrongSetVersion { chunk, .. } => {
@@ -147,7 +148,7 @@ fn concerns(error: &MetaError, part: &FilePart) -> bool {
     }
 }
 
-/// The next files of one session, within the bounds of a request.
+/// Takes the next commits of one session, within the bounds of a request.
 fn take_batch(waiting: &mut VecDeque<Waiting>) -> Vec<Waiting> {
     let mut batch: Vec<Waiting> = Vec::new();
     let mut extents = 0;

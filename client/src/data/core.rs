@@ -16,7 +16,7 @@ use crate::data::writer::ChunkWriter;
 use crate::names::cluster_names::ClusterNames;
 use crate::session::meta::MetaClient;
 
-/// Made once for each cluster, by `cluster`.
+/// The parts. They are made once for each cluster, by `cluster`.
 pub(crate) struct Core {
     pub(crate) config: ClientConfig,
     pub(crate) env: Env,

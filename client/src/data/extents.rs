@@ -1,10 +1,10 @@
 //! The extents of one inode that this client knows.
 //!
-//! E1  The map shows the file at `version` of its content, wherever it is covered; what is not covered is unknown.
-//! E2  Versions only grow: an answer of an older one is not taken in. A newer one throws away what was known, unless the
-//!     step is exactly the commit that this client made itself.
-//! So a version that another client made is seen as soon as it is heard of, at the latest at the next open (P6.1).
-//! Pure; the bytes of chunks never change and need no such care.
+//! E1  The map shows the file at `version` of its content, wherever it is covered. What is not covered is unknown.
+//! E2  Versions only grow: an answer of an older version is ignored. A newer version drops what was known, unless it
+//!     is exactly the commit that this client made itself.
+//! So this client uses another client's version as soon as an answer shows it, at the latest at the next open (P6.1).
+//! This file is pure. The bytes of chunks never change and need no such care.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,22 +13,22 @@ use dfs_proto::extent::{Extent, ExtentMap};
 use dfs_proto::ids::ChunkId;
 use dfs_proto::meta::{ChunkLocation, FileExtents};
 
-/// Extents remembered of one inode; beyond it everything is forgotten and fetched anew.
+/// The most extents that are remembered of one inode. Beyond it, all are dropped and fetched again.
 const EXTENTS_MAX: usize = 16_384;
 
-/// A piece of a file and where its chunk is.
+/// A piece of a file, and where its chunk is.
 #[derive(Clone, Debug)]
 pub(crate) struct Located {
     pub(crate) extent: Extent,
     pub(crate) location: Arc<ChunkLocation>,
 }
 
-/// See the module.
+/// What is known of the extents of one inode.
 #[derive(Debug, Default)]
 pub(crate) struct ExtentCache {
     version: u64,
     map: ExtentMap,
-    /// Disjoint ranges of the file that the map knows: start → end.
+    /// The disjoint ranges of the file that the map covers: start → end.
     covered: BTreeMap<u64, u64>,
     locations: BTreeMap<ChunkId, Arc<ChunkLocation>>,
 }
@@ -38,18 +38,18 @@ impl ExtentCache {
         self.version
     }
 
-    /// Forgets everything; the file is at `version`.
+    /// Drops everything; the file is at `version`.
     pub(crate) fn reset(&mut self, version: u64) {
         *self = ExtentCache { version, ..ExtentCache::default() };
     }
 
-    /// A file that this client has just made: all of it is known to be a hole.
+    /// This client has just made the file: all of it is known to be a hole.
     pub(crate) fn start_empty(&mut self, version: u64) {
         self.reset(version);
         self.cover(0, u64::MAX);
     }
 
-    /// As [`ExtentCache::take_in`]; forgets what it knew when that is too much.
+    /// As [`ExtentCache::take_in`], but drops what was known when that is too much.
     pub(crate) fn install(&mut self, from: u64, found: &FileExtents) {
         if self.map.as_slice().len() > EXTENTS_MAX {
             self.reset(self.version);

@@ -1,10 +1,10 @@
-//! The story of one open file.
+//! One open file: reading, writing, flushing and closing.
 //!
-//! O1  A write that returned is seen by every read and `stat` of this client that starts later; `flush` and `sync`
+//! O1  A write that returned is seen by every read and `stat` of this client that starts later. `flush` and `sync`
 //!     return when all of it is durable on every replica and committed.
-//!     What another client closed before, a read that bypasses the kernel's cache sees [`SIZE_TIMEOUT`] later (V3), as all others do;
-//!     an append lies behind it (N7 of `node`).
-//! O2  What could not be committed is reported once by each file that was open then: by its next write, flush or sync.
+//! O2  What another client closed before is seen by a read that bypasses the kernel's cache after at most
+//!     [`SIZE_TIMEOUT`] (V3), as by all other reads; an append lies behind it (N7 of `node`).
+//! O3  A failure to commit is reported once by each file that was open then: by its next write, flush or sync.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,29 +26,29 @@ use crate::names::interim::SIZE_TIMEOUT;
 use crate::session::replies;
 use crate::session::retry::Deadline;
 
-/// An append waits no longer to hear where the end is; its commit will.
-const HEAR_MAX: Duration = Duration::from_secs(1);
+/// The longest time for which an append asks where the end is. Its commit asks again.
+const END_ANSWER_MAX: Duration = Duration::from_secs(1);
 
 const SET_UID: u32 = 0o4000;
 const SET_GID: u32 = 0o2000;
 const GROUP_EXECUTE: u32 = 0o0010;
 
-/// What a file is opened for.
+/// The rights that a file is opened with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OpenMode {
     pub read: bool,
     pub write: bool,
-    /// To size 0, once it is open.
+    /// The file is cut to size 0 once it is open.
     pub truncate: bool,
 }
 
-/// One open file. Dropping it without [`File::release`] leaves what is buffered to the background.
+/// One open file. If it is dropped without [`File::release`], the background commits what is buffered.
 pub struct File {
     core: Arc<Core>,
     node: Arc<Node>,
     pin: Mutex<Option<Pin>>,
     mode: OpenMode,
-    /// Failures of the inode that this file has reported, or that came before it was opened.
+    /// How many failures of the inode this file has reported, or came before it was opened.
     reported: AtomicU64,
     read_ahead: ReadAhead,
 }
@@ -80,18 +80,18 @@ impl File {
         self.node.with(self.core.meta.session_id(), look)
     }
 
-    /// As this client sees the file now: the newest committed attributes that it heard of, under what is buffered.
+    /// The attributes as this client sees them now: the newest committed ones that it knows, under what is buffered.
     pub fn attr(&self) -> InodeAttr {
         let shown = self.look(|state| state.shown());
         shown.expect("a file is made after its attributes were taken in, and those stay")
     }
 
-    /// The same of its size only.
+    /// The size as this client sees it now.
     pub fn size(&self) -> u64 {
         self.look(|state| state.size())
     }
 
-    /// The bytes at `offset`; fewer than `len` only at the end of the file.
+    /// Reads the bytes at `offset`; fewer than `len` only at the end of the file.
     pub async fn read_at(&self, offset: Offset, len: u64) -> Result<Bytes> {
         if !self.mode.read {
             return Err(ClientError::NotOpenFor { inode: self.inode(), wanted: "reading" });
@@ -108,33 +108,33 @@ impl File {
         Ok(bytes)
     }
 
-    /// The same for a reader before whom nobody asked how new the file is (O_DIRECT).
+    /// The same for a reader for whom nobody has asked for the size before (O_DIRECT).
     pub async fn read_direct(&self, offset: Offset, len: u64) -> Result<Bytes> {
         if self.look(|state| state.is_old(SIZE_TIMEOUT)) {
-            self.hear().await?;
+            self.ask_for_attr().await?;
         }
         self.read_at(offset, len).await
     }
 
-    /// Asks the cluster how the file is now.
-    async fn hear(&self) -> Result<()> {
+    /// Asks the cluster for the attributes.
+    async fn ask_for_attr(&self) -> Result<()> {
         let asked_at = Instant::now();
         let read = Read::GetAttr { inode: self.inode() };
         let attr = replies::attr(self.core.names.read(&Caller::ROOT, read).await?)?;
         self.look(|state| {
             state.observe(&attr);
-            state.heard(asked_at);
+            state.answered(asked_at);
         });
         Ok(())
     }
 
-    /// Before an append: where the end is, unless it is behind what was appended here before.
-    async fn hear_of_end(&self) -> Result<()> {
+    /// Finds out where the end is before an append, unless it is behind what was appended here before.
+    async fn ask_for_end(&self) -> Result<()> {
         let is_known = |state: &mut NodeState| state.has_appended() || !state.is_old(SIZE_TIMEOUT);
         if !self.look(is_known) {
-            match timeout(HEAR_MAX, self.hear()).await {
+            match timeout(END_ANSWER_MAX, self.ask_for_attr()).await {
                 Ok(Err(ClientError::Unavailable { .. })) | Err(_) => {} // its commit will ask again
-                Ok(heard) => heard?,
+                Ok(answered) => answered?,
             }
         }
         if self.look(|state| state.is_outgrown()) {
@@ -143,13 +143,13 @@ impl File {
         Ok(())
     }
 
-    /// Buffers the bytes; long runs are sent meanwhile. Waits while the session's memory is full.
+    /// Buffers the bytes, and sends long runs meanwhile. It waits while the session's memory is full.
     pub async fn write_at(&self, caller: &Caller, offset: Offset, data: &[u8]) -> Result<()> {
         self.put(caller, Some(offset), data).await.map(drop)
     }
 
-    /// O_APPEND: places the bytes at the end, wherever that is now, and answers where it was. Appends of several
-    /// processes on this client never lie over each other, nor over what another client closed before.
+    /// O_APPEND: puts the bytes at the end of the file, and returns where that was. Appends of several processes on
+    /// this client never overlap, neither with each other nor with what another client closed before.
     pub async fn append(&self, caller: &Caller, data: &[u8]) -> Result<Offset> {
         self.put(caller, None, data).await
     }
@@ -165,7 +165,7 @@ impl File {
             return Err(ClientError::FileTooLarge);
         }
         if at.is_none() {
-            self.hear_of_end().await?;
+            self.ask_for_end().await?;
         }
         self.kill_privileges(caller).await?;
         let deadline = Deadline::after(self.core.config.data_timeout);
@@ -190,7 +190,7 @@ impl File {
         Ok(offset)
     }
 
-    /// A write by anyone but root takes set-uid and set-gid away, and `stat` shows it at once.
+    /// A write by a user other than root clears set-uid and set-gid, and `stat` shows it at once.
     async fn kill_privileges(&self, caller: &Caller) -> Result<()> {
         let is_set =
             |mode: u32| mode & SET_UID != 0 || mode & (SET_GID | GROUP_EXECUTE) == SET_GID | GROUP_EXECUTE;
@@ -205,7 +205,7 @@ impl File {
         Ok(())
     }
 
-    /// close(2): as [`File::sync`], but what nobody can open again is not worth the disks' time.
+    /// close(2): as [`File::sync`], except for a file without a name, which nobody can open again.
     pub async fn flush(&self) -> Result<()> {
         if self.core.nodes.is_orphan(self.inode()) {
             return self.report();
@@ -219,9 +219,9 @@ impl File {
         self.report()
     }
 
-    /// The last close: commits what is left (pages that mmap wrote back) and lets a file without a name go.
+    /// The last close: commits what is left (pages that mmap wrote back), and releases a file without a name.
     ///
-    /// An error is of what was written after the last `close`: it is lost, and nobody else is told.
+    /// An error means that what was written after the last `close` is lost. No other call reports it.
     pub async fn release(&self) -> Result<()> {
         let inode = self.inode();
         let mut released = Ok(());
@@ -237,21 +237,21 @@ impl File {
         released
     }
 
-    /// Keeps O2: a failure that this file has not reported yet.
+    /// Reports a failure that this file has not reported yet (O3).
     fn report(&self) -> Result<()> {
         let (failures, last) = self.look(|state| state.failure());
         if self.reported.swap(failures, Ordering::Relaxed) >= failures {
             return Ok(());
         }
-        self.look(|state| state.failure_is_told());
+        self.look(|state| state.failure_was_reported());
         last.map_or(Ok(()), Err)
     }
 
-    /// A failure that this file reports now need not be reported again.
+    /// Notes that this file reports a failure now, so that it does not report it again.
     fn noting(&self, result: Result<()>) -> Result<()> {
         if result.is_err() {
             let (failures, _) = self.look(|state| {
-                state.failure_is_told();
+                state.failure_was_reported();
                 state.failure()
             });
             self.reported.store(failures, Ordering::Relaxed);

@@ -1,14 +1,15 @@
-//! From buffer to truth: send, sync on every replica, commit.
+//! From the buffer to the commit: send the bytes, sync them on every replica, commit their extents.
 //!
 //! F1  An inode has one commit under way at a time, in the order of its writes (`Node::flushing`).
-//! F2  Bytes are dropped from the buffer when the commit that names them was answered, not before (P1.6). A chunk that
-//!     fails meanwhile costs sending them again.
-//! F3  When it cannot be done by the deadline, or is refused for good, the buffered bytes are dropped and the failure is
-//!     reported (P6.4). Nothing is half committed that was acknowledged. A flush drops only what was written under the
-//!     session that it began under.
-//! F4  What progresses is not given up: much is flushed in slices, each with its deadline, and the time in which bytes find
-//!     a place does not count.
-//! A flush that began goes on when its caller stops waiting: a commit under way must not meet another of its inode.
+//! F2  Bytes are dropped from the buffer when the commit that names them was answered, not before (P1.6). If a chunk
+//!     fails meanwhile, they are sent again.
+//! F3  If the commit is not possible by the deadline, or is refused for good, the buffered bytes are dropped and the
+//!     failure is reported (P6.4). Nothing that was acknowledged is half committed. A flush drops only what was
+//!     written under the session that it began under.
+//! F4  A flush that makes progress is not given up: many bytes are flushed in slices, each with its own deadline, and
+//!     the time in which bytes find a place does not count.
+//! F5  A flush that began goes on when its caller stops waiting, since a commit under way must not meet another one
+//!     of its inode.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,30 +31,33 @@ use crate::error::ClientError;
 use crate::session::replies;
 use crate::session::retry::{Backoff, Deadline};
 
-/// Commits refused for their number before giving up: an earlier one whose answer was lost may still arrive.
+/// So many commits may be refused for their number before the flush fails: an earlier commit whose answer was lost
+/// may still arrive.
 const REFUSALS_MAX: u32 = 5;
-/// Of a slice (F4). A commit for each costs little beside its sync. Chunks give up a path that takes less than about
-/// 3 MiB/s on their own: what is in flight to four of them has to be answered within their patience (`writer`).
+/// The length of a slice (F4). A commit for each slice costs little beside its sync. A path of less than about 3
+/// MiB/s is given up in any case: the bytes in flight to four chunks must be answered within the time-out of an
+/// append (`writer`).
 pub const FLUSH_SLICE_LEN: u64 = 16 * MIB;
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 impl Core {
-    /// Makes everything written to the inode until now durable and visible to all.
+    /// Makes everything that was written to the inode until now durable and visible to all.
     pub(crate) async fn flush(self: &Arc<Core>, node: &Arc<Node>) -> Result<(), ClientError> {
         if node.dirty_since().is_none() {
-            // What somebody else is committing just now counts as clean only when it is.
+            // What another flush is committing just now counts as clean only when it is committed.
             return Ok(());
         }
         self.flush_if(node, |_| true).await
     }
 
-    /// What was appended goes behind what another client has written meanwhile, now that this is known (N7 of `node`).
+    /// Moves what was appended behind what another client has written meanwhile, now that this is known (N7 of
+    /// `node`).
     pub(crate) async fn move_behind(self: &Arc<Core>, node: &Arc<Node>) -> Result<(), ClientError> {
         self.flush_if(node, NodeState::is_outgrown).await
     }
 
-    /// With nothing of this inode under way.
+    /// Flushes if `is_wanted` says so once nothing of this inode is under way (F5).
     async fn flush_if(
         self: &Arc<Core>,
         node: &Arc<Node>,
@@ -74,7 +78,7 @@ impl Core {
         flushing.await.map_err(ended)?
     }
 
-    /// The same for a caller that holds `Node::flushing`.
+    /// The same as `flush`, for a caller that holds `Node::flushing`.
     pub(crate) async fn flush_locked(&self, node: &Arc<Node>) -> Result<(), ClientError> {
         let session = self.meta.session_id();
         let end = node.with(session, |state| state.buffer.freeze_all());
@@ -89,14 +93,15 @@ impl Core {
         }
     }
 
-    /// Keeps F3, for what was written under `session`: if another has taken its place, that was dropped already (N5).
+    /// Drops what was written under `session` and notes the failure (F3). If another session has taken its place, the
+    /// bytes were dropped already (N5).
     fn fail(&self, node: &Node, session: SessionId, error: ClientError) -> ClientError {
         tracing::warn!(inode = %node.inode, %error, "what was written cannot be committed and is dropped");
         node.with(self.meta.session_id(), |state| state.fail_of(session, error.clone()));
         error
     }
 
-    /// Sends what can be sent while the writer goes on. A failure is one of the writer's.
+    /// Sends what can be sent while the writer goes on. The writer gets the failure.
     pub(crate) async fn send(&self, node: &Arc<Node>) -> Result<(), ClientError> {
         let session = self.meta.session_id();
         let end = node.with(session, |state| state.buffer.frozen_end());
@@ -147,8 +152,8 @@ impl Core {
         }
     }
 
-    /// Sends the runs below `end` that are nowhere, several small ones in one append. Answers the deadline, later by the
-    /// time that this took (F4).
+    /// Sends the runs below `end` that are in no chunk, several small ones in one append. Returns the deadline, later
+    /// by the time that this took (F4).
     async fn place_below(
         &self,
         node: &Arc<Node>,
@@ -157,10 +162,10 @@ impl Core {
         deadline: Deadline,
     ) -> MetaResult<Deadline> {
         if self.meta.session_id() != session {
-            return Err(MetaError::SessionExpired { session }); // what is buffered now is another's
+            return Err(MetaError::SessionExpired { session }); // what is buffered now was written under another session
         }
         let began = Instant::now();
-        // Whoever holds it places runs of this inode too.
+        // The flush that holds the lock places runs of this inode, too.
         let _sending = node.sending.lock().await;
         let mut for_parcel = deadline.later_by(began.elapsed());
         let unplaced = node.with(session, |state| state.unplaced(end));
@@ -176,25 +181,25 @@ impl Core {
 
     /// Commits the runs below `end`, which are all durable, in as few commits as they need.
     async fn commit_parts(&self, node: &Arc<Node>, session: SessionId, end: RunId) -> MetaResult<()> {
-        // What a commit answers is as good as asking.
-        let mut must_hear = node.with(session, |state| state.has_appended());
+        // The answer to a commit is as good as a question.
+        let mut must_ask = node.with(session, |state| state.has_appended());
         loop {
-            if must_hear || !node.with(session, |state| state.knows_next_commit()) {
+            if must_ask || !node.with(session, |state| state.knows_next_commit()) {
                 let asked_at = Instant::now();
                 let open = Read::Open { inode: node.inode, mask: AccessMask::NONE };
                 let (attr, next) = replies::opened(self.names.read(&Caller::ROOT, open).await?)?;
                 node.with(session, |state| {
                     state.learn_of_commits(session, &attr, next);
-                    state.heard(asked_at);
+                    state.answered(asked_at);
                 });
-                must_hear = false;
+                must_ask = false;
             }
             let Some(part) = node.with(session, |state| state.part(end)) else {
                 let is_done = node.with(session, |state| state.buffer.runs_below(end).next().is_none());
                 let moved = || MetaError::Unavailable { what: "a chunk ended before the commit".to_owned() };
                 return is_done.then_some(()).ok_or_else(moved);
             };
-            // Whoever stops waiting for it here leaves it so.
+            // If the caller stops waiting here, this stays noted.
             node.with(session, |state| state.not_answered(&part));
             let attr = self.committer.commit(part.commit.clone()).await.inspect_err(|error| {
                 node.with(session, |state| match error {
@@ -208,7 +213,7 @@ impl Core {
     }
 }
 
-/// Neighbouring runs that fit one append together.
+/// Takes neighbouring runs together that fit into one append.
 fn parcels(runs: &[(RunId, Run)]) -> impl Iterator<Item = &[(RunId, Run)]> {
     let mut rest = runs;
     std::iter::from_fn(move || {

@@ -1,7 +1,8 @@
 //! How much memory the files of one session take together.
 //!
-//! Write buffers (P1.6): writers reserve before they buffer, and wait while there is no room. Above half of the capacity the
-//! oldest dirty inodes are committed (`background`). Read-ahead: without room there is none.
+//! A writer reserves memory before it buffers (P1.6), and waits while there is none. When more than half is used, the
+//! oldest dirty inodes are committed (`background`). Read-ahead has a bound of its own, and without room there is
+//! none.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,10 +13,10 @@ use tokio::time::timeout;
 use crate::error::ClientError;
 use crate::session::retry::Deadline;
 
-/// Segments of read-ahead of all open files.
+/// The most segments of read-ahead of all open files.
 const SEGMENTS_MAX: usize = 128;
 
-/// Room for read-ahead.
+/// The memory for read-ahead.
 pub(crate) struct ReadAheadBudget(Arc<Semaphore>);
 
 impl ReadAheadBudget {
@@ -29,18 +30,18 @@ impl ReadAheadBudget {
     }
 }
 
-/// What all write buffers of the session take.
+/// The memory of all write buffers of the session.
 pub(crate) struct SessionMemory {
     capacity: u64,
     used: Mutex<u64>,
-    /// Inodes whose bytes were lost without anybody having been told.
-    unheard: AtomicUsize,
+    /// How many inodes have lost bytes that no open file has reported yet.
+    unreported: AtomicUsize,
     freed: Notify,
     half_full: Notify,
 }
 
-/// Room for a write that is about to be buffered. Given back when dropped: what the buffer really took is counted by
-/// [`SessionMemory::moved`].
+/// Memory for a write that is about to be buffered. It is given back when this is dropped: what the buffer really
+/// took is counted by [`SessionMemory::moved`].
 pub(crate) struct Reservation {
     memory: Arc<SessionMemory>,
     bytes: u64,
@@ -49,29 +50,29 @@ pub(crate) struct Reservation {
 impl SessionMemory {
     pub(crate) fn new(capacity: u64) -> Arc<SessionMemory> {
         let (freed, half_full) = (Notify::new(), Notify::new());
-        let (used, unheard) = (Mutex::new(0), AtomicUsize::new(0));
-        Arc::new(SessionMemory { capacity: capacity.max(1), used, unheard, freed, half_full })
+        let (used, unreported) = (Mutex::new(0), AtomicUsize::new(0));
+        Arc::new(SessionMemory { capacity: capacity.max(1), used, unreported, freed, half_full })
     }
 
     fn used(&self) -> MutexGuard<'_, u64> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Nothing is buffered, nor about to be, nor was anything lost that nobody has heard of.
+    /// Nothing is buffered or about to be, and no open file has a loss to report.
     pub(crate) fn is_unused(&self) -> bool {
-        *self.used() == 0 && self.unheard.load(Ordering::Relaxed) == 0
+        *self.used() == 0 && self.unreported.load(Ordering::Relaxed) == 0
     }
 
-    /// An inode had, and has now, lost bytes that nobody has heard of.
-    pub(crate) fn unheard_moved(&self, before: bool, after: bool) {
+    /// Whether an inode had, and has now, lost bytes that no open file has reported.
+    pub(crate) fn unreported_moved(&self, before: bool, after: bool) {
         match (before, after) {
-            (false, true) => self.unheard.fetch_add(1, Ordering::Relaxed),
-            (true, false) => self.unheard.fetch_sub(1, Ordering::Relaxed),
+            (false, true) => self.unreported.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.unreported.fetch_sub(1, Ordering::Relaxed),
             (true, true) | (false, false) => return,
         };
     }
 
-    /// Waits until `bytes` fit. A write larger than everything waits for all of it.
+    /// Waits until `bytes` fit. A write that is larger than the capacity waits for all of it.
     pub(crate) async fn reserve(
         self: &Arc<SessionMemory>,
         bytes: u64,
@@ -102,7 +103,7 @@ impl SessionMemory {
         fits
     }
 
-    /// A buffer took `before` and takes `after` now.
+    /// A buffer took `before` bytes and takes `after` now.
     pub(crate) fn moved(&self, before: u64, after: u64) {
         if before == after {
             return;
@@ -120,7 +121,7 @@ impl SessionMemory {
         *self.used() > self.capacity / 2
     }
 
-    /// Ready when it may be more than half full.
+    /// Returns when the memory may be more than half full.
     pub(crate) async fn half_full(&self) {
         self.half_full.notified().await;
     }

@@ -1,6 +1,16 @@
 //! The bytes of files at one cluster: what is buffered, sent, committed, cached and read.
 //!
-//! Uses `session` and `names`. Nobody below knows it.
+//! | file | what |
+//! |------|------|
+//! | `file` | one open file |
+//! | `node`, `nodes` | one inode, which all its open files share; the table of these |
+//! | `buffer`, `memory` | what was written and is not committed, and how much memory that takes |
+//! | `flush`, `commit` | from the buffer to the commit, of one file and of many in one request |
+//! | `writer`, `stream` | the open chunks of a session, and one of them |
+//! | `reader`, `readahead`, `extents`, `chunk` | from a range of a file to the bytes of chunks |
+//! | `core`, `background`, `chores` | the parts put together, and the tasks that run beside callers |
+//!
+//! Uses `names` and `session`. Nobody below knows it.
 
 pub(crate) mod background;
 pub(crate) mod buffer;

@@ -1,17 +1,20 @@
 //! One inode that this client has open: what all its open files share.
 //!
-//! N1  A write, its size and its mtime are visible to every reader on this client from when it was buffered.
-//! N2  What a buffer loses by a commit, the extents gain under the same lock: a reader sees either, never neither.
+//! N1  A write, its size and its mtime are visible to every reader on this client as soon as the write is buffered.
+//! N2  What a commit takes out of the buffer is added to the extents under the same lock: a reader sees the bytes in
+//!     one of the two.
 //! N3  Content is ordered by its version: an older answer never replaces what a newer one showed.
 //! N4  A failed flush drops what was buffered and raises `failures`; each open file reports it once (P6.4).
-//! N5  What belongs to a session that has ended is dropped, and reported so, when the inode is next touched (P3.1).
-//! N6  When a read has waited for its whole deadline in vain, those that follow it soon try only for a moment: one read(2)
-//!     is several requests (read-ahead, the kernel's second try), and its caller hears of it once, promptly (promise 4).
-//! N7  What was appended (O_APPEND) lies at the end until it is committed: when another client made the file longer or shorter
-//!     meanwhile, it moves along before it is committed, and nothing of the other's is overwritten. So the cluster is asked
-//!     before each such commit. A commit of ours that may have happened is never taken for another's.
-//! Locks, in the order in which they are taken: `flushing`, `sending`, the table, `state` or the chores. The last three
-//! are never held over an `await`.
+//! N5  What belongs to a session that has ended is dropped, and reported so, when the inode is next used (P3.1).
+//! N6  When a read has waited for its whole deadline in vain, the reads that follow soon have a short one: one
+//!     read(2) is several requests (read-ahead, the kernel's second try), and its caller gets one error, promptly
+//!     (promise 4).
+//! N7  What was appended (O_APPEND) lies at the end until it is committed: if another client made the file longer or
+//!     shorter meanwhile, it is moved before it is committed, and nothing of the other client's is overwritten. So
+//!     the cluster is asked for the size before each such commit. A commit of this client that may have happened is
+//!     never taken for another client's.
+//! Locks, in the order in which they are taken: `flushing`, `sending`, the table (`nodes`), `state` or the chores.
+//! The last three are never held over an `await`.
 
 pub(crate) mod reading;
 mod sending;
@@ -34,46 +37,46 @@ use crate::data::writer::Place;
 use crate::error::ClientError;
 use crate::names::newest::newest;
 
-/// See the module.
+/// What this client knows and has buffered of one inode.
 pub(crate) struct Node {
     pub(crate) inode: InodeId,
     memory: Arc<SessionMemory>,
     state: Mutex<NodeState>,
-    /// Held by whoever commits, truncates or sets attributes: changes of one inode stay in order.
+    /// Held during a commit, a truncation or a change of attributes, so that the changes of one inode stay in order.
     pub(crate) flushing: tokio::sync::Mutex<()>,
-    /// Held by whoever sends runs, so that none is sent twice.
+    /// Held while runs are sent, so that none is sent twice.
     pub(crate) sending: tokio::sync::Mutex<()>,
 }
 
 pub(crate) struct NodeState {
     inode: InodeId,
     session: SessionId,
-    /// The newest committed attributes that were heard of.
+    /// The newest committed attributes that are known.
     base: Option<InodeAttr>,
     pub(crate) buffer: WriteBuffer,
-    /// Of the last buffered write; `None` when times were set explicitly since (P2.3).
+    /// The time of the last buffered write; `None` if times were set explicitly since (P2.3).
     mtime: Option<Timestamp>,
-    /// A buffered write takes set-uid and set-gid away.
+    /// A buffered write clears set-uid and set-gid.
     kill_privileges: bool,
     places: BTreeMap<RunId, Place>,
     next_commit: Option<u64>,
     failures: u64,
-    /// No open file has told anybody of the last failure yet.
-    is_unheard: bool,
+    /// No open file has reported the last failure yet.
+    is_unreported: bool,
     last_failure: Option<ClientError>,
     cache: ExtentCache,
     dirty_since: Option<Instant>,
-    /// From here on the buffer holds what was appended, and nothing else (N7).
+    /// Behind this position the buffer holds what was appended, and nothing else (N7).
     appended: Option<u64>,
-    /// When the newest answer of the cluster that `base` takes in was asked for.
-    heard_at: Option<Instant>,
-    /// A commit that nobody knows the end of.
+    /// `base` is as new as an answer to a question that was asked at this time.
+    asked_at: Option<Instant>,
+    /// A commit that has no answer: it may have happened.
     uncertain: Option<Arc<Part>>,
-    /// When a read last waited for its whole deadline in vain.
+    /// When a read last waited for its whole deadline in vain (N6).
     unreachable_since: Option<Instant>,
 }
 
-/// A commit on its way, and what it commits.
+/// A commit that was sent, and what it commits.
 pub(crate) struct Part {
     pub(crate) commit: FilePart,
     runs: Vec<RunId>,
@@ -92,12 +95,12 @@ impl Node {
             places: BTreeMap::new(),
             next_commit: None,
             failures: 0,
-            is_unheard: false,
+            is_unreported: false,
             last_failure: None,
             cache: ExtentCache::default(),
             dirty_since: None,
             appended: None,
-            heard_at: None,
+            asked_at: None,
             uncertain: None,
             unreachable_since: None,
         };
@@ -105,14 +108,15 @@ impl Node {
         Node { inode, memory, state: Mutex::new(state), flushing, sending }
     }
 
-    /// Looks at, or changes, the state under its lock, as of `session`; keeps the session's memory account.
+    /// Calls `look` with the state, under its lock and as of `session`, and counts what it changes of the session's
+    /// memory.
     pub(crate) fn with<T>(&self, session: SessionId, look: impl FnOnce(&mut NodeState) -> T) -> T {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (before, was_unheard) = (state.buffer.memory(), state.is_unheard);
+        let (before, was_unreported) = (state.buffer.memory(), state.is_unreported);
         state.move_to(session);
         let seen = look(&mut state);
         self.memory.moved(before, state.buffer.memory());
-        self.memory.unheard_moved(was_unheard, state.is_unheard);
+        self.memory.unreported_moved(was_unreported, state.is_unreported);
         seen
     }
 
@@ -121,7 +125,7 @@ impl Node {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).base.clone()
     }
 
-    /// Whether something is buffered, and since when.
+    /// Since when something is buffered; `None` if nothing is.
     pub(crate) fn dirty_since(&self) -> Option<Instant> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).dirty_since
     }
@@ -131,12 +135,13 @@ impl Drop for Node {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         self.memory.moved(state.buffer.memory(), 0);
-        self.memory.unheard_moved(state.is_unheard, false);
+        self.memory.unreported_moved(state.is_unreported, false);
     }
 }
 
 impl NodeState {
-    /// Keeps N5. Session numbers grow: whoever still works for an older one changes nothing.
+    /// Drops what belongs to an older session (N5). The numbers of sessions grow, so a caller that still works for an
+    /// older one changes nothing.
     fn move_to(&mut self, session: SessionId) {
         if session <= self.session {
             return;
@@ -147,42 +152,42 @@ impl NodeState {
         self.fail(ClientError::SessionLost);
     }
 
-    /// Keeps N4. Nothing to report when nothing was buffered.
+    /// Drops what is buffered and notes the failure (N4). If nothing was buffered, there is nothing to report.
     pub(crate) fn fail(&mut self, error: ClientError) {
         if self.buffer.is_empty() {
             return;
         }
         self.drop_buffered();
         self.failures += 1;
-        self.is_unheard = true;
+        self.is_unreported = true;
         self.last_failure = Some(error);
     }
 
-    /// What was written here is lost, and nobody has been told (N4).
-    pub(crate) fn unheard_failure(&self) -> Option<ClientError> {
-        self.last_failure.clone().filter(|_| self.is_unheard)
+    /// The failure that no open file has reported yet (N4).
+    pub(crate) fn unreported_failure(&self) -> Option<ClientError> {
+        self.last_failure.clone().filter(|_| self.is_unreported)
     }
 
-    /// An open file tells of the last failure.
-    pub(crate) fn failure_is_told(&mut self) {
-        self.is_unheard = false;
+    /// An open file reports the last failure.
+    pub(crate) fn failure_was_reported(&mut self) {
+        self.is_unreported = false;
     }
 
-    /// The same for a flush that began under `session`: what was written under one that came later is not its to drop.
+    /// The same for a flush that began under `session`. It does not drop what was written under a later session.
     pub(crate) fn fail_of(&mut self, session: SessionId, error: ClientError) {
         if session == self.session {
             self.fail(error);
         }
     }
 
-    /// The number of the next commit, as it was told to `session`, unless it is known.
+    /// Takes the number of the next commit from an answer to `session`, unless the number is known.
     pub(crate) fn learn_next_commit(&mut self, session: SessionId, next: u64) {
         if session == self.session {
             self.next_commit.get_or_insert(next);
         }
     }
 
-    /// It has to be asked for: a commit of `session` was refused, or nobody knows what became of it.
+    /// The number of the next commit has to be asked for: a commit of `session` was refused, or got no answer.
     pub(crate) fn doubt_next_commit(&mut self, session: SessionId) {
         if session == self.session {
             self.next_commit = None;
@@ -193,7 +198,7 @@ impl NodeState {
         self.next_commit.is_some()
     }
 
-    /// Forgets what is buffered: nobody can read it any more.
+    /// Drops what is buffered: nobody can read it any more.
     pub(crate) fn drop_buffered(&mut self) {
         self.buffer.clear();
         self.places.clear();
@@ -201,12 +206,12 @@ impl NodeState {
         self.settle();
     }
 
-    /// The number of failures so far, and the last one.
+    /// The number of failures so far, and the last failure.
     pub(crate) fn failure(&self) -> (u64, Option<ClientError>) {
         (self.failures, self.last_failure.clone())
     }
 
-    /// Takes in attributes that the cluster answered (N3).
+    /// Takes in attributes from an answer of the cluster (N3).
     pub(crate) fn observe(&mut self, attr: &InodeAttr) {
         let merged = match self.base.take() {
             Some(base) => newest(attr, &base),
@@ -218,22 +223,22 @@ impl NodeState {
         self.base = Some(merged);
     }
 
-    /// `base` is as new as an answer to a question of that time.
-    pub(crate) fn heard(&mut self, asked_at: Instant) {
-        self.heard_at = self.heard_at.max(Some(asked_at));
+    /// The node has taken in the answer to a question that was asked at this time.
+    pub(crate) fn answered(&mut self, asked_at: Instant) {
+        self.asked_at = self.asked_at.max(Some(asked_at));
     }
 
-    /// The cluster was not asked for so long.
+    /// The last question that was answered was asked longer than `age` ago.
     pub(crate) fn is_old(&self, age: Duration) -> bool {
-        self.heard_at.is_none_or(|at| at.elapsed() > age)
+        self.asked_at.is_none_or(|at| at.elapsed() > age)
     }
 
-    /// What `stat` shows now (N1). `None` before anything was heard of the inode.
+    /// What `stat` shows now (N1). `None` before any attributes are known.
     pub(crate) fn shown(&self) -> Option<InodeAttr> {
         let mut attr = self.base.clone()?;
         if let Some(end) = self.buffer.end() {
             attr.size = attr.size.max(ByteLen(end));
-            // What lies over older extents is counted twice until it is committed; a hole is never counted.
+            // Bytes that lie over older extents are counted twice until they are committed; a hole is never counted.
             let allocated = attr.allocated.0 + self.buffer.dirty_bytes();
             attr.allocated = ByteLen(allocated.min(attr.size.0));
         }
@@ -253,25 +258,25 @@ impl NodeState {
         committed.max(self.buffer.end().unwrap_or(0))
     }
 
-    /// Buffers a write. True when there is something that can be sent.
+    /// Buffers a write. True if there is something that can be sent.
     pub(crate) fn write(&mut self, offset: u64, data: &[u8], mtime: Timestamp, kills: bool) -> bool {
         if self.appended.is_some_and(|from| from < offset + data.len() as u64) {
-            self.appended = None; // it was written to by its place, so it stays there
+            self.appended = None; // bytes that were written by their position stay there
         }
         self.lay(offset, data, mtime, kills)
     }
 
-    /// Buffers an append behind everything (N7). True as with `write`.
+    /// Buffers an append behind everything (N7). True if there is something that can be sent.
     pub(crate) fn append(&mut self, data: &[u8], mtime: Timestamp, kills: bool) -> bool {
         let end = self.append_end();
         if self.appended.is_none() {
-            self.buffer.freeze_all(); // no piece lies across
+            self.buffer.freeze_all(); // so no piece lies across the end
             self.appended = Some(end);
         }
         self.lay(end, data, mtime, kills)
     }
 
-    /// Where the next append would lie.
+    /// The position of the next append.
     pub(crate) fn append_end(&self) -> u64 {
         let appended = self.appended.and_then(|_| self.buffer.end());
         appended.unwrap_or_else(|| self.size())
@@ -281,13 +286,14 @@ impl NodeState {
         self.appended.is_some()
     }
 
-    /// The file is longer than it was when the appended bytes were given their place.
+    /// The file has become longer since the appended bytes got their place.
     pub(crate) fn is_outgrown(&self) -> bool {
         let committed = self.base.as_ref().map_or(0, |base| base.size.0);
         self.appended.is_some_and(|from| from < committed)
     }
 
-    /// Keeps N7. Only while no commit is under way, whose effect on the size `base` may show already.
+    /// Moves what was appended to the end of the file (N7). No commit may be under way: `base` may show its effect on
+    /// the size already.
     fn move_appended(&mut self) {
         let Some(from) = self.appended else { return };
         let committed = self.base.as_ref().map_or(0, |base| base.size.0);
@@ -306,17 +312,17 @@ impl NodeState {
         has_full
     }
 
-    /// Times were set explicitly: a later commit of earlier writes leaves them (P2.3).
+    /// Times were set explicitly: a later commit of earlier writes does not change them (P2.3).
     pub(crate) fn times_were_set(&mut self) {
         self.mtime = None;
     }
 
-    /// The mode was set: a later commit of earlier writes leaves its set-uid and set-gid.
+    /// The mode was set: a later commit of earlier writes does not clear its set-uid and set-gid.
     pub(crate) fn mode_was_set(&mut self) {
         self.kill_privileges = false;
     }
 
-    /// A file that this client has just made has no bytes anywhere.
+    /// This client has just made the file: it has no bytes anywhere.
     pub(crate) fn was_created(&mut self, attr: &InodeAttr) {
         if self.base.is_none() {
             self.base = Some(attr.clone());

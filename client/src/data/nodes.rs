@@ -1,9 +1,9 @@
-//! Every inode that is open or kept, or has something buffered.
+//! The table of inodes that are open or kept, or have something buffered.
 //!
 //! D1  While an inode is pinned it stays in the table, so everybody who has it open shares one buffer.
-//! D2  An inode without a name is handed over for its release when its last pin goes. Whoever pins it later finds it among
-//!     the chores that wait, and takes it back.
-//! The table's lock is the third in the order of `node`.
+//! D2  An inode without a name is handed over for its release when its last pin goes. A caller that pins it later
+//!     finds it among the chores that wait, and takes it back.
+//! The lock of this table is the third in the order that `node` gives.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,17 +17,18 @@ use crate::names::interim::closed::ClosedAttrs;
 
 struct Entry {
     node: Arc<Node>,
-    /// Open files, opens under way, and a removed directory that is kept.
+    /// Counts open files, opens that are under way, and a removed directory that is kept.
     pins: u32,
-    /// It has no name left; its space may go with the last pin.
+    /// The inode has no name left. It is released with the last pin.
     is_orphan: bool,
 }
 
-/// Every inode that is open or kept, or has something buffered.
+/// The inodes of one session.
 pub(crate) struct Nodes {
     table: Mutex<Table>,
     memory: Arc<SessionMemory>,
-    /// Called under the table's lock, so that whoever pins the inode later finds it where it waits for its release.
+    /// It is called under the table's lock, so that a caller that pins the inode later finds it where it waits for
+    /// its release (D2).
     on_orphan: Box<dyn Fn(InodeId) + Send + Sync>,
 }
 
@@ -44,7 +45,7 @@ pub(crate) struct Pin {
 }
 
 impl Nodes {
-    /// `on_orphan` is told when an inode without a name has no pin left.
+    /// `on_orphan` is called when an inode without a name has no pin left.
     pub(crate) fn new(
         memory: Arc<SessionMemory>,
         on_orphan: impl Fn(InodeId) + Send + Sync + 'static,
@@ -57,7 +58,8 @@ impl Nodes {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// To be called before the request that opens, so that what it answers about commits is not outdated by others.
+    /// Pins an inode that is being opened. To be called before the request, so that what the answer says about
+    /// commits is not outdated by another open file.
     pub(crate) fn pin(self: &Arc<Nodes>, inode: InodeId, session: SessionId) -> Pin {
         let mut table = self.table();
         let Table { open, closed } = &mut *table;
@@ -83,7 +85,7 @@ impl Nodes {
         self.table().open.values().map(|entry| entry.node.clone()).collect()
     }
 
-    /// Attributes as this client sees them: what is buffered, and newer content that was heard of, included.
+    /// The attributes as this client sees them: with what is buffered, and with newer content that is known.
     pub(crate) fn show(&self, attr: InodeAttr, session: SessionId) -> InodeAttr {
         let table = self.table();
         if let Some(entry) = table.open.get(&attr.inode) {
@@ -97,7 +99,7 @@ impl Nodes {
         table.closed.newest(attr)
     }
 
-    /// The inode lost its last name: it is released, once it is not open here any more.
+    /// The inode has lost its last name: it is released once it is not open here any more.
     pub(crate) fn orphaned(&self, inode: InodeId) {
         let mut table = self.table();
         match table.open.get_mut(&inode) {
@@ -106,7 +108,7 @@ impl Nodes {
         }
     }
 
-    /// The same for one that is being opened: its last unpin releases it.
+    /// The same for an inode that is being opened: its last pin releases it.
     pub(crate) fn reopened_orphan(&self, inode: InodeId) {
         if let Some(entry) = self.table().open.get_mut(&inode) {
             entry.is_orphan = true;
@@ -117,7 +119,7 @@ impl Nodes {
         self.table().open.get(&inode).is_some_and(|entry| entry.is_orphan)
     }
 
-    /// Whether one pin is all that keeps it.
+    /// At most one pin keeps the inode.
     pub(crate) fn is_last(&self, inode: InodeId) -> bool {
         self.table().open.get(&inode).is_none_or(|entry| entry.pins <= 1)
     }

@@ -1,8 +1,8 @@
 //! Fetching ahead of a reader that goes through a file from front to back.
 //!
-//! A1  A segment is used only if nothing is buffered over what is read, and the committed content is still of the
+//! A1  A segment is used only if nothing is buffered over what is read, and the committed content still has the
 //!     version that the segment shows; so read-ahead never shows older bytes than a read without it.
-//! A2  Segments of all files together are bounded; without room there is no read-ahead.
+//! A2  The segments of all files together are bounded; without room there is no read-ahead.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,11 +18,11 @@ use crate::data::node::{Node, NodeState};
 use crate::error::{ClientError, Result};
 
 const SEGMENT_LEN: u64 = MIB;
-/// Furthest ahead of the reader: a stripe of each replica set that a stream was written to.
+/// How far ahead of the reader segments are fetched: one stripe of each replica set that a stream was written to.
 const WINDOW_MAX: u64 = 16 * MIB;
-/// A reader is taken for a stream after this much without a jump: small files are not read ahead.
+/// A reader is taken for a stream after this many bytes without a jump. So small files are not read ahead.
 const STREAM_LEN_MIN: u64 = 256 << 10;
-/// Requests of one stream may arrive out of order by this much: the kernel sends several at a time.
+/// The requests of one stream may arrive out of order by this many bytes, since the kernel sends several at a time.
 const SLACK: u64 = 2 * MIB;
 type Fetched = std::result::Result<(Bytes, u64), ClientError>;
 
@@ -33,14 +33,14 @@ struct Segment {
 
 #[derive(Default)]
 struct Stream {
-    /// Where the reader should go on, and how far it came without a jump.
+    /// The position at which the reader should go on, and how many bytes it read without a jump.
     next: u64,
     run: u64,
-    /// By index: file offset / SEGMENT_LEN.
+    /// The segments by their index: file offset / SEGMENT_LEN.
     segments: BTreeMap<u64, Segment>,
 }
 
-/// Of one open file.
+/// The read-ahead of one open file.
 #[derive(Default)]
 pub(crate) struct ReadAhead(Mutex<Stream>);
 
@@ -49,7 +49,7 @@ impl ReadAhead {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `[from, to)`, below `size`, if it was fetched ahead; starts fetching what follows.
+    /// The range `[from, to)`, below `size`, if it was fetched ahead. Starts to fetch what follows.
     pub(crate) async fn read(
         &self,
         core: &Arc<Core>,
@@ -94,7 +94,7 @@ impl ReadAhead {
 }
 
 impl Stream {
-    /// Notes a read. Answers how far to fetch if it is one of a stream.
+    /// Notes a read. Returns how far to fetch, if the read is one of a stream.
     fn advance(&mut self, from: u64, to: u64) -> Option<u64> {
         let is_next = from <= self.next + SLACK && to + SLACK >= self.next;
         if !is_next {
@@ -126,7 +126,7 @@ impl Stream {
         }
     }
 
-    /// The segments that hold `[from, to)`, if all are there.
+    /// The segments that hold `[from, to)`, if all of them were fetched.
     fn covering(&self, from: u64, to: u64) -> Option<Vec<(u64, Shared<BoxFuture<'static, Fetched>>)>> {
         (from / SEGMENT_LEN..to.div_ceil(SEGMENT_LEN))
             .map(|index| Some((index, self.segments.get(&index)?.fetched.clone())))
@@ -134,7 +134,7 @@ impl Stream {
     }
 }
 
-/// So that `Shared` can hand out the failure.
+/// `Shared` hands out the failure, so it must be `Clone`.
 const _: fn() = || {
     fn is_clone<T: Clone>() {}
     is_clone::<Result<(Bytes, u64)>>();

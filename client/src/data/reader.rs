@@ -1,10 +1,10 @@
-//! A range of a file as bytes: buffer over extents over holes.
+//! A range of a file as bytes: the buffer over extents over holes.
 //!
-//! P1  What a reader gets is one view: the buffer, the extents and the size were looked at together (`Node`, N2). A file
+//! P1  A reader gets one view: the buffer, the extents and the size were looked at together (N2 of `node`). A file
 //!     that was cut meanwhile gives fewer bytes, never zeros in their place.
 //! P2  Every byte from a chunk matched its checksum. Bytes that no copy has whole are an error for the request that
-//!     touches them, and for no other: never zeros, never a short read.
-//! P3  A copy that is gone, or nobody who answers: the extents are fetched again, until the data deadline.
+//!     touches them, and for no other request: never zeros, never a short read.
+//! P3  If a copy is gone, or no copy answers, the extents are fetched again, until the data deadline.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,13 +25,13 @@ use crate::error::{ClientError, Result};
 use crate::session::replies;
 use crate::session::retry::{Backoff, Deadline};
 
-/// Chunk reads of one request that run together.
+/// The most chunk reads of one request that run at the same time.
 const PIECES_IN_FLIGHT_MAX: usize = 8;
-/// One chunk read carries at most this much: larger ranges are read in parallel.
+/// The longest chunk read: longer ranges are read in parallel.
 const PIECE_LEN_MAX: u64 = MIB;
-/// Neighbours in a chunk with no more than this between them are read in one request.
+/// Two pieces in a chunk with no more bytes than this between them are read in one request.
 const GAP_LEN_MAX: u64 = 16 << 10;
-/// Extents are fetched this far ahead of what is asked for.
+/// Extents are fetched this many bytes ahead of what is read.
 const FETCH_LEN: u64 = 64 * MIB;
 const FETCH_EXTENTS_MAX: u32 = 1024;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -43,7 +43,7 @@ struct Span {
     location: Arc<ChunkLocation>,
     offset: u64,
     len: u64,
-    /// Where in the file the first of them is: for the error.
+    /// The position of the first of them in the file, for the error.
     file_offset: u64,
 }
 
@@ -54,7 +54,7 @@ enum Piece {
     Hole {
         len: u64,
     },
-    /// `len` bytes of what `span` brings, `at` from its start.
+    /// `len` bytes of what `span` brings, from `at` on.
     Stored {
         span: usize,
         at: u64,
@@ -68,7 +68,7 @@ struct Plan {
     pieces: Vec<Piece>,
 }
 
-/// What to fetch and how to put it together. Pure.
+/// Decides what to fetch and how to put it together. Pure.
 fn plan(view: View, from: u64, to: u64) -> Plan {
     let mut plan = Plan::default();
     let mut extents = view.extents.into_iter().peekable();
@@ -111,7 +111,8 @@ impl Plan {
         }
     }
 
-    /// The span that brings the bytes at `offset`, and where in it they are: the last one, made longer, or a new one.
+    /// The span that brings the bytes at `offset`, and where in it they are. It is the last span, made longer, or a
+    /// new one.
     fn span_for(
         &mut self,
         location: &Arc<ChunkLocation>,
@@ -158,14 +159,14 @@ impl Plan {
     }
 }
 
-/// How a reader looks at an inode: everything, or what is committed.
+/// How a reader looks at an inode: with what is buffered, or only at what is committed.
 pub(crate) type Look = fn(&NodeState, &ExtentCache, u64, u64) -> std::result::Result<View, u64>;
 
 impl Core {
     /// The bytes of `[from, to)` below the size, and the version of the committed content in them.
     pub(crate) async fn read(&self, node: &Node, look: Look, from: u64, to: u64) -> Result<(Bytes, u64)> {
         let patience = node.with(self.meta.session_id(), |state| {
-            state.read_patience(self.config.data_timeout, self.config.connect_timeout)
+            state.read_timeout(self.config.data_timeout, self.config.connect_timeout)
         });
         let read = self.read_by(node, look, from, to, Deadline::after(patience)).await;
         let was_in_vain = matches!(read, Err(ClientError::Unavailable { .. }));
@@ -196,7 +197,7 @@ impl Core {
             };
             let session = self.meta.session_id();
             match failure {
-                // Fetched again, it is either elsewhere or certainly bad: keeps P3.
+                // The extents are fetched again: then the copy is elsewhere, or it is certainly bad (P3).
                 Failure::Gone if !is_fresh => {}
                 Failure::Gone => {
                     backoff.pause(deadline).await;
@@ -217,7 +218,7 @@ impl Core {
         }
     }
 
-    /// Keeps P1; fetches extents until the whole range is known.
+    /// Fetches extents until the whole range is known, and returns one view of it (P1).
     async fn view(&self, node: &Node, look: Look, from: u64, to: u64, deadline: Deadline) -> Result<View> {
         let mut fetched = ExtentCache::default();
         loop {
@@ -280,7 +281,8 @@ impl Core {
         read.map_err(|failure| failed(node, span, failure))
     }
 
-    /// A span is damaged somewhere: reads only what the request needs of it. What lies between stays zeros, unseen.
+    /// A span is damaged somewhere: reads only what the request needs of it. What lies between stays zero and is not
+    /// used.
     async fn fetch_parts(
         &self,
         plan: &Plan,
@@ -345,7 +347,7 @@ mod tests {
         Extent { offset: Offset(offset), len, chunk: ChunkId(chunk), chunk_offset }
     }
 
-    /// What stands at this place of this chunk, in these tests.
+    /// The byte at this position of this chunk, in these tests.
     fn byte(chunk: u64, at: u64) -> u8 {
         (chunk.wrapping_mul(101) ^ at.wrapping_mul(7) ^ (at >> 8)) as u8 | 1
     }
@@ -393,7 +395,7 @@ mod tests {
                 model[offset as usize..offset as usize + len].copy_from_slice(&data);
             }
             let to = from + len;
-            // As `NodeState::view` does: extents only where nothing is buffered.
+            // Extents only where nothing is buffered, as in `NodeState::view`.
             let overlay = buffer.overlay(from, to);
             let (mut gaps, mut at) = (Vec::new(), from);
             for (offset, bytes) in &overlay {

@@ -1,10 +1,10 @@
 //! One chunk that this session has open: frames go out in order, acknowledgements and syncs come back.
 //!
-//! T1  Frames are sent in the order in which they were queued, back to back; different bytes are never sent for the
-//!     same place (P1.2). After an uncertain answer everything not acknowledged is repeated verbatim.
-//! T2  What cannot be repeated ends the stream: it takes nothing more, its server is suspect, and whoever put bytes
-//!     here that are not committed puts them into another chunk (P1.6).
-//! T3  One sync is under way at a time; all who wait share the next one.
+//! T1  Frames are sent in the order in which they were queued, back to back. Different bytes are never sent for the
+//!     same place (P1.2). After an uncertain answer every frame without an acknowledgement is sent again as it was.
+//! T2  If frames cannot be sent again, the stream ends: it takes no more, its server is suspect, and its bytes that
+//!     are not committed are put into another chunk (P1.6).
+//! T3  One sync is under way at a time. Callers that wait share the next one.
 //! T4  A stream that nobody needs any more asks for its chunk to be sealed.
 
 use std::collections::VecDeque;
@@ -34,9 +34,10 @@ const FRAMES_QUEUED_MAX: usize = 4;
 const REPEATS_MAX: u32 = 2;
 const REPEAT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long one try may take. Grows while tries fail for slowness alone, so that a slow cluster still gets there.
+/// How long one try may take. The time-outs grow while tries fail only because they take too long, so that a slow
+/// cluster still gets there.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
+pub(crate) struct Timeouts {
     pub(crate) append: Duration,
     pub(crate) sync: Duration,
 }
@@ -63,11 +64,11 @@ pub(crate) struct Progress {
     pub(crate) acked: u64,
     pub(crate) synced: u64,
     pub(crate) failure: Option<ChunkError>,
-    /// It failed because the answer took too long, not because somebody refused or was gone.
+    /// It failed because the answer took too long, not because of a refusal or a lost connection.
     pub(crate) was_slow: bool,
 }
 
-/// See the module. Its task ends with it.
+/// An open chunk. Its task ends when this is dropped.
 pub(crate) struct ChunkStream {
     pub(crate) session: SessionId,
     pub(crate) key: ChunkKey,
@@ -83,7 +84,7 @@ impl ChunkStream {
         session: &Session,
         opened: OpenedChunk,
         chunks: Arc<ChunkClient>,
-        patience: Patience,
+        timeouts: Timeouts,
     ) -> Arc<ChunkStream> {
         let key = ChunkKey {
             cluster: session.opened.cluster,
@@ -103,7 +104,7 @@ impl ChunkStream {
             wanted: wanted_seen,
             progress: progress.clone(),
             chunks,
-            patience,
+            timeouts,
             unacked: VecDeque::new(),
             syncing: None,
             repeats: 0,
@@ -147,7 +148,8 @@ impl ChunkStream {
         self.progress.borrow().failure.clone()
     }
 
-    /// The metaserver says that it is not open any more. What was synced counts no longer unless it was committed.
+    /// The metaserver has answered that the chunk is not open any more. What was synced counts only if it was
+    /// committed.
     pub(crate) fn end(&self) {
         let error = ChunkError::NotOpen { chunk: self.key.chunk };
         self.progress.send_modify(|progress| {
@@ -182,30 +184,30 @@ struct Appender {
     wanted: watch::Receiver<u64>,
     progress: Arc<watch::Sender<Progress>>,
     chunks: Arc<ChunkClient>,
-    patience: Patience,
-    /// In the order of their places.
+    timeouts: Timeouts,
+    /// The frames without an acknowledgement, in the order of their places.
     unacked: VecDeque<Sent>,
     syncing: Option<Syncing>,
     repeats: u32,
-    /// How long the answer that failed had been waited for.
+    /// For how long the answer that failed was waited for.
     failed_after: Wait,
 }
 
-/// How an answer was waited for in vain.
+/// For how long an answer was waited for in vain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wait {
     /// A refusal, or a connection that was lost: trying again may help.
     Short,
     /// Without a sign of life from the server (`frames`, F4).
     InSilence,
-    /// As long as there was patience for it.
+    /// For the whole time-out.
     ToTheEnd,
 }
 
 impl Wait {
-    fn judge(waited: Duration, patience: Duration) -> Wait {
+    fn judge(waited: Duration, timeout: Duration) -> Wait {
         match waited {
-            _ if waited >= patience => Wait::ToTheEnd,
+            _ if waited >= timeout => Wait::ToTheEnd,
             _ if waited >= frames::SILENCE_MAX => Wait::InSilence,
             _ => Wait::Short,
         }
@@ -233,7 +235,7 @@ impl Appender {
         }
     }
 
-    /// Until nobody needs the stream any more (`Ok`), or it cannot go on.
+    /// Runs until nobody needs the stream any more (`Ok`), or it cannot go on.
     async fn work(&mut self) -> Result<(), ChunkError> {
         if self.replicas.is_empty() {
             return Err(ChunkError::Invalid { what: "a chunk without replicas".to_owned() });
@@ -275,10 +277,10 @@ impl Appender {
             data: frame.data.clone(),
         });
         let at = Instant::now();
-        let submitted = self.chunks.transport.submit(&self.replicas[0], request, self.patience.append).await;
-        // What cannot be sent takes the stream along: the next ones would only wait as long for a connection.
+        let submitted = self.chunks.transport.submit(&self.replicas[0], request, self.timeouts.append).await;
+        // If a frame cannot be sent, the stream ends: the next frames would only wait as long for a connection.
         let pending = submitted.inspect_err(|_| {
-            self.failed_after = Wait::judge(at.elapsed(), self.patience.append);
+            self.failed_after = Wait::judge(at.elapsed(), self.timeouts.append);
         })?;
         // The answer is awaited on a task of its own, so that what it holds of the connection's credit is given back even
         // while this task waits for credit itself.
@@ -296,10 +298,10 @@ impl Appender {
             }
             Ok(_) => Err(ChunkError::Invalid { what: "the answer is not one to the append".to_owned() }),
             Err(error) => {
-                self.failed_after = Wait::judge(sent.at.elapsed(), self.patience.append);
+                self.failed_after = Wait::judge(sent.at.elapsed(), self.timeouts.append);
                 let is_uncertain = matches!(error, ChunkError::Unreachable { .. } | ChunkError::Busy);
                 self.unacked.push_front(sent);
-                // A server that kept silent for long would do so again.
+                // A server that was silent for long would be silent again.
                 if !is_uncertain || self.failed_after != Wait::Short || self.repeats >= REPEATS_MAX {
                     return Err(error);
                 }
@@ -318,7 +320,7 @@ impl Appender {
         sleep(REPEAT_PAUSE * self.repeats).await;
         let primary = self.replicas[0].server;
         if self.chunks.avoided().contains(&primary) {
-            // Another stream has found out meanwhile why the connection was lost.
+            // Meanwhile another stream has found out why the connection was lost.
             return Err(ChunkError::Unreachable { server: primary, what: "it fell silent".to_owned() });
         }
         for sent in unacked {
@@ -327,7 +329,7 @@ impl Appender {
         Ok(())
     }
 
-    /// Keeps T3.
+    /// Starts a sync if one is wanted and none is under way (T3).
     fn start_sync(&mut self) {
         let progress = self.progress.borrow().clone();
         let (acked, wanted) = (progress.acked, *self.wanted.borrow_and_update());
@@ -340,7 +342,7 @@ impl Appender {
             up_to: ByteLen(acked),
             forward: self.replicas[1..].to_vec(),
         });
-        let (chunks, primary, timeout) = (self.chunks.clone(), self.replicas[0].clone(), self.patience.sync);
+        let (chunks, primary, timeout) = (self.chunks.clone(), self.replicas[0].clone(), self.timeouts.sync);
         let reply =
             tokio::spawn(
                 async move { frames::call(chunks.transport.as_ref(), &primary, request, timeout).await },
@@ -350,7 +352,7 @@ impl Appender {
 
     fn synced(&mut self, result: Result<ChunkReply, ChunkError>) -> Result<(), ChunkError> {
         let Some(Syncing { up_to, at, .. }) = self.syncing.take() else { return Ok(()) };
-        self.failed_after = Wait::judge(at.elapsed(), self.patience.sync);
+        self.failed_after = Wait::judge(at.elapsed(), self.timeouts.sync);
         match result? {
             ChunkReply::Synced { len } if len.0 >= up_to => {
                 self.progress.send_modify(|progress| {
@@ -367,7 +369,7 @@ impl Appender {
         }
     }
 
-    /// Keeps T2. Finds out which server it was before anybody asks for another chunk.
+    /// Ends the stream (T2). It finds out which server failed before anybody asks for another chunk.
     async fn fail(&mut self, error: ChunkError) {
         let chunk = self.key.chunk;
         let culprits = self.culprits(&error).await;
@@ -392,12 +394,12 @@ impl Appender {
         let primary = self.replicas.first().map(|replica| replica.server);
         match error {
             ChunkError::ReplicaFailed { server, .. } => vec![*server],
-            // The others may be behind the same link. Most often they are not, and say so at once.
+            // The other replicas may be behind the same link. Most often they are not, and answer at once.
             ChunkError::Unreachable { .. } if self.failed_after == Wait::InSilence => {
                 let others = self.chunks.probe(self.key, &self.replicas[1..]).await;
                 primary.into_iter().chain(others).collect()
             }
-            // The primary may be slow because it waits for another.
+            // The primary may take long because it waits for another replica.
             ChunkError::Unreachable { .. } if self.replicas.len() > 1 => {
                 let silent = self.chunks.probe(self.key, &self.replicas).await;
                 if silent.is_empty() { primary.into_iter().collect() } else { silent }
@@ -407,7 +409,7 @@ impl Appender {
     }
 }
 
-/// A disk is full, here or at the replica that the primary names.
+/// A disk is full, at the primary or at the replica that it names.
 pub(crate) fn is_full(error: &ChunkError) -> bool {
     match error {
         ChunkError::NoSpace => true,
@@ -416,7 +418,7 @@ pub(crate) fn is_full(error: &ChunkError) -> bool {
     }
 }
 
-/// Never ready without a reply to wait for.
+/// The answer to a request. Without a request it is never ready.
 async fn joined(reply: Option<&mut Reply>) -> Result<ChunkReply, ChunkError> {
     match reply {
         Some(reply) => reply.await.unwrap_or_else(|error| {

@@ -1,9 +1,9 @@
 //! Where this session's bytes go: a few lanes, each with one open chunk at a time.
 //!
-//! W1  Small things share one lane, so that many small files share a chunk and its syncs; long runs of a stream take
-//!     turns over the others, so that one stream uses several replica sets at once.
-//! W2  A chunk that failed, is full, or belongs to an ended session is left behind; the next bytes open another, not on
-//!     servers that have just failed. What was in it and is not committed is `flush`'s to put elsewhere.
+//! W1  Small writes share one lane, so that many small files share a chunk and its syncs. The long runs of a stream
+//!     take turns over the other lanes, so that one stream uses several replica sets at once.
+//! W2  A chunk that failed, is full, or belongs to an ended session is left; the next bytes open another one, not on
+//!     servers that have just failed. What was in it and is not committed is put elsewhere by `flush`.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -20,33 +20,33 @@ use tokio::time::timeout_at;
 
 use crate::data::buffer::RUN_LEN_MAX;
 use crate::data::chunk::ChunkClient;
-use crate::data::stream::{ChunkStream, Frame, Patience, is_full};
+use crate::data::stream::{ChunkStream, Frame, Timeouts, is_full};
 use crate::names::cluster_names::ClusterNames;
 use crate::session::replies;
 use crate::session::retry::Deadline;
 
-/// Replica sets that one big stream uses at once.
+/// How many replica sets one big stream uses at once.
 const STREAM_LANES: u64 = 4;
-/// Chunks open at the same time.
+/// How many chunks are open at the same time.
 pub(crate) const LANES: usize = 1 + STREAM_LANES as usize;
-/// A stream stays this long on one lane: longer makes longer extents, shorter spreads sooner.
+/// A stream stays on one lane for this many bytes: more makes longer extents, fewer spreads sooner.
 const STRIPE_LEN: u64 = 4 * MIB;
-/// Chunks in a row that found no space before an application is told. The metaserver may know of full disks a heartbeat
-/// later than we do.
+/// An application gets an error after this many chunks in a row that found no space. The metaserver may learn of full
+/// disks one heartbeat later than this client.
 const FULL_CHUNKS_MAX: u32 = 4;
 const APPEND_TIMEOUT: Duration = Duration::from_secs(3);
 const SYNC_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time-outs double this often at most.
-const PATIENCE_MAX: u32 = 2;
+/// How often time-outs double at most.
+const DOUBLINGS_MAX: u32 = 2;
 
-/// Where bytes were sent to. Keeps the chunk from being sealed.
+/// The place to which bytes were sent. While it is kept, the chunk is not sealed.
 #[derive(Clone)]
 pub(crate) struct Place {
     pub(crate) stream: Arc<ChunkStream>,
     pub(crate) offset: u64,
 }
 
-/// Bytes of one file for one append. `data` may hold several runs; `file_offset` is the first one's.
+/// The bytes of one file for one append. `data` may hold several runs; `file_offset` is that of the first.
 pub(crate) struct Parcel {
     pub(crate) session: SessionId,
     pub(crate) inode: InodeId,
@@ -60,12 +60,13 @@ struct Lane {
     len: u64,
 }
 
-/// See the module.
+/// The lanes of one session.
 pub(crate) struct ChunkWriter {
     names: Arc<ClusterNames>,
     chunks: Arc<ChunkClient>,
     copies: u32,
-    /// The first for small things. A lane's lock is held while its chunk is opened and while its queue is full.
+    /// The first lane is for small writes. The lock of a lane is held while its chunk is opened and while its queue
+    /// is full.
     lanes: Vec<Mutex<Lane>>,
     /// The servers of each lane's chunk.
     servers: std::sync::Mutex<[Vec<ServerId>; LANES]>,
@@ -80,14 +81,14 @@ impl ChunkWriter {
         ChunkWriter { names, chunks, copies, lanes, servers: Default::default(), full_chunks, slow_chunks }
     }
 
-    /// Keeps W1.
+    /// The lane for this parcel (W1).
     fn lane(parcel: &Parcel) -> usize {
         let is_stream = parcel.data.len() as u64 >= RUN_LEN_MAX && parcel.file_offset >= RUN_LEN_MAX;
         let turn = (parcel.inode.0.wrapping_add(parcel.file_offset / STRIPE_LEN)) % STREAM_LANES;
         if is_stream { 1 + turn as usize } else { 0 }
     }
 
-    /// The servers of the chunks that streams are spread over beside this lane's; none for small things.
+    /// The servers of the chunks of the other lanes of streams; none for the lane of small writes.
     fn beside(&self, lane: usize) -> Vec<ServerId> {
         let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         let others = servers.iter().enumerate().filter(|(other, _)| lane > 0 && *other > 0 && *other != lane);
@@ -98,7 +99,7 @@ impl ChunkWriter {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)[lane] = servers;
     }
 
-    /// Queues the parcel for a chunk. It is somewhere for sure only after [`ChunkStream::sync`] of its place.
+    /// Queues the parcel for a chunk. It is certainly stored only after [`ChunkStream::sync`] of its place.
     pub(crate) async fn append(&self, parcel: Parcel, deadline: Deadline) -> MetaResult<Place> {
         let late = |_| MetaError::Unavailable { what: "no chunk could be opened in time".to_owned() };
         timeout_at(deadline.instant(), self.append_in_lane(parcel)).await.map_err(late)?
@@ -111,7 +112,7 @@ impl ChunkWriter {
         loop {
             let stream = self.stream_with_room(index, &mut lane, parcel.session, len).await?;
             let Some(room) = stream.room().await else { continue };
-            // From here on nothing waits: a place that is taken is filled.
+            // From here on nothing waits, so a place that is taken is filled.
             let offset = lane.len;
             lane.len += len;
             room.send(Frame {
@@ -125,7 +126,7 @@ impl ChunkWriter {
         }
     }
 
-    /// Keeps W2.
+    /// The stream of a lane's chunk, which has room for `len` bytes (W2).
     async fn stream_with_room(
         &self,
         index: usize,
@@ -134,7 +135,7 @@ impl ChunkWriter {
         len: u64,
     ) -> MetaResult<Arc<ChunkStream>> {
         if self.names.meta.session_id() != session {
-            return Err(MetaError::SessionExpired { session }); // the lane is another session's now
+            return Err(MetaError::SessionExpired { session }); // the lane belongs to another session now
         }
         if let Some(stream) = lane.stream.as_ref() {
             let failure = stream.failure();
@@ -156,7 +157,7 @@ impl ChunkWriter {
         if current.id() != session {
             return Err(MetaError::SessionExpired { session });
         }
-        let stream = ChunkStream::start(&current, opened, self.chunks.clone(), self.patience());
+        let stream = ChunkStream::start(&current, opened, self.chunks.clone(), self.timeouts());
         lane.stream = Some(stream.clone());
         lane.len = 0;
         Ok(stream)
@@ -168,7 +169,7 @@ impl ChunkWriter {
         if failure.is_some_and(is_full) {
             self.full_chunks.fetch_add(1, Ordering::Relaxed);
         } else if progress.was_slow {
-            self.slow_chunks.fetch_add(1, Ordering::Relaxed); // a refusal says nothing about patience
+            self.slow_chunks.fetch_add(1, Ordering::Relaxed); // a refusal says nothing about timeouts
         }
         if had_success && failure.is_none() {
             self.full_chunks.store(0, Ordering::Relaxed);
@@ -176,18 +177,18 @@ impl ChunkWriter {
         }
     }
 
-    /// Something was committed: there is space, and the servers answer in time.
+    /// A commit succeeded: there is space, and the servers answer in time.
     pub(crate) fn succeeded(&self) {
         self.full_chunks.store(0, Ordering::Relaxed);
         self.slow_chunks.store(0, Ordering::Relaxed);
     }
 
-    fn patience(&self) -> Patience {
-        let factor = 1 << self.slow_chunks.load(Ordering::Relaxed).min(PATIENCE_MAX);
-        Patience { append: APPEND_TIMEOUT * factor, sync: SYNC_TIMEOUT * factor }
+    fn timeouts(&self) -> Timeouts {
+        let factor = 1 << self.slow_chunks.load(Ordering::Relaxed).min(DOUBLINGS_MAX);
+        Timeouts { append: APPEND_TIMEOUT * factor, sync: SYNC_TIMEOUT * factor }
     }
 
-    /// Leaves every chunk behind.
+    /// Leaves every chunk.
     pub(crate) async fn close(&self) {
         for (index, lane) in self.lanes.iter().enumerate() {
             lane.lock().await.stream = None;

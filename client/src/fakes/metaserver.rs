@@ -390,7 +390,7 @@ fn replica(server: ServerId) -> Replica {
     Replica { server, address: format!("server-{}:1", server.0) }
 }
 
-/// This fake tells nothing of directories.
+/// Adds the directories that a change altered: this fake names none.
 fn told(result: MetaResult<Changed>) -> MetaResult<(Changed, Vec<InodeAttr>)> {
     result.map(|changed| (changed, Vec::new()))
 }

@@ -103,7 +103,7 @@ pub(crate) async fn open(client: &Client, inode: InodeId) -> Result<Arc<File>> {
     client.perform(&USER, Open { inode, mode: READ_WRITE }).await
 }
 
-/// Bytes that tell where they should stand.
+/// Bytes that show by their values at which position they belong.
 pub(crate) fn pattern(seed: u64, len: u64) -> Vec<u8> {
     (0..len).map(|at| (seed.wrapping_mul(31) ^ at ^ (at >> 8) ^ (at >> 16)) as u8).collect()
 }

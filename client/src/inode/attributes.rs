@@ -14,7 +14,7 @@ use crate::session::replies;
 impl AtOneCluster for SetAttr {
     type Reply = InodeAttr;
 
-    fn inode(&self) -> InodeId {
+    fn at(&self) -> InodeId {
         self.inode
     }
 
@@ -33,7 +33,7 @@ pub struct Access {
 impl AtOneCluster for Access {
     type Reply = ();
 
-    fn inode(&self) -> InodeId {
+    fn at(&self) -> InodeId {
         self.inode
     }
 
@@ -52,7 +52,7 @@ pub struct ReadLink {
 impl AtOneCluster for ReadLink {
     type Reply = Vec<u8>;
 
-    fn inode(&self) -> InodeId {
+    fn at(&self) -> InodeId {
         self.inode
     }
 
@@ -71,7 +71,7 @@ pub struct GetSpace {
 impl AtOneCluster for GetSpace {
     type Reply = StatFs;
 
-    fn inode(&self) -> InodeId {
+    fn at(&self) -> InodeId {
         self.inode
     }
 

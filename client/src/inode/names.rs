@@ -11,11 +11,11 @@ use crate::inode::operation::AtOneCluster;
 use crate::route::routes::ChangedEntry;
 use crate::session::replies::{self, Created};
 
-/// Makes a file, directory, symbolic link or node. The file is not opened: see [`CreateOpen`](crate::inode::CreateOpen).
+/// Makes a file, directory, symbolic link or node. A file is not opened; `CreateOpen` does that.
 impl AtOneCluster for Create {
     type Reply = Created;
 
-    fn inode(&self) -> InodeId {
+    fn at(&self) -> InodeId {
         self.parent
     }
 
@@ -40,11 +40,11 @@ pub struct Link {
 impl AtOneCluster for Link {
     type Reply = InodeAttr;
 
-    fn inode(&self) -> InodeId {
+    fn at(&self) -> InodeId {
         self.parent
     }
 
-    fn other_inode(&self) -> Option<InodeId> {
+    fn also_at(&self) -> Option<InodeId> {
         Some(self.inode)
     }
 
@@ -70,7 +70,7 @@ pub struct Unlink {
 impl AtOneCluster for Unlink {
     type Reply = ();
 
-    fn inode(&self) -> InodeId {
+    fn at(&self) -> InodeId {
         self.parent
     }
 
@@ -95,7 +95,7 @@ pub struct Rmdir {
 impl AtOneCluster for Rmdir {
     type Reply = Option<Orphan>;
 
-    fn inode(&self) -> InodeId {
+    fn at(&self) -> InodeId {
         self.parent
     }
 
@@ -116,11 +116,11 @@ impl AtOneCluster for Rmdir {
 impl AtOneCluster for Rename {
     type Reply = Option<Orphan>;
 
-    fn inode(&self) -> InodeId {
+    fn at(&self) -> InodeId {
         self.parent
     }
 
-    fn other_inode(&self) -> Option<InodeId> {
+    fn also_at(&self) -> Option<InodeId> {
         Some(self.new_parent)
     }
 

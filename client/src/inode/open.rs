@@ -26,7 +26,7 @@ pub struct Open {
 impl AtOneCluster for Open {
     type Reply = Arc<File>;
 
-    fn inode(&self) -> InodeId {
+    fn at(&self) -> InodeId {
         self.inode
     }
 
@@ -70,7 +70,7 @@ pub struct CreateOpen {
 impl AtOneCluster for CreateOpen {
     type Reply = (Arc<File>, InodeAttr);
 
-    fn inode(&self) -> InodeId {
+    fn at(&self) -> InodeId {
         self.create.parent
     }
 
@@ -92,7 +92,7 @@ impl AtOneCluster for CreateOpen {
         let pin = core.nodes.pin(inode, session);
         pin.node.with(session, |state| {
             state.was_created(&created.attr);
-            state.heard(asked_at);
+            state.answered(asked_at);
             state.learn_next_commit(session, created.next_commit);
         });
         let file = File::new(core.clone(), pin, mode);

@@ -15,7 +15,7 @@ use crate::route::routes::{ChangedEntry, Routes};
 pub trait Operation: Send + Sized {
     type Reply;
 
-    /// [`Client::perform`](crate::inode::Client::perform) calls this.
+    /// `Client::perform` calls this.
     fn perform(
         self,
         routes: &Arc<Routes>,
@@ -28,10 +28,10 @@ pub trait AtOneCluster: Send + Sync + Sized {
     type Reply;
 
     /// The cluster of this inode's volume performs the operation.
-    fn inode(&self) -> InodeId;
+    fn at(&self) -> InodeId;
 
     /// Another inode that the operation names. It must be of the same volume.
-    fn other_inode(&self) -> Option<InodeId> {
+    fn also_at(&self) -> Option<InodeId> {
         None
     }
 
@@ -52,11 +52,11 @@ impl<O: AtOneCluster> Operation for O {
     type Reply = O::Reply;
 
     async fn perform(self, routes: &Arc<Routes>, caller: &Caller) -> Result<O::Reply> {
-        if let Some(other) = self.other_inode() {
-            Routes::require_one_volume(self.inode(), other)?;
+        if let Some(other) = self.also_at() {
+            Routes::require_one_volume(self.at(), other)?;
         }
         let _changing = routes.changing(&self.changed_entries());
-        let cluster = routes.at(self.inode()).await?;
+        let cluster = routes.at(self.at()).await?;
         self.perform_at(&cluster, caller).await
     }
 }

@@ -36,7 +36,8 @@ impl Paths {
         self.client.perform(caller, Lookup { parent, name: name.as_bytes().to_vec() }).await
     }
 
-    /// Opens a file. Whoever writes to it calls [`File::sync`], and [`File::release`] at the end.
+    /// Opens a file. After writing, [`File::sync`] makes the bytes durable; at the end, [`File::release`] closes the
+    /// file.
     pub async fn open(&self, caller: &Caller, path: &[u8], mode: OpenMode) -> Result<Arc<File>> {
         let inode = walk::inode(&self.client, caller, path).await?;
         self.client.perform(caller, Open { inode, mode }).await

@@ -1,11 +1,12 @@
-//! Which clusters there are and which volume lives where: the federation map, kept up to date, and a session at each cluster
-//! that was needed.
+//! The federation map, kept up to date, and a session at each cluster that was needed.
 //!
-//! R1  A cluster where no session could be opened is away: operations on its volumes fail at once, until the probe in the
-//!     background, which never stops trying, has opened one. (One with a session says itself when it is away: `meta`, M3.)
-//! R2  Metaservers that were configured without a federation are one cluster with one volume: everything goes there.
-//! R3  What one cluster's files have buffered does not take the room of another's: each has its share.
-//! R4  What can be answered without a cluster that is silent is answered so ([`SilentClusters`], V8).
+//! R1  A cluster at which no session could be opened is away: operations on its volumes fail at once, until the probe
+//!     in the background, which never stops, has opened one. (A cluster with a session is known to be away by M3 of
+//!     `session::meta`.)
+//! R2  Metaservers that were configured without a federation are one cluster with one volume, to which every
+//!     operation goes.
+//! R3  What is buffered for the files of one cluster does not take the room of another's: each cluster has its share.
+//! R4  What can be answered without a cluster that is silent is answered without it ([`SilentClusters`], V8).
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -34,38 +35,40 @@ use crate::error::{ClientError, Result};
 use crate::names::interim::silent::SilentClusters;
 use crate::session::retry::Deadline;
 
-/// How long a metaserver holds a question for a newer map; then the next one is asked.
+/// How long one metaserver may hold a request for a newer map before the next metaserver is asked.
 const HELD: Duration = Duration::from_secs(5);
-/// What an answer may take beyond that.
+/// How much longer than that an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 const AGAIN: Duration = Duration::from_millis(500);
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// For a volume that the map does not know: made a moment ago.
+/// The longest search for a volume that the map does not have, because it was made a moment ago.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// What is known of the federation.
 pub(crate) struct Federation {
     config: ClientConfig,
     env: Env,
-    /// `None`: R2.
+    /// `None` without a federation (R2).
     map: Option<watch::Sender<Arc<FederationMap>>>,
-    /// Any metaservers.
+    /// To any metaserver that is known.
     channel: LeaderChannel,
-    sessions: Mutex<BTreeMap<ClusterId, Session>>,
-    /// R4.
+    connections: Mutex<BTreeMap<ClusterId, Connection>>,
+    /// Which clusters do not answer now (R4).
     silent: Arc<SilentClusters>,
     ended: CancellationToken,
 }
 
+/// The way to one cluster.
 #[derive(Clone)]
-enum Session {
+enum Connection {
     Open(Arc<ClusterClient>),
-    /// Being opened; whoever needs it waits.
+    /// The session is being opened. Callers that need it wait for the end of that.
     Opening(watch::Receiver<()>),
-    /// R1.
+    /// No session could be opened; the probe goes on (R1).
     Away,
 }
 
-/// Where R2's only cluster is kept.
+/// The key of the only cluster, without a federation (R2).
 const ONLY: ClusterId = ClusterId::UNKNOWN;
 
 impl Federation {
@@ -78,7 +81,7 @@ impl Federation {
             env,
             map: map.map(|map| watch::Sender::new(Arc::new(map))),
             channel,
-            sessions: Mutex::default(),
+            connections: Mutex::default(),
             silent: Arc::default(),
             ended: CancellationToken::new(),
         });
@@ -100,17 +103,17 @@ impl Federation {
             env,
             map: None,
             channel,
-            sessions: Mutex::new(BTreeMap::from([(ONLY, Session::Open(cluster))])),
+            connections: Mutex::new(BTreeMap::from([(ONLY, Connection::Open(cluster))])),
             silent: Arc::default(),
             ended: CancellationToken::new(),
         })
     }
 
-    fn sessions(&self) -> MutexGuard<'_, BTreeMap<ClusterId, Session>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    fn connections(&self) -> MutexGuard<'_, BTreeMap<ClusterId, Connection>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The newest map known; `None`: R2.
+    /// The newest map that is known. `None` without a federation (R2).
     pub(crate) fn map(&self) -> Option<Arc<FederationMap>> {
         self.map.as_ref().map(|map| map.borrow().clone())
     }
@@ -126,24 +129,24 @@ impl Federation {
         });
         let map = map.borrow().clone();
         let mut left = Vec::new();
-        self.sessions().retain(|cluster, session| match (map.cluster(*cluster), &*session) {
-            (Some(entry), Session::Open(client)) => {
+        self.connections().retain(|cluster, connection| match (map.cluster(*cluster), &*connection) {
+            (Some(entry), Connection::Open(client)) => {
                 client.learn(&entry.metaservers);
                 true
             }
-            (None, Session::Open(client)) => {
+            (None, Connection::Open(client)) => {
                 left.push(client.clone());
                 false
             }
-            (_, Session::Opening(_) | Session::Away) => true,
+            (_, Connection::Opening(_) | Connection::Away) => true,
         });
-        let patience = self.config.metadata_timeout;
+        let within = self.config.metadata_timeout;
         for client in left {
-            tokio::spawn(async move { client.shutdown(patience).await }); // it had no volumes any more
+            tokio::spawn(async move { client.shutdown(within).await }); // it had no volumes any more
         }
     }
 
-    /// The session at the cluster that an inode's volume lives in.
+    /// The client at the cluster of an inode's volume.
     pub(crate) async fn at(self: &Arc<Federation>, inode: InodeId) -> Result<Arc<ClusterClient>> {
         match self.cluster_of(inode).await? {
             Some(cluster) => self.session(cluster).await,
@@ -151,7 +154,7 @@ impl Federation {
         }
     }
 
-    /// `None`: R2.
+    /// Where an inode's volume lives. `None` without a federation (R2).
     async fn cluster_of(&self, inode: InodeId) -> Result<Option<ClusterId>> {
         let Some(map) = self.map() else { return Ok(None) };
         if let Some(cluster) = map.cluster_of(inode) {
@@ -169,7 +172,7 @@ impl Federation {
         }
     }
 
-    /// Every metaserver that is known.
+    /// The addresses of every metaserver that is known.
     fn addresses(&self) -> Vec<String> {
         let mut addresses = self.channel.addresses();
         let map = self.map().unwrap_or_default();
@@ -179,8 +182,9 @@ impl Federation {
         addresses
     }
 
-    /// Learns newer maps from one metaserver, which may hear of the newest volumes no sooner than this client, until one tells
-    /// where `inode` is. `None`: its volume was removed; numbers are not used twice.
+    /// Learns newer maps from one metaserver until a map shows where `inode` is. The metaserver may get the newest
+    /// maps no sooner than this client. `None`: the volume was removed, since the numbers of volumes are not used
+    /// twice.
     async fn search(&self, address: String, inode: InodeId) -> Option<ClusterId> {
         loop {
             let map = self.map().unwrap_or_default();
@@ -196,8 +200,8 @@ impl Federation {
         }
     }
 
-    /// The answer of the cluster that `inode`'s volume lives in; `None` when it does not come soon (R4), and then the
-    /// question goes on by itself. Without a federation it is waited for.
+    /// The answer of the cluster of `inode`'s volume. `None` if that cluster is silent; the question then goes on by
+    /// itself. Without a federation the answer is waited for.
     pub(crate) async fn soon<T: Send + 'static>(
         self: &Arc<Federation>,
         inode: InodeId,
@@ -207,13 +211,13 @@ impl Federation {
         self.silent.ask(cluster, question).await
     }
 
-    /// Sessions that are open.
+    /// The clusters at which a session is open.
     pub(crate) fn open_sessions(&self) -> Vec<Arc<ClusterClient>> {
-        let open = |session: &Session| match session {
-            Session::Open(client) => Some(client.clone()),
-            Session::Opening(_) | Session::Away => None,
+        let open = |connection: &Connection| match connection {
+            Connection::Open(client) => Some(client.clone()),
+            Connection::Opening(_) | Connection::Away => None,
         };
-        self.sessions().values().filter_map(open).collect()
+        self.connections().values().filter_map(open).collect()
     }
 
     async fn session(self: &Arc<Federation>, cluster: ClusterId) -> Result<Arc<ClusterClient>> {
@@ -227,14 +231,14 @@ impl Federation {
                 });
             }
             let opening = {
-                let mut sessions = self.sessions();
-                match sessions.get(&cluster) {
-                    Some(Session::Open(client)) => return Ok(client.clone()),
-                    Some(Session::Away) => return Err(self.away(cluster)),
-                    Some(Session::Opening(opened)) => Some(opened.clone()),
+                let mut connections = self.connections();
+                match connections.get(&cluster) {
+                    Some(Connection::Open(client)) => return Ok(client.clone()),
+                    Some(Connection::Away) => return Err(self.away(cluster)),
+                    Some(Connection::Opening(opened)) => Some(opened.clone()),
                     None => {
                         let (done, opened) = watch::channel(());
-                        sessions.insert(cluster, Session::Opening(opened));
+                        connections.insert(cluster, Connection::Opening(opened));
                         let federation = self.clone();
                         // It goes on when the caller gives up.
                         tokio::spawn(async move {
@@ -246,7 +250,7 @@ impl Federation {
                 }
             };
             if let Some(mut opened) = opening {
-                let _ = opened.changed().await; // its end is what is waited for
+                let _ = opened.changed().await; // it ends when the session is open, or could not be opened
             }
         }
     }
@@ -261,24 +265,24 @@ impl Federation {
         ClientError::Unavailable { what: format!("cluster {name} is away") }
     }
 
-    /// Opens a session, for as long as it takes. Whoever waits is told after the first deadline.
+    /// Opens a session, however long that takes. Callers that wait get an error after the first deadline.
     async fn open(self: Arc<Federation>, cluster: ClusterId, done: watch::Sender<()>) {
         let mut done = Some(done);
         loop {
             if self.has_left(cluster) {
-                self.sessions().remove(&cluster);
+                self.connections().remove(&cluster);
                 return;
             }
-            let (config, patience) = (self.config_of(cluster), self.config.metadata_timeout);
-            let session = match ClusterClient::connect(config, self.env.clone(), cluster, patience).await {
-                Ok(client) => Session::Open(client),
+            let (config, within) = (self.config_of(cluster), self.config.metadata_timeout);
+            let connection = match ClusterClient::connect(config, self.env.clone(), cluster, within).await {
+                Ok(client) => Connection::Open(client),
                 Err(error) => {
                     tracing::warn!(%cluster, %error, "open a session");
-                    Session::Away
+                    Connection::Away
                 }
             };
-            let is_open = matches!(session, Session::Open(_));
-            self.sessions().insert(cluster, session);
+            let is_open = matches!(connection, Connection::Open(_));
+            self.connections().insert(cluster, connection);
             drop(done.take());
             if is_open {
                 return;
@@ -298,7 +302,7 @@ impl Federation {
         config
     }
 
-    /// Asks one metaserver after the other for newer maps, each for as long as it has some.
+    /// Asks one metaserver after the other for newer maps, and each again for as long as it has one.
     async fn follow(self: Arc<Federation>) {
         loop {
             for address in self.addresses() {
@@ -318,15 +322,15 @@ impl Federation {
         }
     }
 
-    /// No more sessions are opened.
+    /// From now on no session is opened.
     pub(crate) fn end(&self) {
         self.ended.cancel();
     }
 }
 
 /// `None`: these metaservers are no part of a federation (R2).
-async fn first_map(channel: &LeaderChannel, patience: Duration) -> Result<Option<FederationMap>> {
-    let deadline = Deadline::after(patience);
+async fn first_map(channel: &LeaderChannel, within: Duration) -> Result<Option<FederationMap>> {
+    let deadline = Deadline::after(within);
     let mut last = "no metaserver is configured".to_owned();
     let first = async |address: String| (ask(channel, &address, 0, Duration::ZERO).await, address);
     loop {
@@ -346,7 +350,7 @@ async fn first_map(channel: &LeaderChannel, patience: Duration) -> Result<Option
     }
 }
 
-/// A map above `known`, when there is one within `held`.
+/// A map of a later version than `known`, if the metaserver has one within `held`.
 async fn ask(
     channel: &LeaderChannel,
     address: &str,

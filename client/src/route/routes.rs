@@ -112,7 +112,7 @@ impl Routes {
         self.federation.map().map(|map| copied_root(map.root, map.volumes.len()))
     }
 
-    /// The volumes that an operation names must be one (P9.3), also while clusters are away.
+    /// Refuses an operation that names inodes of two volumes (P9.3), also while their clusters are away.
     pub(crate) fn require_one_volume(one: InodeId, other: InodeId) -> Result<()> {
         if one.volume() == other.volume() { Ok(()) } else { Err(ClientError::CrossVolume) }
     }

@@ -27,6 +27,6 @@ pub(crate) trait MetaCalls: Send + Sync + 'static {
     async fn change(&self, request: ChangeRequest, timeout: Duration) -> Answer;
     async fn read(&self, request: ReadRequest, timeout: Duration) -> MetaResult<ReadReply>;
     async fn report(&self, report: ReplicaReport, timeout: Duration) -> MetaResult<()>;
-    /// Takes over the list of members that the cluster gave.
+    /// Takes over the addresses of the members that the cluster gave.
     fn learn(&self, cluster: ClusterId, metaservers: &[String]);
 }

@@ -1,4 +1,4 @@
-//! The metadata calls over gRPC, at whoever leads.
+//! The metadata calls over gRPC, at whichever member leads.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use dfs_proto::wire::meta_client::MetaClient;
 
 use crate::session::calls::{Answer, MetaCalls};
 
-/// See the module.
+/// The metaservers of one cluster, over gRPC.
 pub(crate) struct GrpcMeta(pub(crate) LeaderChannel);
 
 fn client(channel: UnaryChannel) -> MetaClient<UnaryChannel> {

@@ -1,11 +1,15 @@
-//! The cluster's metadata: one method per operation.
+//! The client of one cluster's metaservers: under which session a request goes, and what an ended session or a lost
+//! answer means.
 //!
-//! M1  A change keeps its request id over every try, so that it happens once (P8.1). It is not sent again under another
-//!     session, unless its first try was the one that was told so: then it certainly did not happen.
-//! M2  A session that has ended is replaced by the first request that is told so; the others wait for that.
-//! M3  When the cluster has not answered one by its deadline, or no heartbeat for as long, what callers ask fails at once,
-//!     until it was heard again: by the heartbeat, which goes on. What commits their bytes does not: it is worth waiting for.
-//! Every call ends by `metadata_timeout`. Not here: what the answers mean for open files (`node`).
+//! M1  A change keeps its request id over every try, so that it happens once (P8.1). It is sent again under another
+//!     session only if its first try was refused because the session had ended: then the change certainly did not
+//!     happen.
+//! M2  The first request that is refused because its session has ended opens the next session; the others wait for
+//!     that.
+//! M3  When a request got no answer by its deadline, or no heartbeat did for as long, later requests of callers fail
+//!     at once. This ends when a heartbeat, which goes on, is answered. Requests of a flush do not fail so: the bytes
+//!     they commit are worth waiting for.
+//! Every request ends by `metadata_timeout`. What the answers mean for names and open files is not known here.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,18 +29,18 @@ use crate::session::calls::{Answer, MetaCalls};
 use crate::session::clock::ClusterClock;
 use crate::session::requests::Session;
 
-/// A chunkserver that failed is reported once; an answer is of no use, so it is not waited for long.
+/// A chunkserver that failed is reported once. The answer is of no use, so it is not waited for long.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// See the module.
+/// A session at one cluster, and the next one when that has ended.
 pub(crate) struct MetaClient {
     calls: Arc<dyn MetaCalls>,
     env: Env,
     name: String,
     timeout: Duration,
-    /// M3.
+    /// The cluster is taken to be away (M3).
     is_away: AtomicBool,
-    /// Of heartbeats.
+    /// When the first of the heartbeats that got no answer was sent.
     silent_since: Mutex<Option<Instant>>,
     current: Mutex<Arc<Session>>,
     /// Held while a session is opened (M2). Never taken with another lock.
@@ -45,17 +49,16 @@ pub(crate) struct MetaClient {
 }
 
 impl MetaClient {
-    /// Opens the first session, within `patience`. Another cluster at the same addresses refuses it, unless `cluster` is
-    /// unknown.
+    /// Opens the first session, or fails after `within`. If `cluster` is known, another cluster at the same addresses refuses.
     pub(crate) async fn connect(
         calls: Arc<dyn MetaCalls>,
         env: Env,
         name: String,
         cluster: ClusterId,
-        (timeout, patience): (Duration, Duration),
+        (timeout, within): (Duration, Duration),
     ) -> MetaResult<MetaClient> {
         let sent = env.clock.boottime();
-        let opened = open(calls.as_ref(), &env, &name, cluster, patience).await?;
+        let opened = open(calls.as_ref(), &env, &name, cluster, within).await?;
         let cluster_clock = ClusterClock::shown(opened.now, sent, env.clock.boottime());
         let client = MetaClient {
             calls,
@@ -71,7 +74,7 @@ impl MetaClient {
         Ok(client)
     }
 
-    /// Keeps M3.
+    /// Refuses while the cluster is taken to be away (M3).
     fn require_answering(&self) -> MetaResult<()> {
         match self.is_away.load(Ordering::Relaxed) {
             true => Err(MetaError::Unavailable { what: "the cluster did not answer lately".to_owned() }),
@@ -79,7 +82,8 @@ impl MetaClient {
         }
     }
 
-    /// Keeps M3. Only an answer that never came is `Unavailable`: the calls try again until their deadline.
+    /// Notes whether the cluster answers, from the result of one request (M3). A request is `Unavailable` only if no
+    /// answer came by its deadline, since calls try again until then.
     fn note<T>(&self, result: &MetaResult<T>) {
         let is_away = matches!(result, Err(MetaError::Unavailable { .. }));
         if self.is_away.swap(is_away, Ordering::Relaxed) != is_away {
@@ -87,7 +91,7 @@ impl MetaClient {
         }
     }
 
-    /// Keeps M3.
+    /// Notes whether a heartbeat was answered (M3).
     fn note_heartbeat<T>(&self, answer: &MetaResult<T>) {
         let mut silent_since = self.silent_since.lock().unwrap_or_else(PoisonError::into_inner);
         if !matches!(answer, Err(MetaError::Unavailable { .. })) {
@@ -98,7 +102,7 @@ impl MetaClient {
         }
     }
 
-    /// The federation says where the cluster's metaservers are.
+    /// Takes over the addresses of the cluster's metaservers from the federation map.
     pub(crate) fn learn(&self, metaservers: &[String]) {
         self.calls.learn(self.session().opened.cluster, metaservers);
     }
@@ -111,8 +115,8 @@ impl MetaClient {
         self.session().id()
     }
 
-    /// The cluster's clock, as its answers estimate it: what a write's mtime is taken from (P6.3). Whatever this machine's
-    /// wall clock shows, nobody sees it (P7.1).
+    /// The time by the cluster's clock. A write's mtime is taken from it (P6.3), and never from this machine's wall
+    /// clock (P7.1).
     pub(crate) fn cluster_now(&self) -> Timestamp {
         let clock = self.cluster_clock.lock().unwrap_or_else(PoisonError::into_inner);
         clock.at(self.env.clock.boottime())
@@ -123,7 +127,7 @@ impl MetaClient {
         *self.cluster_clock.lock().unwrap_or_else(PoisonError::into_inner) = clock;
     }
 
-    /// One heartbeat. A session that has ended is replaced.
+    /// Sends one heartbeat. If the session has ended, the next one is opened.
     pub(crate) async fn renew(&self) -> MetaResult<()> {
         let session = self.session();
         let cluster = session.opened.cluster;

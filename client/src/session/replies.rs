@@ -1,4 +1,5 @@
-//! Which reply belongs to which request. A metaserver that gives another one has a bug, and the caller gets an internal error.
+//! Which reply belongs to which request. A metaserver that gives another one has a bug, and the caller gets an
+//! internal error.
 
 use dfs_proto::attr::InodeAttr;
 use dfs_proto::error::MetaError;
@@ -9,9 +10,9 @@ use dfs_proto::meta::{Changed, DirEntry, FileExtents, MetaResult, OpenedChunk, R
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Created {
     pub attr: InodeAttr,
-    /// It was there before (`Create::or_existing`).
+    /// The file was there before (`Create::or_existing`).
     pub existed: bool,
-    /// See `dfs_proto::meta::FileCommit::number`.
+    /// The number of the next commit of this file (`dfs_proto::meta::FileCommit::number`).
     pub next_commit: u64,
 }
 
@@ -19,7 +20,7 @@ pub struct Created {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirPage {
     pub entries: Vec<DirEntry>,
-    /// Nothing follows.
+    /// There are no entries behind these.
     pub end: bool,
     /// The directory's parent, for `..`.
     pub parent: InodeId,
@@ -33,7 +34,7 @@ pub(crate) enum Found {
     Elsewhere(InodeId),
 }
 
-/// To `Read::Lookup`.
+/// Takes the reply to `Read::Lookup`.
 pub(crate) fn found(reply: ReadReply) -> MetaResult<Found> {
     match reply {
         ReadReply::Attr(attr) => Ok(Found::Here(attr)),
@@ -42,7 +43,7 @@ pub(crate) fn found(reply: ReadReply) -> MetaResult<Found> {
     }
 }
 
-/// To `Read::GetAttr`.
+/// Takes the reply to `Read::GetAttr`.
 pub(crate) fn attr(reply: ReadReply) -> MetaResult<InodeAttr> {
     match reply {
         ReadReply::Attr(attr) => Ok(attr),
@@ -50,7 +51,7 @@ pub(crate) fn attr(reply: ReadReply) -> MetaResult<InodeAttr> {
     }
 }
 
-/// To `Read::Access`.
+/// Takes the reply to `Read::Access`.
 pub(crate) fn granted(reply: ReadReply) -> MetaResult<()> {
     match reply {
         ReadReply::Granted => Ok(()),
@@ -58,7 +59,7 @@ pub(crate) fn granted(reply: ReadReply) -> MetaResult<()> {
     }
 }
 
-/// To `Read::Open`: the attributes and the number of the next commit (P2.1).
+/// Takes the reply to `Read::Open`: the attributes and the number of the next commit (P2.1).
 pub(crate) fn opened(reply: ReadReply) -> MetaResult<(InodeAttr, u64)> {
     match reply {
         ReadReply::Opened { attr, next_commit } => Ok((attr, next_commit)),
@@ -66,7 +67,7 @@ pub(crate) fn opened(reply: ReadReply) -> MetaResult<(InodeAttr, u64)> {
     }
 }
 
-/// To `Read::ReadLink`.
+/// Takes the reply to `Read::ReadLink`.
 pub(crate) fn target(reply: ReadReply) -> MetaResult<Vec<u8>> {
     match reply {
         ReadReply::Target(target) => Ok(target),
@@ -74,7 +75,7 @@ pub(crate) fn target(reply: ReadReply) -> MetaResult<Vec<u8>> {
     }
 }
 
-/// To `Read::ReadDir`.
+/// Takes the reply to `Read::ReadDir`.
 pub(crate) fn page(reply: ReadReply) -> MetaResult<DirPage> {
     match reply {
         ReadReply::Entries { entries, end, parent } => Ok(DirPage { entries, end, parent }),
@@ -82,7 +83,7 @@ pub(crate) fn page(reply: ReadReply) -> MetaResult<DirPage> {
     }
 }
 
-/// To `Read::Extents`.
+/// Takes the reply to `Read::Extents`.
 pub(crate) fn extents(reply: ReadReply) -> MetaResult<FileExtents> {
     match reply {
         ReadReply::Extents(extents) => Ok(extents),
@@ -90,7 +91,7 @@ pub(crate) fn extents(reply: ReadReply) -> MetaResult<FileExtents> {
     }
 }
 
-/// To `Read::StatFs`.
+/// Takes the reply to `Read::StatFs`.
 pub(crate) fn space(reply: ReadReply) -> MetaResult<StatFs> {
     match reply {
         ReadReply::StatFs(space) => Ok(space),
@@ -98,7 +99,7 @@ pub(crate) fn space(reply: ReadReply) -> MetaResult<StatFs> {
     }
 }
 
-/// To `Change::Create`, `Change::Link` and `Change::SetAttr`.
+/// Takes the reply to `Change::Create`, `Change::Link` and `Change::SetAttr`.
 pub(crate) fn inode(changed: Changed) -> MetaResult<Created> {
     match changed {
         Changed::Inode { attr, existed, next_commit } => Ok(Created { attr, existed, next_commit }),
@@ -106,7 +107,8 @@ pub(crate) fn inode(changed: Changed) -> MetaResult<Created> {
     }
 }
 
-/// To `Change::Unlink`, `Change::Rmdir` and `Change::Rename`: the inode that lost its last name, if one did.
+/// Takes the reply to `Change::Unlink`, `Change::Rmdir` and `Change::Rename`: the inode that lost its last name, if
+/// one did.
 pub(crate) fn orphan(changed: Changed) -> MetaResult<Option<InodeId>> {
     match changed {
         Changed::Removed { orphan } => Ok(orphan),
@@ -114,7 +116,7 @@ pub(crate) fn orphan(changed: Changed) -> MetaResult<Option<InodeId>> {
     }
 }
 
-/// To `Change::OpenChunk`.
+/// Takes the reply to `Change::OpenChunk`.
 pub(crate) fn chunk(changed: Changed) -> MetaResult<OpenedChunk> {
     match changed {
         Changed::Chunk(opened) => Ok(opened),
@@ -122,7 +124,7 @@ pub(crate) fn chunk(changed: Changed) -> MetaResult<OpenedChunk> {
     }
 }
 
-/// To `Change::CommitExtents` of so many files: the attributes of each, in order.
+/// Takes the reply to `Change::CommitExtents` of so many files: the attributes of each, in order.
 pub(crate) fn committed(changed: Changed, files: usize) -> MetaResult<Vec<InodeAttr>> {
     match changed {
         Changed::Committed { attrs } if attrs.len() == files => Ok(attrs),

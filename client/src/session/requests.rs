@@ -1,14 +1,15 @@
-//! One session at a time: its numbers, its window of requests, and what comes after it when the cluster ends it.
+//! The request ids of one session.
 //!
-//! S1  At most [`REQUEST_WINDOW`] request ids of a lane lie between the oldest request without an answer and the newest, so
-//!     that the server remembers the result of each that may be sent again (P8.1).
-//! S4  No slow request holds the others back. Each [`Kind`] has lanes of its own, and its own bound of requests without an
-//!     answer; a request takes the first of its kind's lanes that has room. So what waits for another cluster stops no
-//!     other change, no commit waits for a name's change, and a lane is closed only by a request that stays without an
-//!     answer while a whole window of others comes and goes: it takes [`LANES_EACH`] of those to stop their kind.
-//! S2  A request id is given up (counted as answered) only when nobody will send it again.
+//! S1  At most [`REQUEST_WINDOW`] request ids of a lane lie between the oldest request without an answer and the
+//!     newest, so that the server remembers the result of each request that may be sent again (P8.1).
+//! S2  A request id is given up (counted as answered) only when nobody will send the request again.
 //! S3  A session that has ended is never used again. Whatever belonged to it (unflushed bytes, open chunks, commit
-//!     numbers) carries its number and is dropped when next touched (P3.1).
+//!     numbers) carries its number and is dropped when it is next used (P3.1).
+//! S4  No slow request holds the others back. Each [`Kind`] has lanes of its own, and its own bound of requests
+//!     without an answer; a request takes the first of its kind's lanes that has room. So a request that waits for
+//!     another cluster stops no other change, and no commit waits for the change of a name. A lane is closed only by
+//!     a request that stays without an answer while a whole window of others is answered; it takes [`LANES_EACH`]
+//!     such requests to stop their kind.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +19,7 @@ use dfs_proto::meta::{Change, SessionOpened};
 use dfs_proto::units::{REQUEST_LANES, REQUEST_WINDOW};
 use tokio::sync::Notify;
 
-/// The numbers of one lane that are in use: pure arithmetic of S1.
+/// The numbers of one lane that are in use: the pure arithmetic of S1.
 #[derive(Debug)]
 struct Window {
     next: u64,
@@ -30,7 +31,7 @@ impl Window {
         Window { next: 1, unanswered: BTreeSet::new() }
     }
 
-    /// `None` while the oldest request without an answer is a whole window behind.
+    /// The next number. `None` while the oldest request without an answer is a whole window behind.
     fn begin(&mut self) -> Option<u64> {
         if self.next >= self.answered_below() + REQUEST_WINDOW {
             return None; // keeps S1
@@ -50,14 +51,14 @@ impl Window {
     }
 }
 
-/// Requests that may be slow for reasons of their own.
+/// Kinds of requests, each of which may be slow for its own reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// Of names and attributes. One waits while a volume whose root it enters is being removed.
+    /// Changes of names and attributes. One waits while the volume whose root directory it enters is being removed.
     Names,
-    /// In the root directory: they wait for the clusters of volumes, and for the federation group.
+    /// Changes in the root directory. They wait for the clusters of volumes, and for the federation group.
     Root,
-    /// What a flush needs (P4.5). The opening of a chunk waits while too few chunkservers are there.
+    /// The changes that a flush needs (P4.5). The opening of a chunk waits while there are too few chunkservers.
     Data,
 }
 
@@ -79,7 +80,8 @@ impl Kind {
         }
     }
 
-    /// Those of the different kinds take turns, so that who uses one of each is remembered with few.
+    /// The lanes of the different kinds take turns, so that the server remembers few lanes for a client that has used
+    /// one of each kind.
     fn lanes(self) -> impl Iterator<Item = usize> {
         (0..LANES_EACH).map(move |round| round * KINDS + self as usize)
     }
@@ -94,7 +96,7 @@ impl Windows {
         Windows((0..KINDS * LANES_EACH).map(|_| Window::new()).collect())
     }
 
-    /// Keeps S4.
+    /// A request id in the first of the kind's lanes that has room. `None` while there is none (S4).
     fn begin(&mut self, kind: Kind) -> Option<RequestId> {
         let unanswered: usize = kind.lanes().map(|lane| self.0[lane].unanswered.len()).sum();
         if unanswered >= UNANSWERED_MAX {
@@ -109,7 +111,7 @@ impl Windows {
     }
 }
 
-/// What the cluster gave, and the requests made under it.
+/// One session, as the cluster opened it, and the request ids in use under it.
 pub(crate) struct Session {
     pub(crate) opened: SessionOpened,
     windows: Mutex<Windows>,
@@ -135,7 +137,7 @@ impl Session {
         self.windows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An id for this change. Waits while there is none (S4).
+    /// Takes a request id for this change, and waits while there is none (S4).
     pub(crate) async fn begin(self: &Arc<Session>, change: &Change) -> Ticket {
         let kind = Kind::of(change);
         loop {
@@ -149,7 +151,7 @@ impl Session {
 }
 
 impl Ticket {
-    /// Below which id, in its lane, every request was answered.
+    /// Every request of this lane below this id was answered.
     pub(crate) fn answered_below(&self) -> RequestId {
         let below = self.session.windows().of(self.id).answered_below();
         RequestId::new(self.id.lane(), below)

@@ -1,4 +1,4 @@
-//! Deadlines and pauses between tries.
+//! Deadlines, and the pauses between tries.
 
 use std::time::Duration;
 

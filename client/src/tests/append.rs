@@ -19,7 +19,7 @@ async fn append(file: &File, line: &str) {
 }
 
 async fn append_and_close(client: &Arc<Client>, file: &File, line: &str) {
-    let opened = open(&client, file.inode()).await.unwrap();
+    let opened = open(client, file.inode()).await.unwrap();
     append(&opened, line).await;
     opened.flush().await.unwrap();
     opened.release().await.unwrap();
@@ -32,7 +32,7 @@ async fn shown(client: &Client, file: &File) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// The end was where this client had last heard it to be: the other's line was gone.
+/// The append lay at the end that this client had last known: the other client's line was gone.
 #[tokio::test(start_paused = true)]
 async fn an_append_lies_behind_what_another_client_closed_before() {
     let cluster = Cluster::new();
@@ -161,7 +161,7 @@ async fn take_turns(seed: u64) {
     let inode = make(&clients[0], "log").await.inode();
     let mut files: Vec<Arc<File>> = Vec::new();
     for client in &clients {
-        files.push(open(&client, inode).await.unwrap());
+        files.push(open(client, inode).await.unwrap());
     }
     let mut expected = vec![String::new(); clients.len()];
     for step in 0..150 {
@@ -173,7 +173,7 @@ async fn take_turns(seed: u64) {
                 expected[who] += &line;
             }
             4..=5 => files[who].sync().await.unwrap(),
-            6 => drop(clients[who].perform(&USER, GetAttr { inode: inode }).await.unwrap()),
+            6 => drop(clients[who].perform(&USER, GetAttr { inode }).await.unwrap()),
             _ => tokio::time::sleep(Duration::from_millis(rng.below(200))).await,
         }
     }

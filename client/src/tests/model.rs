@@ -63,7 +63,7 @@ async fn walk(seed: u64) {
                 assert!(bytes == model[from..to], "seed {seed}, step {step}: read {len} at {offset}");
             }
         }
-        let attr = client.perform(&USER, GetAttr { inode: inode }).await.unwrap();
+        let attr = client.perform(&USER, GetAttr { inode }).await.unwrap();
         assert_eq!(size_of(&attr), model.len() as u64, "seed {seed}, step {step}");
     }
     file.flush().await.unwrap();

@@ -88,7 +88,7 @@ async fn a_read_of_any_length_is_put_together_from_copies_that_are_damaged_in_di
             assert!(seen == data[from as usize..(from + len) as usize], "{len} bytes at {from}");
         }
     }
-    // Bad in both: only who touches that block is told.
+    // The block is bad in both copies: only reads of that block fail.
     cluster.chunks.damage(copies[1], chunk, at + 2 * 4096);
     let reader = cluster.client().await; // nothing is cached there
     let opened = open(&reader, file.inode()).await.unwrap();
@@ -190,7 +190,7 @@ async fn a_file_that_another_client_cuts_gives_fewer_bytes_and_never_zeros() {
     let seen = open(&reader, file.inode()).await.unwrap();
     let cut = SetAttr { inode: file.inode(), size: Some(ByteLen(4)), ..SetAttr::default() };
     writer.perform(&USER, cut).await.unwrap();
-    // It still believes that there are ten bytes, and has not fetched their extents.
+    // The other client still shows ten bytes, and has not fetched their extents.
     assert_eq!(seen.attr().size, ByteLen(10));
     assert_eq!(&seen.read_at(Offset(0), 10).await.unwrap()[..], b"0123");
     assert_eq!(&seen.read_at(Offset(6), 4).await.unwrap()[..], b"");
@@ -224,7 +224,7 @@ async fn a_file_that_loses_its_name_while_it_is_being_opened_stays_until_it_is_c
     client.perform(&USER, unlink("f")).await.unwrap();
     let late = open(&client, inode).await.unwrap();
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(client.perform(&USER, GetAttr { inode: inode }).await.unwrap().size, ByteLen(4));
+    assert_eq!(client.perform(&USER, GetAttr { inode }).await.unwrap().size, ByteLen(4));
     assert_eq!(&late.read_at(Offset(0), 4).await.unwrap()[..], b"data");
     late.release().await.unwrap();
     wait_for("its release", || cluster.meta.state().released.contains(&inode)).await;

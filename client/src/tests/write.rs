@@ -479,7 +479,7 @@ async fn what_stays_open_is_committed_after_a_while_and_chunks_left_behind_are_s
     wait_for("full chunks to be sealed", || cluster.meta.open_chunks() <= open).await;
 }
 
-/// Lost connections once counted as slowness, and whoever was silent next was waited for four times as long.
+/// Lost connections once counted as slowness, and the wait for the next silent server was four times as long.
 #[tokio::test(start_paused = true)]
 async fn regression_lost_connections_do_not_lengthen_the_wait_for_a_silent_server() {
     let second = Duration::from_secs(1);

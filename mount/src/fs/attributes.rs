@@ -12,7 +12,7 @@ use crate::fs::mounted::Fs;
 use crate::groups::Requester;
 use crate::handles::Handle;
 
-/// What `setattr` is asked, with the handle that the size is set through.
+/// A change of attributes, and the handle through which the size is set.
 pub(crate) struct Change {
     pub(crate) set: SetAttr,
     pub(crate) handle: Option<Handle>,
@@ -30,7 +30,7 @@ impl Fs {
         if set.size.is_some_and(|size| size.0 > FILE_LEN_MAX) {
             return Err(FsError::TooLarge);
         }
-        // ftruncate: the right to do so came with the open (keeps F1).
+        // ftruncate: the right to truncate came with the open (keeps F1).
         set.by_handle = match change.handle.filter(|_| set.size.is_some()) {
             Some(handle) => self.file(handle)?.mode.write,
             None => false,
@@ -56,7 +56,7 @@ impl Fs {
             return Ok(fresh.await?);
         }
         match self.space.or(fresh).await {
-            // Other clusters are there: the mount begins and ends without the root's.
+            // There are other clusters: the mount can begin and end without the cluster of the root directory.
             Err(ClientError::Unavailable { .. }) if self.client.is_of_federation() => Ok(StatFs::default()),
             space => Ok(space?),
         }

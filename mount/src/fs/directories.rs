@@ -14,26 +14,26 @@ use crate::fs::mounted::{Fs, OpenDirectory};
 use crate::groups::Requester;
 use crate::handles::Handle;
 
-/// The first page of a listing, and bounds for the later ones.
+/// The length of the first page of a listing, and the bound of the later ones.
 const PAGE_LEN_FIRST: u32 = 32;
 const PAGE_LEN_MAX: u32 = 2048;
 
-/// Where `.` and `..` end in a listing. Cookies of names start above: the server's hash of a name never is so small.
+/// The cookies of `.` and `..`. The cookies of names are larger: the server's hash of a name is never so small.
 const COOKIE_AFTER_DOT: u64 = 1;
 const COOKIE_AFTER_DOT_DOT: u64 = 2;
 
-/// One entry of a listing; `cookie` goes on behind it.
+/// One entry of a listing. A listing from `cookie` goes on behind it.
 pub(crate) struct Listed {
     pub(crate) name: Vec<u8>,
     pub(crate) inode: InodeId,
     pub(crate) kind: FileKind,
     pub(crate) cookie: u64,
-    /// With READDIRPLUS, but for `.` and `..`, and for volumes whose cluster does not answer.
+    /// There with READDIRPLUS, except for `.` and `..` and for volumes whose cluster does not answer.
     pub(crate) attr: Option<InodeAttr>,
 }
 
 impl Listed {
-    /// The kernel counts no look-up of these.
+    /// This is `.` or `..`, of which the kernel counts no look-up.
     pub(crate) fn is_dot(&self) -> bool {
         matches!(self.cookie, COOKIE_AFTER_DOT | COOKIE_AFTER_DOT_DOT)
     }
@@ -56,8 +56,9 @@ impl From<DirEntry> for Listed {
 }
 
 impl Fs {
-    /// The right to list belongs to the open directory from here on, whatever its mode becomes (P2.4): so the server is asked
-    /// now, and pages are asked for as by the mount itself. Of root it is not asked: who may everything may list.
+    /// The right to list belongs to the open directory from here on, whatever its mode becomes (P2.4). So the server
+    /// checks it now, and pages are asked for with the rights of the mount itself. For root it is not checked: root
+    /// may list everything.
     pub(crate) async fn opendir(&self, who: Requester, inode: InodeId) -> FsResult<Handle> {
         if who.uid != 0 {
             self.access(who, inode, AccessMask::READ).await?;
@@ -73,12 +74,12 @@ impl Fs {
         self.directories.get(handle).ok_or(FsError::BadHandle(handle))
     }
 
-    /// Every change of names was durable when it was answered: there is nothing to wait for.
+    /// There is nothing to wait for: every change of names was durable when it was answered.
     pub(crate) fn fsyncdir(&self, handle: Handle) -> FsResult<()> {
         self.directory(handle).map(drop)
     }
 
-    /// The entries behind `cookie` (0: from the start), about as many as one answer holds; none at the end.
+    /// The entries behind `cookie` (0: from the start), about as many as one answer holds. There are none at the end.
     pub(crate) async fn list(&self, handle: Handle, cookie: u64, plus: bool) -> FsResult<Vec<Listed>> {
         let open = self.directory(handle)?;
         let inode = open.inode;
@@ -104,14 +105,16 @@ impl Fs {
                     listed.push(Listed::from(entry));
                 }
             }
-            // An empty answer says "the end" to the kernel, so a page whose entries all went meanwhile is not one.
+            // An empty answer means the end to the kernel. So it is not given for a page whose entries have all been
+            // removed meanwhile.
             if page.end || !listed.is_empty() {
                 return Ok(listed);
             }
         }
     }
 
-    /// An entry whose attributes the page lacks; `None` if it is gone by now. The right to list was checked.
+    /// An entry whose attributes are not in the page, with its attributes. `None` if it is gone by now. The right to
+    /// list was checked.
     async fn listed_by_name(&self, directory: InodeId, entry: DirEntry) -> FsResult<Option<Listed>> {
         let lookup = Lookup { parent: directory, name: entry.name.as_bytes().to_vec() };
         match self.client.perform(&Caller::ROOT, lookup).await {
@@ -121,14 +124,14 @@ impl Fs {
         }
     }
 
-    /// What became of a page: `sent` of its `len` entries fitted into the answer. Keeps the next page about as long.
+    /// `sent` of the `len` entries of a page fitted into the answer. The next page is about as long.
     pub(crate) fn listed(&self, handle: Handle, sent: usize, len: usize) {
         let Some(open) = self.directories.get(handle) else { return };
         let was = open.page_len.load(Ordering::Relaxed);
         open.page_len.store(next_page_len(was, sent, len), Ordering::Relaxed);
     }
 
-    /// The kernel takes an entry of READDIRPLUS as a look-up of it.
+    /// The kernel counts an entry of READDIRPLUS as a look-up.
     pub(crate) fn entry_looked_up(&self, directory: Handle, entry: &Listed) {
         if let Some(open) = self.directories.get(directory) {
             self.inodes.looked_up(entry.inode, entry.kind, (open.inode, &entry.name));
@@ -136,7 +139,7 @@ impl Fs {
     }
 }
 
-/// Twice as long when all of it fitted, else as long as what did.
+/// The length of the next page: twice as long if all of this one fitted, else as long as what fitted.
 fn next_page_len(was: u32, sent: usize, len: usize) -> u32 {
     let next = if sent == len { was.saturating_mul(2) } else { sent as u32 };
     next.clamp(PAGE_LEN_FIRST / 2, PAGE_LEN_MAX)

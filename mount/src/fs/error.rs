@@ -1,4 +1,4 @@
-//! Why a call was refused.
+//! The errors of calls.
 
 use dfs_client::ClientError;
 use dfs_proto::units::NAME_LEN_MAX;
@@ -6,14 +6,14 @@ use thiserror::Error;
 
 use crate::handles::Handle;
 
-/// Why a call was refused. `errno::errno` says which number that is.
+/// Why a call was refused. `errno::errno` has the number for each.
 #[derive(Debug, Error)]
 pub(crate) enum FsError {
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error("handle {} is not open", .0.0)]
     BadHandle(Handle),
-    /// Of reading or writing an open file; names it, for the log.
+    /// Reading or writing an open file failed. It names the file, for the log.
     #[error("{file}: {source}")]
     File { file: String, source: ClientError },
     #[error("a name is at most {NAME_LEN_MAX} bytes long")]

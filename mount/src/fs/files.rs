@@ -16,29 +16,29 @@ use crate::fs::names::entry_name;
 use crate::groups::Requester;
 use crate::handles::Handle;
 
-/// A read that meets the end of a file while that moves looks so often whether it has moved.
+/// How often a read that meets the end of the file is tried while the end moves.
 const READS_MAX: u32 = 8;
 
-/// How a file is opened, beside its mode.
+/// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OpenFlags {
     pub(crate) mode: OpenMode,
-    /// O_DIRECT.
+    /// The file is opened with O_DIRECT.
     pub(crate) direct: bool,
-    /// The kernel opens it to execute it.
+    /// The kernel opens the file to execute it.
     pub(crate) execute: bool,
 }
 
-/// What the kernel is told of an opened file.
+/// What the kernel gets for an opened file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Opened {
     pub(crate) handle: Handle,
-    /// Reads and writes go past the page cache: O_DIRECT asks for it. Appends do not: an append that goes past the pages makes
-    /// the file longer while a page still has zeros behind the old end, and who reads at that moment gets them. In the
-    /// cache the bytes are in the page before the file is longer. The kernel places them by the size that it has cached; we
-    /// place them, and what differs is dropped ([`Fs::append`]).
+    /// Reads and writes go past the page cache, as O_DIRECT asks for. Appends do not: an append past the page cache
+    /// makes the file longer while a page still has zeros behind the old end, and a reader at that moment gets them.
+    /// In the cache the bytes are in the page before the file is longer. The kernel places them by the size that it
+    /// has cached; this mount places them, and drops the pages that differ ([`Fs::append`]).
     pub(crate) direct: bool,
-    /// The content is the same as at the open before: the pages that the kernel has since then are right.
+    /// The content is the same as at the open before, so the kernel may keep its pages (V6).
     pub(crate) pages_hold: bool,
 }
 
@@ -58,15 +58,15 @@ impl Fs {
         Ok(self.opened(file, inode, flags))
     }
 
-    /// A program that may be executed but not read: the kernel reads it, its user never does. The caller's right to
-    /// execute is what is asked; the file is then opened for the kernel.
+    /// Opens a program that may be executed but not read: the kernel reads it, its user does not. So the caller's
+    /// right to execute is checked, and the file is opened with the rights of the mount.
     async fn open_to_execute(&self, who: Requester, inode: InodeId) -> FsResult<Arc<File>> {
         self.access(who, inode, AccessMask::EXECUTE).await?;
         let mode = OpenMode { read: true, ..OpenMode::default() };
         Ok(self.client.perform(&Caller::ROOT, Open { inode, mode }).await?)
     }
 
-    /// O_CREAT. With `is_new` (O_EXCL) an existing name is refused.
+    /// Makes and opens a file (O_CREAT). With `is_new` (O_EXCL) an existing name is refused.
     pub(crate) async fn create(
         &self,
         who: Requester,
@@ -82,14 +82,15 @@ impl Fs {
         Ok((self.opened(file, attr.inode, flags), self.shown(attr)))
     }
 
-    /// Shorter than `len` at the end of the file only.
+    /// Reads `len` bytes; fewer only at the end of the file.
     pub(crate) async fn read(&self, handle: Handle, offset: Offset, len: u32) -> FsResult<Bytes> {
         let open = self.file(handle)?;
         let read = self.read_open(&open, offset, len.into()).await;
         read.map_err(|source| FsError::File { file: self.inodes.describe(open.inode), source })
     }
 
-    /// Keeps F6: whoever makes the file longer finds the page that this fills known, or this finds the file longer.
+    /// Keeps F6: either a write that makes the file longer finds the page that this read fills in `inodes`, or this
+    /// read finds the file longer.
     async fn read_open(&self, open: &OpenFile, offset: Offset, len: u64) -> Result<Bytes, ClientError> {
         let mut tries = 1;
         loop {
@@ -98,7 +99,7 @@ impl Fs {
                 false => open.file.read_at(offset, len).await?, // the kernel has asked for attributes
             };
             let end = offset.0 + bytes.len() as u64;
-            // Whole pages, also of a file that is open for direct I/O: it may be mapped.
+            // A read of whole pages fills pages, also of a file that is open for direct I/O: it may be mapped.
             let fills_last_page =
                 end < offset.0 + len && offset.0.is_multiple_of(PAGE_LEN) && len.is_multiple_of(PAGE_LEN);
             if !fills_last_page {
@@ -112,7 +113,8 @@ impl Fs {
         }
     }
 
-    /// At each `close`: what was written is committed when this returns. Who only read has nothing to wait for.
+    /// At each `close`: what was written is committed when this returns. A file that was not open for writing has
+    /// nothing to wait for.
     pub(crate) async fn flush(&self, handle: Handle) -> FsResult<()> {
         let open = self.file(handle)?;
         if !open.mode.write {

@@ -17,25 +17,26 @@ use crate::groups::{Groups, Requester};
 use crate::handles::{Handle, Handles};
 use crate::inodes::Inodes;
 
-/// Drops the kernel's pages of a file, from the one with this byte in it on, and its attributes. Must not wait: it is called
-/// while the kernel waits for an answer. What it gives is ready when that is done, or cannot be.
+/// Drops the kernel's pages of a file, from the page with this byte on, and its attributes. It must not wait: it is
+/// called while the kernel waits for an answer. The receiver is ready when the pages are dropped, or cannot be.
 pub(crate) type DropPages = Box<dyn Fn(InodeId, Offset) -> oneshot::Receiver<()> + Send + Sync>;
 
-/// Of the kernel. A smaller unit than its real one would be wrong, a larger one is only slower.
+/// The length of the kernel's pages. A shorter one than the real one would be wrong, a longer one is only slower.
 pub(super) const PAGE_LEN: u64 = 4096;
 
+/// A file that is open.
 pub(super) struct OpenFile {
     pub(super) file: Arc<File>,
     pub(super) inode: InodeId,
     pub(super) mode: OpenMode,
-    /// As the kernel was told ([`Opened::direct`]).
+    /// Reads and writes go past the page cache, as the kernel got it at the open (`Opened::direct`).
     pub(super) direct: bool,
 }
 
-/// The right to list it was asked for when it was opened (P2.4).
+/// A directory that is open. The right to list it was checked when it was opened (P2.4).
 pub(super) struct OpenDirectory {
     pub(super) inode: InodeId,
-    /// Entries that one answer held lately, so that about as many are fetched as will fit.
+    /// How many entries the last answers held, so that about as many are fetched as fit.
     pub(super) page_len: AtomicU32,
 }
 
@@ -67,12 +68,12 @@ impl Fs {
         }
     }
 
-    /// Known only once the kernel is connected. Later calls change nothing.
+    /// To be called when the kernel is connected. Later calls change nothing.
     pub(crate) fn set_drop_pages(&self, drop_pages: DropPages) {
         let _ = self.drop_pages.set(drop_pages);
     }
 
-    /// Keeps F4 from now on.
+    /// From now on nothing is accepted that would have to be written (F4).
     pub(crate) fn close(&self) {
         self.is_closing.store(true, Ordering::Relaxed);
     }
@@ -81,8 +82,8 @@ impl Fs {
         &self.inodes
     }
 
-    /// Calls as `who`; again, with supplementary groups, when the server says that they decide (P5.6). The second try
-    /// is a request of its own: the first was refused before it left a trace.
+    /// Performs an operation for `who`. If the server answers that supplementary groups decide, it is performed again
+    /// with them (P5.6). The second try is a request of its own: the first was refused before it changed anything.
     pub(super) async fn perform<O>(&self, who: Requester, operation: O) -> Result<O::Reply, ClientError>
     where
         O: Operation + Clone,
@@ -95,7 +96,7 @@ impl Fs {
         }
     }
 
-    /// Attributes as the kernel may see them now (F6).
+    /// The attributes that the kernel may see now (F6).
     pub(super) fn shown(&self, attr: InodeAttr) -> InodeAttr {
         let size = self.inodes.shown_size(attr.inode, attr.size.0);
         InodeAttr { size: ByteLen(size), ..attr }

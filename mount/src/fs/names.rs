@@ -29,7 +29,7 @@ impl Fs {
         self.inodes.forget(inode, count);
     }
 
-    /// Makes a directory, symbolic link, node or closed file.
+    /// Makes a directory, symbolic link, node or file. A file is not opened.
     pub(crate) async fn make(
         &self,
         who: Requester,
@@ -66,7 +66,7 @@ impl Fs {
         Ok(())
     }
 
-    /// `flags` as of `renameat2`: RENAME_NOREPLACE works, any other is refused, never ignored.
+    /// `flags` are those of `renameat2`. RENAME_NOREPLACE works; any other is refused, never ignored.
     pub(crate) async fn rename(
         &self,
         who: Requester,

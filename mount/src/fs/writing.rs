@@ -15,23 +15,23 @@ use crate::fs::mounted::{Fs, OpenFile, PAGE_LEN};
 use crate::groups::Requester;
 use crate::handles::Handle;
 
-/// So long the answer to a write waits for pages to be dropped. The last one may be locked by that write: it is not used then
-/// before the answer, nor believed after it.
+/// The longest time for which the answer to a write waits until pages are dropped. The write itself may lock the last
+/// page: then nobody uses that page before the answer, and the kernel drops it afterwards.
 const DROP_MAX: Duration = Duration::from_millis(5);
-/// The same for a write past the page cache, which locks no page. One that is being read is locked.
+/// The same for a write past the page cache. It locks no page itself, but a page that is being read is locked.
 const DROP_LAST_MAX: Duration = Duration::from_millis(100);
 
 /// A write as the kernel sends it.
 pub(crate) struct Write {
     pub(crate) offset: Offset,
     pub(crate) data: Bytes,
-    /// The file description has O_APPEND now (`fcntl` may have changed it since the open).
+    /// The file description has O_APPEND now. (`fcntl` may have changed it since the open.)
     pub(crate) append: bool,
-    /// Pages written back: handle, caller and append mode are guesses then; only the offset counts.
+    /// The kernel writes pages back. Then its handle, caller and append mode are guesses, and only the offset counts.
     pub(crate) from_page_cache: bool,
-    /// The file description has O_DIRECT now: it goes past the page cache.
+    /// The file description has O_DIRECT now: the write goes past the page cache.
     pub(crate) direct: bool,
-    /// It is to be durable when it is answered.
+    /// The write must be durable when it is answered (F5).
     pub(crate) durable: bool,
     /// The kernel wants set-uid and set-gid cleared (FUSE_HANDLE_KILLPRIV_V2).
     pub(crate) kill_privileges: bool,
@@ -47,7 +47,7 @@ impl Fs {
         if write.offset.0.saturating_add(len.into()) > FILE_LEN_MAX {
             return Err(FsError::TooLarge);
         }
-        // Whose write it is matters for set-uid and set-gid only, and about those the kernel has decided.
+        // The caller matters only for set-uid and set-gid, and about those the kernel has decided.
         let groups = None;
         let caller =
             if write.kill_privileges { Caller { uid: who.uid, gid: who.gid, groups } } else { Caller::ROOT };
@@ -62,7 +62,7 @@ impl Fs {
         Ok(len)
     }
 
-    /// Keeps F5 and F6.
+    /// Writes past the page cache; keeps F5 and F6.
     async fn write_past_cache(
         &self,
         open: &OpenFile,
@@ -91,15 +91,16 @@ impl Fs {
         }
     }
 
-    /// The kernel has put the bytes where it takes the end to be. If that is not the end (another mount wrote), its pages from
-    /// there on are not the file's. They go before the answer, which makes the file longer for the kernel.
+    /// The kernel has put the bytes at the end by the size that it has cached. If that is not the end, because
+    /// another mount wrote, its pages from there on are not the file's. They are dropped before the answer, which
+    /// makes the file longer for the kernel.
     async fn append(&self, open: &OpenFile, caller: &Caller, write: &Write) -> Result<(), ClientError> {
         let at = open.file.append(caller, &write.data).await?;
         if at != write.offset {
             self.inodes.pages_differ(open.inode);
             if let Some(drop_pages) = self.drop_pages.get() {
                 let dropped = drop_pages(open.inode, at.min(write.offset)); // keeps F3
-                // The page in which the write ends is locked until the answer: it is not waited for.
+                // The page in which the write ends is locked until the answer, so it is not waited for.
                 let end = write.offset.0 + write.data.len() as u64;
                 if write.offset.0 / PAGE_LEN != end / PAGE_LEN {
                     let _ = timeout(DROP_MAX, dropped).await;
@@ -109,7 +110,7 @@ impl Fs {
         Ok(())
     }
 
-    /// Keeps F3.
+    /// If bytes could not be written, drops the kernel's pages of the file (F3).
     pub(super) fn written(&self, inode: InodeId, answer: Result<(), ClientError>) -> FsResult<()> {
         answer.map_err(|source| {
             self.inodes.pages_differ(inode);

@@ -29,7 +29,7 @@ use crate::fuse::replies::{
     reply_statfs,
 };
 
-/// Requests that the kernel makes on its own (read-ahead, releases) and has in flight at once.
+/// The most requests that the kernel makes on its own (read-ahead, releases) and has in flight at the same time.
 const BACKGROUND_MAX: u16 = 64;
 
 impl Filesystem for Edge {
@@ -46,7 +46,8 @@ impl Filesystem for Edge {
             InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
         ];
         for capability in wanted {
-            // An older kernel without one of the others is slower, or has no mmap of O_DIRECT files, but is not wrong.
+            // An older kernel that lacks one of the others is slower, or has no mmap of O_DIRECT files, but is not
+            // wrong.
             if config.add_capabilities(capability).is_err() && capability == InitFlags::FUSE_AUTO_INVAL_DATA {
                 let what =
                     "this kernel's FUSE cannot check cached pages (AUTO_INVAL_DATA); Linux 5.11 or newer can";
@@ -397,8 +398,8 @@ impl Filesystem for Edge {
 
     // ---- not implemented (E3) --------------------------------------------------------------------------------
 
-    // For extended attributes, fallocate and the next two, the kernel gives the application EOPNOTSUPP (or copies and
-    // seeks by itself) when it hears ENOSYS, and does not ask again: `ls -l` and `cp` save a request per file.
+    // For extended attributes, fallocate and the next two, the kernel answers EOPNOTSUPP to the application (or
+    // copies and seeks by itself) after ENOSYS, and does not ask again: `ls -l` and `cp` save a request per file.
 
     fn setxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: &[u8], _: i32, _: u32, reply: ReplyEmpty) {
         reply.error(Errno::ENOSYS);

@@ -15,12 +15,12 @@ use crate::fs::{Fs, FsError, FsResult};
 
 /// The largest request: one append carries as much (twice as fast as the kernel's default of 128 KiB).
 pub(crate) const REQUEST_LEN_MAX: u32 = APPEND_LEN_MAX as u32;
-/// The client's own deadlines come first, since they say what did not answer.
+/// A request of the kernel has this much more time than the client's own deadlines, which say what did not answer.
 const DEADLINE_MARGIN: Duration = Duration::from_secs(1);
 
 const _: () = assert!(APPEND_LEN_MAX <= u32::MAX as u64);
 
-/// How long an answer may take (E1).
+/// The deadlines of the kinds of requests (E1).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadlines {
     metadata: Duration,
@@ -29,8 +29,9 @@ pub(crate) struct Deadlines {
 }
 
 impl Deadlines {
-    /// Moving bytes takes calls of both kinds. Storing what is buffered may take long while it progresses: the client ends
-    /// it when nothing does, and this is only the net below, for as many slices as `buffer_len` has.
+    /// A request that moves bytes needs calls of both kinds. A request that stores what is buffered may take long
+    /// while it progresses. The client gives it up when it does not progress; the deadline here is only for the case
+    /// that the client does not, and allows for as many slices as `buffer_len` has.
     pub(crate) fn new(metadata_timeout: Duration, data_timeout: Duration, buffer_len: u64) -> Deadlines {
         let slices = u32::try_from(buffer_len.div_ceil(FLUSH_SLICE_LEN)).unwrap_or(u32::MAX);
         Deadlines {
@@ -52,7 +53,7 @@ impl Edge {
         Edge { fs, runtime, deadlines }
     }
 
-    /// Runs `call` and gives its answer to `reply`: at once if it does not have to wait, else as a task (E2).
+    /// Runs `call` and gives its answer to `reply`: at once if the call does not have to wait, else as a task (E2).
     fn run<T, C>(&self, within: Duration, call: C, reply: impl FnOnce(FsResult<T>) + Send + 'static)
     where
         T: Send + 'static,
@@ -62,7 +63,7 @@ impl Edge {
         let mut call = Box::pin(tokio::time::timeout(within, call)); // keeps E1
         let deferred = Deferred::of(self.runtime.clone());
         let waker = Waker::from(deferred.clone());
-        // A panic ends this one request (its reply is dropped, which answers EIO), not the event loop.
+        // A panic ends only this request (its reply is dropped, which answers EIO), not the event loop.
         let first = std::panic::catch_unwind(AssertUnwindSafe(|| {
             call.as_mut().poll(&mut Context::from_waker(&waker))
         }));

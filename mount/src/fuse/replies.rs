@@ -1,4 +1,4 @@
-//! Answers and flags, as the kernel gets and gives them.
+//! Answers and flags, in the kernel's words.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -21,10 +21,11 @@ use crate::handles::Handle;
 
 /// Inode numbers are never reused, so their first generation is their only one.
 pub(super) const GENERATION: Generation = Generation(0);
-/// The kernel's mark on an open for execve(2); not in libc.
+/// The kernel's mark on an open for execve(2). It is not in libc.
 const FMODE_EXEC: i32 = 0x20;
 
-/// The number for the kernel. I/O errors are logged here, where they are consumed: the application sees only `EIO`.
+/// The error number for the kernel. I/O errors are logged here, where they are consumed: the application sees only
+/// `EIO`.
 pub(super) fn number(what: &'static str, error: &FsError) -> Errno {
     let number = errno(error).0;
     if number == libc::EIO {
@@ -98,7 +99,8 @@ pub(super) fn owned(name: &OsStr) -> Bytes {
     Bytes::copy_from_slice(name.as_bytes())
 }
 
-/// `is_create`: O_TRUNC reaches us with CREATE only; at OPEN the kernel truncates by SETATTR (no ATOMIC_O_TRUNC).
+/// The flags of an open. O_TRUNC comes with CREATE only (`is_create`); at OPEN the kernel truncates by SETATTR, since
+/// ATOMIC_O_TRUNC is not asked for.
 pub(super) fn open_flags(flags: i32, is_create: bool) -> fs::OpenFlags {
     let access = fuser::OpenFlags(flags).acc_mode();
     let write = access != OpenAccMode::O_RDONLY;
@@ -121,7 +123,7 @@ pub(super) fn opened_flags(opened: Opened) -> FopenFlags {
     }
 }
 
-/// Puts the entries into an answer with `add`, which says when it is full; tells how many fitted.
+/// Puts the entries into an answer with `add`, which returns true when the answer is full. Returns how many fitted.
 pub(super) fn fill(entries: &[Listed], add: impl FnMut(&Listed) -> bool) -> usize {
     entries.iter().position(add).unwrap_or(entries.len())
 }

@@ -9,33 +9,33 @@ use tokio::time::Instant;
 use crate::data::extents::{ExtentCache, Located};
 use crate::data::node::NodeState;
 
-/// N6: for so long after it.
+/// For this long after a read that waited in vain, reads have a short deadline (N6).
 const IMPATIENT_FOR: Duration = Duration::from_secs(5);
 
 /// What a reader sees of a range at one moment (N2).
 pub(crate) struct View {
-    /// Of the committed content below.
+    /// The version of the committed content.
     pub(crate) version: u64,
-    /// What lies behind it is not the file's.
+    /// The size of the file.
     pub(crate) size: u64,
     pub(crate) overlay: Vec<(u64, Bytes)>,
     pub(crate) extents: Vec<Located>,
 }
 
 impl NodeState {
-    /// N6.
-    pub(crate) fn read_patience(&self, whole: Duration, short: Duration) -> Duration {
+    /// The time-out of the next read: `whole`, or `short` soon after a read that waited in vain (N6).
+    pub(crate) fn read_timeout(&self, whole: Duration, short: Duration) -> Duration {
         let has_just_failed = self.unreachable_since.is_some_and(|since| since.elapsed() < IMPATIENT_FOR);
         if has_just_failed { short.min(whole) } else { whole }
     }
 
-    /// A read ended: whether its deadline came first.
+    /// A read has ended, and may have waited for its whole deadline in vain.
     pub(crate) fn note_read(&mut self, was_in_vain: bool) {
         self.unreachable_since = was_in_vain.then(Instant::now);
     }
 
-    /// `[from, to)` as it is now, or the first position whose extents have to be fetched. `fetched` is what the caller
-    /// has fetched for it: the cache forgets when it is full.
+    /// The range `[from, to)` as it is now, or the first position whose extents have to be fetched. `fetched` is what
+    /// the caller has fetched for this read: the cache may have dropped it, when it was full.
     pub(crate) fn view(&self, fetched: &ExtentCache, from: u64, to: u64) -> Result<View, u64> {
         let overlay = self.buffer.overlay(from, to);
         let mut extents = Vec::new();
@@ -52,7 +52,7 @@ impl NodeState {
         Ok(View { version: self.cache.version(), size: self.size(), overlay, extents })
     }
 
-    /// The committed content only.
+    /// The same of the committed content only.
     pub(crate) fn committed_view(&self, fetched: &ExtentCache, from: u64, to: u64) -> Result<View, u64> {
         let extents = self.extents(fetched, from, to)?;
         let size = self.base.as_ref().map_or(0, |base| base.size.0);
@@ -81,7 +81,7 @@ impl NodeState {
         }
     }
 
-    /// Copies may have moved: the next reader asks where they are.
+    /// Copies may have moved: the next reader asks again where they are.
     pub(crate) fn forget_extents(&mut self) {
         let version = self.cache.version();
         self.cache.reset(version);

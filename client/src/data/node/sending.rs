@@ -16,7 +16,7 @@ use crate::data::stream::ChunkStream;
 use crate::data::writer::Place;
 
 impl NodeState {
-    /// Runs below `end` that are nowhere, or where they cannot stay.
+    /// The runs below `end` that are in no chunk, or in one from which they cannot be committed.
     pub(crate) fn unplaced(&self, end: RunId) -> Vec<(RunId, Run)> {
         let is_placed = |id: &RunId, run: &Run| {
             self.places.get(id).is_some_and(|place| place.stream.session == self.session && holds(place, run))
@@ -28,7 +28,7 @@ impl NodeState {
             .collect()
     }
 
-    /// Runs were sent, one behind the other, to `place`.
+    /// These runs were sent, one behind the other, to `place`.
     pub(crate) fn placed(&mut self, runs: &[(RunId, Run)], place: &Place) {
         let mut offset = place.offset;
         for (id, run) in runs {
@@ -39,7 +39,7 @@ impl NodeState {
         }
     }
 
-    /// Each chunk that runs below `end` were sent to, and how far.
+    /// The chunks to which runs below `end` were sent, and up to where.
     pub(crate) fn streams_below(&self, end: RunId) -> Vec<(Arc<ChunkStream>, u64)> {
         let mut streams: BTreeMap<ChunkId, (Arc<ChunkStream>, u64)> = BTreeMap::new();
         for (id, run) in self.buffer.runs_below(end) {
@@ -52,8 +52,8 @@ impl NodeState {
         streams.into_values().collect()
     }
 
-    /// The next commit of runs below `end`: as many as one may name, oldest first. `None` when all are committed.
-    /// All of them must be placed, and `next_commit` known.
+    /// The next commit of runs below `end`, the oldest first, with as many as one commit may name. `None` when all
+    /// are committed. All of them must be in chunks, and `next_commit` must be known.
     pub(crate) fn part(&mut self, end: RunId) -> Option<Arc<Part>> {
         self.move_appended();
         let mut map = ExtentMap::default();
@@ -91,7 +91,8 @@ impl NodeState {
         Some(Arc::new(Part { commit: FilePart { session: self.session, file, chunks }, runs, locations }))
     }
 
-    /// The cluster answered what the next commit is. One whose end was unknown has happened if that is a later one.
+    /// The cluster has answered which commit is the next. If that is a later one than the commit without an answer,
+    /// that one has happened.
     pub(crate) fn learn_of_commits(&mut self, session: SessionId, attr: &InodeAttr, next: u64) {
         self.observe(attr);
         if session != self.session {
@@ -106,7 +107,7 @@ impl NodeState {
         }
     }
 
-    /// A commit is sent, or will not be answered any more: nobody knows what becomes of it.
+    /// A commit is being sent, or its answer was lost: it may have happened.
     pub(crate) fn not_answered(&mut self, part: &Arc<Part>) {
         if part.commit.session == self.session {
             self.next_commit = None;
@@ -114,12 +115,12 @@ impl NodeState {
         }
     }
 
-    /// A commit was refused: it did not happen.
+    /// A commit was refused, so it did not happen.
     pub(crate) fn was_refused(&mut self, part: &Arc<Part>) {
         self.uncertain = self.uncertain.take().filter(|uncertain| !Arc::ptr_eq(uncertain, part));
     }
 
-    /// Keeps N2.
+    /// A commit was answered: its bytes move from the buffer to the extents (N2).
     pub(crate) fn committed(&mut self, part: &Part, attr: &InodeAttr) {
         if part.commit.session != self.session {
             return;
@@ -137,7 +138,7 @@ impl NodeState {
     }
 }
 
-/// Bytes can be committed from where they are: the chunk goes on, or had them durable before it ended.
+/// The run can be committed from this place: the chunk goes on, or had the bytes on stable storage before it failed.
 fn holds(place: &Place, run: &Run) -> bool {
     let progress = place.stream.progress();
     progress.failure.is_none() || progress.synced >= place.offset + run.data.len() as u64

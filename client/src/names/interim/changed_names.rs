@@ -2,7 +2,7 @@
 //!
 //! While the root directory's cluster is silent, the names of volumes come from the map, which may be older than a change of
 //! this client. So from a change on, a name is not taken from the map before the map was seen to agree with the root directory.
-//! Whoever renames a volume and makes another one of its name never gets the old one, however long the cluster is silent.
+//! A program that renames a volume and makes another one of its name never gets the old one, however long the cluster is silent.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

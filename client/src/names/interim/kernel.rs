@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use dfs_proto::attr::FileKind;
 
-/// V1. The kernel asks for the name of a file at each use (P5.2). So whoever opens or cuts a path gets the file that has
-/// that name now, also when it has just been listed: if the kernel kept the name, `> log` right after another mount's
-/// `mv log log.1` would empty `log.1`.
+/// V1. The kernel asks for the name of a file at each use (P5.2). So a program that opens or cuts a path gets the
+/// file that has that name now, also when it has just been listed: if the kernel kept the name, `> log` right after
+/// another mount's `mv log log.1` would empty `log.1`.
 pub const FILE_NAME_TIMEOUT: Duration = Duration::ZERO;
 
 /// V1. With this, a path of four components costs one look-up instead of four. It is harmless because the operation names

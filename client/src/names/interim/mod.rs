@@ -11,14 +11,14 @@
 //! | V4 | the attributes that the answer to a change of this client brought | 10 ms | `after_change` |
 //! | V5 | the content's version of an inode that was closed | as long as there is room | `closed` |
 //! | V6 | the kernel's pages of a file, over an open | while the content's version is the same | `kept_pages` |
-//! | V7 | the names of volumes, from the federation map, while the root directory's cluster is silent | not once this client has changed the name | `changed_names` |
+//! | V7 | names of volumes, from the federation map, while the root directory's cluster is silent | until this client changes the name | `changed_names` |
 //! | V8 | that a cluster is silent | until it answers | `silent` |
 //! | V9 | the root directory's attributes and the space, while no metaserver answers | until one answers | `last_known` |
 //!
-//! V1, V2 and V6 are applied by the mount, V9 too; the others by this library. Leases replace V1 to V4 and V6; V5 then only
-//! orders answers. To delete a rule, delete its file, and the compiler names its users.
+//! The mount applies V1, V2, V6 and V9, the other floors of this library apply the rest. Leases replace V1 to V4 and V6. To
+//! delete a rule, delete its file: the compiler then names its users.
 //!
-//! Uses nothing but the clock and the error type.
+//! Uses the clock and the error type, and no floor.
 
 pub(crate) mod after_change;
 pub(crate) mod changed_names;
