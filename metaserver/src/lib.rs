@@ -14,7 +14,7 @@
 //! # A write, from the call to the answer
 //!
 //!     service::MetaService::change → service::namespace: try_change → coherence::Gate::change
-//!       → raft::Consensus::propose → raft::log_writer (one write, one sync, on a majority)    ← durable
+//!       → raft::Consensus::propose → raft::log::writer (one write, one sync, on a majority)    ← durable
 //!       → dfs_state::apply → state/src/ops/commit_extents.rs: apply                            ← visible
 //!
 //! *Durable*: once a majority has synced the entry of the log, the change survives. Tests:
@@ -42,6 +42,7 @@
 
 mod coherence;
 pub mod config;
+mod error;
 mod federation;
 mod http;
 #[cfg(test)]
@@ -58,5 +59,6 @@ mod view;
 mod wiring;
 mod worker;
 
+pub use error::ServeError;
 pub use storage::{GroupStorage, Storage};
-pub use wiring::{Running, ServeError, run, start};
+pub use wiring::{Running, run, start};

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::GroupStorage;
-use crate::raft::log_disk::SimulatedDisk;
+use crate::raft::log::disk::SimulatedDisk;
 use dfs_state::kv::memory::MemoryHome;
 
 /// A network within the process: an address is a name that somebody listens at.

@@ -13,7 +13,7 @@ use dfs_proto::units::{ByteLen, MIB};
 use thiserror::Error;
 use tokio::time::sleep;
 
-use crate::raft::log_disk::LogDisk;
+use crate::raft::log::disk::LogDisk;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use dfs_proto::ids::SessionId;
 use tokio::time::Instant;
 
-use crate::coherence::{BeginsAnew, Soft};
+use crate::coherence::soft::{BeginsAnew, Soft};
 
 pub(crate) struct Sessions {
     expiry: Duration,

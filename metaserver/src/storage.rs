@@ -8,10 +8,10 @@ use dfs_net::descriptors;
 use dfs_proto::units::{ByteLen, MIB};
 
 use crate::config::Config;
+use crate::error::ServeError;
 use crate::raft;
-use crate::raft::log_disk::{FileDisk, LogDisk};
+use crate::raft::log::disk::{FileDisk, LogDisk};
 use crate::rocks::{RocksHome, RocksOptions};
-use crate::wiring::ServeError;
 use dfs_state::kv::KvHome;
 
 /// Where a metaserver keeps what survives it.

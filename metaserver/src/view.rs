@@ -17,7 +17,7 @@ use dfs_proto::meta::StatFs;
 use dfs_proto::units::ByteLen;
 use tokio::time::Instant;
 
-use crate::coherence::{BeginsAnew, Soft};
+use crate::coherence::soft::{BeginsAnew, Soft};
 use crate::placement::Candidate;
 use dfs_state::server::ServerRecord;
 

@@ -1,7 +1,6 @@
 //! Wires the parts of a metaserver, serves, and shuts down in order.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +10,6 @@ use dfs_net::rpc::admission::Admission;
 use dfs_net::rpc::grpc::SharedIdentity;
 use dfs_net::rpc::{Identity, Role, grpc};
 use dfs_proto::ids::{ClusterId, MemberId};
-use thiserror::Error;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -19,11 +17,12 @@ use tonic::service::Routes;
 
 use crate::coherence::Gate;
 use crate::config::Config;
+use crate::error::ServeError;
 use crate::federation::{self, Federation};
 use crate::metrics::Metrics;
-use crate::raft::log_disk::LogDisk;
+use crate::raft::log::disk::LogDisk;
 use crate::raft::{self, ClusterOptions, Consensus, ConsensusOptions, Examined, LogOptions, Purpose, Timing};
-use crate::room::{Room, TooFull};
+use crate::room::Room;
 use crate::service::{self, Metaserver};
 use crate::sessions::Sessions;
 use crate::storage::{FEDERATION, GroupStorage, Storage};
@@ -34,25 +33,6 @@ use crate::{http, worker};
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 /// For another member to take over the lead before this one goes.
 const HAND_OVER_DEADLINE: Duration = Duration::from_millis(500);
-
-/// Why a metaserver does not start, or not go on. One line each.
-#[derive(Debug, Error)]
-pub enum ServeError {
-    #[error("data directory {}: {what}", data.display())]
-    Storage { data: PathBuf, what: String },
-    #[error("listen on {address} (`{key}`): {why}")]
-    Bind { key: &'static str, address: String, why: io::Error },
-    #[error("`listen` = {listen} does not say where others reach this metaserver: set `advertise`")]
-    NoAddress { listen: String },
-    #[error("data directory {}: {why}", data.display())]
-    Start { data: PathBuf, why: raft::StartError },
-    #[error("data directory {}: {why}", data.display())]
-    TooFull { data: PathBuf, why: TooFull },
-    #[error("{what} has stopped: {why}")]
-    Stopped { what: &'static str, why: String },
-    #[error("{0}")]
-    Failed(String),
-}
 
 /// A metaserver that takes part.
 pub struct Running {

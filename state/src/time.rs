@@ -1,7 +1,7 @@
 //! The state's own time: what orders in it, and no wall clock (P7.1).
 //!
 //! It began with the cluster, never goes backwards, and advances with each command, never by more than has passed on the
-//! leader's CLOCK_BOOTTIME (`raft::state_clock`). What its figures are says nothing to anybody: only which is greater. (In a
+//! leader's CLOCK_BOOTTIME (`raft::machine::clock`). What its figures are says nothing to anybody: only which is greater. (In a
 //! state that an earlier release has made they began with the wall clock's, and may be far ahead of it; they go on from
 //! there.)
 

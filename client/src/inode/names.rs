@@ -11,7 +11,7 @@ use crate::inode::operation::AtOneCluster;
 use crate::route::routes::ChangedEntry;
 use crate::session::replies::{self, Created};
 
-/// Makes a file, directory, symbolic link or node. The file is not opened: see [`CreateOpen`](crate::inode::CreateOpen).
+/// Makes a file, directory, symbolic link or node. A file is not opened; `CreateOpen` does that.
 impl AtOneCluster for Create {
     type Reply = Created;
 

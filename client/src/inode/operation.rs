@@ -15,7 +15,7 @@ use crate::route::routes::{ChangedEntry, Routes};
 pub trait Operation: Send + Sized {
     type Reply;
 
-    /// [`Client::perform`](crate::inode::Client::perform) calls this.
+    /// `Client::perform` calls this.
     fn perform(
         self,
         routes: &Arc<Routes>,

@@ -2,7 +2,6 @@
 
 mod gate;
 mod leases;
-mod soft;
+pub(crate) mod soft;
 
 pub(crate) use gate::Gate;
-pub(crate) use soft::{BeginsAnew, Soft};

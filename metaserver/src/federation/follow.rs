@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Federation;
 use crate::raft::Consensus;
-use crate::raft::log_disk::{LogDisk, WholeFile};
+use crate::raft::log::disk::{LogDisk, WholeFile};
 
 /// How long a member holds a question for a newer map.
 const HELD: Duration = Duration::from_secs(10);

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::Federation;
 use super::placement::{Candidate, choose};
 use super::report::REPORT_INTERVAL;
-use crate::coherence::{BeginsAnew as _, Soft};
+use crate::coherence::soft::{BeginsAnew as _, Soft};
 use crate::raft::Consensus;
 use dfs_state::command::{Command, FederationCommand, Reply};
 

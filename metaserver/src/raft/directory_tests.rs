@@ -17,11 +17,11 @@ use openraft::storage::{RaftLogStorage as _, RaftLogStorageExt as _};
 use openraft::testing::log_id;
 use openraft::{EntryPayload, RaftLogReader as _};
 
-use super::examine::{Examined, Opened};
-use super::log_disk::{FileDisk, FileId, LogDisk, WholeFile};
-use super::log_store::LogOptions;
-use super::snapshot::copy;
-use super::state_store::{APPLIED_KEY, encode_applied};
+use super::log::disk::{FileDisk, FileId, LogDisk, WholeFile};
+use super::log::store::LogOptions;
+use super::machine::snapshot::copy;
+use super::machine::store::{APPLIED_KEY, encode_applied};
+use super::member::examine::{Examined, Opened};
 use super::types::{Applied, LogEntry, MemberNode, Membership, MembershipConfig, TypeConfig, Vote};
 use super::{ConsensusOptions, StartError};
 use crate::Storage as ServerStorage;

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::service::Routes;
 
-use super::log_disk::{FileDisk, LogDisk, SimulatedDisk};
+use super::log::disk::{FileDisk, LogDisk, SimulatedDisk};
 use super::{Consensus, ConsensusOptions, LogOptions, Purpose, StartError, applied_count};
 use crate::rocks::{RocksHome, RocksOptions};
 use dfs_state::command::{Command, FederationCommand, Reply};

@@ -3,36 +3,21 @@
 //!
 //! Start with [`Consensus`]: `propose` and `read` are the two doors to the state. How a command becomes durable:
 //!
-//!     propose → proposer (gathers) → openraft → log_store → log_writer (one write, one sync)  ← durable here
-//!                                             ↘ network → server (the others) → their log_store
-//!     a quorum has it → state_machine::apply → one batch in the Kv → the reply
+//!     propose → proposer (gathers) → openraft → log::store → log::writer (one write, one sync)  ← durable here
+//!                                             ↘ member::network → member::server (the others) → their log::store
+//!     a quorum has it → machine::state_machine: apply → one batch in the Kv → the reply
 //!
-//! What comes from others is checked in `sender` before openraft stores it. `state_store` says which database is current,
-//! `snapshot` moves one to another member, `bootstrap` makes the group,
-//! `stamp` says whose directory it is, `examine` whether its files agree before any is changed, `ticks` when openraft looks at
-//! its timers; `state_clock`, `member_clocks` and `read_lease` say what time it is, whose clock is wrong, and whether this
-//! machine has slept. Rules: the headers of these files, and PROTOCOLS.md P7.
+//! The floors: `log` is the log on disk, `member` is one member among the others of its group, and `machine` is the replicated
+//! state on one member. Beside them: `consensus` wires a member of a group, `proposer` gathers commands into entries, `ticks` says
+//! when openraft looks at its timers, `read_lease` whether the leader may answer reads by itself, and `types` are openraft's
+//! types with their encodings. Rules: the headers of these files, and P7.
 
-mod bootstrap;
 mod consensus;
-mod examine;
-mod group;
-pub mod log_disk;
-mod log_format;
-mod log_recover;
-mod log_store;
-mod log_writer;
-mod member_clocks;
-mod network;
+pub mod log;
+mod machine;
+mod member;
 mod proposer;
 mod read_lease;
-mod sender;
-mod server;
-mod snapshot;
-mod stamp;
-mod state_clock;
-mod state_machine;
-mod state_store;
 mod ticks;
 mod types;
 
@@ -40,13 +25,13 @@ pub use consensus::{
     ClusterOptions, Consensus, ConsensusOptions, GroupStatus, Leadership, MemberStatus, Purpose, StartError,
     Timing, service,
 };
-pub use examine::{Contradiction, Examined};
-pub use group::Failure;
-pub use log_format::torn_segment_after;
-pub use log_recover::Reached;
-pub use log_store::LogOptions;
-pub use stamp::{StampError, seat_in};
-pub use state_store::{ReadView, applied_count};
+pub use log::format::torn_segment_after;
+pub use log::recover::Reached;
+pub use log::store::LogOptions;
+pub use machine::store::{ReadView, applied_count};
+pub use member::examine::{Contradiction, Examined};
+pub use member::group::Failure;
+pub use member::stamp::{StampError, seat_in};
 
 #[cfg(test)]
 mod directory_tests;

@@ -20,10 +20,10 @@ use openraft::{Instant as _, ServerState};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
-use super::group::Group;
-use super::log_store::LogMonitor;
-use super::server::Raft;
-use super::state_clock::StateClock;
+use super::log::store::LogMonitor;
+use super::machine::clock::StateClock;
+use super::member::group::Group;
+use super::member::server::Raft;
 use super::types::{Proposal, TypeConfig};
 use dfs_state::command::{Command, Reply};
 

@@ -17,15 +17,15 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::testing::log_id;
 use openraft::{OptionalSend, RaftLogReader, StorageError};
 
-use super::log_disk::{FileDisk, FileId, LogDisk, SimulatedDisk, WholeFile};
-use super::log_format::{
+use super::log::disk::{FileDisk, FileId, LogDisk, SimulatedDisk, WholeFile};
+use super::log::format::{
     SegmentHeader, State, put_batch, put_state, read_segment, read_segment_header, segment_header,
 };
-use super::log_store::{LogMonitor, LogOptions, LogStore, PurgeGate};
-use super::snapshot::{SnapshotBuilder, SnapshotData};
-use super::state_clock::StateClock;
-use super::state_machine::StateMachine;
-use super::state_store::{APPLIED_KEY, StateStore, encode_applied, read_applied};
+use super::log::store::{LogMonitor, LogOptions, LogStore, PurgeGate};
+use super::machine::clock::StateClock;
+use super::machine::snapshot::{SnapshotBuilder, SnapshotData};
+use super::machine::state_machine::StateMachine;
+use super::machine::store::{APPLIED_KEY, StateStore, encode_applied, read_applied};
 use super::types::{
     Applied, FORMAT_OF_ONE_CLOCK, LogEntry, LogId, Membership, Proposal, SnapshotMeta, TypeConfig, Vote,
 };

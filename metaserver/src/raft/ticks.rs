@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::consensus::{Leadership, Timing};
-use super::server::Raft;
+use super::member::server::Raft;
 
 /// When a leader whom this member accepts was last heard.
 pub(crate) type Heard = watch::Sender<Option<Instant>>;

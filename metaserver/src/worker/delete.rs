@@ -8,7 +8,7 @@ use dfs_proto::scope::Unleased;
 use tokio::time::{Instant, sleep};
 
 use super::budget::{Budget, DELETE};
-use super::{Learned, Work};
+use super::work::{Learned, Work};
 use crate::service::Metaserver;
 use dfs_state::command::Command;
 use dfs_state::kv::Snapshot;

@@ -5,7 +5,7 @@ use dfs_proto::scope::Unleased;
 use tokio::time::Instant;
 
 use super::budget::{Budget, EXPIRE};
-use super::{Learned, Work};
+use super::work::{Learned, Work};
 use crate::service::Metaserver;
 use crate::sessions::Sessions;
 use dfs_state::command::Command;

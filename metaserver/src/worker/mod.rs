@@ -10,56 +10,21 @@ mod delete;
 mod expire;
 mod reap;
 mod seal;
+mod work;
 
 use std::sync::Arc;
 
-use dfs_proto::scope::Unleased;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use crate::federation;
 use crate::service::Metaserver;
-use crate::sessions::Sessions;
-use crate::view::View;
-use budget::Budget;
 use delete::{Delete, SeenTimes};
-use dfs_state::command::{Command, Reply};
+use dfs_state::command::Reply;
 use dfs_state::kv::Snapshot;
 use expire::Expire;
 use reap::Reap;
 use seal::Seal;
-
-/// One kind of background work.
-trait Work: Sync {
-    fn budget(&self) -> Budget;
-
-    /// The records that decide.
-    fn records(&self) -> Unleased;
-
-    /// What is to be done now; nothing costs no entry of the log.
-    fn plan(&self, state: &dyn Snapshot, learned: &Learned<'_>) -> Vec<Command>;
-
-    /// Asked right before a planned command is executed, which may be a while after it was planned.
-    fn is_still_due(&self, _command: &Command, _learned: &Learned<'_>) -> bool {
-        true
-    }
-
-    /// The command was executed.
-    fn done(&self, _command: &Command, _metaserver: &Metaserver) {}
-}
-
-/// What a plan goes by beside the replicated state.
-struct Learned<'m> {
-    now: Instant,
-    view: &'m View,
-    sessions: &'m Sessions,
-}
-
-impl Learned<'_> {
-    fn now(metaserver: &Metaserver) -> Learned<'_> {
-        let gate = &metaserver.gate;
-        Learned { now: Instant::now(), view: &gate.view, sessions: &gate.sessions }
-    }
-}
+use work::{Learned, Work};
 
 /// Runs while the process does.
 pub(crate) async fn run(metaserver: Arc<Metaserver>) {

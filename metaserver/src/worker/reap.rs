@@ -3,7 +3,7 @@
 use dfs_proto::scope::Unleased;
 
 use super::budget::{Budget, REAP};
-use super::{Learned, Work};
+use super::work::{Learned, Work};
 use dfs_state::command::Command;
 use dfs_state::kv::Snapshot;
 use dfs_state::read;

@@ -5,7 +5,7 @@ use dfs_proto::scope::Unleased;
 use tokio::time::Instant;
 
 use super::budget::{Budget, SEAL};
-use super::{Learned, Work};
+use super::work::{Learned, Work};
 use crate::view::{Registered, View};
 use dfs_state::command::Command;
 use dfs_state::kv::Snapshot;

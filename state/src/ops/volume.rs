@@ -4,7 +4,7 @@
 use dfs_proto::attr::{FileKind, Name, Timestamp};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{InodeId, VolumeId};
-use dfs_proto::meta::Change;
+use dfs_proto::meta::{Change, MetaResult};
 
 use super::context::invalid;
 use crate::command::{Reply, RootAttr, VolumeRoot, VolumeStep};
@@ -19,7 +19,7 @@ pub(crate) fn make(txn: &mut Txn<'_>, now: Timestamp, id: VolumeId, attr: RootAt
         return Reply::Refused(invalid(format!("{id} cannot be made")));
     };
     match volume::get(txn, id).map(|record| record.state) {
-        Some(VolumeState::Dropped) => return given_up(),
+        Some(VolumeState::Dropped) => return Reply::Refused(given_up()),
         Some(VolumeState::Active | VolumeState::Removing { .. }) => {}
         None => {
             volume::put(txn, id, VolumeRecord { number: root.number(), state: VolumeState::Active });
@@ -34,7 +34,7 @@ pub(crate) fn make(txn: &mut Txn<'_>, now: Timestamp, id: VolumeId, attr: RootAt
 pub(crate) fn start_removal(txn: &mut Txn<'_>, id: VolumeId, version: u64) -> Reply {
     let (root, mut record) = match here(txn, id) {
         Ok(found) => found,
-        Err(refused) => return refused,
+        Err(refused) => return Reply::Refused(refused),
     };
     let mut directory = match inode::require_directory(txn, root) {
         Ok(directory) => directory,
@@ -58,7 +58,7 @@ pub(crate) fn start_removal(txn: &mut Txn<'_>, id: VolumeId, version: u64) -> Re
 pub(crate) fn undo_removal(txn: &mut Txn<'_>, id: VolumeId, version: u64) -> Reply {
     let (root, mut record) = match here(txn, id) {
         Ok(found) => found,
-        Err(refused) => return refused,
+        Err(refused) => return Reply::Refused(refused),
     };
     if !matches!(record.state, VolumeState::Removing { version: started } if started <= version) {
         return Reply::Done;
@@ -113,8 +113,8 @@ pub(crate) fn fence(txn: &mut Txn<'_>, id: VolumeId) -> Reply {
     }
 }
 
-fn here(txn: &Txn<'_>, id: VolumeId) -> Result<(InodeId, VolumeRecord), Reply> {
-    let record = volume::get(txn, id).ok_or(Reply::Refused(MetaError::WrongCluster { map_version: 0 }))?;
+fn here(txn: &Txn<'_>, id: VolumeId) -> MetaResult<(InodeId, VolumeRecord)> {
+    let record = volume::get(txn, id).ok_or(MetaError::WrongCluster { map_version: 0 })?;
     match (volume::root_of(id), record.state) {
         (None, _) | (_, VolumeState::Dropped) => Err(given_up()),
         (Some(root), VolumeState::Active | VolumeState::Removing { .. }) => Ok((root, record)),
@@ -122,8 +122,8 @@ fn here(txn: &Txn<'_>, id: VolumeId) -> Result<(InodeId, VolumeRecord), Reply> {
 }
 
 /// Numbers are not used twice: whoever still works on it is told that it is gone.
-fn given_up() -> Reply {
-    Reply::Refused(MetaError::Stale)
+fn given_up() -> MetaError {
+    MetaError::Stale
 }
 
 /// `change` gives a name in the root of a volume that may be about to go: whether it will is known soon.
@@ -229,7 +229,7 @@ pub(crate) fn fits(view: &dyn Snapshot, change: &Change, roots: &[VolumeRoot]) -
 #[cfg(test)]
 mod tests {
     use dfs_proto::attr::Caller;
-    use dfs_proto::meta::{Changed, MetaResult, NewInode, Rename};
+    use dfs_proto::meta::{Changed, NewInode, Rename};
 
     use super::*;
     use crate::command::Command;

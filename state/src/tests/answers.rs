@@ -8,10 +8,9 @@ use crate::command::Answered;
 impl Harness {
     fn answer(&mut self, request: ChangeRequest) -> MetaResult<Answered> {
         let (placement, volumes) = (Vec::new(), Vec::new());
-        match self.command(Command::Change { request, placement, volumes }) {
-            Reply::Changed(answered) => answered,
-            other => panic!("a change answered {other:?}"),
-        }
+        let reply = self.command(Command::Change { request, placement, volumes });
+        let Reply::Changed(answered) = reply else { panic!("a change answered {reply:?}") };
+        answered
     }
 }
 

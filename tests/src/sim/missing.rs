@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use dfs_metaserver::Storage;
 use dfs_metaserver::config::Config;
-use dfs_metaserver::raft::log_disk::WholeFile;
+use dfs_metaserver::raft::log::disk::WholeFile;
 use dfs_net::env::Env;
 use dfs_state::kv::KvHome as _;
 

@@ -49,7 +49,7 @@ use dfs_client::inode::{Client, Lookup};
 use dfs_client::{ClientConfig, ClientError};
 use dfs_metaserver::config::{BootstrapMember, Settings};
 use dfs_metaserver::raft::Consensus;
-use dfs_metaserver::raft::log_disk::SimulatedDisk;
+use dfs_metaserver::raft::log::disk::SimulatedDisk;
 use dfs_metaserver::{GroupStorage, Storage};
 use dfs_net::env::{Env, Rng};
 use dfs_proto::attr::{Caller, Name};

@@ -20,7 +20,7 @@ use dfs_net::env::{BoxFuture, Rng};
 use dfs_proto::planted::{self, Bug};
 use dfs_proto::units::ByteLen;
 
-use super::log_format::torn_segment_after;
+use super::format::torn_segment_after;
 
 /// Names a file of the log; chosen by the log store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

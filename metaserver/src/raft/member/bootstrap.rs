@@ -25,9 +25,9 @@ use tonic::transport::Channel;
 use super::group::Group;
 use super::server::Raft;
 use super::stamp::StampFile;
-use super::state_store::StateStore;
-use super::types::{FORMAT, MemberNode};
-use super::{ClusterOptions, Consensus, Purpose};
+use crate::raft::machine::store::StateStore;
+use crate::raft::types::{FORMAT, MemberNode};
+use crate::raft::{ClusterOptions, Consensus, Purpose};
 use dfs_state::command::{Command, FederationCommand, InitCluster, Member};
 
 /// Between rounds of greetings: while the cluster is being made, and afterwards.

@@ -11,10 +11,10 @@ use futures::{Stream, StreamExt as _};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 
+use super::clock::StateClock;
 use super::snapshot::{SnapshotBuilder, SnapshotData, copy};
-use super::state_clock::StateClock;
-use super::state_store::{APPLIED_KEY, StateStore, encode_applied, invalid};
-use super::types::{Applied, LogEntry, LogId, Membership, Proposal, Replies, SnapshotMeta, TypeConfig};
+use super::store::{APPLIED_KEY, StateStore, encode_applied, invalid};
+use crate::raft::types::{Applied, LogEntry, LogId, Membership, Proposal, Replies, SnapshotMeta, TypeConfig};
 use dfs_state::command::Reply;
 use dfs_state::kv::Txn;
 
@@ -122,7 +122,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             SnapshotData::Received(named) => named,
             SnapshotData::Checkpoint(kv) => copy(&self.store, &*kv).await?,
         };
-        let holds = super::state_store::read_applied(&*received.kv.snapshot())?;
+        let holds = super::store::read_applied(&*received.kv.snapshot())?;
         if holds.last != meta.last_log_id {
             let what =
                 format!("the snapshot holds the state at {:?}, not at {:?}", holds.last, meta.last_log_id);

@@ -22,7 +22,7 @@ use dfs_proto::ids::DirectoryId;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::types::{LogEntry, LogId, Vote};
+use crate::raft::types::{LogEntry, LogId, Vote};
 
 pub(crate) const SEGMENT_HEADER_LEN: usize = 64;
 /// Batches begin at multiples of this.
@@ -297,7 +297,7 @@ mod tests {
     }
 
     fn entry(index: u64) -> LogEntry {
-        LogEntry::new_blank(openraft::testing::log_id::<super::super::types::TypeConfig>(1, 0, index))
+        LogEntry::new_blank(openraft::testing::log_id::<crate::raft::types::TypeConfig>(1, 0, index))
     }
 
     /// A segment of 4 KiB with batches of one entry each, and where each batch begins.

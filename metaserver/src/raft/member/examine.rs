@@ -1,8 +1,8 @@
 //! A data directory before it is used: do its files agree?
 //!
 //!     MEMBER            whose it is, and how far the log has come at least       `stamp`
-//!     *.raftlog         votes and entries; segments say whose they are           `log_format`, `log_recover`
-//!     state/CURRENT     which database is the state                              `state_store`
+//!     *.raftlog         votes and entries; segments say whose they are           `log`
+//!     state/CURRENT     which database is the state                              `machine::store`
 //!     state/state-N/    the state, which says up to which entry it is applied, and who the members are
 //!     federation/       the same again, of the federation group's member; MEMBER has its directory id
 //!     FEDERATION        a copy of the federation map: no promise rests on it, a bad one is fetched anew
@@ -29,13 +29,13 @@ use dfs_proto::ids::{ClusterId, DirectoryId, MemberId};
 use openraft::EntryPayload;
 use thiserror::Error;
 
-use super::consensus::{ConsensusOptions, StartError};
-use super::log_disk::LogDisk;
-use super::log_recover::{Reached, Recovered, recover};
-use super::log_store::{LogMonitor, LogStore};
 use super::stamp::{Stamp, StampError, StampFile};
-use super::state_store::{FlushGate, Looked, StateStore};
-use super::types::{Applied, MembershipConfig, next_index};
+use crate::raft::consensus::{ConsensusOptions, StartError};
+use crate::raft::log::disk::LogDisk;
+use crate::raft::log::recover::{Reached, Recovered, recover};
+use crate::raft::log::store::{LogMonitor, LogStore};
+use crate::raft::machine::store::{FlushGate, Looked, StateStore};
+use crate::raft::types::{Applied, MembershipConfig, next_index};
 use dfs_state::kv::KvHome;
 
 /// Files of a data directory that do not agree, or cannot be read. One line each.

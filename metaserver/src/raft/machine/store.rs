@@ -13,9 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 use dfs_net::env::BoxFuture;
 use dfs_proto::ids::ClusterId;
 
-use super::group::GroupKind;
-use super::log_store::PurgeGate;
-use super::types::{Applied, FORMAT, FORMAT_OF_ONE_CLOCK, SnapshotMeta};
+use crate::raft::log::store::PurgeGate;
+use crate::raft::member::group::GroupKind;
+use crate::raft::types::{Applied, FORMAT, FORMAT_OF_ONE_CLOCK, SnapshotMeta};
 use dfs_state::keys::GLUE;
 use dfs_state::kv::{Batch, Kv, KvError, KvHome, Snapshot};
 

@@ -15,8 +15,8 @@ use dfs_proto::ids::{ClusterId, DirectoryId, MemberId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::log_disk::{LogDisk, WholeFile};
-use super::log_recover::Reached;
+use crate::raft::log::disk::{LogDisk, WholeFile};
+use crate::raft::log::recover::Reached;
 
 /// Of everything in a metaserver's data directory together. 2: names of entries are values, not keys.
 /// 3: volumes come and go. 4: the stamp says how far the log has come, segments whose they are.
@@ -208,7 +208,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::raft::log_disk::SimulatedDisk;
+    use crate::raft::log::disk::SimulatedDisk;
 
     fn simulated() -> Arc<dyn LogDisk> {
         Arc::new(SimulatedDisk::new(Duration::ZERO))

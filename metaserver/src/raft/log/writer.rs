@@ -1,4 +1,4 @@
-//! The one task that writes the log (S1 to S3 of `log_store`).
+//! The one task that writes the log (S1 to S3 of `store`).
 
 use std::io;
 use std::sync::Arc;
@@ -8,13 +8,13 @@ use openraft::storage::IOFlushed;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::log_disk::{FileId, LogDisk};
-use super::log_format::{
+use super::disk::{FileId, LogDisk};
+use super::format::{
     BATCH_ALIGN, SEGMENT_HEADER_LEN, SegmentHeader, State, batch_len, put_batch, put_state, segment_header,
 };
-use super::log_recover::{Files, LastWrite, Live, Reached};
-use super::stamp::StampFile;
-use super::types::{LogId, TypeConfig, Vote};
+use super::recover::{Files, LastWrite, Live, Reached};
+use crate::raft::member::stamp::StampFile;
+use crate::raft::types::{LogId, TypeConfig, Vote};
 
 /// A batch takes in more operations until it has this many bytes.
 const BATCH_LEN_MAX: usize = 4 << 20;

@@ -10,8 +10,8 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use openraft::RaftSnapshotBuilder;
 use openraft::alias::SnapshotOf;
 
-use super::state_store::{Named, StateStore, invalid, kv_error};
-use super::types::TypeConfig;
+use super::store::{Named, StateStore, invalid, kv_error};
+use crate::raft::types::TypeConfig;
 use dfs_state::kv::{Batch, Kv, Pair};
 
 /// A part is sent when it has this many bytes.

@@ -25,11 +25,9 @@ use std::io;
 use dfs_proto::ids::DirectoryId;
 use dfs_proto::planted::{self, Bug};
 
-use super::log_disk::{FileId, LogDisk};
-use super::log_format::{
-    DamageError, Record, Segment, SegmentHeader, State, read_segment, read_segment_header,
-};
-use super::types::{LogEntry, next_index};
+use super::disk::{FileId, LogDisk};
+use super::format::{DamageError, Record, Segment, SegmentHeader, State, read_segment, read_segment_header};
+use crate::raft::types::{LogEntry, next_index};
 
 /// A segment that is part of the log.
 #[derive(Clone, Debug)]

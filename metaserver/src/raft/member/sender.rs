@@ -18,7 +18,7 @@ use openraft::raft::{
 };
 use tonic::Status;
 
-use super::types::{LogId, SnapshotMeta, TypeConfig, Vote};
+use crate::raft::types::{LogId, SnapshotMeta, TypeConfig, Vote};
 
 /// A2. Half a year of an election every second that somebody missed; even one packet after another does not get to the end
 /// of 64 bits with it.
@@ -201,8 +201,8 @@ impl Claims for (Vote, SnapshotMeta) {
 mod tests {
     use openraft::entry::RaftEntry as _;
 
-    use super::super::types::LogEntry;
     use super::*;
+    use crate::raft::types::LogEntry;
 
     const OWN: MemberId = MemberId(1);
     const OTHER: MemberId = MemberId(2);

@@ -10,8 +10,8 @@ use dfs_proto::wire;
 use tokio::sync::watch;
 use tonic::Status;
 
-use super::member_clocks::MemberClocks;
-use super::types::FORMAT;
+use super::clocks::MemberClocks;
+use crate::raft::types::FORMAT;
 use dfs_state::kv::Snapshot;
 
 /// Which of the two groups that a metaserver may be a member of.

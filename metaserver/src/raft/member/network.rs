@@ -35,8 +35,8 @@ use tonic::{Request, Status};
 
 use super::group::Group;
 use super::sender::{self, Answers, Claims};
-use super::snapshot::{PartReader, SnapshotData};
-use super::types::{MemberNode, SnapshotMeta, TypeConfig, Vote};
+use crate::raft::machine::snapshot::{PartReader, SnapshotData};
+use crate::raft::types::{MemberNode, SnapshotMeta, TypeConfig, Vote};
 
 type RpcError = RPCError<TypeConfig>;
 

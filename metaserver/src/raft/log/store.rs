@@ -9,7 +9,7 @@
 //! S5  Memory is bounded: entries that were not purged are in memory, and the glue takes a snapshot and purges before
 //!     they are many; what waits for the disk is at most [`BACKLOG_LEN_MAX`], then `append` waits.
 //!
-//! What the files look like: `log_format`. Opening cuts a torn tail and refuses any other damage.
+//! What the files look like: `format`. Opening cuts a torn tail and refuses any other damage.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -25,14 +25,14 @@ use openraft::{OptionalSend, RaftLogReader};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::log_disk::LogDisk;
-use super::log_format::{put_entry, put_truncated};
-use super::log_recover::Recovered;
+use super::disk::LogDisk;
+use super::format::{put_entry, put_truncated};
+use super::recover::Recovered;
 #[cfg(test)]
-use super::log_recover::recover;
-use super::log_writer::{Op, Writer};
-use super::stamp::StampFile;
-use super::types::{LogEntry, LogId, Proposal, TypeConfig, Vote, next_index};
+use super::recover::recover;
+use super::writer::{Op, Writer};
+use crate::raft::member::stamp::StampFile;
+use crate::raft::types::{LogEntry, LogId, Proposal, TypeConfig, Vote, next_index};
 
 /// Operations that may wait for the writer, and the bytes in them. Beyond, `append` waits: two followers are a quorum,
 /// so without this the leader's own log could fall behind without limit.

@@ -8,7 +8,7 @@
 //! V3  A heartbeat is answered once Raft has taken notice of it, and does not wait for the disk: a leader whose followers'
 //!     disks are slow has a quorum. What it grants, one lease without another leader, is a promise in memory, which V2 keeps
 //!     over a restart. (openraft's own answer waits until everything that came before is synced.)
-//! V4  A member whose clock is wrong does not take over the lead (`member_clocks`, M3).
+//! V4  A member whose clock is wrong does not take over the lead (`clocks`, M3).
 
 use std::io;
 use std::pin::Pin;
@@ -31,11 +31,11 @@ use super::bootstrap::recorded;
 use super::group::Group;
 use super::network::{PART_DEADLINE, SnapshotBegin};
 use super::sender::{self, Claims};
-use super::snapshot::{Part, PartWriter, SnapshotData};
-use super::state_machine::StateMachine;
-use super::state_store::StateStore;
-use super::ticks::Heard;
-use super::types::{FORMAT, TypeConfig};
+use crate::raft::machine::snapshot::{Part, PartWriter, SnapshotData};
+use crate::raft::machine::state_machine::StateMachine;
+use crate::raft::machine::store::StateStore;
+use crate::raft::ticks::Heard;
+use crate::raft::types::{FORMAT, TypeConfig};
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
