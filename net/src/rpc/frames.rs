@@ -29,7 +29,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::admission::{Admission, Claim, Seat};
 use super::grpc::SharedIdentity;
-use super::{CREDIT_BYTES, Expected, Role, answer_greeting, check_answer, greeting};
+use super::push::PushInbox;
+use super::{CREDIT_BYTES, Expected, Role, VERSION_PUSH, answer_greeting, check_answer, greeting};
 use crate::descriptors;
 use crate::env::{BoxFuture, Env, Listener, Stream};
 use dfs_proto::chunk::{ChunkKey, ChunkReply, ChunkRequest, ChunkService};
@@ -214,7 +215,7 @@ async fn serve_connection(
 ) {
     let (mut reader, mut writer) = tokio::io::split(stream);
     match timeout(GREETING_DEADLINE, accept_greeting(&mut reader, &mut writer, &identity)).await {
-        Ok(Ok(is_server)) => seat.greeted(is_server),
+        Ok(Ok(greeted)) => seat.greeted(greeted.is_server),
         Ok(Err(error)) => return tracing::warn!(%from, %error, "refused a frame connection"),
         Err(_) => return tracing::debug!(%from, "a frame connection did not greet in time"),
     }
@@ -235,12 +236,19 @@ async fn serve_connection(
     let _ = timeout(GREETING_DEADLINE, writing).await;
 }
 
-/// Whether the peer says that it is a server.
+/// What the side that listens learns from a greeting.
+pub(super) struct Greeted {
+    /// The peer says that it is a server.
+    pub(super) is_server: bool,
+    /// The peer is to get pushes.
+    pub(super) takes_pushes: bool,
+}
+
 pub(super) async fn accept_greeting(
     reader: &mut (impl AsyncRead + Unpin),
     writer: &mut (impl AsyncWrite + Unpin),
     identity: &SharedIdentity,
-) -> io::Result<bool> {
+) -> io::Result<Greeted> {
     let head = read_head(reader).await?;
     let header = frame::decode_header(&head).map_err(broken)?;
     if header.kind != FrameKind::Greeting || header.body_len + header.payload_len > GREETING_LEN_MAX {
@@ -251,7 +259,10 @@ pub(super) async fn accept_greeting(
     let reply = answer_greeting(&identity.get(), &theirs);
     send_message(writer, FrameKind::GreetingReply, &reply).await?;
     let is_server = [Role::Metaserver, Role::Chunkserver].iter().any(|role| role.name() == theirs.role);
-    if reply.refusal.is_empty() { Ok(is_server) } else { Err(broken(reply.refusal)) }
+    if !reply.refusal.is_empty() {
+        return Err(broken(reply.refusal));
+    }
+    Ok(Greeted { is_server, takes_pushes: theirs.version_max >= VERSION_PUSH })
 }
 
 async fn serve_requests(
@@ -581,11 +592,17 @@ async fn run_connection(
     mut stop: watch::Receiver<bool>,
 ) {
     let mut reader = shared.heard.clone().listening(reader);
+    let mut pushes = PushInbox::new(None);
     let reading = async {
         while let Ok(incoming) = read_frame(&mut reader).await {
             lock(&shared.pending).last_arrival = Instant::now();
-            if incoming.header.kind == FrameKind::Working {
-                continue;
+            match incoming.header.kind {
+                FrameKind::Working => continue,
+                FrameKind::Push => match pushes.put(incoming.body) {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
+                _ => {}
             }
             let Ok(reply) = wire::ChunkReply::decode(incoming.body) else { return };
             let mut pending = lock(&shared.pending);

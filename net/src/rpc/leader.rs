@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tonic::Status;
 
 use super::frames::SILENCE_MAX;
+use super::push::PushHandler;
 use super::unary::{self, UnaryChannel};
 use super::{Expected, Identity, Role, grpc};
 use crate::env::Env;
@@ -45,6 +46,8 @@ struct State {
     /// Where to look, the last one that answered as leader first.
     addresses: Vec<String>,
     channels: HashMap<String, UnaryChannel>,
+    /// Of connections that are made from now on.
+    pushes: Option<Arc<dyn PushHandler>>,
 }
 
 /// The member that did not answer last, within one call. The others take it for the leader until they elect another: without
@@ -76,7 +79,7 @@ impl LeaderChannel {
         addresses: Vec<String>,
         connect_deadline: Duration,
     ) -> LeaderChannel {
-        let state = Mutex::new(State { addresses, channels: HashMap::new() });
+        let state = Mutex::new(State { addresses, channels: HashMap::new(), pushes: None });
         LeaderChannel(Arc::new(Inner { env, own, connect_deadline, state }))
     }
 
@@ -94,6 +97,11 @@ impl LeaderChannel {
     /// Names the cluster from now on: connections to another one are refused.
     pub fn bind_cluster(&self, cluster: ClusterId) {
         self.0.own.set(Identity { cluster, ..self.0.own.get() });
+    }
+
+    /// What the members send unasked goes to this handler, on all connections that are made after this call.
+    pub fn handle_pushes(&self, handler: Arc<dyn PushHandler>) {
+        self.with(|state| state.pushes = Some(handler));
     }
 
     /// Addresses as they are tried, the presumed leader first.
@@ -136,7 +144,8 @@ impl LeaderChannel {
         let own = self.0.own.get();
         let expected = Expected { role: Role::Metaserver, id: 0, cluster: own.cluster };
         let left = deadline.saturating_duration_since(Instant::now()).min(self.0.connect_deadline);
-        let channel = unary::connect(&self.0.env, address, &own, &expected, left).await?;
+        let pushes = self.with(|state| state.pushes.clone());
+        let channel = unary::connect_with_pushes(&self.0.env, address, &own, &expected, left, pushes).await?;
         self.with(|state| state.channels.insert(address.to_owned(), channel.clone()));
         Ok(channel)
     }

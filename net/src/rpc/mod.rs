@@ -1,18 +1,24 @@
-//! Calls between processes: the handshake, gRPC, frames for the bytes of chunks and for frequent unary calls, and the channel
-//! that follows a cluster's leader. Every call has a deadline.
+//! Calls between processes: the handshake, gRPC, frames for the bytes of chunks and for frequent unary calls, messages that a
+//! server sends unasked, and the channel that follows a cluster's leader. Every call has a deadline.
 
 pub mod admission;
 pub mod frames;
 pub mod grpc;
 pub mod leader;
+pub mod push;
 pub mod unary;
 
 use dfs_proto::ids::ClusterId;
 use dfs_proto::wire;
 
-/// Protocol versions that this build speaks.
+/// Protocol versions that this build speaks. Two peers speak the highest one that both know.
+///
+/// * 1: everything but what follows.
+/// * 2: the side that connects understands [`push`]es.
 pub const VERSION_MIN: u32 = 1;
-pub const VERSION_MAX: u32 = 1;
+pub const VERSION_MAX: u32 = 2;
+/// The first version whose clients understand a push.
+pub const VERSION_PUSH: u32 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {

@@ -37,6 +37,7 @@ use super::frames::{
     self, Heard, Listening, Waited, broken, lock, read_claimed, read_frame, read_head, with_signs_of_life,
 };
 use super::grpc::SharedIdentity;
+use super::push::{PushHandler, PushInbox, PushSender};
 use super::{Expected, Identity};
 use crate::env::{BoxFuture, Env, Stream};
 use dfs_proto::frame::{self, FrameKind};
@@ -52,7 +53,7 @@ const UNREAD: &str = "because it asks for answers and does not read them";
 const READ_BUFFER_BYTES: usize = 16 * 1024;
 
 /// Frames on their way out. Whoever finds nobody writing writes: no task, and so no wake-up, for a small frame.
-struct Writer {
+pub(super) struct Writer {
     queue: Mutex<Vec<Queued>>,
     half: tokio::sync::Mutex<WriteHalf<Box<dyn Stream>>>,
     is_broken: AtomicBool,
@@ -63,10 +64,10 @@ struct Writer {
 /// A frame, and on the side that listens what it holds until it is written.
 type Queued = (Bytes, Option<Owed>);
 
-/// Its call's place (U3), and room for the answer (U5).
-struct Owed {
-    _place: OwnedSemaphorePermit,
-    _room: Option<Claim>,
+/// The place of its call (U3) or the share of its push (`push`, N4), and room for a long answer (U5).
+pub(super) struct Owed {
+    pub(super) _place: OwnedSemaphorePermit,
+    pub(super) _room: Option<Claim>,
 }
 
 impl Writer {
@@ -86,8 +87,12 @@ impl Writer {
         self.unwritten.load(Ordering::Relaxed) > UNREAD_LEN_MAX
     }
 
+    pub(super) fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::Relaxed)
+    }
+
     /// Does not wait: what the socket does not take now, a task writes. What may queue up is bounded by U3.
-    fn send(self: &Arc<Self>, frame: Bytes, owed: Option<Owed>) {
+    pub(super) fn send(self: &Arc<Self>, frame: Bytes, owed: Option<Owed>) {
         self.queue(frame, owed);
         let mut writing = Box::pin(self.clone().write_queue());
         if poll_once(writing.as_mut()).is_pending() {
@@ -185,24 +190,43 @@ pub fn connect<'a>(
     expected: &'a Expected,
     deadline: Duration,
 ) -> BoxFuture<'a, Result<UnaryChannel, String>> {
+    connect_with_pushes(env, address, own, expected, deadline, None)
+}
+
+/// The same, for a client that may handle what the server sends unasked.
+pub fn connect_with_pushes<'a>(
+    env: &'a Env,
+    address: &'a str,
+    own: &'a Identity,
+    expected: &'a Expected,
+    deadline: Duration,
+    handler: Option<Arc<dyn PushHandler>>,
+) -> BoxFuture<'a, Result<UnaryChannel, String>> {
     Box::pin(async move {
         let greeted = timeout(deadline, frames::greet(env, own, expected, address)).await;
         let greeted = greeted.map_err(|_| format!("no answer within {deadline:?}"))?;
         let (reader, writer, _reply) = greeted?;
-        let shared = Arc::new(Shared::default());
-        let heard = Heard::default();
-        let listening = heard.clone().listening(reader);
-        let reading = tokio::spawn(read_answers(listening, shared.clone())).abort_handle();
-        let (writer, in_flight) = (Writer::new(writer), Arc::new(Semaphore::new(CALLS_MAX)));
-        Ok(UnaryChannel(Arc::new(Connection { writer, shared, heard, in_flight, reading })))
+        Ok(UnaryChannel::over(reader, writer, handler))
     })
 }
 
-async fn read_answers(reader: Listening<ReadHalf<Box<dyn Stream>>>, shared: Arc<Shared>) {
+async fn read_answers(
+    reader: Listening<ReadHalf<Box<dyn Stream>>>,
+    shared: Arc<Shared>,
+    mut pushes: PushInbox,
+) {
     let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
     while let Ok(incoming) = read_frame(&mut reader).await {
-        if incoming.header.kind == FrameKind::Working {
-            continue;
+        match incoming.header.kind {
+            FrameKind::Working => continue,
+            FrameKind::Push => match pushes.put(incoming.body) {
+                Ok(()) => continue,
+                Err(error) => {
+                    tracing::warn!(%error, "ended a frame connection");
+                    break;
+                }
+            },
+            _ => {}
         }
         let Ok(answer) = UnaryAnswer::decode(incoming.body) else { break };
         let caller = lock(&shared.waiting).calls.remove(&incoming.header.request);
@@ -244,7 +268,7 @@ impl Connection {
         let (answer, mut reply) = oneshot::channel();
         {
             let mut waiting = lock(&self.shared.waiting);
-            if waiting.is_closed || self.writer.is_broken.load(Ordering::Relaxed) {
+            if waiting.is_closed || self.writer.is_broken() {
                 return Err(Status::unavailable("connection lost"));
             }
             waiting.calls.insert(id, answer);
@@ -264,9 +288,24 @@ impl Connection {
 }
 
 impl UnaryChannel {
+    /// A connection whose peer has shaken hands.
+    pub(super) fn over(
+        reader: ReadHalf<Box<dyn Stream>>,
+        writer: WriteHalf<Box<dyn Stream>>,
+        handler: Option<Arc<dyn PushHandler>>,
+    ) -> UnaryChannel {
+        let shared = Arc::new(Shared::default());
+        let heard = Heard::default();
+        let listening = heard.clone().listening(reader);
+        let reading = read_answers(listening, shared.clone(), PushInbox::new(handler));
+        let reading = tokio::spawn(reading).abort_handle();
+        let (writer, in_flight) = (Writer::new(writer), Arc::new(Semaphore::new(CALLS_MAX)));
+        UnaryChannel(Arc::new(Connection { writer, shared, heard, in_flight, reading }))
+    }
+
     /// False once it is broken: then a new one is to be made.
     pub fn is_alive(&self) -> bool {
-        !lock(&self.0.shared.waiting).is_closed && !self.0.writer.is_broken.load(Ordering::Relaxed)
+        !lock(&self.0.shared.waiting).is_closed && !self.0.writer.is_broken()
     }
 }
 
@@ -312,16 +351,20 @@ pub(super) async fn serve_connection(
     let (reader, mut writer) = tokio::io::split(stream);
     let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
     let greeted = frames::accept_greeting(&mut reader, &mut writer, &identity);
-    match timeout(frames::GREETING_DEADLINE, greeted).await {
-        Ok(Ok(is_server)) => seat.greeted(is_server),
+    let takes_pushes = match timeout(frames::GREETING_DEADLINE, greeted).await {
+        Ok(Ok(greeted)) => {
+            seat.greeted(greeted.is_server);
+            greeted.takes_pushes
+        }
         Ok(Err(error)) => return tracing::warn!(%from, %error, "refused a frame connection"),
         Err(_) => return tracing::debug!(%from, "a frame connection did not greet in time"),
-    }
+    };
     let writer = Writer::new(writer);
+    let pushes = takes_pushes.then(|| PushSender::new(&writer, &seat));
+    let caller = Caller { routes, writer, seat, in_flight: Arc::new(Semaphore::new(CALLS_MAX)), pushes };
     let mut running = JoinSet::new();
-    let in_flight = Arc::new(Semaphore::new(CALLS_MAX));
     tokio::select! {
-        result = serve_calls(&mut reader, &routes, &writer, &seat, &in_flight, &mut running) => {
+        result = serve_calls(&mut reader, &caller, &mut running) => {
             if let Err(error) = result && error.kind() == io::ErrorKind::InvalidData {
                 tracing::warn!(%from, %error, "ended a frame connection");
             }
@@ -332,14 +375,22 @@ pub(super) async fn serve_connection(
     let _ = timeout(frames::GREETING_DEADLINE, finish).await; // what still runs has no one to answer to
 }
 
+/// One connection, as the side that listens has it.
+struct Caller {
+    routes: Routes,
+    writer: Arc<Writer>,
+    seat: Arc<Seat>,
+    in_flight: Arc<Semaphore>,
+    /// None: the peer does not understand pushes (`push`, N1).
+    pushes: Option<PushSender>,
+}
+
 async fn serve_calls(
     reader: &mut BufReader<ReadHalf<Box<dyn Stream>>>,
-    routes: &Routes,
-    writer: &Arc<Writer>,
-    seat: &Arc<Seat>,
-    in_flight: &Arc<Semaphore>,
+    caller: &Caller,
     running: &mut JoinSet<()>,
 ) -> io::Result<()> {
+    let Caller { routes, writer, seat, in_flight, pushes } = caller;
     loop {
         let head = read_head(reader).await?;
         let arriving = read_claimed(reader, head, seat);
@@ -349,7 +400,7 @@ async fn serve_calls(
         }
         let call = UnaryCall::decode(incoming.body).map_err(broken)?;
         let place = in_flight.clone().acquire_owned().await.map_err(broken)?; // keeps U3
-        if writer.is_broken.load(Ordering::Relaxed) {
+        if writer.is_broken() {
             return Err(io::ErrorKind::ConnectionAborted.into()); // nobody would get the answer
         }
         if writer.has_too_much() {
@@ -357,7 +408,7 @@ async fn serve_calls(
             seat.end(UNREAD);
             return Err(broken("answers are asked for and not read")); // keeps U5
         }
-        let mut answering = Box::pin(answer(routes.clone(), call, incoming.header.request));
+        let mut answering = Box::pin(answer(routes.clone(), pushes.clone(), call, incoming.header.request));
         // Most reads have their answer at once: no task for them.
         match poll_once(answering.as_mut()) {
             Poll::Ready(frame) => {
@@ -388,8 +439,8 @@ async fn room_for(frame: &Bytes, seat: &Arc<Seat>) -> Option<Claim> {
     }
 }
 
-async fn answer(mut routes: Routes, call: UnaryCall, id: u64) -> Bytes {
-    let answer = match perform(&mut routes, call).await {
+async fn answer(mut routes: Routes, pushes: Option<PushSender>, call: UnaryCall, id: u64) -> Bytes {
+    let answer = match perform(&mut routes, pushes, call).await {
         Ok(message) => UnaryAnswer { code: 0, text: String::new(), message },
         Err(status) => UnaryAnswer {
             code: status.code() as u32,
@@ -400,13 +451,16 @@ async fn answer(mut routes: Routes, call: UnaryCall, id: u64) -> Bytes {
     frame::encode(FrameKind::Answer, id, &answer, 0)
 }
 
-async fn perform(routes: &mut Routes, call: UnaryCall) -> Result<Bytes, Status> {
-    let request = http::Request::post(call.path)
+async fn perform(routes: &mut Routes, pushes: Option<PushSender>, call: UnaryCall) -> Result<Bytes, Status> {
+    let mut request = http::Request::post(call.path)
         .header(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE)
         .header("te", "trailers")
         .version(http::Version::HTTP_2)
         .body(Body::new(Full::new(call.message)))
         .map_err(|error| Status::invalid_argument(error.to_string()))?;
+    if let Some(pushes) = pushes {
+        request.extensions_mut().insert(pushes);
+    }
     let response = match Service::call(routes, request).await {
         Ok(response) => response,
         Err(never) => match never {},

@@ -173,12 +173,7 @@ async fn a_peer_that_reads_gets_every_answer() {
     let own = Identity { role: Role::Client, id: 0, cluster: ClusterId(5) };
     frames::send_message(&mut writer, FrameKind::Greeting, &greeting(&own, &identity)).await.unwrap();
     read_frame(&mut reader).await.unwrap();
-    let shared = Arc::new(Shared::default());
-    let heard = Heard::default();
-    let listening = heard.clone().listening(reader);
-    let reading = tokio::spawn(read_answers(listening, shared.clone())).abort_handle();
-    let (writer, in_flight) = (Writer::new(writer), Arc::new(Semaphore::new(CALLS_MAX)));
-    let channel = UnaryChannel(Arc::new(Connection { writer, shared, heard, in_flight, reading }));
+    let channel = UnaryChannel::over(reader, writer, None);
     let calls = (0..40).map(|_| {
         let mut hello = HelloClient::new(channel.clone());
         async move { hello.greet(wire::Greeting::default()).await.unwrap().into_inner().refusal.len() }
