@@ -15,28 +15,30 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use prost::Message;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
+use tokio::io::{AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::admission::{Admission, Claim, Seat};
+pub use super::connection::SILENCE_MAX;
+use super::connection::{
+    ACCEPT_PAUSE, GREETING_DEADLINE, Heard, NotSent, Waited, accept_greeting, broken, greet, lock,
+    read_claimed, read_frame, read_head, stopped, with_signs_of_life,
+};
 use super::grpc::SharedIdentity;
 use super::push::PushInbox;
-use super::{CREDIT_BYTES, Expected, Role, VERSION_PUSH, answer_greeting, check_answer, greeting};
-use crate::descriptors;
+use super::{CREDIT_BYTES, Expected, Role};
 use crate::env::{BoxFuture, Env, Listener, Stream};
 use dfs_proto::chunk::{ChunkKey, ChunkReply, ChunkRequest, ChunkService};
 use dfs_proto::convert;
 use dfs_proto::error::ChunkError;
-use dfs_proto::frame::{self, FrameHeader, FrameKind, HEADER_LEN};
+use dfs_proto::frame::{self, FrameKind};
 use dfs_proto::ids::ServerId;
 use dfs_proto::meta::Replica;
 use dfs_proto::wire;
@@ -45,26 +47,8 @@ use dfs_proto::wire;
 const CONNECTIONS_PER_PEER: usize = 3;
 /// Frames waiting for one connection's writer; more would add delay, not throughput.
 const WRITE_QUEUE_MAX: usize = 64;
-/// A greeting must arrive this soon after the connection.
-pub(super) const GREETING_DEADLINE: Duration = Duration::from_secs(5);
-/// After a failed accept (out of descriptors): time for some to be closed.
-pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// F4. A server that has too few processors for a moment is still in time.
-const SIGN_OF_LIFE_EVERY: Duration = Duration::from_millis(400);
-/// F4. Several signs.
-pub const SILENCE_MAX: Duration = Duration::from_millis(1500);
-/// The end of it: what lies in the socket is read before anybody is judged, since this process may have been stopped itself.
-const LAST_LOOK: Duration = Duration::from_millis(50);
-const _: () =
-    assert!(SIGN_OF_LIFE_EVERY.as_millis() * 3 <= (SILENCE_MAX.as_millis() - LAST_LOOK.as_millis()));
 /// Counted against the credit for a request beside its payload.
 const REQUEST_COST_BYTES: u64 = 4096;
-/// F5. The longest patience of clients that a slow link is given; who sends a byte now and then is cut off by it.
-const ARRIVAL_DEADLINE: Duration = Duration::from_secs(120);
-/// F5. Much more than a greeting has.
-const GREETING_LEN_MAX: usize = 4096;
-/// Room for a frame of this length is claimed before it is read, or written.
-pub(super) const CLAIMED_LEN_MIN: usize = 64 << 10;
 
 struct Outgoing {
     head: Bytes,
@@ -79,70 +63,6 @@ struct Held {
     _claim: Claim,
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
-/// Ready when the flag turns true or its owner is gone.
-pub(super) async fn stopped(flag: &mut watch::Receiver<bool>) {
-    let _ = flag.wait_for(|stop| *stop).await;
-}
-
-pub(super) fn broken(what: impl std::fmt::Display) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what.to_string())
-}
-
-pub(super) struct Incoming {
-    pub(super) header: FrameHeader,
-    pub(super) body: Bytes,
-    payload: Bytes,
-}
-
-pub(super) async fn read_frame(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Incoming> {
-    let head = read_head(reader).await?;
-    read_rest(reader, head).await
-}
-
-/// The rest of a frame whose head has come (F5); a long one has claimed its room.
-pub(super) async fn read_claimed(
-    reader: &mut (impl AsyncRead + Unpin),
-    head: [u8; HEADER_LEN],
-    seat: &Arc<Seat>,
-) -> io::Result<(Incoming, Option<Claim>)> {
-    let header = frame::decode_header(&head).map_err(broken)?;
-    let len = header.body_len + header.payload_len;
-    let claim = if len >= CLAIMED_LEN_MIN { Some(seat.claim(len as u64).await) } else { None };
-    match timeout(ARRIVAL_DEADLINE, read_rest(reader, head)).await {
-        Ok(incoming) => Ok((incoming?, claim)),
-        Err(_) => Err(broken(format!("a frame of {len} bytes did not arrive within {ARRIVAL_DEADLINE:?}"))),
-    }
-}
-
-pub(super) async fn read_head(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<[u8; HEADER_LEN]> {
-    let mut head = [0u8; HEADER_LEN];
-    reader.read_exact(&mut head).await?;
-    Ok(head)
-}
-
-async fn read_rest(reader: &mut (impl AsyncRead + Unpin), head: [u8; HEADER_LEN]) -> io::Result<Incoming> {
-    let header = frame::decode_header(&head).map_err(broken)?;
-    let body = read_bytes(reader, header.body_len).await?;
-    frame::verify_body(&header, &head, &body).map_err(broken)?;
-    let payload = read_bytes(reader, header.payload_len).await?;
-    Ok(Incoming { header, body, payload })
-}
-
-async fn read_bytes(reader: &mut (impl AsyncRead + Unpin), len: usize) -> io::Result<Bytes> {
-    let mut buf = BytesMut::with_capacity(len);
-    let mut limited = reader.take(len as u64);
-    while buf.len() < len {
-        if limited.read_buf(&mut buf).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
-    Ok(buf.freeze())
-}
-
 /// Writes what is queued, in order, until the queue or the connection ends.
 async fn write_frames(mut writer: WriteHalf<Box<dyn Stream>>, mut queue: mpsc::Receiver<Outgoing>) {
     while let Some(outgoing) = queue.recv().await {
@@ -154,14 +74,6 @@ async fn write_frames(mut writer: WriteHalf<Box<dyn Stream>>, mut queue: mpsc::R
         drop(held); // keeps F3
     }
     let _ = writer.shutdown().await; // the peer sees the end either way
-}
-
-pub(super) async fn send_message(
-    writer: &mut (impl AsyncWrite + Unpin),
-    kind: FrameKind,
-    message: &impl Message,
-) -> io::Result<()> {
-    writer.write_all(&frame::encode(kind, 0, message, 0)).await
 }
 
 // --- the side that listens ---
@@ -236,35 +148,6 @@ async fn serve_connection(
     let _ = timeout(GREETING_DEADLINE, writing).await;
 }
 
-/// What the side that listens learns from a greeting.
-pub(super) struct Greeted {
-    /// The peer says that it is a server.
-    pub(super) is_server: bool,
-    /// The peer is to get pushes.
-    pub(super) takes_pushes: bool,
-}
-
-pub(super) async fn accept_greeting(
-    reader: &mut (impl AsyncRead + Unpin),
-    writer: &mut (impl AsyncWrite + Unpin),
-    identity: &SharedIdentity,
-) -> io::Result<Greeted> {
-    let head = read_head(reader).await?;
-    let header = frame::decode_header(&head).map_err(broken)?;
-    if header.kind != FrameKind::Greeting || header.body_len + header.payload_len > GREETING_LEN_MAX {
-        return Err(broken("the first frame is not a greeting")); // keeps F5
-    }
-    let incoming = read_rest(reader, head).await?;
-    let theirs = wire::Greeting::decode(incoming.body).map_err(broken)?;
-    let reply = answer_greeting(&identity.get(), &theirs);
-    send_message(writer, FrameKind::GreetingReply, &reply).await?;
-    let is_server = [Role::Metaserver, Role::Chunkserver].iter().any(|role| role.name() == theirs.role);
-    if !reply.refusal.is_empty() {
-        return Err(broken(reply.refusal));
-    }
-    Ok(Greeted { is_server, takes_pushes: theirs.version_max >= VERSION_PUSH })
-}
-
 async fn serve_requests(
     reader: &mut ReadHalf<Box<dyn Stream>>,
     service: &Arc<dyn ChunkService>,
@@ -299,17 +182,6 @@ async fn serve_requests(
             // Where the connection is gone, nobody waits.
             let _ = replies.send(Outgoing { head, payload, held: Some(held) }).await;
         });
-    }
-}
-
-/// Keeps F4 while `work` on a request goes on.
-pub(super) async fn with_signs_of_life<T>(work: impl Future<Output = T>, sign: impl Fn()) -> T {
-    let mut work = std::pin::pin!(work);
-    loop {
-        match timeout(SIGN_OF_LIFE_EVERY, &mut work).await {
-            Ok(result) => return result,
-            Err(_) => sign(),
-        }
     }
 }
 
@@ -377,42 +249,6 @@ struct Peer {
     heard: Heard,
 }
 
-/// When something last arrived from a peer, on whichever connection: on a narrow link one of them may wait for the others.
-#[derive(Clone, Default)]
-pub(super) struct Heard(Arc<Mutex<Option<Instant>>>);
-
-impl Heard {
-    fn note(&self) {
-        *lock(&self.0) = Some(Instant::now());
-    }
-
-    /// Notes every byte that is read.
-    pub(super) fn listening<R>(self, reader: R) -> Listening<R> {
-        Listening { reader, heard: self }
-    }
-
-    /// Since when a request that was sent `at` has waited without a sign of the peer.
-    fn silent_since(&self, at: Instant) -> Instant {
-        lock(&self.0).map_or(at, |heard| heard.max(at))
-    }
-
-    /// The answer to what was sent `at`, unless the peer falls silent first (F4).
-    pub(super) async fn answer<T>(&self, reply: &mut oneshot::Receiver<T>, at: Instant) -> Waited<T> {
-        loop {
-            let silent_since = self.silent_since(at);
-            if let Ok(answer) = timeout_at(silent_since + SILENCE_MAX - LAST_LOOK, &mut *reply).await {
-                return answer.map_or(Waited::Lost, Waited::Answered);
-            }
-            if let Ok(answer) = timeout(LAST_LOOK, &mut *reply).await {
-                return answer.map_or(Waited::Lost, Waited::Answered);
-            }
-            if self.silent_since(at) == silent_since {
-                return Waited::Silent;
-            }
-        }
-    }
-}
-
 struct Connection {
     requests: mpsc::Sender<Outgoing>,
     shared: Arc<Shared>,
@@ -438,27 +274,6 @@ struct Pending {
 struct Waiter {
     answer: oneshot::Sender<(wire::ChunkReply, Bytes)>,
     _credit: Option<OwnedSemaphorePermit>,
-}
-
-/// A reader whose every byte is a sign of life: an answer may take long to arrive.
-pub(super) struct Listening<R> {
-    reader: R,
-    heard: Heard,
-}
-
-impl<R: AsyncRead + Unpin> AsyncRead for Listening<R> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.reader).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.heard.note();
-        }
-        read
-    }
 }
 
 impl FrameTransport {
@@ -520,49 +335,6 @@ impl ChunkTransport for FrameTransport {
             Ok(Box::pin(sent.answer(server, until)) as PendingReply)
         })
     }
-}
-
-/// Why nothing could be sent.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum NotSent {
-    /// This process lacks descriptors, memory or ports: that says nothing about the peer.
-    Lacking(String),
-    /// The peer is not there, or refuses.
-    Refused(String),
-}
-
-impl From<String> for NotSent {
-    fn from(what: String) -> NotSent {
-        NotSent::Refused(what)
-    }
-}
-
-impl From<NotSent> for String {
-    fn from(error: NotSent) -> String {
-        match error {
-            NotSent::Lacking(what) | NotSent::Refused(what) => what,
-        }
-    }
-}
-
-/// Connects and shakes hands.
-pub(super) async fn greet(
-    env: &Env,
-    own: &super::Identity,
-    expected: &Expected,
-    address: &str,
-) -> Result<(ReadHalf<Box<dyn Stream>>, WriteHalf<Box<dyn Stream>>, wire::GreetingReply), NotSent> {
-    let stream = env.net.connect(address).await.map_err(|error| {
-        let what = format!("connect to {address}: {error}");
-        if descriptors::is_lacking(&error) { NotSent::Lacking(what) } else { NotSent::Refused(what) }
-    })?;
-    let (mut reader, mut writer) = tokio::io::split(stream);
-    let shake = |e: io::Error| format!("shake hands with {address}: {e}");
-    send_message(&mut writer, FrameKind::Greeting, &greeting(own, expected)).await.map_err(shake)?;
-    let incoming = read_frame(&mut reader).await.map_err(shake)?;
-    let reply = wire::GreetingReply::decode(incoming.body).map_err(|e| shake(broken(e)))?;
-    check_answer(expected, &reply)?;
-    Ok((reader, writer, reply))
 }
 
 async fn open(
@@ -691,14 +463,6 @@ impl Sent {
         lock(&self.shared.pending).waiting = None;
         let _ = self.shared.stop.send(true); // it may have ended already
     }
-}
-
-/// What became of a request.
-pub(super) enum Waited<T> {
-    Answered(T),
-    /// The connection has ended.
-    Lost,
-    Silent,
 }
 
 #[cfg(test)]

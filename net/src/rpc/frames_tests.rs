@@ -2,10 +2,14 @@
 
 use std::sync::atomic::AtomicUsize;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use super::*;
 use crate::env::{BoxFuture, Net, Tcp};
-use crate::rpc::Identity;
+use crate::rpc::connection::{ARRIVAL_DEADLINE, send_message};
+use crate::rpc::{Identity, greeting};
 use dfs_proto::chunk::{Append, SyncChunk};
+use dfs_proto::frame::HEADER_LEN;
 use dfs_proto::ids::{ChunkId, ClusterId, Incarnation, InodeId, SessionId, SetVersion};
 use dfs_proto::units::{ByteLen, ChunkOffset, Offset};
 

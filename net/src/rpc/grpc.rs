@@ -21,7 +21,7 @@ use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tonic::{Request, Response, Status};
 
 use super::admission::{Admission, Seat};
-use super::{Expected, Identity, answer_greeting, check_answer, frames, greeting, unary};
+use super::{Expected, Identity, answer_greeting, check_answer, connection, greeting, unary};
 use crate::env::{BoxFuture, Env, Listener, Net, Stream};
 use crate::services::hello_client::HelloClient;
 use crate::services::hello_server::{Hello, HelloServer};
@@ -118,7 +118,7 @@ async fn serve_until(
     let incoming =
         futures::stream::poll_fn(move |cx| accepted.poll_recv(cx).map(|next| next.map(io::Result::Ok)));
     let mut http2_stopped = stopped.clone();
-    let until_stopped = async move { frames::stopped(&mut http2_stopped).await };
+    let until_stopped = async move { connection::stopped(&mut http2_stopped).await };
     let serving = server().add_routes(routes.clone()).serve_with_incoming_shutdown(incoming, until_stopped);
     let accepting = async {
         let mut connections = JoinSet::new();
@@ -136,7 +136,7 @@ async fn serve_until(
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accept a connection");
-                    tokio::time::sleep(frames::ACCEPT_PAUSE).await;
+                    tokio::time::sleep(connection::ACCEPT_PAUSE).await;
                 }
             }
         }
@@ -165,7 +165,7 @@ async fn serve_stream(
     stopped: watch::Receiver<bool>,
 ) {
     let mut start = [0; MAGIC_BYTES.len()];
-    match timeout(frames::GREETING_DEADLINE, stream.read_exact(&mut start)).await {
+    match timeout(connection::GREETING_DEADLINE, stream.read_exact(&mut start)).await {
         Ok(Ok(_)) => {}
         Ok(Err(_)) | Err(_) => return tracing::debug!(%from, "a connection said nothing"),
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::Status;
 
-use super::frames::SILENCE_MAX;
+use super::connection::SILENCE_MAX;
 use super::push::PushHandler;
 use super::unary::{self, UnaryChannel};
 use super::{Expected, Identity, Role, grpc};

@@ -2,6 +2,7 @@
 //! server sends unasked, and the channel that follows a cluster's leader. Every call has a deadline.
 
 pub mod admission;
+mod connection;
 pub mod frames;
 pub mod grpc;
 pub mod leader;

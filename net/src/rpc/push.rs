@@ -23,8 +23,7 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, TryAcquireError, mpsc};
 
 use super::admission::Seat;
-use super::frames::broken;
-use super::unary::{Owed, Writer};
+use super::connection::{Owed, Writer, broken};
 use crate::env::BoxFuture;
 use dfs_proto::frame::{self, FrameKind, HEADER_LEN, PUSH_LEN_MAX};
 pub use dfs_proto::wire::Push;

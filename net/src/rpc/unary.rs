@@ -12,19 +12,17 @@
 //! Answers come in any order. Deadlines are the caller's.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use prost::Message as _;
-use tokio::io::{AsyncWriteExt as _, BufReader, ReadHalf, WriteHalf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::io::{BufReader, ReadHalf, WriteHalf};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 use tonic::body::Body;
@@ -33,8 +31,9 @@ use tonic::{Code, Status};
 use tower::Service;
 
 use super::admission::{Claim, Seat};
-use super::frames::{
-    self, Heard, Listening, Waited, broken, lock, read_claimed, read_frame, read_head, with_signs_of_life,
+use super::connection::{
+    self, Heard, Listening, Owed, Waited, Writer, broken, lock, poll_once, read_claimed, read_frame,
+    read_head, with_signs_of_life,
 };
 use super::grpc::SharedIdentity;
 use super::push::{PushHandler, PushInbox, PushSender};
@@ -45,109 +44,10 @@ use dfs_proto::wire::{UnaryAnswer, UnaryCall};
 
 /// Calls in flight on one connection, on either side.
 const CALLS_MAX: usize = 1024;
-/// U5. A peer that reads takes much less at a time.
-const UNREAD_LEN_MAX: usize = 64 << 20;
 /// U5, for the log.
 const UNREAD: &str = "because it asks for answers and does not read them";
 /// Several small frames are taken in by one system call.
 const READ_BUFFER_BYTES: usize = 16 * 1024;
-
-/// Frames on their way out. Whoever finds nobody writing writes: no task, and so no wake-up, for a small frame.
-pub(super) struct Writer {
-    queue: Mutex<Vec<Queued>>,
-    half: tokio::sync::Mutex<WriteHalf<Box<dyn Stream>>>,
-    is_broken: AtomicBool,
-    /// Bytes of frames that are queued or being written.
-    unwritten: AtomicUsize,
-}
-
-/// A frame, and on the side that listens what it holds until it is written.
-type Queued = (Bytes, Option<Owed>);
-
-/// The place of its call (U3) or the share of its push (`push`, N4), and room for a long answer (U5).
-pub(super) struct Owed {
-    pub(super) _place: OwnedSemaphorePermit,
-    pub(super) _room: Option<Claim>,
-}
-
-impl Writer {
-    fn new(half: WriteHalf<Box<dyn Stream>>) -> Arc<Writer> {
-        let half = tokio::sync::Mutex::new(half);
-        let (is_broken, unwritten) = (AtomicBool::new(false), AtomicUsize::new(0));
-        Arc::new(Writer { queue: Mutex::default(), half, is_broken, unwritten })
-    }
-
-    fn queue(&self, frame: Bytes, owed: Option<Owed>) {
-        self.unwritten.fetch_add(frame.len(), Ordering::Relaxed);
-        lock(&self.queue).push((frame, owed));
-    }
-
-    /// Keeps U5.
-    fn has_too_much(&self) -> bool {
-        self.unwritten.load(Ordering::Relaxed) > UNREAD_LEN_MAX
-    }
-
-    pub(super) fn is_broken(&self) -> bool {
-        self.is_broken.load(Ordering::Relaxed)
-    }
-
-    /// Does not wait: what the socket does not take now, a task writes. What may queue up is bounded by U3.
-    pub(super) fn send(self: &Arc<Self>, frame: Bytes, owed: Option<Owed>) {
-        self.queue(frame, owed);
-        let mut writing = Box::pin(self.clone().write_queue());
-        if poll_once(writing.as_mut()).is_pending() {
-            tokio::spawn(writing); // keeps U1
-        }
-    }
-
-    /// For an answer that was waited for: others wait for the same (one log entry answers many changes), and all of them
-    /// leave in one system call, after one wake-up on the other side.
-    async fn send_with_others(self: Arc<Self>, frame: Bytes, owed: Owed) {
-        self.queue(frame, Some(owed));
-        tokio::task::yield_now().await;
-        self.write_queue().await;
-    }
-
-    /// Keeps U4. What waits to be written is a sign by itself.
-    fn sign(self: &Arc<Self>) {
-        if lock(&self.queue).is_empty() {
-            self.send(frame::encode(FrameKind::Working, 0, &(), 0), None);
-        }
-    }
-
-    async fn write_queue(self: Arc<Self>) {
-        // Looked at again after unlocking: a frame queued while this held the lock was left to it.
-        while !lock(&self.queue).is_empty() {
-            let Ok(mut half) = self.half.try_lock() else { return };
-            loop {
-                let queued = std::mem::take(&mut *lock(&self.queue));
-                if queued.is_empty() {
-                    break;
-                }
-                if half.write_all(&joined(&queued)).await.is_err() {
-                    self.is_broken.store(true, Ordering::Relaxed); // the reading side ends too
-                }
-                let written: usize = queued.iter().map(|(frame, _)| frame.len()).sum();
-                self.unwritten.fetch_sub(written, Ordering::Relaxed);
-                drop(queued); // keeps U3
-            }
-        }
-    }
-}
-
-fn joined(queued: &[Queued]) -> Bytes {
-    if let [(frame, _)] = queued {
-        return frame.clone();
-    }
-    let mut all = BytesMut::with_capacity(queued.iter().map(|(frame, _)| frame.len()).sum());
-    queued.iter().for_each(|(frame, _)| all.extend_from_slice(frame));
-    all.freeze()
-}
-
-/// Whoever is still pending must be polled again by a task.
-fn poll_once<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(Waker::noop()))
-}
 
 // --- the side that connects ---
 
@@ -203,7 +103,7 @@ pub fn connect_with_pushes<'a>(
     handler: Option<Arc<dyn PushHandler>>,
 ) -> BoxFuture<'a, Result<UnaryChannel, String>> {
     Box::pin(async move {
-        let greeted = timeout(deadline, frames::greet(env, own, expected, address)).await;
+        let greeted = timeout(deadline, connection::greet(env, own, expected, address)).await;
         let greeted = greeted.map_err(|_| format!("no answer within {deadline:?}"))?;
         let (reader, writer, _reply) = greeted?;
         Ok(UnaryChannel::over(reader, writer, handler))
@@ -350,8 +250,8 @@ pub(super) async fn serve_connection(
 ) {
     let (reader, mut writer) = tokio::io::split(stream);
     let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
-    let greeted = frames::accept_greeting(&mut reader, &mut writer, &identity);
-    let takes_pushes = match timeout(frames::GREETING_DEADLINE, greeted).await {
+    let greeted = connection::accept_greeting(&mut reader, &mut writer, &identity);
+    let takes_pushes = match timeout(connection::GREETING_DEADLINE, greeted).await {
         Ok(Ok(greeted)) => {
             seat.greeted(greeted.is_server);
             greeted.takes_pushes
@@ -369,10 +269,10 @@ pub(super) async fn serve_connection(
                 tracing::warn!(%from, %error, "ended a frame connection");
             }
         }
-        () = frames::stopped(&mut shutdown) => {}
+        () = connection::stopped(&mut shutdown) => {}
     }
     let finish = async { while running.join_next().await.is_some() {} };
-    let _ = timeout(frames::GREETING_DEADLINE, finish).await; // what still runs has no one to answer to
+    let _ = timeout(connection::GREETING_DEADLINE, finish).await; // what still runs has no one to answer to
 }
 
 /// One connection, as the side that listens has it.
@@ -433,7 +333,7 @@ async fn serve_calls(
 
 /// For an answer that is long: short ones are bounded by U3.
 async fn room_for(frame: &Bytes, seat: &Arc<Seat>) -> Option<Claim> {
-    match frame.len() >= frames::CLAIMED_LEN_MIN {
+    match frame.len() >= connection::CLAIMED_LEN_MIN {
         true => Some(seat.claim(frame.len() as u64).await),
         false => None,
     }

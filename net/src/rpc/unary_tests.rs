@@ -1,11 +1,14 @@
 //! Unary calls through pipes, where time is turned: who is slow, who is silent, and who does not read.
 
+use std::sync::atomic::AtomicUsize;
+
 use tokio::io::AsyncWriteExt as _;
 use tonic::{Request, Response};
 
 use super::*;
 use crate::env::{Listener, Net};
 use crate::rpc::admission::Admission;
+use crate::rpc::connection::UNREAD_LEN_MAX;
 use crate::rpc::leader::LeaderChannel;
 use crate::rpc::{Role, greeting};
 use crate::services::admin_client::AdminClient;
@@ -52,7 +55,9 @@ impl Net for Pipes {
             Err(_) => {
                 tokio::spawn(async move {
                     let (mut reader, mut writer) = tokio::io::split(far);
-                    frames::accept_greeting(&mut reader, &mut writer, &identity).await.expect("a greeting");
+                    connection::accept_greeting(&mut reader, &mut writer, &identity)
+                        .await
+                        .expect("a greeting");
                     tokio::io::copy(&mut reader, &mut tokio::io::sink()).await
                 });
             }
@@ -90,7 +95,7 @@ async fn a_leader_that_works_on_a_call_for_most_of_its_deadline_answers_it() {
 async fn a_member_that_is_silent_is_passed_over_after_a_second_and_a_half() {
     let (is_answered, after) = call(&["silent", "0"]).await;
     assert!(is_answered, "by the other");
-    assert!(after >= frames::SILENCE_MAX && after < frames::SILENCE_MAX * 11 / 10, "{after:?}");
+    assert!(after >= connection::SILENCE_MAX && after < connection::SILENCE_MAX * 11 / 10, "{after:?}");
 }
 
 const ANSWER_LEN: usize = 1 << 20;
@@ -130,7 +135,7 @@ async fn a_peer_that_asks_and_does_not_read_is_cut_off_before_it_holds_much() {
         let shared = SharedIdentity::new(identity);
         let serving = tokio::spawn(serve_connection(stream, seat, "pipe".into(), shared, routes, stopped));
         let own = Identity { role: Role::Client, id: 0, cluster: ClusterId(5) };
-        frames::send_message(&mut near, FrameKind::Greeting, &greeting(&own, &identity)).await.unwrap();
+        connection::send_message(&mut near, FrameKind::Greeting, &greeting(&own, &identity)).await.unwrap();
         assert_eq!(read_frame(&mut near).await.unwrap().header.kind, FrameKind::GreetingReply);
         let call = UnaryCall { path: "/dfs.v1.Hello/Greet".to_owned(), message: Bytes::from_static(&[0; 5]) };
         let (began, mut asked) = (Instant::now(), 0);
@@ -171,7 +176,7 @@ async fn a_peer_that_reads_gets_every_answer() {
     ));
     let (mut reader, mut writer) = tokio::io::split(Box::new(near) as Box<dyn Stream>);
     let own = Identity { role: Role::Client, id: 0, cluster: ClusterId(5) };
-    frames::send_message(&mut writer, FrameKind::Greeting, &greeting(&own, &identity)).await.unwrap();
+    connection::send_message(&mut writer, FrameKind::Greeting, &greeting(&own, &identity)).await.unwrap();
     read_frame(&mut reader).await.unwrap();
     let channel = UnaryChannel::over(reader, writer, None);
     let calls = (0..40).map(|_| {
