@@ -171,7 +171,7 @@ async fn serve_stream(
     }
     let stream = Incoming { start, replayed: 0, stream };
     if start == MAGIC_BYTES {
-        unary::serve_connection(Box::new(stream), seat, from, identity, routes, stopped).await;
+        unary::serve_connection((Box::new(stream), seat), from, identity, routes, stopped).await;
     } else {
         let _ = http2.send(stream).await; // the server has ended
     }

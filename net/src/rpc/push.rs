@@ -23,7 +23,7 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, TryAcquireError, mpsc};
 
 use super::admission::Seat;
-use super::connection::{Owed, Writer, broken};
+use super::connection::{Held, Outgoing, Writer, broken};
 use crate::env::BoxFuture;
 use dfs_proto::frame::{self, FrameKind, HEADER_LEN, PUSH_LEN_MAX};
 pub use dfs_proto::wire::Push;
@@ -121,11 +121,12 @@ impl PushSender {
         if len > PUSH_LEN_MAX {
             return Err(PushError::TooLong { len });
         }
-        let writer = writer.upgrade().filter(|writer| !writer.is_broken()).ok_or(PushError::Ended)?;
+        let writer = writer.upgrade().filter(|writer| !writer.is_ended()).ok_or(PushError::Ended)?;
         match room.clone().try_acquire_many_owned((HEADER_LEN + len) as u32) {
             Ok(share) => {
-                let frame = frame::encode(FrameKind::Push, 0, push, 0);
-                writer.send(frame, Some(Owed { _place: share, _room: None }));
+                let held = Some(Held { _permit: Some(share), _claim: None });
+                let head = frame::encode(FrameKind::Push, 0, push, 0);
+                writer.send(Outgoing::new(head, Bytes::new(), held));
                 Ok(())
             }
             Err(TryAcquireError::NoPermits) => {

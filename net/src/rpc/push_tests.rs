@@ -65,7 +65,7 @@ fn served(service: Arc<Pushing>) -> (Box<dyn Stream>, JoinHandle<()>) {
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(async move {
         let routes = Routes::new(HelloServer::new(service));
-        serve_connection(stream, seat, "pipe".into(), SharedIdentity::new(SERVER), routes, stopped).await;
+        serve_connection((stream, seat), "pipe".into(), SharedIdentity::new(SERVER), routes, stopped).await;
         drop((stop, admission));
     });
     (Box::new(near), serving)

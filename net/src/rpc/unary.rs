@@ -11,20 +11,18 @@
 //!     the process can bear (`admission`, A3).
 //! Answers come in any order. Deadlines are the caller's.
 
-use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use prost::Message as _;
-use tokio::io::{BufReader, ReadHalf, WriteHalf};
-use tokio::sync::{Semaphore, oneshot, watch};
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, timeout};
+use tokio::io::{ReadHalf, WriteHalf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::{Code, Status};
@@ -32,11 +30,11 @@ use tower::Service;
 
 use super::admission::{Claim, Seat};
 use super::connection::{
-    self, Heard, Listening, Owed, Waited, Writer, broken, lock, poll_once, read_claimed, read_frame,
-    read_head, with_signs_of_life,
+    self, Connection, Heard, Held, Incoming, Lost, Outgoing, Protocol, Served, Waited, broken, poll_once,
+    with_signs_of_life,
 };
 use super::grpc::SharedIdentity;
-use super::push::{PushHandler, PushInbox, PushSender};
+use super::push::{PushHandler, PushSender};
 use super::{Expected, Identity};
 use crate::env::{BoxFuture, Env, Stream};
 use dfs_proto::frame::{self, FrameKind};
@@ -46,41 +44,12 @@ use dfs_proto::wire::{UnaryAnswer, UnaryCall};
 const CALLS_MAX: usize = 1024;
 /// U5, for the log.
 const UNREAD: &str = "because it asks for answers and does not read them";
-/// Several small frames are taken in by one system call.
-const READ_BUFFER_BYTES: usize = 16 * 1024;
 
 // --- the side that connects ---
 
 /// One connection, for generated clients such as `MetaClient<UnaryChannel>`. It ends with its last clone.
 #[derive(Clone)]
 pub struct UnaryChannel(Arc<Connection>);
-
-struct Connection {
-    writer: Arc<Writer>,
-    shared: Arc<Shared>,
-    heard: Heard,
-    in_flight: Arc<Semaphore>,
-    reading: AbortHandle,
-}
-
-#[derive(Default)]
-struct Shared {
-    next_id: AtomicU64,
-    waiting: Mutex<Waiting>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    /// Nobody may wait any more.
-    is_closed: bool,
-    calls: HashMap<u64, oneshot::Sender<UnaryAnswer>>,
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.reading.abort();
-    }
-}
 
 /// Connects and shakes hands. Errors say what did not fit, as one line without the address.
 pub fn connect<'a>(
@@ -110,83 +79,6 @@ pub fn connect_with_pushes<'a>(
     })
 }
 
-async fn read_answers(
-    reader: Listening<ReadHalf<Box<dyn Stream>>>,
-    shared: Arc<Shared>,
-    mut pushes: PushInbox,
-) {
-    let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
-    while let Ok(incoming) = read_frame(&mut reader).await {
-        match incoming.header.kind {
-            FrameKind::Working => continue,
-            FrameKind::Push => match pushes.put(incoming.body) {
-                Ok(()) => continue,
-                Err(error) => {
-                    tracing::warn!(%error, "ended a frame connection");
-                    break;
-                }
-            },
-            _ => {}
-        }
-        let Ok(answer) = UnaryAnswer::decode(incoming.body) else { break };
-        let caller = lock(&shared.waiting).calls.remove(&incoming.header.request);
-        if let Some(caller) = caller {
-            let _ = caller.send(answer); // it has given up
-        }
-    }
-    shared.close();
-}
-
-impl Shared {
-    /// Keeps U2: whoever waits is told.
-    fn close(&self) {
-        let calls = {
-            let mut waiting = lock(&self.waiting);
-            waiting.is_closed = true;
-            std::mem::take(&mut waiting.calls)
-        };
-        drop(calls); // not under the lock, which who is woken may take
-    }
-}
-
-/// Removes a call's place when its caller gives up.
-struct Place<'a> {
-    shared: &'a Shared,
-    id: u64,
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        lock(&self.shared.waiting).calls.remove(&self.id);
-    }
-}
-
-impl Connection {
-    async fn call(&self, path: String, message: Bytes) -> Result<UnaryAnswer, Status> {
-        let _permit = self.in_flight.acquire().await.map_err(|_| Status::unavailable("connection closed"))?;
-        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
-        let (answer, mut reply) = oneshot::channel();
-        {
-            let mut waiting = lock(&self.shared.waiting);
-            if waiting.is_closed || self.writer.is_broken() {
-                return Err(Status::unavailable("connection lost"));
-            }
-            waiting.calls.insert(id, answer);
-        }
-        let _place = Place { shared: &self.shared, id };
-        let at = Instant::now();
-        self.writer.send(frame::encode(FrameKind::Call, id, &UnaryCall { path, message }, 0), None);
-        match self.heard.answer(&mut reply, at).await {
-            Waited::Answered(answer) => Ok(answer),
-            Waited::Lost => Err(Status::unavailable("connection lost")),
-            Waited::Silent => {
-                self.shared.close(); // keeps U4
-                Err(Status::unavailable("no sign of life"))
-            }
-        }
-    }
-}
-
 impl UnaryChannel {
     /// A connection whose peer has shaken hands.
     pub(super) fn over(
@@ -194,18 +86,27 @@ impl UnaryChannel {
         writer: WriteHalf<Box<dyn Stream>>,
         handler: Option<Arc<dyn PushHandler>>,
     ) -> UnaryChannel {
-        let shared = Arc::new(Shared::default());
-        let heard = Heard::default();
-        let listening = heard.clone().listening(reader);
-        let reading = read_answers(listening, shared.clone(), PushInbox::new(handler));
-        let reading = tokio::spawn(reading).abort_handle();
-        let (writer, in_flight) = (Writer::new(writer), Arc::new(Semaphore::new(CALLS_MAX)));
-        UnaryChannel(Arc::new(Connection { writer, shared, heard, in_flight, reading }))
+        let halves = (reader, writer);
+        UnaryChannel(Connection::over(halves, FrameKind::Answer, CALLS_MAX, Heard::default(), handler))
+    }
+
+    async fn call(self, path: String, message: Bytes) -> Result<UnaryAnswer, Status> {
+        let lost = || Status::unavailable("connection lost");
+        let encode = |id| (frame::encode(FrameKind::Call, id, &UnaryCall { path, message }, 0), Bytes::new());
+        let mut sent = self.0.send(1, encode).await.map_err(|Lost| lost())?; // keeps U3
+        match sent.answer().await {
+            Waited::Answered(incoming) => UnaryAnswer::decode(incoming.body).map_err(|_| {
+                sent.end_connection();
+                lost()
+            }),
+            Waited::Lost => Err(lost()),
+            Waited::Silent => Err(Status::unavailable("no sign of life")), // keeps U4
+        }
     }
 
     /// False once it is broken: then a new one is to be made.
     pub fn is_alive(&self) -> bool {
-        !lock(&self.0.shared.waiting).is_closed && !self.0.writer.is_broken()
+        self.0.is_alive()
     }
 }
 
@@ -219,11 +120,11 @@ impl Service<http::Request<Body>> for UnaryChannel {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let connection = self.0.clone();
+        let channel = self.clone();
         Box::pin(async move {
             let path = request.uri().path().to_owned();
             let message = request.into_body().collect().await?.to_bytes();
-            let answer = connection.call(path, message).await?;
+            let answer = channel.call(path, message).await?;
             if answer.code != 0 {
                 return Ok(Status::new(Code::from(answer.code as i32), answer.text).into_http());
             }
@@ -241,94 +142,72 @@ impl Service<http::Request<Body>> for UnaryChannel {
 
 /// Serves one connection's calls until it ends or `shutdown` turns true; then calls that run are answered.
 pub(super) async fn serve_connection(
-    stream: Box<dyn Stream>,
-    seat: Arc<Seat>,
+    admitted: (Box<dyn Stream>, Arc<Seat>),
     from: String,
     identity: SharedIdentity,
     routes: Routes,
-    mut shutdown: watch::Receiver<bool>,
+    shutdown: watch::Receiver<bool>,
 ) {
-    let (reader, mut writer) = tokio::io::split(stream);
-    let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
-    let greeted = connection::accept_greeting(&mut reader, &mut writer, &identity);
-    let takes_pushes = match timeout(connection::GREETING_DEADLINE, greeted).await {
-        Ok(Ok(greeted)) => {
-            seat.greeted(greeted.is_server);
-            greeted.takes_pushes
-        }
-        Ok(Err(error)) => return tracing::warn!(%from, %error, "refused a frame connection"),
-        Err(_) => return tracing::debug!(%from, "a frame connection did not greet in time"),
-    };
-    let writer = Writer::new(writer);
-    let pushes = takes_pushes.then(|| PushSender::new(&writer, &seat));
-    let caller = Caller { routes, writer, seat, in_flight: Arc::new(Semaphore::new(CALLS_MAX)), pushes };
-    let mut running = JoinSet::new();
-    tokio::select! {
-        result = serve_calls(&mut reader, &caller, &mut running) => {
-            if let Err(error) = result && error.kind() == io::ErrorKind::InvalidData {
-                tracing::warn!(%from, %error, "ended a frame connection");
-            }
-        }
-        () = connection::stopped(&mut shutdown) => {}
-    }
-    let finish = async { while running.join_next().await.is_some() {} };
-    let _ = timeout(connection::GREETING_DEADLINE, finish).await; // what still runs has no one to answer to
+    let calls =
+        UnaryCalls { routes, in_flight: Arc::new(Semaphore::new(CALLS_MAX)), running: JoinSet::new() };
+    connection::serve_connection(admitted, from, identity, calls, shutdown).await;
 }
 
-/// One connection, as the side that listens has it.
-struct Caller {
+/// The unary calls of one connection.
+struct UnaryCalls {
     routes: Routes,
-    writer: Arc<Writer>,
-    seat: Arc<Seat>,
     in_flight: Arc<Semaphore>,
-    /// None: the peer does not understand pushes (`push`, N1).
-    pushes: Option<PushSender>,
+    running: JoinSet<()>,
 }
 
-async fn serve_calls(
-    reader: &mut BufReader<ReadHalf<Box<dyn Stream>>>,
-    caller: &Caller,
-    running: &mut JoinSet<()>,
-) -> io::Result<()> {
-    let Caller { routes, writer, seat, in_flight, pushes } = caller;
-    loop {
-        let head = read_head(reader).await?;
-        let arriving = read_claimed(reader, head, seat);
-        let (incoming, _arrived) = with_signs_of_life(arriving, || writer.sign()).await?;
-        if incoming.header.kind != FrameKind::Call {
-            return Err(broken("expected a call"));
-        }
+impl Protocol for UnaryCalls {
+    const CALL: FrameKind = FrameKind::Call;
+
+    async fn begin(&mut self, incoming: Incoming, _room: Option<Claim>, on: &Served) -> io::Result<()> {
+        let Served { writer, seat, pushes } = on;
         let call = UnaryCall::decode(incoming.body).map_err(broken)?;
-        let place = in_flight.clone().acquire_owned().await.map_err(broken)?; // keeps U3
-        if writer.is_broken() {
+        let place = self.in_flight.clone().acquire_owned().await.map_err(broken)?; // keeps U3
+        if writer.is_ended() {
             return Err(io::ErrorKind::ConnectionAborted.into()); // nobody would get the answer
         }
         if writer.has_too_much() {
-            // Its end alone would leave what is queued until the write is given up.
+            // The end of this task alone would leave what is queued until the write is given up.
             seat.end(UNREAD);
             return Err(broken("answers are asked for and not read")); // keeps U5
         }
-        let mut answering = Box::pin(answer(routes.clone(), pushes.clone(), call, incoming.header.request));
+        let answering = answer(self.routes.clone(), pushes.clone(), call, incoming.header.request);
+        let mut answering = Box::pin(answering);
         // Most reads have their answer at once: no task for them.
         match poll_once(answering.as_mut()) {
             Poll::Ready(frame) => {
-                let room = with_signs_of_life(room_for(&frame, seat), || writer.sign()).await;
-                writer.send(frame, Some(Owed { _place: place, _room: room })); // keeps U3
+                let room = with_signs_of_life(room_for(&frame, seat), || writer.sign(0)).await;
+                writer.send(answer_frame(frame, place, room));
             }
             Poll::Pending => {
-                while running.try_join_next().is_some() {}
+                while self.running.try_join_next().is_some() {}
                 let (writer, seat) = (writer.clone(), seat.clone());
-                running.spawn(async move {
-                    let frame = with_signs_of_life(answering, || writer.sign()).await;
+                self.running.spawn(async move {
+                    let frame = with_signs_of_life(answering, || writer.sign(0)).await;
                     if writer.has_too_much() {
                         return seat.end(UNREAD); // keeps U5
                     }
-                    let room = with_signs_of_life(room_for(&frame, &seat), || writer.sign()).await;
-                    writer.send_with_others(frame, Owed { _place: place, _room: room }).await; // keeps U3
+                    let room = with_signs_of_life(room_for(&frame, &seat), || writer.sign(0)).await;
+                    writer.send_with_others(answer_frame(frame, place, room)).await;
                 });
             }
         }
+        Ok(())
     }
+
+    async fn finish(mut self, _on: &Served) {
+        while self.running.join_next().await.is_some() {}
+        let _ = self.in_flight.acquire_many(CALLS_MAX as u32).await; // free when every answer is written
+    }
+}
+
+/// It keeps its call's place until it is written (U3).
+fn answer_frame(head: Bytes, place: OwnedSemaphorePermit, room: Option<Claim>) -> Outgoing {
+    Outgoing::new(head, Bytes::new(), Some(Held { _permit: Some(place), _claim: room }))
 }
 
 /// For an answer that is long: short ones are bounded by U3.

@@ -1,14 +1,15 @@
 //! Unary calls through pipes, where time is turned: who is slow, who is silent, and who does not read.
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::AsyncWriteExt as _;
+use tokio::time::Instant;
 use tonic::{Request, Response};
 
 use super::*;
 use crate::env::{Listener, Net};
 use crate::rpc::admission::Admission;
-use crate::rpc::connection::UNREAD_LEN_MAX;
+use crate::rpc::connection::{UNREAD_LEN_MAX, read_frame};
 use crate::rpc::leader::LeaderChannel;
 use crate::rpc::{Role, greeting};
 use crate::services::admin_client::AdminClient;
@@ -48,7 +49,7 @@ impl Net for Pipes {
                 let (stop, stopped) = watch::channel(false);
                 tokio::spawn(async move {
                     let (stream, seat) = Admission::default().admit(Box::new(far), "pipe");
-                    serve_connection(stream, seat, "pipe".into(), identity, routes, stopped).await;
+                    serve_connection((stream, seat), "pipe".into(), identity, routes, stopped).await;
                     drop(stop);
                 });
             }
@@ -133,7 +134,7 @@ async fn a_peer_that_asks_and_does_not_read_is_cut_off_before_it_holds_much() {
         let routes = Routes::new(HelloServer::new(Talkative { is_slow, answered: answered.clone() }));
         let (_stop, stopped) = watch::channel(false);
         let shared = SharedIdentity::new(identity);
-        let serving = tokio::spawn(serve_connection(stream, seat, "pipe".into(), shared, routes, stopped));
+        let serving = tokio::spawn(serve_connection((stream, seat), "pipe".into(), shared, routes, stopped));
         let own = Identity { role: Role::Client, id: 0, cluster: ClusterId(5) };
         connection::send_message(&mut near, FrameKind::Greeting, &greeting(&own, &identity)).await.unwrap();
         assert_eq!(read_frame(&mut near).await.unwrap().header.kind, FrameKind::GreetingReply);
@@ -167,8 +168,7 @@ async fn a_peer_that_reads_gets_every_answer() {
     let routes = Routes::new(HelloServer::new(Talkative { is_slow: true, answered: Arc::default() }));
     let (_stop, stopped) = watch::channel(false);
     tokio::spawn(serve_connection(
-        stream,
-        seat,
+        (stream, seat),
         "pipe".into(),
         SharedIdentity::new(identity),
         routes,
