@@ -8,8 +8,9 @@
 //!     What all connections of a server hold together is bounded too (`admission`, A3).
 //! F4  Silence is not slowness. A server says every 400 ms that it works on a request, from its first bytes
 //!     on; a peer from which not one byte arrives for [`SILENCE_MAX`], while something waits, is given up: it was switched
-//!     off or stopped, or its link is down. Who is slow has the whole deadline.
-//! F5  A frame that has begun to arrive is here within two minutes, or its connection ends; a greeting is short.
+//!     off or stopped, or its link is down. A server that is slow has the whole deadline.
+//! F5  A frame that has begun to arrive is complete within two minutes, or its connection ends. A greeting that is longer than
+//!     4 KiB ends its connection before it is read.
 //!
 //! A connection on which no frame arrived while a request waited until its deadline is closed, so that the next request makes a
 //! new one.

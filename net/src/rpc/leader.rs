@@ -168,8 +168,8 @@ impl LeaderChannel {
         self.call_while_working(deadline, deadline, call).await
     }
 
-    /// The same for who gives up sooner when nobody leads than a leader that works on it: after `search` no further try
-    /// begins, after `deadline` the last one ends.
+    /// The same for a caller that waits longer for a leader that works on the call than for somebody to lead: after `search` no
+    /// further try begins, and after `deadline` the last one ends.
     pub async fn call_while_working<T, F>(
         &self,
         search: Duration,

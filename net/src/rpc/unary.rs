@@ -1,5 +1,5 @@
 //! Unary gRPC calls in frames: the same services and generated clients, without HTTP/2's cost (a small call takes less
-//! than half the CPU; figures in ARCHITECTURE.md). Streaming calls and strangers' clients use gRPC itself, on the same port.
+//! than half the CPU; figures in ARCHITECTURE.md). Streaming calls and clients that are not dfs use gRPC itself, on the same port.
 //!
 //! U1  A frame is written whole or its connection is broken: the writing goes on when the caller gives up.
 //! U2  Every call ends: with its answer, when its caller gives up, or when its connection breaks.
@@ -7,8 +7,9 @@
 //!     flight until its answer is written: a peer that does not read holds no more answers than that.
 //! U4  Silence is not slowness, as for chunks (`frames`, F4): a server says every 400 ms that it works on a call, from its
 //!     first bytes on. A peer from which nothing arrives for 1.5 s, while a call waits, is given up with its connection.
-//! U5  A peer that lets more than [`UNREAD_LEN_MAX`] of answers wait is cut off, and all peers together hold no more than
-//!     the process can bear (`admission`, A3).
+//! U5  A peer that lets more than 64 MiB of answers wait is cut off, and the answers that wait for all peers together are
+//!     bounded (`admission`, A3).
+//!
 //! Answers come in any order. Deadlines are the caller's.
 
 use std::io;
@@ -42,7 +43,7 @@ use dfs_proto::wire::{UnaryAnswer, UnaryCall};
 
 /// Calls in flight on one connection, on either side.
 const CALLS_MAX: usize = 1024;
-/// U5, for the log.
+/// The reason that the log gives when U5 ends a connection.
 const UNREAD: &str = "because it asks for answers and does not read them";
 
 // --- the side that connects ---
@@ -210,7 +211,7 @@ fn answer_frame(head: Bytes, place: OwnedSemaphorePermit, room: Option<Claim>) -
     Outgoing::new(head, Bytes::new(), Some(Held { _permit: Some(place), _claim: room }))
 }
 
-/// For an answer that is long: short ones are bounded by U3.
+/// Claims room for an answer that is long (U5). Short answers are bounded by U3.
 async fn room_for(frame: &Bytes, seat: &Arc<Seat>) -> Option<Claim> {
     match frame.len() >= connection::CLAIMED_LEN_MIN {
         true => Some(seat.claim(frame.len() as u64).await),

@@ -12,7 +12,8 @@ use tokio::time::timeout;
 use crate::rpc::admission::{Claim, Seat};
 use dfs_proto::frame::{self, FrameHeader, FrameKind, HEADER_LEN};
 
-/// F5. The longest patience of clients that a slow link is given; who sends a byte now and then is cut off by it.
+/// A frame must be complete this long after its first bytes (`frames`, F5). It is the longest deadline that clients give a slow
+/// link, and it cuts off a peer that sends a byte now and then.
 pub(in crate::rpc) const ARRIVAL_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Room for a frame of this length is claimed before it is read, or written.

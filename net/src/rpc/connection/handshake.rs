@@ -17,7 +17,7 @@ use dfs_proto::wire;
 /// A greeting must arrive this soon after the connection.
 pub(in crate::rpc) const GREETING_DEADLINE: Duration = Duration::from_secs(5);
 
-/// F5. Much more than a greeting has.
+/// The longest greeting that is read (`frames`, F5). A real one is much shorter.
 const GREETING_LEN_MAX: usize = 4096;
 
 /// What the side that listens learns from a greeting.
@@ -28,6 +28,7 @@ pub(in crate::rpc) struct Greeted {
     pub(in crate::rpc) takes_pushes: bool,
 }
 
+/// Reads the greeting of a new connection and answers it. A peer that does not fit is told why, and is an error.
 pub(in crate::rpc) async fn accept_greeting(
     reader: &mut (impl AsyncRead + Unpin),
     writer: &mut (impl AsyncWrite + Unpin),
@@ -72,7 +73,7 @@ impl From<NotSent> for String {
     }
 }
 
-/// Connects and shakes hands.
+/// Connects to `address` and shakes hands. The caller has the deadline.
 pub(in crate::rpc) async fn greet(
     env: &Env,
     own: &Identity,

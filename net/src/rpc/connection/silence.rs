@@ -13,13 +13,15 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::lock;
 
-/// F4. A server that has too few processors for a moment is still in time.
+/// How often a server says that it works on a call (`frames`, F4). Several times in [`SILENCE_MAX`], so that a server that has
+/// too few processors for a moment is still in time.
 const SIGN_OF_LIFE_EVERY: Duration = Duration::from_millis(400);
 
-/// F4. Several signs.
+/// A peer from which nothing arrives for this long, while a call waits, is given up (`frames`, F4).
 pub const SILENCE_MAX: Duration = Duration::from_millis(1500);
 
-/// The end of it: what lies in the socket is read before anybody is judged, since this process may have been stopped itself.
+/// The last part of [`SILENCE_MAX`]. This process may have been stopped itself, so it reads what lies in the socket before it
+/// gives a peer up.
 const LAST_LOOK: Duration = Duration::from_millis(50);
 
 const _: () =
