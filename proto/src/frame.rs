@@ -6,7 +6,10 @@
 //!
 //! Little-endian. The checksum covers the header before it and the body (a prost message); the payload (chunk bytes) has
 //! its own, block by block, made where the bytes were made. A frame that does not match ends its connection: after a
-//! broken length nothing that follows can be trusted.
+//! broken length nothing that follows can be trusted. So does a frame of a kind that the receiver does not know: a kind that was
+//! added later is sent only to a peer whose greeting speaks the protocol version that knows it ([`FrameKind::Push`]).
+//!
+//! The version in the header is that of this layout, and not the protocol version, which the greetings negotiate.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use thiserror::Error;
@@ -22,6 +25,8 @@ const VERSION: u8 = 1;
 pub const BODY_LEN_MAX: usize = 1024 * 1024;
 /// A call's or answer's message with its path or status.
 pub const CALL_LEN_MAX: usize = MESSAGE_LEN_MAX + 64 * 1024;
+/// The body of a push. It says that something has happened; whoever needs more asks for it with a call.
+pub const PUSH_LEN_MAX: usize = 4096;
 /// A read's answer is whole blocks, so up to one block longer at each end than what was asked.
 pub const PAYLOAD_LEN_MAX: usize = READ_LEN_MAX as usize + 8192;
 
@@ -37,6 +42,8 @@ pub enum FrameKind {
     /// A unary gRPC call.
     Call,
     Answer,
+    /// A message that a server sends without having been asked. Known since protocol version 2.
+    Push,
 }
 
 impl FrameKind {
@@ -48,6 +55,7 @@ impl FrameKind {
             | FrameKind::Reply
             | FrameKind::Working => BODY_LEN_MAX,
             FrameKind::Call | FrameKind::Answer => CALL_LEN_MAX,
+            FrameKind::Push => PUSH_LEN_MAX,
         }
     }
 }
@@ -90,6 +98,7 @@ pub fn encode(kind: FrameKind, request: u64, body: &impl prost::Message, payload
         FrameKind::Call => 5,
         FrameKind::Answer => 6,
         FrameKind::Working => 7,
+        FrameKind::Push => 8,
     });
     out.put_u16_le(0);
     out.put_u64_le(request);
@@ -129,6 +138,7 @@ pub fn decode_header(bytes: &[u8; HEADER_LEN]) -> Result<FrameHeader, FrameError
         5 => FrameKind::Call,
         6 => FrameKind::Answer,
         7 => FrameKind::Working,
+        8 => FrameKind::Push,
         found => return Err(FrameError::Kind { found }),
     };
     let (body_len, payload_len) = (u32_at(bytes, 16) as usize, u32_at(bytes, 20) as usize);

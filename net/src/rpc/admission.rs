@@ -1,15 +1,15 @@
-//! Who may be connected to a process, and how much may wait for those who are. There is no authentication yet: whoever
-//! reaches a port may connect, and what he can take must leave enough for the others.
+//! Limits on the connections of a process, and on the memory that they hold. There is no authentication yet: every host that
+//! reaches a port may connect, and what one peer takes must leave enough for the others.
 //!
 //! A1  A process keeps a bounded number of connections on all its ports together. One more takes the place of the one that
 //!     has said nothing for longest: a stranger's, if there is one. A peer that is cut off while it waits for nothing
 //!     connects anew when it next needs to.
-//! A2  A stranger has not shaken hands: HTTP/2 and HTTP peers stay strangers. They are fewer still, and one that says
-//!     nothing for [`STRANGER_IDLE_MAX`] is cut off. Peers that have shaken hands may be silent for ever; whether their
-//!     machines are there is TCP's to find out (`env::Tcp`).
-//! A3  Bytes that requests and unread answers hold are bounded for all connections together. Who needs some when there are
-//!     none waits, in the order of arrival; after a moment the holder that has neither read nor written for longest is cut
-//!     off. What servers ask of each other has a bound of its own: a request of a client may hold its bytes until another
+//! A2  A stranger is a peer that has not shaken hands; HTTP/2 and HTTP peers stay strangers. The limit for strangers is lower,
+//!     and one that sends nothing for [`STRANGER_IDLE_MAX`] is cut off. Peers that have shaken hands may be silent for ever:
+//!     TCP finds out whether their machines are still there (`env::Tcp`).
+//! A3  Bytes that requests and unread answers hold are bounded for all connections together. When none are left, a connection
+//!     that needs some waits, in the order of arrival; after a moment the holder that has neither read nor written for longest
+//!     is cut off. What servers ask of each other has a bound of its own: a request of a client may hold its bytes until another
 //!     server has answered, and two servers that waited for each other's clients would wait for ever.
 //! A4  A write that gets nowhere for [`WRITE_STALL_MAX`] ends its connection.
 
@@ -27,7 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::lock;
+use super::connection::lock;
 use crate::descriptors;
 use crate::env::Stream;
 
@@ -35,7 +35,7 @@ use crate::env::Stream;
 const STRANGER_IDLE_MAX: Duration = Duration::from_secs(60);
 /// A4. As long as TCP's own patience; a peer that takes a byte now and then is A3's.
 const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
-/// A3. How long one waits before somebody is cut off for it, and how long that one must have done nothing.
+/// A3. A connection that waits for memory has another one cut off after this long, and only one that was idle for as long.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
 /// A3. Many connections' worth of credit; a small part of any server's memory.
 const BYTES_MAX: u64 = 512 << 20;
@@ -77,7 +77,7 @@ struct Table {
     complained: Option<Instant>,
 }
 
-/// One connection's place.
+/// The place of one connection in the table. It is freed when the stream of the connection is dropped.
 pub struct Seat {
     number: u64,
     from: String,
@@ -217,20 +217,20 @@ impl Seat {
         }
     }
 
-    /// It has shaken hands, as a server or not.
+    /// Notes that the peer has shaken hands, and whether it says that it is a server.
     pub(super) fn greeted(&self, as_server: bool) {
         self.is_server.store(as_server, Ordering::Relaxed);
         self.is_greeted.store(true, Ordering::Relaxed);
     }
 
-    /// Its peer asks for more than it takes.
+    /// Cuts the connection off. `why` completes the sentence "a connection is cut off" in the log.
     pub(super) fn end(&self, why: &str) {
         if let Some(admission) = self.admission.upgrade() {
             admission.cut_off(&mut lock(&admission.table), self, why);
         }
     }
 
-    /// Waits until so many bytes may be held for this connection (A3).
+    /// Waits until this connection may hold `bytes` more (A3).
     pub(super) async fn claim(self: &Arc<Self>, bytes: u64) -> Claim {
         let mut claim = Claim { seat: self.clone(), bytes, _permit: None };
         self.held.fetch_add(bytes, Ordering::Relaxed);

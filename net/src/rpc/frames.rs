@@ -6,157 +6,48 @@
 //! F3  What is in flight to one side of a connection is bounded by the credit that this side gave in its greeting; a
 //!     server that is behind stops reading, a client waits in `submit`. An answer is in flight until it is written.
 //!     What all connections of a server hold together is bounded too (`admission`, A3).
-//! F4  Silence is not slowness. A server says every [`SIGN_OF_LIFE_EVERY`] that it works on a request, from its first bytes
+//! F4  Silence is not slowness. A server says every 400 ms that it works on a request, from its first bytes
 //!     on; a peer from which not one byte arrives for [`SILENCE_MAX`], while something waits, is given up: it was switched
-//!     off or stopped, or its link is down. Who is slow has the whole deadline.
-//! F5  A frame that has begun to arrive is here within [`ARRIVAL_DEADLINE`], or its connection ends; a greeting is short.
-//! One reader and one writer task each. A connection whose peer was silent while a request waited is closed, so that the next
-//! request makes a new one.
+//!     off or stopped, or its link is down. A server that is slow has the whole deadline.
+//! F5  A frame that has begun to arrive is complete within two minutes, or its connection ends. A greeting that is longer than
+//!     4 KiB ends its connection before it is read.
+//!
+//! A connection on which no frame arrived while a request waited until its deadline is closed, so that the next request makes a
+//! new one.
 
 use std::collections::HashMap;
 use std::io;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
-use prost::Message;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use prost::Message as _;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::admission::{Admission, Claim, Seat};
-use super::{CREDIT_BYTES, Expected, Role, SharedIdentity, answer_greeting, check_answer, greeting, lock};
-use crate::descriptors;
-use crate::env::{BoxFuture, Env, Listener, Stream};
+pub use super::connection::SILENCE_MAX;
+use super::connection::{
+    ACCEPT_PAUSE, Connection, Heard, Held, Incoming, Lost, NotSent, Outgoing, Protocol, Sent, Served, Waited,
+    broken, greet, lock, serve_connection, stopped, with_signs_of_life,
+};
+use super::grpc::SharedIdentity;
+use super::{CREDIT_BYTES, Expected, Role};
+use crate::env::{BoxFuture, Env, Listener};
 use dfs_proto::chunk::{ChunkKey, ChunkReply, ChunkRequest, ChunkService};
 use dfs_proto::convert;
 use dfs_proto::error::ChunkError;
-use dfs_proto::frame::{self, FrameHeader, FrameKind, HEADER_LEN};
+use dfs_proto::frame::{self, FrameKind};
 use dfs_proto::ids::ServerId;
 use dfs_proto::meta::Replica;
 use dfs_proto::wire;
 
 /// Connections to one peer: one large transfer does not hold up the others, and two cores can work.
 const CONNECTIONS_PER_PEER: usize = 3;
-/// Frames waiting for one connection's writer; more would add delay, not throughput.
-const WRITE_QUEUE_MAX: usize = 64;
-/// A greeting must arrive this soon after the connection.
-pub(super) const GREETING_DEADLINE: Duration = Duration::from_secs(5);
-/// After a failed accept (out of descriptors): time for some to be closed.
-pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// F4. A server that has too few processors for a moment is still in time.
-const SIGN_OF_LIFE_EVERY: Duration = Duration::from_millis(400);
-/// F4. Several signs.
-pub const SILENCE_MAX: Duration = Duration::from_millis(1500);
-/// The end of it: what lies in the socket is read before anybody is judged, since this process may have been stopped itself.
-const LAST_LOOK: Duration = Duration::from_millis(50);
-const _: () =
-    assert!(SIGN_OF_LIFE_EVERY.as_millis() * 3 <= (SILENCE_MAX.as_millis() - LAST_LOOK.as_millis()));
 /// Counted against the credit for a request beside its payload.
 const REQUEST_COST_BYTES: u64 = 4096;
-/// F5. The longest patience of clients that a slow link is given; who sends a byte now and then is cut off by it.
-const ARRIVAL_DEADLINE: Duration = Duration::from_secs(120);
-/// F5. Much more than a greeting has.
-const GREETING_LEN_MAX: usize = 4096;
-/// Room for a frame of this length is claimed before it is read, or written.
-pub(super) const CLAIMED_LEN_MIN: usize = 64 << 10;
-
-struct Outgoing {
-    head: Bytes,
-    payload: Bytes,
-    /// Given back when it is written.
-    held: Option<Held>,
-}
-
-/// What a request takes until its answer is written: of the connection's credit, and of the process's memory (F3).
-struct Held {
-    _credit: Option<OwnedSemaphorePermit>,
-    _claim: Claim,
-}
-
-/// Ready when the flag turns true or its owner is gone.
-pub(super) async fn stopped(flag: &mut watch::Receiver<bool>) {
-    let _ = flag.wait_for(|stop| *stop).await;
-}
-
-pub(super) fn broken(what: impl std::fmt::Display) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what.to_string())
-}
-
-pub(super) struct Incoming {
-    pub(super) header: FrameHeader,
-    pub(super) body: Bytes,
-    payload: Bytes,
-}
-
-pub(super) async fn read_frame(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Incoming> {
-    let head = read_head(reader).await?;
-    read_rest(reader, head).await
-}
-
-/// The rest of a frame whose head has come (F5); a long one has claimed its room.
-pub(super) async fn read_claimed(
-    reader: &mut (impl AsyncRead + Unpin),
-    head: [u8; HEADER_LEN],
-    seat: &Arc<Seat>,
-) -> io::Result<(Incoming, Option<Claim>)> {
-    let header = frame::decode_header(&head).map_err(broken)?;
-    let len = header.body_len + header.payload_len;
-    let claim = if len >= CLAIMED_LEN_MIN { Some(seat.claim(len as u64).await) } else { None };
-    match timeout(ARRIVAL_DEADLINE, read_rest(reader, head)).await {
-        Ok(incoming) => Ok((incoming?, claim)),
-        Err(_) => Err(broken(format!("a frame of {len} bytes did not arrive within {ARRIVAL_DEADLINE:?}"))),
-    }
-}
-
-pub(super) async fn read_head(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<[u8; HEADER_LEN]> {
-    let mut head = [0u8; HEADER_LEN];
-    reader.read_exact(&mut head).await?;
-    Ok(head)
-}
-
-async fn read_rest(reader: &mut (impl AsyncRead + Unpin), head: [u8; HEADER_LEN]) -> io::Result<Incoming> {
-    let header = frame::decode_header(&head).map_err(broken)?;
-    let body = read_bytes(reader, header.body_len).await?;
-    frame::verify_body(&header, &head, &body).map_err(broken)?;
-    let payload = read_bytes(reader, header.payload_len).await?;
-    Ok(Incoming { header, body, payload })
-}
-
-async fn read_bytes(reader: &mut (impl AsyncRead + Unpin), len: usize) -> io::Result<Bytes> {
-    let mut buf = BytesMut::with_capacity(len);
-    let mut limited = reader.take(len as u64);
-    while buf.len() < len {
-        if limited.read_buf(&mut buf).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
-    Ok(buf.freeze())
-}
-
-/// Writes what is queued, in order, until the queue or the connection ends.
-async fn write_frames(mut writer: WriteHalf<Box<dyn Stream>>, mut queue: mpsc::Receiver<Outgoing>) {
-    while let Some(outgoing) = queue.recv().await {
-        let Outgoing { head, payload, held } = outgoing;
-        let mut bytes = head.chain(payload);
-        if writer.write_all_buf(&mut bytes).await.is_err() {
-            return;
-        }
-        drop(held); // keeps F3
-    }
-    let _ = writer.shutdown().await; // the peer sees the end either way
-}
-
-pub(super) async fn send_message(
-    writer: &mut (impl AsyncWrite + Unpin),
-    kind: FrameKind,
-    message: &impl Message,
-) -> io::Result<()> {
-    writer.write_all(&frame::encode(kind, 0, message, 0)).await
-}
+/// The most that one request waits for at the client: the smallest credit that a peer may give.
+const SHARE_MAX_BYTES: u64 = 1 << 20;
 
 // --- the side that listens ---
 
@@ -189,7 +80,8 @@ async fn serve_until(
             Ok((stream, from)) => {
                 let (identity, service) = (identity.clone(), service.clone());
                 let admitted = admission.admit(stream, &from);
-                connections.spawn(serve_connection(admitted, from, identity, service, shutdown.clone()));
+                let calls = ChunkCalls::new(service);
+                connections.spawn(serve_connection(admitted, from, identity, calls, shutdown.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "accept a frame connection");
@@ -200,108 +92,55 @@ async fn serve_until(
     while connections.join_next().await.is_some() {}
 }
 
-async fn serve_connection(
-    (stream, seat): (Box<dyn Stream>, Arc<Seat>),
-    from: String,
-    identity: SharedIdentity,
+/// The chunk requests of one connection.
+struct ChunkCalls {
     service: Arc<dyn ChunkService>,
-    mut shutdown: watch::Receiver<bool>,
-) {
-    let (mut reader, mut writer) = tokio::io::split(stream);
-    match timeout(GREETING_DEADLINE, accept_greeting(&mut reader, &mut writer, &identity)).await {
-        Ok(Ok(is_server)) => seat.greeted(is_server),
-        Ok(Err(error)) => return tracing::warn!(%from, %error, "refused a frame connection"),
-        Err(_) => return tracing::debug!(%from, "a frame connection did not greet in time"),
-    }
-    let (replies, queue) = mpsc::channel(WRITE_QUEUE_MAX);
-    let writing = tokio::spawn(write_frames(writer, queue));
-    let credit = Arc::new(Semaphore::new(CREDIT_BYTES as usize));
-    tokio::select! {
-        result = serve_requests(&mut reader, &service, &replies, &credit, &seat) => {
-            if let Err(error) = result && error.kind() == io::ErrorKind::InvalidData {
-                tracing::warn!(%from, %error, "ended a frame connection");
-            }
-        }
-        () = stopped(&mut shutdown) => {}
-        () = replies.closed() => {}
-    }
-    drop(replies);
-    // Replies still being made are written before the connection ends; a peer that does not read them is cut off.
-    let _ = timeout(GREETING_DEADLINE, writing).await;
+    /// Of which a request holds its cost until its answer is written (F3).
+    credit: Arc<Semaphore>,
 }
 
-/// Whether the peer says that it is a server.
-pub(super) async fn accept_greeting(
-    reader: &mut (impl AsyncRead + Unpin),
-    writer: &mut (impl AsyncWrite + Unpin),
-    identity: &SharedIdentity,
-) -> io::Result<bool> {
-    let head = read_head(reader).await?;
-    let header = frame::decode_header(&head).map_err(broken)?;
-    if header.kind != FrameKind::Greeting || header.body_len + header.payload_len > GREETING_LEN_MAX {
-        return Err(broken("the first frame is not a greeting")); // keeps F5
+impl ChunkCalls {
+    fn new(service: Arc<dyn ChunkService>) -> ChunkCalls {
+        ChunkCalls { service, credit: Arc::new(Semaphore::new(CREDIT_BYTES as usize)) }
     }
-    let incoming = read_rest(reader, head).await?;
-    let theirs = wire::Greeting::decode(incoming.body).map_err(broken)?;
-    let reply = answer_greeting(&identity.get(), &theirs);
-    send_message(writer, FrameKind::GreetingReply, &reply).await?;
-    let is_server = [Role::Metaserver, Role::Chunkserver].iter().any(|role| role.name() == theirs.role);
-    if reply.refusal.is_empty() { Ok(is_server) } else { Err(broken(reply.refusal)) }
+
+    async fn hold(&self, cost: u64, seat: &Arc<Seat>) -> Held {
+        let credit = self.credit.clone().acquire_many_owned(cost.min(CREDIT_BYTES) as u32).await;
+        Held { _permit: credit.ok(), _claim: Some(seat.claim(cost).await) }
+    }
 }
 
-async fn serve_requests(
-    reader: &mut ReadHalf<Box<dyn Stream>>,
-    service: &Arc<dyn ChunkService>,
-    replies: &mpsc::Sender<Outgoing>,
-    credit: &Arc<Semaphore>,
-    seat: &Arc<Seat>,
-) -> io::Result<()> {
-    loop {
-        let head = read_head(reader).await?;
-        let arriving = read_claimed(reader, head, seat);
-        let (incoming, arrived) = with_signs_of_life(arriving, || sign(0, replies)).await?;
-        if incoming.header.kind != FrameKind::Request {
-            return Err(broken("expected a request"));
-        }
+impl Protocol for ChunkCalls {
+    const CALL: FrameKind = FrameKind::Request;
+
+    async fn begin(&mut self, incoming: Incoming, room: Option<Claim>, on: &Served) -> io::Result<()> {
         let id = incoming.header.request;
         let message = wire::ChunkRequest::decode(incoming.body).map_err(broken)?;
         let request = convert::request_from_wire(message, incoming.payload);
-        drop(arrived); // what it takes from here on is claimed with the answer
+        drop(room); // what the request takes from here on is claimed together with its answer
         let cost = request.as_ref().map_or(REQUEST_COST_BYTES, cost);
-        let holding = async { Held { _credit: acquire(credit, cost).await, _claim: seat.claim(cost).await } };
-        let held = with_signs_of_life(holding, || sign(id, replies)).await;
-        // The call is made here, in arrival order; only its completion moves to a task of its own (F1).
-        let answer = request.map(|request| service.call(request));
-        let replies = replies.clone();
+        let held = with_signs_of_life(self.hold(cost, &on.seat), || on.writer.sign(id)).await;
+        // The call is made here, in the order of arrival; only its completion moves to a task of its own (F1).
+        let answer = request.map(|request| self.service.call(request));
+        let writer = on.writer.clone();
         tokio::spawn(async move {
             let result = match answer {
-                Ok(answer) => with_signs_of_life(answer, || sign(id, &replies)).await,
+                Ok(answer) => with_signs_of_life(answer, || writer.sign(id)).await,
                 Err(error) => Err(error),
             };
             let (message, payload) = convert::reply_to_wire(result);
             let head = frame::encode(FrameKind::Reply, id, &message, payload.len());
-            // Where the connection is gone, nobody waits.
-            let _ = replies.send(Outgoing { head, payload, held: Some(held) }).await;
+            writer.send_with_others(Outgoing::new(head, payload, Some(held))).await;
         });
+        Ok(())
     }
-}
 
-/// Keeps F4 while `work` on a request goes on.
-pub(super) async fn with_signs_of_life<T>(work: impl Future<Output = T>, sign: impl Fn()) -> T {
-    let mut work = std::pin::pin!(work);
-    loop {
-        match timeout(SIGN_OF_LIFE_EVERY, &mut work).await {
-            Ok(result) => return result,
-            Err(_) => sign(),
+    async fn finish(self, on: &Served) {
+        if !on.writer.is_ended() {
+            // All of it is free when every answer is written. What still runs after the deadline goes on without a connection.
+            let _ = self.credit.acquire_many(CREDIT_BYTES as u32).await; // never closed
         }
     }
-}
-
-/// 0: of a request that is still arriving. Signs go before the answer in the queue of the connection, so they cost no order.
-fn sign(id: u64, replies: &mpsc::Sender<Outgoing>) {
-    let head = frame::encode(FrameKind::Working, id, &(), 0);
-    // A full queue is a sign by itself; a closed one has nobody to tell.
-    let _ = replies.try_send(Outgoing { head, payload: Bytes::new(), held: None });
 }
 
 /// Bytes that a request holds while it is in flight.
@@ -312,11 +151,6 @@ fn cost(request: &ChunkRequest) -> u64 {
             ChunkRequest::Read(read) => read.len,
             ChunkRequest::Sync(_) | ChunkRequest::Stat { .. } => 0,
         }
-}
-
-async fn acquire(credit: &Arc<Semaphore>, cost: u64) -> Option<OwnedSemaphorePermit> {
-    let cost = cost.min(CREDIT_BYTES) as u32;
-    credit.clone().acquire_many_owned(cost).await.ok()
 }
 
 // --- the side that connects ---
@@ -361,90 +195,6 @@ struct Peer {
     heard: Heard,
 }
 
-/// When something last arrived from a peer, on whichever connection: on a narrow link one of them may wait for the others.
-#[derive(Clone, Default)]
-pub(super) struct Heard(Arc<Mutex<Option<Instant>>>);
-
-impl Heard {
-    fn note(&self) {
-        *lock(&self.0) = Some(Instant::now());
-    }
-
-    /// Notes every byte that is read.
-    pub(super) fn listening<R>(self, reader: R) -> Listening<R> {
-        Listening { reader, heard: self }
-    }
-
-    /// Since when a request that was sent `at` has waited without a sign of the peer.
-    fn silent_since(&self, at: Instant) -> Instant {
-        lock(&self.0).map_or(at, |heard| heard.max(at))
-    }
-
-    /// The answer to what was sent `at`, unless the peer falls silent first (F4).
-    pub(super) async fn answer<T>(&self, reply: &mut oneshot::Receiver<T>, at: Instant) -> Waited<T> {
-        loop {
-            let silent_since = self.silent_since(at);
-            if let Ok(answer) = timeout_at(silent_since + SILENCE_MAX - LAST_LOOK, &mut *reply).await {
-                return answer.map_or(Waited::Lost, Waited::Answered);
-            }
-            if let Ok(answer) = timeout(LAST_LOOK, &mut *reply).await {
-                return answer.map_or(Waited::Lost, Waited::Answered);
-            }
-            if self.silent_since(at) == silent_since {
-                return Waited::Silent;
-            }
-        }
-    }
-}
-
-struct Connection {
-    requests: mpsc::Sender<Outgoing>,
-    shared: Arc<Shared>,
-    credit: Arc<Semaphore>,
-}
-
-/// What the reader task and the waiting requests share.
-struct Shared {
-    pending: Mutex<Pending>,
-    next_id: AtomicU64,
-    stop: watch::Sender<bool>,
-    /// The peer's.
-    heard: Heard,
-}
-
-struct Pending {
-    /// `None` once the connection is broken: nothing may wait on it any more.
-    waiting: Option<HashMap<u64, Waiter>>,
-    last_arrival: Instant,
-}
-
-/// Its credit is free again when the answer arrived, whether or not somebody reads it.
-struct Waiter {
-    answer: oneshot::Sender<(wire::ChunkReply, Bytes)>,
-    _credit: Option<OwnedSemaphorePermit>,
-}
-
-/// A reader whose every byte is a sign of life: an answer may take long to arrive.
-pub(super) struct Listening<R> {
-    reader: R,
-    heard: Heard,
-}
-
-impl<R: AsyncRead + Unpin> AsyncRead for Listening<R> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.reader).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.heard.note();
-        }
-        read
-    }
-}
-
 impl FrameTransport {
     pub fn new(env: Env, own: SharedIdentity, connect_deadline: Duration) -> FrameTransport {
         FrameTransport { env, own, connect_deadline, peers: Mutex::new(HashMap::new()) }
@@ -467,7 +217,7 @@ impl ChunkTransport for FrameTransport {
         let (peer, to) = (self.peer(to), to.clone());
         Box::pin(async move {
             let until = Instant::now() + deadline;
-            let server = to.server;
+            let (server, key) = (to.server, *request.key());
             let unreachable = |what: String| ChunkError::Unreachable { server, what };
             let index = match &request {
                 ChunkRequest::Append(_) | ChunkRequest::Sync(_) => request.key().chunk.0,
@@ -487,10 +237,10 @@ impl ChunkTransport for FrameTransport {
                         let opening = open(&env, &own, &expected, &to.address, peer.heard.clone());
                         let made = timeout(connect_deadline, opening);
                         let made = made.await.map_err(|_| "no connection in time".to_owned())??;
-                        slot.insert(Arc::new(made)).clone()
+                        slot.insert(made).clone()
                     }
                 };
-                connection.send(request).await.map_err(NotSent::from)
+                send(connection, request).await.map_err(NotSent::from)
             };
             let sent = timeout_at(until, sending).await;
             let sent =
@@ -501,52 +251,9 @@ impl ChunkTransport for FrameTransport {
                     }
                     NotSent::Refused(what) => unreachable(what),
                 })?;
-            Ok(Box::pin(sent.answer(server, until)) as PendingReply)
+            Ok(Box::pin(answer(sent, key, server, until)) as PendingReply)
         })
     }
-}
-
-/// Why nothing could be sent.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum NotSent {
-    /// This process lacks descriptors, memory or ports: that says nothing about the peer.
-    Lacking(String),
-    /// The peer is not there, or refuses.
-    Refused(String),
-}
-
-impl From<String> for NotSent {
-    fn from(what: String) -> NotSent {
-        NotSent::Refused(what)
-    }
-}
-
-impl From<NotSent> for String {
-    fn from(error: NotSent) -> String {
-        match error {
-            NotSent::Lacking(what) | NotSent::Refused(what) => what,
-        }
-    }
-}
-
-/// Connects and shakes hands.
-pub(super) async fn greet(
-    env: &Env,
-    own: &super::Identity,
-    expected: &Expected,
-    address: &str,
-) -> Result<(ReadHalf<Box<dyn Stream>>, WriteHalf<Box<dyn Stream>>, wire::GreetingReply), NotSent> {
-    let stream = env.net.connect(address).await.map_err(|error| {
-        let what = format!("connect to {address}: {error}");
-        if descriptors::is_lacking(&error) { NotSent::Lacking(what) } else { NotSent::Refused(what) }
-    })?;
-    let (mut reader, mut writer) = tokio::io::split(stream);
-    let shake = |e: io::Error| format!("shake hands with {address}: {e}");
-    send_message(&mut writer, FrameKind::Greeting, &greeting(own, expected)).await.map_err(shake)?;
-    let incoming = read_frame(&mut reader).await.map_err(shake)?;
-    let reply = wire::GreetingReply::decode(incoming.body).map_err(|e| shake(broken(e)))?;
-    check_answer(expected, &reply)?;
-    Ok((reader, writer, reply))
 }
 
 async fn open(
@@ -555,128 +262,43 @@ async fn open(
     expected: &Expected,
     address: &str,
     heard: Heard,
-) -> Result<Connection, NotSent> {
+) -> Result<Arc<Connection>, NotSent> {
     let (reader, writer, reply) = greet(env, own, expected, address).await?;
-    let credit_bytes = reply.greeting.map_or(CREDIT_BYTES, |g| g.credit_bytes).clamp(1 << 20, CREDIT_BYTES);
-
-    let (requests, queue) = mpsc::channel(WRITE_QUEUE_MAX);
-    let (stop, stop_seen) = watch::channel(false);
-    let pending = Pending { waiting: Some(HashMap::new()), last_arrival: Instant::now() };
-    let shared = Arc::new(Shared { pending: Mutex::new(pending), next_id: AtomicU64::new(1), stop, heard });
-    tokio::spawn(run_connection(reader, writer, queue, shared.clone(), stop_seen));
-    Ok(Connection { requests, shared, credit: Arc::new(Semaphore::new(credit_bytes as usize)) })
+    let credit = reply.greeting.map_or(CREDIT_BYTES, |g| g.credit_bytes).clamp(SHARE_MAX_BYTES, CREDIT_BYTES);
+    Ok(Connection::over((reader, writer), FrameKind::Reply, credit as usize, heard, None))
 }
 
-/// Both directions of a client's connection; when one ends, everything that waits is told.
-async fn run_connection(
-    reader: ReadHalf<Box<dyn Stream>>,
-    writer: WriteHalf<Box<dyn Stream>>,
-    queue: mpsc::Receiver<Outgoing>,
-    shared: Arc<Shared>,
-    mut stop: watch::Receiver<bool>,
-) {
-    let mut reader = shared.heard.clone().listening(reader);
-    let reading = async {
-        while let Ok(incoming) = read_frame(&mut reader).await {
-            lock(&shared.pending).last_arrival = Instant::now();
-            if incoming.header.kind == FrameKind::Working {
-                continue;
-            }
-            let Ok(reply) = wire::ChunkReply::decode(incoming.body) else { return };
-            let mut pending = lock(&shared.pending);
-            let waiter = pending.waiting.as_mut().and_then(|w| w.remove(&incoming.header.request));
-            drop(pending);
-            if let Some(waiter) = waiter {
-                let _ = waiter.answer.send((reply, incoming.payload)); // its deadline has passed
-            }
-        }
-    };
-    tokio::select! {
-        () = reading => {}
-        () = write_frames(writer, queue) => {}
-        () = stopped(&mut stop) => {}
-    }
-    lock(&shared.pending).waiting = None; // drops every sender: F2
-}
-
-/// A request that was queued.
-struct Sent {
-    id: u64,
-    key: ChunkKey,
-    at: Instant,
-    reply: oneshot::Receiver<(wire::ChunkReply, Bytes)>,
-    shared: Arc<Shared>,
-    _connection: Arc<Connection>,
-}
-
-impl Connection {
-    fn is_alive(&self) -> bool {
-        lock(&self.shared.pending).waiting.is_some()
-    }
-
-    async fn send(self: Arc<Self>, request: ChunkRequest) -> Result<Sent, String> {
-        let permit = acquire(&self.credit, cost(&request).min(self.credit_bytes())).await;
-        let lost = || "connection lost".to_owned();
-        let place = self.requests.reserve().await.map_err(|_| lost())?;
-        // From here on nothing waits: a request that is given up before leaves no waiter, and its credit, behind.
-        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
-        let (answer, reply) = oneshot::channel();
-        let waiter = Waiter { answer, _credit: permit };
-        lock(&self.shared.pending).waiting.as_mut().ok_or_else(lost)?.insert(id, waiter);
+async fn send(connection: Arc<Connection>, request: ChunkRequest) -> Result<Sent, String> {
+    let share = cost(&request).min(SHARE_MAX_BYTES) as u32;
+    let encode = |id| {
         let (message, payload) = convert::request_to_wire(&request);
-        let head = frame::encode(FrameKind::Request, id, &message, payload.len());
-        place.send(Outgoing { head, payload, held: None });
-        let (key, at, shared) = (*request.key(), Instant::now(), self.shared.clone());
-        Ok(Sent { id, key, at, reply, shared, _connection: self })
-    }
-
-    fn credit_bytes(&self) -> u64 {
-        1 << 20 // one request never waits for more than the smallest credit that a peer may give
-    }
+        (frame::encode(FrameKind::Request, id, &message, payload.len()), payload)
+    };
+    connection.send(share, encode).await.map_err(|Lost| "connection lost".to_owned())
 }
 
-impl Sent {
-    async fn answer(mut self, server: ServerId, until: Instant) -> Result<ChunkReply, ChunkError> {
-        let unreachable = |what: &str| Err(ChunkError::Unreachable { server, what: what.to_owned() });
-        let heard = self.shared.heard.clone();
-        match timeout_at(until, heard.answer(&mut self.reply, self.at)).await {
-            Ok(Waited::Answered((reply, payload))) => convert::reply_from_wire(&self.key, reply, payload),
-            Ok(Waited::Lost) => unreachable("connection lost"),
-            Ok(Waited::Silent) => {
-                self.end_connection();
-                unreachable("no sign of life")
-            }
+async fn answer(
+    mut sent: Sent,
+    key: ChunkKey,
+    server: ServerId,
+    until: Instant,
+) -> Result<ChunkReply, ChunkError> {
+    let unreachable = |what: &str| Err(ChunkError::Unreachable { server, what: what.to_owned() });
+    match timeout_at(until, sent.answer()).await {
+        Ok(Waited::Answered(incoming)) => match wire::ChunkReply::decode(incoming.body) {
+            Ok(reply) => convert::reply_from_wire(&key, reply, incoming.payload),
             Err(_) => {
-                if self.give_up() {
-                    self.end_connection();
-                }
-                unreachable("no answer in time")
+                sent.end_connection();
+                unreachable("connection lost")
             }
+        },
+        Ok(Waited::Lost) => unreachable("connection lost"),
+        Ok(Waited::Silent) => unreachable("no sign of life"),
+        Err(_) => {
+            sent.end_if_idle();
+            unreachable("no answer in time")
         }
     }
-
-    /// True when nothing at all arrived on this connection since the request was sent.
-    fn give_up(&self) -> bool {
-        let mut pending = lock(&self.shared.pending);
-        if let Some(waiting) = pending.waiting.as_mut() {
-            waiting.remove(&self.id);
-        }
-        pending.last_arrival < self.at
-    }
-
-    /// Nobody else is to use it, and who waits on it is told.
-    fn end_connection(&self) {
-        lock(&self.shared.pending).waiting = None;
-        let _ = self.shared.stop.send(true); // it may have ended already
-    }
-}
-
-/// What became of a request.
-pub(super) enum Waited<T> {
-    Answered(T),
-    /// The connection has ended.
-    Lost,
-    Silent,
 }
 
 #[cfg(test)]

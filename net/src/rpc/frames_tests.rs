@@ -2,10 +2,17 @@
 
 use std::sync::atomic::AtomicUsize;
 
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use super::*;
-use crate::env::{BoxFuture, Net, Tcp};
-use crate::rpc::Identity;
+use crate::env::{BoxFuture, Net, Stream, Tcp};
+use crate::rpc::connection::{
+    ARRIVAL_DEADLINE, GREETING_DEADLINE, accept_greeting, read_frame, send_message,
+};
+use crate::rpc::{Identity, greeting};
 use dfs_proto::chunk::{Append, SyncChunk};
+use dfs_proto::frame::HEADER_LEN;
 use dfs_proto::ids::{ChunkId, ClusterId, Incarnation, InodeId, SessionId, SetVersion};
 use dfs_proto::units::{ByteLen, ChunkOffset, Offset};
 
@@ -144,7 +151,8 @@ impl Net for Pipe {
                 let (stop, stopped) = watch::channel(false);
                 let admitted = Admission::default().admit(Box::new(far), "pipe");
                 tokio::spawn(async move {
-                    serve_connection(admitted, "pipe".into(), identity, service, stopped).await;
+                    serve_connection(admitted, "pipe".into(), identity, ChunkCalls::new(service), stopped)
+                        .await;
                     drop(stop);
                 });
             }
@@ -188,29 +196,6 @@ async fn a_server_that_works_for_long_is_waited_for_until_the_deadline() {
     let (error, after) = sync_through(Pipe(Some(Arc::new(Recorder::default()))), deadline).await;
     assert!(matches!(error, Err(ChunkError::Unreachable { server: ServerId(2), .. })), "{error:?}");
     assert_eq!(after.as_secs(), deadline.as_secs());
-}
-
-/// It once stayed among the waiting with its credit, until the connection ended: a peer that was slow, but not silent, was
-/// in the end sent nothing at all.
-#[tokio::test]
-async fn regression_a_request_that_could_not_be_queued_in_time_gives_its_credit_back() {
-    const CREDIT: usize = 1 << 20;
-    let (requests, _queue) = mpsc::channel(1);
-    assert!(requests.try_send(Outgoing { head: Bytes::new(), payload: Bytes::new(), held: None }).is_ok());
-    let pending = Pending { waiting: Some(HashMap::new()), last_arrival: Instant::now() };
-    let (stop, _) = watch::channel(false);
-    let shared = Arc::new(Shared {
-        pending: Mutex::new(pending),
-        next_id: AtomicU64::new(1),
-        stop,
-        heard: Heard::default(),
-    });
-    let credit = Arc::new(Semaphore::new(CREDIT));
-    let connection = Arc::new(Connection { requests, shared: shared.clone(), credit: credit.clone() });
-    let request = append(0, Bytes::from_static(b"x"));
-    assert!(timeout(Duration::from_millis(20), connection.send(request)).await.is_err());
-    assert_eq!(credit.available_permits(), CREDIT);
-    assert!(lock(&shared.pending).waiting.as_ref().is_some_and(HashMap::is_empty));
 }
 
 /// Every read is answered at once with a megabyte.

@@ -1,12 +1,12 @@
 //! gRPC over `env.net`: windows tuned in one place, the handshake as a call of its own right after connecting.
 //!
 //! What connects and serves is boxed, here and in the modules beside: an `async fn`, with all that it awaits, is compiled by
-//! every crate that awaits it, and HTTP/2 is compiled once (figures in docs/measurements.md, "Build").
+//! every crate that awaits it, and HTTP/2 is compiled once (figures in ARCHITECTURE.md, "Build").
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,9 +20,8 @@ use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tonic::{Request, Response, Status};
 
-pub use super::SharedIdentity;
 use super::admission::{Admission, Seat};
-use super::{Expected, Identity, answer_greeting, check_answer, frames, greeting, unary};
+use super::{Expected, Identity, answer_greeting, check_answer, connection, greeting, unary};
 use crate::env::{BoxFuture, Env, Listener, Net, Stream};
 use crate::services::hello_client::HelloClient;
 use crate::services::hello_server::{Hello, HelloServer};
@@ -30,7 +29,7 @@ use dfs_proto::frame::MAGIC_BYTES;
 pub use dfs_proto::units::MESSAGE_LEN_MAX;
 use dfs_proto::wire;
 
-/// Measured on loopback with 1 MiB payloads: the default windows cost twice the CPU.
+/// Measured on loopback with 1 MiB payloads: the default windows cost twice the CPU (DESIGN.md, section 4).
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 /// Calls of one connection that are served at once; more wait at the peer.
@@ -119,7 +118,7 @@ async fn serve_until(
     let incoming =
         futures::stream::poll_fn(move |cx| accepted.poll_recv(cx).map(|next| next.map(io::Result::Ok)));
     let mut http2_stopped = stopped.clone();
-    let until_stopped = async move { frames::stopped(&mut http2_stopped).await };
+    let until_stopped = async move { connection::stopped(&mut http2_stopped).await };
     let serving = server().add_routes(routes.clone()).serve_with_incoming_shutdown(incoming, until_stopped);
     let accepting = async {
         let mut connections = JoinSet::new();
@@ -137,7 +136,7 @@ async fn serve_until(
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accept a connection");
-                    tokio::time::sleep(frames::ACCEPT_PAUSE).await;
+                    tokio::time::sleep(connection::ACCEPT_PAUSE).await;
                 }
             }
         }
@@ -166,13 +165,13 @@ async fn serve_stream(
     stopped: watch::Receiver<bool>,
 ) {
     let mut start = [0; MAGIC_BYTES.len()];
-    match timeout(frames::GREETING_DEADLINE, stream.read_exact(&mut start)).await {
+    match timeout(connection::GREETING_DEADLINE, stream.read_exact(&mut start)).await {
         Ok(Ok(_)) => {}
         Ok(Err(_)) | Err(_) => return tracing::debug!(%from, "a connection said nothing"),
     }
     let stream = Incoming { start, replayed: 0, stream };
     if start == MAGIC_BYTES {
-        unary::serve_connection(Box::new(stream), seat, from, identity, routes, stopped).await;
+        unary::serve_connection((Box::new(stream), seat), from, identity, routes, stopped).await;
     } else {
         let _ = http2.send(stream).await; // the server has ended
     }
@@ -229,6 +228,24 @@ impl AsyncWrite for Incoming {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// A daemon's identity, filled in as it becomes known (a fresh chunkserver has no id before it registered).
+#[derive(Clone)]
+pub struct SharedIdentity(Arc<Mutex<Identity>>);
+
+impl SharedIdentity {
+    pub fn new(identity: Identity) -> SharedIdentity {
+        SharedIdentity(Arc::new(Mutex::new(identity)))
+    }
+
+    pub fn get(&self) -> Identity {
+        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub fn set(&self, identity: Identity) {
+        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = identity;
     }
 }
 

@@ -12,9 +12,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::Status;
 
-use super::frames::SILENCE_MAX;
+use super::connection::SILENCE_MAX;
+use super::push::PushHandler;
 use super::unary::{self, UnaryChannel};
-use super::{Expected, Identity, Role, SharedIdentity};
+use super::{Expected, Identity, Role, grpc};
 use crate::env::Env;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::ClusterId;
@@ -36,7 +37,7 @@ pub struct LeaderChannel(Arc<Inner>);
 
 struct Inner {
     env: Env,
-    own: SharedIdentity,
+    own: grpc::SharedIdentity,
     connect_deadline: Duration,
     state: Mutex<State>,
 }
@@ -45,6 +46,8 @@ struct State {
     /// Where to look, the last one that answered as leader first.
     addresses: Vec<String>,
     channels: HashMap<String, UnaryChannel>,
+    /// Of connections that are made from now on.
+    pushes: Option<Arc<dyn PushHandler>>,
 }
 
 /// The member that did not answer last, within one call. The others take it for the leader until they elect another: without
@@ -72,11 +75,11 @@ impl LeaderChannel {
     /// `addresses`: gRPC addresses of some metaservers, at least one.
     pub fn new(
         env: Env,
-        own: SharedIdentity,
+        own: grpc::SharedIdentity,
         addresses: Vec<String>,
         connect_deadline: Duration,
     ) -> LeaderChannel {
-        let state = Mutex::new(State { addresses, channels: HashMap::new() });
+        let state = Mutex::new(State { addresses, channels: HashMap::new(), pushes: None });
         LeaderChannel(Arc::new(Inner { env, own, connect_deadline, state }))
     }
 
@@ -87,13 +90,18 @@ impl LeaderChannel {
         addresses: Vec<String>,
         connect_deadline: Duration,
     ) -> LeaderChannel {
-        let own = SharedIdentity::new(Identity { role, id: 0, cluster: ClusterId::UNKNOWN });
+        let own = grpc::SharedIdentity::new(Identity { role, id: 0, cluster: ClusterId::UNKNOWN });
         LeaderChannel::new(env, own, addresses, connect_deadline)
     }
 
     /// Names the cluster from now on: connections to another one are refused.
     pub fn bind_cluster(&self, cluster: ClusterId) {
         self.0.own.set(Identity { cluster, ..self.0.own.get() });
+    }
+
+    /// What the members send unasked goes to this handler, on all connections that are made after this call.
+    pub fn handle_pushes(&self, handler: Arc<dyn PushHandler>) {
+        self.with(|state| state.pushes = Some(handler));
     }
 
     /// Addresses as they are tried, the presumed leader first.
@@ -136,7 +144,8 @@ impl LeaderChannel {
         let own = self.0.own.get();
         let expected = Expected { role: Role::Metaserver, id: 0, cluster: own.cluster };
         let left = deadline.saturating_duration_since(Instant::now()).min(self.0.connect_deadline);
-        let channel = unary::connect(&self.0.env, address, &own, &expected, left).await?;
+        let pushes = self.with(|state| state.pushes.clone());
+        let channel = unary::connect_with_pushes(&self.0.env, address, &own, &expected, left, pushes).await?;
         self.with(|state| state.channels.insert(address.to_owned(), channel.clone()));
         Ok(channel)
     }
@@ -159,8 +168,8 @@ impl LeaderChannel {
         self.call_while_working(deadline, deadline, call).await
     }
 
-    /// The same for who gives up sooner when nobody leads than a leader that works on it: after `search` no further try
-    /// begins, after `deadline` the last one ends.
+    /// The same for a caller that waits longer for a leader that works on the call than for somebody to lead: after `search` no
+    /// further try begins, and after `deadline` the last one ends.
     pub async fn call_while_working<T, F>(
         &self,
         search: Duration,

@@ -1,20 +1,25 @@
-//! Calls between processes: the handshake, gRPC, frames for the bytes of chunks and for frequent unary calls, and the channel
-//! that follows a cluster's leader. Every call has a deadline.
+//! Calls between processes: the handshake, gRPC, frames for the bytes of chunks and for frequent unary calls, messages that a
+//! server sends unasked, and the channel that follows a cluster's leader. Every call has a deadline.
 
 pub mod admission;
+mod connection;
 pub mod frames;
 pub mod grpc;
 pub mod leader;
+pub mod push;
 pub mod unary;
-
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dfs_proto::ids::ClusterId;
 use dfs_proto::wire;
 
-/// Protocol versions that this build speaks.
+/// Protocol versions that this build speaks. Two peers speak the highest one that both know.
+///
+/// * 1: everything but what follows.
+/// * 2: the side that connects understands [`push`]es.
 pub const VERSION_MIN: u32 = 1;
-pub const VERSION_MAX: u32 = 1;
+pub const VERSION_MAX: u32 = 2;
+/// The first version whose clients understand a push.
+pub const VERSION_PUSH: u32 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -41,28 +46,6 @@ pub struct Identity {
     pub role: Role,
     pub id: u64,
     pub cluster: ClusterId,
-}
-
-/// A daemon's identity, filled in as it becomes known (a fresh chunkserver has no id before it registered).
-#[derive(Clone)]
-pub struct SharedIdentity(Arc<Mutex<Identity>>);
-
-impl SharedIdentity {
-    pub fn new(identity: Identity) -> SharedIdentity {
-        SharedIdentity(Arc::new(Mutex::new(identity)))
-    }
-
-    pub fn get(&self) -> Identity {
-        *lock(&self.0)
-    }
-
-    pub fn set(&self, identity: Identity) {
-        *lock(&self.0) = identity;
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whom one side expects at the other end. Id 0 and an unknown cluster accept any.

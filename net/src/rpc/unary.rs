@@ -1,5 +1,5 @@
 //! Unary gRPC calls in frames: the same services and generated clients, without HTTP/2's cost (a small call takes less
-//! than half the CPU; figures in docs/measurements.md). Streaming calls and strangers' clients use gRPC itself, on the same port.
+//! than half the CPU; figures in ARCHITECTURE.md). Streaming calls and clients that are not dfs use gRPC itself, on the same port.
 //!
 //! U1  A frame is written whole or its connection is broken: the writing goes on when the caller gives up.
 //! U2  Every call ends: with its answer, when its caller gives up, or when its connection breaks.
@@ -7,174 +7,50 @@
 //!     flight until its answer is written: a peer that does not read holds no more answers than that.
 //! U4  Silence is not slowness, as for chunks (`frames`, F4): a server says every 400 ms that it works on a call, from its
 //!     first bytes on. A peer from which nothing arrives for 1.5 s, while a call waits, is given up with its connection.
-//! U5  A peer that lets more than [`UNREAD_LEN_MAX`] of answers wait is cut off, and all peers together hold no more than
-//!     the process can bear (`admission`, A3).
+//! U5  A peer that lets more than 64 MiB of answers wait is cut off, and the answers that wait for all peers together are
+//!     bounded (`admission`, A3).
+//!
 //! Answers come in any order. Deadlines are the caller's.
 
-use std::collections::HashMap;
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use prost::Message as _;
-use tokio::io::{AsyncWriteExt as _, BufReader, ReadHalf, WriteHalf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, timeout};
+use tokio::io::{ReadHalf, WriteHalf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::Service;
 
 use super::admission::{Claim, Seat};
-use super::frames::{
-    self, Heard, Listening, Waited, broken, read_claimed, read_frame, read_head, with_signs_of_life,
+use super::connection::{
+    self, Connection, Heard, Held, Incoming, Lost, Outgoing, Protocol, Served, Waited, broken, poll_once,
+    with_signs_of_life,
 };
-use super::{Expected, Identity, SharedIdentity, lock};
+use super::grpc::SharedIdentity;
+use super::push::{PushHandler, PushSender};
+use super::{Expected, Identity};
 use crate::env::{BoxFuture, Env, Stream};
 use dfs_proto::frame::{self, FrameKind};
 use dfs_proto::wire::{UnaryAnswer, UnaryCall};
 
 /// Calls in flight on one connection, on either side.
 const CALLS_MAX: usize = 1024;
-/// U5. A peer that reads takes much less at a time.
-const UNREAD_LEN_MAX: usize = 64 << 20;
-/// U5, for the log.
+/// The reason that the log gives when U5 ends a connection.
 const UNREAD: &str = "because it asks for answers and does not read them";
-/// Several small frames are taken in by one system call.
-const READ_BUFFER_BYTES: usize = 16 * 1024;
-
-/// Frames on their way out. Whoever finds nobody writing writes: no task, and so no wake-up, for a small frame.
-struct Writer {
-    queue: Mutex<Vec<Queued>>,
-    half: tokio::sync::Mutex<WriteHalf<Box<dyn Stream>>>,
-    is_broken: AtomicBool,
-    /// Bytes of frames that are queued or being written.
-    unwritten: AtomicUsize,
-}
-
-/// A frame, and on the side that listens what it holds until it is written.
-type Queued = (Bytes, Option<Owed>);
-
-/// Its call's place (U3), and room for the answer (U5).
-struct Owed {
-    _place: OwnedSemaphorePermit,
-    _room: Option<Claim>,
-}
-
-impl Writer {
-    fn new(half: WriteHalf<Box<dyn Stream>>) -> Arc<Writer> {
-        let half = tokio::sync::Mutex::new(half);
-        let (is_broken, unwritten) = (AtomicBool::new(false), AtomicUsize::new(0));
-        Arc::new(Writer { queue: Mutex::default(), half, is_broken, unwritten })
-    }
-
-    fn queue(&self, frame: Bytes, owed: Option<Owed>) {
-        self.unwritten.fetch_add(frame.len(), Ordering::Relaxed);
-        lock(&self.queue).push((frame, owed));
-    }
-
-    /// Keeps U5.
-    fn has_too_much(&self) -> bool {
-        self.unwritten.load(Ordering::Relaxed) > UNREAD_LEN_MAX
-    }
-
-    /// Does not wait: what the socket does not take now, a task writes. What may queue up is bounded by U3.
-    fn send(self: &Arc<Self>, frame: Bytes, owed: Option<Owed>) {
-        self.queue(frame, owed);
-        let mut writing = Box::pin(self.clone().write_queue());
-        if poll_once(writing.as_mut()).is_pending() {
-            tokio::spawn(writing); // keeps U1
-        }
-    }
-
-    /// For an answer that was waited for: others wait for the same (one log entry answers many changes), and all of them
-    /// leave in one system call, after one wake-up on the other side.
-    async fn send_with_others(self: Arc<Self>, frame: Bytes, owed: Owed) {
-        self.queue(frame, Some(owed));
-        tokio::task::yield_now().await;
-        self.write_queue().await;
-    }
-
-    /// Keeps U4. What waits to be written is a sign by itself.
-    fn sign(self: &Arc<Self>) {
-        if lock(&self.queue).is_empty() {
-            self.send(frame::encode(FrameKind::Working, 0, &(), 0), None);
-        }
-    }
-
-    async fn write_queue(self: Arc<Self>) {
-        // Looked at again after unlocking: a frame queued while this held the lock was left to it.
-        while !lock(&self.queue).is_empty() {
-            let Ok(mut half) = self.half.try_lock() else { return };
-            loop {
-                let queued = std::mem::take(&mut *lock(&self.queue));
-                if queued.is_empty() {
-                    break;
-                }
-                if half.write_all(&joined(&queued)).await.is_err() {
-                    self.is_broken.store(true, Ordering::Relaxed); // the reading side ends too
-                }
-                let written: usize = queued.iter().map(|(frame, _)| frame.len()).sum();
-                self.unwritten.fetch_sub(written, Ordering::Relaxed);
-                drop(queued); // keeps U3
-            }
-        }
-    }
-}
-
-fn joined(queued: &[Queued]) -> Bytes {
-    if let [(frame, _)] = queued {
-        return frame.clone();
-    }
-    let mut all = BytesMut::with_capacity(queued.iter().map(|(frame, _)| frame.len()).sum());
-    queued.iter().for_each(|(frame, _)| all.extend_from_slice(frame));
-    all.freeze()
-}
-
-/// Whoever is still pending must be polled again by a task.
-fn poll_once<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(Waker::noop()))
-}
 
 // --- the side that connects ---
 
 /// One connection, for generated clients such as `MetaClient<UnaryChannel>`. It ends with its last clone.
 #[derive(Clone)]
 pub struct UnaryChannel(Arc<Connection>);
-
-struct Connection {
-    writer: Arc<Writer>,
-    shared: Arc<Shared>,
-    heard: Heard,
-    in_flight: Arc<Semaphore>,
-    reading: AbortHandle,
-}
-
-#[derive(Default)]
-struct Shared {
-    next_id: AtomicU64,
-    waiting: Mutex<Waiting>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    /// Nobody may wait any more.
-    is_closed: bool,
-    calls: HashMap<u64, oneshot::Sender<UnaryAnswer>>,
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.reading.abort();
-    }
-}
 
 /// Connects and shakes hands. Errors say what did not fit, as one line without the address.
 pub fn connect<'a>(
@@ -184,88 +60,54 @@ pub fn connect<'a>(
     expected: &'a Expected,
     deadline: Duration,
 ) -> BoxFuture<'a, Result<UnaryChannel, String>> {
+    connect_with_pushes(env, address, own, expected, deadline, None)
+}
+
+/// The same, for a client that may handle what the server sends unasked.
+pub fn connect_with_pushes<'a>(
+    env: &'a Env,
+    address: &'a str,
+    own: &'a Identity,
+    expected: &'a Expected,
+    deadline: Duration,
+    handler: Option<Arc<dyn PushHandler>>,
+) -> BoxFuture<'a, Result<UnaryChannel, String>> {
     Box::pin(async move {
-        let greeted = timeout(deadline, frames::greet(env, own, expected, address)).await;
+        let greeted = timeout(deadline, connection::greet(env, own, expected, address)).await;
         let greeted = greeted.map_err(|_| format!("no answer within {deadline:?}"))?;
         let (reader, writer, _reply) = greeted?;
-        let shared = Arc::new(Shared::default());
-        let heard = Heard::default();
-        let listening = heard.clone().listening(reader);
-        let reading = tokio::spawn(read_answers(listening, shared.clone())).abort_handle();
-        let (writer, in_flight) = (Writer::new(writer), Arc::new(Semaphore::new(CALLS_MAX)));
-        Ok(UnaryChannel(Arc::new(Connection { writer, shared, heard, in_flight, reading })))
+        Ok(UnaryChannel::over(reader, writer, handler))
     })
 }
 
-async fn read_answers(reader: Listening<ReadHalf<Box<dyn Stream>>>, shared: Arc<Shared>) {
-    let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
-    while let Ok(incoming) = read_frame(&mut reader).await {
-        if incoming.header.kind == FrameKind::Working {
-            continue;
-        }
-        let Ok(answer) = UnaryAnswer::decode(incoming.body) else { break };
-        let caller = lock(&shared.waiting).calls.remove(&incoming.header.request);
-        if let Some(caller) = caller {
-            let _ = caller.send(answer); // it has given up
-        }
-    }
-    shared.close();
-}
-
-impl Shared {
-    /// Keeps U2: whoever waits is told.
-    fn close(&self) {
-        let calls = {
-            let mut waiting = lock(&self.waiting);
-            waiting.is_closed = true;
-            std::mem::take(&mut waiting.calls)
-        };
-        drop(calls); // not under the lock, which who is woken may take
-    }
-}
-
-/// Removes a call's place when its caller gives up.
-struct Place<'a> {
-    shared: &'a Shared,
-    id: u64,
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        lock(&self.shared.waiting).calls.remove(&self.id);
-    }
-}
-
-impl Connection {
-    async fn call(&self, path: String, message: Bytes) -> Result<UnaryAnswer, Status> {
-        let _permit = self.in_flight.acquire().await.map_err(|_| Status::unavailable("connection closed"))?;
-        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
-        let (answer, mut reply) = oneshot::channel();
-        {
-            let mut waiting = lock(&self.shared.waiting);
-            if waiting.is_closed || self.writer.is_broken.load(Ordering::Relaxed) {
-                return Err(Status::unavailable("connection lost"));
-            }
-            waiting.calls.insert(id, answer);
-        }
-        let _place = Place { shared: &self.shared, id };
-        let at = Instant::now();
-        self.writer.send(frame::encode(FrameKind::Call, id, &UnaryCall { path, message }, 0), None);
-        match self.heard.answer(&mut reply, at).await {
-            Waited::Answered(answer) => Ok(answer),
-            Waited::Lost => Err(Status::unavailable("connection lost")),
-            Waited::Silent => {
-                self.shared.close(); // keeps U4
-                Err(Status::unavailable("no sign of life"))
-            }
-        }
-    }
-}
-
 impl UnaryChannel {
+    /// A connection whose peer has shaken hands.
+    pub(super) fn over(
+        reader: ReadHalf<Box<dyn Stream>>,
+        writer: WriteHalf<Box<dyn Stream>>,
+        handler: Option<Arc<dyn PushHandler>>,
+    ) -> UnaryChannel {
+        let halves = (reader, writer);
+        UnaryChannel(Connection::over(halves, FrameKind::Answer, CALLS_MAX, Heard::default(), handler))
+    }
+
+    async fn call(self, path: String, message: Bytes) -> Result<UnaryAnswer, Status> {
+        let lost = || Status::unavailable("connection lost");
+        let encode = |id| (frame::encode(FrameKind::Call, id, &UnaryCall { path, message }, 0), Bytes::new());
+        let mut sent = self.0.send(1, encode).await.map_err(|Lost| lost())?; // keeps U3
+        match sent.answer().await {
+            Waited::Answered(incoming) => UnaryAnswer::decode(incoming.body).map_err(|_| {
+                sent.end_connection();
+                lost()
+            }),
+            Waited::Lost => Err(lost()),
+            Waited::Silent => Err(Status::unavailable("no sign of life")), // keeps U4
+        }
+    }
+
     /// False once it is broken: then a new one is to be made.
     pub fn is_alive(&self) -> bool {
-        !lock(&self.0.shared.waiting).is_closed && !self.0.writer.is_broken.load(Ordering::Relaxed)
+        self.0.is_alive()
     }
 }
 
@@ -279,11 +121,11 @@ impl Service<http::Request<Body>> for UnaryChannel {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let connection = self.0.clone();
+        let channel = self.clone();
         Box::pin(async move {
             let path = request.uri().path().to_owned();
             let message = request.into_body().collect().await?.to_bytes();
-            let answer = connection.call(path, message).await?;
+            let answer = channel.call(path, message).await?;
             if answer.code != 0 {
                 return Ok(Status::new(Code::from(answer.code as i32), answer.text).into_http());
             }
@@ -301,94 +143,84 @@ impl Service<http::Request<Body>> for UnaryChannel {
 
 /// Serves one connection's calls until it ends or `shutdown` turns true; then calls that run are answered.
 pub(super) async fn serve_connection(
-    stream: Box<dyn Stream>,
-    seat: Arc<Seat>,
+    admitted: (Box<dyn Stream>, Arc<Seat>),
     from: String,
     identity: SharedIdentity,
     routes: Routes,
-    mut shutdown: watch::Receiver<bool>,
+    shutdown: watch::Receiver<bool>,
 ) {
-    let (reader, mut writer) = tokio::io::split(stream);
-    let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
-    let greeted = frames::accept_greeting(&mut reader, &mut writer, &identity);
-    match timeout(frames::GREETING_DEADLINE, greeted).await {
-        Ok(Ok(is_server)) => seat.greeted(is_server),
-        Ok(Err(error)) => return tracing::warn!(%from, %error, "refused a frame connection"),
-        Err(_) => return tracing::debug!(%from, "a frame connection did not greet in time"),
-    }
-    let writer = Writer::new(writer);
-    let mut running = JoinSet::new();
-    let in_flight = Arc::new(Semaphore::new(CALLS_MAX));
-    tokio::select! {
-        result = serve_calls(&mut reader, &routes, &writer, &seat, &in_flight, &mut running) => {
-            if let Err(error) = result && error.kind() == io::ErrorKind::InvalidData {
-                tracing::warn!(%from, %error, "ended a frame connection");
-            }
-        }
-        () = frames::stopped(&mut shutdown) => {}
-    }
-    let finish = async { while running.join_next().await.is_some() {} };
-    let _ = timeout(frames::GREETING_DEADLINE, finish).await; // what still runs has no one to answer to
+    let calls =
+        UnaryCalls { routes, in_flight: Arc::new(Semaphore::new(CALLS_MAX)), running: JoinSet::new() };
+    connection::serve_connection(admitted, from, identity, calls, shutdown).await;
 }
 
-async fn serve_calls(
-    reader: &mut BufReader<ReadHalf<Box<dyn Stream>>>,
-    routes: &Routes,
-    writer: &Arc<Writer>,
-    seat: &Arc<Seat>,
-    in_flight: &Arc<Semaphore>,
-    running: &mut JoinSet<()>,
-) -> io::Result<()> {
-    loop {
-        let head = read_head(reader).await?;
-        let arriving = read_claimed(reader, head, seat);
-        let (incoming, _arrived) = with_signs_of_life(arriving, || writer.sign()).await?;
-        if incoming.header.kind != FrameKind::Call {
-            return Err(broken("expected a call"));
-        }
+/// The unary calls of one connection.
+struct UnaryCalls {
+    routes: Routes,
+    in_flight: Arc<Semaphore>,
+    running: JoinSet<()>,
+}
+
+impl Protocol for UnaryCalls {
+    const CALL: FrameKind = FrameKind::Call;
+
+    async fn begin(&mut self, incoming: Incoming, _room: Option<Claim>, on: &Served) -> io::Result<()> {
+        let Served { writer, seat, pushes } = on;
         let call = UnaryCall::decode(incoming.body).map_err(broken)?;
-        let place = in_flight.clone().acquire_owned().await.map_err(broken)?; // keeps U3
-        if writer.is_broken.load(Ordering::Relaxed) {
+        let place = self.in_flight.clone().acquire_owned().await.map_err(broken)?; // keeps U3
+        if writer.is_ended() {
             return Err(io::ErrorKind::ConnectionAborted.into()); // nobody would get the answer
         }
         if writer.has_too_much() {
-            // Its end alone would leave what is queued until the write is given up.
+            // The end of this task alone would leave what is queued until the write is given up.
             seat.end(UNREAD);
             return Err(broken("answers are asked for and not read")); // keeps U5
         }
-        let mut answering = Box::pin(answer(routes.clone(), call, incoming.header.request));
+        let answering = answer(self.routes.clone(), pushes.clone(), call, incoming.header.request);
+        let mut answering = Box::pin(answering);
         // Most reads have their answer at once: no task for them.
         match poll_once(answering.as_mut()) {
             Poll::Ready(frame) => {
-                let room = with_signs_of_life(room_for(&frame, seat), || writer.sign()).await;
-                writer.send(frame, Some(Owed { _place: place, _room: room })); // keeps U3
+                let room = with_signs_of_life(room_for(&frame, seat), || writer.sign(0)).await;
+                writer.send(answer_frame(frame, place, room));
             }
             Poll::Pending => {
-                while running.try_join_next().is_some() {}
+                while self.running.try_join_next().is_some() {}
                 let (writer, seat) = (writer.clone(), seat.clone());
-                running.spawn(async move {
-                    let frame = with_signs_of_life(answering, || writer.sign()).await;
+                self.running.spawn(async move {
+                    let frame = with_signs_of_life(answering, || writer.sign(0)).await;
                     if writer.has_too_much() {
                         return seat.end(UNREAD); // keeps U5
                     }
-                    let room = with_signs_of_life(room_for(&frame, &seat), || writer.sign()).await;
-                    writer.send_with_others(frame, Owed { _place: place, _room: room }).await; // keeps U3
+                    let room = with_signs_of_life(room_for(&frame, &seat), || writer.sign(0)).await;
+                    writer.send_with_others(answer_frame(frame, place, room)).await;
                 });
             }
         }
+        Ok(())
+    }
+
+    async fn finish(mut self, _on: &Served) {
+        while self.running.join_next().await.is_some() {}
+        let _ = self.in_flight.acquire_many(CALLS_MAX as u32).await; // free when every answer is written
     }
 }
 
-/// For an answer that is long: short ones are bounded by U3.
+/// It keeps its call's place until it is written (U3).
+fn answer_frame(head: Bytes, place: OwnedSemaphorePermit, room: Option<Claim>) -> Outgoing {
+    Outgoing::new(head, Bytes::new(), Some(Held { _permit: Some(place), _claim: room }))
+}
+
+/// Claims room for an answer that is long (U5). Short answers are bounded by U3.
 async fn room_for(frame: &Bytes, seat: &Arc<Seat>) -> Option<Claim> {
-    match frame.len() >= frames::CLAIMED_LEN_MIN {
+    match frame.len() >= connection::CLAIMED_LEN_MIN {
         true => Some(seat.claim(frame.len() as u64).await),
         false => None,
     }
 }
 
-async fn answer(mut routes: Routes, call: UnaryCall, id: u64) -> Bytes {
-    let answer = match perform(&mut routes, call).await {
+async fn answer(mut routes: Routes, pushes: Option<PushSender>, call: UnaryCall, id: u64) -> Bytes {
+    let answer = match perform(&mut routes, pushes, call).await {
         Ok(message) => UnaryAnswer { code: 0, text: String::new(), message },
         Err(status) => UnaryAnswer {
             code: status.code() as u32,
@@ -399,13 +231,16 @@ async fn answer(mut routes: Routes, call: UnaryCall, id: u64) -> Bytes {
     frame::encode(FrameKind::Answer, id, &answer, 0)
 }
 
-async fn perform(routes: &mut Routes, call: UnaryCall) -> Result<Bytes, Status> {
-    let request = http::Request::post(call.path)
+async fn perform(routes: &mut Routes, pushes: Option<PushSender>, call: UnaryCall) -> Result<Bytes, Status> {
+    let mut request = http::Request::post(call.path)
         .header(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE)
         .header("te", "trailers")
         .version(http::Version::HTTP_2)
         .body(Body::new(Full::new(call.message)))
         .map_err(|error| Status::invalid_argument(error.to_string()))?;
+    if let Some(pushes) = pushes {
+        request.extensions_mut().insert(pushes);
+    }
     let response = match Service::call(routes, request).await {
         Ok(response) => response,
         Err(never) => match never {},

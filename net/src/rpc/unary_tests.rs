@@ -1,11 +1,15 @@
 //! Unary calls through pipes, where time is turned: who is slow, who is silent, and who does not read.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use tokio::io::AsyncWriteExt as _;
+use tokio::time::Instant;
 use tonic::{Request, Response};
 
 use super::*;
 use crate::env::{Listener, Net};
 use crate::rpc::admission::Admission;
+use crate::rpc::connection::{UNREAD_LEN_MAX, read_frame};
 use crate::rpc::leader::LeaderChannel;
 use crate::rpc::{Role, greeting};
 use crate::services::admin_client::AdminClient;
@@ -45,14 +49,16 @@ impl Net for Pipes {
                 let (stop, stopped) = watch::channel(false);
                 tokio::spawn(async move {
                     let (stream, seat) = Admission::default().admit(Box::new(far), "pipe");
-                    serve_connection(stream, seat, "pipe".into(), identity, routes, stopped).await;
+                    serve_connection((stream, seat), "pipe".into(), identity, routes, stopped).await;
                     drop(stop);
                 });
             }
             Err(_) => {
                 tokio::spawn(async move {
                     let (mut reader, mut writer) = tokio::io::split(far);
-                    frames::accept_greeting(&mut reader, &mut writer, &identity).await.expect("a greeting");
+                    connection::accept_greeting(&mut reader, &mut writer, &identity)
+                        .await
+                        .expect("a greeting");
                     tokio::io::copy(&mut reader, &mut tokio::io::sink()).await
                 });
             }
@@ -90,7 +96,7 @@ async fn a_leader_that_works_on_a_call_for_most_of_its_deadline_answers_it() {
 async fn a_member_that_is_silent_is_passed_over_after_a_second_and_a_half() {
     let (is_answered, after) = call(&["silent", "0"]).await;
     assert!(is_answered, "by the other");
-    assert!(after >= frames::SILENCE_MAX && after < frames::SILENCE_MAX * 11 / 10, "{after:?}");
+    assert!(after >= connection::SILENCE_MAX && after < connection::SILENCE_MAX * 11 / 10, "{after:?}");
 }
 
 const ANSWER_LEN: usize = 1 << 20;
@@ -128,9 +134,9 @@ async fn a_peer_that_asks_and_does_not_read_is_cut_off_before_it_holds_much() {
         let routes = Routes::new(HelloServer::new(Talkative { is_slow, answered: answered.clone() }));
         let (_stop, stopped) = watch::channel(false);
         let shared = SharedIdentity::new(identity);
-        let serving = tokio::spawn(serve_connection(stream, seat, "pipe".into(), shared, routes, stopped));
+        let serving = tokio::spawn(serve_connection((stream, seat), "pipe".into(), shared, routes, stopped));
         let own = Identity { role: Role::Client, id: 0, cluster: ClusterId(5) };
-        frames::send_message(&mut near, FrameKind::Greeting, &greeting(&own, &identity)).await.unwrap();
+        connection::send_message(&mut near, FrameKind::Greeting, &greeting(&own, &identity)).await.unwrap();
         assert_eq!(read_frame(&mut near).await.unwrap().header.kind, FrameKind::GreetingReply);
         let call = UnaryCall { path: "/dfs.v1.Hello/Greet".to_owned(), message: Bytes::from_static(&[0; 5]) };
         let (began, mut asked) = (Instant::now(), 0);
@@ -162,8 +168,7 @@ async fn a_peer_that_reads_gets_every_answer() {
     let routes = Routes::new(HelloServer::new(Talkative { is_slow: true, answered: Arc::default() }));
     let (_stop, stopped) = watch::channel(false);
     tokio::spawn(serve_connection(
-        stream,
-        seat,
+        (stream, seat),
         "pipe".into(),
         SharedIdentity::new(identity),
         routes,
@@ -171,14 +176,9 @@ async fn a_peer_that_reads_gets_every_answer() {
     ));
     let (mut reader, mut writer) = tokio::io::split(Box::new(near) as Box<dyn Stream>);
     let own = Identity { role: Role::Client, id: 0, cluster: ClusterId(5) };
-    frames::send_message(&mut writer, FrameKind::Greeting, &greeting(&own, &identity)).await.unwrap();
+    connection::send_message(&mut writer, FrameKind::Greeting, &greeting(&own, &identity)).await.unwrap();
     read_frame(&mut reader).await.unwrap();
-    let shared = Arc::new(Shared::default());
-    let heard = Heard::default();
-    let listening = heard.clone().listening(reader);
-    let reading = tokio::spawn(read_answers(listening, shared.clone())).abort_handle();
-    let (writer, in_flight) = (Writer::new(writer), Arc::new(Semaphore::new(CALLS_MAX)));
-    let channel = UnaryChannel(Arc::new(Connection { writer, shared, heard, in_flight, reading }));
+    let channel = UnaryChannel::over(reader, writer, None);
     let calls = (0..40).map(|_| {
         let mut hello = HelloClient::new(channel.clone());
         async move { hello.greet(wire::Greeting::default()).await.unwrap().into_inner().refusal.len() }

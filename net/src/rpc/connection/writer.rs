@@ -1,0 +1,205 @@
+//! The sending half of a connection, which all tasks of the connection share.
+//!
+//! There is no task that only writes. A task that queues a frame, and finds that no other one is writing, writes all frames that
+//! are queued. So a small frame costs no wake-up of another task, and frames that are queued meanwhile leave in one system call.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::io::{AsyncWriteExt as _, WriteHalf};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+
+use super::lock;
+use crate::env::Stream;
+use crate::rpc::admission::Claim;
+use dfs_proto::frame::{self, FrameKind};
+
+/// The bytes of answers that may wait for a peer (`unary`, U5). A peer that reads its answers leaves much less waiting.
+pub(in crate::rpc) const UNREAD_LEN_MAX: usize = 64 << 20;
+/// A payload up to this length is copied, so that it leaves in one system call with the other frames that are queued.
+const COPIED_LEN_MAX: usize = 16 << 10;
+/// The bytes of frames that are written in one system call.
+const JOINED_LEN_MAX: usize = 256 << 10;
+
+/// A frame on its way out.
+pub(in crate::rpc) struct Outgoing {
+    head: Bytes,
+    payload: Bytes,
+    _held: Option<Held>,
+}
+
+/// What a frame takes of the bounds of its connection and its process. It is given back when the frame is written.
+pub(in crate::rpc) struct Held {
+    pub(in crate::rpc) _permit: Option<OwnedSemaphorePermit>,
+    pub(in crate::rpc) _claim: Option<Claim>,
+}
+
+impl Outgoing {
+    /// `head` is the header and the body.
+    pub(in crate::rpc) fn new(head: Bytes, payload: Bytes, held: Option<Held>) -> Outgoing {
+        Outgoing { head, payload, _held: held }
+    }
+
+    fn len(&self) -> usize {
+        self.head.len() + self.payload.len()
+    }
+}
+
+pub(in crate::rpc) struct Writer {
+    queue: Mutex<Vec<Outgoing>>,
+    /// None once the connection has ended.
+    half: tokio::sync::Mutex<Option<WriteHalf<Box<dyn Stream>>>>,
+    is_ended: AtomicBool,
+    /// The same, for those who wait for it.
+    end: CancellationToken,
+    /// Bytes of frames that are queued or being written.
+    unwritten: AtomicUsize,
+}
+
+impl Writer {
+    pub(super) fn new(half: WriteHalf<Box<dyn Stream>>) -> Arc<Writer> {
+        let half = tokio::sync::Mutex::new(Some(half));
+        let (is_ended, unwritten) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Arc::new(Writer { queue: Mutex::default(), half, is_ended, end: CancellationToken::new(), unwritten })
+    }
+
+    /// True after a write has failed, or after [`Writer::end`]. Then nothing that is queued is written.
+    pub(in crate::rpc) fn is_ended(&self) -> bool {
+        self.is_ended.load(Ordering::Relaxed)
+    }
+
+    pub(super) async fn ended(&self) {
+        self.end.cancelled().await;
+    }
+
+    /// Closes the sending half. A write that is under way stops.
+    pub(super) fn end(&self) {
+        self.is_ended.store(true, Ordering::Relaxed);
+        self.end.cancel();
+        drop(std::mem::take(&mut *lock(&self.queue))); // not under the lock
+        if let Ok(mut half) = self.half.try_lock() {
+            *half = None; // otherwise the task that writes does it
+        }
+    }
+
+    fn queue(&self, frame: Outgoing) {
+        self.unwritten.fetch_add(frame.len(), Ordering::Relaxed);
+        lock(&self.queue).push(frame);
+    }
+
+    /// Whether the peer leaves more unread than `unary`, U5, allows.
+    pub(in crate::rpc) fn has_too_much(&self) -> bool {
+        self.unwritten.load(Ordering::Relaxed) > UNREAD_LEN_MAX
+    }
+
+    /// Queues a frame without waiting. A task writes what the socket does not take now. The caller bounds what may queue up.
+    pub(in crate::rpc) fn send(self: &Arc<Self>, frame: Outgoing) {
+        let is_long = frame.payload.len() > COPIED_LEN_MAX;
+        self.queue(frame);
+        let mut writing = Box::pin(self.clone().write_queue());
+        // A long frame would keep the caller busy.
+        if is_long || poll_once(writing.as_mut()).is_pending() {
+            tokio::spawn(writing);
+        }
+    }
+
+    /// Sends an answer that was waited for. Other tasks wait for the same thing (one log entry answers many changes), so this
+    /// lets them queue their answers too: all of them leave in one system call, after one wake-up on the other side.
+    pub(in crate::rpc) async fn send_with_others(self: Arc<Self>, frame: Outgoing) {
+        let is_long = frame.payload.len() > COPIED_LEN_MAX;
+        self.queue(frame);
+        if !is_long {
+            tokio::task::yield_now().await;
+        }
+        self.write_queue().await;
+    }
+
+    /// Says that call `id` is being worked on (0: a call that is still arriving). A frame that waits to be written says so too.
+    pub(in crate::rpc) fn sign(self: &Arc<Self>, id: u64) {
+        if lock(&self.queue).is_empty() {
+            self.send(Outgoing::new(frame::encode(FrameKind::Working, id, &(), 0), Bytes::new(), None));
+        }
+    }
+
+    async fn write_queue(self: Arc<Self>) {
+        loop {
+            // The task that holds it writes what this one has queued.
+            let Ok(mut half) = self.half.try_lock() else { return };
+            loop {
+                let queued = std::mem::take(&mut *lock(&self.queue));
+                if queued.is_empty() {
+                    break;
+                }
+                if self.write(half.as_mut(), &queued).await.is_err() {
+                    *half = None;
+                    self.is_ended.store(true, Ordering::Relaxed);
+                    self.end.cancel();
+                }
+                let written: usize = queued.iter().map(Outgoing::len).sum();
+                self.unwritten.fetch_sub(written, Ordering::Relaxed);
+                drop(queued); // gives back what they held
+            }
+            let has_ended = self.is_ended();
+            if has_ended {
+                *half = None;
+            }
+            drop(half);
+            // What happened while this task held the lock was left to it.
+            let queue = lock(&self.queue);
+            if queue.is_empty() && self.is_ended() == has_ended {
+                return;
+            }
+        }
+    }
+
+    async fn write(
+        &self,
+        half: Option<&mut WriteHalf<Box<dyn Stream>>>,
+        queued: &[Outgoing],
+    ) -> io::Result<()> {
+        let ended = io::ErrorKind::ConnectionAborted;
+        let half = half.ok_or(ended)?;
+        tokio::select! {
+            biased; // nobody looks at the end while the socket takes what is written
+            written = write_frames(half, queued) => written,
+            () = self.end.cancelled() => Err(ended.into()),
+        }
+    }
+}
+
+async fn write_frames(half: &mut WriteHalf<Box<dyn Stream>>, queued: &[Outgoing]) -> io::Result<()> {
+    if let [Outgoing { head, payload, .. }] = queued {
+        return match payload.is_empty() {
+            true => half.write_all(head).await,
+            false => half.write_all_buf(&mut head.clone().chain(payload.clone())).await,
+        };
+    }
+    let is_copied = |frame: &&Outgoing| frame.payload.len() <= COPIED_LEN_MAX;
+    let copied_len: usize = queued.iter().filter(is_copied).map(Outgoing::len).sum();
+    let mut joined = BytesMut::with_capacity(copied_len.min(JOINED_LEN_MAX));
+    for frame in queued {
+        joined.extend_from_slice(&frame.head);
+        if !is_copied(&frame) {
+            half.write_all_buf(&mut (&joined[..]).chain(frame.payload.clone())).await?;
+            joined.clear();
+            continue;
+        }
+        joined.extend_from_slice(&frame.payload);
+        if joined.len() >= JOINED_LEN_MAX {
+            half.write_all(&joined).await?;
+            joined.clear();
+        }
+    }
+    half.write_all(&joined).await
+}
+
+/// A future that is still pending must be polled again by a task.
+pub(in crate::rpc) fn poll_once<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}

@@ -1,0 +1,18 @@
+//! Messages of `meta.proto` and `common.proto`.
+
+mod attr;
+mod change;
+mod commit;
+mod error;
+mod read;
+mod replica;
+mod reply;
+mod session;
+
+pub use attr::*;
+pub use change::*;
+pub use error::*;
+pub use read::*;
+pub use replica::*;
+pub use reply::*;
+pub use session::*;

@@ -1,0 +1,160 @@
+//! Requests that only read, and their replies.
+
+use bytes::Bytes;
+
+use super::attr::{
+    attr_from_wire, attr_to_wire, bytes_of, caller_from_wire, caller_to_wire, cluster_from_wire,
+    kind_from_wire, kind_to_wire, name_from_wire,
+};
+use super::commit::{extent_from_wire, extent_to_wire};
+use super::error::{error_from_wire, error_to_wire};
+use super::replica::{location_from_wire, location_to_wire};
+use crate::attr::AccessMask;
+use crate::convert::{invalid, required};
+use crate::ids::{InodeId, SessionId};
+use crate::meta::{DirEntry, FileExtents, MetaResult, Read, ReadReply, ReadRequest, StatFs};
+use crate::units::{ByteLen, Offset};
+use crate::wire;
+
+pub fn read_request_to_wire(request: &ReadRequest) -> wire::ReadRequest {
+    use wire::read_request::Read as Wire;
+    let access = |inode: InodeId, mask: AccessMask| wire::Access { inode: inode.0, mask: u32::from(mask.0) };
+    let read = match &request.read {
+        Read::Lookup { parent, name } => {
+            Wire::Lookup(wire::Lookup { parent: parent.0, name: Bytes::copy_from_slice(name) })
+        }
+        Read::GetAttr { inode } => Wire::GetAttr(inode.0),
+        Read::Access { inode, mask } => Wire::Access(access(*inode, *mask)),
+        Read::Open { inode, mask } => Wire::Open(access(*inode, *mask)),
+        Read::ReadLink { inode } => Wire::ReadLink(inode.0),
+        Read::ReadDir { inode, cookie, limit, plus } => {
+            Wire::ReadDir(wire::ReadDir { inode: inode.0, cookie: *cookie, limit: *limit, plus: *plus })
+        }
+        Read::Extents { inode, offset, len, limit } => {
+            Wire::Extents(wire::ExtentsOf { inode: inode.0, offset: offset.0, len: *len, limit: *limit })
+        }
+        Read::StatFs { inode } => Wire::StatFs(inode.0),
+    };
+    wire::ReadRequest {
+        cluster: request.cluster.to_wire().into(),
+        session: request.session.0,
+        caller: Some(caller_to_wire(&request.caller)),
+        read: Some(read),
+    }
+}
+
+fn mask_from_wire(mask: u32) -> MetaResult<AccessMask> {
+    if mask > 7 {
+        return Err(invalid("access mask"));
+    }
+    Ok(AccessMask(mask as u8))
+}
+
+pub fn read_request_from_wire(request: wire::ReadRequest) -> MetaResult<ReadRequest> {
+    use wire::read_request::Read as Wire;
+    let read = match required(request.read, "read")? {
+        Wire::Lookup(lookup) => Read::Lookup { parent: InodeId(lookup.parent), name: lookup.name.to_vec() },
+        Wire::GetAttr(inode) => Read::GetAttr { inode: InodeId(inode) },
+        Wire::Access(access) => {
+            Read::Access { inode: InodeId(access.inode), mask: mask_from_wire(access.mask)? }
+        }
+        Wire::Open(access) => Read::Open { inode: InodeId(access.inode), mask: mask_from_wire(access.mask)? },
+        Wire::ReadLink(inode) => Read::ReadLink { inode: InodeId(inode) },
+        Wire::ReadDir(dir) => {
+            Read::ReadDir { inode: InodeId(dir.inode), cookie: dir.cookie, limit: dir.limit, plus: dir.plus }
+        }
+        Wire::Extents(of) => Read::Extents {
+            inode: InodeId(of.inode),
+            offset: Offset(of.offset),
+            len: of.len,
+            limit: of.limit,
+        },
+        Wire::StatFs(inode) => Read::StatFs { inode: InodeId(inode) },
+    };
+    Ok(ReadRequest {
+        cluster: cluster_from_wire(&request.cluster)?,
+        session: SessionId(request.session),
+        caller: caller_from_wire(required(request.caller, "caller")?)?,
+        read,
+    })
+}
+
+pub fn read_reply_to_wire(result: MetaResult<ReadReply>) -> wire::ReadReply {
+    use wire::read_reply::Result as Wire;
+    let result = match result {
+        Err(error) => Wire::Error(error_to_wire(&error)),
+        Ok(ReadReply::Attr(attr)) => Wire::Attr(attr_to_wire(&attr)),
+        Ok(ReadReply::Elsewhere(inode)) => Wire::Elsewhere(inode.0),
+        Ok(ReadReply::Opened { attr, next_commit }) => {
+            Wire::Opened(wire::Opened { attr: Some(attr_to_wire(&attr)), next_commit })
+        }
+        Ok(ReadReply::Granted) => Wire::Granted(wire::Done {}),
+        Ok(ReadReply::Target(target)) => Wire::Target(target.into()),
+        Ok(ReadReply::Entries { entries, end, parent }) => Wire::Entries(wire::Entries {
+            entries: entries.iter().map(entry_to_wire).collect(),
+            end,
+            parent: parent.0,
+        }),
+        Ok(ReadReply::Extents(extents)) => Wire::Extents(wire::FileExtents {
+            attr: Some(attr_to_wire(&extents.attr)),
+            extents: extents.extents.iter().map(extent_to_wire).collect(),
+            up_to: extents.up_to.0,
+            chunks: extents.chunks.iter().map(location_to_wire).collect(),
+        }),
+        Ok(ReadReply::StatFs(stat)) => {
+            Wire::StatFs(wire::StatFs { total: stat.total.0, free: stat.free.0, inodes: stat.inodes })
+        }
+    };
+    wire::ReadReply { result: Some(result) }
+}
+
+fn entry_to_wire(entry: &DirEntry) -> wire::Entry {
+    wire::Entry {
+        name: bytes_of(&entry.name),
+        inode: entry.inode.0,
+        kind: kind_to_wire(entry.kind) as i32,
+        cookie: entry.cookie,
+        attr: entry.attr.as_ref().map(attr_to_wire),
+    }
+}
+
+fn entry_from_wire(entry: wire::Entry) -> MetaResult<DirEntry> {
+    Ok(DirEntry {
+        name: name_from_wire(entry.name)?,
+        inode: InodeId(entry.inode),
+        kind: kind_from_wire(entry.kind)?,
+        cookie: entry.cookie,
+        attr: entry.attr.map(attr_from_wire).transpose()?,
+    })
+}
+
+pub fn read_reply_from_wire(reply: wire::ReadReply) -> MetaResult<ReadReply> {
+    use wire::read_reply::Result as Wire;
+    Ok(match required(reply.result, "result")? {
+        Wire::Error(error) => return Err(error_from_wire(error)),
+        Wire::Attr(attr) => ReadReply::Attr(attr_from_wire(attr)?),
+        Wire::Elsewhere(inode) => ReadReply::Elsewhere(InodeId(inode)),
+        Wire::Opened(opened) => ReadReply::Opened {
+            attr: attr_from_wire(required(opened.attr, "attr")?)?,
+            next_commit: opened.next_commit,
+        },
+        Wire::Granted(wire::Done {}) => ReadReply::Granted,
+        Wire::Target(target) => ReadReply::Target(target.to_vec()),
+        Wire::Entries(entries) => ReadReply::Entries {
+            entries: entries.entries.into_iter().map(entry_from_wire).collect::<MetaResult<_>>()?,
+            end: entries.end,
+            parent: InodeId(entries.parent),
+        },
+        Wire::Extents(extents) => ReadReply::Extents(FileExtents {
+            attr: attr_from_wire(required(extents.attr, "attr")?)?,
+            extents: extents.extents.into_iter().map(extent_from_wire).collect::<MetaResult<_>>()?,
+            up_to: Offset(extents.up_to),
+            chunks: extents.chunks.into_iter().map(location_from_wire).collect(),
+        }),
+        Wire::StatFs(stat) => ReadReply::StatFs(StatFs {
+            total: ByteLen(stat.total),
+            free: ByteLen(stat.free),
+            inodes: stat.inodes,
+        }),
+    })
+}
