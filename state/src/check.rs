@@ -8,10 +8,13 @@ use dfs_proto::ids::{ChunkId, InodeId, RequestId, SessionId, VolumeId};
 
 use super::chunk::{ChunkRecord, ChunkState};
 use super::cluster::{self, Totals};
-use super::codec::decode;
 use super::dirent::{self, Dirent};
 use super::extent::{self, Laid};
 use super::inode::InodeRecord;
+use super::record::chunk::Chunks;
+use super::record::decode;
+use super::record::inode::Inodes;
+use super::record::orphan::Released;
 use super::volume::{self, VolumeEntry, VolumeState};
 use super::{keys, orphan, server, session};
 use crate::kv::{Pair, Snapshot, scan_prefix};
@@ -47,8 +50,8 @@ struct Check<'v> {
 
 impl<'v> Check<'v> {
     fn read(view: &'v dyn Snapshot) -> Check<'v> {
-        let inode = |(key, value): Pair| (InodeId(keys::number(&key, 0)), decode(&value, "an inode"));
-        let chunk = |(key, value): Pair| (ChunkId(keys::number(&key, 0)), decode(&value, "a chunk"));
+        let inode = |(key, value): Pair| (InodeId(keys::number(&key, 0)), decode::<Inodes>(&value));
+        let chunk = |(key, value): Pair| (ChunkId(keys::number(&key, 0)), decode::<Chunks>(&value));
         Check {
             view,
             inodes: scan_prefix(view, &keys::table(keys::INODE)).map(inode).collect(),
@@ -57,7 +60,7 @@ impl<'v> Check<'v> {
                 .collect(),
             chunks: scan_prefix(view, &keys::table(keys::CHUNK)).map(chunk).collect(),
             released: scan_prefix(view, &keys::table(keys::RELEASED))
-                .map(|(_, value)| decode(&value, "a released inode"))
+                .map(|(_, value)| decode::<Released>(&value))
                 .collect(),
             volume_names: 0,
             faults: Vec::new(),

@@ -1,5 +1,5 @@
 //! Everything that may change the replicated state. The leader has filled in time, randomness and placement; ids are
-//! made inside `apply` (P7.1). Encoded with postcard into Raft entries of at most 1 MiB (P7.2).
+//! made inside `apply` (P7.1). `record::log` is how they stand in Raft entries of at most 1 MiB (P7.2).
 
 use dfs_proto::attr::{InodeAttr, Name, Timestamp};
 use dfs_proto::error::MetaError;
@@ -9,7 +9,6 @@ use dfs_proto::ids::{
     SessionNonce, VolumeId,
 };
 use dfs_proto::meta::{ChangeRequest, Changed};
-use serde::{Deserialize, Serialize};
 
 use crate::time::StateTime;
 
@@ -31,7 +30,7 @@ pub enum Proposed {
     ByOneClock(Timestamp),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// The first command of a cluster; a second one changes nothing and answers the same.
     InitCluster(InitCluster),
@@ -128,7 +127,7 @@ pub enum Command {
 }
 
 /// What changes the federation map. Each says the same when it is repeated, but for `AddVolume`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FederationCommand {
     /// The first one; a second one changes nothing.
     Init { federation: FederationId },
@@ -151,14 +150,14 @@ pub enum FederationCommand {
 }
 
 /// Another volume's root, as its cluster has shown it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeRoot {
     pub attr: InodeAttr,
     pub step: VolumeStep,
 }
 
 /// What was done with another volume's root before it was shown. Versions are of its entry in volume 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VolumeStep {
     /// It is new and waits for its name.
     Made,
@@ -176,7 +175,7 @@ pub const SEAL_CHUNKS_MAX: usize = 1000;
 /// Records that one `Reap`, chunks that one `StartDeleting` or `SealChunksOf` may touch (P7.2).
 pub const REAP_LIMIT_MAX: u32 = 1000;
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InitCluster {
     pub cluster: ClusterId,
     /// For people.
@@ -190,7 +189,7 @@ pub struct InitCluster {
 }
 
 /// Of the root directory, when the cluster is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RootAttr {
     pub mode: u32,
     pub uid: u32,
@@ -198,7 +197,7 @@ pub struct RootAttr {
 }
 
 /// One metaserver of the group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     pub id: MemberId,
     /// `host:port` of its gRPC port.
@@ -207,7 +206,7 @@ pub struct Member {
 }
 
 /// A chunkserver has started. Idempotent by directory, but for the instance, which each registration raises (P11.1).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegisterServer {
     /// What its data directory is stamped with; `None` at its first start.
     pub server: Option<ServerId>,
@@ -218,14 +217,14 @@ pub struct RegisterServer {
 }
 
 /// Where a chunkserver listens, `host:port` each.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerAddresses {
     pub grpc: String,
     pub frames: String,
     pub http: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// InitCluster, RecordMembers, CloseSession, ExpireSession, ReportDamage, ConfirmDeleted, UndoRemoval, ForbidVolume,
     /// the federation group's.
@@ -253,7 +252,7 @@ pub enum Reply {
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenedSession {
     pub session: SessionId,
     pub cluster: ClusterId,
@@ -261,7 +260,7 @@ pub struct OpenedSession {
     pub copies: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Registered {
     pub server: ServerId,
     pub instance: Instance,

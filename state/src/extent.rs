@@ -16,12 +16,12 @@ use std::collections::BTreeMap;
 use dfs_proto::extent::Extent;
 use dfs_proto::ids::{ChunkId, ContentSeq, InodeId};
 use dfs_proto::units::{ChunkOffset, Offset};
-use serde::{Deserialize, Serialize};
 
 use super::chunk;
-use super::codec::{decode, encode};
 use super::inode::InodeRecord;
 use super::keys;
+use super::record::extent::{Cuts, Extents};
+use super::record::{decode, encode};
 use super::time::StateTime;
 use crate::kv::{Snapshot, Txn, prefix_end, scan_prefix};
 
@@ -30,12 +30,12 @@ const TRUNCATE_INLINE_MAX: usize = 256;
 /// Cuts of one inode that may wait for the reaper. A truncation that would be one more deletes all it must by itself.
 const CUTS_MAX: usize = 16;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct ExtentRecord {
-    len: u64,
-    chunk: ChunkId,
-    chunk_offset: ChunkOffset,
-    seq: ContentSeq,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ExtentRecord {
+    pub len: u64,
+    pub chunk: ChunkId,
+    pub chunk_offset: ChunkOffset,
+    pub seq: ContentSeq,
 }
 
 /// An extent as it stands in its file, with the number of the commit that laid it.
@@ -45,11 +45,11 @@ pub(super) struct Laid {
     pub seq: ContentSeq,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct CutRecord {
-    from: u64,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CutRecord {
+    pub from: u64,
     /// Nothing that ends at or before this is left for the reaper to look at.
-    reaped_to: u64,
+    pub reaped_to: u64,
 }
 
 /// See E2.
@@ -74,14 +74,14 @@ pub(super) fn cuts(view: &dyn Snapshot, inode: InodeId, count: u32) -> Vec<Cut> 
 }
 
 fn parse_cut(key: &[u8], value: &[u8]) -> (InodeId, Cut) {
-    let record: CutRecord = decode(value, "a cut");
+    let record = decode::<Cuts>(value);
     let cut = Cut { seq: ContentSeq(keys::number(key, 1)), from: record.from, reaped_to: record.reaped_to };
     (InodeId(keys::number(key, 0)), cut)
 }
 
 fn put_cut(txn: &mut Txn<'_>, inode: InodeId, cut: Cut) {
     let record = CutRecord { from: cut.from, reaped_to: cut.reaped_to };
-    txn.put(keys::cut(inode, cut.seq), encode(&record));
+    txn.put(keys::cut(inode, cut.seq), encode::<Cuts>(&record));
 }
 
 /// Any cut that waits for the reaper.
@@ -102,7 +102,7 @@ pub(super) fn ending_after(
 
 /// Of a key and value of the table.
 pub(super) fn parse(key: &[u8], value: &[u8]) -> (InodeId, Laid) {
-    let record: ExtentRecord = decode(value, "an extent");
+    let record = decode::<Extents>(value);
     let end = keys::number(key, 1);
     let Some(offset) = end.checked_sub(record.len) else {
         panic!("the state store is corrupt: an extent of {} bytes ends at {end}", record.len);
@@ -119,7 +119,7 @@ pub(super) fn parse(key: &[u8], value: &[u8]) -> (InodeId, Laid) {
 fn put(txn: &mut Txn<'_>, inode: InodeId, laid: &Laid) {
     let Extent { len, chunk, chunk_offset, .. } = laid.extent;
     let record = ExtentRecord { len, chunk, chunk_offset, seq: laid.seq };
-    txn.put(keys::extent(inode, laid.extent.end()), encode(&record));
+    txn.put(keys::extent(inode, laid.extent.end()), encode::<Extents>(&record));
 }
 
 /// Changes of chunks' live bytes, gathered so that each chunk is written once a command (E3).

@@ -5,9 +5,9 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ContentSeq, InodeId};
 use dfs_proto::meta::MetaResult;
 use dfs_proto::units::ByteLen;
-use serde::{Deserialize, Serialize};
 
-use super::codec::{decode, encode};
+use super::record::inode::Inodes;
+use super::record::{decode, encode};
 use super::{keys, volume};
 use crate::command::RootAttr;
 use crate::kv::{Snapshot, Txn};
@@ -19,7 +19,7 @@ pub(super) const MODE_BITS: u32 = 0o7777;
 const GROUP_EXECUTE: u32 = 0o0010;
 
 /// Everything about a file but its names and extents.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct InodeRecord {
     pub kind: FileKind,
     pub mode: u32,
@@ -121,7 +121,7 @@ impl InodeRecord {
 }
 
 pub(super) fn get(view: &dyn Snapshot, inode: InodeId) -> Option<InodeRecord> {
-    view.get(&keys::inode(inode)).map(|bytes| decode(&bytes, "an inode"))
+    view.get(&keys::inode(inode)).map(|bytes| decode::<Inodes>(&bytes))
 }
 
 /// P9.3: a volume that is not here is never "no such file".
@@ -141,7 +141,7 @@ pub(super) fn require_directory(view: &dyn Snapshot, inode: InodeId) -> MetaResu
 }
 
 pub(super) fn put(txn: &mut Txn<'_>, inode: InodeId, record: &InodeRecord) {
-    txn.put(keys::inode(inode), encode(record));
+    txn.put(keys::inode(inode), encode::<Inodes>(record));
 }
 
 pub(super) fn delete(txn: &mut Txn<'_>, inode: InodeId) {

@@ -42,7 +42,6 @@ use time::StateTime;
 mod check;
 pub mod chunk;
 pub mod cluster;
-mod codec;
 pub mod command;
 mod dirent;
 mod extent;
@@ -55,6 +54,7 @@ mod ops;
 mod orphan;
 mod permission;
 pub mod read;
+pub mod record;
 pub mod server;
 pub mod session;
 #[cfg(test)]

@@ -196,8 +196,7 @@ async fn what_was_reported_as_durable_survives_a_crash_and_what_follows_is_whole
 /// An entry of about `len` bytes, so that its batch has several sectors.
 fn long_entry(term: u64, index: u64, len: u64) -> LogEntry {
     let proposal =
-        Proposal::join(Timestamp::default(), StateTime::default(), &[vec![index as u8; len as usize]])
-            .unwrap();
+        Proposal::join(Timestamp::default(), StateTime::default(), &[vec![index as u8; len as usize]]);
     LogEntry { payload: openraft::EntryPayload::Normal(proposal), ..entry(term, index) }
 }
 
