@@ -22,6 +22,7 @@ use super::inode::InodeRecord;
 use super::keys;
 use super::record::extent::{Cuts, Extents};
 use super::record::{decode, encode};
+use super::space::{self, SpaceRecord};
 use super::time::StateTime;
 use crate::kv::{Snapshot, Txn, prefix_end, scan_prefix};
 
@@ -147,11 +148,12 @@ impl LiveBytes {
     }
 }
 
-/// Changes the extents of one inode, under one `ContentSeq`. The caller writes `inode` and settles `live`.
+/// Changes the extents of one inode, under one `ContentSeq`. The caller writes `inode` and settles `live`; `finish` writes the space.
 pub(super) struct Edit<'e, 't> {
     pub txn: &'e mut Txn<'t>,
     pub id: InodeId,
-    pub inode: &'e mut InodeRecord,
+    space: SpaceRecord,
+    space_before: SpaceRecord,
     pub live: &'e mut LiveBytes,
     pub cuts: Vec<Cut>,
     pub seq: ContentSeq,
@@ -161,27 +163,35 @@ impl<'e, 't> Edit<'e, 't> {
     pub(super) fn begin(
         txn: &'e mut Txn<'t>,
         id: InodeId,
-        inode: &'e mut InodeRecord,
+        inode: &mut InodeRecord,
         live: &'e mut LiveBytes,
     ) -> Edit<'e, 't> {
-        let cuts = cuts(txn, id, inode.cuts);
+        let space = space::of(txn, id, inode);
+        let cuts = cuts(txn, id, space.cuts);
         let seq = inode.next_content();
-        Edit { txn, id, inode, live, cuts, seq }
+        Edit { txn, id, space, space_before: space, live, cuts, seq }
+    }
+
+    /// After the last change.
+    pub(super) fn finish(self) {
+        if self.space != self.space_before {
+            space::put(self.txn, self.id, &self.space);
+        }
     }
 
     fn erase(&mut self, laid: &Laid) {
         self.txn.delete(keys::extent(self.id, laid.extent.end()));
         self.live.remove(&laid.extent);
-        let Some(rest) = self.inode.allocated.0.checked_sub(laid.extent.len) else {
+        let Some(rest) = self.space.allocated.0.checked_sub(laid.extent.len) else {
             panic!("broken invariant E1: {} has more extents than bytes allocated", self.id);
         };
-        self.inode.allocated.0 = rest;
+        self.space.allocated.0 = rest;
     }
 
     fn lay(&mut self, extent: Extent, seq: ContentSeq) {
         put(self.txn, self.id, &Laid { extent, seq });
         self.live.add(&extent);
-        self.inode.allocated.0 += extent.len;
+        self.space.allocated.0 += extent.len;
     }
 
     /// Lays `new` over what is there. `old_size`: of the file before this commit; behind it there is nothing to cover.
@@ -241,7 +251,7 @@ impl<'e, 't> Edit<'e, 't> {
             let rest: Vec<Laid> = ending_after(self.txn, self.id, from).collect();
             self.erase_behind(from, &rest);
         }
-        self.inode.cuts = self.cuts.len() as u32;
+        self.space.cuts = self.cuts.len() as u32;
     }
 
     fn erase_behind(&mut self, from: u64, found: &[Laid]) {
@@ -261,7 +271,7 @@ impl<'e, 't> Edit<'e, 't> {
 pub(super) fn reap_cut(
     txn: &mut Txn<'_>,
     (id, cut): (InodeId, Cut),
-    inode: &mut InodeRecord,
+    space: &mut SpaceRecord,
     live: &mut LiveBytes,
     limit: usize,
 ) -> usize {
@@ -270,14 +280,14 @@ pub(super) fn reap_cut(
         if is_hidden(laid, std::slice::from_ref(&cut)) {
             txn.delete(keys::extent(id, laid.extent.end()));
             live.remove(&laid.extent);
-            inode.allocated.0 -= laid.extent.len;
+            space.allocated.0 -= laid.extent.len;
         }
     }
     match found.last() {
         Some(last) if found.len() == limit => put_cut(txn, id, Cut { reaped_to: last.extent.end(), ..cut }),
         Some(_) | None => {
             txn.delete(keys::cut(id, cut.seq));
-            inode.cuts -= 1;
+            space.cuts -= 1;
         }
     }
     found.len().max(1)

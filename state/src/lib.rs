@@ -11,7 +11,7 @@
 //! S3  Every name is found at its hash or just behind it; those behind it are counted.
 //! S4  An inode has `nlink` 0 exactly if it is an orphan, held by a session that is alive or whose end is being reaped.
 //! S5  Extents keep E1 to E3 (`extent`): disjoint, within the file's size unless a cut hides them, summed up in
-//!     `allocated` of the inode and in the live bytes of chunks; and below the committed length of a chunk that is
+//!     `allocated` of the inode's space record and in the live bytes of chunks; and below the committed length of a chunk that is
 //!     neither dead nor deleting.
 //! S6  A chunk's index entries are those that its record implies.
 //! S7  A session's remembered results lie in its windows; nothing is left of one that neither lives nor is being reaped.
@@ -57,6 +57,7 @@ pub mod read;
 pub mod record;
 pub mod server;
 pub mod session;
+mod space;
 #[cfg(test)]
 mod tests;
 pub mod time;
@@ -66,13 +67,15 @@ pub use check::check;
 
 /// What time it is for one command.
 #[derive(Clone, Copy, Debug)]
-struct Now {
+pub(crate) struct Now {
     /// For the times of inodes, as the leader's wall clock has it.
     wall: Timestamp,
     /// For what orders (P7.1).
     state: StateTime,
     /// The entry is of a release that had one clock for both, and is applied as it was then.
     is_of_one_clock: bool,
+    /// Of the inodes that are made now; `None` if the entry is of a release that recorded none, and is applied as it was then.
+    born: Option<Timestamp>,
 }
 
 /// Executes one command of an entry that its leader has `proposed` then.
@@ -105,12 +108,13 @@ pub fn apply(command: &Command, proposed: Proposed, txn: &mut Txn<'_>) -> Reply 
                 if ops::volume::is_undecided(txn, &request.change) {
                     return Executed::NotNow("the directory is being removed");
                 }
-                let Now { wall, state, is_of_one_clock } = now;
+                let Now { wall, state, is_of_one_clock, born } = now;
                 let mut context = ops::Context {
                     txn,
                     now: wall,
                     state_time: state,
                     is_of_one_clock,
+                    born,
                     session,
                     caller,
                     placement,
@@ -129,7 +133,7 @@ pub fn apply(command: &Command, proposed: Proposed, txn: &mut Txn<'_>) -> Reply 
         Command::Reap { limit } => ops::reap::apply(txn, now.state, *limit),
         Command::StartDeleting { before, limit } => ops::delete::start(txn, *before, *limit),
         Command::ConfirmDeleted { server, chunks } => ops::delete::confirm(txn, *server, chunks),
-        Command::MakeVolume { volume, root } => ops::volume::make(txn, now.wall, *volume, *root),
+        Command::MakeVolume { volume, root } => ops::volume::make(txn, now, *volume, *root),
         Command::StartRemoval { volume, version } => ops::volume::start_removal(txn, *volume, *version),
         Command::UndoRemoval { volume, version } => ops::volume::undo_removal(txn, *volume, *version),
         Command::DropVolume { volume } => ops::volume::drop_volume(txn, *volume),
@@ -146,7 +150,11 @@ fn advance_time(txn: &mut Txn<'_>, proposed: Proposed) -> Now {
         Proposed::At { wall, .. } if planted::has(Bug::WallClockOrders) => by_one_clock(last, wall),
         Proposed::At { wall, state } => {
             let state = if state > last { state } else { last.next() };
-            Now { wall, state, is_of_one_clock: false }
+            Now { wall, state, is_of_one_clock: false, born: Some(wall) }
+        }
+        Proposed::BeforeBirth { wall, state } => {
+            let state = if state > last { state } else { last.next() };
+            Now { wall, state, is_of_one_clock: false, born: None }
         }
         Proposed::ByOneClock(wall) => by_one_clock(last, wall),
     };
@@ -160,7 +168,7 @@ fn advance_time(txn: &mut Txn<'_>, proposed: Proposed) -> Now {
 fn by_one_clock(last: StateTime, wall: Timestamp) -> Now {
     let state = StateTime::from_wall(wall);
     let state = if state < last { last.next() } else { state };
-    Now { wall: state.as_wall(), state, is_of_one_clock: true }
+    Now { wall: state.as_wall(), state, is_of_one_clock: true, born: None }
 }
 
 /// What executing a request came to.

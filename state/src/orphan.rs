@@ -11,6 +11,7 @@ use super::keys;
 use super::record::orphan::{Orphans, Released};
 use super::record::{PRESENT, decode, encode};
 use super::session;
+use super::space;
 use crate::kv::{Snapshot, Txn, scan_prefix};
 
 /// The inode has lost its last name; `session` holds it.
@@ -35,12 +36,13 @@ pub(super) fn release(txn: &mut Txn<'_>, inode: InodeId, session: SessionId) {
     let Some(record) = inode::get(txn, inode) else {
         panic!("broken invariant S4: orphan {inode} has no record");
     };
+    let space = space::of(txn, inode, &record);
     txn.delete(keys::orphan(inode));
     txn.delete(keys::orphan_by_session(session, inode));
     inode::delete(txn, inode);
     session::forget_commits(txn, session, inode);
     cluster::count(txn, |c| c.totals.inodes -= 1);
-    if record.allocated.0 > 0 || record.cuts > 0 {
+    if space.allocated.0 > 0 || space.cuts > 0 {
         let number = cluster::count(txn, |c| {
             c.released += 1;
             c.released

@@ -27,7 +27,7 @@ use super::state_clock::StateClock;
 use super::state_machine::StateMachine;
 use super::state_store::{APPLIED_KEY, StateStore, encode_applied, read_applied};
 use super::types::{
-    Applied, FORMAT_OF_ONE_CLOCK, LogEntry, LogId, Membership, Proposal, SnapshotMeta, TypeConfig, Vote,
+    APPLIED_VERSION_BEFORE, Applied, LogEntry, LogId, Membership, Proposal, SnapshotMeta, TypeConfig, Vote,
 };
 use crate::rocks::{RocksHome, RocksOptions};
 use dfs_state::kv::memory::MemoryHome;
@@ -489,7 +489,7 @@ fn a_state_store_of_the_format_before_is_read() {
     assert_eq!(fresh, Applied::default());
     let applied = Applied { last: Some(log_id::<TypeConfig>(1, 2, 3)), ..Applied::default() };
     let mut stored = encode_applied(&applied).unwrap();
-    stored[0] = FORMAT_OF_ONE_CLOCK;
+    stored[0] = APPLIED_VERSION_BEFORE;
     let kv = store.kv();
     let base = kv.snapshot();
     let mut txn = Txn::new(&*base);

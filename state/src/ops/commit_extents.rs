@@ -29,7 +29,7 @@ pub(super) fn apply(context: &mut Context<'_, '_>, commit: &CommitExtents) -> Me
         lay(context, file, &mut record, &mut live);
         session::record_commit(context.txn, context.session, file.inode, file.number);
         inode::put(context.txn, file.inode, &record);
-        attrs.push(record.attr(file.inode));
+        attrs.push(inode::attr(context.txn, file.inode, &record));
     }
     live.settle(context.txn, context.state_time);
     for (id, length) in lengths {
@@ -88,6 +88,7 @@ fn lay(context: &mut Context<'_, '_>, file: &FileCommit, record: &mut InodeRecor
     for extent in &file.extents {
         edit.overlay(*extent, old_size.0);
     }
+    edit.finish();
     let end = file.extents.last().map_or(0, |extent| extent.end());
     record.size = old_size.max(file.size_at_least).max(ByteLen(end));
     // Times set explicitly since the write stay (P2.3), and were a change of their own.

@@ -24,9 +24,10 @@ use crate::command::{Member, ServerAddresses};
 use crate::dirent::DirentRecord;
 use crate::extent::{CutRecord, ExtentRecord};
 use crate::federation::FederationRecord;
-use crate::inode::InodeRecord;
+use crate::inode::{Attached, InodeFlags, InodeRecord};
 use crate::server::ServerRecord;
 use crate::session::{SessionRecord, Window};
+use crate::space::SpaceRecord;
 use crate::time::StateTime;
 use crate::volume::{VolumeEntry, VolumeRecord, VolumeState};
 
@@ -163,16 +164,18 @@ fn inodes() -> Vec<InodeRecord> {
         uid: 1000,
         gid: u32::MAX,
         size: ByteLen(1 << 40),
-        allocated: ByteLen(12345),
         rdev: 0,
         atime: time(-1),
         mtime: time(0),
         ctime: time(1 << 40),
         content_version: 77,
         content_seq: ContentSeq(76),
-        cuts: 3,
         parent: InodeId(0),
         target: Vec::new(),
+        born: Some(time(5)),
+        flags: InodeFlags { immutable: true, append_only: false },
+        has: Attached { attributes: true, lists: false, capabilities: true },
+        space_within: None,
     };
     let kinds = [FileKind::Directory, FileKind::Symlink, FileKind::Fifo, FileKind::Socket]
         .into_iter()
@@ -182,14 +185,31 @@ fn inodes() -> Vec<InodeRecord> {
         rdev: 0x801,
         parent: InodeId(1 << 40 | 5),
         target: b"to".to_vec(),
+        flags: InodeFlags { immutable: false, append_only: true },
+        has: Attached { attributes: false, lists: true, capabilities: false },
         ..file.clone()
     };
     [file.clone()].into_iter().chain(kinds.map(other)).collect()
 }
 
+/// The same as version 1 has it.
+fn inodes_1() -> Vec<InodeRecord> {
+    let space = SpaceRecord { allocated: ByteLen(12345), cuts: 3 };
+    let old = |inode| InodeRecord {
+        born: None,
+        flags: InodeFlags::default(),
+        has: Attached::default(),
+        space_within: Some(space),
+        ..inode
+    };
+    inodes().into_iter().map(old).collect()
+}
+
 #[test]
 fn names_and_inodes() {
     check::<super::inode::Inodes>("inodes", &inodes());
+    check_old::<super::inode::Inodes, super::inode::Inode1>("inodes", 1, &inodes_1());
+    check::<super::space::Spaces>("spaces", &[SpaceRecord { allocated: ByteLen(12345), cuts: 3 }]);
     let record = DirentRecord { inode: InodeId(1 << 40 | 6), kind: FileKind::Directory };
     check::<super::dirent::Dirents>("dirents", &[(name("\u{fc}ber"), record)]);
     check::<super::dirent::Displaced>("displaced", &[0, 300]);

@@ -1,7 +1,8 @@
 //! What one entry of the Raft log carries: a version byte, the times, and the commands.
 //!
-//! Version 3: postcard of the leader's wall clock, the state's own time and the commands. Version 2: of one time for both, and the
-//! commands (P7.1). Commands are the same in both.
+//! Version 4: postcard of the leader's wall clock, the state's own time and the commands; the inodes that they make have a birth time.
+//! Version 3: the same bytes; inodes have none. Version 2: of one time for both clocks, and the commands (P7.1). Commands are the
+//! same in all.
 
 use dfs_proto::attr;
 use dfs_proto::meta;
@@ -16,7 +17,9 @@ use crate::command::{self, Entry, Proposed};
 use crate::time;
 
 /// Of the entries that are written.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
+/// Of the time when inodes had no birth time. It is read.
+pub const VERSION_BEFORE_BIRTH: u8 = 3;
 /// Of the time when an entry had one time. It is read.
 pub const VERSION_OF_ONE_CLOCK: u8 = 2;
 
@@ -24,7 +27,7 @@ pub const VERSION_OF_ONE_CLOCK: u8 = 2;
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum EntryError {
     #[error(
-        "a log entry has version {actual}; this version of dfs reads {VERSION_OF_ONE_CLOCK} and {VERSION}"
+        "a log entry has version {actual}; this version of dfs reads {VERSION_OF_ONE_CLOCK} to {VERSION}"
     )]
     Version { actual: u8 },
     #[error("decode a log entry: {what}")]
@@ -33,6 +36,7 @@ pub enum EntryError {
     Empty,
 }
 
+/// Of versions 3 and 4.
 #[derive(Serialize, Deserialize)]
 struct Entry3 {
     wall: Timestamp,
@@ -76,9 +80,14 @@ pub fn decode(bytes: &[u8]) -> Result<Entry, EntryError> {
     }
     let (proposed, commands) = match bytes.split_first() {
         None => return Err(EntryError::Empty),
-        Some((&VERSION, encoded)) => {
+        Some((&version @ (VERSION | VERSION_BEFORE_BIRTH), encoded)) => {
             let Entry3 { wall, state, commands } = parse(encoded)?;
-            (Proposed::At { wall: live(wall)?, state: live(state)? }, commands)
+            let (wall, state) = (live(wall)?, live(state)?);
+            let proposed = match version {
+                VERSION => Proposed::At { wall, state },
+                _ => Proposed::BeforeBirth { wall, state },
+            };
+            (proposed, commands)
         }
         Some((&VERSION_OF_ONE_CLOCK, encoded)) => {
             let Entry2 { now, commands } = parse(encoded)?;
@@ -297,7 +306,7 @@ mod tests {
         for actual in [0, 1, VERSION + 1, VERSION ^ 0x80] {
             let refused = decode(&[actual, 0, 0, 0, 0, 0]).unwrap_err();
             assert_eq!(refused, EntryError::Version { actual });
-            let line = format!("a log entry has version {actual}; this version of dfs reads 2 and 3");
+            let line = format!("a log entry has version {actual}; this version of dfs reads 2 to 4");
             assert_eq!(refused.to_string(), line);
         }
     }

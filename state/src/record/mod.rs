@@ -24,6 +24,7 @@ pub(crate) mod orphan;
 pub(crate) mod result;
 pub(crate) mod server;
 pub(crate) mod session;
+pub(crate) mod space;
 mod stored;
 mod value;
 pub(crate) mod volume;
