@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{ChunkId, ServerId, SessionId, SetVersion};
+use dfs_proto::ids::{ChunkId, ServerId, SessionId, SetVersion, VolumeId};
 use dfs_proto::meta::{ChunkLocation, MetaResult, OpenedChunk, Replica};
 use dfs_proto::units::ByteLen;
 
@@ -45,6 +45,8 @@ pub struct ChunkRecord {
     pub live: ByteLen,
     /// Replicas that did not give what was committed, as readers reported.
     pub damaged: Vec<ServerId>,
+    /// The one volume whose bytes it holds (P1.8). `None`: *mixed*, opened by an earlier release, or for a client that named none.
+    pub volume: Option<VolumeId>,
 }
 
 impl ChunkRecord {

@@ -8,6 +8,7 @@ use crate::error::MetaError;
 use crate::extent::Extent;
 use crate::ids::{
     ChunkId, ClusterId, Incarnation, InodeId, RequestId, ServerId, SessionId, SessionNonce, SetVersion,
+    VolumeId,
 };
 use crate::meta::{
     Change, ChangeRequest, Changed, ChunkCommit, ChunkLocation, CommitExtents, Create, DirEntry, FileCommit,
@@ -385,6 +386,7 @@ fn change_to_wire(change: &Change) -> wire::change_request::Change {
             avoid: open.avoid.iter().map(|s| s.0).collect(),
             copies: open.copies,
             beside: open.beside.iter().map(|s| s.0).collect(),
+            volume: open.volume.map(|v| v.0),
         }),
         Change::SealChunk { chunk } => Wire::SealChunk(wire::SealChunk { chunk: chunk.0 }),
         Change::CommitExtents(commit) => Wire::CommitExtents(commit_to_wire(commit)),
@@ -430,6 +432,7 @@ fn change_from_wire(change: wire::change_request::Change) -> MetaResult<Change> 
                 avoid: open.avoid.into_iter().map(ServerId).collect(),
                 copies: open.copies,
                 beside: open.beside.into_iter().map(ServerId).collect(),
+                volume: open.volume.map(VolumeId),
             })
         }
         Wire::SealChunk(seal) => Change::SealChunk { chunk: ChunkId(seal.chunk) },

@@ -22,7 +22,7 @@ use crate::chunk::{ChunkRecord, ChunkState};
 use crate::cluster::{ClusterRecord, Counters, Totals};
 use crate::command::{Member, ServerAddresses};
 use crate::dirent::DirentRecord;
-use crate::extent::{CutRecord, ExtentRecord};
+use crate::extent::{Birth, CutRecord, ExtentRecord};
 use crate::federation::FederationRecord;
 use crate::inode::{Attached, InodeFlags, InodeRecord};
 use crate::server::ServerRecord;
@@ -219,15 +219,17 @@ fn names_and_inodes() {
 
 #[test]
 fn extents_and_cuts() {
-    check::<super::extent::Extents>(
-        "extents",
-        &[ExtentRecord {
-            len: 4096,
-            chunk: ChunkId(70_000),
-            chunk_offset: ChunkOffset(1 << 25),
-            seq: ContentSeq(128),
-        }],
-    );
+    let (chunk, chunk_offset) = (ChunkId(70_000), ChunkOffset(1 << 25));
+    let at_birth = ExtentRecord {
+        len: 4096,
+        chunk,
+        chunk_offset,
+        seq: ContentSeq(128),
+        birth: Birth { chunk, offset: chunk_offset },
+    };
+    let moved = ExtentRecord { birth: Birth { chunk: ChunkId(300), offset: ChunkOffset(512) }, ..at_birth };
+    check::<super::extent::Extents>("extents", &[at_birth, moved]);
+    check_old::<super::extent::Extents, super::extent::Extent1>("extents", 1, &[at_birth]);
     check::<super::extent::Cuts>("cuts", &[CutRecord { from: 5000, reaped_to: 1 << 33 }]);
 }
 
@@ -241,16 +243,18 @@ fn chunks() {
         committed: ByteLen(1 << 26),
         live: ByteLen(5),
         damaged: vec![ServerId(200)],
+        volume: None,
     };
-    check::<super::chunk::Chunks>(
-        "chunks",
-        &[
-            record(ChunkState::Open { session: SessionId(9) }),
-            record(ChunkState::Sealed),
-            record(ChunkState::Dead { since: STATE_TIME }),
-            record(ChunkState::Deleting { unconfirmed: vec![ServerId(1)] }),
-        ],
-    );
+    let mixed = [
+        record(ChunkState::Open { session: SessionId(9) }),
+        record(ChunkState::Sealed),
+        record(ChunkState::Dead { since: STATE_TIME }),
+        record(ChunkState::Deleting { unconfirmed: vec![ServerId(1)] }),
+    ];
+    check_old::<super::chunk::Chunks, super::chunk::Chunk1>("chunks", 1, &mixed);
+    let of_volume = |record: ChunkRecord| ChunkRecord { volume: Some(VolumeId(5)), ..record };
+    let all: Vec<_> = mixed.iter().cloned().chain(mixed.iter().cloned().map(of_volume)).collect();
+    check::<super::chunk::Chunks>("chunks", &all);
 }
 
 fn session(windows: Vec<Window>) -> SessionRecord {

@@ -1,15 +1,15 @@
 //! What one entry of the Raft log carries: a version byte, the times, and the commands.
 //!
-//! Version 4: postcard of the leader's wall clock, the state's own time and the commands; the inodes that they make have a birth time.
-//! Version 3: the same bytes; inodes have none. Version 2: of one time for both clocks, and the commands (P7.1). Commands are the
-//! same in all.
+//! Version 5: postcard of the leader's wall clock, the state's own time and the commands; an `OpenChunk` may name a volume.
+//! Version 4: it names none. Version 3: and the inodes that are made have no birth time. Version 2: and there is one time for both
+//! clocks (P7.1).
 
 use dfs_proto::attr;
 use dfs_proto::meta;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::stored::{Stored, stored_enum, stored_struct};
+use super::stored::{Broken, Stored, stored_enum, stored_struct};
 use super::value::{
     ClusterEntry, InodeAttr, Member, MetaError, RootCopy, ServerAddresses, StateTime, Timestamp,
 };
@@ -17,7 +17,9 @@ use crate::command::{self, Entry, Proposed};
 use crate::time;
 
 /// Of the entries that are written.
-pub const VERSION: u8 = 4;
+pub const VERSION: u8 = 5;
+/// Of the time when no chunk had a volume. It is read.
+pub const VERSION_BEFORE_VOLUMES: u8 = 4;
 /// Of the time when inodes had no birth time. It is read.
 pub const VERSION_BEFORE_BIRTH: u8 = 3;
 /// Of the time when an entry had one time. It is read.
@@ -36,18 +38,25 @@ pub enum EntryError {
     Empty,
 }
 
+#[derive(Serialize, Deserialize)]
+struct Entry5 {
+    wall: Timestamp,
+    state: StateTime,
+    commands: Vec<commands_5::Command>,
+}
+
 /// Of versions 3 and 4.
 #[derive(Serialize, Deserialize)]
 struct Entry3 {
     wall: Timestamp,
     state: StateTime,
-    commands: Vec<Command>,
+    commands: Vec<commands_2::Command>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Entry2 {
     now: Timestamp,
-    commands: Vec<Command>,
+    commands: Vec<commands_2::Command>,
 }
 
 fn postcard_of<T: Serialize>(record: &T, before: Vec<u8>) -> Vec<u8> {
@@ -60,7 +69,7 @@ fn postcard_of<T: Serialize>(record: &T, before: Vec<u8>) -> Vec<u8> {
 
 /// One command, for [`join`].
 pub fn encode_command(command: &command::Command) -> Vec<u8> {
-    postcard_of(&Command::store(command), Vec::new())
+    postcard_of(&commands_5::Command::store(command), Vec::new())
 }
 
 /// An entry of commands that were encoded one by one.
@@ -80,52 +89,99 @@ pub fn decode(bytes: &[u8]) -> Result<Entry, EntryError> {
     }
     let (proposed, commands) = match bytes.split_first() {
         None => return Err(EntryError::Empty),
-        Some((&version @ (VERSION | VERSION_BEFORE_BIRTH), encoded)) => {
+        Some((&VERSION, encoded)) => {
+            let Entry5 { wall, state, commands } = parse(encoded)?;
+            (Proposed::At { wall: live(wall)?, state: live(state)? }, live(commands)?)
+        }
+        Some((&version @ (VERSION_BEFORE_VOLUMES | VERSION_BEFORE_BIRTH), encoded)) => {
             let Entry3 { wall, state, commands } = parse(encoded)?;
             let (wall, state) = (live(wall)?, live(state)?);
             let proposed = match version {
-                VERSION => Proposed::At { wall, state },
-                _ => Proposed::BeforeBirth { wall, state },
+                VERSION_BEFORE_BIRTH => Proposed::BeforeBirth { wall, state },
+                _ => Proposed::At { wall, state },
             };
-            (proposed, commands)
+            (proposed, live(commands)?)
         }
         Some((&VERSION_OF_ONE_CLOCK, encoded)) => {
             let Entry2 { now, commands } = parse(encoded)?;
-            (Proposed::ByOneClock(live(now)?), commands)
+            (Proposed::ByOneClock(live(now)?), live(commands)?)
         }
         Some((&actual, _)) => return Err(EntryError::Version { actual }),
     };
-    Ok(Entry { proposed, commands: live(commands)? })
+    Ok(Entry { proposed, commands })
 }
 
 fn live<T>(stored: impl Stored<T>) -> Result<T, EntryError> {
     stored.live().map_err(|broken| EntryError::Damaged { what: broken.to_string() })
 }
 
-stored_enum! {
-    Command = command::Command {
-        InitCluster(init: InitCluster),
-        RecordMembers { members: Vec<Member> },
-        OpenSession { nonce: u128, client: String },
-        CloseSession { session: u64 },
-        ExpireSession { session: u64 },
-        Change { request: ChangeRequest, placement: Vec<u64>, volumes: Vec<VolumeRoot> },
-        RegisterServer(register: RegisterServer),
-        SealChunks { chunks: Vec<u64> },
-        SealChunksOf { server: u64, limit: u32 },
-        ReportDamage { chunk: u64, server: u64 },
-        Reap { limit: u32 },
-        StartDeleting { before: StateTime, limit: u32 },
-        ConfirmDeleted { server: u64, chunks: Vec<u64> },
-        Refuse { request: ChangeRequest, error: MetaError },
-        MakeVolume { volume: u32, root: RootAttr },
-        StartRemoval { volume: u32, version: u64 },
-        UndoRemoval { volume: u32, version: u64 },
-        DropVolume { volume: u32 },
-        ForbidVolume { volume: u32 },
-        FenceVolume { volume: u32 },
-        Federation(command: FederationCommand),
-    }
+/// The commands, with an `OpenChunk` of one of its layouts.
+macro_rules! commands {
+    ($open_chunk:ty) => {
+        stored_enum! {
+            Command = command::Command {
+                InitCluster(init: InitCluster),
+                RecordMembers { members: Vec<Member> },
+                OpenSession { nonce: u128, client: String },
+                CloseSession { session: u64 },
+                ExpireSession { session: u64 },
+                Change { request: ChangeRequest, placement: Vec<u64>, volumes: Vec<VolumeRoot> },
+                RegisterServer(register: RegisterServer),
+                SealChunks { chunks: Vec<u64> },
+                SealChunksOf { server: u64, limit: u32 },
+                ReportDamage { chunk: u64, server: u64 },
+                Reap { limit: u32 },
+                StartDeleting { before: StateTime, limit: u32 },
+                ConfirmDeleted { server: u64, chunks: Vec<u64> },
+                Refuse { request: ChangeRequest, error: MetaError },
+                MakeVolume { volume: u32, root: RootAttr },
+                StartRemoval { volume: u32, version: u64 },
+                UndoRemoval { volume: u32, version: u64 },
+                DropVolume { volume: u32 },
+                ForbidVolume { volume: u32 },
+                FenceVolume { volume: u32 },
+                Federation(command: FederationCommand),
+            }
+        }
+
+        stored_struct! {
+            ChangeRequest = meta::ChangeRequest {
+                cluster: u128,
+                session: u64,
+                request: u64,
+                answered_below: u64,
+                caller: Caller,
+                change: Change,
+            }
+        }
+
+        stored_enum! {
+            Change = meta::Change {
+                Create(create: Create),
+                Link { inode: u64, parent: u64, name: Vec<u8> },
+                Unlink { parent: u64, name: Vec<u8> },
+                Rmdir { parent: u64, name: Vec<u8> },
+                Rename(rename: Rename),
+                SetAttr(set: SetAttr),
+                OpenChunk(open: $open_chunk),
+                SealChunk { chunk: u64 },
+                CommitExtents(commit: CommitExtents),
+                ReleaseOrphans { inodes: Vec<u64> },
+            }
+        }
+    };
+}
+
+/// Since version 5.
+mod commands_5 {
+    use super::*;
+    commands!(OpenChunk);
+}
+
+/// Of versions 2 to 4.
+mod commands_2 {
+    use super::*;
+    commands!(OpenChunk2);
 }
 
 stored_enum! {
@@ -175,33 +231,7 @@ stored_enum! {
 }
 
 stored_struct! {
-    ChangeRequest = meta::ChangeRequest {
-        cluster: u128,
-        session: u64,
-        request: u64,
-        answered_below: u64,
-        caller: Caller,
-        change: Change,
-    }
-}
-
-stored_struct! {
     Caller = attr::Caller { uid: u32, gid: u32, groups: Option<Vec<u32>> }
-}
-
-stored_enum! {
-    Change = meta::Change {
-        Create(create: Create),
-        Link { inode: u64, parent: u64, name: Vec<u8> },
-        Unlink { parent: u64, name: Vec<u8> },
-        Rmdir { parent: u64, name: Vec<u8> },
-        Rename(rename: Rename),
-        SetAttr(set: SetAttr),
-        OpenChunk(open: OpenChunk),
-        SealChunk { chunk: u64 },
-        CommitExtents(commit: CommitExtents),
-        ReleaseOrphans { inodes: Vec<u64> },
-    }
 }
 
 stored_struct! {
@@ -250,7 +280,27 @@ stored_enum! {
 }
 
 stored_struct! {
-    OpenChunk = meta::OpenChunk { avoid: Vec<u64>, copies: u32, beside: Vec<u64> }
+    OpenChunk = meta::OpenChunk { avoid: Vec<u64>, copies: u32, beside: Vec<u64>, volume: Option<u32> }
+}
+
+/// Before a chunk had a volume.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct OpenChunk2 {
+    avoid: Vec<u64>,
+    copies: u32,
+    beside: Vec<u64>,
+}
+
+impl Stored<meta::OpenChunk> for OpenChunk2 {
+    fn store(live: &meta::OpenChunk) -> OpenChunk2 {
+        let OpenChunk { avoid, copies, beside, volume: _ } = OpenChunk::store(live);
+        OpenChunk2 { avoid, copies, beside }
+    }
+
+    fn live(self) -> Result<meta::OpenChunk, Broken> {
+        let OpenChunk2 { avoid, copies, beside } = self;
+        OpenChunk { avoid, copies, beside, volume: None }.live()
+    }
 }
 
 stored_struct! {
@@ -306,7 +356,7 @@ mod tests {
         for actual in [0, 1, VERSION + 1, VERSION ^ 0x80] {
             let refused = decode(&[actual, 0, 0, 0, 0, 0]).unwrap_err();
             assert_eq!(refused, EntryError::Version { actual });
-            let line = format!("a log entry has version {actual}; this version of dfs reads 2 to 4");
+            let line = format!("a log entry has version {actual}; this version of dfs reads 2 to 5");
             assert_eq!(refused.to_string(), line);
         }
     }

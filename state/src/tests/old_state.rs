@@ -33,7 +33,7 @@ use dfs_proto::attr::Timestamp;
 const ROOT: InodeId = InodeId::ROOT;
 
 /// Kept in `tests/formats`. The last ones are of today's formats.
-const CLUSTER_STATES: [&str; 2] = ["cluster.1", "cluster.2"];
+const CLUSTER_STATES: [&str; 3] = ["cluster.1", "cluster.2", "cluster.3"];
 const FEDERATION_STATES: [&str; 1] = ["federation.1"];
 
 fn file(name: &str) -> PathBuf {
@@ -120,15 +120,16 @@ fn bytes(harness: &mut Harness, at: InodeId) {
             harness.command(Command::ConfirmDeleted { server: servers[0], chunks: vec![chunk] });
         }
     }
-    let placed = |harness: &mut Harness, placement: &[ServerId]| {
-        let open = OpenChunk { avoid: vec![servers[0]], copies: 3, beside: vec![servers[1], servers[1]] };
+    let placed = |harness: &mut Harness, placement: &[ServerId], volume: Option<VolumeId>| {
+        let open =
+            OpenChunk { avoid: vec![servers[0]], copies: 3, beside: vec![servers[1], servers[1]], volume };
         match harness.change_placed(&Caller::ROOT, Change::OpenChunk(open), placement) {
             Ok(Changed::Chunk(opened)) => opened.chunk,
             other => panic!("no chunk: {other:?}"),
         }
     };
-    let degraded = placed(harness, &servers[1..]);
-    let damaged = placed(harness, &servers);
+    let degraded = placed(harness, &servers[1..], None);
+    let damaged = placed(harness, &servers, Some(at.volume()));
     let sparse = harness.file(at, "sparse");
     for index in 0..300 {
         harness.write(sparse, index * 8192, 100 + index, degraded).expect("commits");
