@@ -11,6 +11,7 @@ use crate::error::MetaError;
 use crate::extent::Extent;
 use crate::ids::{
     ChunkId, ClusterId, Incarnation, InodeId, RequestId, ServerId, SessionId, SessionNonce, SetVersion,
+    VolumeId,
 };
 use crate::units::{ByteLen, Offset};
 
@@ -144,6 +145,8 @@ pub struct OpenChunk {
     /// Servers of the chunks that the session fills beside this one, each once per copy: the new chunk goes where there
     /// are fewest of them, so that a stream gets the throughput of several servers.
     pub beside: Vec<ServerId>,
+    /// The one volume whose bytes the chunk will hold (P1.8). `None`: of a client that does not know of this; the chunk takes bytes of all.
+    pub volume: Option<VolumeId>,
 }
 
 /// Makes bytes that every replica has on stable storage part of files (P2).

@@ -8,12 +8,15 @@ use dfs_proto::ids::{ChunkId, InodeId, RequestId, SessionId, VolumeId};
 
 use super::chunk::{ChunkRecord, ChunkState};
 use super::cluster::{self, Totals};
-use super::codec::decode;
 use super::dirent::{self, Dirent};
 use super::extent::{self, Laid};
 use super::inode::InodeRecord;
+use super::record::chunk::Chunks;
+use super::record::decode;
+use super::record::inode::Inodes;
+use super::record::orphan::Released;
 use super::volume::{self, VolumeEntry, VolumeState};
-use super::{keys, orphan, server, session};
+use super::{keys, orphan, server, session, space};
 use crate::kv::{Pair, Snapshot, scan_prefix};
 
 /// Every invariant that does not hold, as a sentence; empty: all is well.
@@ -26,6 +29,7 @@ pub fn check(view: &dyn Snapshot) -> Vec<String> {
     check.tree();
     check.orphans();
     check.extents();
+    check.spaces();
     check.chunks();
     check.sessions();
     check.servers();
@@ -47,8 +51,8 @@ struct Check<'v> {
 
 impl<'v> Check<'v> {
     fn read(view: &'v dyn Snapshot) -> Check<'v> {
-        let inode = |(key, value): Pair| (InodeId(keys::number(&key, 0)), decode(&value, "an inode"));
-        let chunk = |(key, value): Pair| (ChunkId(keys::number(&key, 0)), decode(&value, "a chunk"));
+        let inode = |(key, value): Pair| (InodeId(keys::number(&key, 0)), decode::<Inodes>(&value));
+        let chunk = |(key, value): Pair| (ChunkId(keys::number(&key, 0)), decode::<Chunks>(&value));
         Check {
             view,
             inodes: scan_prefix(view, &keys::table(keys::INODE)).map(inode).collect(),
@@ -57,7 +61,7 @@ impl<'v> Check<'v> {
                 .collect(),
             chunks: scan_prefix(view, &keys::table(keys::CHUNK)).map(chunk).collect(),
             released: scan_prefix(view, &keys::table(keys::RELEASED))
-                .map(|(_, value)| decode(&value, "a released inode"))
+                .map(|(_, value)| decode::<Released>(&value))
                 .collect(),
             volume_names: 0,
             faults: Vec::new(),
@@ -234,9 +238,20 @@ impl<'v> Check<'v> {
             self.file(*id, laid);
         }
         for (id, inode) in &self.inodes {
-            if inode.allocated.0 > 0 && !files.contains_key(id) {
-                self.faults.push(format!("S5: {id} has no extent and {} bytes allocated", inode.allocated));
+            let allocated = space::of(self.view, *id, inode).allocated;
+            if allocated.0 > 0 && !files.contains_key(id) {
+                self.faults.push(format!("S5: {id} has no extent and {allocated} bytes allocated"));
             }
+        }
+    }
+
+    /// S5: every space record is of a file.
+    fn spaces(&mut self) {
+        for (number, _) in self.index(keys::SPACE) {
+            let kind = self.inodes.get(&InodeId(number)).map(|inode| inode.kind);
+            self.expect(kind == Some(FileKind::File), || {
+                format!("S5: {} has a space record and is {kind:?}", InodeId(number))
+            });
         }
     }
 
@@ -247,10 +262,11 @@ impl<'v> Check<'v> {
             let is_released = self.released.contains(&id);
             return self.expect(is_released, || format!("S5: {id} has extents and no record"));
         };
+        let space = space::of(self.view, id, &inode);
         let cuts = extent::cuts(self.view, id, 1);
-        self.expect_equal(&format!("S5: cuts of {id}"), inode.cuts as usize, cuts.len());
+        self.expect_equal(&format!("S5: cuts of {id}"), space.cuts as usize, cuts.len());
         let total: u64 = all.iter().map(|laid| laid.extent.len).sum();
-        self.expect_equal(&format!("S5: bytes allocated to {id}"), inode.allocated.0, total);
+        self.expect_equal(&format!("S5: bytes allocated to {id}"), space.allocated.0, total);
         let visible = || all.iter().filter(|laid| !extent::is_hidden(laid, &cuts));
         let end = visible().map(|laid| laid.extent.end()).max().unwrap_or(0);
         self.expect(end <= inode.size.0, || {

@@ -8,19 +8,19 @@
 use std::collections::BTreeSet;
 
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{ChunkId, ServerId, SessionId, SetVersion};
+use dfs_proto::ids::{ChunkId, ServerId, SessionId, SetVersion, VolumeId};
 use dfs_proto::meta::{ChunkLocation, MetaResult, OpenedChunk, Replica};
 use dfs_proto::units::ByteLen;
-use serde::{Deserialize, Serialize};
 
 use super::cluster::{self, Totals};
-use super::codec::{PRESENT, decode, encode};
 use super::keys;
+use super::record::chunk::Chunks;
+use super::record::{PRESENT, decode, encode};
 use super::server;
 use super::time::StateTime;
 use crate::kv::{Snapshot, Txn, scan_prefix};
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChunkState {
     /// Its one writer (P1.1).
     Open { session: SessionId },
@@ -32,7 +32,7 @@ pub enum ChunkState {
     Deleting { unconfirmed: Vec<ServerId> },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChunkRecord {
     pub state: ChunkState,
     pub set_version: SetVersion,
@@ -45,6 +45,8 @@ pub struct ChunkRecord {
     pub live: ByteLen,
     /// Replicas that did not give what was committed, as readers reported.
     pub damaged: Vec<ServerId>,
+    /// The one volume whose bytes it holds (P1.8). `None`: *mixed*, opened by an earlier release, or for a client that named none.
+    pub volume: Option<VolumeId>,
 }
 
 impl ChunkRecord {
@@ -113,18 +115,18 @@ impl ChunkRecord {
 }
 
 pub(super) fn get(view: &dyn Snapshot, chunk: ChunkId) -> Option<ChunkRecord> {
-    view.get(&keys::chunk(chunk)).map(|bytes| decode(&bytes, "a chunk"))
+    view.get(&keys::chunk(chunk)).map(|bytes| decode::<Chunks>(&bytes))
 }
 
 pub(super) fn all(view: &dyn Snapshot) -> impl Iterator<Item = (ChunkId, ChunkRecord)> + '_ {
     scan_prefix(view, &keys::table(keys::CHUNK))
-        .map(|(key, value)| (ChunkId(keys::number(&key, 0)), decode(&value, "a chunk")))
+        .map(|(key, value)| (ChunkId(keys::number(&key, 0)), decode::<Chunks>(&value)))
 }
 
 /// Writes `new` (`None`: no record any more) over `old`, with index and totals.
 pub(super) fn put(txn: &mut Txn<'_>, chunk: ChunkId, old: Option<&ChunkRecord>, new: Option<&ChunkRecord>) {
     match new {
-        Some(record) => txn.put(keys::chunk(chunk), encode(record)),
+        Some(record) => txn.put(keys::chunk(chunk), encode::<Chunks>(record)),
         None => txn.delete(keys::chunk(chunk)),
     }
     // A commit changes lengths only, and is the one that comes often.

@@ -2,16 +2,16 @@
 
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, ClusterId, Incarnation, ServerId, SessionId};
-use serde::{Deserialize, Serialize};
 
-use super::codec::{decode, encode};
 use super::keys;
+use super::record::cluster::{Cluster, Counters as CountersTable, HashKey, Members};
+use super::record::{decode, encode};
 use super::time::StateTime;
 use crate::command::Member;
 use crate::kv::{Snapshot, Txn, scan_prefix};
 
 /// What `InitCluster` recorded.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterRecord {
     pub cluster: ClusterId,
     /// For people.
@@ -22,7 +22,7 @@ pub struct ClusterRecord {
 }
 
 /// Kept by every change, so that asking costs nothing; `check` recounts them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Orphans are counted, released ones are not.
     pub inodes: u64,
@@ -73,7 +73,7 @@ impl Totals {
 }
 
 /// The last ids given, and the state's own time (P7.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counters {
     pub time: StateTime,
     pub chunk: ChunkId,
@@ -86,11 +86,11 @@ pub(super) struct Counters {
 }
 
 pub(super) fn get(view: &dyn Snapshot) -> Option<ClusterRecord> {
-    view.get(&keys::cluster()).map(|bytes| decode(&bytes, "the cluster record"))
+    view.get(&keys::cluster()).map(|bytes| decode::<Cluster>(&bytes))
 }
 
 pub(super) fn put(txn: &mut Txn<'_>, record: &ClusterRecord) {
-    txn.put(keys::cluster(), encode(record));
+    txn.put(keys::cluster(), encode::<Cluster>(record));
 }
 
 pub(super) fn require(view: &dyn Snapshot) -> Result<ClusterRecord, MetaError> {
@@ -99,29 +99,29 @@ pub(super) fn require(view: &dyn Snapshot) -> Result<ClusterRecord, MetaError> {
 
 pub(super) fn hash_key(view: &dyn Snapshot) -> u128 {
     match view.get(&keys::hash_key()) {
-        Some(bytes) => decode(&bytes, "the hash key"),
+        Some(bytes) => decode::<HashKey>(&bytes),
         None => panic!("broken invariant: a directory exists and the hash key does not"),
     }
 }
 
 pub(super) fn put_hash_key(txn: &mut Txn<'_>, hash_key: u128) {
-    txn.put(keys::hash_key(), encode(&hash_key));
+    txn.put(keys::hash_key(), encode::<HashKey>(&hash_key));
 }
 
 pub(super) fn counters(view: &dyn Snapshot) -> Counters {
-    view.get(&keys::counters()).map_or_else(Counters::default, |bytes| decode(&bytes, "the counters"))
+    view.get(&keys::counters()).map_or_else(Counters::default, |bytes| decode::<CountersTable>(&bytes))
 }
 
 /// Changes the counters and returns what `change` does.
 pub(super) fn count<T>(txn: &mut Txn<'_>, change: impl FnOnce(&mut Counters) -> T) -> T {
     let mut counters = counters(txn);
     let result = change(&mut counters);
-    txn.put(keys::counters(), encode(&counters));
+    txn.put(keys::counters(), encode::<CountersTable>(&counters));
     result
 }
 
 pub(super) fn members(view: &dyn Snapshot) -> Vec<Member> {
-    scan_prefix(view, &keys::table(keys::MEMBER)).map(|(_, value)| decode(&value, "a member")).collect()
+    scan_prefix(view, &keys::table(keys::MEMBER)).map(|(_, value)| decode::<Members>(&value)).collect()
 }
 
 /// Replaces what is recorded.
@@ -130,6 +130,6 @@ pub(super) fn put_members(txn: &mut Txn<'_>, members: &[Member]) {
         txn.delete(keys::member(old.id));
     }
     for member in members {
-        txn.put(keys::member(member.id), encode(member));
+        txn.put(keys::member(member.id), encode::<Members>(member));
     }
 }

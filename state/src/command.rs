@@ -1,5 +1,5 @@
 //! Everything that may change the replicated state. The leader has filled in time, randomness and placement; ids are
-//! made inside `apply` (P7.1). Encoded with postcard into Raft entries of at most 1 MiB (P7.2).
+//! made inside `apply` (P7.1). `record::log` is how they stand in Raft entries of at most 1 MiB (P7.2).
 
 use dfs_proto::attr::{InodeAttr, Name, Timestamp};
 use dfs_proto::error::MetaError;
@@ -9,7 +9,6 @@ use dfs_proto::ids::{
     SessionNonce, VolumeId,
 };
 use dfs_proto::meta::{ChangeRequest, Changed};
-use serde::{Deserialize, Serialize};
 
 use crate::time::StateTime;
 
@@ -26,12 +25,14 @@ pub enum Proposed {
     /// `wall` becomes the times of inodes, and is compared with nothing. `state` orders: the state's own time, as the leader
     /// reckons it.
     At { wall: Timestamp, state: StateTime },
+    /// By a release whose inodes had no birth time: those that it makes have none, as on members that have applied it already.
+    BeforeBirth { wall: Timestamp, state: StateTime },
     /// By a release that had one clock for both, which `apply` did not let go backwards. It is applied as it was then: some
     /// members have applied it already, and all must hold the same.
     ByOneClock(Timestamp),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// The first command of a cluster; a second one changes nothing and answers the same.
     InitCluster(InitCluster),
@@ -128,7 +129,7 @@ pub enum Command {
 }
 
 /// What changes the federation map. Each says the same when it is repeated, but for `AddVolume`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FederationCommand {
     /// The first one; a second one changes nothing.
     Init { federation: FederationId },
@@ -151,14 +152,14 @@ pub enum FederationCommand {
 }
 
 /// Another volume's root, as its cluster has shown it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeRoot {
     pub attr: InodeAttr,
     pub step: VolumeStep,
 }
 
 /// What was done with another volume's root before it was shown. Versions are of its entry in volume 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VolumeStep {
     /// It is new and waits for its name.
     Made,
@@ -176,7 +177,7 @@ pub const SEAL_CHUNKS_MAX: usize = 1000;
 /// Records that one `Reap`, chunks that one `StartDeleting` or `SealChunksOf` may touch (P7.2).
 pub const REAP_LIMIT_MAX: u32 = 1000;
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InitCluster {
     pub cluster: ClusterId,
     /// For people.
@@ -190,7 +191,7 @@ pub struct InitCluster {
 }
 
 /// Of the root directory, when the cluster is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RootAttr {
     pub mode: u32,
     pub uid: u32,
@@ -198,7 +199,7 @@ pub struct RootAttr {
 }
 
 /// One metaserver of the group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     pub id: MemberId,
     /// `host:port` of its gRPC port.
@@ -207,7 +208,7 @@ pub struct Member {
 }
 
 /// A chunkserver has started. Idempotent by directory, but for the instance, which each registration raises (P11.1).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegisterServer {
     /// What its data directory is stamped with; `None` at its first start.
     pub server: Option<ServerId>,
@@ -218,14 +219,14 @@ pub struct RegisterServer {
 }
 
 /// Where a chunkserver listens, `host:port` each.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerAddresses {
     pub grpc: String,
     pub frames: String,
     pub http: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// InitCluster, RecordMembers, CloseSession, ExpireSession, ReportDamage, ConfirmDeleted, UndoRemoval, ForbidVolume,
     /// the federation group's.
@@ -254,7 +255,7 @@ pub enum Reply {
 }
 
 /// What a client's change is answered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answered {
     /// The remembered result: of this try, or of the first one (P8.1).
     pub changed: Changed,
@@ -263,7 +264,7 @@ pub struct Answered {
     pub directories: Vec<InodeAttr>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenedSession {
     pub session: SessionId,
     pub cluster: ClusterId,
@@ -271,7 +272,7 @@ pub struct OpenedSession {
     pub copies: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Registered {
     pub server: ServerId,
     pub instance: Instance,

@@ -8,12 +8,12 @@ use dfs_proto::attr::{FileKind, Name};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::MetaResult;
-use serde::{Deserialize, Serialize};
 
 use super::cluster;
-use super::codec::{decode, encode};
 use super::hash::siphash;
 use super::keys;
+use super::record::dirent::{Dirents, Displaced};
+use super::record::{decode, encode};
 use crate::kv::{Snapshot, Txn, prefix_end};
 
 /// Cookies below are left to callers, for `.` and `..` and the start.
@@ -22,7 +22,7 @@ const COOKIE_MIN: u64 = 16;
 const COLLISIONS_MAX: u64 = 8;
 const COOKIE_MAX: u64 = (1 << 63) - 1 - COLLISIONS_MAX;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct DirentRecord {
     pub inode: InodeId,
     pub kind: FileKind,
@@ -58,19 +58,19 @@ fn at(view: &dyn Snapshot, directory: InodeId, cookie: u64) -> Option<Dirent> {
 }
 
 fn read(cookie: u64, value: &[u8]) -> Dirent {
-    let (name, record) = decode(value, "a directory entry");
+    let (name, record) = decode::<Dirents>(value);
     Dirent { cookie, name, record }
 }
 
 /// Names of the directory that do not stand at their hash.
 pub(super) fn displaced(view: &dyn Snapshot, directory: InodeId) -> u64 {
-    view.get(&keys::displaced(directory)).map_or(0, |value| decode(&value, "a number of displaced names"))
+    view.get(&keys::displaced(directory)).map_or(0, |value| decode::<Displaced>(&value))
 }
 
 fn set_displaced(txn: &mut Txn<'_>, directory: InodeId, count: u64) {
     match count {
         0 => txn.delete(keys::displaced(directory)),
-        count => txn.put(keys::displaced(directory), encode(&count)),
+        count => txn.put(keys::displaced(directory), encode::<Displaced>(&count)),
     }
 }
 
@@ -116,7 +116,7 @@ fn insert_at(
 }
 
 fn put(txn: &mut Txn<'_>, directory: InodeId, cookie: u64, name: &Name, record: DirentRecord) {
-    txn.put(keys::dirent(directory, cookie), encode(&(name, record)));
+    txn.put(keys::dirent(directory, cookie), encode::<Dirents>(&(name.clone(), record)));
 }
 
 pub(super) fn remove(txn: &mut Txn<'_>, directory: InodeId, entry: &Dirent) {

@@ -16,12 +16,13 @@ use std::collections::BTreeMap;
 use dfs_proto::extent::Extent;
 use dfs_proto::ids::{ChunkId, ContentSeq, InodeId};
 use dfs_proto::units::{ChunkOffset, Offset};
-use serde::{Deserialize, Serialize};
 
 use super::chunk;
-use super::codec::{decode, encode};
 use super::inode::InodeRecord;
 use super::keys;
+use super::record::extent::{Cuts, Extents};
+use super::record::{decode, encode};
+use super::space::{self, SpaceRecord};
 use super::time::StateTime;
 use crate::kv::{Snapshot, Txn, prefix_end, scan_prefix};
 
@@ -30,12 +31,21 @@ const TRUNCATE_INLINE_MAX: usize = 256;
 /// Cuts of one inode that may wait for the reaper. A truncation that would be one more deletes all it must by itself.
 const CUTS_MAX: usize = 16;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct ExtentRecord {
-    len: u64,
-    chunk: ChunkId,
-    chunk_offset: ChunkOffset,
-    seq: ContentSeq,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ExtentRecord {
+    pub len: u64,
+    pub chunk: ChunkId,
+    pub chunk_offset: ChunkOffset,
+    pub seq: ContentSeq,
+    pub birth: Birth,
+}
+
+/// Where the bytes of an extent were first written: the first of them there, the others behind it (P1.8). Compaction, once there is any,
+/// moves bytes and leaves this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Birth {
+    pub chunk: ChunkId,
+    pub offset: ChunkOffset,
 }
 
 /// An extent as it stands in its file, with the number of the commit that laid it.
@@ -43,13 +53,36 @@ struct ExtentRecord {
 pub(super) struct Laid {
     pub extent: Extent,
     pub seq: ContentSeq,
+    pub birth: Birth,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct CutRecord {
-    from: u64,
+impl Laid {
+    /// Bytes that are where they were first written.
+    fn new(extent: Extent, seq: ContentSeq) -> Laid {
+        Laid { extent, seq, birth: Birth { chunk: extent.chunk, offset: extent.chunk_offset } }
+    }
+
+    /// The part inside `[from, to)`, born where its own first byte was.
+    fn clip(&self, from: u64, to: u64) -> Option<Laid> {
+        let extent = self.extent.clip(from, to)?;
+        let front = extent.offset.0 - self.extent.offset.0;
+        let birth = Birth { offset: ChunkOffset(self.birth.offset.0 + front), ..self.birth };
+        Some(Laid { extent, seq: self.seq, birth })
+    }
+
+    /// `next` goes on where this one ends: in the file, in the chunk, and where they were born.
+    fn is_followed_by(&self, next: &Laid) -> bool {
+        self.extent.is_followed_by(&next.extent)
+            && self.birth.chunk == next.birth.chunk
+            && self.birth.offset.0 + self.extent.len == next.birth.offset.0
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CutRecord {
+    pub from: u64,
     /// Nothing that ends at or before this is left for the reaper to look at.
-    reaped_to: u64,
+    pub reaped_to: u64,
 }
 
 /// See E2.
@@ -74,14 +107,14 @@ pub(super) fn cuts(view: &dyn Snapshot, inode: InodeId, count: u32) -> Vec<Cut> 
 }
 
 fn parse_cut(key: &[u8], value: &[u8]) -> (InodeId, Cut) {
-    let record: CutRecord = decode(value, "a cut");
+    let record = decode::<Cuts>(value);
     let cut = Cut { seq: ContentSeq(keys::number(key, 1)), from: record.from, reaped_to: record.reaped_to };
     (InodeId(keys::number(key, 0)), cut)
 }
 
 fn put_cut(txn: &mut Txn<'_>, inode: InodeId, cut: Cut) {
     let record = CutRecord { from: cut.from, reaped_to: cut.reaped_to };
-    txn.put(keys::cut(inode, cut.seq), encode(&record));
+    txn.put(keys::cut(inode, cut.seq), encode::<Cuts>(&record));
 }
 
 /// Any cut that waits for the reaper.
@@ -102,7 +135,7 @@ pub(super) fn ending_after(
 
 /// Of a key and value of the table.
 pub(super) fn parse(key: &[u8], value: &[u8]) -> (InodeId, Laid) {
-    let record: ExtentRecord = decode(value, "an extent");
+    let record = decode::<Extents>(value);
     let end = keys::number(key, 1);
     let Some(offset) = end.checked_sub(record.len) else {
         panic!("the state store is corrupt: an extent of {} bytes ends at {end}", record.len);
@@ -113,13 +146,13 @@ pub(super) fn parse(key: &[u8], value: &[u8]) -> (InodeId, Laid) {
         chunk: record.chunk,
         chunk_offset: record.chunk_offset,
     };
-    (InodeId(keys::number(key, 0)), Laid { extent, seq: record.seq })
+    (InodeId(keys::number(key, 0)), Laid { extent, seq: record.seq, birth: record.birth })
 }
 
 fn put(txn: &mut Txn<'_>, inode: InodeId, laid: &Laid) {
     let Extent { len, chunk, chunk_offset, .. } = laid.extent;
-    let record = ExtentRecord { len, chunk, chunk_offset, seq: laid.seq };
-    txn.put(keys::extent(inode, laid.extent.end()), encode(&record));
+    let record = ExtentRecord { len, chunk, chunk_offset, seq: laid.seq, birth: laid.birth };
+    txn.put(keys::extent(inode, laid.extent.end()), encode::<Extents>(&record));
 }
 
 /// Changes of chunks' live bytes, gathered so that each chunk is written once a command (E3).
@@ -147,11 +180,12 @@ impl LiveBytes {
     }
 }
 
-/// Changes the extents of one inode, under one `ContentSeq`. The caller writes `inode` and settles `live`.
+/// Changes the extents of one inode, under one `ContentSeq`. The caller writes `inode` and settles `live`; `finish` writes the space.
 pub(super) struct Edit<'e, 't> {
     pub txn: &'e mut Txn<'t>,
     pub id: InodeId,
-    pub inode: &'e mut InodeRecord,
+    space: SpaceRecord,
+    space_before: SpaceRecord,
     pub live: &'e mut LiveBytes,
     pub cuts: Vec<Cut>,
     pub seq: ContentSeq,
@@ -161,31 +195,39 @@ impl<'e, 't> Edit<'e, 't> {
     pub(super) fn begin(
         txn: &'e mut Txn<'t>,
         id: InodeId,
-        inode: &'e mut InodeRecord,
+        inode: &mut InodeRecord,
         live: &'e mut LiveBytes,
     ) -> Edit<'e, 't> {
-        let cuts = cuts(txn, id, inode.cuts);
+        let space = space::of(txn, id, inode);
+        let cuts = cuts(txn, id, space.cuts);
         let seq = inode.next_content();
-        Edit { txn, id, inode, live, cuts, seq }
+        Edit { txn, id, space, space_before: space, live, cuts, seq }
+    }
+
+    /// After the last change.
+    pub(super) fn finish(self) {
+        if self.space != self.space_before {
+            space::put(self.txn, self.id, &self.space);
+        }
     }
 
     fn erase(&mut self, laid: &Laid) {
         self.txn.delete(keys::extent(self.id, laid.extent.end()));
         self.live.remove(&laid.extent);
-        let Some(rest) = self.inode.allocated.0.checked_sub(laid.extent.len) else {
+        let Some(rest) = self.space.allocated.0.checked_sub(laid.extent.len) else {
             panic!("broken invariant E1: {} has more extents than bytes allocated", self.id);
         };
-        self.inode.allocated.0 = rest;
+        self.space.allocated.0 = rest;
     }
 
-    fn lay(&mut self, extent: Extent, seq: ContentSeq) {
-        put(self.txn, self.id, &Laid { extent, seq });
-        self.live.add(&extent);
-        self.inode.allocated.0 += extent.len;
+    fn lay(&mut self, laid: Laid) {
+        put(self.txn, self.id, &laid);
+        self.live.add(&laid.extent);
+        self.space.allocated.0 += laid.extent.len;
     }
 
     /// Lays `new` over what is there. `old_size`: of the file before this commit; behind it there is nothing to cover.
-    pub(super) fn overlay(&mut self, mut new: Extent, old_size: u64) {
+    pub(super) fn overlay(&mut self, new: Extent, old_size: u64) {
         if new.offset.0 < old_size || !self.cuts.is_empty() {
             let covered: Vec<Laid> = ending_after(self.txn, self.id, new.offset.0)
                 .take_while(|laid| laid.extent.offset.0 < new.end())
@@ -195,21 +237,23 @@ impl<'e, 't> Edit<'e, 't> {
                 if is_hidden(&old, &self.cuts) {
                     continue;
                 }
-                let (left, right) = (old.extent.clip(0, new.offset.0), old.extent.clip(new.end(), u64::MAX));
+                let (left, right) = (old.clip(0, new.offset.0), old.clip(new.end(), u64::MAX));
                 for piece in left.into_iter().chain(right) {
-                    self.lay(piece, old.seq);
+                    self.lay(piece);
                 }
             }
         }
         // A log that grows by small appends stays one extent for as long as it stays in one chunk.
-        if let Some(before) = self.ending_at(new.offset.0)
-            && before.extent.is_followed_by(&new)
+        let mut new = Laid::new(new, self.seq);
+        if let Some(before) = self.ending_at(new.extent.offset.0)
+            && before.is_followed_by(&new)
             && !is_hidden(&before, &self.cuts)
         {
             self.erase(&before);
-            new = Extent { len: before.extent.len + new.len, ..before.extent };
+            let extent = Extent { len: before.extent.len + new.extent.len, ..before.extent };
+            new = Laid { extent, seq: self.seq, birth: before.birth };
         }
-        self.lay(new, self.seq);
+        self.lay(new);
     }
 
     fn ending_at(&self, end: u64) -> Option<Laid> {
@@ -241,16 +285,16 @@ impl<'e, 't> Edit<'e, 't> {
             let rest: Vec<Laid> = ending_after(self.txn, self.id, from).collect();
             self.erase_behind(from, &rest);
         }
-        self.inode.cuts = self.cuts.len() as u32;
+        self.space.cuts = self.cuts.len() as u32;
     }
 
     fn erase_behind(&mut self, from: u64, found: &[Laid]) {
         for old in found {
             self.erase(old);
-            if let Some(kept) = old.extent.clip(0, from)
+            if let Some(kept) = old.clip(0, from)
                 && !is_hidden(old, &self.cuts)
             {
-                self.lay(kept, old.seq);
+                self.lay(kept);
             }
         }
     }
@@ -261,7 +305,7 @@ impl<'e, 't> Edit<'e, 't> {
 pub(super) fn reap_cut(
     txn: &mut Txn<'_>,
     (id, cut): (InodeId, Cut),
-    inode: &mut InodeRecord,
+    space: &mut SpaceRecord,
     live: &mut LiveBytes,
     limit: usize,
 ) -> usize {
@@ -270,14 +314,14 @@ pub(super) fn reap_cut(
         if is_hidden(laid, std::slice::from_ref(&cut)) {
             txn.delete(keys::extent(id, laid.extent.end()));
             live.remove(&laid.extent);
-            inode.allocated.0 -= laid.extent.len;
+            space.allocated.0 -= laid.extent.len;
         }
     }
     match found.last() {
         Some(last) if found.len() == limit => put_cut(txn, id, Cut { reaped_to: last.extent.end(), ..cut }),
         Some(_) | None => {
             txn.delete(keys::cut(id, cut.seq));
-            inode.cuts -= 1;
+            space.cuts -= 1;
         }
     }
     found.len().max(1)
@@ -297,4 +341,85 @@ pub(super) fn reap_all(txn: &mut Txn<'_>, id: InodeId, live: &mut LiveBytes, lim
         }
     }
     found.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::{Batch, Kv as _};
+    use crate::tests::Harness;
+
+    const BORN_IN: ChunkId = ChunkId(1);
+
+    /// Offset, length, chunk, and where in the chunk of its birth it was born.
+    fn births(harness: &Harness, file: InodeId) -> Vec<(u64, u64, ChunkId, ChunkId, u64)> {
+        let piece = |laid: Laid| {
+            let (extent, birth) = (laid.extent, laid.birth);
+            (extent.offset.0, extent.len, extent.chunk, birth.chunk, birth.offset.0)
+        };
+        harness.view(|view| ending_after(view, file, 0).map(piece).collect())
+    }
+
+    /// Moves the only extent of a file to another chunk, as compaction will.
+    fn move_to(harness: &Harness, file: InodeId, chunk: ChunkId, chunk_offset: u64) {
+        let Some(laid) = harness.view(|view| ending_after(view, file, 0).next()) else { panic!("no extent") };
+        let extent = Extent { chunk, chunk_offset: ChunkOffset(chunk_offset), ..laid.extent };
+        let mut batch = Batch::default();
+        let record = ExtentRecord {
+            len: extent.len,
+            chunk,
+            chunk_offset: extent.chunk_offset,
+            seq: laid.seq,
+            birth: laid.birth,
+        };
+        batch.put(keys::extent(file, extent.end()), encode::<Extents>(&record));
+        harness.kv.write(batch).expect("memory");
+    }
+
+    fn file_of_moved_bytes() -> (Harness, InodeId, ChunkId) {
+        let mut harness = Harness::new();
+        harness.servers(2);
+        let (first, second) = (harness.open_chunk(), harness.open_chunk());
+        assert_eq!(first, BORN_IN);
+        let (file, other) = (harness.file(InodeId::ROOT, "f"), harness.file(InodeId::ROOT, "other"));
+        harness.write(other, 0, 500, first).expect("commits");
+        harness.write(file, 0, 1000, first).expect("commits");
+        assert_eq!(births(&harness, file), [(0, 1000, first, first, 500)], "born where it is");
+        harness.write(other, 0, 1000, second).expect("commits");
+        move_to(&harness, file, second, 0);
+        // So that the counts of live bytes are right again.
+        for (chunk, change) in [(first, -1000), (second, 1000)] {
+            let batch = {
+                let base = harness.kv.snapshot();
+                let mut txn = Txn::new(&*base);
+                chunk::change_live(&mut txn, chunk, change, StateTime::default());
+                txn.into_batch()
+            };
+            harness.kv.write(batch).expect("memory");
+        }
+        (harness, file, second)
+    }
+
+    #[test]
+    fn what_is_left_of_an_overwritten_extent_was_born_where_its_own_bytes_were() {
+        let (mut harness, file, second) = file_of_moved_bytes();
+        harness.write(file, 300, 100, second).expect("commits");
+        let new = (300, 100, second, second, 1000);
+        let left = (0, 300, second, BORN_IN, 500);
+        let right = (400, 600, second, BORN_IN, 900);
+        assert_eq!(births(&harness, file), [left, new, right]);
+        harness.truncate(file, 450);
+        assert_eq!(births(&harness, file), [left, new, (400, 50, second, BORN_IN, 900)]);
+        harness.check();
+    }
+
+    #[test]
+    fn extents_that_continue_each_other_and_were_born_apart_stay_two() {
+        let (mut harness, file, second) = file_of_moved_bytes();
+        harness.write(file, 1000, 10, second).expect("commits");
+        harness.write(file, 1010, 10, second).expect("commits");
+        let moved = (0, 1000, second, BORN_IN, 500);
+        assert_eq!(births(&harness, file), [moved, (1000, 20, second, second, 1000)]);
+        harness.check();
+    }
 }

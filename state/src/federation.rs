@@ -10,23 +10,23 @@ use dfs_proto::attr::Name;
 use dfs_proto::error::MetaError;
 use dfs_proto::federation::{ClusterEntry, FederationMap, MapVolume, RootCopy, VolumePhase};
 use dfs_proto::ids::{ClusterId, FederationId, VolumeId};
-use serde::{Deserialize, Serialize};
 
-use super::codec::{decode, encode};
 use super::keys;
+use super::record::federation::{Federation, MapClusters, MapVolumes};
+use super::record::{decode, encode};
 use crate::command::{FederationCommand, Reply};
 use crate::kv::{Snapshot, Txn, scan_prefix};
 
 const VOLUME_MAX: u32 = (1 << 24) - 1;
 
 /// What there is once.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct FederationRecord {
-    federation: FederationId,
-    version: u64,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FederationRecord {
+    pub federation: FederationId,
+    pub version: u64,
     /// The last number given.
-    last_volume: VolumeId,
-    root: RootCopy,
+    pub last_volume: VolumeId,
+    pub root: RootCopy,
 }
 
 /// Executes one command.
@@ -71,7 +71,7 @@ fn join(txn: &mut Txn<'_>, id: ClusterId, entry: &ClusterEntry) -> Applied {
         let root = MapVolume { cluster: id, name: None, version: 0, phase: VolumePhase::Active };
         put_volume(txn, VolumeId(0), &root);
     }
-    txn.put(keys::map_cluster(id), encode(entry));
+    txn.put(keys::map_cluster(id), encode::<MapClusters>(entry));
     changed(txn);
     Ok(Reply::Done)
 }
@@ -174,33 +174,33 @@ fn require(view: &dyn Snapshot, id: VolumeId) -> Result<MapVolume, MetaError> {
 }
 
 fn get(view: &dyn Snapshot) -> Option<FederationRecord> {
-    view.get(&keys::federation()).map(|bytes| decode(&bytes, "the federation record"))
+    view.get(&keys::federation()).map(|bytes| decode::<Federation>(&bytes))
 }
 
 fn put(txn: &mut Txn<'_>, record: &FederationRecord) {
-    txn.put(keys::federation(), encode(record));
+    txn.put(keys::federation(), encode::<Federation>(record));
 }
 
 fn cluster(view: &dyn Snapshot, id: ClusterId) -> Option<ClusterEntry> {
-    view.get(&keys::map_cluster(id)).map(|bytes| decode(&bytes, "a cluster of the map"))
+    view.get(&keys::map_cluster(id)).map(|bytes| decode::<MapClusters>(&bytes))
 }
 
 fn clusters(view: &dyn Snapshot) -> impl Iterator<Item = (ClusterId, ClusterEntry)> + '_ {
     scan_prefix(view, &keys::table(keys::MAP_CLUSTER))
-        .map(|(key, value)| (keys::cluster_in(&key), decode(&value, "a cluster of the map")))
+        .map(|(key, value)| (keys::cluster_in(&key), decode::<MapClusters>(&value)))
 }
 
 fn volume(view: &dyn Snapshot, id: VolumeId) -> Option<MapVolume> {
-    view.get(&keys::map_volume(id)).map(|bytes| decode(&bytes, "a volume of the map"))
+    view.get(&keys::map_volume(id)).map(|bytes| decode::<MapVolumes>(&bytes))
 }
 
 fn put_volume(txn: &mut Txn<'_>, id: VolumeId, volume: &MapVolume) {
-    txn.put(keys::map_volume(id), encode(volume));
+    txn.put(keys::map_volume(id), encode::<MapVolumes>(volume));
 }
 
 fn volumes(view: &dyn Snapshot) -> impl Iterator<Item = (VolumeId, MapVolume)> + '_ {
     scan_prefix(view, &keys::table(keys::MAP_VOLUME))
-        .map(|(key, value)| (keys::volume_in(&key), decode(&value, "a volume of the map")))
+        .map(|(key, value)| (keys::volume_in(&key), decode::<MapVolumes>(&value)))
 }
 
 /// The whole map; `None` before `Init`.

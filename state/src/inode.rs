@@ -5,9 +5,10 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ContentSeq, InodeId};
 use dfs_proto::meta::MetaResult;
 use dfs_proto::units::ByteLen;
-use serde::{Deserialize, Serialize};
 
-use super::codec::{decode, encode};
+use super::record::inode::Inodes;
+use super::record::{decode, encode};
+use super::space::{self, SpaceRecord};
 use super::{keys, volume};
 use crate::command::RootAttr;
 use crate::kv::{Snapshot, Txn};
@@ -19,7 +20,7 @@ pub(super) const MODE_BITS: u32 = 0o7777;
 const GROUP_EXECUTE: u32 = 0o0010;
 
 /// Everything about a file but its names and extents.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct InodeRecord {
     pub kind: FileKind,
     pub mode: u32,
@@ -29,8 +30,6 @@ pub(super) struct InodeRecord {
     pub gid: u32,
     /// Of a directory: its entries.
     pub size: ByteLen,
-    /// Bytes of its extent records, those behind a cut too.
-    pub allocated: ByteLen,
     pub rdev: u32,
     pub atime: Timestamp,
     pub mtime: Timestamp,
@@ -38,16 +37,40 @@ pub(super) struct InodeRecord {
     pub content_version: u64,
     /// The last one given to a commit or truncation of this inode.
     pub content_seq: ContentSeq,
-    /// Truncations that the reaper has not finished.
-    pub cuts: u32,
     /// Of a directory: where `..` leads. The root's is itself.
     pub parent: InodeId,
     /// Of a symbolic link.
     pub target: Vec<u8>,
+    /// When it was made; `None`: by a release that did not record it.
+    pub born: Option<Timestamp>,
+    pub flags: InodeFlags,
+    pub has: Attached,
+    /// What a record of version 1 says of its space. It counts until there is a `SpaceRecord`; see [`put`].
+    pub space_within: Option<SpaceRecord>,
+}
+
+/// What `chattr` sets. Nobody can set any yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct InodeFlags {
+    pub immutable: bool,
+    pub append_only: bool,
+}
+
+/// What an inode has in other tables, so that who finds that it has none need not look there. There are no such tables yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Attached {
+    pub attributes: bool,
+    pub lists: bool,
+    pub capabilities: bool,
 }
 
 impl InodeRecord {
-    pub(super) fn empty_directory(root: RootAttr, parent: InodeId, now: Timestamp) -> InodeRecord {
+    pub(super) fn empty_directory(
+        root: RootAttr,
+        parent: InodeId,
+        now: Timestamp,
+        born: Option<Timestamp>,
+    ) -> InodeRecord {
         InodeRecord {
             kind: FileKind::Directory,
             mode: root.mode & MODE_BITS,
@@ -55,16 +78,18 @@ impl InodeRecord {
             uid: root.uid,
             gid: root.gid,
             size: ByteLen(0),
-            allocated: ByteLen(0),
             rdev: 0,
             atime: now,
             mtime: now,
             ctime: now,
             content_version: 0,
             content_seq: ContentSeq(0),
-            cuts: 0,
             parent,
             target: Vec::new(),
+            born,
+            flags: InodeFlags::default(),
+            has: Attached::default(),
+            space_within: None,
         }
     }
 
@@ -75,11 +100,12 @@ impl InodeRecord {
             kind: attr.kind,
             nlink: attr.nlink,
             size: attr.size,
-            ..InodeRecord::empty_directory(root, InodeId::ROOT, attr.ctime)
+            ..InodeRecord::empty_directory(root, InodeId::ROOT, attr.ctime, None)
         }
     }
 
-    pub(super) fn attr(&self, inode: InodeId) -> InodeAttr {
+    /// Of an inode with that much space.
+    pub(super) fn attr_with(&self, inode: InodeId, allocated: ByteLen) -> InodeAttr {
         InodeAttr {
             inode,
             kind: self.kind,
@@ -88,7 +114,7 @@ impl InodeRecord {
             uid: self.uid,
             gid: self.gid,
             size: self.size,
-            allocated: self.allocated,
+            allocated,
             rdev: self.rdev,
             atime: self.atime,
             mtime: self.mtime,
@@ -121,7 +147,7 @@ impl InodeRecord {
 }
 
 pub(super) fn get(view: &dyn Snapshot, inode: InodeId) -> Option<InodeRecord> {
-    view.get(&keys::inode(inode)).map(|bytes| decode(&bytes, "an inode"))
+    view.get(&keys::inode(inode)).map(|bytes| decode::<Inodes>(&bytes))
 }
 
 /// P9.3: a volume that is not here is never "no such file".
@@ -140,10 +166,20 @@ pub(super) fn require_directory(view: &dyn Snapshot, inode: InodeId) -> MetaResu
     if record.is_directory() { Ok(record) } else { Err(MetaError::NotDirectory) }
 }
 
+/// What `stat` shows.
+pub(super) fn attr(view: &dyn Snapshot, inode: InodeId, record: &InodeRecord) -> InodeAttr {
+    record.attr_with(inode, space::of(view, inode, record).allocated)
+}
+
+/// Keeps what a record of version 1 says of its space, which the new one has no room for.
 pub(super) fn put(txn: &mut Txn<'_>, inode: InodeId, record: &InodeRecord) {
-    txn.put(keys::inode(inode), encode(record));
+    if let Some(space) = record.space_within {
+        space::put_if_absent(txn, inode, space);
+    }
+    txn.put(keys::inode(inode), encode::<Inodes>(record));
 }
 
 pub(super) fn delete(txn: &mut Txn<'_>, inode: InodeId) {
     txn.delete(keys::inode(inode));
+    space::delete(txn, inode);
 }

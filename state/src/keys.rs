@@ -1,5 +1,5 @@
 //! The key table: everything that the state store holds. Numbers in keys are big-endian, so that keys sort like them;
-//! values begin with a format version (`codec`).
+//! values begin with the version of their table (`record`).
 //!
 //! | prefix | key behind it | value | who scans it |
 //! |---|---|---|---|
@@ -18,6 +18,9 @@
 //! | 15 | session, inode | -: orphans by holder | end of a session |
 //! | 16 | number in the queue | `InodeId`: released; only its extents are left | reaper, by number |
 //! | 17 | directory | number of its names that do not stand at their hash; absent: none | |
+//! | 18 | inode | `SpaceRecord`: bytes of its extents, number of its cuts; absent: none, or the inode's record is of version 1 | commit, truncation, reaper |
+//! | 19 | inode, name | reserved: extended attributes | |
+//! | 1a | inode, which | reserved: access control lists | |
 //! | 20 | chunk | `ChunkRecord` | |
 //! | 21 | session, chunk | -: open chunks by writer | end of a session |
 //! | 22 | server, chunk | -: open chunks by replica | sealing when a server is away |
@@ -63,6 +66,7 @@ pub(super) const ORPHAN: u8 = 0x14;
 pub(super) const ORPHAN_BY_SESSION: u8 = 0x15;
 pub(super) const RELEASED: u8 = 0x16;
 pub(super) const DISPLACED: u8 = 0x17;
+pub(super) const SPACE: u8 = 0x18;
 pub(super) const CHUNK: u8 = 0x20;
 pub(super) const CHUNK_BY_SESSION: u8 = 0x21;
 pub(super) const OPEN_BY_SERVER: u8 = 0x22;
@@ -180,6 +184,10 @@ pub(super) fn orphans_of(session: SessionId) -> Vec<u8> {
 
 pub(super) fn released(number: u64) -> Vec<u8> {
     key(RELEASED, &[number])
+}
+
+pub(super) fn space(inode: InodeId) -> Vec<u8> {
+    key(SPACE, &[inode.0])
 }
 
 pub(super) fn chunk(chunk: ChunkId) -> Vec<u8> {

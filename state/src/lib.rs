@@ -11,7 +11,7 @@
 //! S3  Every name is found at its hash or just behind it; those behind it are counted.
 //! S4  An inode has `nlink` 0 exactly if it is an orphan, held by a session that is alive or whose end is being reaped.
 //! S5  Extents keep E1 to E3 (`extent`): disjoint, within the file's size unless a cut hides them, summed up in
-//!     `allocated` of the inode and in the live bytes of chunks; and below the committed length of a chunk that is
+//!     `allocated` of the inode's space record and in the live bytes of chunks; and below the committed length of a chunk that is
 //!     neither dead nor deleting.
 //! S6  A chunk's index entries are those that its record implies.
 //! S7  A session's remembered results lie in its windows; nothing is left of one that neither lives nor is being reaped.
@@ -42,7 +42,6 @@ use session::Admission;
 mod check;
 pub mod chunk;
 pub mod cluster;
-mod codec;
 pub mod command;
 mod dirent;
 mod extent;
@@ -56,9 +55,11 @@ mod ops;
 mod orphan;
 mod permission;
 pub mod read;
+pub mod record;
 mod scope;
 pub mod server;
 pub mod session;
+mod space;
 #[cfg(test)]
 mod tests;
 pub mod time;
@@ -96,12 +97,13 @@ pub fn apply(command: &Command, proposed: Proposed, txn: &mut Txn<'_>) -> Reply 
                 if ops::volume::is_undecided(txn, &request.change) {
                     return Executed::NotNow("the directory is being removed");
                 }
-                let Now { wall, state, is_of_one_clock } = now;
+                let Now { wall, state, is_of_one_clock, born } = now;
                 let mut context = ops::context::Context {
                     txn,
                     now: wall,
                     state_time: state,
                     is_of_one_clock,
+                    born,
                     session,
                     caller,
                     placement,
@@ -120,7 +122,7 @@ pub fn apply(command: &Command, proposed: Proposed, txn: &mut Txn<'_>) -> Reply 
         Command::Reap { limit } => ops::reap::apply(txn, now.state, *limit),
         Command::StartDeleting { before, limit } => ops::delete::start(txn, *before, *limit),
         Command::ConfirmDeleted { server, chunks } => ops::delete::confirm(txn, *server, chunks),
-        Command::MakeVolume { volume, root } => ops::volume::make(txn, now.wall, *volume, *root),
+        Command::MakeVolume { volume, root } => ops::volume::make(txn, now, *volume, *root),
         Command::StartRemoval { volume, version } => ops::volume::start_removal(txn, *volume, *version),
         Command::UndoRemoval { volume, version } => ops::volume::undo_removal(txn, *volume, *version),
         Command::DropVolume { volume } => ops::volume::drop_volume(txn, *volume),
@@ -164,7 +166,7 @@ fn once(txn: &mut Txn<'_>, request: &ChangeRequest, execute: impl FnOnce(&mut Tx
 /// The result, with what the change has made of the directories whose names it alters: their client shows them at once, and
 /// need not ask.
 fn answer(txn: &Txn<'_>, request: &ChangeRequest, result: MetaResult<Changed>) -> Reply {
-    let shown = |inode: InodeId| inode::get(txn, inode).map(|record| record.attr(inode));
+    let shown = |inode: InodeId| inode::get(txn, inode).map(|record| inode::attr(txn, inode, &record));
     Reply::Changed(result.map(|changed| {
         let directories = request.change.scope().directories();
         Answered { changed, directories: directories.into_iter().filter_map(shown).collect() }

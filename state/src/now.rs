@@ -17,6 +17,8 @@ pub(super) struct Now {
     pub(super) state: StateTime,
     /// The entry is of a release that had one clock for both, and is applied as it was then.
     pub(super) is_of_one_clock: bool,
+    /// Of the inodes that are made now; `None` if the entry is of a release that recorded none, and is applied as it was then.
+    pub(super) born: Option<Timestamp>,
 }
 
 /// Moves the state's time on (P7.1). A leader that reckons it behind moves it by the least that there is: what happens now is
@@ -27,7 +29,11 @@ pub(super) fn advance_time(txn: &mut Txn<'_>, proposed: Proposed) -> Now {
         Proposed::At { wall, .. } if planted::has(Bug::WallClockOrders) => by_one_clock(last, wall),
         Proposed::At { wall, state } => {
             let state = if state > last { state } else { last.next() };
-            Now { wall, state, is_of_one_clock: false }
+            Now { wall, state, is_of_one_clock: false, born: Some(wall) }
+        }
+        Proposed::BeforeBirth { wall, state } => {
+            let state = if state > last { state } else { last.next() };
+            Now { wall, state, is_of_one_clock: false, born: None }
         }
         Proposed::ByOneClock(wall) => by_one_clock(last, wall),
     };
@@ -41,5 +47,5 @@ pub(super) fn advance_time(txn: &mut Txn<'_>, proposed: Proposed) -> Now {
 fn by_one_clock(last: StateTime, wall: Timestamp) -> Now {
     let state = StateTime::from_wall(wall);
     let state = if state < last { last.next() } else { state };
-    Now { wall: state.as_wall(), state, is_of_one_clock: true }
+    Now { wall: state.as_wall(), state, is_of_one_clock: true, born: None }
 }

@@ -6,20 +6,22 @@
 use dfs_proto::ids::{InodeId, SessionId};
 
 use super::cluster;
-use super::codec::{PRESENT, decode, encode};
 use super::inode;
 use super::keys;
+use super::record::orphan::{Orphans, Released};
+use super::record::{PRESENT, decode, encode};
 use super::session;
+use super::space;
 use crate::kv::{Snapshot, Txn, scan_prefix};
 
 /// The inode has lost its last name; `session` holds it.
 pub(super) fn hold(txn: &mut Txn<'_>, inode: InodeId, session: SessionId) {
-    txn.put(keys::orphan(inode), encode(&session));
+    txn.put(keys::orphan(inode), encode::<Orphans>(&session));
     txn.put(keys::orphan_by_session(session, inode), PRESENT);
 }
 
 pub(super) fn holder(view: &dyn Snapshot, inode: InodeId) -> Option<SessionId> {
-    view.get(&keys::orphan(inode)).map(|bytes| decode(&bytes, "an orphan"))
+    view.get(&keys::orphan(inode)).map(|bytes| decode::<Orphans>(&bytes))
 }
 
 pub(super) fn held_by(view: &dyn Snapshot, session: SessionId) -> impl Iterator<Item = InodeId> + '_ {
@@ -34,17 +36,18 @@ pub(super) fn release(txn: &mut Txn<'_>, inode: InodeId, session: SessionId) {
     let Some(record) = inode::get(txn, inode) else {
         panic!("broken invariant S4: orphan {inode} has no record");
     };
+    let space = space::of(txn, inode, &record);
     txn.delete(keys::orphan(inode));
     txn.delete(keys::orphan_by_session(session, inode));
     inode::delete(txn, inode);
     session::forget_commits(txn, session, inode);
     cluster::count(txn, |c| c.totals.inodes -= 1);
-    if record.allocated.0 > 0 || record.cuts > 0 {
+    if space.allocated.0 > 0 || space.cuts > 0 {
         let number = cluster::count(txn, |c| {
             c.released += 1;
             c.released
         });
-        txn.put(keys::released(number), encode(&inode));
+        txn.put(keys::released(number), encode::<Released>(&inode));
     }
 }
 
@@ -56,7 +59,7 @@ pub(super) fn first_released(view: &dyn Snapshot) -> Option<InodeId> {
         return None;
     }
     match view.get(&keys::released(counters.reaped + 1)) {
-        Some(value) => Some(decode(&value, "a released inode")),
+        Some(value) => Some(decode::<Released>(&value)),
         None => panic!("broken invariant S4: released inode number {} is missing", counters.reaped + 1),
     }
 }

@@ -68,6 +68,7 @@ mod tests {
     use dfs_proto::units::ByteLen;
 
     use super::*;
+    use crate::inode::{Attached, InodeFlags};
 
     fn record(kind: FileKind, mode: u32) -> InodeRecord {
         InodeRecord {
@@ -77,16 +78,18 @@ mod tests {
             uid: 10,
             gid: 20,
             size: ByteLen(0),
-            allocated: ByteLen(0),
             rdev: 0,
             atime: Timestamp::default(),
             mtime: Timestamp::default(),
             ctime: Timestamp::default(),
             content_version: 0,
             content_seq: ContentSeq(0),
-            cuts: 0,
             parent: InodeId::ROOT,
             target: Vec::new(),
+            born: None,
+            flags: InodeFlags::default(),
+            has: Attached::default(),
+            space_within: None,
         }
     }
 

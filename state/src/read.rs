@@ -19,7 +19,7 @@ use super::server::{self, ServerRecord};
 use super::session::{self, SessionRecord};
 use super::time::StateTime;
 use super::volume::{self, VolumeEntry, VolumeState};
-use super::{dirent, extent, inode, ops, orphan, permission};
+use super::{dirent, extent, inode, ops, orphan, permission, space};
 use crate::command::{Command, Member, Proposed, Reply, RootAttr, VolumeRoot};
 use crate::kv::{Snapshot, Txn};
 
@@ -151,7 +151,7 @@ pub fn volume_entries(view: &dyn Snapshot) -> Vec<(VolumeId, VolumeEntry)> {
 }
 
 pub fn getattr(view: &dyn Snapshot, inode: InodeId) -> MetaResult<InodeAttr> {
-    Ok(inode::require(view, inode)?.attr(inode))
+    Ok(inode::attr(view, inode, &inode::require(view, inode)?))
 }
 
 /// A file without a name is opened anew only by the session that took the last one (it has it open): whoever else comes
@@ -173,7 +173,7 @@ fn open(
     }
     permission::require(&record, caller, mask)?;
     let next_commit = session::next_commit(view, session, inode);
-    Ok(ReadReply::Opened { attr: record.attr(inode), next_commit })
+    Ok(ReadReply::Opened { attr: inode::attr(view, inode, &record), next_commit })
 }
 
 pub fn readlink(view: &dyn Snapshot, inode: InodeId) -> MetaResult<Vec<u8>> {
@@ -229,7 +229,8 @@ pub fn extents(
     let record = inode::require(view, inode)?;
     let limit = limit.clamp(1, EXTENTS_MAX) as usize;
     let to = offset.0.saturating_add(len);
-    let cuts = extent::cuts(view, inode, record.cuts);
+    let space = space::of(view, inode, &record);
+    let cuts = extent::cuts(view, inode, space.cuts);
     let mut found: Vec<Extent> = Vec::new();
     let mut up_to = to;
     let touching = extent::ending_after(view, inode, offset.0).take_while(|laid| laid.extent.offset.0 < to);
@@ -250,7 +251,8 @@ pub fn extents(
         None => Err(MetaError::Internal { what: format!("{inode} names {id}, which is not recorded") }),
     });
     let chunks = chunks.collect::<MetaResult<Vec<_>>>()?;
-    Ok(FileExtents { attr: record.attr(inode), extents: found, up_to: Offset(up_to), chunks })
+    let attr = record.attr_with(inode, space.allocated);
+    Ok(FileExtents { attr, extents: found, up_to: Offset(up_to), chunks })
 }
 
 /// `None` before `InitCluster`.

@@ -1,14 +1,14 @@
 //! Registered chunkservers.
 
 use dfs_proto::ids::{DirectoryId, Instance, ServerId};
-use serde::{Deserialize, Serialize};
 
-use super::codec::{decode, encode};
 use super::keys;
+use super::record::server::{ServerDirectories, Servers};
+use super::record::{decode, encode};
 use crate::command::ServerAddresses;
 use crate::kv::{Snapshot, Txn, scan_prefix};
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerRecord {
     pub directory: DirectoryId,
     pub addresses: ServerAddresses,
@@ -18,19 +18,19 @@ pub struct ServerRecord {
 }
 
 pub(super) fn get(view: &dyn Snapshot, server: ServerId) -> Option<ServerRecord> {
-    view.get(&keys::server(server)).map(|bytes| decode(&bytes, "a chunkserver"))
+    view.get(&keys::server(server)).map(|bytes| decode::<Servers>(&bytes))
 }
 
 pub(super) fn put(txn: &mut Txn<'_>, server: ServerId, record: &ServerRecord) {
-    txn.put(keys::server(server), encode(record));
-    txn.put(keys::server_by_directory(record.directory), encode(&server));
+    txn.put(keys::server(server), encode::<Servers>(record));
+    txn.put(keys::server_by_directory(record.directory), encode::<ServerDirectories>(&server));
 }
 
 pub(super) fn by_directory(view: &dyn Snapshot, directory: DirectoryId) -> Option<ServerId> {
-    view.get(&keys::server_by_directory(directory)).map(|bytes| decode(&bytes, "a chunkserver's directory"))
+    view.get(&keys::server_by_directory(directory)).map(|bytes| decode::<ServerDirectories>(&bytes))
 }
 
 pub(super) fn all(view: &dyn Snapshot) -> impl Iterator<Item = (ServerId, ServerRecord)> + '_ {
     scan_prefix(view, &keys::table(keys::SERVER))
-        .map(|(key, value)| (ServerId(keys::number(&key, 0)), decode(&value, "a chunkserver")))
+        .map(|(key, value)| (ServerId(keys::number(&key, 0)), decode::<Servers>(&value)))
 }

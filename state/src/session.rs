@@ -11,15 +11,16 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::{InodeId, RequestId, RequestLane, SessionId, SessionNonce};
 use dfs_proto::meta::{Changed, MetaResult};
 use dfs_proto::units::REQUEST_WINDOW;
-use serde::{Deserialize, Serialize};
 
 use super::cluster;
-use super::codec::{PRESENT, decode, decode_or_old, encode, encode_as};
 use super::keys;
+use super::record::result::Results;
+use super::record::session::{Commits, Nonces, Sessions};
+use super::record::{PRESENT, decode, encode};
 use crate::kv::{Snapshot, Txn, scan_prefix};
 
 /// One that is alive.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionRecord {
     pub nonce: SessionNonce,
     /// For people: host name and mount point.
@@ -29,31 +30,12 @@ pub struct SessionRecord {
 }
 
 /// Of one lane, as numbers in it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Window {
     /// Requests below are refused: answered, given up, or too old (P8.1).
     pub oldest: u64,
     /// The highest request seen.
     pub highest: u64,
-}
-
-/// Since sessions have lanes.
-const RECORD_FORMAT: u8 = 2;
-
-/// All requests were in one window.
-#[derive(Serialize, Deserialize)]
-struct OldRecord {
-    nonce: SessionNonce,
-    client: String,
-    window: RequestId,
-    highest: RequestId,
-}
-
-impl From<OldRecord> for SessionRecord {
-    fn from(old: OldRecord) -> SessionRecord {
-        let window = Window { oldest: old.window.0, highest: old.highest.0 };
-        SessionRecord { nonce: old.nonce, client: old.client, windows: vec![window] }
-    }
 }
 
 impl SessionRecord {
@@ -70,16 +52,8 @@ impl SessionRecord {
     }
 }
 
-fn encode_session(record: &SessionRecord) -> Vec<u8> {
-    encode_as(RECORD_FORMAT, record)
-}
-
-fn decode_session(bytes: &[u8]) -> SessionRecord {
-    decode_or_old(RECORD_FORMAT, bytes, "a session").unwrap_or_else(OldRecord::into)
-}
-
 pub(super) fn get(view: &dyn Snapshot, session: SessionId) -> Option<SessionRecord> {
-    view.get(&keys::session(session)).map(|bytes| decode_session(&bytes))
+    view.get(&keys::session(session)).map(|bytes| decode::<Sessions>(&bytes))
 }
 
 pub(super) fn require(view: &dyn Snapshot, session: SessionId) -> MetaResult<SessionRecord> {
@@ -87,12 +61,12 @@ pub(super) fn require(view: &dyn Snapshot, session: SessionId) -> MetaResult<Ses
 }
 
 pub(super) fn by_nonce(view: &dyn Snapshot, nonce: SessionNonce) -> Option<SessionId> {
-    view.get(&keys::session_by_nonce(nonce)).map(|bytes| decode(&bytes, "a session's nonce"))
+    view.get(&keys::session_by_nonce(nonce)).map(|bytes| decode::<Nonces>(&bytes))
 }
 
 pub(super) fn all(view: &dyn Snapshot) -> impl Iterator<Item = (SessionId, SessionRecord)> + '_ {
     scan_prefix(view, &keys::table(keys::SESSION))
-        .map(|(key, value)| (SessionId(keys::number(&key, 0)), decode_session(&value)))
+        .map(|(key, value)| (SessionId(keys::number(&key, 0)), decode::<Sessions>(&value)))
 }
 
 pub(super) fn open(txn: &mut Txn<'_>, nonce: SessionNonce, client: &str) -> SessionId {
@@ -102,8 +76,8 @@ pub(super) fn open(txn: &mut Txn<'_>, nonce: SessionNonce, client: &str) -> Sess
         c.session
     });
     let record = SessionRecord { nonce, client: client.to_owned(), windows: Vec::new() };
-    txn.put(keys::session(session), encode_session(&record));
-    txn.put(keys::session_by_nonce(nonce), encode(&session));
+    txn.put(keys::session(session), encode::<Sessions>(&record));
+    txn.put(keys::session_by_nonce(nonce), encode::<Nonces>(&session));
     session
 }
 
@@ -164,7 +138,7 @@ pub(super) fn admit(
     window.oldest = window.oldest.max(answered_below).max(oldest_kept);
     let after = *window;
     if after != before {
-        txn.put(keys::session(session), encode_session(&record));
+        txn.put(keys::session(session), encode::<Sessions>(&record));
     }
     if after.oldest > before.oldest {
         let [from, end] = [before.oldest, after.oldest].map(|number| RequestId::new(lane, number));
@@ -203,7 +177,7 @@ pub(super) fn result(
     session: SessionId,
     request: RequestId,
 ) -> Option<MetaResult<Changed>> {
-    view.get(&keys::result(session, request)).map(|bytes| decode(&bytes, "a remembered result"))
+    view.get(&keys::result(session, request)).map(|bytes| decode::<Results>(&bytes))
 }
 
 pub(super) fn remember(
@@ -212,40 +186,18 @@ pub(super) fn remember(
     request: RequestId,
     result: &MetaResult<Changed>,
 ) {
-    txn.put(keys::result(session, request), encode(result));
+    txn.put(keys::result(session, request), encode::<Results>(result));
 }
 
 /// The number that the next commit of this session for this inode must have (P2.1).
 pub(super) fn next_commit(view: &dyn Snapshot, session: SessionId, inode: InodeId) -> u64 {
-    view.get(&keys::commit(session, inode)).map_or(0, |bytes| decode(&bytes, "a commit number")) + 1
+    view.get(&keys::commit(session, inode)).map_or(0, |bytes| decode::<Commits>(&bytes)) + 1
 }
 
 pub(super) fn record_commit(txn: &mut Txn<'_>, session: SessionId, inode: InodeId, number: u64) {
-    txn.put(keys::commit(session, inode), encode(&number));
+    txn.put(keys::commit(session, inode), encode::<Commits>(&number));
 }
 
 pub(super) fn forget_commits(txn: &mut Txn<'_>, session: SessionId, inode: InodeId) {
     txn.delete(keys::commit(session, inode));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_record_of_the_time_before_lanes_is_read() {
-        let old = OldRecord {
-            nonce: SessionNonce(7),
-            client: "host:/mnt".to_owned(),
-            window: RequestId(300),
-            highest: RequestId(420),
-        };
-        let bytes = encode(&old);
-        assert_eq!(bytes[..2], [1, 7], "format 1, and the nonce");
-        let record = decode_session(&bytes);
-        assert_eq!(record.window(RequestLane(0)), Window { oldest: 300, highest: 420 });
-        assert_eq!(record.window(RequestLane(1)), Window::default());
-        assert_eq!((record.nonce, record.client.as_str()), (SessionNonce(7), "host:/mnt"));
-        assert_eq!(decode_session(&encode_session(&record)), record);
-    }
 }

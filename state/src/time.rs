@@ -8,12 +8,10 @@
 use std::time::Duration;
 
 use dfs_proto::attr::Timestamp;
-use serde::{Deserialize, Serialize};
 
 const NANOS: u32 = 1_000_000_000;
 
-/// Stored as a [`Timestamp`] is, which it once was.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StateTime {
     pub seconds: i64,
     pub nanos: u32,

@@ -13,21 +13,21 @@
 use dfs_proto::attr::Name;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{InodeId, VolumeId};
-use serde::{Deserialize, Serialize};
 
-use super::codec::{decode, encode};
 use super::keys;
+use super::record::volume::{VolumeEntries, Volumes};
+use super::record::{decode, encode};
 use crate::kv::{Snapshot, Txn, scan_prefix};
 
 /// A volume that this cluster has, or had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct VolumeRecord {
     /// The last inode number given.
     pub number: u64,
     pub state: VolumeState,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VolumeState {
     Active,
     /// Its root is empty and gets no names. `version`: of the entry that is to go.
@@ -39,7 +39,7 @@ pub enum VolumeState {
 }
 
 /// What volume 0 knows of another volume.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VolumeEntry {
     /// Its name in the root directory.
     Named { name: Name, version: u64 },
@@ -64,16 +64,16 @@ pub(super) fn is_root(inode: InodeId) -> bool {
 }
 
 pub(super) fn get(view: &dyn Snapshot, volume: VolumeId) -> Option<VolumeRecord> {
-    view.get(&keys::volume(volume)).map(|bytes| decode(&bytes, "a volume"))
+    view.get(&keys::volume(volume)).map(|bytes| decode::<Volumes>(&bytes))
 }
 
 pub(super) fn put(txn: &mut Txn<'_>, volume: VolumeId, record: VolumeRecord) {
-    txn.put(keys::volume(volume), encode(&record));
+    txn.put(keys::volume(volume), encode::<Volumes>(&record));
 }
 
 pub(super) fn all(view: &dyn Snapshot) -> impl Iterator<Item = (VolumeId, VolumeRecord)> + '_ {
     scan_prefix(view, &keys::table(keys::VOLUME))
-        .map(|(key, value)| (keys::volume_in(&key), decode(&value, "a volume")))
+        .map(|(key, value)| (keys::volume_in(&key), decode::<Volumes>(&value)))
 }
 
 /// Is anything left of it: its root, or files that are open somewhere?
@@ -82,11 +82,11 @@ pub(super) fn has_inodes(view: &dyn Snapshot, volume: VolumeId) -> bool {
 }
 
 pub(super) fn entry(view: &dyn Snapshot, volume: VolumeId) -> Option<VolumeEntry> {
-    view.get(&keys::volume_entry(volume)).map(|bytes| decode(&bytes, "a volume's entry"))
+    view.get(&keys::volume_entry(volume)).map(|bytes| decode::<VolumeEntries>(&bytes))
 }
 
 pub(super) fn put_entry(txn: &mut Txn<'_>, volume: VolumeId, entry: &VolumeEntry) {
-    txn.put(keys::volume_entry(volume), encode(entry));
+    txn.put(keys::volume_entry(volume), encode::<VolumeEntries>(entry));
 }
 
 /// Keeps VO3.
@@ -103,7 +103,7 @@ pub(super) fn delete_entry(txn: &mut Txn<'_>, volume: VolumeId) {
 
 pub(super) fn entries(view: &dyn Snapshot) -> impl Iterator<Item = (VolumeId, VolumeEntry)> + '_ {
     scan_prefix(view, &keys::table(keys::VOLUME_ENTRY))
-        .map(|(key, value)| (keys::volume_in(&key), decode(&value, "a volume's entry")))
+        .map(|(key, value)| (keys::volume_in(&key), decode::<VolumeEntries>(&value)))
 }
 
 /// A new inode number in the volume of `parent`; never given before and never again (P7.1).

@@ -150,7 +150,7 @@ impl ChunkWriter {
             return Err(MetaError::NoSpace { what: "the chunkservers' disks are full".to_owned() });
         }
         let avoid = self.chunks.avoided();
-        let open = OpenChunk { avoid, copies: self.copies, beside: self.beside(index) };
+        let open = OpenChunk { avoid, copies: self.copies, beside: self.beside(index), volume: None };
         let opened = replies::chunk(self.names.change_of(session, Change::OpenChunk(open)).await?)?;
         self.note_servers(index, opened.replicas.iter().map(|replica| replica.server).collect());
         let current = self.names.meta.session();

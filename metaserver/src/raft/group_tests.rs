@@ -443,6 +443,35 @@ async fn a_vote_of_a_stranger_or_of_an_impossible_term_is_refused_and_the_group_
     assert!(term < 99, "the term is {term}");
 }
 
+/// An upgrade stops all members: one of another version would be sent entries that it cannot read, or apply them differently.
+#[tokio::test(flavor = "multi_thread")]
+async fn members_of_different_versions_refuse_each_other_with_a_line() {
+    use dfs_net::services::raft_client::RaftClient;
+    use openraft::raft::VoteRequest;
+
+    use super::types::{FORMAT, TypeConfig, Vote};
+    let group = TestGroup::start(3, 1000).await;
+    let leader = group.leader().await;
+    let id = group.addresses.keys().copied().find(|id| *id != leader).expect("there are three");
+    let own = Identity { role: Role::Metaserver, id: leader.0, cluster: ClusterId::UNKNOWN };
+    let expected = Identity { id: id.0, ..own };
+    let channel = grpc::connect(&Env::real(), &group.addresses[&id], &own, &expected, PATIENCE).await;
+    let mut client = RaftClient::new(channel.expect("connect"));
+    let honest = group.member(leader).group().header(id, group.member(id).directory());
+    for format in [u32::from(FORMAT) - 1, u32::from(FORMAT) + 1] {
+        let line = format!("raft format {format} there, {FORMAT} here: update the older one");
+        let greeting = wire::MemberGreeting { format, ..wire::MemberGreeting::default() };
+        let refusal = client.introduce(greeting).await.unwrap_err();
+        assert_eq!(refusal.message(), line);
+        let vote = VoteRequest::<TypeConfig>::new(Vote::new(99, leader.0), None);
+        let body = postcard::to_allocvec(&vote).expect("encode").into();
+        let header = Some(wire::RaftHeader { format, ..honest.clone() });
+        let request = wire::RaftRequest { header, body, is_heartbeat: false };
+        let refusal = client.vote(request).await.unwrap_err();
+        assert_eq!(refusal.message(), line);
+    }
+}
+
 /// A member on simulated hardware, with a runtime of its own that can be switched off.
 struct Machine {
     disk: SimulatedDisk,

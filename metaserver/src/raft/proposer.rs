@@ -26,6 +26,7 @@ use super::member::group::Group;
 use super::member::server::Raft;
 use super::types::{Proposal, TypeConfig};
 use dfs_state::command::{Command, Reply};
+use dfs_state::record::log;
 
 const ENTRY_LEN_MAX: usize = 1 << 20;
 const COMMANDS_MAX: usize = 256;
@@ -90,8 +91,7 @@ impl Proposer {
 
     /// After an error that is not a refusal by `apply`, the command may have happened or may still happen.
     pub(crate) async fn propose(&self, command: &Command) -> Result<Reply, MetaError> {
-        let command = postcard::to_allocvec(command)
-            .map_err(|error| MetaError::Internal { what: error.to_string() })?;
+        let command = log::encode_command(command);
         if command.len() > ENTRY_LEN_MAX {
             return Err(MetaError::InvalidArgument {
                 what: format!("a command of {} bytes, at most {ENTRY_LEN_MAX} are possible", command.len()),
@@ -177,10 +177,7 @@ impl ProposerTask {
     }
 
     async fn propose(&self, commands: Vec<Vec<u8>>, answers: Vec<Answer>, place: OwnedSemaphorePermit) {
-        let proposal = match Proposal::join(self.group.clocks.wall(), self.time.now(), &commands) {
-            Ok(proposal) => proposal,
-            Err(error) => return refuse(answers, &MetaError::Internal { what: error.to_string() }),
-        };
+        let proposal = Proposal::join(self.group.clocks.wall(), self.time.now(), &commands);
         let (responder, done) = ProgressResponder::complete_only();
         if let Err(stopped) = self.raft.client_write_ff(proposal, Some(responder)).await {
             return refuse(answers, &unavailable(stopped.to_string()));

@@ -27,7 +27,7 @@ use super::machine::snapshot::{SnapshotBuilder, SnapshotData};
 use super::machine::state_machine::StateMachine;
 use super::machine::store::{APPLIED_KEY, StateStore, encode_applied, read_applied};
 use super::types::{
-    Applied, FORMAT_OF_ONE_CLOCK, LogEntry, LogId, Membership, Proposal, SnapshotMeta, TypeConfig, Vote,
+    APPLIED_VERSION_BEFORE, Applied, LogEntry, LogId, Membership, Proposal, SnapshotMeta, TypeConfig, Vote,
 };
 use crate::rocks::{RocksHome, RocksOptions};
 use dfs_state::kv::memory::MemoryHome;
@@ -196,8 +196,7 @@ async fn what_was_reported_as_durable_survives_a_crash_and_what_follows_is_whole
 /// An entry of about `len` bytes, so that its batch has several sectors.
 fn long_entry(term: u64, index: u64, len: u64) -> LogEntry {
     let proposal =
-        Proposal::join(Timestamp::default(), StateTime::default(), &[vec![index as u8; len as usize]])
-            .unwrap();
+        Proposal::join(Timestamp::default(), StateTime::default(), &[vec![index as u8; len as usize]]);
     LogEntry { payload: openraft::EntryPayload::Normal(proposal), ..entry(term, index) }
 }
 
@@ -490,7 +489,7 @@ fn a_state_store_of_the_format_before_is_read() {
     assert_eq!(fresh, Applied::default());
     let applied = Applied { last: Some(log_id::<TypeConfig>(1, 2, 3)), ..Applied::default() };
     let mut stored = encode_applied(&applied).unwrap();
-    stored[0] = FORMAT_OF_ONE_CLOCK;
+    stored[0] = APPLIED_VERSION_BEFORE;
     let kv = store.kv();
     let base = kv.snapshot();
     let mut txn = Txn::new(&*base);

@@ -10,9 +10,9 @@ use dfs_proto::attr::Timestamp;
 use dfs_proto::ids::DirectoryId;
 use openraft::alias::{EntryOf, LogIdOf, SnapshotMetaOf, StoredMembershipOf, VoteOf};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use thiserror::Error;
 
-use dfs_state::command::{Entry, Proposed, Reply};
+use dfs_state::command::{Entry, Reply};
+use dfs_state::record::log::{self, EntryError};
 use dfs_state::time::StateTime;
 
 openraft::declare_raft_types!(
@@ -33,12 +33,14 @@ pub(crate) type Membership = StoredMembershipOf<TypeConfig>;
 pub(crate) type MembershipConfig = openraft::Membership<u64, MemberNode>;
 pub(crate) type SnapshotMeta = SnapshotMetaOf<TypeConfig>;
 
-/// The version of every encoding that members exchange and store: log records, request bodies, entries.
+/// The version of what members exchange: of request bodies, and of the entries in them, which no member may get that cannot
+/// read them. Members of different versions refuse each other: an upgrade stops all of them. Raised with `log::VERSION`.
 ///
-/// 3: an entry carries the state's own time beside the leader's wall clock (P7.1).
-pub(crate) const FORMAT: u8 = 3;
-/// What is stored in this one is read too: an entry has one time, all else is the same.
-pub(crate) const FORMAT_OF_ONE_CLOCK: u8 = 2;
+/// 5: a chunk may have a volume. 4: inodes have a birth time. 3: an entry carries the state's own time beside the leader's wall clock (P7.1).
+pub(crate) const FORMAT: u8 = log::VERSION;
+/// The version of [`Applied`], as it is stored. Its bytes have not changed since version 2, which is read too.
+pub(crate) const APPLIED_VERSION: u8 = 3;
+pub(crate) const APPLIED_VERSION_BEFORE: u8 = 2;
 
 /// A member as the Raft membership records it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,50 +57,18 @@ impl MemberNode {
     }
 }
 
-/// An encoded [`Entry`]: the format version, then postcard of the wall clock's time, the state's, and the commands.
+/// An encoded [`Entry`], see `dfs_state::record::log`.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Proposal(Bytes);
 
-/// A proposal that cannot be read: written by another release, or damaged.
-#[derive(Debug, Error)]
-pub(crate) enum ProposalError {
-    #[error("log entry has format {actual}, this release reads {FORMAT_OF_ONE_CLOCK} and {FORMAT}")]
-    Format { actual: u8 },
-    #[error("decode log entry: {0}")]
-    Decode(postcard::Error),
-    #[error("log entry is empty")]
-    Empty,
-}
-
 impl Proposal {
-    /// Joins commands that were encoded one by one; the same bytes as postcard of all of them.
-    pub(crate) fn join(
-        wall: Timestamp,
-        state: StateTime,
-        commands: &[Vec<u8>],
-    ) -> Result<Proposal, postcard::Error> {
-        let mut bytes = vec![FORMAT];
-        bytes = postcard::to_extend(&(wall, state), bytes)?;
-        bytes = postcard::to_extend(&(commands.len() as u64), bytes)?;
-        for command in commands {
-            bytes.extend_from_slice(command);
-        }
-        Ok(Proposal(Bytes::from(bytes)))
+    /// Of commands that were encoded one by one (`log::encode_command`).
+    pub(crate) fn join(wall: Timestamp, state: StateTime, commands: &[Vec<u8>]) -> Proposal {
+        Proposal(Bytes::from(log::join(wall, state, commands)))
     }
 
-    pub(crate) fn decode(&self) -> Result<Entry, ProposalError> {
-        match self.0.split_first() {
-            None => Err(ProposalError::Empty),
-            Some((&FORMAT, encoded)) => {
-                let (wall, state, commands) = postcard::from_bytes(encoded).map_err(ProposalError::Decode)?;
-                Ok(Entry { proposed: Proposed::At { wall, state }, commands })
-            }
-            Some((&FORMAT_OF_ONE_CLOCK, encoded)) => {
-                let (now, commands) = postcard::from_bytes(encoded).map_err(ProposalError::Decode)?;
-                Ok(Entry { proposed: Proposed::ByOneClock(now), commands })
-            }
-            Some((&actual, _)) => Err(ProposalError::Format { actual }),
-        }
+    pub(crate) fn decode(&self) -> Result<Entry, EntryError> {
+        log::decode(&self.0)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -144,8 +114,21 @@ impl<'de> Deserialize<'de> for Proposal {
 }
 
 /// The replies to an entry's commands, in their order; empty for entries without commands.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Replies(pub(crate) Vec<Reply>);
+
+/// openraft asks for it, and uses it only where members answer each other's proposals, which they do not do here.
+impl Serialize for Replies {
+    fn serialize<S: Serializer>(&self, _serializer: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("replies stay on the member that made them"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Replies {
+    fn deserialize<D: Deserializer<'de>>(_deserializer: D) -> Result<Replies, D::Error> {
+        Err(serde::de::Error::custom("replies stay on the member that made them"))
+    }
+}
 
 /// What the state machine has applied; stored in the batch of the effects (P7.3).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -164,40 +147,4 @@ impl Applied {
 /// One more than the index of `last`; 0 for none.
 pub(crate) fn next_index(last: Option<&LogId>) -> u64 {
     last.map_or(0, |id| id.index + 1)
-}
-
-#[cfg(test)]
-mod tests {
-    use dfs_proto::ids::SessionId;
-
-    use super::*;
-    use dfs_state::command::Command;
-
-    #[test]
-    fn commands_encoded_one_by_one_join_to_the_same_entry() {
-        let commands: Vec<Command> =
-            (0..300).map(|n| Command::CloseSession { session: SessionId(n * 1000) }).collect();
-        let (wall, state) = (Timestamp { seconds: -5, nanos: 7 }, StateTime { seconds: 3, nanos: 1 });
-        let encoded: Vec<Vec<u8>> = commands.iter().map(|c| postcard::to_allocvec(c).unwrap()).collect();
-        let proposal = Proposal::join(wall, state, &encoded).unwrap();
-        let proposed = Proposed::At { wall, state };
-        assert_eq!(proposal.decode().unwrap(), Entry { proposed, commands });
-    }
-
-    /// Byte for byte as the release before has written it: seconds, nanoseconds, one `CloseSession` of session 9.
-    #[test]
-    fn an_entry_of_the_format_before_is_read_with_its_one_time() {
-        let proposal = Proposal(Bytes::from_static(&[2, 20, 7, 1, 3, 9]));
-        let wanted = Entry {
-            proposed: Proposed::ByOneClock(Timestamp { seconds: 10, nanos: 7 }),
-            commands: vec![Command::CloseSession { session: SessionId(9) }],
-        };
-        assert_eq!(proposal.decode().unwrap(), wanted);
-    }
-
-    #[test]
-    fn an_entry_of_another_format_is_refused() {
-        let proposal = Proposal(Bytes::from_static(&[FORMAT + 1, 0, 0, 0]));
-        assert!(matches!(proposal.decode(), Err(ProposalError::Format { actual }) if actual == FORMAT + 1));
-    }
 }

@@ -39,7 +39,7 @@ pub(crate) fn init(txn: &mut Txn<'_>, proposed: Proposed, init: &InitCluster) ->
     volume::put(txn, root.volume(), VolumeRecord { number: root.number(), state: VolumeState::Active });
     let now = advance_time(txn, proposed);
     cluster::count(txn, |c| c.totals.inodes = 1);
-    let record = InodeRecord::empty_directory(init.root, root, now.wall);
+    let record = InodeRecord::empty_directory(init.root, root, now.wall, now.born);
     inode::put(txn, root, &record);
     Reply::Done
 }

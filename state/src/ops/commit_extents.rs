@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use dfs_proto::attr::{FileKind, Timestamp};
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::ChunkId;
+use dfs_proto::ids::{ChunkId, VolumeId};
 use dfs_proto::meta::{Changed, CommitExtents, FileCommit, MetaResult};
 use dfs_proto::units::{ByteLen, CHUNK_LEN, COMMIT_EXTENTS_MAX, COMMIT_FILES_MAX, FILE_LEN_MAX};
 
@@ -15,8 +15,8 @@ use crate::extent::{Edit, LiveBytes};
 use crate::inode::{self, InodeRecord};
 use crate::{chunk, session};
 
-/// How far each named chunk may be referred to.
-type Lengths = BTreeMap<ChunkId, ByteLen>;
+/// How far each named chunk may be referred to, and by files of which volume, if not of all.
+type Lengths = BTreeMap<ChunkId, (ByteLen, Option<VolumeId>)>;
 
 pub(super) fn apply(context: &mut Context<'_, '_>, commit: &CommitExtents) -> MetaResult<Changed> {
     let lengths = check_chunks(context, commit)?;
@@ -29,10 +29,10 @@ pub(super) fn apply(context: &mut Context<'_, '_>, commit: &CommitExtents) -> Me
         lay(context, file, &mut record, &mut live);
         session::record_commit(context.txn, context.session, file.inode, file.number);
         inode::put(context.txn, file.inode, &record);
-        attrs.push(record.attr(file.inode));
+        attrs.push(inode::attr(context.txn, file.inode, &record));
     }
     live.settle(context.txn, context.state_time);
-    for (id, length) in lengths {
+    for (id, (length, _)) in lengths {
         chunk::update(context.txn, id, |record| record.committed = length);
     }
     Ok(Changed::Committed { attrs })
@@ -49,7 +49,10 @@ fn check_chunks(context: &Context<'_, '_>, commit: &CommitExtents) -> MetaResult
         ensure(record.set_version == named.set_version, wrong)?;
         ensure(named.up_to.0 <= CHUNK_LEN, refused(format!("{id} ends at {CHUNK_LEN}")))?;
         let length = record.committed.max(named.up_to);
-        ensure(lengths.insert(id, length).is_none(), refused(format!("{id} is named twice")))?;
+        ensure(
+            lengths.insert(id, (length, record.volume)).is_none(),
+            refused(format!("{id} is named twice")),
+        )?;
     }
     Ok(lengths)
 }
@@ -64,7 +67,10 @@ fn check_extents(file: &FileCommit, lengths: &Lengths) -> MetaResult<()> {
         end = extent.offset.0.saturating_add(extent.len);
         ensure(end <= FILE_LEN_MAX, MetaError::FileTooLarge)?;
         let id = extent.chunk;
-        let length = lengths.get(&id).ok_or_else(|| refused(format!("{id} is not named")))?;
+        let (length, volume) = lengths.get(&id).ok_or_else(|| refused(format!("{id} is not named")))?;
+        let is_of_volume = volume.is_none_or(|volume| volume == file.inode.volume());
+        let of = || format!("{id} holds bytes of another volume than {}'s", file.inode);
+        ensure(is_of_volume, refused(of()))?; // keeps P1.8
         let chunk_end = extent.chunk_offset.0.saturating_add(extent.len);
         let what = || format!("an extent ends at {chunk_end} of {id}, which is durable up to {length}");
         ensure(chunk_end <= length.0, refused(what()))?;
@@ -88,6 +94,7 @@ fn lay(context: &mut Context<'_, '_>, file: &FileCommit, record: &mut InodeRecor
     for extent in &file.extents {
         edit.overlay(*extent, old_size.0);
     }
+    edit.finish();
     let end = file.extents.last().map_or(0, |extent| extent.end());
     record.size = old_size.max(file.size_at_least).max(ByteLen(end));
     // Times set explicitly since the write stay (P2.3), and were a change of their own.
@@ -119,7 +126,7 @@ mod tests {
     use dfs_proto::attr::{Caller, Timestamp};
     use dfs_proto::extent::Extent;
     use dfs_proto::ids::{InodeId, SetVersion};
-    use dfs_proto::meta::{Change, ChunkCommit, SetAttr};
+    use dfs_proto::meta::{Change, ChunkCommit, OpenChunk, SetAttr};
     use dfs_proto::units::{ChunkOffset, Offset};
 
     use super::*;
@@ -179,6 +186,29 @@ mod tests {
             self.harness.check();
             error
         }
+    }
+
+    #[test]
+    fn a_chunk_of_one_volume_takes_bytes_of_no_other_and_a_mixed_one_of_all() {
+        let mut setting = setting();
+        let placement = setting.harness.servers[..2].to_vec();
+        for (volume, is_taken) in [(Some(0), true), (Some(5), false), (None, true)] {
+            let volume = volume.map(VolumeId);
+            let open = Change::OpenChunk(OpenChunk { volume, ..OpenChunk::default() });
+            let opened = setting.harness.change_placed(&Caller::ROOT, open, &placement);
+            let Ok(Changed::Chunk(opened)) = opened else { panic!("no chunk: {opened:?}") };
+            let before = setting.harness.attr(setting.file);
+            let written = setting.harness.write(setting.file, 0, 10, opened.chunk);
+            if is_taken {
+                assert!(written.is_ok(), "{written:?}");
+            } else {
+                assert!(matches!(written, Err(MetaError::CommitRefused { .. })), "{written:?}");
+                assert_eq!(setting.harness.attr(setting.file), before);
+            }
+            let recorded = setting.harness.view(|view| read::chunk(view, opened.chunk)).expect("opened");
+            assert_eq!(recorded.volume, volume);
+        }
+        setting.harness.check();
     }
 
     #[test]

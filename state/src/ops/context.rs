@@ -20,6 +20,8 @@ pub(crate) struct Context<'c, 't> {
     pub state_time: StateTime,
     /// The entry is of an earlier release, and is applied as that one did.
     pub is_of_one_clock: bool,
+    /// Of the inodes that are made.
+    pub born: Option<Timestamp>,
     pub session: SessionId,
     pub caller: &'c Caller,
     /// Chosen by the leader, for `OpenChunk`.

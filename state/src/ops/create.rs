@@ -11,7 +11,7 @@ use super::context::{
 };
 use crate::command::{RootAttr, VolumeStep};
 use crate::dirent::{self, Dirent, DirentRecord};
-use crate::inode::{self, InodeRecord, MODE_BITS, SET_GID};
+use crate::inode::{self, Attached, InodeFlags, InodeRecord, MODE_BITS, SET_GID};
 use crate::kv::Snapshot;
 use crate::volume::{self, VolumeEntry};
 use crate::{cluster, permission, session};
@@ -38,7 +38,7 @@ pub(super) fn apply(context: &mut Context<'_, '_>, create: &Create) -> MetaResul
     entry_added(&mut parent, is_directory, context.now);
     inode::put(context.txn, create.parent, &parent);
     cluster::count(context.txn, |c| c.totals.inodes += 1);
-    Ok(Changed::Inode { attr: record.attr(inode), existed: false, next_commit: 1 })
+    Ok(Changed::Inode { attr: inode::attr(context.txn, inode, &record), existed: false, next_commit: 1 })
 }
 
 /// The commit point of a new volume (P9.2, step 3): its root, which its cluster has made, gets its name.
@@ -73,7 +73,8 @@ fn existing(context: &Context<'_, '_>, create: &Create, entry: &Dirent) -> MetaR
     ensure(wants_file && entry.record.kind == FileKind::File, MetaError::Exists)?;
     let inode = entry.record.inode;
     let next_commit = session::next_commit(context.txn, context.session, inode);
-    Ok(Changed::Inode { attr: named(context, inode).attr(inode), existed: true, next_commit })
+    let attr = inode::attr(context.txn, inode, &named(context, inode));
+    Ok(Changed::Inode { attr, existed: true, next_commit })
 }
 
 fn new_record(context: &Context<'_, '_>, create: &Create, parent: &InodeRecord) -> MetaResult<InodeRecord> {
@@ -101,16 +102,18 @@ fn new_record(context: &Context<'_, '_>, create: &Create, parent: &InodeRecord) 
         uid: context.caller.uid,
         gid,
         size: ByteLen(target.len() as u64),
-        allocated: ByteLen(0),
         rdev,
         atime: context.now,
         mtime: context.now,
         ctime: context.now,
         content_version: 0,
         content_seq: ContentSeq(0),
-        cuts: 0,
         parent: create.parent,
         target,
+        born: context.born,
+        flags: InodeFlags::default(),
+        has: Attached::default(),
+        space_within: None,
     })
 }
 

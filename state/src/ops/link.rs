@@ -32,7 +32,8 @@ pub(super) fn apply(
     entry_added(&mut directory, false, context.now);
     inode::put(context.txn, parent, &directory);
     let next_commit = session::next_commit(context.txn, context.session, inode);
-    Ok(Changed::Inode { attr: record.attr(inode), existed: false, next_commit })
+    let attr = inode::attr(context.txn, inode, &record);
+    Ok(Changed::Inode { attr, existed: false, next_commit })
 }
 
 #[cfg(test)]

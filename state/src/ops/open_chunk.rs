@@ -31,6 +31,7 @@ pub(super) fn apply(context: &mut Context<'_, '_>, open: &OpenChunk) -> MetaResu
         committed: ByteLen(0),
         live: ByteLen(0),
         damaged: Vec::new(),
+        volume: open.volume,
     };
     let id = cluster::count(context.txn, |c| {
         c.chunk.0 += 1;

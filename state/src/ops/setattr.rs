@@ -43,7 +43,8 @@ pub(super) fn apply(context: &mut Context<'_, '_>, set: &SetAttr) -> MetaResult<
     record.ctime = context.now;
     inode::put(context.txn, set.inode, &record);
     let next_commit = session::next_commit(context.txn, context.session, set.inode);
-    Ok(Changed::Inode { attr: record.attr(set.inode), existed: true, next_commit })
+    let attr = inode::attr(context.txn, set.inode, &record);
+    Ok(Changed::Inode { attr, existed: true, next_commit })
 }
 
 /// Root gives files away; an owner may only hand one to a group of theirs.
@@ -131,7 +132,9 @@ fn check_size(
 fn resize(context: &mut Context<'_, '_>, set: &SetAttr, record: &mut InodeRecord, size: ByteLen) {
     if size < record.size {
         let mut live = LiveBytes::default();
-        Edit::begin(context.txn, set.inode, record, &mut live).truncate(size.0);
+        let mut edit = Edit::begin(context.txn, set.inode, record, &mut live);
+        edit.truncate(size.0);
+        edit.finish();
         live.settle(context.txn, context.state_time);
     } else if size > record.size {
         record.next_content();

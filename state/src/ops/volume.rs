@@ -1,7 +1,7 @@
 //! The steps by which volumes come and go (P9.2), and what changes in the root directory need to know of them: the root's
 //! directories are other volumes, whose clusters only the leader can ask.
 
-use dfs_proto::attr::{FileKind, Name, Timestamp};
+use dfs_proto::attr::{FileKind, Name};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{InodeId, VolumeId};
 use dfs_proto::meta::{Change, MetaResult};
@@ -10,11 +10,12 @@ use super::context::invalid;
 use crate::command::{Reply, RootAttr, VolumeRoot, VolumeStep};
 use crate::inode::{self, InodeRecord};
 use crate::kv::{Snapshot, Txn};
+use crate::now::Now;
 use crate::volume::{self, VolumeEntry, VolumeRecord, VolumeState};
 use crate::{cluster, dirent};
 
 /// Makes the root directory of a volume; nobody sees it before volume 0 has a name for it.
-pub(crate) fn make(txn: &mut Txn<'_>, now: Timestamp, id: VolumeId, attr: RootAttr) -> Reply {
+pub(crate) fn make(txn: &mut Txn<'_>, now: Now, id: VolumeId, attr: RootAttr) -> Reply {
     let Some(root) = volume::root_of(id).filter(|root| *root != InodeId::ROOT) else {
         return Reply::Refused(invalid(format!("{id} cannot be made")));
     };
@@ -23,7 +24,7 @@ pub(crate) fn make(txn: &mut Txn<'_>, now: Timestamp, id: VolumeId, attr: RootAt
         Some(VolumeState::Active | VolumeState::Removing { .. }) => {}
         None => {
             volume::put(txn, id, VolumeRecord { number: root.number(), state: VolumeState::Active });
-            inode::put(txn, root, &InodeRecord::empty_directory(attr, InodeId::ROOT, now));
+            inode::put(txn, root, &InodeRecord::empty_directory(attr, InodeId::ROOT, now.wall, now.born));
             cluster::count(txn, |c| c.totals.inodes += 1);
         }
     }
@@ -142,7 +143,7 @@ pub(crate) fn root_entered(change: &Change) -> Option<InodeId> {
 
 fn answer_root(txn: &Txn<'_>, root: InodeId) -> Reply {
     match inode::require(txn, root) {
-        Ok(record) => Reply::VolumeRoot(record.attr(root)),
+        Ok(record) => Reply::VolumeRoot(inode::attr(txn, root, &record)),
         Err(error) => Reply::Refused(error),
     }
 }

@@ -18,12 +18,13 @@ use dfs_proto::units::{ByteLen, ChunkOffset, Offset};
 use super::time::StateTime;
 use super::{apply, check, read, session};
 use crate::command::{
-    Command, InitCluster, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses, VolumeRoot,
+    Command, Entry, InitCluster, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses, VolumeRoot,
 };
 use crate::kv::memory::MemoryKv;
 use crate::kv::{Kv as _, Pair, Snapshot, Txn};
 
 mod answers;
+mod old_state;
 mod permissions;
 mod random;
 
@@ -68,6 +69,8 @@ pub(super) struct Harness {
     now: Timestamp,
     state_time: StateTime,
     pub servers: Vec<ServerId>,
+    /// Everything that was executed.
+    pub log: Vec<Entry>,
 }
 
 impl Harness {
@@ -81,7 +84,14 @@ impl Harness {
     pub(super) fn uninitialised() -> Harness {
         let now = Timestamp { seconds: 10, nanos: 0 };
         let state_time = StateTime { seconds: 10, nanos: 0 };
-        Harness { kv: MemoryKv::default(), session: SessionId(0), now, state_time, servers: Vec::new() }
+        Harness {
+            kv: MemoryKv::default(),
+            session: SessionId(0),
+            now,
+            state_time,
+            servers: Vec::new(),
+            log: Vec::new(),
+        }
     }
 
     /// The time of the commands that follow, by both clocks.
@@ -107,6 +117,7 @@ impl Harness {
             (reply, txn.into_batch())
         };
         self.kv.write(batch).expect("memory");
+        self.log.push(Entry { proposed, commands: vec![command] });
         reply
     }
 

@@ -137,9 +137,9 @@ impl Chance {
         Chance(RefCell::new(SmallRng::seed_from_u64(seed)))
     }
 
-    /// Uniform in `0..bound`.
+    /// Uniform in `0..bound`; 0 if nothing is below it.
     fn below(&self, bound: u64) -> u64 {
-        self.0.borrow_mut().random_range(0..bound)
+        if bound == 0 { 0 } else { self.0.borrow_mut().random_range(0..bound) }
     }
 }
 

@@ -15,7 +15,7 @@ use dfs_proto::ids::ClusterId;
 
 use crate::raft::log::store::PurgeGate;
 use crate::raft::member::group::GroupKind;
-use crate::raft::types::{Applied, FORMAT, FORMAT_OF_ONE_CLOCK, SnapshotMeta};
+use crate::raft::types::{APPLIED_VERSION, APPLIED_VERSION_BEFORE, Applied, SnapshotMeta};
 use dfs_state::keys::GLUE;
 use dfs_state::kv::{Batch, Kv, KvError, KvHome, Snapshot};
 
@@ -34,11 +34,12 @@ pub(crate) fn invalid(what: impl Into<String>) -> io::Error {
 pub(crate) fn read_applied(view: &dyn Snapshot) -> io::Result<Applied> {
     let Some(stored) = view.get(APPLIED_KEY) else { return Ok(Applied::default()) };
     match stored.split_first() {
-        Some((&(FORMAT | FORMAT_OF_ONE_CLOCK), encoded)) => postcard::from_bytes(encoded)
+        Some((&(APPLIED_VERSION | APPLIED_VERSION_BEFORE), encoded)) => postcard::from_bytes(encoded)
             .map_err(|error| invalid(format!("decode what the state store has applied: {error}"))),
-        Some((&actual, _)) => {
-            Err(invalid(format!("the state store has format {actual}, this release reads {FORMAT}")))
-        }
+        Some((&actual, _)) => Err(invalid(format!(
+            "what the state store has applied is of version {actual}; this version of dfs reads {APPLIED_VERSION_BEFORE} and \
+             {APPLIED_VERSION}"
+        ))),
         None => Err(invalid("the state store's record of what it has applied is empty")),
     }
 }
@@ -49,7 +50,7 @@ pub fn applied_count(view: &dyn Snapshot) -> io::Result<u64> {
 }
 
 pub(crate) fn encode_applied(applied: &Applied) -> io::Result<Vec<u8>> {
-    postcard::to_extend(applied, vec![FORMAT]).map_err(io::Error::other)
+    postcard::to_extend(applied, vec![APPLIED_VERSION]).map_err(io::Error::other)
 }
 
 /// A state that reads see as of one moment.

@@ -10,7 +10,7 @@ use super::commit::{commit_from_wire, commit_to_wire};
 use crate::attr::FileKind;
 use crate::convert::{invalid, required};
 use crate::error::MetaError;
-use crate::ids::{ChunkId, ClusterId, InodeId, RequestId, ServerId, SessionId};
+use crate::ids::{ChunkId, ClusterId, InodeId, RequestId, ServerId, SessionId, VolumeId};
 use crate::meta::{Change, ChangeRequest, Create, MetaResult, NewInode, OpenChunk, Rename, SetAttr, SetTime};
 use crate::units::{ByteLen, FILE_LEN_MAX, SYMLINK_LEN_MAX};
 use crate::wire;
@@ -72,6 +72,7 @@ fn change_to_wire(change: &Change) -> wire::change_request::Change {
             avoid: open.avoid.iter().map(|s| s.0).collect(),
             copies: open.copies,
             beside: open.beside.iter().map(|s| s.0).collect(),
+            volume: open.volume.map(|v| v.0),
         }),
         Change::SealChunk { chunk } => Wire::SealChunk(wire::SealChunk { chunk: chunk.0 }),
         Change::CommitExtents(commit) => Wire::CommitExtents(commit_to_wire(commit)),
@@ -117,6 +118,7 @@ fn change_from_wire(change: wire::change_request::Change) -> MetaResult<Change> 
                 avoid: open.avoid.into_iter().map(ServerId).collect(),
                 copies: open.copies,
                 beside: open.beside.into_iter().map(ServerId).collect(),
+                volume: open.volume.map(VolumeId),
             })
         }
         Wire::SealChunk(seal) => Change::SealChunk { chunk: ChunkId(seal.chunk) },

@@ -1,0 +1,363 @@
+//! What one entry of the Raft log carries: a version byte, the times, and the commands.
+//!
+//! Version 5: postcard of the leader's wall clock, the state's own time and the commands; an `OpenChunk` may name a volume.
+//! Version 4: it names none. Version 3: and the inodes that are made have no birth time. Version 2: and there is one time for both
+//! clocks (P7.1).
+
+use dfs_proto::attr;
+use dfs_proto::meta;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::stored::{Broken, Stored, stored_enum, stored_struct};
+use super::value::{
+    ClusterEntry, InodeAttr, Member, MetaError, RootCopy, ServerAddresses, StateTime, Timestamp,
+};
+use crate::command::{self, Entry, Proposed};
+use crate::time;
+
+/// Of the entries that are written.
+pub const VERSION: u8 = 5;
+/// Of the time when no chunk had a volume. It is read.
+pub const VERSION_BEFORE_VOLUMES: u8 = 4;
+/// Of the time when inodes had no birth time. It is read.
+pub const VERSION_BEFORE_BIRTH: u8 = 3;
+/// Of the time when an entry had one time. It is read.
+pub const VERSION_OF_ONE_CLOCK: u8 = 2;
+
+/// An entry that cannot be read: written by another release, or damaged.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum EntryError {
+    #[error(
+        "a log entry has version {actual}; this version of dfs reads {VERSION_OF_ONE_CLOCK} to {VERSION}"
+    )]
+    Version { actual: u8 },
+    #[error("decode a log entry: {what}")]
+    Damaged { what: String },
+    #[error("a log entry is empty")]
+    Empty,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry5 {
+    wall: Timestamp,
+    state: StateTime,
+    commands: Vec<commands_5::Command>,
+}
+
+/// Of versions 3 and 4.
+#[derive(Serialize, Deserialize)]
+struct Entry3 {
+    wall: Timestamp,
+    state: StateTime,
+    commands: Vec<commands_2::Command>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry2 {
+    now: Timestamp,
+    commands: Vec<commands_2::Command>,
+}
+
+fn postcard_of<T: Serialize>(record: &T, before: Vec<u8>) -> Vec<u8> {
+    match postcard::to_extend(record, before) {
+        Ok(bytes) => bytes,
+        // Plain data: postcard refuses only sequences of unknown length.
+        Err(error) => panic!("a command cannot be encoded: {error}"),
+    }
+}
+
+/// One command, for [`join`].
+pub fn encode_command(command: &command::Command) -> Vec<u8> {
+    postcard_of(&commands_5::Command::store(command), Vec::new())
+}
+
+/// An entry of commands that were encoded one by one.
+pub fn join(wall: attr::Timestamp, state: time::StateTime, commands: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = postcard_of(&Timestamp::store(&wall), vec![VERSION]);
+    bytes = postcard_of(&StateTime::store(&state), bytes);
+    bytes = postcard_of(&(commands.len() as u64), bytes);
+    for command in commands {
+        bytes.extend_from_slice(command);
+    }
+    bytes
+}
+
+pub fn decode(bytes: &[u8]) -> Result<Entry, EntryError> {
+    fn parse<'b, T: Deserialize<'b>>(bytes: &'b [u8]) -> Result<T, EntryError> {
+        postcard::from_bytes(bytes).map_err(|error| EntryError::Damaged { what: error.to_string() })
+    }
+    let (proposed, commands) = match bytes.split_first() {
+        None => return Err(EntryError::Empty),
+        Some((&VERSION, encoded)) => {
+            let Entry5 { wall, state, commands } = parse(encoded)?;
+            (Proposed::At { wall: live(wall)?, state: live(state)? }, live(commands)?)
+        }
+        Some((&version @ (VERSION_BEFORE_VOLUMES | VERSION_BEFORE_BIRTH), encoded)) => {
+            let Entry3 { wall, state, commands } = parse(encoded)?;
+            let (wall, state) = (live(wall)?, live(state)?);
+            let proposed = match version {
+                VERSION_BEFORE_BIRTH => Proposed::BeforeBirth { wall, state },
+                _ => Proposed::At { wall, state },
+            };
+            (proposed, live(commands)?)
+        }
+        Some((&VERSION_OF_ONE_CLOCK, encoded)) => {
+            let Entry2 { now, commands } = parse(encoded)?;
+            (Proposed::ByOneClock(live(now)?), live(commands)?)
+        }
+        Some((&actual, _)) => return Err(EntryError::Version { actual }),
+    };
+    Ok(Entry { proposed, commands })
+}
+
+fn live<T>(stored: impl Stored<T>) -> Result<T, EntryError> {
+    stored.live().map_err(|broken| EntryError::Damaged { what: broken.to_string() })
+}
+
+/// The commands, with an `OpenChunk` of one of its layouts.
+macro_rules! commands {
+    ($open_chunk:ty) => {
+        stored_enum! {
+            Command = command::Command {
+                InitCluster(init: InitCluster),
+                RecordMembers { members: Vec<Member> },
+                OpenSession { nonce: u128, client: String },
+                CloseSession { session: u64 },
+                ExpireSession { session: u64 },
+                Change { request: ChangeRequest, placement: Vec<u64>, volumes: Vec<VolumeRoot> },
+                RegisterServer(register: RegisterServer),
+                SealChunks { chunks: Vec<u64> },
+                SealChunksOf { server: u64, limit: u32 },
+                ReportDamage { chunk: u64, server: u64 },
+                Reap { limit: u32 },
+                StartDeleting { before: StateTime, limit: u32 },
+                ConfirmDeleted { server: u64, chunks: Vec<u64> },
+                Refuse { request: ChangeRequest, error: MetaError },
+                MakeVolume { volume: u32, root: RootAttr },
+                StartRemoval { volume: u32, version: u64 },
+                UndoRemoval { volume: u32, version: u64 },
+                DropVolume { volume: u32 },
+                ForbidVolume { volume: u32 },
+                FenceVolume { volume: u32 },
+                Federation(command: FederationCommand),
+            }
+        }
+
+        stored_struct! {
+            ChangeRequest = meta::ChangeRequest {
+                cluster: u128,
+                session: u64,
+                request: u64,
+                answered_below: u64,
+                caller: Caller,
+                change: Change,
+            }
+        }
+
+        stored_enum! {
+            Change = meta::Change {
+                Create(create: Create),
+                Link { inode: u64, parent: u64, name: Vec<u8> },
+                Unlink { parent: u64, name: Vec<u8> },
+                Rmdir { parent: u64, name: Vec<u8> },
+                Rename(rename: Rename),
+                SetAttr(set: SetAttr),
+                OpenChunk(open: $open_chunk),
+                SealChunk { chunk: u64 },
+                CommitExtents(commit: CommitExtents),
+                ReleaseOrphans { inodes: Vec<u64> },
+            }
+        }
+    };
+}
+
+/// Since version 5.
+mod commands_5 {
+    use super::*;
+    commands!(OpenChunk);
+}
+
+/// Of versions 2 to 4.
+mod commands_2 {
+    use super::*;
+    commands!(OpenChunk2);
+}
+
+stored_enum! {
+    FederationCommand = command::FederationCommand {
+        Init { federation: u128 },
+        JoinCluster { cluster: u128, entry: ClusterEntry },
+        MoveCluster { cluster: u128, entry: ClusterEntry },
+        LeaveCluster { cluster: u128 },
+        AddVolume { cluster: u128, name: Vec<u8> },
+        SettleVolume { volume: u32, name: Vec<u8>, version: u64 },
+        RetireVolume { volume: u32 },
+        ForgetVolume { volume: u32 },
+        CopyRoot { root: RootCopy },
+    }
+}
+
+stored_struct! {
+    InitCluster = command::InitCluster {
+        cluster: u128,
+        name: String,
+        copies: u32,
+        copies_min: u32,
+        hash_key: u128,
+        root: RootAttr,
+    }
+}
+
+stored_struct! {
+    RootAttr = command::RootAttr { mode: u32, uid: u32, gid: u32 }
+}
+
+stored_struct! {
+    RegisterServer = command::RegisterServer {
+        server: Option<u64>,
+        directory: u128,
+        addresses: ServerAddresses,
+        zone: String,
+    }
+}
+
+stored_struct! {
+    VolumeRoot = command::VolumeRoot { attr: InodeAttr, step: VolumeStep }
+}
+
+stored_enum! {
+    VolumeStep = command::VolumeStep { Made, Seen { version: u64 }, Removing { version: u64 } }
+}
+
+stored_struct! {
+    Caller = attr::Caller { uid: u32, gid: u32, groups: Option<Vec<u32>> }
+}
+
+stored_struct! {
+    Create = meta::Create { parent: u64, name: Vec<u8>, mode: u32, what: NewInode, or_existing: bool }
+}
+
+stored_enum! {
+    NewInode = meta::NewInode {
+        File,
+        Directory,
+        Symlink { target: Vec<u8> },
+        Fifo,
+        Socket,
+        CharDevice { rdev: u32 },
+        BlockDevice { rdev: u32 },
+        Volume { cluster: u128 },
+    }
+}
+
+stored_struct! {
+    Rename = meta::Rename {
+        parent: u64,
+        name: Vec<u8>,
+        new_parent: u64,
+        new_name: Vec<u8>,
+        no_replace: bool,
+    }
+}
+
+stored_struct! {
+    SetAttr = meta::SetAttr {
+        inode: u64,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<SetTime>,
+        mtime: Option<SetTime>,
+        by_handle: bool,
+        kill_privileges: bool,
+    }
+}
+
+stored_enum! {
+    SetTime = meta::SetTime { Now, At(time: Timestamp) }
+}
+
+stored_struct! {
+    OpenChunk = meta::OpenChunk { avoid: Vec<u64>, copies: u32, beside: Vec<u64>, volume: Option<u32> }
+}
+
+/// Before a chunk had a volume.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct OpenChunk2 {
+    avoid: Vec<u64>,
+    copies: u32,
+    beside: Vec<u64>,
+}
+
+impl Stored<meta::OpenChunk> for OpenChunk2 {
+    fn store(live: &meta::OpenChunk) -> OpenChunk2 {
+        let OpenChunk { avoid, copies, beside, volume: _ } = OpenChunk::store(live);
+        OpenChunk2 { avoid, copies, beside }
+    }
+
+    fn live(self) -> Result<meta::OpenChunk, Broken> {
+        let OpenChunk2 { avoid, copies, beside } = self;
+        OpenChunk { avoid, copies, beside, volume: None }.live()
+    }
+}
+
+stored_struct! {
+    CommitExtents = meta::CommitExtents { chunks: Vec<ChunkCommit>, files: Vec<FileCommit> }
+}
+
+stored_struct! {
+    ChunkCommit = meta::ChunkCommit { chunk: u64, set_version: u64, up_to: u64 }
+}
+
+stored_struct! {
+    FileCommit = meta::FileCommit {
+        inode: u64,
+        number: u64,
+        extents: Vec<Extent>,
+        size_at_least: u64,
+        mtime: Option<Timestamp>,
+        kill_privileges: bool,
+    }
+}
+
+stored_struct! {
+    Extent = dfs_proto::extent::Extent { offset: u64, len: u64, chunk: u64, chunk_offset: u64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use dfs_proto::ids::SessionId;
+
+    use super::*;
+
+    #[test]
+    fn commands_encoded_one_by_one_are_read_in_their_order() {
+        let commands: Vec<_> =
+            (0..300).map(|n| command::Command::CloseSession { session: SessionId(n * 1000) }).collect();
+        let (wall, state) =
+            (attr::Timestamp { seconds: -5, nanos: 7 }, time::StateTime { seconds: 3, nanos: 1 });
+        let encoded: Vec<Vec<u8>> = commands.iter().map(encode_command).collect();
+        let proposed = Proposed::At { wall, state };
+        assert_eq!(decode(&join(wall, state, &encoded)), Ok(Entry { proposed, commands }));
+    }
+
+    /// Byte for byte: seconds, nanoseconds, one `CloseSession` of session 9.
+    #[test]
+    fn an_entry_of_version_2_is_read_with_its_one_time() {
+        let now = attr::Timestamp { seconds: 10, nanos: 7 };
+        let commands = vec![command::Command::CloseSession { session: SessionId(9) }];
+        assert_eq!(decode(&[2, 20, 7, 1, 3, 9]), Ok(Entry { proposed: Proposed::ByOneClock(now), commands }));
+    }
+
+    #[test]
+    fn an_entry_of_an_unknown_version_is_refused_with_the_versions() {
+        for actual in [0, 1, VERSION + 1, VERSION ^ 0x80] {
+            let refused = decode(&[actual, 0, 0, 0, 0, 0]).unwrap_err();
+            assert_eq!(refused, EntryError::Version { actual });
+            let line = format!("a log entry has version {actual}; this version of dfs reads 2 to 5");
+            assert_eq!(refused.to_string(), line);
+        }
+    }
+}
