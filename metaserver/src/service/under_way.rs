@@ -90,10 +90,12 @@ mod tests {
         let mut again = Box::pin(under_way.join(KEY, never));
         assert!(futures::poll!(&mut again).is_pending());
         drop(first); // its connection broke
+        let mut third = Box::pin(under_way.join(KEY, never));
+        assert!(futures::poll!(&mut third).is_pending());
         let other = (KEY.0, KEY.1, RequestId(10));
         assert_eq!(under_way.join(other, || Box::pin(async { Ok(Changed::Done) })).await, Ok(Changed::Done));
         answer.send(Ok(Changed::Done)).expect("somebody waits");
-        assert_eq!(again.await, Ok(Changed::Done));
+        assert_eq!((again.await, third.await), (Ok(Changed::Done), Ok(Changed::Done)));
         assert!(under_way.entries().is_empty());
     }
 
