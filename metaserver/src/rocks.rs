@@ -389,6 +389,23 @@ mod tests {
         assert_eq!(home.list().expect("list"), ["two"]);
     }
 
+    /// Another name of the old file shows that it was not written over, which a crash would leave half done.
+    #[test]
+    fn the_name_of_the_current_database_is_replaced_and_never_written_over() {
+        let directory = tempfile::tempdir().expect("temp dir");
+        let home = home(directory.path());
+        let (current, before) = (directory.path().join(CURRENT), directory.path().join("before"));
+        for name in ["one", "two"] {
+            drop(home.create(name).expect("create"));
+            home.make_current(name).expect("make current");
+            if name == "one" {
+                fs::hard_link(&current, &before).expect("give it another name");
+            }
+        }
+        let read = |path: &Path| fs::read_to_string(path).expect("read");
+        assert_eq!((read(&before).as_str(), read(&current).as_str()), ("one\n", "two\n"));
+    }
+
     #[test]
     fn a_name_of_the_current_database_that_a_disk_lost_is_an_error_that_says_so() {
         let directory = tempfile::tempdir().expect("temp dir");

@@ -43,13 +43,14 @@ impl StateTime {
 #[cfg(test)]
 mod tests {
     use dfs_proto::attr::{Caller, InodeAttr};
+    use dfs_proto::error::MetaError;
     use dfs_proto::ids::InodeId;
-    use dfs_proto::meta::NewInode;
+    use dfs_proto::meta::{Change, NewInode, SetAttr};
 
     use super::*;
-    use crate::command::{Command, Proposed};
+    use crate::command::{Command, Proposed, Reply};
     use crate::read;
-    use crate::tests::{Harness, create};
+    use crate::tests::{Harness, create, user};
 
     const ROOT: InodeId = InodeId::ROOT;
     /// Where somebody set the clock to, for a second.
@@ -127,6 +128,34 @@ mod tests {
             harness.view(read::last_time) > StateTime { seconds: YEAR_2038, nanos: 0 },
             "nothing dies earlier than before"
         );
+    }
+
+    /// Some members have applied them with the release that wrote them, others do it with this one: all must hold the same.
+    #[test]
+    fn an_entry_of_the_release_with_one_clock_is_applied_by_the_rules_of_that_release() {
+        let mut harness = Harness::new();
+        harness.servers(2);
+        harness.at(1000);
+        let (file, chunk) = (harness.file(ROOT, "f"), harness.open_chunk());
+        harness.wall_at(YEAR_2038);
+        harness.chmod(&Caller::ROOT, file, 0o4755).expect("root may");
+        harness.wall_at(1001);
+        let stranger = user(8);
+        let clear = Change::SetAttr(SetAttr { inode: file, kill_privileges: true, ..SetAttr::default() });
+        let refused = harness.change(&stranger, clear.clone());
+        assert_eq!(refused, Err(MetaError::PermissionDenied), "by the rules of this release");
+        for (caller, change) in [(&Caller::ROOT, harness.commit(file, 0, 10, chunk)), (&stranger, clear)] {
+            let request = harness.next_request(caller, change);
+            let change = Command::Change { request, placement: Vec::new(), volumes: Vec::new() };
+            let proposed = Proposed::ByOneClock(Timestamp { seconds: 1001, nanos: 0 });
+            let reply = harness.command_at(proposed, change);
+            assert!(matches!(reply, Reply::Changed(Ok(_))), "{reply:?}");
+            let attr = harness.attr(file);
+            let is_cleared = attr.mode == 0o755;
+            let ctime = if is_cleared { 1001 } else { YEAR_2038 };
+            assert_eq!((is_cleared, attr.ctime.seconds), (caller == &stranger, ctime));
+        }
+        harness.check();
     }
 
     #[test]

@@ -392,10 +392,14 @@ mod tests {
     #[test]
     fn a_file_of_a_newer_format_or_no_federation_file_is_refused_by_name() {
         let (_temp, dir) = dir();
-        for text in ["{\"version\": 99}", "garbage"] {
+        for text in ["{\"version\": 99}", "garbage", "", "\n", "{}"] {
             std::fs::write(dir.federation(), text).unwrap();
             let error = Federation::load(&dir).unwrap_err().to_string();
             assert!(error.contains("federation.json"), "{error}");
         }
+        let newer = Federation { version: 99, ..Federation::plan(None, &Shape::default(), &dir).unwrap() };
+        newer.save(&dir).unwrap();
+        let error = Federation::load(&dir).unwrap_err().to_string();
+        assert!(error.contains("federation.json: format 99, this build reads 2"), "{error}");
     }
 }

@@ -131,3 +131,20 @@ fn read_if_exists(path: &Path) -> anyhow::Result<Option<String>> {
         Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever writes over a file leaves half of it when it ends in the middle. Another name of the old file shows which it was.
+    #[test]
+    fn a_file_is_replaced_and_never_written_over() {
+        let temp = tempfile::tempdir().unwrap();
+        let (path, before) = (temp.path().join("federation.json"), temp.path().join("before"));
+        write_whole(&path, "one").unwrap();
+        std::fs::hard_link(&path, &before).unwrap();
+        write_whole(&path, "two").unwrap();
+        let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+        assert_eq!((read(&before).as_str(), read(&path).as_str()), ("one", "two"));
+    }
+}

@@ -1,9 +1,10 @@
 //! A disk in memory, for the simulation and for tests of what a crash leaves.
 //!
 //! The fault model: at [`MemoryDisk::crash`] each file keeps what was synced and a random part of what was written
-//! behind that, the last piece of which may be noise. A name that was made or removed since its directory was synced is
-//! there or not, by chance. After [`MemoryDisk::fail_syncs`] every sync fails and makes nothing durable.
-//! [`MemoryDisk::fail_next`] makes the next calls fail as they do for want of descriptors or memory, or on a bad medium.
+//! behind that, the last piece of which may be noise. A name that was made, replaced or removed since its directory was synced
+//! is there or not, by chance, and nothing is below a directory that is not there. After [`MemoryDisk::fail_syncs`] every sync
+//! fails and makes nothing durable. [`MemoryDisk::fail_next`] makes the next calls fail as they do for want of descriptors or
+//! memory, or on a bad medium.
 //! [`MemoryDisk::lose_sector`] makes a part of a file unreadable for good.
 //! Files grow only at their end, because the store never overwrites (P11.2): a write at any other place panics.
 
@@ -39,6 +40,16 @@ struct Contents {
 enum Node {
     Directory,
     File(Arc<Mutex<Content>>),
+}
+
+impl Node {
+    fn is_same(&self, other: &Node) -> bool {
+        match (self, other) {
+            (Node::Directory, Node::Directory) => true,
+            (Node::File(own), Node::File(other)) => Arc::ptr_eq(own, other),
+            (Node::Directory, Node::File(_)) | (Node::File(_), Node::Directory) => false,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -89,7 +100,8 @@ impl MemoryDisk {
         contents.locked.clear();
         let mut left = contents.durable_names.clone();
         for (path, node) in &contents.names {
-            if !left.contains_key(path) && rng.below(2) == 0 {
+            let is_durable = left.get(path).is_some_and(|durable| durable.is_same(node));
+            if !is_durable && rng.below(2) == 0 {
                 left.insert(path.clone(), node.clone());
             }
         }
@@ -100,6 +112,13 @@ impl MemoryDisk {
                 left.remove(&path);
             }
         }
+        let mut reached = BTreeMap::new();
+        for (path, node) in left {
+            if path.parent().is_none_or(|parent| reached.contains_key(parent)) {
+                reached.insert(path, node);
+            }
+        }
+        let left = reached;
         for node in left.values() {
             if let Node::File(content) = node {
                 lock(content).crash(rng);
@@ -265,7 +284,9 @@ impl Disk for MemoryDisk {
         let mut contents = lock(&self.0);
         for ancestor in path.ancestors() {
             contents.names.entry(ancestor.to_owned()).or_insert(Node::Directory);
-            contents.durable_names.entry(ancestor.to_owned()).or_insert(Node::Directory);
+            if ancestor.parent().is_none() {
+                contents.durable_names.entry(ancestor.to_owned()).or_insert(Node::Directory);
+            }
         }
         Ok(())
     }

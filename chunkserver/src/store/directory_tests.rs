@@ -197,23 +197,30 @@ fn made(disk: MortalDisk, known: &mut bool) -> bool {
     *known
 }
 
+/// At each step: what one leaves is a matter of chance.
+const POWER_CUTS: u64 = 8;
+
 #[test]
 fn a_start_after_a_death_or_a_power_cut_at_any_step_of_the_making_and_the_registration_works() {
-    for has_power in [true, false] {
+    for cut in [None].into_iter().chain((0..POWER_CUTS).map(Some)) {
         for step in 0.. {
             let disk = MemoryDisk::new(1 << 20);
             let mut known = false;
             let left = Arc::new(AtomicI64::new(step));
             let is_over = made(MortalDisk { inner: disk.clone(), left }, &mut known);
-            if !has_power {
-                disk.crash(&Rng::seeded(step as u64));
+            if let Some(cut) = cut {
+                disk.crash(&Rng::seeded(step as u64 * POWER_CUTS + cut));
             }
-            for _ in 0..2 {
+            let again = |when: &str| {
                 let claimed = Directory::claim(Arc::new(disk.clone()), Path::new("/data"), &Rng::seeded(2));
-                let directory =
-                    claimed.unwrap_or_else(|error| panic!("step {step}, power {has_power}: {error}"));
-                assert!(!known || directory.stamp().is_registered(), "step {step}");
-            }
+                claimed.unwrap_or_else(|error| panic!("step {step}, power cut {cut:?}, {when}: {error}"))
+            };
+            let mut directory = again("then");
+            assert!(!known || directory.stamp().is_registered(), "step {step}");
+            directory.register(ClusterId(5), ServerId(3)).unwrap();
+            drop(directory);
+            disk.crash(&Rng::seeded(step as u64));
+            assert!(again("registered").stamp().is_registered(), "step {step}, power cut {cut:?}");
             if is_over {
                 assert!(step > 20, "{step} steps");
                 break;
@@ -244,7 +251,7 @@ fn of_the_format_before(disk: &MemoryDisk) {
 /// refused for good.
 #[test]
 fn regression_a_start_after_a_death_at_any_step_of_the_upgrade_works() {
-    for has_power in [true, false] {
+    for cut in [None].into_iter().chain((0..POWER_CUTS).map(Some)) {
         for step in 0.. {
             let disk = MemoryDisk::new(1 << 20);
             let unlimited = Arc::new(AtomicI64::new(i64::MAX));
@@ -252,11 +259,11 @@ fn regression_a_start_after_a_death_at_any_step_of_the_upgrade_works() {
             of_the_format_before(&disk);
             let mortal = MortalDisk { inner: disk.clone(), left: Arc::new(AtomicI64::new(step)) };
             let is_over = Directory::claim(Arc::new(mortal), Path::new("/data"), &Rng::seeded(1)).is_ok();
-            if !has_power {
-                disk.crash(&Rng::seeded(step as u64));
+            if let Some(cut) = cut {
+                disk.crash(&Rng::seeded(step as u64 * POWER_CUTS + cut));
             }
             let claimed = Directory::claim(Arc::new(disk), Path::new("/data"), &Rng::seeded(2));
-            let directory = claimed.unwrap_or_else(|error| panic!("step {step}, power {has_power}: {error}"));
+            let directory = claimed.unwrap_or_else(|error| panic!("step {step}, power cut {cut:?}: {error}"));
             assert_eq!(directory.stamp().server, ServerId(3), "step {step}");
             if is_over {
                 assert!(step > 10, "{step} steps");

@@ -160,8 +160,14 @@ impl Directory {
         if is_stamped {
             directory.renew(FILE).map_err(failed("stamp it"))?;
         }
-        if let Some(parent) = path.parent().filter(|parent| !is_made && !parent.as_os_str().is_empty()) {
-            directory.disk.sync_directory(parent).map_err(failed("sync the directory it is in"))?;
+        // Also if it was there: who made it may have been killed before that was on the disk. Of a registered one it is.
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if let Some(parent) = parent.filter(|_| !is_made || !directory.stamp.is_registered()) {
+            match directory.disk.sync_directory(parent) {
+                // Somebody else made it, where this user may not look.
+                Err(error) if is_made && error.kind() == io::ErrorKind::PermissionDenied => {}
+                synced => synced.map_err(failed("sync the directory it is in"))?,
+            }
         }
         Ok(directory)
     }

@@ -44,6 +44,7 @@ fn options(workers: Workers) -> StoreOptions {
 
 fn open(disk: &MemoryDisk) -> ChunkStore {
     disk.create_directory(Path::new(DATA)).unwrap();
+    disk.sync_directory(Path::new(DATA).parent().unwrap()).unwrap();
     let options = options(Workers::inline());
     ChunkStore::open(Arc::new(disk.clone()), Path::new(DATA), options, Metrics::new()).unwrap()
 }
@@ -469,6 +470,7 @@ fn with_few_descriptors_few_chunks_are_kept_open_and_all_of_them_read() {
     let disk = MemoryDisk::new(GIB);
     let few = || StoreOptions { descriptors: 40, ..options(Workers::inline()) };
     disk.create_directory(Path::new(DATA)).unwrap();
+    disk.sync_directory(Path::new(DATA).parent().unwrap()).unwrap();
     let store = ChunkStore::open(Arc::new(disk.clone()), Path::new(DATA), few(), Metrics::new()).unwrap();
     for chunk in 0..=10 {
         append(&store, chunk, 0, b"x").unwrap();

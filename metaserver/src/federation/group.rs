@@ -61,14 +61,10 @@ impl Federation {
                     added => added.map(Some),
                 };
             }
-            Federate::Report { cluster, entry, load } => {
-                self.group.heard(cluster, load, Instant::now());
-                match map.cluster(cluster) {
-                    Some(known) if *known == entry => return Ok(None),
-                    Some(_) => FederationCommand::MoveCluster { cluster, entry },
-                    None => self.first_join(&map, cluster, entry)?,
-                }
-            }
+            Federate::Report { cluster, entry, load } => match self.reported(&map, cluster, entry, load)? {
+                None => return Ok(None),
+                Some(command) => command,
+            },
             Federate::SettleVolume { volume, name, version } => {
                 FederationCommand::SettleVolume { volume, name, version }
             }
@@ -83,6 +79,24 @@ impl Federation {
             Federate::Leave { cluster } => FederationCommand::LeaveCluster { cluster },
         };
         propose(member, command).await.map(|_| None)
+    }
+
+    /// A cluster says where it is and how busy; `None`: the map needs no change.
+    fn reported(
+        &self,
+        map: &FederationMap,
+        cluster: ClusterId,
+        entry: ClusterEntry,
+        load: ClusterLoad,
+    ) -> MetaResult<Option<FederationCommand>> {
+        let command = match map.cluster(cluster) {
+            Some(known) if *known == entry => None,
+            Some(_) => Some(FederationCommand::MoveCluster { cluster, entry }),
+            None => Some(self.first_join(map, cluster, entry)?),
+        };
+        // Only now: whoever makes up clusters fills no memory.
+        self.group.heard(cluster, load, Instant::now());
+        Ok(command)
     }
 
     /// P9.2, step 1.
@@ -177,5 +191,34 @@ impl Group {
                 MetaError::Away { what: "no other cluster with a living chunkserver has reported".to_owned() }
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use dfs_net::env::{Env, Rng};
+
+    use super::*;
+    use crate::memory_net::{MemoryNet, TokioClock};
+
+    #[tokio::test]
+    async fn of_clusters_that_are_not_in_the_map_nothing_is_kept() {
+        let clock = Arc::new(TokioClock(Instant::now()));
+        let env = Env { clock, rng: Rng::seeded(1), net: Arc::new(MemoryNet::default()) };
+        let federation = Federation::new(env, None, vec!["alpha:1".to_owned()], FederationMap::default());
+        let entry =
+            |name: &str| ClusterEntry { name: name.to_owned(), metaservers: vec![format!("{name}:1")] };
+        let (mut map, load) = (FederationMap::default(), ClusterLoad::default());
+        let (alpha, join) = (ClusterId(1), federation.reported(&map, ClusterId(1), entry("alpha"), load));
+        assert_eq!(join, Ok(Some(FederationCommand::JoinCluster { cluster: alpha, entry: entry("alpha") })));
+        map.clusters.push((alpha, entry("alpha")));
+        for stranger in 2..1000 {
+            assert!(federation.reported(&map, ClusterId(stranger), entry("beta"), load).is_err());
+        }
+        assert_eq!(federation.reported(&map, alpha, entry("alpha"), load), Ok(None));
+        let heard = federation.group.with(|soft| soft.heard.keys().copied().collect::<Vec<_>>());
+        assert_eq!(heard, [alpha]);
     }
 }

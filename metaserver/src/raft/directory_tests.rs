@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use dfs_net::env::{BoxFuture, Rng};
 use dfs_proto::attr::Timestamp;
@@ -565,6 +565,56 @@ async fn a_start_after_a_death_at_any_step_of_the_making_the_votes_the_cuts_and_
     }
     println!("{steps} deaths");
     assert!(steps > 60, "{steps}");
+}
+
+/// Notes in which order the state's home is changed.
+struct NotedHome {
+    inner: Arc<dyn KvHome>,
+    calls: Arc<Mutex<Vec<String>>>,
+}
+
+impl KvHome for NotedHome {
+    fn open(&self, name: &str) -> Result<Arc<dyn Kv>, KvError> {
+        self.inner.open(name)
+    }
+    fn open_read_only(&self, name: &str) -> Result<Arc<dyn Kv>, KvError> {
+        self.inner.open_read_only(name)
+    }
+    fn create(&self, name: &str) -> Result<Arc<dyn Kv>, KvError> {
+        self.inner.create(name)
+    }
+    fn current(&self) -> Result<Option<String>, KvError> {
+        self.inner.current()
+    }
+    fn make_current(&self, name: &str) -> Result<(), KvError> {
+        self.calls.lock().unwrap().push(format!("make {name} current"));
+        self.inner.make_current(name)
+    }
+    fn remove(&self, name: &str) -> Result<(), KvError> {
+        self.calls.lock().unwrap().push(format!("remove {name}"));
+        self.inner.remove(name)
+    }
+    fn list(&self) -> Result<Vec<String>, KvError> {
+        self.inner.list()
+    }
+}
+
+/// Who made it current may have been killed before that was on the disk: after a power cut it is the former one, which must be
+/// there.
+#[tokio::test]
+async fn what_is_current_is_said_again_before_anything_beside_it_is_removed() {
+    let root = temporary();
+    let mut opened = open(storage(root.path()), 1, 1).await.unwrap();
+    live(&mut opened, &mut Promised::default(), (CLUSTER, 50), 1).await.unwrap();
+    end(opened).await;
+    let (disk, inner) = storage(root.path());
+    let current = inner.current().unwrap().unwrap();
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let home = Arc::new(NotedHome { inner, calls: calls.clone() });
+    end(open((disk, home), 1, 1).await.unwrap()).await;
+    let calls = calls.lock().unwrap();
+    assert_eq!(calls[0], format!("make {current} current"), "{calls:?}");
+    assert!(calls.len() > 1 && calls[1..].iter().all(|call| call.starts_with("remove ")), "{calls:?}");
 }
 
 /// The federation group's member has its directory below the cluster's, whose stamp says so.

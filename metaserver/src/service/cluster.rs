@@ -23,15 +23,15 @@ use dfs_state::read;
 use dfs_state::server::ServerRecord;
 
 /// Deletion orders in one answer; the next heartbeat brings the next.
-const ORDERS_MAX: usize = 1000;
+pub(super) const ORDERS_MAX: usize = 1000;
 /// Damage reports taken from one heartbeat: each is a command. The server repeats what is left.
-const DAMAGE_REPORTS_MAX: usize = 100;
-const ADDRESS_LEN_MAX: usize = 256;
+pub(super) const DAMAGE_REPORTS_MAX: usize = 100;
+pub(super) const ADDRESS_LEN_MAX: usize = 256;
 /// Registrations are kept for ever: whoever makes them up fills no disk and no list.
-const SERVERS_MAX: usize = 4096;
+pub(super) const SERVERS_MAX: usize = 4096;
 /// What a server may say that its disk, its memory or its work are: sums of many of them stay numbers.
-const LOAD_MAX: u64 = 1 << 50;
-const ZONE_LEN_MAX: usize = 64;
+pub(super) const LOAD_MAX: u64 = 1 << 50;
+pub(super) const ZONE_LEN_MAX: usize = 64;
 
 impl Metaserver {
     /// Gives a data directory its server id, and a new instance number (P11.1).
@@ -197,7 +197,7 @@ fn registration(request: wire::RegisterRequest) -> MetaResult<RegisterServer> {
 }
 
 /// Bytes of a filesystem's name that are kept.
-const FILESYSTEM_LEN_MAX: usize = 64;
+pub(super) const FILESYSTEM_LEN_MAX: usize = 64;
 
 fn load_from_wire(load: wire::Load) -> Load {
     Load {

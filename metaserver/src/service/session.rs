@@ -19,7 +19,7 @@ pub(crate) const RENEW_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Each is a record until it ends, which one that is not renewed does after minutes: more than any cluster has mounts,
 /// and no more than a new leader takes in at once.
-const SESSIONS_MAX: u64 = 65_536;
+pub(super) const SESSIONS_MAX: u64 = 65_536;
 
 impl Metaserver {
     /// Idempotent by nonce.

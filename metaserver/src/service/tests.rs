@@ -2,6 +2,7 @@
 //!
 //! The network is in memory too, so that tokio's paused clock may turn: then seconds of silence cost nothing.
 
+mod bounds;
 mod chunks;
 mod clocks;
 mod namespace;

@@ -97,10 +97,12 @@ mod tests {
         let mut again = Box::pin(under_way.join(KEY, never));
         assert!(futures::poll!(&mut again).is_pending());
         drop(first); // its connection broke
+        let mut third = Box::pin(under_way.join(KEY, never));
+        assert!(futures::poll!(&mut third).is_pending());
         let other = (KEY.0, KEY.1, RequestId(10));
         assert_eq!(under_way.join(other, || Box::pin(async { done() })).await, done());
         answer.send(done()).expect("somebody waits");
-        assert_eq!(again.await, done());
+        assert_eq!((again.await, third.await), (done(), done()));
         assert!(under_way.entries().is_empty());
     }
 

@@ -10,9 +10,10 @@ use crate::ids::{ClusterId, FederationId, VolumeId};
 use crate::meta::MetaResult;
 use crate::wire;
 
-/// Bytes of a cluster's name, and addresses of its metaservers, at most.
+/// Bytes of a cluster's name, addresses of its metaservers, and bytes of one, at most.
 const CLUSTER_NAME_LEN_MAX: usize = 64;
 const ADDRESSES_MAX: usize = 16;
+const ADDRESS_LEN_MAX: usize = 256;
 
 fn volume_from_wire(volume: u32) -> MetaResult<VolumeId> {
     if volume < 1 << 24 { Ok(VolumeId(volume)) } else { Err(invalid("volume of more than 24 bits")) }
@@ -43,6 +44,9 @@ fn entry_from_wire(cluster: wire::MapCluster) -> MetaResult<(ClusterId, ClusterE
     }
     if cluster.metaservers.len() > ADDRESSES_MAX {
         return Err(invalid("more than 16 metaservers"));
+    }
+    if cluster.metaservers.iter().any(|address| address.len() > ADDRESS_LEN_MAX) {
+        return Err(invalid("address longer than 256 bytes"));
     }
     Ok((id, ClusterEntry { name: cluster.name, metaservers: cluster.metaservers }))
 }
@@ -328,5 +332,31 @@ mod tests {
         assert!(matches!(refused, Err(MetaError::InvalidArgument { what }) if what.contains("24 bits")));
         let refused = federate_from_wire(wire::FederateRequest { change: None });
         assert!(matches!(refused, Err(MetaError::InvalidArgument { what }) if what.contains("change")));
+    }
+
+    #[test]
+    fn a_cluster_with_a_longer_name_or_more_or_longer_addresses_than_any_is_refused() {
+        let join = |name: usize, count: usize, len: usize| {
+            let entry = ClusterEntry { name: "n".repeat(name), metaservers: vec!["a".repeat(len); count] };
+            let (cluster, load) = (ClusterId(7), ClusterLoad::default());
+            let report = Federate::Report { cluster, entry: entry.clone(), load };
+            let calls = [report, Federate::Join { cluster, entry }];
+            calls.map(|call| federate_from_wire(federate_to_wire(&call)).is_ok())
+        };
+        assert_eq!(join(CLUSTER_NAME_LEN_MAX, ADDRESSES_MAX, ADDRESS_LEN_MAX), [true, true]);
+        for (name, count, len) in [(0, 1, 1), (65, 1, 1), (1, 17, 1), (1, 1, 257)] {
+            assert_eq!(join(name, count, len), [false, false], "{name} {count} {len}");
+        }
+    }
+
+    #[test]
+    fn a_report_of_a_cluster_says_no_more_than_all_of_anything() {
+        let load = ClusterLoad { cpu: u32::MAX, memory: 101, disk: 100, chunkservers: 3 };
+        let entry = ClusterEntry { name: "a".to_owned(), metaservers: Vec::new() };
+        let report = Federate::Report { cluster: ClusterId(7), entry, load };
+        let Ok(Federate::Report { load, .. }) = federate_from_wire(federate_to_wire(&report)) else {
+            panic!("it is a report")
+        };
+        assert_eq!((load.cpu, load.memory, load.disk), (100, 100, 100));
     }
 }

@@ -301,12 +301,18 @@ impl Harness {
         len: u64,
         chunk: ChunkId,
     ) -> MetaResult<Changed> {
+        let commit = self.commit(inode, offset, len, chunk);
+        self.change(&Caller::ROOT, commit)
+    }
+
+    /// Of `len` bytes, the next ones of the chunk.
+    pub(super) fn commit(&self, inode: InodeId, offset: u64, len: u64, chunk: ChunkId) -> Change {
         let session = self.session;
         let (record, number) =
             self.view(|view| (read::chunk(view, chunk), session::next_commit(view, session, inode)));
         let from = record.map_or(0, |record| record.committed.0);
         let extent = Extent { offset: Offset(offset), len, chunk, chunk_offset: ChunkOffset(from) };
-        let commit = CommitExtents {
+        Change::CommitExtents(CommitExtents {
             chunks: vec![ChunkCommit { chunk, set_version: SetVersion(1), up_to: ByteLen(from + len) }],
             files: vec![FileCommit {
                 inode,
@@ -316,8 +322,7 @@ impl Harness {
                 mtime: Some(self.now),
                 kill_privileges: false,
             }],
-        };
-        self.change(&Caller::ROOT, Change::CommitExtents(commit))
+        })
     }
 
     /// Every extent of a file: offset, length, chunk.
