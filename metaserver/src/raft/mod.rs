@@ -38,4 +38,6 @@ mod directory_tests;
 #[cfg(test)]
 mod group_tests;
 #[cfg(test)]
+mod old_directory_tests;
+#[cfg(test)]
 mod store_tests;
