@@ -218,7 +218,7 @@ mod tests {
             assert!(federation.reported(&map, ClusterId(stranger), entry("beta"), load).is_err());
         }
         assert_eq!(federation.reported(&map, alpha, entry("alpha"), load), Ok(None));
-        let heard = federation.group.with(|soft| soft.heard.keys().copied().collect::<Vec<_>>());
+        let heard = federation.group.heard.lock().known.keys().copied().collect::<Vec<_>>();
         assert_eq!(heard, [alpha]);
     }
 }

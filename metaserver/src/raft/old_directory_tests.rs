@@ -16,9 +16,9 @@ use openraft::{EntryPayload, RaftLogReader as _};
 
 use super::Purpose;
 use super::consensus::ConsensusOptions;
-use super::examine::{Examined, Opened};
-use super::log_disk::FileDisk;
-use super::log_store::LogOptions;
+use super::log::disk::FileDisk;
+use super::log::store::LogOptions;
+use super::member::examine::{Examined, Opened};
 use crate::rocks::{RocksHome, RocksOptions};
 use dfs_state::kv::{KvHome, Snapshot, Txn};
 use dfs_state::{federation, read};
