@@ -14,7 +14,9 @@ use dfs_proto::wire;
 use futures::future::join_all;
 use tokio::time::timeout;
 
-use crate::status::gather::ASK_DEADLINE;
+/// The time for one round of questions, connecting included. There are two rounds: the metaservers that are configured, and
+/// those that they name.
+pub const ASK_DEADLINE: Duration = Duration::from_millis(1200);
 
 /// The time for a change; an election fits into it.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(8);

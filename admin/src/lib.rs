@@ -23,10 +23,6 @@ pub mod local;
 pub mod print;
 pub mod status;
 
-/// The exit code of a command that could not do what it was asked to. It differs from 0, 1 and 2, with which `status` tells
-/// how healthy the federation is. (A usage error ends with 2 too, as clap has it, before anything is asked.)
-const EXIT_FAILED: u8 = 3;
-
 /// Runs the `dfs` command with the arguments of this process; returns its exit code. An error is printed as one line.
 pub fn main() -> ExitCode {
     let cli = cli::Cli::parse();
@@ -34,7 +30,7 @@ pub fn main() -> ExitCode {
     let ended = runtime.context("start tokio").and_then(|runtime| runtime.block_on(run(cli)));
     ended.unwrap_or_else(|error| {
         eprintln!("dfs: {error:#}");
-        ExitCode::from(EXIT_FAILED)
+        ExitCode::from(cmd::EXIT_FAILED)
     })
 }
 

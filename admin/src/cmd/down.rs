@@ -9,8 +9,8 @@ use anyhow::Context as _;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::EXIT_FAILED;
 use super::up::{MOUNT, user_config};
-use crate::EXIT_FAILED;
 use crate::cli::Down;
 use crate::local::Dir;
 use crate::local::config_files::{self, Owner};

@@ -20,6 +20,10 @@ use crate::federation;
 use crate::status::find::{FindError, Metaservers};
 use crate::status::{FederationStatus, find, gather, judge};
 
+/// The exit code of a command that could not do what it was asked to. It differs from 0, 1 and 2, with which `status` tells
+/// how healthy the federation is. (A usage error ends with 2 too, as clap has it, before anything is asked.)
+pub const EXIT_FAILED: u8 = 3;
+
 /// The metaservers to ask: those that the flag or the environment names, else those of the configuration file.
 fn metaservers(source: &Source) -> anyhow::Result<Metaservers> {
     let addresses: Vec<String> = source.federation.iter().filter(|a| !a.is_empty()).cloned().collect();

@@ -4,7 +4,6 @@
 //! That takes at most [`ASK_DEADLINE`] twice, also when every server is dead: less than the 3 s that `dfs status` promises.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use dfs_net::env::Env;
 use dfs_net::rpc::{Expected, Identity, Role, grpc};
@@ -17,15 +16,11 @@ use futures::future::join_all;
 use tokio::time::timeout;
 
 use super::find::Metaservers;
-use super::{
+use super::picture::{
     ChunkCounts, ChunkserverStatus, Cluster, ClusterStatus, FederationStatus, LeaderReport, MemberState,
     MemberStatus, ServerState, VolumeState, VolumeStatus,
 };
-use crate::federation;
-
-/// The time for one round of questions, connecting included. There are two rounds: the metaservers that are configured, and
-/// those that they name.
-pub const ASK_DEADLINE: Duration = Duration::from_millis(1200);
+use crate::federation::{self, ASK_DEADLINE};
 
 /// What each address answered, or why it did not.
 type Answers = BTreeMap<String, Result<wire::StatusReply, String>>;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{ClusterStatus, FederationStatus, MemberState, ServerState};
+use super::picture::{ClusterStatus, FederationStatus, MemberState, ServerState};
 
 /// A follower that is this many entries behind is catching up and does not keep up: under full load followers are a few
 /// batches (hundreds of entries) behind.

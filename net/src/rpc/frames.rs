@@ -25,13 +25,13 @@ use prost::Message as _;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::SharedIdentity;
 use super::admission::{Admission, Claim, Seat};
 pub use super::connection::SILENCE_MAX;
 use super::connection::{
     ACCEPT_PAUSE, Connection, Heard, Held, Incoming, Lost, NotSent, Outgoing, Protocol, Sent, Served, Waited,
     broken, greet, lock, serve_connection, stopped, with_signs_of_life,
 };
-use super::grpc::SharedIdentity;
 use super::{CREDIT_BYTES, Expected, Role};
 use crate::env::{BoxFuture, Env, Listener};
 use dfs_proto::chunk::{ChunkKey, ChunkReply, ChunkRequest, ChunkService};

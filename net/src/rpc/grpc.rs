@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tonic::{Request, Response, Status};
 
+pub use super::SharedIdentity;
 use super::admission::{Admission, Seat};
 use super::{Expected, Identity, answer_greeting, check_answer, connection, greeting, unary};
 use crate::env::{BoxFuture, Env, Listener, Net, Stream};
@@ -228,24 +229,6 @@ impl AsyncWrite for Incoming {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-/// A daemon's identity, filled in as it becomes known (a fresh chunkserver has no id before it registered).
-#[derive(Clone)]
-pub struct SharedIdentity(Arc<Mutex<Identity>>);
-
-impl SharedIdentity {
-    pub fn new(identity: Identity) -> SharedIdentity {
-        SharedIdentity(Arc::new(Mutex::new(identity)))
-    }
-
-    pub fn get(&self) -> Identity {
-        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    pub fn set(&self, identity: Identity) {
-        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = identity;
     }
 }
 

@@ -15,7 +15,7 @@ use tonic::Status;
 use super::connection::SILENCE_MAX;
 use super::push::PushHandler;
 use super::unary::{self, UnaryChannel};
-use super::{Expected, Identity, Role, grpc};
+use super::{Expected, Identity, Role, SharedIdentity};
 use crate::env::Env;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::ClusterId;
@@ -37,7 +37,7 @@ pub struct LeaderChannel(Arc<Inner>);
 
 struct Inner {
     env: Env,
-    own: grpc::SharedIdentity,
+    own: SharedIdentity,
     connect_deadline: Duration,
     state: Mutex<State>,
 }
@@ -75,7 +75,7 @@ impl LeaderChannel {
     /// `addresses`: gRPC addresses of some metaservers, at least one.
     pub fn new(
         env: Env,
-        own: grpc::SharedIdentity,
+        own: SharedIdentity,
         addresses: Vec<String>,
         connect_deadline: Duration,
     ) -> LeaderChannel {
@@ -90,7 +90,7 @@ impl LeaderChannel {
         addresses: Vec<String>,
         connect_deadline: Duration,
     ) -> LeaderChannel {
-        let own = grpc::SharedIdentity::new(Identity { role, id: 0, cluster: ClusterId::UNKNOWN });
+        let own = SharedIdentity::new(Identity { role, id: 0, cluster: ClusterId::UNKNOWN });
         LeaderChannel::new(env, own, addresses, connect_deadline)
     }
 

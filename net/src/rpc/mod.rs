@@ -9,6 +9,8 @@ pub mod leader;
 pub mod push;
 pub mod unary;
 
+use std::sync::{Arc, Mutex};
+
 use dfs_proto::ids::ClusterId;
 use dfs_proto::wire;
 
@@ -46,6 +48,24 @@ pub struct Identity {
     pub role: Role,
     pub id: u64,
     pub cluster: ClusterId,
+}
+
+/// A daemon's identity, filled in as it becomes known (a fresh chunkserver has no id before it registered).
+#[derive(Clone)]
+pub struct SharedIdentity(Arc<Mutex<Identity>>);
+
+impl SharedIdentity {
+    pub fn new(identity: Identity) -> SharedIdentity {
+        SharedIdentity(Arc::new(Mutex::new(identity)))
+    }
+
+    pub fn get(&self) -> Identity {
+        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub fn set(&self, identity: Identity) {
+        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = identity;
+    }
 }
 
 /// Whom one side expects at the other end. Id 0 and an unknown cluster accept any.

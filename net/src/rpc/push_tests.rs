@@ -13,9 +13,9 @@ use tonic::{Request, Response, Status};
 
 use super::*;
 use crate::env::Stream;
+use crate::rpc::SharedIdentity;
 use crate::rpc::admission::Admission;
 use crate::rpc::connection::{lock, read_frame, send_message};
-use crate::rpc::grpc::SharedIdentity;
 use crate::rpc::unary::{UnaryChannel, serve_connection};
 use crate::rpc::{Identity, Role, VERSION_PUSH, greeting};
 use crate::services::hello_client::HelloClient;

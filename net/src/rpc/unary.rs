@@ -29,12 +29,12 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::Service;
 
+use super::SharedIdentity;
 use super::admission::{Claim, Seat};
 use super::connection::{
     self, Connection, Heard, Held, Incoming, Lost, Outgoing, Protocol, Served, Waited, broken, poll_once,
     with_signs_of_life,
 };
-use super::grpc::SharedIdentity;
 use super::push::{PushHandler, PushSender};
 use super::{Expected, Identity};
 use crate::env::{BoxFuture, Env, Stream};

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 use super::frame_io::{broken, read_frame, read_head, read_rest, send_message};
 use crate::descriptors;
 use crate::env::{Env, Stream};
-use crate::rpc::grpc::SharedIdentity;
+use crate::rpc::SharedIdentity;
 use crate::rpc::{Expected, Identity, Role, VERSION_PUSH, answer_greeting, check_answer, greeting};
 use dfs_proto::frame::{self, FrameKind};
 use dfs_proto::wire;

@@ -14,8 +14,8 @@ use super::silence::with_signs_of_life;
 use super::writer::Writer;
 use super::{READ_BUFFER_BYTES, stopped};
 use crate::env::Stream;
+use crate::rpc::SharedIdentity;
 use crate::rpc::admission::{Claim, Seat};
-use crate::rpc::grpc::SharedIdentity;
 use crate::rpc::push::PushSender;
 use dfs_proto::frame::FrameKind;
 
