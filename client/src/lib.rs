@@ -33,7 +33,7 @@
 //! 4. `ChunkStream::sync` returns when every replica has the bytes on stable storage. They are durable, but in no file yet.
 //! 5. `Core::commit_parts` (`data/flush`) → `Committer::commit` (`data/commit`) → `ClusterNames::change_of` → `MetaClient::change_of`
 //!    sends `Change::CommitExtents`.
-//! 6. At the metaserver, `state/ops/commit_extents.rs`: its `apply`, on a majority of the members, makes the bytes part of the
+//! 6. At the metaserver, `state/src/ops/commit_extents.rs`: its `apply`, on a majority of the members, makes the bytes part of the
 //!    file. **Here the write is durable and visible to everybody**; here also a stale one is refused.
 //! 7. `NodeState::committed` (`data/node/sending`) drops the bytes from the buffer.
 //!

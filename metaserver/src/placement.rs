@@ -1,11 +1,11 @@
 //! Which chunkservers get the copies of a new chunk. Pure: candidates and chance in, servers out.
 //!
-//! L1  Never two copies on one server.
-//! L2  A full server gets no copy.
-//! L3  Copies go to different zones while there are zones without one, and to servers that the writer has just seen
-//!     fail only when there are no others.
-//! L4  Chunks that one session fills side by side are spread: a copy goes where the session has fewest, among those that
-//!     are not much busier than the best.
+//! PL1  Never two copies on one server.
+//! PL2  A full server gets no copy.
+//! PL3  Copies go to different zones while there are zones without one, and to servers that the writer has just seen
+//!      fail only when there are no others.
+//! PL4  Chunks that one session fills side by side are spread: a copy goes where the session has fewest, among those that
+//!      are not much busier than the best.
 //!
 //! Each copy goes to the better of two servers drawn at random. That is nearly as even as always choosing the best server, and
 //! the placements between two reports do not all choose the same one.
@@ -96,20 +96,20 @@ pub(crate) fn plan(
 /// Up to `copies` servers, the primary first; fewer only when there are not as many with space.
 pub(crate) fn choose(candidates: &[Candidate], copies: usize, given: Given<'_>, rng: &Rng) -> Vec<ServerId> {
     let free_max = candidates.iter().map(|c| c.disk_free).max().unwrap_or(0);
-    let mut left: Vec<&Candidate> = candidates.iter().filter(|c| !c.full).collect(); // keeps L2
+    let mut left: Vec<&Candidate> = candidates.iter().filter(|c| !c.full).collect(); // keeps PL2
     let mut zones_used = BTreeSet::new();
     let mut chosen = Vec::with_capacity(copies);
     while chosen.len() < copies && !left.is_empty() {
         let pool = preferred(&left, &zones_used, given, free_max);
         let best = better_of_two(&pool, free_max, rng);
-        left.retain(|c| c.server != best.server); // keeps L1
+        left.retain(|c| c.server != best.server); // keeps PL1
         zones_used.insert(best.zone.as_str());
         chosen.push(best.server);
     }
     chosen
 }
 
-/// The candidates of the best class that has any (L3), and of these the ones that the session uses least (L4).
+/// The candidates of the best class that has any (PL3), and of these the ones that the session uses least (PL4).
 fn preferred<'a>(
     left: &[&'a Candidate],
     zones_used: &BTreeSet<&str>,
@@ -190,7 +190,7 @@ mod tests {
         let mut counts: BTreeMap<ServerId, usize> = candidates.iter().map(|c| (c.server, 0)).collect();
         for _ in 0..PLACEMENTS {
             let chosen = choose(candidates, copies, Given::default(), &rng);
-            assert_eq!(chosen.iter().collect::<BTreeSet<_>>().len(), copies, "L1, seed {seed}");
+            assert_eq!(chosen.iter().collect::<BTreeSet<_>>().len(), copies, "PL1, seed {seed}");
             for server in chosen {
                 *counts.get_mut(&server).unwrap() += 1;
             }

@@ -1,9 +1,9 @@
 //! Room on the disk of a member. Raft's log and RocksDB must never fill it: all members would stop in the middle of something at
 //! about the same time, and none could start again for anybody to delete a file.
 //!
-//! R1  When less than the reserve is free, the leader refuses changes that make metadata grow (ENOSPC). Deletions go on. A
-//!     leader looks at its own disk only; `dfs status` names every member whose disk is full.
-//! R2  When less than half of the reserve is free, the member ends, and does not start again. One line says where to make room.
+//! RO1  When less than the reserve is free, the leader refuses changes that make metadata grow (ENOSPC). Deletions go on. A
+//!      leader looks at its own disk only; `dfs status` names every member whose disk is full.
+//! RO2  When less than half of the reserve is free, the member ends, and does not start again. One line says where to make room.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +17,7 @@ use crate::raft::log::disk::LogDisk;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// R2.
+/// RO2.
 #[derive(Debug, Error)]
 #[error(
     "its disk has {} MiB free, less than half of `disk_reserve_mib` = {}: make room there",

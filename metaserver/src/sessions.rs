@@ -1,8 +1,8 @@
 //! When each session was last renewed, as this leader has heard it. Which sessions there are is part of the replicated state,
 //! and only `ExpireSession` ends one (P3.1).
 //!
-//! S1  The silence of a session counts from the election of this leader at the earliest ([`Soft`]). So a change of leader
-//!     expires no session.
+//! SS1  The silence of a session counts from the election of this leader at the earliest ([`Soft`]). So a change of leader
+//!      expires no session.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

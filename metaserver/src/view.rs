@@ -1,11 +1,11 @@
 //! The chunkservers, as this leader has heard them since its election. The view is rebuilt from heartbeats and never replicated.
 //!
-//! V1  What was heard before this term does not count, nor what was heard before a while in which this leader had no quorum
-//!     or did not run ([`Soft`]).
-//! V2  A server is away when it was silent for longer than `server_away`, counted from the election at the earliest.
-//!     Away is not gone: the server gets no new chunks, and its open chunks are sealed (P1.7); nothing else happens.
-//! V3  Chunks with fewer than `copies` replicas may be placed once every registered server was heard in this term, or
-//!     [`VIEW_COMPLETE_AFTER`] has passed since the election (P10.2).
+//! VW1  What was heard before this term does not count, nor what was heard before a while in which this leader had no quorum
+//!      or did not run ([`Soft`]).
+//! VW2  A server is away when it was silent for longer than `server_away`, counted from the election at the earliest.
+//!      Away is not gone: the server gets no new chunks, and its open chunks are sealed (P1.7); nothing else happens.
+//! VW3  Chunks with fewer than `copies` replicas may be placed once every registered server was heard in this term, or
+//!      [`VIEW_COMPLETE_AFTER`] has passed since the election (P10.2).
 //!
 //! Pure except for the lock: the caller passes the time.
 
@@ -21,7 +21,7 @@ use crate::coherence::soft::{BeginsAnew, Soft};
 use crate::placement::Candidate;
 use dfs_state::server::ServerRecord;
 
-/// V3. After a failure chunkservers try all members quickly, so a server that was not heard within this time is away.
+/// VW3. After a failure chunkservers try all members quickly, so a server that was not heard within this time is away.
 pub(crate) const VIEW_COMPLETE_AFTER: Duration = Duration::from_secs(10);
 
 /// A chunkserver as the replicated state knows it.
@@ -119,7 +119,7 @@ impl View {
         let silence = now.saturating_duration_since(heard.as_ref().map_or(soft.since, |h| h.at));
         let state = match &heard {
             Some(heard) => self.state_of(heard, now),
-            None if silence > self.server_away => ServerState::Away, // keeps V2
+            None if silence > self.server_away => ServerState::Away, // keeps VW2
             None => ServerState::Alive,
         };
         Described { state, silence, heard }
@@ -134,7 +134,7 @@ impl View {
         }
     }
 
-    /// V3.
+    /// VW3.
     pub(crate) fn is_complete(&self, registered: &[Registered], now: Instant) -> bool {
         let soft = self.heard.lock();
         now.saturating_duration_since(soft.since) >= VIEW_COMPLETE_AFTER
@@ -180,7 +180,7 @@ impl View {
         registered.iter().filter_map(load).collect()
     }
 
-    /// Registered servers that are away (V2).
+    /// Registered servers that are away (VW2).
     pub(crate) fn away(&self, registered: &[Registered], now: Instant) -> Vec<ServerId> {
         let ids = registered.iter().map(|(server, _)| *server);
         ids.filter(|server| self.state(*server, now) == ServerState::Away).collect()

@@ -165,7 +165,7 @@ impl Env {
 }
 
 /// Threads of a daemon's runtime: half the cores. Waking a thread on another core costs more than most calls take
-/// (figures in ARCHITECTURE.md), and several daemons share a small machine; what blocks has threads of its own.
+/// (figures in docs/measurements.md), and several daemons share a small machine; what blocks has threads of its own.
 pub fn runtime_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
 }

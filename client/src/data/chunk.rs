@@ -1,8 +1,8 @@
 //! Reading chunks, and what is known about the servers that hold them.
 //!
-//! R1  Bytes are returned only after they matched the checksums that were made where they were written.
-//! R2  A copy that does not answer soon is not waited for alone: the next copy is asked beside it.
-//! R3  A copy that is damaged, or missing although fresh metadata names it, is reported (P10.4).
+//! CH1  Bytes are returned only after they matched the checksums that were made where they were written.
+//! CH2  A copy that does not answer soon is not waited for alone: the next copy is asked beside it.
+//! CH3  A copy that is damaged, or missing although fresh metadata names it, is reported (P10.4).
 //! Appending is in `stream`.
 
 use std::collections::BTreeMap;
@@ -135,7 +135,7 @@ impl ChunkClient {
         join_all(probes).await.into_iter().flatten().collect()
     }
 
-    /// Reads from a copy that has the bytes whole (R1). If every copy has some damage, but not in the same block, the
+    /// Reads from a copy that has the bytes whole (CH1). If every copy has some damage, but not in the same block, the
     /// range is put together from several copies, whatever its length: each says where its damage begins, so the copy
     /// that gets furthest gives what lies before, and the next range begins there. So damage fails only the blocks
     /// that it is in.
@@ -180,7 +180,7 @@ impl ChunkClient {
                         failures.push(error);
                     }
                 },
-                () = sleep(HEDGE_AFTER), if order.len() > 0 => { // keeps R2
+                () = sleep(HEDGE_AFTER), if order.len() > 0 => { // keeps CH2
                     if let Some(replica) = order.next() {
                         running.push(self.attempt(replica, range, deadline));
                     }
@@ -209,7 +209,7 @@ impl ChunkClient {
         let request = ChunkRequest::Read(ReadChunk { key: range.key, offset, len });
         let timeout = deadline.at_most(READ_TIMEOUT);
         let result = match frames::call(self.transport.as_ref(), &replica, request, timeout).await {
-            Ok(ChunkReply::Read(blocks)) => blocks.verify(&range.key, offset, len), // keeps R1
+            Ok(ChunkReply::Read(blocks)) => blocks.verify(&range.key, offset, len), // keeps CH1
             Ok(_) => Err(ChunkError::Invalid { what: "the answer is not one to a read".to_owned() }),
             Err(error) => Err(error),
         };
@@ -222,7 +222,7 @@ impl ChunkClient {
         match verdict(error, range.is_fresh) {
             Verdict::Bad => {
                 tracing::warn!(%chunk, %server, %error, "a copy is bad");
-                self.chores.report(chunk, server, ReplicaProblem::Damaged); // keeps R3
+                self.chores.report(chunk, server, ReplicaProblem::Damaged); // keeps CH3
             }
             Verdict::Silent => {
                 self.suspect(server);

@@ -1,10 +1,10 @@
 //! A range of a file as bytes: the buffer over extents over holes.
 //!
-//! P1  A reader gets one view: the buffer, the extents and the size were looked at together (N2 of `node`). A file
-//!     that was cut meanwhile gives fewer bytes, never zeros in their place.
-//! P2  Every byte from a chunk matched its checksum. Bytes that no copy has whole are an error for the request that
-//!     touches them, and for no other request: never zeros, never a short read.
-//! P3  If a copy is gone, or no copy answers, the extents are fetched again, until the data deadline.
+//! RD1  A reader gets one view: the buffer, the extents and the size were looked at together (N2 of `node`). A file
+//!      that was cut meanwhile gives fewer bytes, never zeros in their place.
+//! RD2  Every byte from a chunk matched its checksum. Bytes that no copy has whole are an error for the request that
+//!      touches them, and for no other request: never zeros, never a short read.
+//! RD3  If a copy is gone, or no copy answers, the extents are fetched again, until the data deadline.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -186,7 +186,7 @@ impl Core {
         let mut is_fresh = false;
         loop {
             let view = self.view(node, look, from, to, deadline).await?;
-            let (version, to) = (view.version, to.min(view.size)); // keeps P1
+            let (version, to) = (view.version, to.min(view.size)); // keeps RD1
             if from >= to {
                 return Ok((Bytes::new(), version));
             }
@@ -197,7 +197,7 @@ impl Core {
             };
             let session = self.meta.session_id();
             match failure {
-                // The extents are fetched again: then the copy is elsewhere, or it is certainly bad (P3).
+                // The extents are fetched again: then the copy is elsewhere, or it is certainly bad (RD3).
                 Failure::Gone if !is_fresh => {}
                 Failure::Gone => {
                     backoff.pause(deadline).await;
@@ -218,7 +218,7 @@ impl Core {
         }
     }
 
-    /// Fetches extents until the whole range is known, and returns one view of it (P1).
+    /// Fetches extents until the whole range is known, and returns one view of it (RD1).
     async fn view(&self, node: &Node, look: Look, from: u64, to: u64, deadline: Deadline) -> Result<View> {
         let mut fetched = ExtentCache::default();
         loop {

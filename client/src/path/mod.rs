@@ -5,10 +5,10 @@
 //! | `walk` | from a path to an inode, or to the directory and the name that an operation changes |
 //! | `paths` | [`Paths`]: one method for each operation |
 //!
-//! P1  Each component is looked up with the rights of the caller, so a caller reaches what the same user reaches through a mount.
-//! P2  When an operation returns without an error, its effect is durable and seen by everybody who asks later.
-//! P3  An operation of several requests is not atomic: another client may move a directory between two look-ups, and a reader
-//!     may see a file that is half written. To replace a content at once, write another file and rename it.
+//! PA1  Each component is looked up with the rights of the caller, so a caller reaches what the same user reaches through a mount.
+//! PA2  When an operation returns without an error, its effect is durable and seen by everybody who asks later.
+//! PA3  An operation of several requests is not atomic: another client may move a directory between two look-ups, and a reader
+//!      may see a file that is half written. To replace a content at once, write another file and rename it.
 //!
 //! Symbolic links are not followed: a path that leads through one is refused as one that leads through a file. `.` and `..` are
 //! refused, too.

@@ -81,7 +81,7 @@ impl Paths {
             file.write_at(caller, Offset(at), part).await?;
             at += part.len() as u64;
         }
-        file.sync().await?; // keeps P2
+        file.sync().await?; // keeps PA2
         file.release().await
     }
 

@@ -1,7 +1,7 @@
 //! The only way to consensus. Every change passes [`Gate::change`], every read [`Gate::read`] with what its answer shows (P4.4):
 //! these are the places where leases will be recalled and holders registered.
 //!
-//! G1  Nothing else in this crate calls `propose` or `read` of [`Consensus`]; `tests/tests/tidy.rs` searches for it.
+//! G1  Nothing else in this crate calls `propose` or `read` of [`Consensus`]; `tests/tests/tidy/main.rs` searches for it.
 //!     [`Gate::local`] is for answers that may be old, on which no client acts: status pages, and times that the state has
 //!     certainly reached (`worker::delete`).
 //! G2  A holder is registered, then the leader's lease is checked, then the state is read (P4.3, P7.5).

@@ -1,8 +1,8 @@
 //! What a leader learns and never replicates: it is learned anew by each leader, from heartbeats and reports.
 //!
-//! F1  What was learned in an earlier term does not count: entering a term forgets it. Silence is counted from the election
-//!     at the earliest.
-//! F2  After a while in which nobody could be heard (`gate`, G4), the state begins anew, as after an election.
+//! SO1  What was learned in an earlier term does not count: entering a term forgets it. Silence is counted from the election
+//!      at the earliest.
+//! SO2  After a while in which nobody could be heard (`gate`, G4), the state begins anew, as after an election.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -23,7 +23,7 @@ pub(crate) trait BeginsAnew {
     /// Called before anything else is done as the leader of `term`, which was elected at `since`.
     fn enter_term(&self, term: u64, since: Instant);
 
-    /// Within its term (F2).
+    /// Within its term (SO2).
     fn begin_anew(&self, now: Instant);
 }
 
@@ -42,7 +42,7 @@ impl<T: Default> BeginsAnew for Soft<T> {
         let mut soft = self.lock();
         // Whoever comes late with an earlier term changes nothing.
         if soft.term < term {
-            *soft = OfTerm { term, since, known: T::default() }; // keeps F1
+            *soft = OfTerm { term, since, known: T::default() }; // keeps SO1
         }
     }
 

@@ -1,8 +1,8 @@
 //! The federation group's leader: changes of the map, and where new volumes go.
 //!
-//! G1  Reports about how busy clusters are count only in the term in which they came ([`Soft`]). A volume is placed once every
-//!     cluster of the map has reported living chunkservers in this term, or [`COMPLETE_AFTER`] has passed since the election (as
-//!     P10.2). (A cluster that has just elected a leader reports no chunkservers at first.)
+//! FG1  Reports about how busy clusters are count only in the term in which they came ([`Soft`]). A volume is placed once every
+//!      cluster of the map has reported living chunkservers in this term, or [`COMPLETE_AFTER`] has passed since the election (as
+//!      P10.2). (A cluster that has just elected a leader reports no chunkservers at first.)
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -45,7 +45,7 @@ impl Federation {
         if !leadership.is_leader {
             return Err(MetaError::NotLeader { leader: leadership.leader_address });
         }
-        self.group.heard.enter_term(leadership.term, leadership.since); // keeps G1
+        self.group.heard.enter_term(leadership.term, leadership.since); // keeps FG1
         let view = member.read().await?;
         let map = dfs_state::federation::map(&*view.snapshot());
         let map = map.ok_or(MetaError::Unavailable { what: "the federation is not made yet".to_owned() })?;
@@ -168,7 +168,7 @@ impl Group {
             || map.clusters.iter().all(|(id, _)| soft.known.get(id).is_some_and(has_servers));
         if !is_complete {
             let what = "waiting for the clusters to report how busy they are".to_owned();
-            return Err(MetaError::Unavailable { what }); // keeps G1
+            return Err(MetaError::Unavailable { what }); // keeps FG1
         }
         let candidate = |(id, entry): &(ClusterId, ClusterEntry)| {
             let heard = soft.known.get(id)?;

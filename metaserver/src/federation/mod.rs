@@ -8,10 +8,10 @@
 //!     undo      a cluster's leader asks what became of removals that were started and not ended
 //!     report    a cluster's leader tells the group where it is and how busy
 //!
-//! F1  The entries of volume 0 decide. The map is a copy that may be behind, and every step can be repeated.
-//! F2  The map is read before the entries that it is compared with. So an entry that is made in between is not taken for one
-//!     that the map has lost.
-//! F3  After a cluster has not answered once, nobody waits for it again before it has answered a probe: [`Peers`].
+//! FE1  The entries of volume 0 decide. The map is a copy that may be behind, and every step can be repeated.
+//! FE2  The map is read before the entries that it is compared with. So an entry that is made in between is not taken for one
+//!      that the map has lost.
+//! FE3  After a cluster has not answered once, nobody waits for it again before it has answered a probe: [`Peers`].
 
 mod follow;
 mod group;

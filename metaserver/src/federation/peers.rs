@@ -1,8 +1,8 @@
 //! The leaders of other clusters and of the federation group, as this process reaches them.
 //!
-//! P1  A cluster that did not answer in time, and gave no sign that it works on the call, counts as away. Calls to it fail at
-//!     once until it has answered a probe. A probe is the first call after [`PROBE_AFTER`], or a report; other calls do not
-//!     wait for it.
+//! FP1  A cluster that did not answer in time, and gave no sign that it works on the call, counts as away. Calls to it fail at
+//!      once until it has answered a probe. A probe is the first call after [`PROBE_AFTER`], or a report; other calls do not
+//!      wait for it.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -40,7 +40,7 @@ struct Peer {
     /// For people.
     name: String,
     channel: LeaderChannel,
-    /// P1: until when calls fail at once.
+    /// FP1: until when calls fail at once.
     away_until: Mutex<Option<Instant>>,
 }
 
@@ -110,7 +110,7 @@ impl Peer {
         self.away_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps P1: true for the caller that is to find out.
+    /// Keeps FP1: true for the caller that is to find out.
     fn may_try(&self) -> bool {
         let now = Instant::now();
         let mut away_until = self.away_until();

@@ -62,7 +62,7 @@ pub(crate) async fn settle(metaserver: &Metaserver, federation: &Federation) {
     // Since when this leader has seen each volume without a name; soft: a new leader waits once more.
     let mut since = BTreeMap::new();
     loop {
-        // keeps F2
+        // keeps FE2
         let map = federation.map();
         let making = may_be_made(&map, &mut since, federation.being_made(), Instant::now());
         if has_root(&map, metaserver.gate.cluster())

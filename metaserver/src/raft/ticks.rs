@@ -1,9 +1,9 @@
 //! When openraft looks at its timers. It does so by ticks, five for each heartbeat, and a tick costs an idle member more
 //! than everything else that it does; while somebody leads there is nothing to time. So the ticks pause then:
 //!
-//! T1  A leader's heartbeats go out from here.
-//! T2  A follower ticks unless it heard a leader within the last lease. Before a lease and a time-out have passed it could
-//!     not stand for election anyway (P7.5), so the pause delays nothing.
+//! TI1  A leader's heartbeats go out from here.
+//! TI2  A follower ticks unless it heard a leader within the last lease. Before a lease and a time-out have passed it could
+//!      not stand for election anyway (P7.5), so the pause delays nothing.
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -31,9 +31,9 @@ pub(crate) async fn pace(
         let leads = leadership.borrow_and_update().is_leader;
         let last_heard = *heard.borrow_and_update();
         let pause = pause_until(leads, last_heard, Instant::now(), timing);
-        raft.runtime_config().tick(pause.is_none()); // keeps T2
+        raft.runtime_config().tick(pause.is_none()); // keeps TI2
         if leads && raft.trigger().heartbeat().await.is_err() {
-            return; // keeps T1
+            return; // keeps TI1
         }
         // What is heard during a pause only makes it longer: it is looked at in the end.
         let over = async {

@@ -42,7 +42,7 @@ impl Metaserver {
         if scope.crosses_volumes() {
             return Err(MetaError::CrossVolume); // keeps P9.3
         }
-        let is_full = self.room.is_full() && scope.grows; // keeps R1 of `room`
+        let is_full = self.room.is_full() && scope.grows; // keeps RO1 of `room`
         if let Some(federation) = self.federation.as_ref().filter(|_| !is_full && scope.enters_root) {
             return self.change_root(federation, request).await;
         }

@@ -1,7 +1,7 @@
 //! gRPC over `env.net`: windows tuned in one place, the handshake as a call of its own right after connecting.
 //!
 //! What connects and serves is boxed, here and in the modules beside: an `async fn`, with all that it awaits, is compiled by
-//! every crate that awaits it, and HTTP/2 is compiled once (figures in ARCHITECTURE.md, "Build").
+//! every crate that awaits it, and HTTP/2 is compiled once (figures in docs/measurements.md, "Build").
 
 use std::future::Future;
 use std::io;
@@ -30,7 +30,7 @@ use dfs_proto::frame::MAGIC_BYTES;
 pub use dfs_proto::units::MESSAGE_LEN_MAX;
 use dfs_proto::wire;
 
-/// Measured on loopback with 1 MiB payloads: the default windows cost twice the CPU (DESIGN.md, section 4).
+/// Measured on loopback with 1 MiB payloads: the default windows cost twice the CPU.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 /// Calls of one connection that are served at once; more wait at the peer.

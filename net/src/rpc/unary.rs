@@ -1,5 +1,5 @@
 //! Unary gRPC calls in frames: the same services and generated clients, without HTTP/2's cost (a small call takes less
-//! than half the CPU; figures in ARCHITECTURE.md). Streaming calls and clients that are not dfs use gRPC itself, on the same port.
+//! than half the CPU; figures in docs/measurements.md). Streaming calls and clients that are not dfs use gRPC itself, on the same port.
 //!
 //! U1  A frame is written whole or its connection is broken: the writing goes on when the caller gives up.
 //! U2  Every call ends: with its answer, when its caller gives up, or when its connection breaks.

@@ -14,8 +14,8 @@ pub const FILE_NAME_TIMEOUT: Duration = Duration::ZERO;
 const DIRECTORY_NAME_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// V2. The kernel asks for the attributes of a directory up to three times per component and call. Only what needs no
-/// look-up can be outdated by this: `fstat`, and cached reads of a file that was open before (see ARCHITECTURE.md,
-/// "Decided by measuring", and SEMANTICS.md).
+/// look-up can be outdated by this: `fstat`, and cached reads of a file that was open before (see
+/// docs/measurements.md and SEMANTICS.md).
 pub const ATTR_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// V3. The kernel asks for no attributes before a direct read, nor before an append. Within this time the client does not ask

@@ -18,7 +18,7 @@
 //!     numbers of the batches around it (L3) do not run on, and that is refused.
 //! R2  Of what is found only the last batch may not be on the disk yet: its write may have failed, and then the kernel
 //!     shows it for as long as it has the pages, and a sync finds nothing to do. So that write is made again before
-//!     anything builds on it; the batches before were synced before the next one was written (L1, S3).
+//!     anything builds on it; the batches before were synced before the next one was written (L1, LS3).
 
 use std::io;
 

@@ -1,13 +1,13 @@
 //! The Raft log: its tail in memory, everything in segment files, one task that writes.
 //!
-//! S1  One task owns the files. It drains what waits into one batch, writes it, syncs it, and only then reports what is
-//!     in it: entries through their callbacks, votes by letting `save_vote` return.
-//! S2  Writes reach the disk in the order in which openraft asked for them.
-//! S3  After a failed write or sync nothing more is written and everything is answered with that error: what a failed
-//!     sync left is unknown.
-//! S4  The log is cut only up to what a finished flush of the state has made durable (P7.3), which [`PurgeGate`] tells.
-//! S5  Memory is bounded: entries that were not purged are in memory, and the glue takes a snapshot and purges before
-//!     they are many; what waits for the disk is at most [`BACKLOG_LEN_MAX`], then `append` waits.
+//! LS1  One task owns the files. It drains what waits into one batch, writes it, syncs it, and only then reports what is
+//!      in it: entries through their callbacks, votes by letting `save_vote` return.
+//! LS2  Writes reach the disk in the order in which openraft asked for them.
+//! LS3  After a failed write or sync nothing more is written and everything is answered with that error: what a failed
+//!      sync left is unknown.
+//! LS4  The log is cut only up to what a finished flush of the state has made durable (P7.3), which [`PurgeGate`] tells.
+//! LS5  Memory is bounded: entries that were not purged are in memory, and the glue takes a snapshot and purges before
+//!      they are many; what waits for the disk is at most [`BACKLOG_LEN_MAX`], then `append` waits.
 //!
 //! What the files look like: `format`. Opening cuts a torn tail and refuses any other damage.
 
@@ -58,7 +58,7 @@ impl Default for LogOptions {
     }
 }
 
-/// Tells how far the log may be cut (S4).
+/// Tells how far the log may be cut (LS4).
 pub(crate) trait PurgeGate: Send + Sync + 'static {
     /// One more than the last index whose effects are durable in the state; flushes when that is below `wanted`.
     fn durable_next(&self, wanted: u64) -> BoxFuture<'static, io::Result<u64>>;
@@ -274,7 +274,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let vote = *vote;
-        // Synced before it counts (S1).
+        // Synced before it counts (LS1).
         self.send_and_wait(|done| Op::Vote { vote, done }).await?;
         self.shared.tail().vote = Some(vote);
         Ok(())
@@ -300,7 +300,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         }
         let len = records.len();
         let mut backlog = self.shared.backlog.subscribe();
-        // keeps S5; the writer never waits for this task
+        // keeps LS5; the writer never waits for this task
         let room = backlog.wait_for(|waiting| *waiting == 0 || *waiting + len <= BACKLOG_LEN_MAX).await;
         drop(room.map_err(io::Error::other)?);
         self.shared.backlog.send_modify(|waiting| *waiting += len);
@@ -355,7 +355,7 @@ impl LogMonitor {
         tail.vote.is_none() && tail.last().is_none()
     }
 
-    /// Ready when the disk has caught up so far that a proposer may go on (S5).
+    /// Ready when the disk has caught up so far that a proposer may go on (LS5).
     pub(crate) async fn has_room(&self) {
         let mut backlog = self.shared.backlog.subscribe();
         // An error would mean that the sender is gone, which this holds.

@@ -1,4 +1,4 @@
-//! The one task that writes the log (S1 to S3 of `store`).
+//! The one task that writes the log (LS1 to LS3 of `store`).
 
 use std::io;
 use std::sync::Arc;
@@ -199,7 +199,7 @@ impl<F: Fn(usize) + Send + 'static> Writer<F> {
         if self.failed.is_none()
             && let Err(error) = self.try_write(&batch).await
         {
-            self.fail(&error); // keeps S3
+            self.fail(&error); // keeps LS3
         }
         (self.written)(batch.entries_len);
         for waiter in batch.waiters {

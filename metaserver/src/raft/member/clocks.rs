@@ -1,11 +1,11 @@
 //! How far the members' wall clocks are apart (P7.1). Each member asks the others with its greetings (`bootstrap`).
 //!
-//! M1  What another clock showed is carried on by this member's CLOCK_BOOTTIME: so who steps a clock here is noticed at once,
-//!     and elsewhere with the next greeting.
-//! M2  A clock is judged by the middle one of all that are known, its own included. Of two nobody can tell which is right:
-//!     both are named, and nothing is done.
-//! M3  A member that is off by more than a minute does not lead, if a majority of the group agrees without it: so whoever
-//!     must not lead can be replaced. Until it is, it takes its time from the others.
+//! MC1  What another clock showed is carried on by this member's CLOCK_BOOTTIME: so who steps a clock here is noticed at once,
+//!      and elsewhere with the next greeting.
+//! MC2  A clock is judged by the middle one of all that are known, its own included. Of two nobody can tell which is right:
+//!      both are named, and nothing is done.
+//! MC3  A member that is off by more than a minute does not lead, if a majority of the group agrees without it: so whoever
+//!      must not lead can be replaced. Until it is, it takes its time from the others.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -66,7 +66,7 @@ impl MemberClocks {
         self.clock.now()
     }
 
-    /// The time for what is proposed here: this member's clock, or what the others agree on while it must not lead (M3).
+    /// The time for what is proposed here: this member's clock, or what the others agree on while it must not lead (MC3).
     pub(crate) fn wall(&self) -> Timestamp {
         let own = self.own_wall();
         match self.bars_from_leading() {
@@ -81,7 +81,7 @@ impl MemberClocks {
         survey.off.into_iter().map(|(member, off)| (member, (off / 1_000_000) as i64)).collect()
     }
 
-    /// M3: may `member` lead, as far as its clock goes?
+    /// MC3: may `member` lead, as far as its clock goes?
     pub(crate) fn may_lead(&self, member: MemberId) -> bool {
         self.survey().bars(member, self.count).is_none()
     }
@@ -103,7 +103,7 @@ impl MemberClocks {
 }
 
 impl Survey {
-    /// Keeps M2.
+    /// Keeps MC2.
     fn of(clocks: &BTreeMap<MemberId, i128>) -> Survey {
         let mut sorted: Vec<i128> = clocks.values().copied().collect();
         sorted.sort_unstable();
@@ -119,7 +119,7 @@ impl Survey {
         Survey { off: clocks.iter().map(|(member, clock)| (*member, off(*clock))).collect() }
     }
 
-    /// How far `member` is off, if that keeps it from leading a group of so many (M3).
+    /// How far `member` is off, if that keeps it from leading a group of so many (MC3).
     fn bars(&self, member: MemberId, count: usize) -> Option<i128> {
         let is_too_far = |off: i128| off.unsigned_abs() > OFF_MAX_TO_LEAD.as_nanos();
         let agreeing = self.off.values().filter(|off| !is_too_far(**off)).count();

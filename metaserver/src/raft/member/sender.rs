@@ -1,13 +1,13 @@
 //! What can be told of a Raft message before openraft sees it, and stores what it says. There is no authentication yet; this
 //! is what keeps a single packet of a stranger, or of a member gone mad, from ending the group.
 //!
-//! A1  It comes from a member of the group, which speaks for itself: the header's member and data directory are recorded
-//!     ones, and the vote in the body is that member's.
-//! A2  A term is no more than [`TERM_JUMP_MAX`] above this member's own. With pre-votes a term rises only when a quorum
-//!     lets somebody stand, which takes most of a second; who was away finds the others ahead by the elections that he
-//!     missed. Beyond the last term there is no other: a group that stored it would never elect again.
-//! A3  A request to vote names a candidate, every other a leader that was elected.
-//! A4  Log positions leave room for those to come, do not run ahead of the vote, and stand one behind the other.
+//! SE1  It comes from a member of the group, which speaks for itself: the header's member and data directory are recorded
+//!      ones, and the vote in the body is that member's.
+//! SE2  A term is no more than [`TERM_JUMP_MAX`] above this member's own. With pre-votes a term rises only when a quorum
+//!      lets somebody stand, which takes most of a second; who was away finds the others ahead by the elections that he
+//!      missed. Beyond the last term there is no other: a group that stored it would never elect again.
+//! SE3  A request to vote names a candidate, every other a leader that was elected.
+//! SE4  Log positions leave room for those to come, do not run ahead of the vote, and stand one behind the other.
 //!
 //! Answers are looked at in the same way: openraft stores the vote of one who refuses.
 
@@ -20,10 +20,10 @@ use tonic::Status;
 
 use crate::raft::types::{LogId, SnapshotMeta, TypeConfig, Vote};
 
-/// A2. Half a year of an election every second that somebody missed; even one packet after another does not get to the end
+/// SE2. Half a year of an election every second that somebody missed; even one packet after another does not get to the end
 /// of 64 bits with it.
 pub(crate) const TERM_JUMP_MAX: u64 = 1 << 24;
-/// A4. No log gets there in a thousand years.
+/// SE4. No log gets there in a thousand years.
 const INDEX_MAX: u64 = 1 << 60;
 
 fn refuse(what: String) -> Status {
@@ -39,7 +39,7 @@ enum Standing {
 
 /// A message of the protocol, with what it claims.
 pub(crate) trait Claims {
-    /// Keeps A2, A3 and A4. `term` is the receiver's.
+    /// Keeps SE2, SE3 and SE4. `term` is the receiver's.
     fn check(&self, from: MemberId, term: u64) -> Result<(), Status>;
     /// The sender's.
     fn term(&self) -> u64;
@@ -80,13 +80,13 @@ impl Answers for TransferLeaderResponse<TypeConfig> {
     }
 }
 
-/// Keeps A2 for an answer to what this member sent in `term`.
+/// Keeps SE2 for an answer to what this member sent in `term`.
 pub(crate) fn check_answer(answer: &impl Answers, term: u64) -> Result<(), Status> {
     answer.vote().map_or(Ok(()), |vote| check_term(vote.leader_id.term, term))
 }
 
 /// Is this directory recorded for the member that says it speaks? While nothing is recorded yet, every member that is
-/// configured may (A1).
+/// configured may (SE1).
 pub(crate) fn check_member(
     from: (MemberId, Option<DirectoryId>),
     recorded: impl IntoIterator<Item = (MemberId, DirectoryId)>,
@@ -111,7 +111,7 @@ pub(crate) fn check_member(
     Err(refuse(format!("{member} is no member of this group")))
 }
 
-/// Keeps A2.
+/// Keeps SE2.
 pub(crate) fn check_term(theirs: u64, own: u64) -> Result<(), Status> {
     if theirs > own.saturating_add(TERM_JUMP_MAX) {
         return Err(refuse(format!("term {theirs} is too far above this member's term {own} to be one")));
@@ -122,15 +122,15 @@ pub(crate) fn check_term(theirs: u64, own: u64) -> Result<(), Status> {
 fn check_vote(vote: &Vote, standing: Standing, from: MemberId, term: u64) -> Result<(), Status> {
     let leader = &vote.leader_id;
     if leader.voted_for != from.0 {
-        return Err(refuse(format!("{from} speaks for {}", MemberId(leader.voted_for)))); // keeps A1
+        return Err(refuse(format!("{from} speaks for {}", MemberId(leader.voted_for)))); // keeps SE1
     }
     if vote.committed != (standing == Standing::Leader) {
-        return Err(refuse(format!("{from} says that it is another than a {standing:?}"))); // keeps A3
+        return Err(refuse(format!("{from} says that it is another than a {standing:?}"))); // keeps SE3
     }
     check_term(leader.term, term)
 }
 
-/// Keeps A4.
+/// Keeps SE4.
 fn check_position(position: Option<&LogId>, vote: &Vote) -> Result<(), Status> {
     let Some(position) = position else { return Ok(()) };
     if position.index >= INDEX_MAX {

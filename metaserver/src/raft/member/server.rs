@@ -1,14 +1,14 @@
 //! The serving side: checks that a request is meant for this member, then hands it to openraft.
 //!
-//! V1  A request for another group, another member or another data directory is refused: an emptied member neither
-//!     votes nor acknowledges (P7.7).
-//!     What a message claims is checked before openraft stores it (`sender`): a stranger, an impossible term.
-//! V2  A member that has just started grants no vote for one leader lease (P7.5): before it stopped it may have promised
-//!     a leader that no other would be elected.
-//! V3  A heartbeat is answered once Raft has taken notice of it, and does not wait for the disk: a leader whose followers'
-//!     disks are slow has a quorum. What it grants, one lease without another leader, is a promise in memory, which V2 keeps
-//!     over a restart. (openraft's own answer waits until everything that came before is synced.)
-//! V4  A member whose clock is wrong does not take over the lead (`clocks`, M3).
+//! RS1  A request for another group, another member or another data directory is refused: an emptied member neither
+//!      votes nor acknowledges (P7.7).
+//!      What a message claims is checked before openraft stores it (`sender`): a stranger, an impossible term.
+//! RS2  A member that has just started grants no vote for one leader lease (P7.5): before it stopped it may have promised
+//!      a leader that no other would be elected.
+//! RS3  A heartbeat is answered once Raft has taken notice of it, and does not wait for the disk: a leader whose followers'
+//!      disks are slow has a quorum. What it grants, one lease without another leader, is a promise in memory, which RS2 keeps
+//!      over a restart. (openraft's own answer waits until everything that came before is synced.)
+//! RS4  A member whose clock is wrong does not take over the lead (`clocks`, MC3).
 
 use std::io;
 use std::pin::Pin;
@@ -107,7 +107,7 @@ impl Served {
         if self.group.has_failed() {
             return Err(Status::failed_precondition("this member is no part of the group any more"));
         }
-        let header = self.group.check(header)?; // keeps V1
+        let header = self.group.check(header)?; // keeps RS1
         let from = (MemberId(header.from_member), DirectoryId::from_wire(&header.from_directory));
         sender::check_member(from, recorded(&self.raft), &self.group.configured)?;
         Ok(from.0)
@@ -122,12 +122,12 @@ impl Served {
 
     fn check_may_vote(&self) -> Result<(), Status> {
         if Instant::now() < self.votes_from {
-            return Err(Status::failed_precondition("this member has just started and does not vote yet")); // keeps V2
+            return Err(Status::failed_precondition("this member has just started and does not vote yet")); // keeps RS2
         }
         Ok(())
     }
 
-    /// Keeps V3. Raft takes requests one after the other: who looks at its state behind the heartbeat sees whether the leader
+    /// Keeps RS3. Raft takes requests one after the other: who looks at its state behind the heartbeat sees whether the leader
     /// was accepted. A refusal comes at once.
     async fn heartbeat(
         &self,
@@ -303,7 +303,7 @@ impl RaftService for Service {
         served.check_may_vote()?;
         let is_asked = request.to_node_id() == &served.group.own.0;
         if is_asked && !served.group.clocks.may_lead(served.group.own) {
-            return Err(Status::failed_precondition("the clock of this member is wrong: it does not lead")); // keeps V4
+            return Err(Status::failed_precondition("the clock of this member is wrong: it does not lead")); // keeps RS4
         }
         encode(&served.raft.handle_transfer_leader(request).await.map_err(stopped)?)
     }

@@ -3,8 +3,8 @@
 //! `MEMBER` is the first file of a directory. While it does not say how far the log has come, the rest is still being made, and
 //! what of it is there was never used; from then on all of it must be there (`examine`).
 //!
-//! M1  The log has reached what the stamp says: it is written after the batch that it names was synced.
-//! M2  Each start writes it again: what an earlier process failed to sync, or did not come to, is on the disk then.
+//! ST1  The log has reached what the stamp says: it is written after the batch that it names was synced.
+//! ST2  Each start writes it again: what an earlier process failed to sync, or did not come to, is on the disk then.
 
 use std::io;
 use std::path::Path;
