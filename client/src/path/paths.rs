@@ -85,7 +85,7 @@ impl Paths {
         file.release().await
     }
 
-    /// At most `limit` entries of a directory behind `cookie` (0: from the start), with their attributes.
+    /// At most `limit` entries of a directory behind `cookie` (0: from the start), with their attributes, in an order that stays.
     pub async fn list(&self, caller: &Caller, path: &[u8], cookie: u64, limit: u32) -> Result<DirPage> {
         let inode = walk::inode(&self.client, caller, path).await?;
         self.client.perform(caller, ReadDir { inode, cookie, limit, plus: true }).await
