@@ -30,7 +30,8 @@ pub struct Scope {
     pub behind: BTreeMap<NameIn, Behind>,
     /// The names in this directory are shown; not each of them is in `names`.
     pub listed: Option<Listed>,
-    /// Volumes that the operation concerns.
+    /// Volumes that the operation concerns, as far as the operation gives their numbers: the volume of an inode that is found
+    /// through `behind` or `listed` comes to them.
     pub volumes: BTreeSet<VolumeId>,
     /// Its parts are independent of each other and may lie in different volumes. All other operations stay within one.
     pub is_batch: bool,
@@ -76,8 +77,9 @@ pub enum Unleased {
     /// Where chunks are and how long: chunk and set version are checked where the bytes are read and where they are committed
     /// (P2.1, P10.1), so an outdated copy is found out.
     Chunks,
-    /// What is left of inodes that have no name and that nobody has open, of sessions that have ended, and of ranges that are
-    /// behind a cut.
+    /// What is left of inodes that have no name, of sessions that have ended, and of ranges that are behind a cut. Another session
+    /// may have an inode open that was an orphan of a session which ended: its reads are answered `Stale` from then on, so leases
+    /// will need a command that names those inodes.
     Garbage,
     /// Which volumes there are, and the versions of their entries in volume 0: these are compared when a step is applied
     /// (P9.2).

@@ -55,8 +55,8 @@ impl<O: AtOneCluster> Operation for O {
         if let Some(other) = self.also_at() {
             Routes::require_one_volume(self.at(), other)?;
         }
-        let _changing = routes.changing(&self.changed_entries());
         let cluster = routes.at(self.at()).await?;
+        let _changing = routes.changing(&self.changed_entries());
         self.perform_at(&cluster, caller).await
     }
 }

@@ -9,9 +9,10 @@
 //! PA2  When an operation returns without an error, its effect is durable and seen by everybody who asks later.
 //! PA3  An operation of several requests is not atomic: another client may move a directory between two look-ups, and a reader
 //!      may see a file that is half written. To replace a content at once, write another file and rename it.
+//! PA4  A change that was begun goes on when its caller gives up, and leaves nothing behind that happens later.
 //!
-//! Symbolic links are not followed: a path that leads through one is refused as one that leads through a file. `.` and `..` are
-//! refused, too.
+//! A caller's groups have to be filled in. Symbolic links are not followed: a path that leads through one is refused as one that
+//! leads through a file. `.` and `..` are refused, too.
 //!
 //! Uses `inode`, and no floor below it.
 

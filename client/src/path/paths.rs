@@ -1,5 +1,6 @@
 //! The operations on paths.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -71,21 +72,23 @@ impl Paths {
     }
 
     /// Makes `data` the content of a file. The file is made with `mode`, its permission bits, if it is not there.
-    pub async fn write(&self, caller: &Caller, path: &[u8], mode: u32, data: &[u8]) -> Result<()> {
+    pub async fn write(&self, caller: &Caller, path: &[u8], mode: u32, data: Bytes) -> Result<()> {
         let Entry { parent, name } = walk::entry(&self.client, caller, path).await?;
         let create = Create { parent, name, mode, what: NewInode::File, or_existing: true };
-        let mode = OpenMode { write: true, truncate: true, ..OpenMode::default() };
-        let (file, _) = self.client.perform(caller, CreateOpen { create, mode }).await?;
-        let mut at = 0;
-        for part in data.chunks(APPEND_LEN_MAX as usize) {
-            file.write_at(caller, Offset(at), part).await?;
-            at += part.len() as u64;
-        }
-        file.sync().await?; // keeps PA2
-        file.release().await
+        let (client, caller) = (self.client.clone(), caller.clone());
+        finish(async move {
+            let mode = OpenMode { write: true, truncate: true, ..OpenMode::default() };
+            let (file, _) = client.perform(&caller, CreateOpen { create, mode }).await?;
+            let filled = fill(&file, &caller, &data).await; // keeps PA2
+            // Also after an error: nothing of this write may be committed after it has returned, over a later one.
+            let released = file.release().await;
+            filled.and(released)
+        })
+        .await
     }
 
-    /// At most `limit` entries of a directory behind `cookie` (0: from the start), with their attributes, in an order that stays.
+    /// At most `limit` entries of a directory behind `cookie` (0: from the start), in an order that stays. An entry has no
+    /// attributes if the caller may list the directory and not search it.
     pub async fn list(&self, caller: &Caller, path: &[u8], cookie: u64, limit: u32) -> Result<DirPage> {
         let inode = walk::inode(&self.client, caller, path).await?;
         self.client.perform(caller, ReadDir { inode, cookie, limit, plus: true }).await
@@ -101,13 +104,17 @@ impl Paths {
     /// Removes a file, or an empty directory.
     pub async fn remove(&self, caller: &Caller, path: &[u8]) -> Result<()> {
         let Entry { parent, name } = walk::entry(&self.client, caller, path).await?;
-        let unlinked = self.client.perform(caller, Unlink { parent, name: name.clone() }).await;
-        match unlinked {
-            Err(ClientError::IsDirectory) => {
-                self.client.perform(caller, Rmdir { parent, name }).await.map(drop)
+        let (client, caller) = (self.client.clone(), caller.clone());
+        finish(async move {
+            let unlinked = client.perform(&caller, Unlink { parent, name: name.clone() }).await;
+            match unlinked {
+                Err(ClientError::IsDirectory) => {
+                    client.perform(&caller, Rmdir { parent, name }).await.map(drop)
+                }
+                removed => removed,
             }
-            removed => removed,
-        }
+        })
+        .await
     }
 
     /// Gives a file or directory another name, in place of what has that name.
@@ -121,6 +128,23 @@ impl Paths {
             new_name: target.name,
             no_replace: false,
         };
-        self.client.perform(caller, rename).await.map(drop)
+        let (client, caller) = (self.client.clone(), caller.clone());
+        finish(async move { client.perform(&caller, rename).await.map(drop) }).await
     }
+}
+
+async fn fill(file: &File, caller: &Caller, data: &[u8]) -> Result<()> {
+    let mut at = 0;
+    for part in data.chunks(APPEND_LEN_MAX as usize) {
+        file.write_at(caller, Offset(at), part).await?;
+        at += part.len() as u64;
+    }
+    file.sync().await
+}
+
+/// Goes on when its caller gives up (PA4): what was sent has its effect anyway, and what is left of it (the release of a file, or
+/// of an inode that has lost its last name) has to follow.
+async fn finish<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    let ended = |error| ClientError::Internal { what: format!("the operation ended: {error}") };
+    tokio::spawn(work).await.map_err(ended)?
 }

@@ -1,6 +1,9 @@
 //! Operations on paths.
 
+use std::time::Duration;
+
 use dfs_proto::units::{ByteLen, MIB, Offset};
+use tokio::time::{sleep, timeout};
 
 use crate::error::ClientError;
 use crate::fakes::{Cluster, USER, pattern};
@@ -17,12 +20,12 @@ async fn a_file_that_was_written_by_its_path_is_read_by_it_everywhere() {
     writer.make_directory(&USER, b"/docs", 0o755).await.unwrap();
     writer.make_directory(&USER, b"/docs/old", 0o755).await.unwrap();
     let data = pattern(1, 5 * MIB + 7);
-    writer.write(&USER, b"/docs/old/file", 0o644, &data).await.unwrap();
+    writer.write(&USER, b"/docs/old/file", 0o644, data.clone().into()).await.unwrap();
     assert!(reader.read(&USER, b"docs/old/file").await.unwrap() == data);
     let range = reader.read_range(&USER, b"docs/old/file", Offset(MIB - 1), 9).await.unwrap();
     assert_eq!(range, data[MIB as usize - 1..][..9]);
     assert_eq!(reader.stat(&USER, b"docs/old/file").await.unwrap().size, ByteLen(data.len() as u64));
-    writer.write(&USER, b"/docs/old/file", 0o644, b"shorter").await.unwrap();
+    writer.write(&USER, b"/docs/old/file", 0o644, "shorter".into()).await.unwrap();
     assert_eq!(reader.read(&USER, b"docs/old/file").await.unwrap()[..], b"shorter"[..]);
 }
 
@@ -31,8 +34,8 @@ async fn names_are_listed_moved_and_removed_by_their_paths() {
     let cluster = Cluster::new();
     let paths = paths(&cluster).await;
     paths.make_directory(&USER, b"a", 0o755).await.unwrap();
-    paths.write(&USER, b"a/one", 0o644, b"1").await.unwrap();
-    paths.write(&USER, b"two", 0o644, b"2").await.unwrap();
+    paths.write(&USER, b"a/one", 0o644, "1".into()).await.unwrap();
+    paths.write(&USER, b"two", 0o644, "2".into()).await.unwrap();
     paths.rename(&USER, b"two", b"a/two").await.unwrap();
     let page = paths.list(&USER, b"a", 0, 1).await.unwrap();
     let rest = paths.list(&USER, b"a", page.entries[0].cookie, 9).await.unwrap();
@@ -51,8 +54,26 @@ async fn names_are_listed_moved_and_removed_by_their_paths() {
 async fn a_path_that_leads_through_a_file_or_nowhere_is_refused() {
     let cluster = Cluster::new();
     let paths = paths(&cluster).await;
-    paths.write(&USER, b"file", 0o644, b"").await.unwrap();
+    paths.write(&USER, b"file", 0o644, "".into()).await.unwrap();
     assert_eq!(paths.read(&USER, b"file/below").await, Err(ClientError::NotDirectory));
     assert_eq!(paths.read(&USER, b"none/below").await, Err(ClientError::NotFound));
     assert!(matches!(paths.remove(&USER, b"/").await, Err(ClientError::InvalidArgument { .. })));
+}
+
+/// A gateway's caller hangs up in the middle. What was written until then stayed in the buffer, and was committed seconds later,
+/// over what the caller's second try had written elsewhere.
+#[tokio::test(start_paused = true)]
+async fn regression_a_write_by_path_that_is_given_up_changes_nothing_after_a_later_one() {
+    let cluster = Cluster::new();
+    let (first, second) = (paths(&cluster).await, paths(&cluster).await);
+    let (old, new) = (pattern(1, 3 * MIB), pattern(2, 2 * MIB));
+    for patience_ms in [1, 3, 5, 8, 20] {
+        let patience = Duration::from_millis(patience_ms);
+        let given_up = timeout(patience, first.write(&USER, b"file", 0o644, old.clone().into())).await;
+        assert!(given_up.is_err(), "it took less than {patience:?}");
+        sleep(Duration::from_secs(1)).await; // it goes on until its end
+        second.write(&USER, b"file", 0o644, new.clone().into()).await.unwrap();
+        sleep(Duration::from_secs(30)).await;
+        assert!(second.read(&USER, b"file").await.unwrap() == new, "after {patience:?}");
+    }
 }

@@ -34,7 +34,8 @@ pub(crate) type MembershipConfig = openraft::Membership<u64, MemberNode>;
 pub(crate) type SnapshotMeta = SnapshotMetaOf<TypeConfig>;
 
 /// The version of what members exchange: of request bodies, and of the entries in them, which no member may get that cannot
-/// read them. Members of different versions refuse each other: an upgrade stops all of them. Raised with `log::VERSION`.
+/// read them. Members of different versions refuse each other: an upgrade stops all of them. Raised with `log::VERSION`, and
+/// when a table gets a new version: a snapshot carries its records.
 ///
 /// 5: a chunk may have a volume. 4: inodes have a birth time. 3: an entry carries the state's own time beside the leader's wall clock (P7.1).
 pub(crate) const FORMAT: u8 = log::VERSION;

@@ -28,5 +28,6 @@ pub(super) const REAP: Budget =
 pub(super) const DELETE: Budget =
     Budget { every: Duration::from_secs(1), commands_max: 1, records_max: REAP_LIMIT_MAX };
 
-/// Of a session, one record; what it leaves behind is reaped.
-pub(super) const EXPIRE: Budget = Budget { every: Duration::from_secs(1), commands_max: 100, records_max: 1 };
+/// Of a session, one record; what it leaves behind is reaped. A plan reads all sessions, so one round takes whatever is due.
+pub(super) const EXPIRE: Budget =
+    Budget { every: Duration::from_secs(1), commands_max: usize::MAX, records_max: 1 };

@@ -15,7 +15,7 @@ const CLUSTER_NAME_LEN_MAX: usize = 64;
 const ADDRESSES_MAX: usize = 16;
 const ADDRESS_LEN_MAX: usize = 256;
 
-fn volume_from_wire(volume: u32) -> MetaResult<VolumeId> {
+pub(super) fn volume_from_wire(volume: u32) -> MetaResult<VolumeId> {
     if volume < 1 << 24 { Ok(VolumeId(volume)) } else { Err(invalid("volume of more than 24 bits")) }
 }
 

@@ -136,9 +136,22 @@ pub(crate) fn is_undecided(view: &dyn Snapshot, change: &Change) -> bool {
     root_entered(change).is_some_and(is_going)
 }
 
-/// The root of a volume, if the change puts a name into one.
+/// The root of a volume, if the change puts a name into one. Not by the change's scope: what this answers decides how entries
+/// that are in logs are applied, and a scope may change with the needs of leases.
 pub(crate) fn root_entered(change: &Change) -> Option<InodeId> {
-    change.scope().gains_name.filter(|directory| volume::is_root(*directory))
+    let parent = match change {
+        Change::Create(create) => create.parent,
+        Change::Link { parent, .. } => *parent,
+        Change::Rename(rename) => rename.new_parent,
+        Change::Unlink { .. }
+        | Change::Rmdir { .. }
+        | Change::SetAttr(_)
+        | Change::OpenChunk(_)
+        | Change::SealChunk { .. }
+        | Change::CommitExtents(_)
+        | Change::ReleaseOrphans { .. } => return None,
+    };
+    volume::is_root(parent).then_some(parent)
 }
 
 fn answer_root(txn: &Txn<'_>, root: InodeId) -> Reply {

@@ -97,5 +97,8 @@ pub(crate) fn read_as<Record, Value>(record: &[u8]) -> Result<Value, Broken>
 where
     Record: Stored<Value> + DeserializeOwned,
 {
-    postcard::from_bytes::<Record>(record).map_err(|error| Broken(error.to_string()))?.live()
+    match postcard::take_from_bytes::<Record>(record).map_err(|error| Broken(error.to_string()))? {
+        (record, []) => record.live(),
+        (_, rest) => Err(Broken(format!("{} bytes are left over", rest.len()))),
+    }
 }

@@ -19,9 +19,10 @@ use crate::raft::log::disk::{LogDisk, WholeFile};
 use crate::raft::log::recover::Reached;
 
 /// Of everything in a metaserver's data directory together. 2: names of entries are values, not keys.
-/// 3: volumes come and go. 4: the stamp says how far the log has come, segments whose they are.
-const DIRECTORY_FORMAT: u32 = 4;
-/// It is read, and written as [`DIRECTORY_FORMAT`].
+/// 3: volumes come and go. 4: the stamp says how far the log has come, segments whose they are. 5: inodes, extents and chunks of
+/// their second versions, and the table of space: a release that does not know them refuses the directory, before it reads one.
+const DIRECTORY_FORMAT: u32 = 5;
+/// Those from here on are read, and written as [`DIRECTORY_FORMAT`] by the first start (ST2).
 const DIRECTORY_FORMAT_BEFORE: u32 = 3;
 const KIND: &str = "dfs-metaserver";
 

@@ -75,7 +75,10 @@ pub(in crate::rpc) async fn serve_connection<P: Protocol>(
         () = served.writer.ended() => {}
     }
     // A peer that does not read its answers is cut off.
-    let _ = timeout(GREETING_DEADLINE, protocol.finish(&served)).await;
+    tokio::select! {
+        _ = timeout(GREETING_DEADLINE, protocol.finish(&served)) => {}
+        () = served.writer.ended() => {}
+    }
     served.writer.end();
 }
 

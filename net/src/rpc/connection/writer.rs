@@ -2,7 +2,11 @@
 //!
 //! There is no task that only writes. A task that queues a frame, and finds that no other one is writing, writes all frames that
 //! are queued. So a small frame costs no wake-up of another task, and frames that are queued meanwhile leave in one system call.
+//!
+//! Nothing is written behind a frame that was torn or left out: a write that fails, or is dropped in the middle, takes the half
+//! with it, and once the writer has ended, what is still queued is dropped.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -22,10 +26,12 @@ use dfs_proto::frame::{self, FrameKind};
 
 /// The bytes of answers that may wait for a peer (`unary`, U5). A peer that reads its answers leaves much less waiting.
 pub(in crate::rpc) const UNREAD_LEN_MAX: usize = 64 << 20;
-/// A payload up to this length is copied, so that it leaves in one system call with the other frames that are queued.
+/// A frame up to this length is copied, so that it leaves in one system call with the other frames that are queued.
 const COPIED_LEN_MAX: usize = 16 << 10;
-/// The bytes of frames that are written in one system call.
-const JOINED_LEN_MAX: usize = 256 << 10;
+/// The bytes of frames that are taken from the queue and written at a time. What they held is given back then.
+const ROUND_LEN_MAX: usize = 256 << 10;
+/// With more than this to write, a task of its own does it: the caller may be a thread that serves others.
+const INLINE_LEN_MAX: usize = 64 << 10;
 
 /// A frame on its way out.
 pub(in crate::rpc) struct Outgoing {
@@ -52,8 +58,8 @@ impl Outgoing {
 }
 
 pub(in crate::rpc) struct Writer {
-    queue: Mutex<Vec<Outgoing>>,
-    /// None once the connection has ended.
+    queue: Mutex<VecDeque<Outgoing>>,
+    /// None once the connection has ended, and while a task writes.
     half: tokio::sync::Mutex<Option<WriteHalf<Box<dyn Stream>>>>,
     is_ended: AtomicBool,
     /// The same, for those who wait for it.
@@ -82,15 +88,29 @@ impl Writer {
     pub(super) fn end(&self) {
         self.is_ended.store(true, Ordering::Relaxed);
         self.end.cancel();
-        drop(std::mem::take(&mut *lock(&self.queue))); // not under the lock
         if let Ok(mut half) = self.half.try_lock() {
             *half = None; // otherwise the task that writes does it
         }
+        // Last: a frame whose sender found the half locked just now was left to this task.
+        let queued = std::mem::take(&mut *lock(&self.queue));
+        drop(queued); // not under the lock: what wakes up may come back here
     }
 
     fn queue(&self, frame: Outgoing) {
         self.unwritten.fetch_add(frame.len(), Ordering::Relaxed);
-        lock(&self.queue).push(frame);
+        lock(&self.queue).push_back(frame);
+    }
+
+    /// The frames to write next: the first one, and those behind it that fit.
+    fn next_round(&self) -> Vec<Outgoing> {
+        let mut queue = lock(&self.queue);
+        let mut len = 0;
+        let fitting = queue.iter().take_while(|frame| {
+            len += frame.len();
+            len <= ROUND_LEN_MAX
+        });
+        let count = fitting.count().max(1).min(queue.len());
+        queue.drain(..count).collect()
     }
 
     /// Whether the peer leaves more unread than `unary`, U5, allows.
@@ -100,11 +120,11 @@ impl Writer {
 
     /// Queues a frame without waiting. A task writes what the socket does not take now. The caller bounds what may queue up.
     pub(in crate::rpc) fn send(self: &Arc<Self>, frame: Outgoing) {
-        let is_long = frame.payload.len() > COPIED_LEN_MAX;
+        let is_long = frame.len() > COPIED_LEN_MAX;
         self.queue(frame);
+        let is_much = is_long || self.unwritten.load(Ordering::Relaxed) > INLINE_LEN_MAX;
         let mut writing = Box::pin(self.clone().write_queue());
-        // A long frame would keep the caller busy.
-        if is_long || poll_once(writing.as_mut()).is_pending() {
+        if is_much || poll_once(writing.as_mut()).is_pending() {
             tokio::spawn(writing);
         }
     }
@@ -112,7 +132,7 @@ impl Writer {
     /// Sends an answer that was waited for. Other tasks wait for the same thing (one log entry answers many changes), so this
     /// lets them queue their answers too: all of them leave in one system call, after one wake-up on the other side.
     pub(in crate::rpc) async fn send_with_others(self: Arc<Self>, frame: Outgoing) {
-        let is_long = frame.payload.len() > COPIED_LEN_MAX;
+        let is_long = frame.len() > COPIED_LEN_MAX;
         self.queue(frame);
         if !is_long {
             tokio::task::yield_now().await;
@@ -132,18 +152,22 @@ impl Writer {
             // The task that holds it writes what this one has queued.
             let Ok(mut half) = self.half.try_lock() else { return };
             loop {
-                let queued = std::mem::take(&mut *lock(&self.queue));
-                if queued.is_empty() {
+                let round = self.next_round();
+                if round.is_empty() {
                     break;
                 }
-                if self.write(half.as_mut(), &queued).await.is_err() {
-                    *half = None;
-                    self.is_ended.store(true, Ordering::Relaxed);
-                    self.end.cancel();
+                // If this task is dropped in the middle, the half is dropped with it.
+                let mut taken = half.take();
+                match self.write(taken.as_mut(), &round).await {
+                    Ok(()) => *half = taken,
+                    Err(_) => {
+                        self.is_ended.store(true, Ordering::Relaxed);
+                        self.end.cancel();
+                    }
                 }
-                let written: usize = queued.iter().map(Outgoing::len).sum();
+                let written: usize = round.iter().map(Outgoing::len).sum();
                 self.unwritten.fetch_sub(written, Ordering::Relaxed);
-                drop(queued); // gives back what they held
+                drop(round); // gives back what they held
             }
             let has_ended = self.is_ended();
             if has_ended {
@@ -161,40 +185,40 @@ impl Writer {
     async fn write(
         &self,
         half: Option<&mut WriteHalf<Box<dyn Stream>>>,
-        queued: &[Outgoing],
+        round: &[Outgoing],
     ) -> io::Result<()> {
         let ended = io::ErrorKind::ConnectionAborted;
         let half = half.ok_or(ended)?;
+        if self.is_ended() {
+            return Err(ended.into()); // what was queued before may have been dropped
+        }
         tokio::select! {
             biased; // nobody looks at the end while the socket takes what is written
-            written = write_frames(half, queued) => written,
+            written = write_frames(half, round) => written,
             () = self.end.cancelled() => Err(ended.into()),
         }
     }
 }
 
-async fn write_frames(half: &mut WriteHalf<Box<dyn Stream>>, queued: &[Outgoing]) -> io::Result<()> {
-    if let [Outgoing { head, payload, .. }] = queued {
+async fn write_frames(half: &mut WriteHalf<Box<dyn Stream>>, round: &[Outgoing]) -> io::Result<()> {
+    if let [Outgoing { head, payload, .. }] = round {
         return match payload.is_empty() {
             true => half.write_all(head).await,
             false => half.write_all_buf(&mut head.clone().chain(payload.clone())).await,
         };
     }
-    let is_copied = |frame: &&Outgoing| frame.payload.len() <= COPIED_LEN_MAX;
-    let copied_len: usize = queued.iter().filter(is_copied).map(Outgoing::len).sum();
-    let mut joined = BytesMut::with_capacity(copied_len.min(JOINED_LEN_MAX));
-    for frame in queued {
-        joined.extend_from_slice(&frame.head);
-        if !is_copied(&frame) {
-            half.write_all_buf(&mut (&joined[..]).chain(frame.payload.clone())).await?;
-            joined.clear();
+    let is_copied = |frame: &&Outgoing| frame.len() <= COPIED_LEN_MAX;
+    let copied_len: usize = round.iter().filter(is_copied).map(Outgoing::len).sum();
+    let mut joined = BytesMut::with_capacity(copied_len);
+    for frame in round {
+        if is_copied(&frame) {
+            joined.extend_from_slice(&frame.head);
+            joined.extend_from_slice(&frame.payload);
             continue;
         }
-        joined.extend_from_slice(&frame.payload);
-        if joined.len() >= JOINED_LEN_MAX {
-            half.write_all(&joined).await?;
-            joined.clear();
-        }
+        let (head, payload) = (frame.head.clone(), frame.payload.clone());
+        half.write_all_buf(&mut (&joined[..]).chain(head).chain(payload)).await?;
+        joined.clear();
     }
     half.write_all(&joined).await
 }

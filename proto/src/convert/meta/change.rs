@@ -8,9 +8,10 @@ use super::attr::{
 };
 use super::commit::{commit_from_wire, commit_to_wire};
 use crate::attr::FileKind;
+use crate::convert::federation::volume_from_wire;
 use crate::convert::{invalid, required};
 use crate::error::MetaError;
-use crate::ids::{ChunkId, ClusterId, InodeId, RequestId, ServerId, SessionId, VolumeId};
+use crate::ids::{ChunkId, ClusterId, InodeId, RequestId, ServerId, SessionId};
 use crate::meta::{Change, ChangeRequest, Create, MetaResult, NewInode, OpenChunk, Rename, SetAttr, SetTime};
 use crate::units::{ByteLen, FILE_LEN_MAX, SYMLINK_LEN_MAX};
 use crate::wire;
@@ -118,7 +119,7 @@ fn change_from_wire(change: wire::change_request::Change) -> MetaResult<Change> 
                 avoid: open.avoid.into_iter().map(ServerId).collect(),
                 copies: open.copies,
                 beside: open.beside.into_iter().map(ServerId).collect(),
-                volume: open.volume.map(VolumeId),
+                volume: open.volume.map(volume_from_wire).transpose()?,
             })
         }
         Wire::SealChunk(seal) => Change::SealChunk { chunk: ChunkId(seal.chunk) },
