@@ -26,6 +26,9 @@ const COMPLETE_AFTER: Duration = REPORT_INTERVAL.saturating_mul(3).checked_div(2
 /// A cluster that was silent for this long gets no volumes.
 const SILENT_AFTER: Duration = Duration::from_secs(3 * REPORT_INTERVAL.as_secs() + 1);
 
+/// Clusters that are not in the map and whose load is kept. Whoever makes up more fills no memory.
+const STRANGERS_MAX: usize = 64;
+
 /// What this process has heard as the group's leader.
 pub(crate) struct Group {
     heard: Soft<BTreeMap<ClusterId, Heard>>,
@@ -89,13 +92,13 @@ impl Federation {
         entry: ClusterEntry,
         load: ClusterLoad,
     ) -> MetaResult<Option<FederationCommand>> {
+        // Also of one that is refused: it may be about to join, and get the next volume.
+        self.group.heard(map, cluster, load, Instant::now());
         let command = match map.cluster(cluster) {
             Some(known) if *known == entry => None,
             Some(_) => Some(FederationCommand::MoveCluster { cluster, entry }),
             None => Some(self.first_join(map, cluster, entry)?),
         };
-        // Only now: whoever makes up clusters fills no memory.
-        self.group.heard(cluster, load, Instant::now());
         Ok(command)
     }
 
@@ -152,8 +155,16 @@ impl Group {
         Group { heard: Soft::new(now) }
     }
 
-    fn heard(&self, cluster: ClusterId, load: ClusterLoad, now: Instant) {
-        self.heard.lock().known.insert(cluster, Heard { load, at: now, placed_since: 0 });
+    fn heard(&self, map: &FederationMap, cluster: ClusterId, load: ClusterLoad, now: Instant) {
+        let mut soft = self.heard.lock();
+        let is_stranger = |id: &ClusterId| map.cluster(*id).is_none();
+        if is_stranger(&cluster) && !soft.known.contains_key(&cluster) {
+            let strangers = soft.known.keys().filter(|id| is_stranger(id)).count();
+            if strangers >= STRANGERS_MAX {
+                return;
+            }
+        }
+        soft.known.insert(cluster, Heard { load, at: now, placed_since: 0 });
     }
 
     fn placed(&self, cluster: ClusterId) {
@@ -204,7 +215,7 @@ mod tests {
     use crate::memory_net::{MemoryNet, TokioClock};
 
     #[tokio::test]
-    async fn of_clusters_that_are_not_in_the_map_nothing_is_kept() {
+    async fn of_clusters_that_are_not_in_the_map_little_is_kept_and_of_those_in_it_everything() {
         let clock = Arc::new(TokioClock(Instant::now()));
         let env = Env { clock, rng: Rng::seeded(1), net: Arc::new(MemoryNet::default()) };
         let federation = Federation::new(env, None, vec!["alpha:1".to_owned()], FederationMap::default());
@@ -218,7 +229,7 @@ mod tests {
             assert!(federation.reported(&map, ClusterId(stranger), entry("beta"), load).is_err());
         }
         assert_eq!(federation.reported(&map, alpha, entry("alpha"), load), Ok(None));
-        let heard = federation.group.heard.lock().known.keys().copied().collect::<Vec<_>>();
-        assert_eq!(heard, [alpha]);
+        let heard: Vec<ClusterId> = federation.group.heard.lock().known.keys().copied().collect();
+        assert!(heard.contains(&alpha) && heard.len() <= STRANGERS_MAX + 1, "{} are kept", heard.len());
     }
 }
