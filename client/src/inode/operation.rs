@@ -56,7 +56,12 @@ impl<O: AtOneCluster> Operation for O {
             Routes::require_one_volume(self.at(), other)?;
         }
         let cluster = routes.at(self.at()).await?;
-        let _changing = routes.changing(&self.changed_entries());
+        let changed = self.changed_entries();
+        if !changed.is_empty() {
+            // What is certainly not sent changes no name: the map stays good for it (V7).
+            cluster.core.meta.require_answering()?;
+        }
+        let _changing = routes.changing(&changed);
         self.perform_at(&cluster, caller).await
     }
 }

@@ -75,7 +75,7 @@ impl MetaClient {
     }
 
     /// Refuses while the cluster is taken to be away (M3).
-    fn require_answering(&self) -> MetaResult<()> {
+    pub(crate) fn require_answering(&self) -> MetaResult<()> {
         match self.is_away.load(Ordering::Relaxed) {
             true => Err(MetaError::Unavailable { what: "the cluster did not answer lately".to_owned() }),
             false => Ok(()),

@@ -227,3 +227,73 @@ async fn write_frames(half: &mut WriteHalf<Box<dyn Stream>>, round: &[Outgoing])
 pub(in crate::rpc) fn poll_once<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, DuplexStream, ReadHalf};
+    use tokio::sync::Semaphore;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// A writer to a peer that has room for `room` bytes and reads nothing by itself.
+    fn writer(room: usize) -> (Arc<Writer>, ReadHalf<Box<dyn Stream>>, DuplexStream) {
+        let (near, far) = tokio::io::duplex(room);
+        let (reader, half) = tokio::io::split(Box::new(near) as Box<dyn Stream>);
+        (Writer::new(half), reader, far)
+    }
+
+    fn frame(byte: u8, len: usize) -> Outgoing {
+        Outgoing::new(vec![byte; len].into(), Bytes::new(), None)
+    }
+
+    async fn all_of(reader: ReadHalf<Box<dyn Stream>>, mut far: DuplexStream) -> Vec<u8> {
+        drop(reader); // the connection is closed when both halves are gone
+        let mut read = Vec::new();
+        far.read_to_end(&mut read).await.unwrap();
+        read
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written_behind_a_frame_whose_write_was_dropped_in_the_middle() {
+        let (writer, reader, far) = writer(16);
+        writer.queue(frame(b'a', 64));
+        let mut writing = Box::pin(writer.clone().write_queue());
+        assert!(poll_once(writing.as_mut()).is_pending());
+        drop(writing);
+        writer.send(frame(b'b', 8));
+        assert!(writer.is_ended());
+        assert_eq!(all_of(reader, far).await, [b'a'; 16]);
+    }
+
+    #[tokio::test]
+    async fn what_is_queued_when_a_connection_ends_is_not_written_and_gives_back_what_it_held() {
+        let (writer, reader, far) = writer(16);
+        let bound = Arc::new(Semaphore::new(1));
+        let _permit = Some(bound.clone().try_acquire_owned().unwrap());
+        writer.queue(Outgoing { _held: Some(Held { _permit, _claim: None }), ..frame(b'a', 8) });
+        writer.end();
+        assert_eq!(bound.available_permits(), 1);
+        writer.send(frame(b'b', 8));
+        assert_eq!(all_of(reader, far).await, []);
+    }
+
+    #[tokio::test]
+    async fn what_a_long_frame_held_is_given_back_before_those_behind_it_are_written() {
+        let (writer, _reader, mut far) = writer(4096);
+        let bound = Arc::new(Semaphore::new(3));
+        for _ in 0..3 {
+            let _permit = Some(bound.clone().try_acquire_owned().unwrap());
+            let held = Some(Held { _permit, _claim: None });
+            writer.send(Outgoing { _held: held, ..frame(b'a', ROUND_LEN_MAX) });
+        }
+        for written in 1..=3 {
+            far.read_exact(&mut vec![0; ROUND_LEN_MAX]).await.unwrap();
+            let given_back = timeout(Duration::from_secs(10), bound.acquire_many(written)).await;
+            drop(given_back.expect("those behind it are not read yet").unwrap());
+            assert_eq!(bound.available_permits(), written as usize);
+        }
+    }
+}
