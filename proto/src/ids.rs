@@ -40,6 +40,19 @@ id! {
     SessionId(u64), "session "
 }
 id! {
+    /// Of a session to its leader, over one connection. Made by the client, each larger than the one before: what belongs to an
+    /// earlier one is void. Never 0.
+    Attachment(u64), "attachment "
+}
+id! {
+    /// A lock that its client waits for. Made by the client, each larger than the one before in its session. Never 0.
+    WaitId(u64), "wait "
+}
+id! {
+    /// Whom a lock belongs to, within its session: chosen by the client. Locks of one owner do not exclude each other.
+    LockOwner(u64), "owner "
+}
+id! {
     /// Numbers the requests of one session, from 1 in each of its lanes, made by the client. A retry carries the same one
     /// (P8.1).
     RequestId(u64), "request "

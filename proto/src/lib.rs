@@ -15,6 +15,7 @@ pub mod extent;
 pub mod federation;
 pub mod frame;
 pub mod ids;
+pub mod lock;
 pub mod meta;
 pub mod planted;
 pub mod scope;

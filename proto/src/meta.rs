@@ -10,9 +10,10 @@ use crate::attr::{AccessMask, Caller, InodeAttr, Name, Timestamp};
 use crate::error::MetaError;
 use crate::extent::Extent;
 use crate::ids::{
-    ChunkId, ClusterId, Incarnation, InodeId, RequestId, ServerId, SessionId, SessionNonce, SetVersion,
-    VolumeId,
+    Attachment, ChunkId, ClusterId, Incarnation, InodeId, RequestId, ServerId, SessionId, SessionNonce,
+    SetVersion, VolumeId,
 };
+use crate::lock::HeldLock;
 use crate::units::{ByteLen, Offset};
 
 /// A change with everything needed to execute it once.
@@ -351,10 +352,21 @@ pub struct SessionOpened {
     pub now: Timestamp,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RenewSession {
     pub cluster: ClusterId,
     pub session: SessionId,
+    /// `None`: a client that holds nothing and is sent nothing unasked.
+    pub attachment: Option<Attachment>,
+    /// Files that the session no longer has open.
+    pub closed: Vec<InodeId>,
+}
+
+impl RenewSession {
+    /// Of a client that holds nothing.
+    pub fn of(cluster: ClusterId, session: SessionId) -> RenewSession {
+        RenewSession { cluster, session, attachment: None, closed: Vec::new() }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -363,6 +375,29 @@ pub struct SessionRenewed {
     pub now: Timestamp,
     /// gRPC addresses of all metaservers, the leader first.
     pub metaservers: Vec<String>,
+    /// False: the leader does not know the attachment, or its connection has ended. The client attaches again.
+    pub is_attached: bool,
+}
+
+/// What a session holds, for a leader that may not know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attach {
+    pub cluster: ClusterId,
+    pub session: SessionId,
+    pub attachment: Attachment,
+    /// Another part follows. What the parts say counts once the last one has arrived.
+    pub more: bool,
+    pub locks: Vec<HeldLock>,
+    /// Files that the session has open.
+    pub open: Vec<InodeId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// Locks that somebody else holds meanwhile.
+    pub lost: Vec<HeldLock>,
+    /// For how long a silent session keeps its locks against somebody who waits for them.
+    pub term_ms: u64,
 }
 
 /// A copy that did not give the bytes that the metadata promises.

@@ -105,7 +105,7 @@ async fn change_root(env: &Env, map: &FederationMap, change: Change) -> anyhow::
         }
     });
     let changed = changing.await;
-    let close = convert::renew_to_wire(&RenewSession { cluster: opened.cluster, session: opened.session });
+    let close = convert::renew_to_wire(&RenewSession::of(opened.cluster, opened.session));
     let closing = channel.call(CALL_DEADLINE, |channel| {
         let close = close.clone();
         async move {

@@ -42,9 +42,9 @@ impl ClusterClient {
     ) -> Result<Arc<ClusterClient>> {
         let own = SharedIdentity::new(Identity { role: Role::Client, id: 0, cluster: ClusterId::UNKNOWN });
         let (addresses, connect_timeout) = (config.metaservers.clone(), config.connect_timeout);
-        let leader = LeaderChannel::new(env.clone(), own.clone(), addresses, connect_timeout);
+        let channel = || LeaderChannel::new(env.clone(), own.clone(), addresses.clone(), connect_timeout);
+        let calls = Arc::new(GrpcMeta::new(channel(), channel()));
         let transport = FrameTransport::new(env.clone(), own, connect_timeout);
-        let calls = Arc::new(GrpcMeta(leader));
         ClusterClient::assemble(config, env, (cluster, within), calls, Arc::new(transport)).await
     }
 

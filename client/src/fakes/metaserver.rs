@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use dfs_net::rpc::push::PushHandler;
 use dfs_proto::attr::{InodeAttr, Name, Timestamp};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, ClusterId, DirectoryId, InodeId, ServerId, SessionId};
+use dfs_proto::lock::{LockReply, LockRequest};
 use dfs_proto::meta::{
-    Change, ChangeRequest, Changed, Create, FileExtents, MetaResult, OpenChunk, OpenSession, Read, ReadReply,
+    Attach, Attached, Change, ChangeRequest, Changed, Create, FileExtents, MetaResult, OpenChunk, OpenSession, Read, ReadReply,
     ReadRequest, RenewSession, Replica, ReplicaReport, SessionOpened, SessionRenewed,
 };
 use dfs_proto::units::{COMMIT_EXTENTS_MAX, Offset, REQUEST_WINDOW};
@@ -305,8 +307,20 @@ impl MetaCalls for FakeMeta {
     async fn renew(&self, renew: RenewSession, _timeout: Duration) -> MetaResult<SessionRenewed> {
         let mut state = self.state();
         state.require_session(renew.session)?;
-        Ok(SessionRenewed { now: state.now(), metaservers: vec!["meta-1:1".to_owned()] })
+        Ok(SessionRenewed { now: state.now(), metaservers: vec!["meta-1:1".to_owned()], is_attached: true })
     }
+
+    async fn attach(&self, attach: Attach, _timeout: Duration) -> MetaResult<Attached> {
+        self.state().require_session(attach.session)?;
+        Ok(Attached { lost: Vec::new(), term_ms: 10_000 })
+    }
+
+    async fn lock(&self, request: LockRequest, _timeout: Duration) -> MetaResult<LockReply> {
+        self.state().require_session(request.session)?;
+        Ok(LockReply::NotYet)
+    }
+
+    fn handle_pushes(&self, _handler: Arc<dyn PushHandler>) {}
 
     async fn close_session(&self, close: RenewSession, _timeout: Duration) -> MetaResult<()> {
         self.state().execute(Command::CloseSession { session: close.session });

@@ -1,12 +1,15 @@
 //! The calls to one cluster's metaservers as they travel: the seam that gRPC and the tests' metaserver fill.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use dfs_net::rpc::push::PushHandler;
 use dfs_proto::attr::InodeAttr;
 use dfs_proto::ids::ClusterId;
+use dfs_proto::lock::{LockReply, LockRequest};
 use dfs_proto::meta::{
-    ChangeRequest, Changed, MetaResult, OpenSession, ReadReply, ReadRequest, RenewSession, ReplicaReport,
+    Attach, Attached, ChangeRequest, Changed, MetaResult, OpenSession, ReadReply, ReadRequest, RenewSession, ReplicaReport,
     SessionOpened, SessionRenewed,
 };
 
@@ -23,6 +26,12 @@ pub(crate) struct Answer {
 pub(crate) trait MetaCalls: Send + Sync + 'static {
     async fn open_session(&self, open: OpenSession, timeout: Duration) -> MetaResult<SessionOpened>;
     async fn renew(&self, renew: RenewSession, timeout: Duration) -> MetaResult<SessionRenewed>;
+    /// Tells the leader what the session holds. This, `renew` and `lock` go over a connection of their own (P4.5), on which
+    /// nothing waits for anything; what the leader sends unasked comes over it.
+    async fn attach(&self, attach: Attach, timeout: Duration) -> MetaResult<Attached>;
+    async fn lock(&self, request: LockRequest, timeout: Duration) -> MetaResult<LockReply>;
+    /// What the leader sends unasked goes to this handler, on connections that are made from now on.
+    fn handle_pushes(&self, handler: Arc<dyn PushHandler>);
     async fn close_session(&self, close: RenewSession, timeout: Duration) -> MetaResult<()>;
     async fn change(&self, request: ChangeRequest, timeout: Duration) -> Answer;
     async fn read(&self, request: ReadRequest, timeout: Duration) -> MetaResult<ReadReply>;

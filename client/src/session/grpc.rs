@@ -1,17 +1,20 @@
 //! The metadata calls over gRPC, at whichever member leads.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use dfs_net::rpc::grpc::MESSAGE_LEN_MAX;
 use dfs_net::rpc::leader::LeaderChannel;
+use dfs_net::rpc::push::PushHandler;
 use dfs_net::rpc::unary::UnaryChannel;
 use dfs_net::services::meta_client::MetaClient;
 use dfs_proto::convert;
 use dfs_proto::ids::ClusterId;
+use dfs_proto::lock::{LockReply, LockRequest};
 use dfs_proto::meta::{
-    ChangeRequest, MetaResult, OpenSession, ReadReply, ReadRequest, RenewSession, ReplicaReport,
+    Attach, Attached, ChangeRequest, MetaResult, OpenSession, ReadReply, ReadRequest, RenewSession, ReplicaReport,
     SessionOpened, SessionRenewed,
 };
 use dfs_proto::wire;
@@ -19,7 +22,18 @@ use dfs_proto::wire;
 use crate::session::calls::{Answer, MetaCalls};
 
 /// The metaservers of one cluster, over gRPC.
-pub(crate) struct GrpcMeta(pub(crate) LeaderChannel);
+pub(crate) struct GrpcMeta {
+    calls: LeaderChannel,
+    /// For what no other call may hold up (P4.5): it has connections of its own.
+    control: LeaderChannel,
+}
+
+impl GrpcMeta {
+    /// Both find the same members; they share no connection.
+    pub(crate) fn new(calls: LeaderChannel, control: LeaderChannel) -> GrpcMeta {
+        GrpcMeta { calls, control }
+    }
+}
 
 fn client(channel: UnaryChannel) -> MetaClient<UnaryChannel> {
     MetaClient::new(channel).max_decoding_message_size(MESSAGE_LEN_MAX)
@@ -36,7 +50,7 @@ impl MetaCalls for GrpcMeta {
                 Ok(convert::session_opened_from_wire(reply.into_inner()))
             }
         };
-        self.0.call(timeout, call).await
+        self.calls.call(timeout, call).await
     }
 
     async fn renew(&self, renew: RenewSession, timeout: Duration) -> MetaResult<SessionRenewed> {
@@ -48,7 +62,35 @@ impl MetaCalls for GrpcMeta {
                 Ok(convert::renewed_from_wire(reply.into_inner()))
             }
         };
-        self.0.call(timeout, call).await
+        self.control.call(timeout, call).await
+    }
+
+    async fn attach(&self, attach: Attach, timeout: Duration) -> MetaResult<Attached> {
+        let message = convert::attach_to_wire(&attach);
+        let call = |channel| {
+            let message = message.clone();
+            async move {
+                let reply = client(channel).attach(message).await?;
+                Ok(convert::attached_from_wire(reply.into_inner()))
+            }
+        };
+        self.control.call(timeout, call).await
+    }
+
+    async fn lock(&self, request: LockRequest, timeout: Duration) -> MetaResult<LockReply> {
+        let message = convert::lock_request_to_wire(&request);
+        let call = |channel| {
+            let message: wire::LockRequest = message.clone();
+            async move {
+                let reply = client(channel).lock(message).await?;
+                Ok(convert::lock_reply_from_wire(reply.into_inner()))
+            }
+        };
+        self.control.call(timeout, call).await
+    }
+
+    fn handle_pushes(&self, handler: Arc<dyn PushHandler>) {
+        self.control.handle_pushes(handler);
     }
 
     async fn close_session(&self, close: RenewSession, timeout: Duration) -> MetaResult<()> {
@@ -60,7 +102,7 @@ impl MetaCalls for GrpcMeta {
                 Ok(convert::refusal(reply.into_inner().error))
             }
         };
-        self.0.call(timeout, call).await
+        self.calls.call(timeout, call).await
     }
 
     async fn change(&self, request: ChangeRequest, timeout: Duration) -> Answer {
@@ -75,7 +117,7 @@ impl MetaCalls for GrpcMeta {
                 Ok(convert::changed_from_wire(reply).map(|changed| (changed, directories)))
             }
         };
-        let answered = self.0.call(timeout, call).await;
+        let answered = self.calls.call(timeout, call).await;
         Answer { answered, is_first_try: tries.load(Ordering::Relaxed) <= 1 }
     }
 
@@ -88,7 +130,7 @@ impl MetaCalls for GrpcMeta {
                 Ok(convert::read_reply_from_wire(reply.into_inner()))
             }
         };
-        self.0.call(timeout, call).await
+        self.calls.call(timeout, call).await
     }
 
     async fn report(&self, report: ReplicaReport, timeout: Duration) -> MetaResult<()> {
@@ -100,11 +142,13 @@ impl MetaCalls for GrpcMeta {
                 Ok(convert::refusal(reply.into_inner().error))
             }
         };
-        self.0.call(timeout, call).await
+        self.calls.call(timeout, call).await
     }
 
     fn learn(&self, cluster: ClusterId, metaservers: &[String]) {
-        self.0.bind_cluster(cluster);
-        self.0.learn(metaservers);
+        for channel in [&self.calls, &self.control] {
+            channel.bind_cluster(cluster);
+            channel.learn(metaservers);
+        }
     }
 }

@@ -132,7 +132,7 @@ impl MetaClient {
         let session = self.session();
         let cluster = session.opened.cluster;
         let sent = self.env.clock.boottime();
-        let renew = RenewSession { cluster, session: session.id() };
+        let renew = RenewSession::of(cluster, session.id());
         let answer = self.calls.renew(renew, self.heartbeat_interval().max(REPORT_TIMEOUT)).await;
         self.note_heartbeat(&answer);
         match answer {
@@ -153,7 +153,7 @@ impl MetaClient {
 
     pub(crate) async fn close(&self, timeout: Duration) -> MetaResult<()> {
         let session = self.session();
-        let close = RenewSession { cluster: session.opened.cluster, session: session.id() };
+        let close = RenewSession::of(session.opened.cluster, session.id());
         self.calls.close_session(close, timeout).await
     }
 

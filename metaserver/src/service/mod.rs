@@ -9,6 +9,7 @@ mod admin;
 mod chunk;
 mod cluster;
 mod federation;
+mod lock;
 mod namespace;
 mod session;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod under_way;
 use std::sync::Arc;
 
 use dfs_net::env::Env;
+use dfs_net::rpc::push::PushSender;
 use dfs_net::services::admin_server::{Admin, AdminServer};
 use dfs_net::services::cluster_server::{Cluster, ClusterServer};
 use dfs_net::services::federation_server::{Federation as FederationCalls, FederationServer};
@@ -120,6 +122,23 @@ impl Meta for MetaService {
             Err(error) => Err(error),
         };
         Ok(Response::new(convert::renewed_to_wire(result)))
+    }
+
+    async fn attach(&self, request: Request<wire::AttachRequest>) -> Answer<wire::AttachReply> {
+        let pushes = PushSender::of(&request);
+        let result = match convert::attach_from_wire(request.into_inner()) {
+            Ok(attach) => self.0.attach(attach, pushes).await,
+            Err(error) => Err(error),
+        };
+        Ok(Response::new(convert::attached_to_wire(result)))
+    }
+
+    async fn lock(&self, request: Request<wire::LockRequest>) -> Answer<wire::LockReply> {
+        let result = match convert::lock_request_from_wire(request.into_inner()) {
+            Ok(request) => self.0.lock(request).await,
+            Err(error) => Err(error),
+        };
+        Ok(Response::new(convert::lock_reply_to_wire(result)))
     }
 
     async fn close_session(&self, request: Request<wire::RenewSessionRequest>) -> Answer<wire::EmptyReply> {

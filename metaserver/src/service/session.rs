@@ -58,7 +58,8 @@ impl Metaserver {
         let look = |state: &dyn Snapshot| require_session(state, session);
         self.gate.read_unleased(Unleased::Sessions, look).await?;
         self.gate.sessions.renewed(session, Instant::now());
-        Ok(SessionRenewed { now: self.gate.consensus().wall(), metaservers: self.metaservers() })
+        let (now, metaservers) = (self.gate.consensus().wall(), self.metaservers());
+        Ok(SessionRenewed { now, metaservers, is_attached: false })
     }
 
     pub(super) async fn close_session(&self, close: RenewSession) -> MetaResult<()> {

@@ -282,7 +282,7 @@ impl Client {
     }
 
     async fn renew(&mut self) -> MetaResult<Vec<String>> {
-        let renew = RenewSession { cluster: self.opened.cluster, session: self.opened.session };
+        let renew = RenewSession::of(self.opened.cluster, self.opened.session);
         let reply = self.meta.renew_session(convert::renew_to_wire(&renew)).await.expect("an answer");
         convert::renewed_from_wire(reply.into_inner()).map(|renewed| renewed.metaservers)
     }

@@ -63,7 +63,7 @@ async fn with_as_many_sessions_as_there_may_be_another_one_waits_until_one_ends(
     let channel = cluster.leader_channel().await;
     let refused = open_session(&channel, ClusterId::UNKNOWN, 2 << 100).await;
     assert!(matches!(refused, Err(MetaError::Unavailable { .. })), "{refused:?}");
-    let close = RenewSession { cluster: last.opened.cluster, session: last.opened.session };
+    let close = RenewSession::of(last.opened.cluster, last.opened.session);
     let closed = last.meta.close_session(convert::renew_to_wire(&close)).await.expect("an answer");
     assert_eq!(closed.into_inner().error, None);
     assert!(open_session(&channel, ClusterId::UNKNOWN, 2 << 100).await.is_ok());

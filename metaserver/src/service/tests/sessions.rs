@@ -31,7 +31,7 @@ async fn a_closed_session_leaves_nothing() {
     let unlink = Change::Unlink { parent: InodeId::ROOT, name: Name::new("a").expect("a name") };
     assert_eq!(client.change(&Caller::ROOT, unlink).await, Ok(Changed::Removed { orphan: Some(made.inode) }));
     assert_eq!(cluster.status(1).await.map(|s| (s.inodes, s.sessions, s.chunks_open)), Ok((2, 1, 1)));
-    let close = RenewSession { cluster: client.opened.cluster, session: client.opened.session };
+    let close = RenewSession::of(client.opened.cluster, client.opened.session);
     let closed = client.meta.close_session(convert::renew_to_wire(&close)).await.expect("an answer");
     assert_eq!(closed.into_inner().error, None);
     sleep(Duration::from_secs(1)).await;

@@ -3,7 +3,7 @@
 use super::attr::{cluster_from_wire, timestamp_from_wire, timestamp_to_wire};
 use super::error::{error_to_wire, refusal};
 use crate::convert::{invalid, required};
-use crate::ids::{Incarnation, InodeId, SessionId, SessionNonce};
+use crate::ids::{Attachment, Incarnation, InodeId, SessionId, SessionNonce};
 use crate::meta::{MetaResult, OpenSession, RenewSession, SessionOpened, SessionRenewed};
 use crate::wire;
 
@@ -60,11 +60,21 @@ pub fn session_opened_from_wire(reply: wire::OpenSessionReply) -> MetaResult<Ses
 }
 
 pub fn renew_to_wire(renew: &RenewSession) -> wire::RenewSessionRequest {
-    wire::RenewSessionRequest { cluster: renew.cluster.to_wire().into(), session: renew.session.0 }
+    wire::RenewSessionRequest {
+        cluster: renew.cluster.to_wire().into(),
+        session: renew.session.0,
+        attachment: renew.attachment.map_or(0, |attachment| attachment.0),
+        closed: renew.closed.iter().map(|inode| inode.0).collect(),
+    }
 }
 
 pub fn renew_from_wire(renew: wire::RenewSessionRequest) -> MetaResult<RenewSession> {
-    Ok(RenewSession { cluster: cluster_from_wire(&renew.cluster)?, session: SessionId(renew.session) })
+    Ok(RenewSession {
+        cluster: cluster_from_wire(&renew.cluster)?,
+        session: SessionId(renew.session),
+        attachment: (renew.attachment != 0).then_some(Attachment(renew.attachment)),
+        closed: renew.closed.into_iter().map(InodeId).collect(),
+    })
 }
 
 pub fn renewed_to_wire(result: MetaResult<SessionRenewed>) -> wire::RenewSessionReply {
@@ -73,6 +83,7 @@ pub fn renewed_to_wire(result: MetaResult<SessionRenewed>) -> wire::RenewSession
             error: None,
             now: Some(timestamp_to_wire(renewed.now)),
             metaservers: renewed.metaservers,
+            attached: renewed.is_attached,
         },
         Err(error) => wire::RenewSessionReply { error: Some(error_to_wire(&error)), ..Default::default() },
     }
@@ -83,5 +94,6 @@ pub fn renewed_from_wire(reply: wire::RenewSessionReply) -> MetaResult<SessionRe
     Ok(SessionRenewed {
         now: timestamp_from_wire(required(reply.now, "now")?)?,
         metaservers: reply.metaservers,
+        is_attached: reply.attached,
     })
 }

@@ -1,0 +1,160 @@
+//! Locks, and what a session holds.
+
+use super::attr::cluster_from_wire;
+use super::error::{error_to_wire, refusal};
+use crate::convert::{invalid, required};
+use crate::ids::{Attachment, InodeId, LockOwner, SessionId, WaitId};
+use crate::lock::{HeldLock, LOCK_END_MAX, LockAsk, LockKind, LockRange, LockReply, LockRequest};
+use crate::meta::{Attach, Attached, MetaResult};
+use crate::wire;
+
+/// The path of the push that says that a wait has ended with a lock.
+pub const LOCK_GRANTED: &str = "lock granted";
+
+pub fn attach_to_wire(attach: &Attach) -> wire::AttachRequest {
+    wire::AttachRequest {
+        cluster: attach.cluster.to_wire().into(),
+        session: attach.session.0,
+        attachment: attach.attachment.0,
+        more: attach.more,
+        locks: attach.locks.iter().map(held_lock_to_wire).collect(),
+        open: attach.open.iter().map(|inode| inode.0).collect(),
+    }
+}
+
+pub fn attach_from_wire(attach: wire::AttachRequest) -> MetaResult<Attach> {
+    Ok(Attach {
+        cluster: cluster_from_wire(&attach.cluster)?,
+        session: SessionId(attach.session),
+        attachment: attachment_from_wire(attach.attachment)?,
+        more: attach.more,
+        locks: attach.locks.into_iter().map(held_lock_from_wire).collect::<MetaResult<_>>()?,
+        open: attach.open.into_iter().map(InodeId).collect(),
+    })
+}
+
+pub(super) fn attachment_from_wire(attachment: u64) -> MetaResult<Attachment> {
+    required((attachment != 0).then_some(Attachment(attachment)), "attachment")
+}
+
+pub fn attached_to_wire(result: MetaResult<Attached>) -> wire::AttachReply {
+    match result {
+        Ok(attached) => wire::AttachReply {
+            error: None,
+            lost: attached.lost.iter().map(held_lock_to_wire).collect(),
+            term_ms: attached.term_ms,
+        },
+        Err(error) => wire::AttachReply { error: Some(error_to_wire(&error)), ..Default::default() },
+    }
+}
+
+pub fn attached_from_wire(reply: wire::AttachReply) -> MetaResult<Attached> {
+    refusal(reply.error)?;
+    let lost = reply.lost.into_iter().map(held_lock_from_wire).collect::<MetaResult<_>>()?;
+    Ok(Attached { lost, term_ms: reply.term_ms })
+}
+
+fn held_lock_to_wire(lock: &HeldLock) -> wire::HeldLock {
+    wire::HeldLock {
+        inode: lock.inode.0,
+        owner: lock.owner.0,
+        start: lock.range.start,
+        end: lock.range.end,
+        exclusive: lock.kind == LockKind::Exclusive,
+        process: lock.process,
+    }
+}
+
+fn held_lock_from_wire(lock: wire::HeldLock) -> MetaResult<HeldLock> {
+    Ok(HeldLock {
+        inode: InodeId(lock.inode),
+        owner: LockOwner(lock.owner),
+        range: range_from_wire(lock.start, lock.end)?,
+        kind: if lock.exclusive { LockKind::Exclusive } else { LockKind::Shared },
+        process: lock.process,
+    })
+}
+
+fn range_from_wire(start: u64, end: u64) -> MetaResult<LockRange> {
+    match start <= end && end <= LOCK_END_MAX {
+        true => Ok(LockRange { start, end }),
+        false => Err(invalid("a lock ends before it starts, or behind the largest offset")),
+    }
+}
+
+pub fn lock_request_to_wire(request: &LockRequest) -> wire::LockRequest {
+    use wire::lock_request::Ask;
+    let ask = match request.ask {
+        LockAsk::Set { lock, wait } => Ask::Set(wire::SetLock {
+            lock: Some(held_lock_to_wire(&lock)),
+            wait: wait.map_or(0, |wait| wait.0),
+        }),
+        LockAsk::Test { lock } => Ask::Test(held_lock_to_wire(&lock)),
+        LockAsk::Unlock { inode, owner, range } => {
+            Ask::Unlock(wire::Unlock { inode: inode.0, owner: owner.0, start: range.start, end: range.end })
+        }
+        LockAsk::Cancel { wait } => Ask::Cancel(wait.0),
+    };
+    wire::LockRequest {
+        cluster: request.cluster.to_wire().into(),
+        session: request.session.0,
+        attachment: request.attachment.0,
+        ask: Some(ask),
+    }
+}
+
+pub fn lock_request_from_wire(request: wire::LockRequest) -> MetaResult<LockRequest> {
+    use wire::lock_request::Ask;
+    let ask = match required(request.ask, "what is asked of a lock")? {
+        Ask::Set(set) => LockAsk::Set {
+            lock: held_lock_from_wire(required(set.lock, "lock")?)?,
+            wait: (set.wait != 0).then_some(WaitId(set.wait)),
+        },
+        Ask::Test(lock) => LockAsk::Test { lock: held_lock_from_wire(lock)? },
+        Ask::Unlock(unlock) => LockAsk::Unlock {
+            inode: InodeId(unlock.inode),
+            owner: LockOwner(unlock.owner),
+            range: range_from_wire(unlock.start, unlock.end)?,
+        },
+        Ask::Cancel(wait) => LockAsk::Cancel { wait: WaitId(wait) },
+    };
+    Ok(LockRequest {
+        cluster: cluster_from_wire(&request.cluster)?,
+        session: SessionId(request.session),
+        attachment: attachment_from_wire(request.attachment)?,
+        ask,
+    })
+}
+
+pub fn lock_reply_to_wire(result: MetaResult<LockReply>) -> wire::LockReply {
+    use wire::lock_reply::Result as Wire;
+    let done = wire::Done {};
+    let result = match result {
+        Ok(LockReply::Granted) => Wire::Granted(done),
+        Ok(LockReply::Waiting) => Wire::Waiting(done),
+        Ok(LockReply::Conflict(lock)) => Wire::Conflict(held_lock_to_wire(&lock)),
+        Ok(LockReply::Deadlock) => Wire::Deadlock(done),
+        Ok(LockReply::TooMany) => Wire::TooMany(done),
+        Ok(LockReply::NotAttached) => Wire::NotAttached(done),
+        Ok(LockReply::NotYet) => Wire::NotYet(done),
+        Err(error) => Wire::Error(error_to_wire(&error)),
+    };
+    wire::LockReply { result: Some(result) }
+}
+
+pub fn lock_reply_from_wire(reply: wire::LockReply) -> MetaResult<LockReply> {
+    use wire::lock_reply::Result as Wire;
+    Ok(match required(reply.result, "result")? {
+        Wire::Granted(_) => LockReply::Granted,
+        Wire::Waiting(_) => LockReply::Waiting,
+        Wire::Conflict(lock) => LockReply::Conflict(held_lock_from_wire(lock)?),
+        Wire::Deadlock(_) => LockReply::Deadlock,
+        Wire::TooMany(_) => LockReply::TooMany,
+        Wire::NotAttached(_) => LockReply::NotAttached,
+        Wire::NotYet(_) => LockReply::NotYet,
+        Wire::Error(error) => {
+            refusal(Some(error))?;
+            return Err(invalid("an error that is none"));
+        }
+    })
+}
