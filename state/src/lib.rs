@@ -50,6 +50,7 @@ mod hash;
 mod inode;
 pub mod keys;
 pub mod kv;
+pub mod locks;
 mod now;
 mod ops;
 mod orphan;
