@@ -5,7 +5,7 @@
 //!     [`Gate::local`] is for answers that may be old, on which no client acts: status pages, and times that the state has
 //!     certainly reached (`worker::delete`).
 //! G2  A holder is registered, then the leader's lease is checked, then the state is read (P4.3, P7.5).
-//! G3  The soft state (`view`, `sessions`) has entered the leader's term before anyone looks at it.
+//! G3  The soft state (`view`, `sessions`, `attachments`) has entered the leader's term before anyone looks at it.
 //! G4  When no read was confirmed for [`UNHEARD_MAX`], there was no quorum or this process did not run, and nobody could be
 //!     heard either. Then the soft state begins anew, as after an election (P10.2, P3.1). A leader reads every 250 ms on its
 //!     own (`worker::seal`).
@@ -19,6 +19,7 @@ use dfs_proto::meta::MetaResult;
 use dfs_proto::scope::{Scope, Unleased};
 use tokio::time::Instant;
 
+use super::attachments::Attachments;
 use super::leases::Leases;
 use super::soft::BeginsAnew;
 use crate::raft::Consensus;
@@ -37,12 +38,18 @@ pub(crate) struct Gate {
     leases: Leases,
     pub(crate) view: View,
     pub(crate) sessions: Sessions,
+    pub(crate) attachments: Attachments,
 }
 
 impl Gate {
-    pub(crate) fn new(consensus: Consensus, view: View, sessions: Sessions) -> Gate {
+    pub(crate) fn new(
+        consensus: Consensus,
+        view: View,
+        sessions: Sessions,
+        attachments: Attachments,
+    ) -> Gate {
         let last_read = Mutex::new((0, Instant::now()));
-        Gate { consensus, last_read, leases: Leases::default(), view, sessions }
+        Gate { consensus, last_read, leases: Leases::default(), view, sessions, attachments }
     }
 
     /// Executes a command. What it touches, and who asks, it says itself.
@@ -91,8 +98,8 @@ impl Gate {
     }
 
     /// All that this leader has learned of others.
-    fn soft(&self) -> [&dyn BeginsAnew; 2] {
-        [self.view.soft(), self.sessions.soft()]
+    fn soft(&self) -> [&dyn BeginsAnew; 3] {
+        [self.view.soft(), self.sessions.soft(), &self.attachments]
     }
 
     /// Keeps G4.
@@ -108,8 +115,8 @@ impl Gate {
         }
     }
 
-    /// Keeps G3.
-    fn enter_term(&self) -> MetaResult<u64> {
+    /// Keeps G3: for whoever looks at the soft state before a read. The term.
+    pub(crate) fn enter_term(&self) -> MetaResult<u64> {
         let leadership = self.consensus.leadership();
         let leadership = leadership.borrow();
         if !leadership.is_leader {

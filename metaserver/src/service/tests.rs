@@ -5,6 +5,7 @@
 mod bounds;
 mod chunks;
 mod clocks;
+mod locks;
 mod namespace;
 mod sessions;
 mod slow;

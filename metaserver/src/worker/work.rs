@@ -4,6 +4,7 @@ use dfs_proto::scope::Unleased;
 use tokio::time::Instant;
 
 use super::budget::Budget;
+use crate::coherence::Attachments;
 use crate::service::Metaserver;
 use crate::sessions::Sessions;
 use crate::view::View;
@@ -34,11 +35,17 @@ pub(super) struct Learned<'m> {
     pub(super) now: Instant,
     pub(super) view: &'m View,
     pub(super) sessions: &'m Sessions,
+    pub(super) attachments: &'m Attachments,
 }
 
 impl Learned<'_> {
     pub(super) fn now(metaserver: &Metaserver) -> Learned<'_> {
         let gate = &metaserver.gate;
-        Learned { now: Instant::now(), view: &gate.view, sessions: &gate.sessions }
+        Learned {
+            now: Instant::now(),
+            view: &gate.view,
+            sessions: &gate.sessions,
+            attachments: &gate.attachments,
+        }
     }
 }
