@@ -308,7 +308,7 @@ impl Client {
 
 fn create(name: &str, mode: u32, what: NewInode) -> Change {
     let name = Name::new(name).expect("a name");
-    Change::Create(Create { parent: InodeId::ROOT, name, mode, what, or_existing: false })
+    Change::Create(Create { parent: InodeId::ROOT, name, mode, what, or_existing: false, opens: false })
 }
 
 fn attr_of(changed: MetaResult<Changed>) -> InodeAttr {

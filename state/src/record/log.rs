@@ -235,7 +235,8 @@ stored_struct! {
 }
 
 stored_struct! {
-    Create = meta::Create { parent: u64, name: Vec<u8>, mode: u32, what: NewInode, or_existing: bool }
+    /// Who has a file open is no part of the state before the file loses its name.
+    Create = meta::Create { parent: u64, name: Vec<u8>, mode: u32, what: NewInode, or_existing: bool; opens }
 }
 
 stored_enum! {

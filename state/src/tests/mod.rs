@@ -40,7 +40,7 @@ pub(super) fn user(uid: u32) -> Caller {
 }
 
 pub(super) fn create(parent: InodeId, text: &str, mode: u32, what: NewInode) -> Change {
-    Change::Create(Create { parent, name: name(text), mode, what, or_existing: false })
+    Change::Create(Create { parent, name: name(text), mode, what, or_existing: false, opens: false })
 }
 
 pub(super) fn attr_of(changed: MetaResult<Changed>) -> InodeAttr {
