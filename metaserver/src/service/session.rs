@@ -58,15 +58,16 @@ impl Metaserver {
         let look = |state: &dyn Snapshot| require_session(state, session);
         self.gate.read_unleased(Unleased::Sessions, look).await?;
         self.gate.sessions.renewed(session, Instant::now());
+        self.gate.closed(session, &renew.closed);
         let (now, metaservers) = (self.gate.consensus().wall(), self.metaservers());
-        Ok(SessionRenewed { now, metaservers, is_attached: false })
+        Ok(SessionRenewed { now, metaservers, is_attached: self.gate.opens.is_attached(session) })
     }
 
     pub(super) async fn close_session(&self, close: RenewSession) -> MetaResult<()> {
         self.gate.check_cluster(close.cluster)?;
         let command = Command::CloseSession { session: close.session };
         self.gate.change(command).await?;
-        self.gate.sessions.forget(close.session);
+        self.gate.session_ended(close.session);
         Ok(())
     }
 }

@@ -6,6 +6,7 @@ mod bounds;
 mod chunks;
 mod clocks;
 mod namespace;
+mod opens;
 mod sessions;
 mod slow;
 mod status;

@@ -37,7 +37,7 @@ impl Work for Expire {
     fn done(&self, command: &Command, metaserver: &Metaserver) {
         if let Some(session) = expired(command) {
             tracing::warn!("{session} was silent for too long and was ended");
-            metaserver.gate.sessions.forget(session);
+            metaserver.gate.session_ended(session);
             metaserver.metrics.expired_sessions.inc();
         }
     }

@@ -46,6 +46,7 @@ async fn lead(metaserver: &Metaserver, times: &SeenTimes) {
                 keep_doing(metaserver, &Seal),
                 keep_doing(metaserver, &Reap),
                 keep_doing(metaserver, &delete),
+                metaserver.gate.release_closed(),
                 federate(metaserver)
             )
         };
