@@ -67,6 +67,8 @@ pub struct Create {
     pub what: NewInode,
     /// O_CREAT without O_EXCL: an existing *regular file* is answered with its attributes (`existed`), not refused.
     pub or_existing: bool,
+    /// The session has the new file open from here on; one that existed it opens afterwards.
+    pub opens: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,10 +2,10 @@
 
 mod attachments;
 mod gate;
-mod holds;
+mod last_names;
 mod leases;
+pub(crate) mod opens;
 pub(crate) mod soft;
 
 pub(crate) use attachments::Attachments;
 pub(crate) use gate::Gate;
-pub(crate) use holds::{holding_sessions, record_holds};

@@ -3,7 +3,7 @@
 //! SO1  What was learned in an earlier term does not count: entering a term forgets it. Silence is counted from the election
 //!      at the earliest.
 //! SO2  After a while in which nobody could be heard (`gate`, G4), the state begins anew, as after an election. What would be
-//!      wrong to forget within a term stays, and only the silence is counted from then on (`attachments`, AT3).
+//!      wrong to forget within a term stays, and only the silence is counted from then on (`attachments`, AT2).
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

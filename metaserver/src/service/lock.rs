@@ -1,10 +1,11 @@
 //! Sessions that attach, and the locks that they hold (P3.5, P5.7).
 //!
-//! A request: `enter_term` → `open_volume` → `Attachments::lock` → `confirm` (the session lives and this member still leads) → reply.
+//! A request: `enter_term` → `awaited` (may a session that this leader does not know hold locks there?) → `Attachments::lock` →
+//! `confirm` (the session lives and this member still leads) → reply.
 
 use dfs_net::rpc::push::PushSender;
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{InodeId, SessionId};
+use dfs_proto::ids::{SessionId, VolumeId};
 use dfs_proto::lock::{LockAsk, LockReply, LockRequest};
 use dfs_proto::meta::{Attach, Attached, MetaResult};
 use dfs_proto::scope::Unleased;
@@ -12,7 +13,6 @@ use tokio::time::Instant;
 
 use super::Metaserver;
 use super::namespace::require_session;
-use crate::coherence::{holding_sessions, record_holds};
 use dfs_state::kv::Snapshot;
 use dfs_state::read;
 
@@ -23,80 +23,69 @@ impl Metaserver {
             what: "nothing can be sent unasked over this connection".to_owned(),
         })?;
         let (session, attachments) = (attach.session, &self.gate.attachments);
-        self.confirm(session).await?; // keeps AT6
-        let decided = attachments.attach(attach, pushes)?;
-        self.confirm(session).await?; // keeps AT4
-        let lost = attachments.stands(decided)?;
+        self.confirm(session).await?; // keeps AT5
+        let term = self.gate.enter_term()?;
+        let told = attachments.stands(term, attachments.attach(attach, pushes)?)?;
+        let term_ms = attachments.lease_term.as_millis() as u64;
+        let Some(told) = told else { return Ok(Attached { lost: Vec::new(), term_ms }) };
+        // After its locks: from here on nobody waits for what it may hold.
+        self.gate.attach_opens(term, session, told.open).await?;
+        self.confirm(session).await?; // keeps AT3
+        attachments.require_term(term)?;
         self.gate.sessions.renewed(session, Instant::now());
-        if !lost.is_empty() {
-            tracing::warn!("{session} has attached without {} locks that others hold", lost.len());
+        if !told.lost.is_empty() {
+            tracing::warn!("{session} has attached without {} locks that others hold", told.lost.len());
         }
-        Ok(Attached { lost, term_ms: attachments.lease_term.as_millis() as u64 })
+        Ok(Attached { lost: told.lost, term_ms })
     }
 
     pub(super) async fn lock(&self, request: LockRequest) -> MetaResult<LockReply> {
         self.gate.check_cluster(request.cluster)?;
-        self.gate.enter_term()?;
-        let in_new_volume = match request.ask {
-            LockAsk::Set { lock, .. } | LockAsk::Test { lock } => Some(lock.inode),
+        let (session, attachments) = (request.session, &self.gate.attachments);
+        let term = self.gate.enter_term()?;
+        if !attachments.is_present(session, request.attachment) {
+            return Ok(LockReply::NotAttached);
+        }
+        let volume = match request.ask {
+            LockAsk::Set { lock, .. } => {
+                self.require_record(session, lock.inode.volume()).await?;
+                Some(lock.inode.volume())
+            }
+            LockAsk::Test { lock } => Some(lock.inode.volume()),
             LockAsk::Unlock { .. } | LockAsk::Cancel { .. } => None,
         };
-        let attachments = &self.gate.attachments;
-        if let Some(inode) =
-            in_new_volume.filter(|inode| !attachments.may_lock(request.session, inode.volume()))
+        if let Some(volume) = volume
+            && !self.gate.has_everybody_told(volume).await?
         {
-            self.open_volume(&request, inode).await?;
+            return Ok(LockReply::NotYet); // keeps AT4
         }
         let decided = attachments.lock(&request);
-        self.confirm(request.session).await?; // keeps AT4
-        attachments.stands(decided)
+        self.confirm(session).await?; // keeps AT3
+        attachments.stands(term, decided)
     }
 
-    /// Looks whether everybody who may hold something in the volume has attached, and records that this session may (AT5).
-    async fn open_volume(&self, request: &LockRequest, inode: InodeId) -> MetaResult<()> {
-        let (session, volume, term) = (request.session, inode.volume(), self.gate.enter_term()?);
-        let attachments = &self.gate.attachments;
-        if !attachments.is_known(session) {
-            return Ok(());
+    /// The next leader has to know that the session may hold a lock there, before it does (P6.5).
+    async fn require_record(&self, session: SessionId, volume: VolumeId) -> MetaResult<()> {
+        match self.gate.record_holds(session, volume).await? {
+            true => Ok(()),
+            false => Err(MetaError::Stale), // no volume of this cluster
         }
-        let look = |state: &dyn Snapshot| {
-            require_session(state, session)?;
-            read::getattr(state, inode)?; // so the volume is one
-            Ok(holding_sessions(state, volume))
-        };
-        let holders = self.gate.read_unleased(Unleased::Sessions, look).await?;
-        if !attachments.settle(term, volume, &holders) || matches!(request.ask, LockAsk::Test { .. }) {
-            return Ok(());
-        }
-        if !holders.contains(&session)
-            && let Some(command) = record_holds(session, volume)
-        {
-            self.gate.change(command).await?;
-        }
-        attachments.recorded(term, session, volume);
-        Ok(())
     }
 
-    /// The session lives and this member leads: after this, what was decided before is told (AT4).
+    /// The session lives and this member leads: after this, what was decided before is told (AT3).
     pub(super) async fn confirm(&self, session: SessionId) -> MetaResult<()> {
         let decided = self.gate.attachments.decided();
         let look = |state: &dyn Snapshot| Ok(require_session(state, session));
         let alive = self.gate.read_unleased(Unleased::Sessions, look).await?;
         self.gate.attachments.tell(decided);
         if alive.is_err() {
-            self.forget_session(session); // keeps AT6
+            self.gate.session_ended(session); // keeps AT5
         }
         alive
     }
 
-    /// The state has the session no longer.
-    pub(crate) fn forget_session(&self, session: SessionId) {
-        self.gate.sessions.forget(session);
-        self.gate.attachments.end(session);
-    }
-
     /// Tells of the grants that nobody has told yet, and forgets sessions that have ended without this leader's knowing: it had
-    /// no answer to its command (AT6).
+    /// no answer to its command (AT5).
     pub(crate) async fn forget_ended(&self) -> MetaResult<()> {
         let attachments = &self.gate.attachments;
         // Before the read: who attaches during it is alive.
@@ -110,7 +99,7 @@ impl Metaserver {
         };
         let ended = self.gate.read_unleased(Unleased::Sessions, look).await?;
         attachments.tell(decided);
-        ended.into_iter().for_each(|session| self.forget_session(session));
+        ended.into_iter().for_each(|session| self.gate.session_ended(session));
         Ok(())
     }
 }

@@ -63,11 +63,13 @@ impl Metaserver {
         let session = renew.session;
         self.confirm(session).await?;
         self.gate.sessions.renewed(session, Instant::now());
-        let is_attached = renew.attachment.zip(pushes).is_some_and(|(attachment, pushes)| {
-            self.gate.attachments.is_attached(session, attachment, &pushes)
-        });
+        let attachment = renew.attachment.zip(pushes);
+        let is_attached = self.gate.opens.is_attached(session)
+            && attachment.is_some_and(|(attachment, pushes)| {
+                self.gate.attachments.is_attached(session, attachment, &pushes)
+            });
         if is_attached {
-            self.gate.attachments.closed(session, &renew.closed);
+            self.gate.closed(session, &renew.closed);
         }
         let (now, metaservers) = (self.gate.consensus().wall(), self.metaservers());
         Ok(SessionRenewed { now, metaservers, is_attached })
@@ -77,7 +79,7 @@ impl Metaserver {
         self.gate.check_cluster(close.cluster)?;
         let command = Command::CloseSession { session: close.session };
         self.gate.change(command).await?;
-        self.forget_session(close.session);
+        self.gate.session_ended(close.session);
         // Its locks go on at once. If this fails, `worker` tells of them.
         let _ = self.forget_ended().await;
         Ok(())

@@ -1,5 +1,7 @@
 //! Ends sessions that were silent for too long (P3.1), and far sooner those that hold what somebody waits for (P3.6, P5.7).
 
+use std::collections::BTreeSet;
+
 use dfs_proto::ids::SessionId;
 use dfs_proto::scope::Unleased;
 
@@ -29,14 +31,15 @@ impl Work for Expire {
     /// It may have been renewed while others were ended.
     fn is_still_due(&self, command: &Command, learned: &Learned<'_>) -> bool {
         expired(command).is_some_and(|session| {
-            learned.sessions.is_silent(session, learned.now) || may_be_ended(session, learned)
+            let is_silent = learned.sessions.is_silent(session, learned.now);
+            is_silent || is_quiet(session, learned) || missing(learned).contains(&session)
         })
     }
 
     fn done(&self, command: &Command, metaserver: &Metaserver) {
         if let Some(session) = expired(command) {
             tracing::warn!("{session} was silent for too long and was ended");
-            metaserver.forget_session(session);
+            metaserver.gate.session_ended(session);
             metaserver.metrics.expired_sessions.inc();
         }
     }
@@ -51,19 +54,24 @@ fn expired(command: &Command) -> Option<SessionId> {
 
 /// Which of the sessions that are alive have lost their life.
 fn plan(alive: &[SessionId], learned: &Learned<'_>) -> Vec<SessionId> {
-    let quiet: Vec<SessionId> =
-        alive.iter().copied().filter(|session| may_be_ended(*session, learned)).collect();
+    let quiet: Vec<SessionId> = alive.iter().copied().filter(|session| is_quiet(*session, learned)).collect();
     let in_the_way = learned.attachments.in_the_way(&quiet);
+    let missing = missing(learned);
     let is_due = |session: &SessionId| {
-        learned.sessions.is_silent(*session, learned.now) || in_the_way.contains(session)
+        let is_silent = learned.sessions.is_silent(*session, learned.now);
+        is_silent || in_the_way.contains(session) || missing.contains(session)
     };
     alive.iter().copied().filter(is_due).collect()
 }
 
-/// If somebody waits for it: it was silent for a term, or has not said for a term what it holds.
-fn may_be_ended(session: SessionId, learned: &Learned<'_>) -> bool {
-    let Learned { now, sessions, attachments, .. } = *learned;
-    sessions.is_silent_for(attachments.lease_term, session, now) || attachments.is_missing(session, now)
+/// It was silent for a term, and so ends if it is in somebody's way.
+fn is_quiet(session: SessionId, learned: &Learned<'_>) -> bool {
+    learned.sessions.is_silent_for(learned.attachments.lease_term, session, learned.now)
+}
+
+/// Somebody waits for them, and they have not told this leader for a term what they hold.
+fn missing(learned: &Learned<'_>) -> BTreeSet<SessionId> {
+    learned.opens.missing(learned.attachments.lease_term, learned.now)
 }
 
 #[cfg(test)]
@@ -74,6 +82,7 @@ mod tests {
 
     use super::*;
     use crate::coherence::Attachments;
+    use crate::coherence::opens::Opens;
     use crate::sessions::Sessions;
     use crate::view::View;
 
@@ -81,17 +90,19 @@ mod tests {
     const ONE: SessionId = SessionId(1);
     const TWO: SessionId = SessionId(2);
 
-    /// Which of both sessions are ended so long after the election, if the second one was heard after 5 s.
+    /// Which of both sessions are ended so long after the election, if the second one was heard after 5 s, and somebody waits
+    /// until these have attached.
     fn ended_after(time: Duration, awaited: &[SessionId]) -> Vec<SessionId> {
         let start = Instant::now();
         let view = View::new(SECOND * 3, start);
         let sessions = Sessions::new(SECOND * 300, start);
+        let opens = Opens::new(start);
         let attachments = Attachments::new(SECOND * 10, start);
         sessions.renewed(TWO, start + SECOND * 5);
-        attachments.note_awaited(awaited);
-        let learned =
-            Learned { now: start + time, view: &view, sessions: &sessions, attachments: &attachments };
-        plan(&[ONE, TWO], &learned)
+        opens.wait_for(awaited);
+        let now = start + time;
+        let (view, sessions, opens, attachments) = (&view, &sessions, &opens, &attachments);
+        plan(&[ONE, TWO], &Learned { now, view, sessions, opens, attachments })
     }
 
     #[test]

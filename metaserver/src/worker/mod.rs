@@ -51,6 +51,7 @@ async fn lead(metaserver: &Metaserver, times: &SeenTimes) {
                 keep_doing(metaserver, &Reap),
                 keep_doing(metaserver, &delete),
                 keep_forgetting(metaserver),
+                metaserver.gate.release_closed(),
                 federate(metaserver)
             )
         };

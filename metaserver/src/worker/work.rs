@@ -5,6 +5,7 @@ use tokio::time::Instant;
 
 use super::budget::Budget;
 use crate::coherence::Attachments;
+use crate::coherence::opens::Opens;
 use crate::service::Metaserver;
 use crate::sessions::Sessions;
 use crate::view::View;
@@ -35,6 +36,7 @@ pub(super) struct Learned<'m> {
     pub(super) now: Instant,
     pub(super) view: &'m View,
     pub(super) sessions: &'m Sessions,
+    pub(super) opens: &'m Opens,
     pub(super) attachments: &'m Attachments,
 }
 
@@ -45,6 +47,7 @@ impl Learned<'_> {
             now: Instant::now(),
             view: &gate.view,
             sessions: &gate.sessions,
+            opens: &gate.opens,
             attachments: &gate.attachments,
         }
     }

@@ -45,7 +45,7 @@ impl Parts {
         parts.open.extend(told.open);
         parts.is_complete = !told.more;
         if parts.locks.len() > TOLD_LOCKS_MAX || parts.open.len() > OPEN_MAX {
-            return Err(invalid("more locks or open files than one session may have")); // keeps AT7
+            return Err(invalid("more locks or open files than one session may have")); // keeps AT6
         }
         Ok(parts)
     }

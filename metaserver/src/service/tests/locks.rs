@@ -1,11 +1,10 @@
 //! Locks between mounts: who attaches, who waits, and who is ended because somebody waits (P3.5, P5.7).
 
 use dfs_net::env::BoxFuture;
-use dfs_net::rpc::leader::LeaderChannel;
 use dfs_net::rpc::push::{Push, PushHandler};
 use dfs_net::rpc::unary::UnaryChannel;
 use dfs_proto::convert::LOCK_GRANTED;
-use dfs_proto::ids::{Attachment, LockOwner, WaitId};
+use dfs_proto::ids::{LockOwner, WaitId};
 use dfs_proto::lock::{HeldLock, LockAsk, LockKind, LockRange, LockReply, LockRequest};
 use dfs_proto::meta::{Attach, Attached, SessionRenewed};
 use dfs_state::locks::{LOCKS_MAX, WAITS_MAX};
@@ -330,6 +329,39 @@ async fn after_a_restart_the_first_who_says_that_it_holds_a_lock_has_it() {
     assert_eq!(one.attach(vec![lock()]).await, Ok(vec![]));
     assert_eq!(two.attach(vec![lock()]).await, Ok(vec![lock()]));
     assert_eq!(two.try_lock(lock()).await, in_the_way(lock()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_grants_no_lock_where_somebody_may_hold_one_who_has_not_attached() {
+    let mut cluster = Cluster::one().await;
+    let (mut holder, mut other) = (cluster.mount(1).await, cluster.mount(2).await);
+    assert_eq!(holder.try_lock(lock()).await, Ok(LockReply::Granted));
+    cluster.restart(1).await;
+    other.connect().await;
+    assert_eq!(other.attach(vec![]).await, Ok(vec![]));
+    assert_eq!(other.try_lock(lock()).await, Ok(LockReply::NotYet));
+    assert_eq!(other.ask(LockAsk::Test { lock: lock() }).await, Ok(LockReply::NotYet));
+    holder.connect().await;
+    assert_eq!(holder.attach(vec![lock()]).await, Ok(vec![]));
+    assert_eq!(other.try_lock(lock()).await, in_the_way(lock()));
+    holder.unlock(lock()).await;
+    assert_eq!(other.try_lock(lock()).await, Ok(LockReply::Granted));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_attach_to_a_new_leader_within_a_term_is_ended_if_somebody_asks() {
+    let mut cluster = Cluster::one().await;
+    let (mut gone, mut other) = (cluster.mount(1).await, cluster.mount(2).await);
+    assert_eq!(gone.try_lock(lock()).await, Ok(LockReply::Granted));
+    cluster.restart(1).await;
+    gone.connect().await;
+    other.connect().await;
+    assert_eq!(other.attach(vec![]).await, Ok(vec![]));
+    pass(TERM * 2, &mut [&mut gone, &mut other]).await;
+    assert_eq!(other.try_lock(lock()).await, Ok(LockReply::NotYet), "nobody has asked before");
+    pass(A_LITTLE_MORE, &mut [&mut other]).await;
+    assert_eq!(other.try_lock(lock()).await, Ok(LockReply::Granted));
+    assert_eq!(gone.heartbeat().await, gone.expired());
 }
 
 #[tokio::test(start_paused = true)]
