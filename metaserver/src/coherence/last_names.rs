@@ -46,10 +46,12 @@ impl Gate {
                 Some(inode) => self.take_last_name_of(inode, with).await?,
                 None => self.send(with(Vec::new())).await?,
             };
-            let before = std::mem::replace(&mut taken, look());
-            let is_passing = matches!(reply, Reply::Refused(MetaError::Undecided { .. }));
-            if !is_passing || taken == before {
+            if !matches!(reply, Reply::Refused(MetaError::Undecided { .. })) {
                 return Ok(reply);
+            }
+            let before = std::mem::replace(&mut taken, look());
+            if taken == before {
+                return Ok(reply); // for another reason
             }
         }
         Err(undecided("the name leads to another file at each look"))
@@ -62,8 +64,7 @@ impl Gate {
     ) -> MetaResult<Reply> {
         let removing = self.opens.removing(inode)?;
         self.opens.not_being_created(inode).await; // keeps OP2
-        self.until_all_have_told(inode.volume()).await?;
-        let sessions = self.opens.openers(inode); // keeps OP1
+        let sessions = self.openers(inode).await?; // keeps OP1 and OP4
         let command = with(vec![Openers { inode, sessions: sessions.clone() }]);
         let landing = Landing::of(self, vec![removing]); // keeps OP3
         let reply = landing.of_command(self, command).await?;
@@ -80,16 +81,20 @@ impl Gate {
         Ok(reply)
     }
 
-    /// Keeps OP4.
-    async fn until_all_have_told(&self, volume: VolumeId) -> MetaResult<()> {
+    /// Those who have the file open, once all who may have it open have told.
+    async fn openers(&self, inode: InodeId) -> MetaResult<Vec<SessionId>> {
         let deadline = Instant::now() + AWAIT_MAX;
         loop {
             let mut changes = std::pin::pin!(self.opens.changes());
             changes.as_mut().enable();
-            match self.awaited(volume).await? {
-                awaited if awaited.is_empty() => return Ok(()),
-                awaited => self.opens.wait_for(&awaited),
+            let awaited = self.awaited(inode.volume()).await?;
+            if awaited.is_empty() {
+                match self.opens.openers(self.enter_term()?, inode) {
+                    Some(openers) => return Ok(openers),
+                    None => continue, // what was told is forgotten meanwhile
+                }
             }
+            self.opens.wait_for(&awaited);
             if timeout_at(deadline, changes).await.is_err() {
                 return Err(undecided("a session that may have the file open has not told this leader yet"));
             }
@@ -154,9 +159,9 @@ impl Gate {
             return Ok(false);
         }
         if !is_recorded {
-            match self.send(Command::RecordHolds { session, volume }).await? {
-                Reply::Refused(refused) => return Err(refused),
-                _ => {}
+            let recorded = self.send(Command::RecordHolds { session, volume }).await?;
+            if let Reply::Refused(refused) = recorded {
+                return Err(refused);
             }
         }
         self.opens.recorded(session, volume);

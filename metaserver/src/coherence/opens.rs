@@ -139,6 +139,12 @@ impl Known {
         }
     }
 
+    fn awaited_in(&self, term: u64, volume: VolumeId) -> Option<Vec<SessionId>> {
+        let awaited = self.awaited.as_ref().filter(|awaited| awaited.term == term)?;
+        let of_volume = (volume, SessionId(0))..=(volume, SessionId(u64::MAX));
+        Some(awaited.by_volume.range(of_volume).map(|(_, session)| *session).collect())
+    }
+
     fn no_longer_awaited(&mut self, session: SessionId) {
         self.waited_for.remove(&session);
         if let Some(awaited) = &mut self.awaited {
@@ -252,17 +258,21 @@ impl Opens {
         self.changed.notify_waiters();
     }
 
-    /// The sessions that have the file open, or are opening it.
-    pub(super) fn openers(&self, inode: InodeId) -> Vec<SessionId> {
+    /// The sessions that have the file open, or are opening it. `None`: a session is awaited in its volume, or it is not known
+    /// who is (OP4).
+    pub(super) fn openers(&self, term: u64, inode: InodeId) -> Option<Vec<SessionId>> {
         let opening: Vec<SessionId> = {
             let under_way = self.under_way();
             let of_file = (inode, SessionId(0))..=(inode, SessionId(u64::MAX));
             under_way.opening.range(of_file).map(|((_, session), _)| *session).collect()
         };
         let soft = self.known.lock();
+        if !soft.known.awaited_in(term, inode.volume())?.is_empty() {
+            return None;
+        }
         let mut all = soft.known.by_file.get(&inode).cloned().unwrap_or_default();
         all.extend(opening);
-        all.into_iter().collect()
+        Some(all.into_iter().collect())
     }
 
     pub(super) fn has_open(&self, session: SessionId, inode: InodeId) -> bool {
@@ -326,10 +336,7 @@ impl Opens {
 
     /// The sessions that are awaited in this volume (OP4). `None`: what the state says was not read in this term.
     pub(crate) fn awaited(&self, term: u64, volume: VolumeId) -> Option<Vec<SessionId>> {
-        let soft = self.known.lock();
-        let awaited = soft.known.awaited.as_ref().filter(|awaited| awaited.term == term)?;
-        let of_volume = (volume, SessionId(0))..=(volume, SessionId(u64::MAX));
-        Some(awaited.by_volume.range(of_volume).map(|(_, session)| *session).collect())
+        self.known.lock().known.awaited_in(term, volume)
     }
 
     /// Every session that may hold something, as the state said after this leader was elected.
@@ -466,7 +473,9 @@ mod tests {
     const VOLUME: VolumeId = VolumeId(0);
 
     fn opens() -> Arc<Opens> {
-        Arc::new(Opens::new(Instant::now()))
+        let opens = Arc::new(Opens::new(Instant::now()));
+        opens.await_those(1, Vec::new());
+        opens
     }
 
     #[tokio::test]
@@ -475,7 +484,7 @@ mod tests {
         let before = opens.opening(A, FILE).expect("few are open");
         assert!(poll!(std::pin::pin!(opens.not_being_removed(FILE))).is_ready());
         let (first, second) = (opens.removing(FILE).expect("few"), opens.removing(FILE).expect("few"));
-        assert_eq!(opens.openers(FILE), [A]);
+        assert_eq!(opens.openers(1, FILE), Some(vec![A]));
         before.succeeded();
         let late = opens.opening(B, FILE).expect("few are open");
         let mut waits = std::pin::pin!(opens.not_being_removed(FILE));
@@ -485,7 +494,7 @@ mod tests {
         drop(second);
         assert!(poll!(&mut waits).is_ready());
         drop(late); // it found nothing
-        assert_eq!(opens.openers(FILE), [A]);
+        assert_eq!(opens.openers(1, FILE), Some(vec![A]));
     }
 
     /// The file that is made may get another name and lose both before its creator is registered.
@@ -498,9 +507,9 @@ mod tests {
         assert!(poll!(&mut waits).is_pending());
         assert!(earlier.made(A, FILE));
         assert!(poll!(&mut waits).is_ready());
-        assert_eq!(opens.openers(FILE), [A], "it is registered by then");
+        assert_eq!(opens.openers(1, FILE), Some(vec![A]), "it is registered by then");
         assert!(!later.made(B, FILE), "an earlier try made it");
-        assert_eq!(opens.openers(FILE), [A]);
+        assert_eq!(opens.openers(1, FILE), Some(vec![A]));
         drop(elsewhere);
     }
 
@@ -515,18 +524,20 @@ mod tests {
         opens.closed(A, &[kept, opening]);
         assert!(opens.has_open(A, opening), "it is being opened again");
         under_way.succeeded();
-        assert_eq!(opens.openers(opening), [A]);
+        assert_eq!(opens.openers(1, opening), Some(vec![A]));
         opens.end(A);
-        assert!(opens.openers(opening).is_empty() && opens.openers(kept).is_empty());
+        assert!(opens.openers(1, opening) == Some(vec![]) && opens.openers(1, kept) == Some(vec![]));
         assert_eq!(opens.known.lock().known.count, 0);
     }
 
     #[tokio::test]
     async fn a_session_is_awaited_until_it_attaches_or_ends_and_only_in_its_volumes_and_term() {
-        let opens = opens();
+        let opens = Arc::new(Opens::new(Instant::now()));
         assert_eq!(opens.awaited(1, VOLUME), None, "the state was not asked");
+        assert_eq!(opens.openers(1, FILE), None);
         opens.await_those(1, vec![(VOLUME, A), (VOLUME, B), (VolumeId(3), A)]);
         assert_eq!(opens.awaited(1, VOLUME), Some(vec![A, B]));
+        assert_eq!(opens.openers(1, FILE), None, "they may have it open");
         assert_eq!(opens.awaited(1, VolumeId(2)), Some(vec![]));
         assert_eq!(opens.awaited(2, VOLUME), None);
         opens.wait_for(&[A, B]);
