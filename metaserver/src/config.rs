@@ -65,6 +65,10 @@ pub struct Settings {
     /// Default: 300000.
     #[arg(long, env = "DFS_METASERVER_SESSION_EXPIRY_MS", value_name = "MILLISECONDS")]
     pub session_expiry_ms: Option<u64>,
+    /// Milliseconds after which a client that was not heard loses its session when another one waits for a lock that it holds;
+    /// also how long a new leader waits for those who may hold locks. 1000 to 60000. Default: 10000.
+    #[arg(long, env = "DFS_METASERVER_LEASE_TERM_MS", value_name = "MILLISECONDS")]
+    pub lease_term_ms: Option<u64>,
     /// Raft entries between two snapshots; fewer make a restart faster and cost writes; at least 100. Default: 10000.
     #[arg(long, env = "DFS_METASERVER_SNAPSHOT_EVERY_LOGS", value_name = "ENTRIES")]
     pub snapshot_every_logs: Option<u64>,
@@ -126,6 +130,7 @@ impl Settings {
             copies_min: self.copies_min.or(below.copies_min),
             server_away_ms: self.server_away_ms.or(below.server_away_ms),
             session_expiry_ms: self.session_expiry_ms.or(below.session_expiry_ms),
+            lease_term_ms: self.lease_term_ms.or(below.lease_term_ms),
             snapshot_every_logs: self.snapshot_every_logs.or(below.snapshot_every_logs),
             log_segment_kib: self.log_segment_kib.or(below.log_segment_kib),
             raft_heartbeat_ms: self.raft_heartbeat_ms.or(below.raft_heartbeat_ms),
@@ -155,6 +160,7 @@ pub struct Config {
     pub copies_min: u32,
     pub server_away: Duration,
     pub session_expiry: Duration,
+    pub lease_term: Duration,
     pub snapshot_every_logs: u64,
     pub log_segment: ByteLen,
     pub raft_heartbeat: Duration,
@@ -202,6 +208,8 @@ const CLUSTER_NAME_LEN_MAX: usize = 64;
 const DEFAULT_LISTEN: &str = "127.0.0.1:7000";
 /// The log keeps two spare files, and writes a new one whole.
 const LOG_SEGMENT_KIB: std::ops::RangeInclusive<u64> = 4..=65536;
+/// Two of a client's heartbeats at least; and no longer than an application is patient.
+const LEASE_TERM_MS: std::ops::RangeInclusive<u64> = 1000..=60_000;
 const DEFAULT_HTTP: &str = "127.0.0.1:7001";
 
 impl Config {
@@ -238,6 +246,10 @@ impl Config {
         let away = at_least("server_away_ms", settings.server_away_ms.unwrap_or(3000), 100, "at least 100")?;
         let expiry = settings.session_expiry_ms.unwrap_or(300_000);
         let expiry = at_least("session_expiry_ms", expiry, 1000, "at least 1000")?;
+        let lease_term = settings.lease_term_ms.unwrap_or(10_000);
+        if !LEASE_TERM_MS.contains(&lease_term) {
+            return Err(invalid("lease_term_ms", lease_term, "expected 1000 to 60000"));
+        }
         let every = settings.snapshot_every_logs.unwrap_or(10_000);
         let segment = settings.log_segment_kib.unwrap_or(4096);
         if !LOG_SEGMENT_KIB.contains(&segment) {
@@ -265,6 +277,7 @@ impl Config {
             copies_min,
             server_away: Duration::from_millis(away),
             session_expiry: Duration::from_millis(expiry),
+            lease_term: Duration::from_millis(lease_term),
             snapshot_every_logs: at_least("snapshot_every_logs", every, 100, "at least 100")?,
             log_segment: ByteLen(segment * KIB),
             raft_heartbeat: Duration::from_millis(heartbeat),
@@ -347,6 +360,7 @@ mod tests {
         assert_eq!(refused(|s| s.data = None), "`data` is not set, and has no default");
         assert_eq!(refused(|s| s.listen = Some("here".into())), "`listen` = here: expected host:port");
         assert_eq!(refused(|s| s.copies = Some(9)), "`copies` = 9: expected 1 to 8");
+        assert_eq!(refused(|s| s.lease_term_ms = Some(999)), "`lease_term_ms` = 999: expected 1000 to 60000");
         assert_eq!(refused(|s| s.copies_min = Some(3)), "`copies_min` = 3: expected 1 to `copies`");
         let elsewhere = |s: &mut Settings| s.bootstrap = Some(vec!["2=h:1".parse().unwrap()]);
         assert_eq!(refused(elsewhere), "`bootstrap` = 2=h:1: this metaserver's `id` is not among them");

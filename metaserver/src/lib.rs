@@ -3,7 +3,8 @@
 //!
 //!     wiring      makes the parts, serves, and shuts down in order      `storage`: what is on disk, and where
 //!     service     gRPC: converts, checks, passes the gate
-//!     coherence   the gate, which every change and every read passes (P4.4), the leases, and what a leader learns
+//!     coherence   the gate, which every change and every read passes (P4.4), the leases, what each session holds, and what else
+//!                 a leader learns
 //!     raft        orders commands and makes them durable
 //!     rocks       the state's database                                  the state itself is the crate `dfs_state`
 //!     view, sessions, placement   which chunkservers and sessions are alive, and where a new chunk goes

@@ -36,10 +36,15 @@ impl Sessions {
         self.renewed.lock().known.remove(&session);
     }
 
+    /// For so long that it is ended.
     pub(crate) fn is_silent(&self, session: SessionId, now: Instant) -> bool {
+        self.is_silent_for(self.expiry, session, now)
+    }
+
+    pub(crate) fn is_silent_for(&self, time: Duration, session: SessionId, now: Instant) -> bool {
         let soft = self.renewed.lock();
         let since = soft.known.get(&session).copied().unwrap_or(soft.since);
-        now.saturating_duration_since(since) >= self.expiry
+        now.saturating_duration_since(since) >= time
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use crate::coherence::Gate;
+use crate::coherence::{Attachments, Gate};
 use crate::config::Config;
 use crate::error::ServeError;
 use crate::federation::{self, Federation};
@@ -170,10 +170,11 @@ async fn assemble(
     let now = Instant::now();
     let view = View::new(config.server_away, now);
     let sessions = Sessions::new(config.session_expiry, now);
+    let attachments = Attachments::new(config.lease_term, now);
     Arc::new(Metaserver {
         id: config.id,
         address,
-        gate: Gate::new(groups.cluster.clone(), view, sessions),
+        gate: Gate::new(groups.cluster.clone(), view, sessions, attachments),
         servers: service::ServerList::default(),
         federation,
         env,

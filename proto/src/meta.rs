@@ -67,6 +67,8 @@ pub struct Create {
     pub what: NewInode,
     /// O_CREAT without O_EXCL: an existing *regular file* is answered with its attributes (`existed`), not refused.
     pub or_existing: bool,
+    /// The session has the new file open from here on; one that existed it opens afterwards.
+    pub opens: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -385,6 +387,8 @@ pub struct Attach {
     pub cluster: ClusterId,
     pub session: SessionId,
     pub attachment: Attachment,
+    /// Counted from 0, so that a leader notices when it was not told all of them.
+    pub part: u32,
     /// Another part follows. What the parts say counts once the last one has arrived.
     pub more: bool,
     pub locks: Vec<HeldLock>,

@@ -77,9 +77,9 @@ pub enum Unleased {
     /// Where chunks are and how long: chunk and set version are checked where the bytes are read and where they are committed
     /// (P2.1, P10.1), so an outdated copy is found out.
     Chunks,
-    /// What is left of inodes that have no name, of sessions that have ended, and of ranges that are behind a cut. Another session
-    /// may have an inode open that was an orphan of a session which ended: its reads are answered `Stale` from then on, so leases
-    /// will need a command that names those inodes.
+    /// What is left of inodes that have no name, of sessions that have ended, and of ranges that are behind a cut. A session that
+    /// does not tell what it has open may have an inode open that was an orphan of a session which ended: its reads are answered
+    /// `Stale` from then on, so leases will need a command that names those inodes.
     Garbage,
     /// Which volumes there are, and the versions of their entries in volume 0: these are compared when a step is applied
     /// (P9.2).

@@ -182,24 +182,24 @@ impl<'v> Check<'v> {
 
     /// S4.
     fn orphans(&mut self) {
-        let mut held = BTreeSet::new();
-        for (number, _) in self.index(keys::ORPHAN) {
-            let id = InodeId(number);
-            let holder = orphan::holder(self.view, id).unwrap_or_default();
-            held.insert((holder, id));
-            let nlink = self.inodes.get(&id).map(|inode| inode.nlink);
-            self.expect(nlink == Some(0), || format!("S4: orphan {id} has nlink {nlink:?}"));
+        let mut counted: BTreeMap<InodeId, u32> = BTreeMap::new();
+        for (holder, key) in self.index(keys::ORPHAN_BY_SESSION) {
+            let (holder, id) = (SessionId(holder), InodeId(keys::number(&key, 1)));
+            *counted.entry(id).or_default() += 1;
             self.expect(self.is_known(holder), || format!("S4: {holder} holds {id} and is gone"));
         }
-        let index: BTreeSet<_> = self
-            .index(keys::ORPHAN_BY_SESSION)
-            .into_iter()
-            .map(|(holder, key)| (SessionId(holder), InodeId(keys::number(&key, 1))))
-            .collect();
-        self.expect_equal("S4: orphans by session", index, held.clone());
+        let orphans: Vec<InodeId> =
+            self.index(keys::ORPHAN).into_iter().map(|(number, _)| InodeId(number)).collect();
+        let holders = |id: &InodeId| orphan::holders(self.view, *id).unwrap_or_default();
+        let recorded = orphans.iter().map(|id| (*id, holders(id))).collect();
+        self.expect_equal("S4: holders of orphans", recorded, counted);
+        for id in &orphans {
+            let nlink = self.inodes.get(id).map(|inode| inode.nlink);
+            self.expect(nlink == Some(0), || format!("S4: orphan {id} has nlink {nlink:?}"));
+        }
         let is_nameless = |(id, inode): &(&InodeId, &InodeRecord)| inode.nlink == 0 && !volume::is_root(**id);
         let nameless = self.inodes.iter().filter(is_nameless).count();
-        self.expect_equal("S4: inodes without a name", nameless, held.len());
+        self.expect_equal("S4: inodes without a name", nameless, orphans.len());
         for id in self.released.clone() {
             let is_there = self.inodes.contains_key(&id);
             self.expect(!is_there, || format!("S4: {id} is released and has a record"));
@@ -337,6 +337,16 @@ impl<'v> Check<'v> {
             let id = SessionId(number);
             self.expect(self.is_known(id), || format!("S7: a commit number of {id}, which is gone"));
         }
+        let of_sessions = self.index(keys::HOLDS);
+        let pairs: BTreeSet<(u64, u64)> =
+            of_sessions.iter().map(|(session, key)| (*session, keys::number(key, 1))).collect();
+        let of_volumes = self.index(keys::HOLDS_BY_VOLUME);
+        let by_volume = of_volumes.iter().map(|(volume, key)| (keys::number(key, 1), *volume)).collect();
+        for (session, _) in &pairs {
+            let id = SessionId(*session);
+            self.expect(self.is_known(id), || format!("S7: {id} may hold something and is gone"));
+        }
+        self.expect_equal("S7: what sessions may hold, by volume", by_volume, pairs);
     }
 
     fn view_len(&self, prefix: u8) -> usize {

@@ -5,8 +5,8 @@ use dfs_proto::attr::{InodeAttr, Name, Timestamp};
 use dfs_proto::error::MetaError;
 use dfs_proto::federation::{ClusterEntry, RootCopy};
 use dfs_proto::ids::{
-    ChunkId, ClusterId, DirectoryId, FederationId, Incarnation, Instance, MemberId, ServerId, SessionId,
-    SessionNonce, VolumeId,
+    ChunkId, ClusterId, DirectoryId, FederationId, Incarnation, InodeId, Instance, MemberId, ServerId,
+    SessionId, SessionNonce, VolumeId,
 };
 use dfs_proto::meta::{ChangeRequest, Changed};
 
@@ -56,10 +56,13 @@ pub enum Command {
     /// A client's request. `placement`: the servers of the chunk that an `OpenChunk` opens, primary first; else empty.
     /// `volumes`: what the leader has asked other volumes' clusters for a change in the root directory; when that is not
     /// what the change needs by now, it is `Refused` and leaves no trace: ask again.
+    /// `openers`: of the file that may lose its last name by it. Where another file would lose its last name, the change is
+    /// `Refused` in the same way. `None`: of an entry before version 6, whose leader did not know who has a file open.
     Change {
         request: ChangeRequest,
         placement: Vec<ServerId>,
         volumes: Vec<VolumeRoot>,
+        openers: Option<Vec<Openers>>,
     },
     RegisterServer(RegisterServer),
     /// Seals those that are open, at their committed length (P1.5). At most [`SEAL_CHUNKS_MAX`].
@@ -126,6 +129,31 @@ pub enum Command {
     },
     /// Of the federation group, and of no other.
     Federation(FederationCommand),
+    /// This session has no longer open what has no name (P6.5). Those that it does not hold are passed over. At most
+    /// [`RELEASE_MAX`].
+    ReleaseFor {
+        session: SessionId,
+        inodes: Vec<InodeId>,
+    },
+    /// From here on this session may hold locks and open files in this volume, which a new leader has to learn from it (P6.5).
+    RecordHolds {
+        session: SessionId,
+        volume: VolumeId,
+    },
+}
+
+impl Command {
+    /// A client's request, without what only the gate knows: who has open what it takes the last name of.
+    pub fn of_request(request: ChangeRequest, placement: Vec<ServerId>, volumes: Vec<VolumeRoot>) -> Command {
+        Command::Change { request, placement, volumes, openers: Some(Vec::new()) }
+    }
+}
+
+/// The sessions that have a file open, as the leader knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Openers {
+    pub inode: InodeId,
+    pub sessions: Vec<SessionId>,
 }
 
 /// What changes the federation map. Each says the same when it is repeated, but for `AddVolume`.
@@ -176,6 +204,8 @@ pub enum VolumeStep {
 pub const SEAL_CHUNKS_MAX: usize = 1000;
 /// Records that one `Reap`, chunks that one `StartDeleting` or `SealChunksOf` may touch (P7.2).
 pub const REAP_LIMIT_MAX: u32 = 1000;
+/// Inodes that one `ReleaseFor`, or one request, may release: a few records each (P7.2).
+pub const RELEASE_MAX: usize = 1000;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InitCluster {
@@ -229,7 +259,7 @@ pub struct ServerAddresses {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// InitCluster, RecordMembers, CloseSession, ExpireSession, ReportDamage, ConfirmDeleted, UndoRemoval, ForbidVolume,
-    /// the federation group's.
+    /// ReleaseFor, RecordHolds, the federation group's.
     Done,
     /// Any command: nothing was changed and nothing remembered.
     Refused(MetaError),

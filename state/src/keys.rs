@@ -14,8 +14,8 @@
 //! | 11 | directory, cookie | `Dirent`: the name and where it leads | readdir |
 //! | 12 | inode, end offset | `ExtentRecord` | read: the first one ending behind an offset; overlay; reaper |
 //! | 13 | inode, content seq | `CutRecord`: a truncation that the reaper finishes | read, overlay, reaper |
-//! | 14 | inode | `SessionId`: an orphan, and who holds it | |
-//! | 15 | session, inode | -: orphans by holder | end of a session |
+//! | 14 | inode | number of sessions that hold this orphan | |
+//! | 15 | session, inode | -: a session holds this orphan | end of a session |
 //! | 16 | number in the queue | `InodeId`: released; only its extents are left | reaper, by number |
 //! | 17 | directory | number of its names that do not stand at their hash; absent: none | |
 //! | 18 | inode | `SpaceRecord`: bytes of its extents, number of its cuts; absent: none, or the inode's record is of version 1 | commit, truncation, reaper |
@@ -33,6 +33,8 @@
 //! | 32 | session, request | result of a change (P8.1) | pruning |
 //! | 33 | session, inode | last commit number (P2.1) | end of a session |
 //! | 34 | session | -: ended; what it left is being reaped | reaper |
+//! | 35 | session, volume | -: it may hold locks and open files there (P6.5) | end of a session |
+//! | 36 | volume, session | -: the same by volume | a new leader |
 //! | 40 | server | `ServerRecord` | view, status |
 //! | 41 | directory UUID | `ServerId` | |
 //!
@@ -79,6 +81,8 @@ pub(super) const SESSION_BY_NONCE: u8 = 0x31;
 pub(super) const RESULT: u8 = 0x32;
 pub(super) const COMMIT: u8 = 0x33;
 pub(super) const ENDED: u8 = 0x34;
+pub(super) const HOLDS: u8 = 0x35;
+pub(super) const HOLDS_BY_VOLUME: u8 = 0x36;
 pub(super) const SERVER: u8 = 0x40;
 pub(super) const SERVER_BY_DIRECTORY: u8 = 0x41;
 const FEDERATION: u8 = 0x50;
@@ -271,6 +275,22 @@ pub(super) fn ended(session: SessionId) -> Vec<u8> {
     key(ENDED, &[session.0])
 }
 
+pub(super) fn holds(session: SessionId, volume: VolumeId) -> Vec<u8> {
+    key(HOLDS, &[session.0, u64::from(volume.0)])
+}
+
+pub(super) fn holds_of(session: SessionId) -> Vec<u8> {
+    key(HOLDS, &[session.0])
+}
+
+pub(super) fn holds_by_volume(volume: VolumeId, session: SessionId) -> Vec<u8> {
+    key(HOLDS_BY_VOLUME, &[u64::from(volume.0), session.0])
+}
+
+pub(super) fn holds_in(volume: VolumeId) -> Vec<u8> {
+    key(HOLDS_BY_VOLUME, &[u64::from(volume.0)])
+}
+
 pub(super) fn server(server: ServerId) -> Vec<u8> {
     key(SERVER, &[server.0])
 }
@@ -300,7 +320,12 @@ pub(super) fn map_volume(volume: VolumeId) -> Vec<u8> {
     key(MAP_VOLUME, &[u64::from(volume.0)])
 }
 
-/// Which, of a key that [`volume`], [`volume_entry`] or [`map_volume`] made.
+/// Which volume, of a key that [`holds`] made.
+pub(super) fn volume_of_holds(key: &[u8]) -> VolumeId {
+    VolumeId(number(key, 1) as u32)
+}
+
+/// Which, of a key that [`volume`], [`volume_entry`], [`holds_by_volume`] or [`map_volume`] made.
 pub(super) fn volume_in(key: &[u8]) -> VolumeId {
     VolumeId(number(key, 0) as u32)
 }

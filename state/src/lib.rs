@@ -9,12 +9,14 @@
 //!     number of entries.
 //! S2  Every directory is reached from the root, or is an orphan, and then empty.
 //! S3  Every name is found at its hash or just behind it; those behind it are counted.
-//! S4  An inode has `nlink` 0 exactly if it is an orphan, held by a session that is alive or whose end is being reaped.
+//! S4  An inode has `nlink` 0 exactly if it is an orphan, held by sessions that are alive or whose end is being reaped. Its
+//!     record says how many these are.
 //! S5  Extents keep E1 to E3 (`extent`): disjoint, within the file's size unless a cut hides them, summed up in
 //!     `allocated` of the inode's space record and in the live bytes of chunks; and below the committed length of a chunk that is
 //!     neither dead nor deleting.
 //! S6  A chunk's index entries are those that its record implies.
-//! S7  A session's remembered results lie in its windows; nothing is left of one that neither lives nor is being reaped.
+//! S7  A session's remembered results lie in its windows; nothing is left of one that neither lives nor is being reaped. Each
+//!     record that it may hold something in a volume is found by the volume too.
 //! S8  Every id is at or below the counter that it came from (P7.1).
 //! S9  The totals are what a recount gives.
 //! S10 Each entry of the root that leads to another volume has that volume's [`volume::VolumeEntry`], with its name.
@@ -89,7 +91,7 @@ pub fn apply(command: &Command, proposed: Proposed, txn: &mut Txn<'_>) -> Reply 
             session::end(txn, *session);
             Reply::Done
         }
-        Command::Change { request, placement, volumes } => {
+        Command::Change { request, placement, volumes, openers } => {
             let (session, caller) = (request.session, &request.caller);
             once(txn, request, |txn| {
                 if !ops::volume::fits(txn, &request.change, volumes) {
@@ -109,8 +111,12 @@ pub fn apply(command: &Command, proposed: Proposed, txn: &mut Txn<'_>) -> Reply 
                     caller,
                     placement,
                     volumes,
+                    openers: openers.as_deref(),
                 };
-                Executed::Answered(ops::execute(&mut context, &request.change))
+                match ops::execute(&mut context, &request.change) {
+                    Err(MetaError::Undecided { .. }) => Executed::NotNow("another file loses its last name"),
+                    result => Executed::Answered(result),
+                }
             })
         }
         Command::Refuse { request, error } => once(txn, request, |_| Executed::Answered(Err(error.clone()))),
@@ -129,6 +135,8 @@ pub fn apply(command: &Command, proposed: Proposed, txn: &mut Txn<'_>) -> Reply 
         Command::DropVolume { volume } => ops::volume::drop_volume(txn, *volume),
         Command::ForbidVolume { volume } => ops::volume::forbid(txn, *volume),
         Command::FenceVolume { volume } => ops::volume::fence(txn, *volume),
+        Command::ReleaseFor { session, inodes } => ops::release_orphans::release_for(txn, *session, inodes),
+        Command::RecordHolds { session, volume } => ops::session::record_holds(txn, *session, *volume),
     }
 }
 

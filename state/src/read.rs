@@ -116,7 +116,52 @@ pub fn would_answer(
     now: Proposed,
 ) -> Reply {
     let (request, volumes) = (request.clone(), volumes.to_vec());
-    super::apply(&Command::Change { request, placement: Vec::new(), volumes }, now, &mut Txn::new(view))
+    // Who has it open would only delay the answer.
+    let command = Command::Change { request, placement: Vec::new(), volumes, openers: None };
+    super::apply(&command, now, &mut Txn::new(view))
+}
+
+/// The file that would lose its last name by `change` now, if nothing else forbids the change: the command has to name those
+/// that have it open (P6.5).
+pub fn last_name_taken(view: &dyn Snapshot, change: &Change) -> Option<InodeId> {
+    ops::last_name::taken_by(view, change)
+}
+
+/// The highest number that an inode of this volume has been given. The next one that is made has a higher one.
+pub fn last_inode(view: &dyn Snapshot, volume: VolumeId) -> Option<InodeId> {
+    volume::get(view, volume).and_then(|record| InodeId::new(volume, record.number))
+}
+
+/// It is recorded that the session may hold something in some volume.
+pub fn may_hold_something(view: &dyn Snapshot, session: SessionId) -> bool {
+    session::has_holds_somewhere(view, session)
+}
+
+/// It is recorded that the session may hold locks and open files in the volume.
+pub fn has_holds(view: &dyn Snapshot, session: SessionId, volume: VolumeId) -> bool {
+    session::has_holds(view, session, volume)
+}
+
+/// The sessions that are alive and may hold locks and open files in the volume: what these are, each of them tells a new
+/// leader (P6.5).
+pub fn holding_sessions(view: &dyn Snapshot, volume: VolumeId) -> Vec<SessionId> {
+    session::holding(view, volume).collect()
+}
+
+/// The same for every volume: as many as there are sessions, times the volumes that each uses. For a new leader, once.
+pub fn all_holding_sessions(view: &dyn Snapshot) -> Vec<(VolumeId, SessionId)> {
+    session::all_holding(view).collect()
+}
+
+/// The inode has no name, and this session holds it.
+pub fn holds_orphan(view: &dyn Snapshot, session: SessionId, inode: InodeId) -> bool {
+    orphan::holds(view, session, inode)
+}
+
+/// What has no name and is held by this session, but directories.
+pub fn orphaned_files_of(view: &dyn Snapshot, session: SessionId) -> Vec<InodeId> {
+    let is_file = |inode: &InodeId| inode::get(view, *inode).is_some_and(|record| !record.is_directory());
+    orphan::held_by(view, session).filter(is_file).collect()
 }
 
 /// The change puts a name into the root of a volume: only then can [`is_undecided`] be so.
@@ -154,8 +199,8 @@ pub fn getattr(view: &dyn Snapshot, inode: InodeId) -> MetaResult<InodeAttr> {
     Ok(inode::attr(view, inode, &inode::require(view, inode)?))
 }
 
-/// A file without a name is opened anew only by the session that took the last one (it has it open): whoever else comes
-/// with its number has it from a name that was believed for too long, and looks that up again.
+/// A file without a name is opened anew only by the sessions that hold it, because they have it open or took its last name:
+/// whoever else comes with its number has it from a name that was believed for too long, and looks that up again.
 fn open(
     view: &dyn Snapshot,
     caller: &Caller,
@@ -164,7 +209,7 @@ fn open(
     mask: AccessMask,
 ) -> MetaResult<ReadReply> {
     let record = inode::require(view, inode)?;
-    let is_gone = || orphan::holder(view, inode).is_some_and(|holder| holder != session);
+    let is_gone = || orphan::holders(view, inode).is_some() && !orphan::holds(view, session, inode);
     if record.nlink == 0 && mask != AccessMask::NONE && is_gone() {
         return Err(MetaError::Stale);
     }

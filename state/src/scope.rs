@@ -2,6 +2,7 @@
 //! can pass a scope that does not fit (P4.4).
 
 use dfs_proto::ids::{SessionId, VolumeId};
+use dfs_proto::meta::Change;
 use dfs_proto::scope::{Scope, Unleased};
 
 use crate::command::Command;
@@ -36,6 +37,8 @@ impl Command {
                 Scope::unleased(Unleased::Volumes).volume(*volume)
             }
             Command::Federation(_) => Scope::unleased(Unleased::FederationMap),
+            Command::ReleaseFor { inodes, .. } => Change::ReleaseOrphans { inodes: inodes.clone() }.scope(),
+            Command::RecordHolds { .. } => Scope::unleased(Unleased::Sessions),
         }
     }
 
@@ -43,7 +46,10 @@ impl Command {
     pub fn asked_by(&self) -> Option<SessionId> {
         match self {
             Command::Change { request, .. } | Command::Refuse { request, .. } => Some(request.session),
-            Command::CloseSession { session } => Some(*session),
+            // What it closed, or is about to hold.
+            Command::CloseSession { session }
+            | Command::ReleaseFor { session, .. }
+            | Command::RecordHolds { session, .. } => Some(*session),
             // It has none yet.
             Command::OpenSession { .. } => None,
             Command::ExpireSession { .. }
@@ -131,6 +137,7 @@ mod tests {
             (Command::StartDeleting { before: StateTime::default(), limit: 1 }, None),
             (Command::ConfirmDeleted { server, chunks: Vec::new() }, None),
             (Command::Federation(FederationCommand::Init { federation }), None),
+            (Command::RecordHolds { session: SESSION, volume: VOLUME }, Some(SESSION)),
         ]
     }
 
@@ -174,9 +181,16 @@ mod tests {
     #[test]
     fn a_clients_change_touches_what_it_says_itself() {
         let request = unlink();
-        let (placement, volumes) = (Vec::new(), Vec::new());
-        let command = Command::Change { request: request.clone(), placement, volumes };
+        let command = Command::of_request(request.clone(), Vec::new(), Vec::new());
         assert_eq!(command.scope(), request.change.scope());
+        assert_eq!(command.asked_by(), Some(SESSION));
+    }
+
+    #[test]
+    fn a_release_for_a_session_touches_what_is_released() {
+        let inodes = vec![InodeId(5), InodeId(6)];
+        let command = Command::ReleaseFor { session: SESSION, inodes: inodes.clone() };
+        assert_eq!(command.scope(), Change::ReleaseOrphans { inodes }.scope());
         assert_eq!(command.asked_by(), Some(SESSION));
     }
 }

@@ -8,7 +8,7 @@
 //! Ending is one write, and the only fence (P3.3): a session without a [`SessionRecord`] is refused everything.
 
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{InodeId, RequestId, RequestLane, SessionId, SessionNonce};
+use dfs_proto::ids::{InodeId, RequestId, RequestLane, SessionId, SessionNonce, VolumeId};
 use dfs_proto::meta::{Changed, MetaResult};
 use dfs_proto::units::REQUEST_WINDOW;
 
@@ -94,21 +94,54 @@ pub(super) fn first_ended(view: &dyn Snapshot) -> Option<SessionId> {
     scan_prefix(view, &keys::table(keys::ENDED)).next().map(|(key, _)| SessionId(keys::number(&key, 0)))
 }
 
-/// Deletes up to `limit` remembered results and commit numbers of one that has ended; less than `limit`: it is gone.
+/// Deletes up to `limit` remembered results, commit numbers and records of what it may hold, of one that has ended; less than
+/// `limit`: it is gone.
 pub(super) fn reap(txn: &mut Txn<'_>, session: SessionId, limit: usize) -> usize {
     let left: Vec<Vec<u8>> = scan_prefix(txn, &keys::results_of(session))
         .chain(scan_prefix(txn, &keys::commits_of(session)))
+        .chain(scan_prefix(txn, &keys::holds_of(session)))
         .map(|(key, _)| key)
         .take(limit)
         .collect();
     let count = left.len();
     for key in left {
+        if key.first() == Some(&keys::HOLDS) {
+            txn.delete(keys::holds_by_volume(keys::volume_of_holds(&key), session));
+        }
         txn.delete(key);
     }
     if count < limit {
         txn.delete(keys::ended(session));
     }
     count
+}
+
+/// The session may hold locks and open files in the volume. No effect when it is recorded.
+pub(super) fn record_holds(txn: &mut Txn<'_>, session: SessionId, volume: VolumeId) {
+    txn.put(keys::holds(session, volume), PRESENT);
+    txn.put(keys::holds_by_volume(volume, session), PRESENT);
+}
+
+pub(super) fn has_holds(view: &dyn Snapshot, session: SessionId, volume: VolumeId) -> bool {
+    view.get(&keys::holds(session, volume)).is_some()
+}
+
+pub(super) fn has_holds_somewhere(view: &dyn Snapshot, session: SessionId) -> bool {
+    scan_prefix(view, &keys::holds_of(session)).next().is_some()
+}
+
+/// Those that are alive and may hold something in the volume.
+pub(super) fn holding(view: &dyn Snapshot, volume: VolumeId) -> impl Iterator<Item = SessionId> + '_ {
+    scan_prefix(view, &keys::holds_in(volume))
+        .map(|(key, _)| SessionId(keys::number(&key, 1)))
+        .filter(|session| get(view, *session).is_some())
+}
+
+/// All of them, with the volumes.
+pub(super) fn all_holding(view: &dyn Snapshot) -> impl Iterator<Item = (VolumeId, SessionId)> + '_ {
+    scan_prefix(view, &keys::table(keys::HOLDS_BY_VOLUME))
+        .map(|(key, _)| (keys::volume_in(&key), SessionId(keys::number(&key, 1))))
+        .filter(|(_, session)| get(view, *session).is_some())
 }
 
 /// What P8.1 says about a request.

@@ -116,7 +116,7 @@ mod tests {
         for (wall, shown) in [(YEAR_2038, YEAR_2038), (1001, YEAR_2038)] {
             let request =
                 harness.next_request(&Caller::ROOT, create(ROOT, &format!("{wall}"), 0o644, NewInode::File));
-            let change = Command::Change { request, placement: Vec::new(), volumes: Vec::new() };
+            let change = Command::of_request(request, Vec::new(), Vec::new());
             harness.command_at(by_one_clock(wall), change);
             let made = harness.lookup(ROOT, &format!("{wall}")).expect("made");
             assert_eq!(harness.attr(made).mtime.seconds, shown, "as the release before applies it");
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(refused, Err(MetaError::PermissionDenied), "by the rules of this release");
         for (caller, change) in [(&Caller::ROOT, harness.commit(file, 0, 10, chunk)), (&stranger, clear)] {
             let request = harness.next_request(caller, change);
-            let change = Command::Change { request, placement: Vec::new(), volumes: Vec::new() };
+            let change = Command::of_request(request, Vec::new(), Vec::new());
             let proposed = Proposed::ByOneClock(Timestamp { seconds: 1001, nanos: 0 });
             let reply = harness.command_at(proposed, change);
             assert!(matches!(reply, Reply::Changed(Ok(_))), "{reply:?}");

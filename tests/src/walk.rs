@@ -156,6 +156,7 @@ impl Walker {
             mode: 0o644,
             what: NewInode::File,
             or_existing,
+            opens: false,
         };
         let mode = OpenMode { read: true, write: true, ..OpenMode::default() };
         let real = self.client.perform(&caller(), CreateOpen { create, mode }).await;
@@ -182,6 +183,7 @@ impl Walker {
             mode: 0o777,
             what: NewInode::Symlink { target: target.clone() },
             or_existing: false,
+            opens: false,
         };
         let real = self.client.perform(&caller(), create).await;
         let model = self.model.create(parent, &name, Node::Symlink(target.clone()));
@@ -236,6 +238,7 @@ impl Walker {
             mode: 0o755,
             what: NewInode::Directory,
             or_existing: false,
+            opens: false,
         };
         let real = self.client.perform(&caller(), create).await;
         let model = self.model.create(parent, &name, Node::Directory(BTreeMap::new()));

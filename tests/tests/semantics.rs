@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -77,6 +78,51 @@ fn names_of_files_that_one_mount_made_or_removed_the_other_sees_at_once_those_of
             (!b.join(&name).exists()).then_some(())
         });
     }
+}
+
+fn number_of_inodes(fs: &Scenario) -> u64 {
+    fs.cluster.status().expect("the leader answers").inodes
+}
+
+/// Two names gone on one mount while the other mount has the files open: one unlinked, one renamed over.
+#[test]
+fn a_file_that_loses_its_name_on_one_mount_stays_readable_and_writable_on_another_that_has_it_open() {
+    let fs = scenario("orphan_elsewhere");
+    let (a, b) = (fs.dir("a"), fs.dir("b"));
+    let bytes = tree::bytes(7, 300_000);
+    fs::write(a.join("new"), "new").unwrap();
+    let before = number_of_inodes(&fs);
+    let mut open = OpenOptions::new();
+    open.read(true).write(true).create(true).truncate(true);
+    let held = ["unlinked", "replaced"].map(|name| {
+        let file = open.open(b.join(name)).unwrap();
+        file.write_all_at(&bytes, 0).unwrap();
+        file.sync_all().unwrap();
+        file
+    });
+    fs::remove_file(a.join("unlinked")).unwrap();
+    fs::rename(a.join("new"), a.join("replaced")).unwrap();
+    for file in &held {
+        let mut read = vec![0; bytes.len()];
+        file.read_exact_at(&mut read, 0).unwrap();
+        assert!(read == bytes, "what was there before");
+        file.write_all_at(b"after", 200_000).unwrap();
+        file.set_len(200_005).unwrap();
+        file.sync_all().unwrap();
+        let mut again = File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+        let mut read = Vec::new();
+        again.read_to_end(&mut read).unwrap();
+        assert!(read[..200_000] == bytes[..200_000] && &read[200_000..] == b"after");
+        wait::until("stat to show no link", Duration::from_secs(5), || {
+            (file.metadata().unwrap().nlink() == 0).then_some(())
+        });
+    }
+    assert!(!b.join("unlinked").exists());
+    assert_eq!(fs::read(b.join("replaced")).unwrap(), b"new");
+    drop(held);
+    wait::until("the space to come back", Duration::from_secs(10), || {
+        (number_of_inodes(&fs) == before).then_some(())
+    });
 }
 
 /// A process that appends to a file that it keeps open, when told to. Not this process (see [`Buffering`]).

@@ -52,7 +52,7 @@ pub async fn create(
         Some(wanted) => NewInode::Volume { cluster: cluster_named(&map, wanted)? },
         None => NewInode::Directory,
     };
-    let create = Create { parent: InodeId::ROOT, name, mode, what, or_existing: false };
+    let create = Create { parent: InodeId::ROOT, name, mode, what, or_existing: false, opens: false };
     let made =
         change_root(env, &map, Change::Create(create)).await.with_context(|| format!("make {path}"))?;
     let Changed::Inode { attr, .. } = made else { bail!("make {path}: unexpected answer {made:?}") };

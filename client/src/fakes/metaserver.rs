@@ -11,12 +11,15 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, ClusterId, DirectoryId, InodeId, ServerId, SessionId};
 use dfs_proto::lock::{LockReply, LockRequest};
 use dfs_proto::meta::{
-    Attach, Attached, Change, ChangeRequest, Changed, Create, FileExtents, MetaResult, OpenChunk, OpenSession, Read, ReadReply,
-    ReadRequest, RenewSession, Replica, ReplicaReport, SessionOpened, SessionRenewed,
+    Attach, Attached, Change, ChangeRequest, Changed, Create, FileExtents, MetaResult, OpenChunk,
+    OpenSession, Read, ReadReply, ReadRequest, RenewSession, Replica, ReplicaReport, SessionOpened,
+    SessionRenewed,
 };
 use dfs_proto::units::{COMMIT_EXTENTS_MAX, Offset, REQUEST_WINDOW};
 use dfs_state::chunk::{ChunkRecord, ChunkState};
-use dfs_state::command::{Command, InitCluster, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses};
+use dfs_state::command::{
+    Command, InitCluster, Openers, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses,
+};
 use dfs_state::kv::memory::MemoryKv;
 use dfs_state::kv::{Kv as _, Snapshot, Txn};
 use dfs_state::read;
@@ -47,6 +50,8 @@ pub(crate) struct State {
     pub(crate) held: BTreeSet<Name>,
     pub(crate) holds: usize,
     pub(crate) is_full: bool,
+    /// Who has which file open.
+    opened: BTreeSet<(InodeId, SessionId)>,
     pub(crate) commit_requests: u64,
     pub(crate) commits_extents: Vec<usize>,
     pub(crate) changes: u64,
@@ -72,6 +77,7 @@ impl FakeMeta {
             held: BTreeSet::new(),
             holds: 0,
             is_full: false,
+            opened: BTreeSet::new(),
             commit_requests: 0,
             commits_extents: Vec::new(),
             changes: 0,
@@ -214,15 +220,35 @@ impl State {
             Change::OpenChunk(open) => self.place(open)?,
             _ => Vec::new(),
         };
-        let change = request.change.clone();
-        let reply = self.execute(Command::Change { request, placement, volumes: Vec::new() });
+        let (change, session) = (request.change.clone(), request.session);
+        let taken = self.view(|view| read::last_name_taken(view, &change));
+        let openers = taken.map(|inode| Openers { inode, sessions: self.openers(inode) });
+        let (volumes, openers) = (Vec::new(), Some(openers.into_iter().collect()));
+        let reply = self.execute(Command::Change { request, placement, volumes, openers });
         let result = match reply {
             Reply::Changed(result) => result.map(|answered| answered.changed),
             Reply::Refused(refused) => Err(refused),
             other => panic!("a change is answered {other:?}"),
         };
+        if let (Change::Create(Create { opens: true, .. }), Ok(Changed::Inode { attr, .. })) =
+            (&change, &result)
+        {
+            self.opened.insert((attr.inode, session));
+        }
         self.note(&change, result.is_ok());
         result
+    }
+
+    fn openers(&self, inode: InodeId) -> Vec<SessionId> {
+        let of_file = (inode, SessionId(0))..=(inode, SessionId(u64::MAX));
+        self.opened.range(of_file).map(|(_, session)| *session).collect()
+    }
+
+    fn closed(&mut self, session: SessionId, inodes: Vec<InodeId>) {
+        for inode in &inodes {
+            self.opened.remove(&(*inode, session));
+        }
+        self.execute(Command::ReleaseFor { session, inodes });
     }
 
     /// For the tests that count.
@@ -258,6 +284,9 @@ impl State {
         self.lookups += u64::from(matches!(request.read, Read::Lookup { .. }));
         self.reads += 1;
         let mut reply = self.view(|view| read::answer(view, request))?;
+        if let Read::Open { inode, .. } = request.read {
+            self.opened.insert((inode, request.session));
+        }
         if let ReadReply::Extents(FileExtents { chunks, .. }) = &mut reply {
             for location in chunks {
                 if let Some(servers) = self.moved.get(&location.chunk) {
@@ -307,6 +336,7 @@ impl MetaCalls for FakeMeta {
     async fn renew(&self, renew: RenewSession, _timeout: Duration) -> MetaResult<SessionRenewed> {
         let mut state = self.state();
         state.require_session(renew.session)?;
+        state.closed(renew.session, renew.closed);
         Ok(SessionRenewed { now: state.now(), metaservers: vec!["meta-1:1".to_owned()], is_attached: true })
     }
 

@@ -77,6 +77,7 @@ pub(crate) fn new_file(name: &str) -> Create {
         mode: 0o644,
         what: NewInode::File,
         or_existing: false,
+        opens: false,
     }
 }
 

@@ -80,6 +80,7 @@ impl AtOneCluster for CreateOpen {
 
     async fn perform_at(self, cluster: &ClusterClient, caller: &Caller) -> Result<(Arc<File>, InodeAttr)> {
         let (CreateOpen { create, mode }, core) = (self, &cluster.core);
+        let create = Create { opens: true, ..create };
         let asked_at = Instant::now();
         let created = replies::inode(core.names.change(caller, Change::Create(create)).await?)?;
         let inode = created.attr.inode;

@@ -74,7 +74,7 @@ impl Paths {
     /// Makes `data` the content of a file. The file is made with `mode`, its permission bits, if it is not there.
     pub async fn write(&self, caller: &Caller, path: &[u8], mode: u32, data: Bytes) -> Result<()> {
         let Entry { parent, name } = walk::entry(&self.client, caller, path).await?;
-        let create = Create { parent, name, mode, what: NewInode::File, or_existing: true };
+        let create = Create { parent, name, mode, what: NewInode::File, or_existing: true, opens: false };
         let (client, caller) = (self.client.clone(), caller.clone());
         finish(async move {
             let mode = OpenMode { write: true, truncate: true, ..OpenMode::default() };
@@ -97,7 +97,8 @@ impl Paths {
     /// Makes a directory with `mode`, its permission bits.
     pub async fn make_directory(&self, caller: &Caller, path: &[u8], mode: u32) -> Result<InodeAttr> {
         let Entry { parent, name } = walk::entry(&self.client, caller, path).await?;
-        let create = Create { parent, name, mode, what: NewInode::Directory, or_existing: false };
+        let create =
+            Create { parent, name, mode, what: NewInode::Directory, or_existing: false, opens: false };
         Ok(self.client.perform(caller, create).await?.attr)
     }
 

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::ServerId;
-use dfs_proto::meta::{Create, NewInode};
+use dfs_proto::meta::{Create, NewInode, SetAttr};
 use dfs_proto::units::{ByteLen, Offset, REQUEST_WINDOW};
 use tokio::time::timeout;
 
 use crate::error::ClientError;
 use crate::fakes::{Cluster, USER, create, make, new_file, open, unlink, wait_for};
+use crate::inode::GetAttr;
 
 #[tokio::test(start_paused = true)]
 async fn an_expired_session_fails_unflushed_files_once_and_a_new_one_goes_on() {
@@ -87,6 +88,30 @@ async fn a_file_unlinked_while_open_stays_usable_and_is_released_at_the_last_clo
     second.release().await.unwrap();
     wait_for("the release", || cluster.meta.state().released == [second.inode()]).await;
     assert_eq!(cluster.meta.state().commit_requests, commits, "nobody can ever read it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_another_client_removed_stays_readable_and_writable_where_it_is_open() {
+    let cluster = Cluster::new();
+    let (remover, holder) = (cluster.client().await, cluster.client().await);
+    let file = make(&holder, "f").await;
+    file.write_at(&USER, Offset(0), b"before").await.unwrap();
+    file.sync().await.unwrap();
+    remover.perform(&USER, unlink("f")).await.unwrap();
+    wait_for("the remover's release", || cluster.meta.state().released == [file.inode()]).await;
+    file.write_at(&USER, Offset(6), b" and after").await.unwrap();
+    file.sync().await.unwrap();
+    assert_eq!(&file.read_at(Offset(0), 99).await.unwrap()[..], b"before and after");
+    let again = open(&holder, file.inode()).await.unwrap();
+    assert_eq!(&again.read_at(Offset(0), 99).await.unwrap()[..], b"before and after");
+    let set = SetAttr { inode: file.inode(), size: Some(ByteLen(6)), by_handle: true, ..SetAttr::default() };
+    holder.perform(&USER, set).await.unwrap();
+    assert_eq!(&again.read_at(Offset(0), 99).await.unwrap()[..], b"before");
+    let attr = holder.perform(&USER, GetAttr { inode: file.inode() }).await.unwrap();
+    assert_eq!((attr.nlink, attr.size), (0, ByteLen(6)));
+    assert_eq!(open(&remover, file.inode()).await.err(), Some(ClientError::Stale));
+    again.release().await.unwrap();
+    assert_eq!(file.release().await, Ok(()));
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,24 +2,27 @@
 //! these are the places where leases will be recalled and holders registered.
 //!
 //! G1  Nothing else in this crate calls `propose` or `read` of [`Consensus`]; `tests/tests/tidy/main.rs` searches for it.
-//!     [`Gate::local`] is for answers that may be old, on which no client acts: status pages, and times that the state has
-//!     certainly reached (`worker::delete`).
+//!     [`Gate::local`] is for answers that may be old, on which no client acts: status pages, times that the state has
+//!     certainly reached (`worker::delete`), and guesses that `apply` compares (`last_names`).
 //! G2  A holder is registered, then the leader's lease is checked, then the state is read (P4.3, P7.5).
-//! G3  The soft state (`view`, `sessions`) has entered the leader's term before anyone looks at it.
+//! G3  The soft state (`view`, `sessions`, `opens`, `attachments`) has entered the leader's term before anyone looks at it.
 //! G4  When no read was confirmed for [`UNHEARD_MAX`], there was no quorum or this process did not run, and nobody could be
 //!     heard either. Then the soft state begins anew, as after an election (P10.2, P3.1). A leader reads every 250 ms on its
 //!     own (`worker::seal`).
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ClusterId, SessionId};
 use dfs_proto::meta::MetaResult;
 use dfs_proto::scope::{Scope, Unleased};
-use tokio::time::Instant;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep};
 
+use super::attachments::Attachments;
 use super::leases::Leases;
+use super::opens::{self, Opens, Removing};
 use super::soft::BeginsAnew;
 use crate::raft::Consensus;
 use crate::sessions::Sessions;
@@ -29,20 +32,30 @@ use dfs_state::kv::Snapshot;
 
 /// G4. Below the time after which a silent chunkserver counts as away.
 const UNHEARD_MAX: Duration = Duration::from_secs(1);
+/// Between two looks at a command whose outcome is not known.
+const LAND_EVERY: Duration = Duration::from_millis(200);
 
 pub(crate) struct Gate {
     consensus: Consensus,
     /// The term and time of the newest read that a quorum confirmed.
     last_read: Mutex<(u64, Instant)>,
     leases: Leases,
+    pub(crate) opens: Arc<Opens>,
     pub(crate) view: View,
     pub(crate) sessions: Sessions,
+    pub(crate) attachments: Attachments,
 }
 
 impl Gate {
-    pub(crate) fn new(consensus: Consensus, view: View, sessions: Sessions) -> Gate {
-        let last_read = Mutex::new((0, Instant::now()));
-        Gate { consensus, last_read, leases: Leases::default(), view, sessions }
+    pub(crate) fn new(
+        consensus: Consensus,
+        view: View,
+        sessions: Sessions,
+        attachments: Attachments,
+    ) -> Gate {
+        let (now, leases) = (Instant::now(), Leases::default());
+        let opens = Arc::new(Opens::new(now));
+        Gate { consensus, last_read: Mutex::new((0, now)), leases, opens, view, sessions, attachments }
     }
 
     /// Executes a command. What it touches, and who asks, it says itself.
@@ -51,10 +64,24 @@ impl Gate {
     pub(crate) async fn change(&self, command: Command) -> MetaResult<Reply> {
         self.enter_term()?;
         let _frozen = self.leases.freeze(&command.scope(), command.asked_by()).await;
-        match self.consensus.propose(command).await? {
+        let reply = match &command {
+            Command::Change { request, .. } if opens::may_take(&request.change) => {
+                self.take_last_name(command).await?
+            }
+            Command::Change { request, .. } if opens::opens_new(&request.change) => {
+                self.create_open(command).await?
+            }
+            _ => self.send(command).await?,
+        };
+        match reply {
             Reply::Refused(refused) => Err(refused),
             reply => Ok(reply),
         }
+    }
+
+    /// A part of [`Gate::change`].
+    pub(super) async fn send(&self, command: Command) -> MetaResult<Reply> {
+        self.consensus.propose(command).await
     }
 
     /// Calls `look` with a state that contains every change which was answered before. `shown` is what the answer will show,
@@ -91,8 +118,8 @@ impl Gate {
     }
 
     /// All that this leader has learned of others.
-    fn soft(&self) -> [&dyn BeginsAnew; 2] {
-        [self.view.soft(), self.sessions.soft()]
+    fn soft(&self) -> [&dyn BeginsAnew; 4] {
+        [self.view.soft(), self.sessions.soft(), self.opens.soft(), &self.attachments]
     }
 
     /// Keeps G4.
@@ -108,8 +135,8 @@ impl Gate {
         }
     }
 
-    /// Keeps G3.
-    fn enter_term(&self) -> MetaResult<u64> {
+    /// Keeps G3: for whoever looks at the soft state before a read. The term.
+    pub(crate) fn enter_term(&self) -> MetaResult<u64> {
         let leadership = self.consensus.leadership();
         let leadership = leadership.borrow();
         if !leadership.is_leader {
@@ -147,5 +174,60 @@ impl Gate {
             return Err(MetaError::InvalidArgument { what });
         }
         Ok(())
+    }
+}
+
+/// Keeps what is noted of removals until their command is applied, or cannot be applied any more (OP3): also when its caller
+/// gives up, or is told that it may still happen.
+pub(super) struct Landing {
+    consensus: Consensus,
+    term: u64,
+    removing: Vec<Removing>,
+}
+
+impl Landing {
+    pub(super) fn of(gate: &Gate, removing: Vec<Removing>) -> Landing {
+        Landing { consensus: gate.consensus.clone(), term: gate.term(), removing }
+    }
+
+    pub(super) async fn of_command(mut self, gate: &Gate, command: Command) -> MetaResult<Reply> {
+        let result = gate.send(command).await;
+        if matches!(result, Ok(_) | Err(MetaError::InvalidArgument { .. })) {
+            self.removing.clear(); // applied, or never proposed
+        }
+        result
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        let removing = std::mem::take(&mut self.removing);
+        if removing.is_empty() {
+            return;
+        }
+        if let Ok(runtime) = Handle::try_current() {
+            let (consensus, term) = (self.consensus.clone(), self.term);
+            runtime.spawn(async move {
+                has_landed(&consensus, term).await;
+                drop(removing);
+            });
+        }
+    }
+}
+
+/// Returns when a command that was proposed in `term` before this call is applied, or this member leads in it no longer: what it
+/// reads in a later one contains all that earlier ones have left. Commands are applied in the order of their proposals.
+async fn has_landed(consensus: &Consensus, term: u64) {
+    let nothing = Command::ReleaseFor { session: SessionId(0), inodes: Vec::new() };
+    loop {
+        let leads = {
+            let leadership = consensus.leadership();
+            let leadership = leadership.borrow();
+            leadership.is_leader && leadership.term == term
+        };
+        if !leads || consensus.propose(nothing.clone()).await.is_ok() {
+            return;
+        }
+        sleep(LAND_EVERY).await;
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! SO1  What was learned in an earlier term does not count: entering a term forgets it. Silence is counted from the election
 //!      at the earliest.
-//! SO2  After a while in which nobody could be heard (`gate`, G4), the state begins anew, as after an election.
+//! SO2  After a while in which nobody could be heard (`gate`, G4), the state begins anew, as after an election. What would be
+//!      wrong to forget within a term stays, and only the silence is counted from then on (`attachments`, AT2).
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -25,6 +26,12 @@ pub(crate) trait BeginsAnew {
 
     /// Within its term (SO2).
     fn begin_anew(&self, now: Instant);
+}
+
+impl<T> OfTerm<T> {
+    pub(crate) fn term(&self) -> u64 {
+        self.term
+    }
 }
 
 impl<T: Default> Soft<T> {

@@ -297,7 +297,7 @@ fn name(text: &str) -> Name {
 }
 
 fn create(parent: InodeId, text: &str, what: NewInode) -> Change {
-    Change::Create(Create { parent, name: name(text), mode: 0o755, what, or_existing: false })
+    Change::Create(Create { parent, name: name(text), mode: 0o755, what, or_existing: false, opens: false })
 }
 
 fn phase_of(map: &FederationMap, volume: VolumeId) -> Option<VolumePhase> {

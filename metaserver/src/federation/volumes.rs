@@ -85,8 +85,7 @@ impl Metaserver {
                     Err(error) => return self.refuse_unless_passing(request, error).await,
                 },
             };
-            let command =
-                Command::Change { request: request.clone(), placement: Vec::new(), volumes: volumes.clone() };
+            let command = Command::of_request(request.clone(), Vec::new(), volumes.clone());
             let answer = self.gate.change(command).await;
             drop(made);
             federation.root_changed();

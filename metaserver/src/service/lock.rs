@@ -1,20 +1,105 @@
 //! Sessions that attach, and the locks that they hold (P3.5, P5.7).
+//!
+//! A request: `enter_term` → `awaited` (may a session that this leader does not know hold locks there?) → `Attachments::lock` →
+//! `confirm` (the session lives and this member still leads) → reply.
 
 use dfs_net::rpc::push::PushSender;
 use dfs_proto::error::MetaError;
-use dfs_proto::lock::{LockReply, LockRequest};
+use dfs_proto::ids::{SessionId, VolumeId};
+use dfs_proto::lock::{LockAsk, LockReply, LockRequest};
 use dfs_proto::meta::{Attach, Attached, MetaResult};
+use dfs_proto::scope::Unleased;
+use tokio::time::Instant;
 
 use super::Metaserver;
+use super::namespace::require_session;
+use dfs_state::kv::Snapshot;
+use dfs_state::read;
 
 impl Metaserver {
-    pub(super) async fn attach(&self, attach: Attach, _pushes: Option<PushSender>) -> MetaResult<Attached> {
+    pub(super) async fn attach(&self, attach: Attach, pushes: Option<PushSender>) -> MetaResult<Attached> {
         self.gate.check_cluster(attach.cluster)?;
-        Err(MetaError::Unavailable { what: "not built yet".to_owned() })
+        let pushes = pushes.ok_or_else(|| MetaError::InvalidArgument {
+            what: "nothing can be sent unasked over this connection".to_owned(),
+        })?;
+        let (session, attachments) = (attach.session, &self.gate.attachments);
+        self.confirm(session).await?; // keeps AT5
+        let term = self.gate.enter_term()?;
+        let told = attachments.stands(term, attachments.attach(attach, pushes)?)?;
+        let term_ms = attachments.lease_term.as_millis() as u64;
+        let Some(told) = told else { return Ok(Attached { lost: Vec::new(), term_ms }) };
+        // After its locks: from here on nobody waits for what it may hold.
+        self.gate.attach_opens(term, session, told.open).await?;
+        self.confirm(session).await?; // keeps AT3
+        attachments.require_term(term)?;
+        self.gate.sessions.renewed(session, Instant::now());
+        if !told.lost.is_empty() {
+            tracing::warn!("{session} has attached without {} locks that others hold", told.lost.len());
+        }
+        Ok(Attached { lost: told.lost, term_ms })
     }
 
     pub(super) async fn lock(&self, request: LockRequest) -> MetaResult<LockReply> {
         self.gate.check_cluster(request.cluster)?;
-        Err(MetaError::Unavailable { what: "not built yet".to_owned() })
+        let (session, attachments) = (request.session, &self.gate.attachments);
+        let term = self.gate.enter_term()?;
+        if !attachments.is_present(session, request.attachment) {
+            return Ok(LockReply::NotAttached);
+        }
+        let volume = match request.ask {
+            LockAsk::Set { lock, .. } => {
+                self.require_record(session, lock.inode.volume()).await?;
+                Some(lock.inode.volume())
+            }
+            LockAsk::Test { lock } => Some(lock.inode.volume()),
+            LockAsk::Unlock { .. } | LockAsk::Cancel { .. } => None,
+        };
+        if let Some(volume) = volume
+            && !self.gate.has_everybody_told(volume).await?
+        {
+            return Ok(LockReply::NotYet); // keeps AT4
+        }
+        let decided = attachments.lock(&request);
+        self.confirm(session).await?; // keeps AT3
+        attachments.stands(term, decided)
+    }
+
+    /// The next leader has to know that the session may hold a lock there, before it does (P6.5).
+    async fn require_record(&self, session: SessionId, volume: VolumeId) -> MetaResult<()> {
+        match self.gate.record_holds(session, volume).await? {
+            true => Ok(()),
+            false => Err(MetaError::Stale), // no volume of this cluster
+        }
+    }
+
+    /// The session lives and this member leads: after this, what was decided before is told (AT3).
+    pub(super) async fn confirm(&self, session: SessionId) -> MetaResult<()> {
+        let decided = self.gate.attachments.decided();
+        let look = |state: &dyn Snapshot| Ok(require_session(state, session));
+        let alive = self.gate.read_unleased(Unleased::Sessions, look).await?;
+        self.gate.attachments.tell(decided);
+        if alive.is_err() {
+            self.gate.session_ended(session); // keeps AT5
+        }
+        alive
+    }
+
+    /// Tells of the grants that nobody has told yet, and forgets sessions that have ended without this leader's knowing: it had
+    /// no answer to its command (AT5).
+    pub(crate) async fn forget_ended(&self) -> MetaResult<()> {
+        let attachments = &self.gate.attachments;
+        // Before the read: who attaches during it is alive.
+        let (sessions, decided) = (attachments.sessions(), attachments.decided());
+        if sessions.is_empty() {
+            return Ok(());
+        }
+        let look = |state: &dyn Snapshot| {
+            let ended = sessions.iter().filter(|session| read::session(state, **session).is_none());
+            Ok(ended.copied().collect::<Vec<_>>())
+        };
+        let ended = self.gate.read_unleased(Unleased::Sessions, look).await?;
+        attachments.tell(decided);
+        ended.into_iter().for_each(|session| self.gate.session_ended(session));
+        Ok(())
     }
 }

@@ -117,8 +117,9 @@ impl Meta for MetaService {
         &self,
         request: Request<wire::RenewSessionRequest>,
     ) -> Answer<wire::RenewSessionReply> {
+        let pushes = PushSender::of(&request);
         let result = match convert::renew_from_wire(request.into_inner()) {
-            Ok(renew) => self.0.renew_session(renew).await,
+            Ok(renew) => self.0.renew_session(renew, pushes).await,
             Err(error) => Err(error),
         };
         Ok(Response::new(convert::renewed_to_wire(result)))
@@ -278,6 +279,10 @@ impl Metaserver {
         metrics.chunkservers_full.set(in_state(ServerState::Full));
         metrics.inodes.set(totals.inodes);
         metrics.sessions.set(totals.sessions);
+        let (attached, locks, waits) = if is_leading { self.gate.attachments.counts() } else { (0, 0, 0) };
+        metrics.sessions_attached.set(attached as u64);
+        metrics.locks.set(locks as u64);
+        metrics.locks_waited_for.set(waits as u64);
         metrics.chunks_open.set(totals.chunks_open);
         metrics.chunks_sealed.set(totals.chunks_sealed);
         metrics.chunks_dead.set(totals.chunks_dead);

@@ -1,5 +1,6 @@
 //! A client's changes and reads: check whom they are for, pass the gate, fill in what only the leader knows.
 
+use dfs_proto::attr::{AccessMask, FileKind};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::SessionId;
 use dfs_proto::meta::{Change, ChangeRequest, FileExtents, MetaResult, Read, ReadReply, ReadRequest, StatFs};
@@ -54,7 +55,7 @@ impl Metaserver {
         let full = || MetaError::NoSpace { what: "the metaserver's disk is nearly full".to_owned() };
         let command = match is_full {
             true => Command::Refuse { request, error: full() },
-            false => Command::Change { request, placement, volumes: Vec::new() },
+            false => Command::of_request(request, placement, Vec::new()),
         };
         match self.gate.change(command).await? {
             Reply::Changed(answered) => answered,
@@ -98,7 +99,18 @@ impl Metaserver {
         if let Read::StatFs { .. } = request.read {
             return self.gate.read(&shown, by, |state| self.stat_fs(state, &request)).await;
         }
+        let opening = match request.read {
+            Read::Open { inode, mask } if mask != AccessMask::NONE => {
+                self.gate.opening(request.session, inode).await?
+            }
+            _ => None, // nothing else opens a file
+        };
         let reply = self.gate.read(&shown, by, |state| read::answer(state, &request)).await?;
+        if let (Some(opening), ReadReply::Opened { attr, .. }) = (opening, &reply)
+            && attr.kind != FileKind::Directory
+        {
+            opening.succeeded();
+        }
         Ok(match reply {
             ReadReply::Extents(extents) => ReadReply::Extents(self.reachable_first(extents)),
             other => other,

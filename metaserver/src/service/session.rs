@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use dfs_net::rpc::push::PushSender;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{MetaResult, OpenSession, RenewSession, SessionOpened, SessionRenewed};
@@ -9,13 +10,14 @@ use dfs_proto::scope::Unleased;
 use tokio::time::Instant;
 
 use super::Metaserver;
-use super::namespace::{require_session, unexpected};
+use super::namespace::unexpected;
 use dfs_state::command::{Command, Reply};
 use dfs_state::kv::Snapshot;
 use dfs_state::read;
 
-/// How often a client renews, so that three renewals may be lost long before anything is decided by its silence.
-pub(crate) const RENEW_INTERVAL: Duration = Duration::from_secs(2);
+/// How often a client renews. Several renewals may be lost before anything is decided by its silence; and so soon it learns that
+/// it has to attach again.
+pub(crate) const RENEW_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Each is a record until it ends, which one that is not renewed does after minutes: more than any cluster has mounts,
 /// and no more than a new leader takes in at once.
@@ -52,21 +54,34 @@ impl Metaserver {
     }
 
     /// Refused once the session has ended: then nothing of it can be saved (P3.1).
-    pub(super) async fn renew_session(&self, renew: RenewSession) -> MetaResult<SessionRenewed> {
+    pub(super) async fn renew_session(
+        &self,
+        renew: RenewSession,
+        pushes: Option<PushSender>,
+    ) -> MetaResult<SessionRenewed> {
         self.gate.check_cluster(renew.cluster)?;
         let session = renew.session;
-        let look = |state: &dyn Snapshot| require_session(state, session);
-        self.gate.read_unleased(Unleased::Sessions, look).await?;
+        self.confirm(session).await?;
         self.gate.sessions.renewed(session, Instant::now());
+        let attachment = renew.attachment.zip(pushes);
+        let is_attached = self.gate.opens.is_attached(session)
+            && attachment.is_some_and(|(attachment, pushes)| {
+                self.gate.attachments.is_attached(session, attachment, &pushes)
+            });
+        if is_attached {
+            self.gate.closed(session, &renew.closed);
+        }
         let (now, metaservers) = (self.gate.consensus().wall(), self.metaservers());
-        Ok(SessionRenewed { now, metaservers, is_attached: false })
+        Ok(SessionRenewed { now, metaservers, is_attached })
     }
 
     pub(super) async fn close_session(&self, close: RenewSession) -> MetaResult<()> {
         self.gate.check_cluster(close.cluster)?;
         let command = Command::CloseSession { session: close.session };
         self.gate.change(command).await?;
-        self.gate.sessions.forget(close.session);
+        self.gate.session_ended(close.session);
+        // Its locks go on at once. If this fails, `worker` tells of them.
+        let _ = self.forget_ended().await;
         Ok(())
     }
 }

@@ -5,7 +5,9 @@
 mod bounds;
 mod chunks;
 mod clocks;
+mod locks;
 mod namespace;
+mod opens;
 mod sessions;
 mod slow;
 mod status;
@@ -15,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_net::env::{Env, Rng};
+use dfs_net::rpc::leader::LeaderChannel;
 use dfs_net::rpc::{Identity, Role, grpc};
 use dfs_net::services::admin_client::AdminClient;
 use dfs_net::services::cluster_client::ClusterClient;
@@ -24,7 +27,7 @@ use dfs_proto::convert;
 use dfs_proto::error::MetaError;
 use dfs_proto::extent::Extent;
 use dfs_proto::ids::{
-    ChunkId, ClusterId, InodeId, MemberId, RequestId, ServerId, SessionId, SessionNonce, VolumeId,
+    Attachment, ChunkId, ClusterId, InodeId, MemberId, RequestId, ServerId, SessionId, SessionNonce, VolumeId,
 };
 use dfs_proto::meta::{
     Change, ChangeRequest, Changed, ChunkCommit, CommitExtents, Create, FileCommit, MetaResult, NewInode,
@@ -151,7 +154,9 @@ impl Cluster {
     async fn client(&self, nonce: u128) -> Client {
         let channel = self.leader_channel().await;
         let opened = open_session(&channel, ClusterId::UNKNOWN, nonce).await.expect("a session");
-        Client { meta: MetaClient::new(channel), opened, next: 1 }
+        let members = self.disks.keys().map(|id| address(*id)).collect();
+        let control = LeaderChannel::anonymous(self.env.clone(), Role::Client, members, DEADLINE);
+        Client { meta: MetaClient::new(channel), control, attachment: Attachment(0), opened, next: 1 }
     }
 
     /// A chunkserver that has registered and not yet reported.
@@ -245,6 +250,9 @@ impl Chunkserver {
 /// One session.
 struct Client {
     meta: MetaClient<Channel>,
+    /// For what takes a connection that is fit for pushes.
+    control: LeaderChannel,
+    attachment: Attachment,
     opened: SessionOpened,
     next: u64,
 }
@@ -308,7 +316,7 @@ impl Client {
 
 fn create(name: &str, mode: u32, what: NewInode) -> Change {
     let name = Name::new(name).expect("a name");
-    Change::Create(Create { parent: InodeId::ROOT, name, mode, what, or_existing: false })
+    Change::Create(Create { parent: InodeId::ROOT, name, mode, what, or_existing: false, opens: false })
 }
 
 fn attr_of(changed: MetaResult<Changed>) -> InodeAttr {

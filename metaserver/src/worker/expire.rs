@@ -1,13 +1,13 @@
-//! Ends sessions that were silent for too long (P3.1).
+//! Ends sessions that were silent for too long (P3.1), and far sooner those that hold what somebody waits for (P3.6, P5.7).
+
+use std::collections::BTreeSet;
 
 use dfs_proto::ids::SessionId;
 use dfs_proto::scope::Unleased;
-use tokio::time::Instant;
 
 use super::budget::{Budget, EXPIRE};
 use super::work::{Learned, Work};
 use crate::service::Metaserver;
-use crate::sessions::Sessions;
 use dfs_state::command::Command;
 use dfs_state::kv::Snapshot;
 use dfs_state::read;
@@ -25,19 +25,21 @@ impl Work for Expire {
 
     fn plan(&self, state: &dyn Snapshot, learned: &Learned<'_>) -> Vec<Command> {
         let alive: Vec<SessionId> = read::sessions(state).into_iter().map(|(session, _)| session).collect();
-        let silent = plan(&alive, learned.sessions, learned.now).into_iter();
-        silent.map(|session| Command::ExpireSession { session }).collect()
+        plan(&alive, learned).into_iter().map(|session| Command::ExpireSession { session }).collect()
     }
 
     /// It may have been renewed while others were ended.
     fn is_still_due(&self, command: &Command, learned: &Learned<'_>) -> bool {
-        expired(command).is_some_and(|session| learned.sessions.is_silent(session, learned.now))
+        expired(command).is_some_and(|session| {
+            let is_silent = learned.sessions.is_silent(session, learned.now);
+            is_silent || is_quiet(session, learned) || missing(learned).contains(&session)
+        })
     }
 
     fn done(&self, command: &Command, metaserver: &Metaserver) {
         if let Some(session) = expired(command) {
             tracing::warn!("{session} was silent for too long and was ended");
-            metaserver.gate.sessions.forget(session);
+            metaserver.gate.session_ended(session);
             metaserver.metrics.expired_sessions.inc();
         }
     }
@@ -51,22 +53,68 @@ fn expired(command: &Command) -> Option<SessionId> {
 }
 
 /// Which of the sessions that are alive have lost their life.
-fn plan(alive: &[SessionId], sessions: &Sessions, now: Instant) -> Vec<SessionId> {
-    alive.iter().copied().filter(|session| sessions.is_silent(*session, now)).collect()
+fn plan(alive: &[SessionId], learned: &Learned<'_>) -> Vec<SessionId> {
+    let quiet: Vec<SessionId> = alive.iter().copied().filter(|session| is_quiet(*session, learned)).collect();
+    let in_the_way = learned.attachments.in_the_way(&quiet);
+    let missing = missing(learned);
+    let is_due = |session: &SessionId| {
+        let is_silent = learned.sessions.is_silent(*session, learned.now);
+        is_silent || in_the_way.contains(session) || missing.contains(session)
+    };
+    alive.iter().copied().filter(is_due).collect()
+}
+
+/// It was silent for a term, and so ends if it is in somebody's way.
+fn is_quiet(session: SessionId, learned: &Learned<'_>) -> bool {
+    learned.sessions.is_silent_for(learned.attachments.lease_term, session, learned.now)
+}
+
+/// Somebody waits for them, and they have not told this leader for a term what they hold.
+fn missing(learned: &Learned<'_>) -> BTreeSet<SessionId> {
+    learned.opens.missing(learned.attachments.lease_term, learned.now)
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use tokio::time::Instant;
+
     use super::*;
+    use crate::coherence::Attachments;
+    use crate::coherence::opens::Opens;
+    use crate::sessions::Sessions;
+    use crate::view::View;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const ONE: SessionId = SessionId(1);
+    const TWO: SessionId = SessionId(2);
+
+    /// Which of both sessions are ended so long after the election, if the second one was heard after 5 s, and somebody waits
+    /// until these have attached.
+    fn ended_after(time: Duration, awaited: &[SessionId]) -> Vec<SessionId> {
+        let start = Instant::now();
+        let view = View::new(SECOND * 3, start);
+        let sessions = Sessions::new(SECOND * 300, start);
+        let opens = Opens::new(start);
+        let attachments = Attachments::new(SECOND * 10, start);
+        sessions.renewed(TWO, start + SECOND * 5);
+        opens.wait_for(awaited);
+        let now = start + time;
+        let (view, sessions, opens, attachments) = (&view, &sessions, &opens, &attachments);
+        plan(&[ONE, TWO], &Learned { now, view, sessions, opens, attachments })
+    }
 
     #[test]
     fn only_the_silent_sessions_are_ended() {
-        let start = Instant::now();
-        let sessions = Sessions::new(Duration::from_secs(300), start);
-        sessions.renewed(SessionId(2), start + Duration::from_secs(100));
-        let planned = plan(&[SessionId(1), SessionId(2)], &sessions, start + Duration::from_secs(301));
-        assert_eq!(planned, [SessionId(1)]);
+        assert_eq!(ended_after(SECOND * 299, &[]), []);
+        assert_eq!(ended_after(SECOND * 301, &[]), [ONE]);
+        assert_eq!(ended_after(SECOND * 305, &[]), [ONE, TWO]);
+    }
+
+    #[test]
+    fn a_session_that_somebody_waits_for_is_ended_when_it_has_not_attached_within_a_term() {
+        assert_eq!(ended_after(SECOND * 9, &[ONE, TWO]), []);
+        assert_eq!(ended_after(SECOND * 10, &[TWO]), [TWO]);
     }
 }

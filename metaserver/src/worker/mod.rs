@@ -13,6 +13,7 @@ mod seal;
 mod work;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::sleep;
 
@@ -25,6 +26,9 @@ use expire::Expire;
 use reap::Reap;
 use seal::Seal;
 use work::{Learned, Work};
+
+/// Between two looks for sessions that ended without this leader's knowing, and for grants that nobody has told. Both are rare.
+const FORGET_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs while the process does.
 pub(crate) async fn run(metaserver: Arc<Metaserver>) {
@@ -46,6 +50,8 @@ async fn lead(metaserver: &Metaserver, times: &SeenTimes) {
                 keep_doing(metaserver, &Seal),
                 keep_doing(metaserver, &Reap),
                 keep_doing(metaserver, &delete),
+                keep_forgetting(metaserver),
+                metaserver.gate.release_closed(),
                 federate(metaserver)
             )
         };
@@ -53,6 +59,15 @@ async fn lead(metaserver: &Metaserver, times: &SeenTimes) {
             lost = leadership.wait_for(|l| !l.is_leader || l.term != term) => if lost.is_err() { return },
             _ = work => {}
         }
+    }
+}
+
+/// What a leader knows of sessions that have ended. Never ends.
+async fn keep_forgetting(metaserver: &Metaserver) {
+    loop {
+        // After a failure the next round does it.
+        let _ = metaserver.forget_ended().await;
+        sleep(FORGET_EVERY).await;
     }
 }
 

@@ -4,6 +4,8 @@ use dfs_proto::scope::Unleased;
 use tokio::time::Instant;
 
 use super::budget::Budget;
+use crate::coherence::Attachments;
+use crate::coherence::opens::Opens;
 use crate::service::Metaserver;
 use crate::sessions::Sessions;
 use crate::view::View;
@@ -34,11 +36,19 @@ pub(super) struct Learned<'m> {
     pub(super) now: Instant,
     pub(super) view: &'m View,
     pub(super) sessions: &'m Sessions,
+    pub(super) opens: &'m Opens,
+    pub(super) attachments: &'m Attachments,
 }
 
 impl Learned<'_> {
     pub(super) fn now(metaserver: &Metaserver) -> Learned<'_> {
         let gate = &metaserver.gate;
-        Learned { now: Instant::now(), view: &gate.view, sessions: &gate.sessions }
+        Learned {
+            now: Instant::now(),
+            view: &gate.view,
+            sessions: &gate.sessions,
+            opens: &gate.opens,
+            attachments: &gate.attachments,
+        }
     }
 }

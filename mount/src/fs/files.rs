@@ -75,8 +75,14 @@ impl Fs {
         is_new: bool,
         flags: OpenFlags,
     ) -> FsResult<(Opened, InodeAttr)> {
-        let create =
-            Create { parent, name: entry_name(name)?, mode, what: NewInode::File, or_existing: !is_new };
+        let create = Create {
+            parent,
+            name: entry_name(name)?,
+            mode,
+            what: NewInode::File,
+            or_existing: !is_new,
+            opens: true,
+        };
         let (file, attr) = self.perform(who, CreateOpen { create, mode: flags.mode }).await?;
         self.inodes.looked_up(attr.inode, attr.kind, (parent, name));
         Ok((self.opened(file, attr.inode, flags), self.shown(attr)))

@@ -38,7 +38,7 @@ impl Fs {
         mode: u32,
         what: NewInode,
     ) -> FsResult<InodeAttr> {
-        let create = Create { parent, name: entry_name(name)?, mode, what, or_existing: false };
+        let create = Create { parent, name: entry_name(name)?, mode, what, or_existing: false, opens: false };
         let created = self.perform(who, create).await?;
         self.inodes.looked_up(created.attr.inode, created.attr.kind, (parent, name));
         Ok(created.attr)

@@ -114,6 +114,17 @@ impl PushSender {
         request.extensions().get::<PushSender>().cloned()
     }
 
+    /// Both send on the same connection.
+    pub fn is_same(&self, other: &PushSender) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// The connection has ended, or ends for its pushes (N4): no further one can be sent on it.
+    pub fn is_ended(&self) -> bool {
+        let Outbox { writer, room, .. } = &*self.0;
+        room.is_closed() || writer.upgrade().is_none_or(|writer| writer.is_ended())
+    }
+
     /// Queues a push, without waiting. It must be called within the runtime, which may have to write the rest of it.
     pub fn send(&self, push: &Push) -> Result<(), PushError> {
         let Outbox { writer, seat, room } = &*self.0;

@@ -206,6 +206,7 @@ async fn a_client_that_does_not_read_its_pushes_is_cut_off_before_they_take_much
     let sent = (0..10_000).take_while(|_| sender.send(&push) == Ok(())).count();
     assert!(sent < (UNWRITTEN_LEN_MAX + (1 << 17)) / 1000, "{sent} pushes were queued");
     assert_eq!(sender.send(&push), Err(PushError::Ended));
+    assert!(sender.is_ended());
     timeout(Duration::from_secs(10), serving).await.expect("its connection ends").unwrap();
 }
 
@@ -225,4 +226,28 @@ async fn a_push_that_is_too_long_or_comes_too_late_is_refused() {
     };
     timeout(Duration::from_secs(20), ending).await.expect("the sender notices the end");
     assert_eq!(sender.send(&numbered(0)), Err(PushError::Ended));
+}
+
+#[tokio::test]
+async fn a_sender_knows_its_connection_and_when_it_has_ended() {
+    let service = Arc::new(Pushing::default());
+    let (mut hello, channel) = connected(service.clone(), None).await;
+    let mut sender_of_a_call = async || {
+        hello.greet(Greeting::default()).await.unwrap();
+        lock(&service.sender).clone().unwrap()
+    };
+    let (first, again) = (sender_of_a_call().await, sender_of_a_call().await);
+    assert!(first.is_same(&again) && !first.is_ended());
+    let (mut other, _channel) = connected(service.clone(), None).await;
+    other.greet(Greeting::default()).await.unwrap();
+    let of_other = lock(&service.sender).clone().unwrap();
+    assert!(!first.is_same(&of_other));
+    drop((hello, channel));
+    let ending = async {
+        while !first.is_ended() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(20), ending).await.expect("the sender notices the end");
+    assert!(!of_other.is_ended());
 }

@@ -43,7 +43,7 @@ fn brief(scope: &Scope) -> String {
 }
 
 fn create(parent: InodeId, what: NewInode, or_existing: bool) -> Change {
-    Change::Create(Create { parent, name: name("a"), mode: 0o644, what, or_existing })
+    Change::Create(Create { parent, name: name("a"), mode: 0o644, what, or_existing, opens: false })
 }
 
 fn rename(parent: InodeId, new_parent: InodeId) -> Change {

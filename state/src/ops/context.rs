@@ -5,11 +5,11 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::{InodeId, ServerId, SessionId};
 use dfs_proto::meta::MetaResult;
 
-use crate::command::VolumeRoot;
+use crate::command::{Openers, VolumeRoot};
 use crate::inode::{self, InodeRecord};
 use crate::kv::{Snapshot, Txn};
 use crate::time::StateTime;
-use crate::{orphan, permission};
+use crate::{orphan, permission, session};
 
 /// What an operation of a client's request works with.
 pub(crate) struct Context<'c, 't> {
@@ -28,6 +28,8 @@ pub(crate) struct Context<'c, 't> {
     pub placement: &'c [ServerId],
     /// Other volumes' roots that the change is about.
     pub volumes: &'c [VolumeRoot],
+    /// Of the file that loses its last name; `None`: the leader did not know them, and the session alone holds it.
+    pub openers: Option<&'c [Openers]>,
 }
 
 /// The directory, if names may be looked up in it. One that was removed has none and gets none.
@@ -81,19 +83,35 @@ pub(super) fn entry_removed(directory: &mut InodeRecord, is_directory: bool, now
     directory.ctime = now;
 }
 
-/// A name of `inode` is gone; with the last one it becomes an orphan of the session. Returns it then.
+/// A name of `inode` is gone; with the last one it becomes an orphan of the session and of those that have it open. Returns
+/// it then.
+///
+/// `Undecided`: the leader has not told who has this one open. It is answered to nobody; the leader looks again.
 pub(super) fn drop_name(
     context: &mut Context<'_, '_>,
     inode: InodeId,
     mut record: InodeRecord,
-) -> Option<InodeId> {
-    record.nlink = if record.is_directory() { 0 } else { record.nlink - 1 };
+) -> MetaResult<Option<InodeId>> {
+    let is_directory = record.is_directory();
+    record.nlink = if is_directory { 0 } else { record.nlink - 1 };
     record.ctime = context.now;
     inode::put(context.txn, inode, &record);
-    (record.nlink == 0).then(|| {
-        orphan::hold(context.txn, inode, context.session);
-        inode
-    })
+    if record.nlink > 0 {
+        return Ok(None);
+    }
+    let openers = match context.openers {
+        Some(_) if is_directory => &[],
+        Some(all) => match all.iter().find(|openers| openers.inode == inode) {
+            Some(openers) => openers.sessions.as_slice(),
+            None => return Err(MetaError::Undecided { what: format!("who has {inode} open") }),
+        },
+        None => &[],
+    };
+    let alive = |opener: &SessionId| session::get(context.txn, *opener).is_some();
+    let mut holders: Vec<SessionId> = openers.iter().copied().filter(alive).collect();
+    holders.push(context.session);
+    orphan::hold(context.txn, inode, holders.into_iter());
+    Ok(Some(inode))
 }
 
 /// For `?` on conditions.

@@ -175,6 +175,7 @@ mod tests {
                     mode: 0o600,
                     what: NewInode::File,
                     or_existing,
+                    opens: false,
                 }),
             )
         };
@@ -242,8 +243,14 @@ mod tests {
     fn only_root_chooses_the_cluster_of_a_volume_and_whoever_may_write_makes_one() {
         let harness = Harness::new();
         let plan = |caller: &Caller, what| {
-            let create =
-                Create { parent: InodeId::ROOT, name: name("v"), mode: 0o755, what, or_existing: false };
+            let create = Create {
+                parent: InodeId::ROOT,
+                name: name("v"),
+                mode: 0o755,
+                what,
+                or_existing: false,
+                opens: false,
+            };
             harness.view(|view| plan_directory(view, caller, &create)).map(|root| root.uid)
         };
         let chosen = || NewInode::Volume { cluster: ClusterId(7) };

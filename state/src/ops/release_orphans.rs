@@ -1,21 +1,33 @@
-//! The session has no longer open what it unlinked. Those that it does not hold are passed over: a release may be
-//! repeated under a new request id.
+//! A session has no longer open what has no name. Those that it does not hold are passed over: a release may be repeated under
+//! a new request id, and the leader releases for a session that has told of a close.
 
-use dfs_proto::ids::InodeId;
+use dfs_proto::ids::{InodeId, SessionId};
 use dfs_proto::meta::{Changed, MetaResult};
 
 use super::context::{Context, ensure, invalid};
+use crate::command::{RELEASE_MAX, Reply};
+use crate::kv::Txn;
 use crate::orphan;
 
-/// Inodes that one request may release: a few records each (P7.2).
-const RELEASE_MAX: usize = 1000;
-
 pub(super) fn apply(context: &mut Context<'_, '_>, inodes: &[InodeId]) -> MetaResult<Changed> {
+    release(context.txn, context.session, inodes)?;
+    Ok(Changed::Done)
+}
+
+/// By the leader.
+pub(crate) fn release_for(txn: &mut Txn<'_>, session: SessionId, inodes: &[InodeId]) -> Reply {
+    match release(txn, session, inodes) {
+        Ok(()) => Reply::Done,
+        Err(refused) => Reply::Refused(refused),
+    }
+}
+
+fn release(txn: &mut Txn<'_>, session: SessionId, inodes: &[InodeId]) -> MetaResult<()> {
     ensure(inodes.len() <= RELEASE_MAX, invalid(format!("more than {RELEASE_MAX} inodes released at once")))?;
     for &inode in inodes {
-        orphan::release(context.txn, inode, context.session);
+        orphan::release(txn, inode, session);
     }
-    Ok(Changed::Done)
+    Ok(())
 }
 
 #[cfg(test)]

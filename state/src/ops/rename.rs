@@ -118,7 +118,7 @@ fn move_entry(
             if is_volume_root(rename.new_parent, old) {
                 volume::delete_entry(context.txn, old.volume());
             } else {
-                orphan = drop_name(context, old, replaced.record);
+                orphan = drop_name(context, old, replaced.record)?;
             }
             change_directory(context, rename.new_parent, |d| {
                 entry_removed(d, is_directory, now);
@@ -159,6 +159,7 @@ mod tests {
     use dfs_proto::meta::{Change, NewInode};
 
     use super::*;
+    use crate::command::{Command, Reply};
     use crate::tests::{Harness, attr_of, create, name, user};
 
     fn rename(parent: InodeId, from: &str, new_parent: InodeId, to: &str) -> Change {
@@ -185,6 +186,26 @@ mod tests {
         assert_eq!(harness.lookup(ROOT, "old"), Ok(new));
         assert_eq!(harness.lookup(ROOT, "new"), Err(MetaError::NotFound));
         assert_eq!(harness.attr(ROOT).size.0, 1);
+        harness.check();
+    }
+
+    #[test]
+    fn a_file_that_is_renamed_over_is_held_by_those_who_have_it_open() {
+        let mut harness = Harness::new();
+        let (new, old) = (harness.file(ROOT, "new"), harness.file(ROOT, "old"));
+        let opener = harness.open_session(2);
+        harness.openers.insert(old, vec![opener]);
+        let request = harness.next_request(&Caller::ROOT, rename(ROOT, "new", ROOT, "old"));
+        let reply = harness.command(Command::of_request(request, Vec::new(), Vec::new()));
+        assert!(matches!(reply, Reply::Refused(MetaError::Undecided { .. })), "who has it open? {reply:?}");
+        assert_eq!(harness.lookup(ROOT, "new"), Ok(new));
+        harness.check();
+        assert_eq!(mv(&mut harness, (ROOT, "new"), (ROOT, "old")), Ok(Some(old)));
+        harness.change(&Caller::ROOT, Change::ReleaseOrphans { inodes: vec![old] }).expect("held");
+        assert_eq!(harness.attr(old).nlink, 0);
+        harness.check();
+        harness.command(Command::ReleaseFor { session: opener, inodes: vec![old] });
+        assert!(harness.try_attr(old).is_err());
         harness.check();
     }
 

@@ -26,7 +26,7 @@ pub(super) fn apply(context: &mut Context<'_, '_>, parent: InodeId, name: &Name)
         volume::delete_entry(context.txn, inode.volume());
         return Ok(Changed::Removed { orphan: None });
     }
-    Ok(Changed::Removed { orphan: drop_name(context, inode, record) })
+    Ok(Changed::Removed { orphan: drop_name(context, inode, record)? })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Opening a session. Ending one is a line in `state::apply`; what it leaves behind is for `reap`.
 
-use dfs_proto::ids::SessionNonce;
+use dfs_proto::ids::{SessionId, SessionNonce, VolumeId};
 
 use crate::command::{OpenedSession, Reply};
 use crate::kv::Txn;
@@ -24,15 +24,25 @@ pub(crate) fn open(txn: &mut Txn<'_>, nonce: SessionNonce, client: &str) -> Repl
     })
 }
 
+/// Before the session holds a lock or has a file open in the volume.
+pub(crate) fn record_holds(txn: &mut Txn<'_>, id: SessionId, volume: VolumeId) -> Reply {
+    match session::require(txn, id) {
+        Ok(_) => session::record_holds(txn, id, volume),
+        Err(refused) => return Reply::Refused(refused),
+    }
+    Reply::Done
+}
+
 #[cfg(test)]
 mod tests {
     use dfs_proto::attr::Caller;
     use dfs_proto::error::MetaError;
-    use dfs_proto::ids::{InodeId, RequestId, RequestLane};
+    use dfs_proto::ids::{InodeId, RequestId, RequestLane, VolumeId};
     use dfs_proto::meta::{Change, Changed, NewInode};
     use dfs_proto::units::{REQUEST_LANES, REQUEST_WINDOW};
 
-    use crate::command::Command;
+    use crate::command::{Command, Reply};
+    use crate::read;
     use crate::tests::{Harness, attr_of, create, name};
 
     #[test]
@@ -120,6 +130,31 @@ mod tests {
         let foreign = RequestId::new(RequestLane(REQUEST_LANES), 1).0;
         let refused = harness.request(&Caller::ROOT, foreign, 0, make("g"));
         assert!(matches!(refused, Err(MetaError::InvalidArgument { .. })), "{refused:?}");
+        harness.check();
+    }
+
+    #[test]
+    fn who_may_hold_something_in_a_volume_is_known_until_the_session_ends() {
+        let mut harness = Harness::new();
+        let (first, second) = (harness.session, harness.open_session(2));
+        for (session, volume) in [(second, 0), (first, 0), (first, 5), (first, 0)] {
+            let command = Command::RecordHolds { session, volume: VolumeId(volume) };
+            assert_eq!(harness.command(command), Reply::Done);
+        }
+        harness.check();
+        let holding =
+            |harness: &Harness, volume| harness.view(|view| read::holding_sessions(view, VolumeId(volume)));
+        assert_eq!((holding(&harness, 0), holding(&harness, 5)), (vec![first, second], vec![first]));
+        assert!(harness.view(|view| read::has_holds(view, second, VolumeId(0))));
+        assert!(!harness.view(|view| read::has_holds(view, second, VolumeId(5))));
+        harness.command(Command::ExpireSession { session: first });
+        assert_eq!((holding(&harness, 0), holding(&harness, 5)), (vec![second], vec![]));
+        harness.check();
+        let late = Command::RecordHolds { session: first, volume: VolumeId(0) };
+        assert_eq!(harness.command(late), Reply::Refused(MetaError::SessionExpired { session: first }));
+        harness.reap();
+        assert!(!harness.view(|view| read::may_hold_something(view, first)));
+        assert!(harness.view(|view| read::may_hold_something(view, second)));
         harness.check();
     }
 

@@ -409,7 +409,7 @@ mod tests {
         let new = create(root, "g", 0o600, NewInode::File);
         let request = harness.next_request(&Caller::ROOT, new);
         assert!(harness.view(|view| read::is_undecided(view, &request)));
-        let reply = harness.command(Command::Change { request, placement: Vec::new(), volumes: Vec::new() });
+        let reply = harness.command(Command::of_request(request, Vec::new(), Vec::new()));
         assert!(matches!(reply, Reply::Refused(MetaError::Undecided { .. })), "it may go, or not: {reply:?}");
         harness.check();
         let fenced = harness.command(Command::FenceVolume { volume });

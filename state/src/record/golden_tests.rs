@@ -213,7 +213,10 @@ fn names_and_inodes() {
     let record = DirentRecord { inode: InodeId(1 << 40 | 6), kind: FileKind::Directory };
     check::<super::dirent::Dirents>("dirents", &[(name("\u{fc}ber"), record)]);
     check::<super::dirent::Displaced>("displaced", &[0, 300]);
-    check::<super::orphan::Orphans>("orphans", &[SessionId(1000)]);
+    check::<super::orphan::Orphans>("orphans", &[1, 300]);
+    let old: Vec<u32> =
+        golden("orphans", 1, &[]).iter().map(|record| decode::<super::orphan::Orphans>(record)).collect();
+    assert_eq!(old, [1], "one session held it");
     check::<super::orphan::Released>("released", &[InodeId(1 << 40 | 7)]);
 }
 

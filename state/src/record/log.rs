@@ -1,8 +1,8 @@
 //! What one entry of the Raft log carries: a version byte, the times, and the commands.
 //!
-//! Version 5: postcard of the leader's wall clock, the state's own time and the commands; an `OpenChunk` may name a volume.
-//! Version 4: it names none. Version 3: and the inodes that are made have no birth time. Version 2: and there is one time for both
-//! clocks (P7.1).
+//! Version 6: postcard of the leader's wall clock, the state's own time and the commands; a change names those that have the file
+//! open which loses its last name. Version 5: it names nobody. Version 4: and no `OpenChunk` names a volume. Version 3: and the
+//! inodes that are made have no birth time. Version 2: and there is one time for both clocks (P7.1).
 
 use dfs_proto::attr;
 use dfs_proto::meta;
@@ -17,7 +17,9 @@ use crate::command::{self, Entry, Proposed};
 use crate::time;
 
 /// Of the entries that are written.
-pub const VERSION: u8 = 5;
+pub const VERSION: u8 = 6;
+/// Of the time when a leader did not know who has a file open. It is read.
+pub const VERSION_BEFORE_OPENERS: u8 = 5;
 /// Of the time when no chunk had a volume. It is read.
 pub const VERSION_BEFORE_VOLUMES: u8 = 4;
 /// Of the time when inodes had no birth time. It is read.
@@ -36,6 +38,13 @@ pub enum EntryError {
     Damaged { what: String },
     #[error("a log entry is empty")]
     Empty,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry6 {
+    wall: Timestamp,
+    state: StateTime,
+    commands: Vec<commands_6::Command>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -69,7 +78,7 @@ fn postcard_of<T: Serialize>(record: &T, before: Vec<u8>) -> Vec<u8> {
 
 /// One command, for [`join`].
 pub fn encode_command(command: &command::Command) -> Vec<u8> {
-    postcard_of(&commands_5::Command::store(command), Vec::new())
+    postcard_of(&commands_6::Command::store(command), Vec::new())
 }
 
 /// An entry of commands that were encoded one by one.
@@ -90,6 +99,10 @@ pub fn decode(bytes: &[u8]) -> Result<Entry, EntryError> {
     let (proposed, commands) = match bytes.split_first() {
         None => return Err(EntryError::Empty),
         Some((&VERSION, encoded)) => {
+            let Entry6 { wall, state, commands } = parse(encoded)?;
+            (Proposed::At { wall: live(wall)?, state: live(state)? }, live(commands)?)
+        }
+        Some((&VERSION_BEFORE_OPENERS, encoded)) => {
             let Entry5 { wall, state, commands } = parse(encoded)?;
             (Proposed::At { wall: live(wall)?, state: live(state)? }, live(commands)?)
         }
@@ -115,9 +128,10 @@ fn live<T>(stored: impl Stored<T>) -> Result<T, EntryError> {
     stored.live().map_err(|broken| EntryError::Damaged { what: broken.to_string() })
 }
 
-/// The commands, with an `OpenChunk` of one of its layouts.
+/// The commands, with a `Change` and an `OpenChunk` of one of their layouts. The last variants came with version 6: no entry
+/// before it has them.
 macro_rules! commands {
-    ($open_chunk:ty) => {
+    ({ $($change:tt)* }, $open_chunk:ty) => {
         stored_enum! {
             Command = command::Command {
                 InitCluster(init: InitCluster),
@@ -125,7 +139,7 @@ macro_rules! commands {
                 OpenSession { nonce: u128, client: String },
                 CloseSession { session: u64 },
                 ExpireSession { session: u64 },
-                Change { request: ChangeRequest, placement: Vec<u64>, volumes: Vec<VolumeRoot> },
+                Change { $($change)* },
                 RegisterServer(register: RegisterServer),
                 SealChunks { chunks: Vec<u64> },
                 SealChunksOf { server: u64, limit: u32 },
@@ -141,6 +155,8 @@ macro_rules! commands {
                 ForbidVolume { volume: u32 },
                 FenceVolume { volume: u32 },
                 Federation(command: FederationCommand),
+                ReleaseFor { session: u64, inodes: Vec<u64> },
+                RecordHolds { session: u64, volume: u32 },
             }
         }
 
@@ -172,16 +188,34 @@ macro_rules! commands {
     };
 }
 
-/// Since version 5.
+/// Since version 6.
+mod commands_6 {
+    use super::*;
+    commands!(
+        {
+            request: ChangeRequest,
+            placement: Vec<u64>,
+            volumes: Vec<VolumeRoot>,
+            openers: Option<Vec<Openers>>
+        },
+        OpenChunk
+    );
+}
+
+/// Of version 5.
 mod commands_5 {
     use super::*;
-    commands!(OpenChunk);
+    commands!({ request: ChangeRequest, placement: Vec<u64>, volumes: Vec<VolumeRoot>; openers }, OpenChunk);
 }
 
 /// Of versions 2 to 4.
 mod commands_2 {
     use super::*;
-    commands!(OpenChunk2);
+    commands!({ request: ChangeRequest, placement: Vec<u64>, volumes: Vec<VolumeRoot>; openers }, OpenChunk2);
+}
+
+stored_struct! {
+    Openers = command::Openers { inode: u64, sessions: Vec<u64> }
 }
 
 stored_enum! {
@@ -235,7 +269,8 @@ stored_struct! {
 }
 
 stored_struct! {
-    Create = meta::Create { parent: u64, name: Vec<u8>, mode: u32, what: NewInode, or_existing: bool }
+    /// Who has a file open is no part of the state before the file loses its name.
+    Create = meta::Create { parent: u64, name: Vec<u8>, mode: u32, what: NewInode, or_existing: bool; opens }
 }
 
 stored_enum! {
@@ -328,7 +363,7 @@ stored_struct! {
 
 #[cfg(test)]
 mod tests {
-    use dfs_proto::ids::SessionId;
+    use dfs_proto::ids::{ClusterId, InodeId, RequestId, SessionId};
 
     use super::*;
 
@@ -351,12 +386,43 @@ mod tests {
         assert_eq!(decode(&[2, 20, 7, 1, 3, 9]), Ok(Entry { proposed: Proposed::ByOneClock(now), commands }));
     }
 
+    fn unlink(openers: Option<Vec<command::Openers>>) -> command::Command {
+        let change = meta::Change::Unlink { parent: InodeId(1), name: attr::Name::new("a").expect("valid") };
+        let request = meta::ChangeRequest {
+            cluster: ClusterId(7),
+            session: SessionId(4),
+            request: RequestId(300),
+            answered_below: RequestId(1),
+            caller: attr::Caller::ROOT,
+            change,
+        };
+        command::Command::Change { request, placement: Vec::new(), volumes: Vec::new(), openers }
+    }
+
+    #[test]
+    fn an_entry_says_who_has_the_file_open_and_one_of_version_5_names_nobody() {
+        let sessions = vec![SessionId(1), SessionId(4)];
+        let command = unlink(Some(vec![command::Openers { inode: InodeId(900), sessions }]));
+        let (wall, state) =
+            (attr::Timestamp { seconds: 5, nanos: 7 }, time::StateTime { seconds: 3, nanos: 1 });
+        let proposed = Proposed::At { wall, state };
+        let entry = |command| Ok(Entry { proposed, commands: vec![command] });
+        assert_eq!(decode(&join(wall, state, &[encode_command(&command)])), entry(command.clone()));
+        let old = Entry5 {
+            wall: Timestamp::store(&wall),
+            state: StateTime::store(&state),
+            commands: vec![commands_5::Command::store(&command)],
+        };
+        let old = postcard_of(&old, vec![VERSION_BEFORE_OPENERS]);
+        assert_eq!(decode(&old), entry(unlink(None)));
+    }
+
     #[test]
     fn an_entry_of_an_unknown_version_is_refused_with_the_versions() {
         for actual in [0, 1, VERSION + 1, VERSION ^ 0x80] {
             let refused = decode(&[actual, 0, 0, 0, 0, 0]).unwrap_err();
             assert_eq!(refused, EntryError::Version { actual });
-            let line = format!("a log entry has version {actual}; this version of dfs reads 2 to 5");
+            let line = format!("a log entry has version {actual}; this version of dfs reads 2 to 6");
             assert_eq!(refused.to_string(), line);
         }
     }

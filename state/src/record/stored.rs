@@ -105,9 +105,12 @@ impl Stored<Name> for Vec<u8> {
     }
 }
 
-/// `struct Stored = Live { field: how it is stored, … }`, in the order of the bytes.
+/// `struct Stored = Live { field: how it is stored, … }`, in the order of the bytes. Fields that it does not have stand behind a
+/// semicolon: they are read as their default.
 macro_rules! stored_struct {
-    ($(#[$meta:meta])* $name:ident = $live:ty { $($field:ident: $type:ty),* $(,)? }) => {
+    ($(#[$meta:meta])* $name:ident = $live:ty {
+        $($field:ident: $type:ty),* $(,)? $(; $($absent:ident),+)?
+    }) => {
         $(#[$meta])*
         #[derive(serde::Serialize, serde::Deserialize)]
         pub(crate) struct $name { $($field: $type),* }
@@ -115,21 +118,28 @@ macro_rules! stored_struct {
         impl $crate::record::stored::Stored<$live> for $name {
             fn store(live: &$live) -> $name {
                 type Live = $live;
-                let Live { $($field),* } = live;
+                let Live { $($field,)* $($($absent: _),+)? } = live;
                 $name { $($field: <$type as $crate::record::stored::Stored<_>>::store($field)),* }
             }
             fn live(self) -> Result<$live, $crate::record::stored::Broken> {
                 type Live = $live;
-                Ok(Live { $($field: $crate::record::stored::Stored::live(self.$field)?),* })
+                Ok(Live {
+                    $($field: $crate::record::stored::Stored::live(self.$field)?,)*
+                    $($($absent: Default::default()),+)?
+                })
             }
         }
     };
 }
 
-/// `enum Stored = Live { Variant, Variant(its: T), Variant { field: T, … }, … }`, in the order of the numbers.
+/// `enum Stored = Live { Variant, Variant(its: T), Variant { field: T, … }, … }`, in the order of the numbers. Fields that this
+/// layout does not have stand behind a semicolon: they are read as their default.
 macro_rules! stored_enum {
     ($(#[$meta:meta])* $name:ident = $live:ty {
-        $($variant:ident $(($bind:ident: $inner:ty))? $({ $($field:ident: $type:ty),* $(,)? })?),* $(,)?
+        $($variant:ident
+            $(($bind:ident: $inner:ty))?
+            $({ $($field:ident: $type:ty),* $(,)? $(; $($absent:ident),+)? })?
+        ),* $(,)?
     }) => {
         $(#[$meta])*
         #[derive(serde::Serialize, serde::Deserialize)]
@@ -141,7 +151,7 @@ macro_rules! stored_enum {
             fn store(live: &$live) -> $name {
                 type Live = $live;
                 match live {
-                    $(Live::$variant $(($bind))? $({ $($field),* })? => $name::$variant
+                    $(Live::$variant $(($bind))? $({ $($field,)* $($($absent: _),+)? })? => $name::$variant
                         $((<$inner as $crate::record::stored::Stored<_>>::store($bind)))?
                         $({ $($field: <$type as $crate::record::stored::Stored<_>>::store($field)),* })?),*
                 }
@@ -151,7 +161,10 @@ macro_rules! stored_enum {
                 Ok(match self {
                     $($name::$variant $(($bind))? $({ $($field),* })? => Live::$variant
                         $(($crate::record::stored::Stored::live($bind)?))?
-                        $({ $($field: $crate::record::stored::Stored::live($field)?),* })?),*
+                        $({
+                            $($field: $crate::record::stored::Stored::live($field)?,)*
+                            $($($absent: Default::default()),+)?
+                        })?),*
                 })
             }
         }

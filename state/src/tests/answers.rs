@@ -7,8 +7,7 @@ use crate::command::Answered;
 
 impl Harness {
     fn answer(&mut self, request: ChangeRequest) -> MetaResult<Answered> {
-        let (placement, volumes) = (Vec::new(), Vec::new());
-        let reply = self.command(Command::Change { request, placement, volumes });
+        let reply = self.execute(request, Vec::new(), Vec::new());
         let Reply::Changed(answered) = reply else { panic!("a change answered {reply:?}") };
         answered
     }

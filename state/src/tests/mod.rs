@@ -1,6 +1,6 @@
 //! What the tests of the state share: a state in memory with one session, and short words for common requests.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dfs_proto::attr::{Caller, InodeAttr, Name, Timestamp};
 use dfs_proto::error::MetaError;
@@ -18,7 +18,8 @@ use dfs_proto::units::{ByteLen, ChunkOffset, Offset};
 use super::time::StateTime;
 use super::{apply, check, read, session};
 use crate::command::{
-    Command, Entry, InitCluster, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses, VolumeRoot,
+    Command, Entry, InitCluster, Openers, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses,
+    VolumeRoot,
 };
 use crate::kv::memory::MemoryKv;
 use crate::kv::{Kv as _, Pair, Snapshot, Txn};
@@ -40,7 +41,7 @@ pub(super) fn user(uid: u32) -> Caller {
 }
 
 pub(super) fn create(parent: InodeId, text: &str, mode: u32, what: NewInode) -> Change {
-    Change::Create(Create { parent, name: name(text), mode, what, or_existing: false })
+    Change::Create(Create { parent, name: name(text), mode, what, or_existing: false, opens: false })
 }
 
 pub(super) fn attr_of(changed: MetaResult<Changed>) -> InodeAttr {
@@ -69,6 +70,8 @@ pub(super) struct Harness {
     now: Timestamp,
     state_time: StateTime,
     pub servers: Vec<ServerId>,
+    /// Who has a file open, as the leader knows.
+    pub openers: BTreeMap<InodeId, Vec<SessionId>>,
     /// Everything that was executed.
     pub log: Vec<Entry>,
 }
@@ -90,6 +93,7 @@ impl Harness {
             now,
             state_time,
             servers: Vec::new(),
+            openers: BTreeMap::new(),
             log: Vec::new(),
         }
     }
@@ -180,7 +184,7 @@ impl Harness {
         volumes: Vec<VolumeRoot>,
     ) -> Option<MetaResult<Changed>> {
         let request = self.next_request(caller, change);
-        let reply = self.command(Command::Change { request, placement: Vec::new(), volumes });
+        let reply = self.execute(request, Vec::new(), volumes);
         if matches!(reply, Reply::Refused(MetaError::Undecided { .. })) {
             return None;
         }
@@ -216,10 +220,25 @@ impl Harness {
     }
 
     fn send(&mut self, request: ChangeRequest, placement: &[ServerId]) -> MetaResult<Changed> {
-        let placement = placement.to_vec();
-        let reply = self.command(Command::Change { request, placement, volumes: Vec::new() });
+        let reply = self.execute(request, placement.to_vec(), Vec::new());
         let Reply::Changed(answered) = reply else { panic!("a change answered {reply:?}") };
         answered.map(|answered| answered.changed)
+    }
+
+    /// As a leader that knows `openers`.
+    pub(super) fn execute(
+        &mut self,
+        request: ChangeRequest,
+        placement: Vec<ServerId>,
+        volumes: Vec<VolumeRoot>,
+    ) -> Reply {
+        let taken = self.view(|view| read::last_name_taken(view, &request.change));
+        let named = taken.map(|inode| {
+            let sessions = self.openers.get(&inode).cloned().unwrap_or_default();
+            Openers { inode, sessions }
+        });
+        let openers = Some(named.into_iter().collect());
+        self.command(Command::Change { request, placement, volumes, openers })
     }
 
     pub(super) fn file(&mut self, parent: InodeId, text: &str) -> InodeId {

@@ -33,7 +33,7 @@ use dfs_proto::attr::Timestamp;
 const ROOT: InodeId = InodeId::ROOT;
 
 /// Kept in `tests/formats`. The last ones are of today's formats.
-const CLUSTER_STATES: [&str; 3] = ["cluster.1", "cluster.2", "cluster.3"];
+const CLUSTER_STATES: [&str; 4] = ["cluster.1", "cluster.2", "cluster.3", "cluster.4"];
 const FEDERATION_STATES: [&str; 1] = ["federation.1"];
 
 fn file(name: &str) -> PathBuf {
@@ -168,7 +168,7 @@ fn results(harness: &mut Harness) {
     let open = Change::OpenChunk(OpenChunk::default());
     let mut request = harness.next_request(root, open);
     (request.request, request.answered_below) = (RequestId(2), RequestId(1));
-    harness.command(Command::Change { request, placement, volumes: Vec::new() });
+    harness.command(Command::of_request(request, placement, Vec::new()));
     let chunk = harness.view(read::chunks).last().expect("opened").0;
     let extent = Extent { offset: Offset(7), len: 100, chunk, chunk_offset: ChunkOffset(0) };
     let commit = CommitExtents {
@@ -204,13 +204,27 @@ fn sessions(harness: &mut Harness) {
     let mut request = harness.next_request(&user(1000), create(ROOT, "lane", 0o600, NewInode::File));
     request.request = RequestId::new(RequestLane(3), 1);
     request.answered_below = RequestId::new(RequestLane(3), 1);
-    harness.command(Command::Change { request: request.clone(), placement: Vec::new(), volumes: Vec::new() });
+    harness.command(Command::of_request(request.clone(), Vec::new(), Vec::new()));
     request.request = RequestId::new(RequestLane(3), 2);
     let error = dfs_proto::error::MetaError::NoSpace { what: "the disk is full".to_owned() };
     harness.command(Command::Refuse { request, error });
     let member =
         |id: u64| Member { id: MemberId(id), address: format!("m:{id}"), directory: DirectoryId(id.into()) };
     harness.command(Command::RecordMembers { members: vec![member(1), member(2)] });
+}
+
+/// A session that has files open without a name: one that another session holds too, and one that it has closed.
+fn holds(harness: &mut Harness) {
+    let opener = harness.open_session(5);
+    harness.command(Command::RecordHolds { session: opener, volume: VolumeId(0) });
+    for text in ["held by two", "closed by one"] {
+        let file = harness.file(ROOT, text);
+        harness.openers.insert(file, vec![opener]);
+        harness.unlink(ROOT, text).expect("there");
+        if text == "closed by one" {
+            harness.command(Command::ReleaseFor { session: opener, inodes: vec![file] });
+        }
+    }
 }
 
 fn volumes(harness: &mut Harness) {
@@ -243,6 +257,7 @@ fn cluster_story() -> Harness {
     harness.at(40);
     results(&mut harness);
     sessions(&mut harness);
+    holds(&mut harness);
     harness.check();
     harness
 }

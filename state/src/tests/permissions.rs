@@ -76,7 +76,7 @@ fn open(tree: &Tree, inode: InodeId, mask: AccessMask) -> MetaResult<()> {
 }
 
 fn new(parent: InodeId, text: &str, what: NewInode, or_existing: bool) -> Change {
-    Change::Create(Create { parent, name: name(text), mode: 0o600, what, or_existing })
+    Change::Create(Create { parent, name: name(text), mode: 0o600, what, or_existing, opens: false })
 }
 
 /// The request; what it needs of the directory; what of the file.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dfs_proto::attr::{Caller, FileKind};
 use dfs_proto::error::MetaError;
 use dfs_proto::extent::Extent;
-use dfs_proto::ids::{ChunkId, InodeId, RequestId, RequestLane, SetVersion};
+use dfs_proto::ids::{ChunkId, InodeId, RequestId, RequestLane, SessionId, SetVersion};
 use dfs_proto::meta::{
     Change, Changed, ChunkCommit, CommitExtents, FileCommit, MetaResult, NewInode, Read, ReadReply,
     ReadRequest, Rename,
@@ -150,15 +150,22 @@ struct World {
     rng: Chance,
     chunks: Vec<ChunkId>,
     orphans: Vec<InodeId>,
+    /// Sessions that only have files open.
+    others: [SessionId; 2],
+    /// Who holds a file without a name. What a session held that has ended goes with the reaper.
+    held: BTreeMap<InodeId, BTreeSet<SessionId>>,
     sessions: u128,
     /// Comparisons while a cut waited for the reaper: without any the test would miss the hardest part.
     cuts_seen: u32,
+    /// The same of files without a name that several sessions hold.
+    shared_seen: u32,
 }
 
 impl World {
     fn new(seed: u64) -> World {
         let mut harness = Harness::new();
         harness.servers(3);
+        let others = [harness.open_session(2), harness.open_session(3)];
         let model = Model { nodes: BTreeMap::from([(ROOT, Node::Directory(BTreeMap::new()))]) };
         World {
             harness,
@@ -166,8 +173,11 @@ impl World {
             rng: Chance::seeded(seed),
             chunks: Vec::new(),
             orphans: Vec::new(),
-            sessions: 1,
+            others,
+            held: BTreeMap::new(),
+            sessions: 3,
             cuts_seen: 0,
+            shared_seen: 0,
         }
     }
 
@@ -213,11 +223,36 @@ impl World {
         assert_eq!(changed, wanted);
         if let Ok(Changed::Removed { orphan: Some(orphan) }) = changed {
             self.orphans.push(orphan);
+            let openers = self.harness.openers.remove(&orphan).unwrap_or_default();
+            self.held.insert(orphan, openers.into_iter().chain([self.harness.session]).collect());
+        }
+    }
+
+    /// In another session.
+    fn open(&mut self) {
+        let Some(inode) = self.pick(false) else { return };
+        let session = self.others[self.rng.below(2) as usize];
+        self.harness.openers.entry(inode).or_default().push(session);
+    }
+
+    /// The other session closes some of the files without a name, and the leader releases them for it.
+    fn close(&mut self) {
+        let session = self.others[self.rng.below(2) as usize];
+        let inodes: Vec<InodeId> = self.held.keys().copied().filter(|_| self.rng.below(2) == 0).collect();
+        self.released(session, &inodes);
+        self.harness.command(Command::ReleaseFor { session, inodes });
+    }
+
+    fn released(&mut self, session: SessionId, inodes: &[InodeId]) {
+        for inode in inodes {
+            if let Some(holders) = self.held.get_mut(inode) {
+                holders.remove(&session);
+            }
         }
     }
 
     fn step(&mut self) {
-        match self.rng.below(20) {
+        match self.rng.below(23) {
             0..=3 => self.make(),
             4 => self.link(),
             5..=6 => self.remove(),
@@ -226,6 +261,8 @@ impl World {
             15..=16 => self.truncate(),
             17 => self.seal(),
             18 => self.clean(),
+            19..=20 => self.open(),
+            21 => self.close(),
             _ => self.end_session(),
         }
     }
@@ -348,6 +385,7 @@ impl World {
     fn clean(&mut self) {
         if self.rng.below(2) == 0 {
             let inodes = std::mem::take(&mut self.orphans);
+            self.released(self.harness.session, &inodes);
             assert_eq!(self.change(Change::ReleaseOrphans { inodes }), Ok(Changed::Done));
         }
         self.harness.command(Command::Reap { limit: 1 + self.rng.below(200) as u32 });
@@ -359,16 +397,45 @@ impl World {
     }
 
     fn end_session(&mut self) {
-        let session = self.harness.session;
-        self.harness.command(Command::ExpireSession { session });
         self.sessions += 1;
-        self.harness.session = self.harness.open_session(self.sessions);
-        self.chunks.clear();
-        self.orphans.clear();
+        let new = self.harness.open_session(self.sessions);
+        let which = self.rng.below(3) as usize;
+        let ended = match self.others.get_mut(which) {
+            Some(other) => std::mem::replace(other, new),
+            None => std::mem::replace(&mut self.harness.session, new),
+        };
+        self.harness.command(Command::ExpireSession { session: ended });
+        if which == self.others.len() {
+            self.chunks.clear();
+            self.orphans.clear();
+        }
+        for openers in self.harness.openers.values_mut() {
+            openers.retain(|opener| *opener != ended);
+        }
+        for holders in self.held.values_mut() {
+            holders.remove(&ended);
+        }
+    }
+
+    /// A file without a name is there while a session that is alive holds it.
+    fn compare_held(&mut self) {
+        let alive = [self.harness.session, self.others[0], self.others[1]];
+        for (inode, holders) in &self.held {
+            for session in alive {
+                let holds = self.harness.view(|view| read::holds_orphan(view, session, *inode));
+                assert_eq!(holds, holders.contains(&session), "{session} holds {inode}");
+            }
+            if !holders.is_empty() {
+                assert_eq!(self.harness.attr(*inode).nlink, 0);
+                self.shared_seen += u32::from(holders.len() > 1);
+            }
+        }
+        self.held.retain(|_, holders| !holders.is_empty());
     }
 
     fn compare(&mut self) {
         self.harness.check();
+        self.compare_held();
         self.cuts_seen += u32::from(self.harness.view(|view| extent::first_cut(view).is_some()));
         for (&inode, node) in &self.model.nodes {
             match node {
@@ -426,7 +493,7 @@ impl World {
 
 #[test]
 fn random_requests_leave_what_they_leave_in_an_obvious_model() {
-    let mut cuts_seen = 0;
+    let (mut cuts_seen, mut shared_seen) = (0, 0);
     for seed in 0..SEEDS {
         println!("seed {seed}");
         let mut world = World::new(seed);
@@ -441,20 +508,21 @@ fn random_requests_leave_what_they_leave_in_an_obvious_model() {
         world.harness.reap();
         world.compare();
         cuts_seen += world.cuts_seen;
+        shared_seen += world.shared_seen;
     }
-    println!("{cuts_seen} comparisons with a cut");
-    assert!(cuts_seen > 0);
+    println!("{cuts_seen} comparisons with a cut, {shared_seen} of a file that several sessions hold");
+    assert!(cuts_seen > 0 && shared_seen > 0);
 }
 
 /// Two members apply the same commands, one of them in one transaction, and store the same.
 #[test]
 fn commands_give_the_same_state_however_they_are_batched() {
     use super::{StateTime, apply, init_command};
-    use crate::command::Proposed;
+    use crate::command::{Openers, Proposed};
     use crate::kv::memory::MemoryKv;
     use crate::kv::{Kv as _, Txn};
     use dfs_proto::attr::Timestamp;
-    use dfs_proto::ids::{SessionId, SessionNonce};
+    use dfs_proto::ids::SessionNonce;
     use dfs_proto::meta::ChangeRequest;
 
     let mut commands =
@@ -473,7 +541,9 @@ fn commands_give_the_same_state_however_they_are_batched() {
             caller: Caller::ROOT,
             change,
         };
-        commands.push(Command::Change { request, placement: Vec::new(), volumes: Vec::new() });
+        let opener = |number| Openers { inode: InodeId(number), sessions: vec![SessionId(1)] };
+        let (placement, volumes, openers) = (Vec::new(), Vec::new(), (1..200).map(opener).collect());
+        commands.push(Command::Change { request, placement, volumes, openers: Some(openers) });
     }
     let wall = Timestamp { seconds: 1, nanos: 0 };
     let now = Proposed::At { wall, state: StateTime { seconds: 1, nanos: 0 } };

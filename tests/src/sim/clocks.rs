@@ -73,6 +73,7 @@ pub(super) async fn check(lived: &Client, directory: InodeId) {
         mode: 0o644,
         what: NewInode::File,
         or_existing: false,
+        opens: false,
     };
     let mode = OpenMode { read: true, write: true, ..OpenMode::default() };
     let made = lived.perform(&Caller::ROOT, CreateOpen { create, mode }).await;

@@ -632,6 +632,7 @@ async fn directory(client: &Client, layout: Layout, name: &str) -> InodeId {
                     mode: 0o755,
                     what: NewInode::Directory,
                     or_existing: false,
+                    opens: false,
                 };
                 client.perform(&Caller::ROOT, create).await.map(|made| made.attr)
             }

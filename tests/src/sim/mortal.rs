@@ -80,7 +80,14 @@ pub(super) async fn live(
 }
 
 async fn make(client: &Arc<Client>, parent: InodeId, name: Name) -> Arc<File> {
-    let create = Create { parent, name: name.clone(), mode: 0o644, what: NewInode::File, or_existing: false };
+    let create = Create {
+        parent,
+        name: name.clone(),
+        mode: 0o644,
+        what: NewInode::File,
+        or_existing: false,
+        opens: false,
+    };
     let mode = OpenMode { read: true, write: true, ..OpenMode::default() };
     let made = client.perform(&Caller::ROOT, CreateOpen { create, mode }).await;
     made.unwrap_or_else(|error| panic!("mortal: create {name}: {error}")).0

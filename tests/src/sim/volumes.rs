@@ -129,7 +129,8 @@ fn some_name(rng: &Rng) -> String {
 
 async fn fill(client: &Client, volume: InodeId, made: u64) -> Result<(), ClientError> {
     let name = name_of(FILE);
-    let create = Create { parent: volume, name, mode: 0o644, what: NewInode::File, or_existing: false };
+    let create =
+        Create { parent: volume, name, mode: 0o644, what: NewInode::File, or_existing: false, opens: false };
     let mode = OpenMode { read: true, write: true, ..OpenMode::default() };
     let (file, _) = client.perform(&Caller::ROOT, CreateOpen { create, mode }).await?;
     file.write_at(&Caller::ROOT, Offset(0), &made.to_le_bytes()).await?;
@@ -144,6 +145,7 @@ impl Volumes {
             mode: 0o755,
             what: NewInode::Directory,
             or_existing: false,
+            opens: false,
         };
         let attempt = async || client.perform(&Caller::ROOT, create.clone()).await.map(drop);
         let expected = self.there.contains_key(&name).then_some(ClientError::Exists);

@@ -203,7 +203,7 @@ mod tests {
 
     fn create_in(parent: InodeId) -> Change {
         let (mode, what) = (0o644, NewInode::File);
-        Change::Create(Create { parent, name: name(), mode, what, or_existing: false })
+        Change::Create(Create { parent, name: name(), mode, what, or_existing: false, opens: false })
     }
 
     fn unlink_in(parent: InodeId) -> Change {

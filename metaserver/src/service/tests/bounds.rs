@@ -136,7 +136,7 @@ async fn a_heartbeat_orders_and_confirms_no_more_deletions_than_fit() {
     let mut open = |_| {
         let request =
             client.request(&USER, Change::OpenChunk(OpenChunk { copies: 2, ..OpenChunk::default() }));
-        Command::Change { request, placement: placement.clone(), volumes: Vec::new() }
+        Command::of_request(request, placement.clone(), Vec::new())
     };
     let mut commands: Vec<Command> = (0..count).map(&mut open).collect();
     let chunks: Vec<ChunkId> = (1..=count as u64).map(ChunkId).collect();

@@ -156,6 +156,7 @@ fn create_to_wire(create: &Create) -> wire::Create {
         target: Bytes::copy_from_slice(target),
         rdev,
         or_existing: create.or_existing,
+        opens: create.opens,
     }
 }
 
@@ -181,6 +182,7 @@ fn create_from_wire(create: wire::Create) -> MetaResult<Create> {
         mode: create.mode & 0o7777,
         what,
         or_existing: create.or_existing,
+        opens: create.opens,
     })
 }
 
