@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dfs_proto::attr::{FileKind, InodeAttr, Timestamp};
 use dfs_proto::ids::InodeId;
+use dfs_proto::lock::{LOCK_END_MAX, LockKind, LockRange};
 use dfs_proto::meta::{NewInode, SetTime};
 use fuser::{FileAttr, FileType, INodeNo, Request, TimeOrNow};
 
@@ -120,6 +121,35 @@ pub(crate) fn new_node(mode: u32, rdev: u32) -> Option<NewInode> {
     }
 }
 
+/// What the kernel wants of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LockWish {
+    Lock(LockKind),
+    Unlock,
+}
+
+/// `kind` is `l_type` of fcntl(2), also for flock(2).
+pub(crate) fn lock_wish(kind: i32) -> Option<LockWish> {
+    match kind {
+        libc::F_RDLCK => Some(LockWish::Lock(LockKind::Shared)),
+        libc::F_WRLCK => Some(LockWish::Lock(LockKind::Exclusive)),
+        libc::F_UNLCK => Some(LockWish::Unlock),
+        _ => None,
+    }
+}
+
+pub(crate) fn lock_type(kind: LockKind) -> i32 {
+    match kind {
+        LockKind::Shared => libc::F_RDLCK,
+        LockKind::Exclusive => libc::F_WRLCK,
+    }
+}
+
+/// Both ends are included. The kernel's largest offset means the end of the file, wherever that is.
+pub(crate) fn lock_range(start: u64, end: u64) -> Option<LockRange> {
+    (start <= end && start <= LOCK_END_MAX).then_some(LockRange { start, end: end.min(LOCK_END_MAX) })
+}
+
 #[cfg(test)]
 mod tests {
     use dfs_proto::units::ByteLen;
@@ -158,6 +188,23 @@ mod tests {
         assert_eq!(new_node(libc::S_IFBLK | 0o600, 9), Some(NewInode::BlockDevice { rdev: 9 }));
         assert_eq!(new_node(libc::S_IFDIR | 0o755, 0), None);
         assert_eq!(new_node(libc::S_IFLNK | 0o777, 0), None);
+    }
+
+    #[test]
+    fn a_lock_has_the_kind_that_fcntl_calls_it() {
+        for kind in [LockKind::Shared, LockKind::Exclusive] {
+            assert_eq!(lock_wish(lock_type(kind)), Some(LockWish::Lock(kind)));
+        }
+        assert_eq!(lock_wish(libc::F_UNLCK), Some(LockWish::Unlock));
+        assert_eq!((lock_wish(-1), lock_wish(3)), (None, None));
+    }
+
+    #[test]
+    fn a_lock_to_the_end_of_the_file_ends_at_the_largest_offset() {
+        assert_eq!(lock_range(0, i64::MAX as u64), Some(LockRange::WHOLE));
+        assert_eq!(lock_range(0, u64::MAX), Some(LockRange::WHOLE));
+        assert_eq!(lock_range(7, 7), Some(LockRange { start: 7, end: 7 }));
+        assert_eq!((lock_range(8, 7), lock_range(u64::MAX, u64::MAX)), (None, None));
     }
 
     /// The time that fuser 0.18 makes of what the kernel sent.

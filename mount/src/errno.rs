@@ -15,9 +15,13 @@ pub(crate) fn errno(error: &FsError) -> Errno {
         FsError::Client(error) | FsError::File { source: error, .. } => return client_errno(error),
         FsError::BadHandle(_) => libc::EBADF,
         FsError::NameTooLong => libc::ENAMETOOLONG,
-        FsError::BadName | FsError::RenameFlags { .. } | FsError::NodeKind { .. } => libc::EINVAL,
+        FsError::BadName | FsError::RenameFlags { .. } | FsError::NodeKind { .. } | FsError::BadLock => {
+            libc::EINVAL
+        }
         FsError::TooLarge => libc::EFBIG,
         FsError::TimedOut => libc::EIO, // promise 7: an error, not a process that waits for ever
+        FsError::Interrupted => libc::EINTR, // the kernel calls again after a handler that says so
+        FsError::PagesStay => libc::EIO, // reading the file would show what was before the lock
         FsError::Closing => libc::EIO, // the daemon was told to end; what it accepted before is being written
     })
 }
@@ -43,6 +47,10 @@ fn client_errno(error: &ClientError) -> Errno {
         ClientError::NotOpenFor { .. } => libc::EBADF,
         ClientError::Unsupported { .. } => libc::ENOTSUP,
         ClientError::SessionLost => libc::EIO, // what was not committed is lost; the next call works again (P3.1)
+        ClientError::LockConflict => libc::EAGAIN,
+        ClientError::LockDeadlock => libc::EDEADLK,
+        ClientError::TooManyLocks => libc::ENOLCK,
+        ClientError::LockLost => libc::EIO, // once: what the lock protected may have changed (P5.7)
         ClientError::Unavailable { .. } => libc::EIO, // the deadline has passed; the log says what did not answer
         ClientError::DataLost { .. } => libc::EIO,    // promptly, never zeros (promise 4)
         ClientError::Internal { .. } => libc::EIO,
@@ -79,6 +87,15 @@ mod tests {
             assert_eq!(seen(error), libc::EIO);
         }
         assert_eq!(errno(&FsError::TimedOut).0, libc::EIO);
+    }
+
+    #[test]
+    fn a_lock_that_is_not_granted_says_why_as_fcntl_does() {
+        assert_eq!(seen(ClientError::LockConflict), libc::EAGAIN);
+        assert_eq!(seen(ClientError::LockDeadlock), libc::EDEADLK);
+        assert_eq!(seen(ClientError::TooManyLocks), libc::ENOLCK);
+        assert_eq!(errno(&FsError::Interrupted).0, libc::EINTR);
+        assert_eq!(errno(&FsError::BadLock).0, libc::EINVAL);
     }
 
     #[test]

@@ -14,9 +14,11 @@ mod fuse;
 mod groups;
 mod handles;
 mod inodes;
+mod lock_owners;
 mod log;
 mod mountpoint;
 mod pages;
 mod serve;
+mod signals;
 
 pub use serve::main;

@@ -1,4 +1,4 @@
-//! Drops pages from the kernel's cache, on a thread of its own.
+//! Drops pages and attributes from the kernel's cache, on threads of their own.
 //!
 //! To drop pages means to wait for those that are being read or written, so no thread that answers the kernel may do
 //! it (P5.4). Requests are queued here; if the queue is full, a request is dropped and logged, and nobody waits. A
@@ -14,7 +14,7 @@ use fuser::{INodeNo, Notifier};
 
 use tokio::sync::oneshot;
 
-use crate::fs::DropPages;
+use crate::fs::{ATTRIBUTES_ONLY, DropPages};
 
 /// The most files whose pages wait to be dropped, mostly because their writes failed. So many at once mean that the
 /// whole federation is away. The pages of further files are dropped at the next change that the kernel sees
@@ -29,11 +29,20 @@ struct Pages {
     done: oneshot::Sender<()>,
 }
 
-/// Starts the thread. It ends when the returned function is dropped.
+/// Starts the threads. They end when the returned function is dropped. What drops no pages waits for none, so it has a thread of
+/// its own and is not held up by those.
 pub(crate) fn start(notifier: Notifier) -> io::Result<DropPages> {
+    let pages = start_thread("dfs-pages", notifier.clone())?;
+    let attributes = start_thread("dfs-attributes", notifier)?;
+    Ok(Box::new(move |inode, from| {
+        enqueue(if from == ATTRIBUTES_ONLY { &attributes } else { &pages }, inode, from)
+    }))
+}
+
+fn start_thread(name: &str, notifier: Notifier) -> io::Result<SyncSender<Pages>> {
     let (sender, receiver) = sync_channel(WAITING_MAX);
-    std::thread::Builder::new().name("dfs-pages".to_owned()).spawn(move || drop_all(&receiver, &notifier))?;
-    Ok(Box::new(move |inode, from| enqueue(&sender, inode, from)))
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || drop_all(&receiver, &notifier))?;
+    Ok(sender)
 }
 
 fn enqueue(sender: &SyncSender<Pages>, inode: InodeId, from: Offset) -> oneshot::Receiver<()> {
@@ -50,7 +59,7 @@ fn enqueue(sender: &SyncSender<Pages>, inode: InodeId, from: Offset) -> oneshot:
 fn drop_all(receiver: &Receiver<Pages>, notifier: &Notifier) {
     for Pages { inode, from, done } in receiver {
         let from = i64::try_from(from.0).unwrap_or(i64::MAX);
-        // A length of 0 means up to the end. It fails only when the mount is gone.
+        // A length of 0 means up to the end. Behind the largest offset there are no pages. It fails only when the mount is gone.
         if let Err(error) = notifier.inval_inode(INodeNo(inode.0), from, 0) {
             tracing::debug!("{inode}: drop pages: {error}");
         }

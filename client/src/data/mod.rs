@@ -21,6 +21,7 @@ pub(crate) mod core;
 pub(crate) mod extents;
 pub(crate) mod file;
 pub(crate) mod flush;
+pub(crate) mod lock_stub;
 pub(crate) mod memory;
 pub(crate) mod node;
 pub(crate) mod nodes;

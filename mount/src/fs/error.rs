@@ -28,6 +28,15 @@ pub(crate) enum FsError {
     TooLarge,
     #[error("no answer in time")]
     TimedOut,
+    /// The kernel asked for a lock that is none.
+    #[error("no such lock")]
+    BadLock,
+    /// The process that waited for a lock has a signal to handle, or was killed.
+    #[error("interrupted")]
+    Interrupted,
+    /// A lock was granted, but the kernel's pages may be older than it.
+    #[error("the kernel's pages were not dropped")]
+    PagesStay,
     #[error("the mount is closing")]
     Closing,
 }

@@ -15,6 +15,7 @@ use crate::fs::mounted::{Fs, OpenFile, PAGE_LEN};
 use crate::fs::names::entry_name;
 use crate::groups::Requester;
 use crate::handles::Handle;
+use crate::lock_owners::KernelOwner;
 
 /// How often a read that meets the end of the file is tried while the end moves.
 const READS_MAX: u32 = 8;
@@ -119,10 +120,13 @@ impl Fs {
         }
     }
 
-    /// At each `close`: what was written is committed when this returns. A file that was not open for writing has
-    /// nothing to wait for.
-    pub(crate) async fn flush(&self, handle: Handle) -> FsResult<()> {
+    /// At each `close`: what was written is committed when this returns, and the locks of the process that closes have ended. A
+    /// file that was not open for writing, and has no locks, has nothing to wait for.
+    pub(crate) async fn flush(&self, handle: Handle, owner: KernelOwner) -> FsResult<()> {
         let open = self.file(handle)?;
+        if let Some(written) = self.end_locks_of(&open, handle, owner).await {
+            return self.written(open.inode, written);
+        }
         if !open.mode.write {
             return Ok(());
         }
@@ -138,7 +142,8 @@ impl Fs {
     pub(crate) async fn release(&self, handle: Handle) -> FsResult<()> {
         let open = self.files.remove(handle).ok_or(FsError::BadHandle(handle))?;
         let inode = open.inode;
-        if let Err(error) = self.written(inode, open.file.release().await) {
+        let unlocked = self.end_locks_through(&open, handle).await;
+        if let Err(error) = self.written(inode, unlocked.and(open.file.release().await)) {
             tracing::error!("written after the last close, and lost: {error}");
         }
         Ok(())

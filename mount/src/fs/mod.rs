@@ -5,6 +5,7 @@
 //! |------|------|
 //! | `names`, `attributes`, `directories` | calls about names, attributes and listings |
 //! | `files`, `writing` | open files: opening, reading, closing; writing, and what becomes of the kernel's pages |
+//! | `locks` | locks, and how they end |
 //! | `mounted` | what the calls share |
 //! | `error` | why a call was refused |
 //!
@@ -22,6 +23,8 @@
 //! F6  A write past the page cache makes the file longer for the kernel only when the page in which the file ended is
 //!     gone (I4 of `inodes`). The kernel drops that page before it sends the write, and a reader may bring it back
 //!     meanwhile. Until it is gone, the kernel does not get the new size.
+//! F7  What was written under a lock is committed before the lock is given up or weakened, and what was committed before a lock is
+//!     granted is read under it: neither the client's caches nor the kernel's have anything older.
 //!
 //! Retries, buffers and caches are in the client library, the numbers of errors in `errno`.
 
@@ -29,6 +32,7 @@ mod attributes;
 mod directories;
 mod error;
 mod files;
+mod locks;
 mod mounted;
 mod names;
 mod writing;
@@ -37,5 +41,6 @@ pub(crate) use attributes::Change;
 pub(crate) use directories::Listed;
 pub(crate) use error::{FsError, FsResult};
 pub(crate) use files::{OpenFlags, Opened};
-pub(crate) use mounted::{DropPages, Fs};
+pub(crate) use locks::{LockAsked, Waiter};
+pub(crate) use mounted::{ATTRIBUTES_ONLY, DropPages, Fs};
 pub(crate) use writing::Write;

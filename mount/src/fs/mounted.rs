@@ -16,10 +16,14 @@ use crate::fs::error::{FsError, FsResult};
 use crate::groups::{Groups, Requester};
 use crate::handles::{Handle, Handles};
 use crate::inodes::Inodes;
+use crate::lock_owners::LockOwners;
 
-/// Drops the kernel's pages of a file, from the page with this byte on, and its attributes. It must not wait: it is
+/// Drops the kernel's pages of a file, from the page with this byte on, and its attributes; with [`ATTRIBUTES_ONLY`] no pages. It must not wait: it is
 /// called while the kernel waits for an answer. The receiver is ready when the pages are dropped, or cannot be.
 pub(crate) type DropPages = Box<dyn Fn(InodeId, Offset) -> oneshot::Receiver<()> + Send + Sync>;
+
+/// Behind all pages.
+pub(crate) const ATTRIBUTES_ONLY: Offset = Offset(u64::MAX);
 
 /// The length of the kernel's pages. A shorter one than the real one would be wrong, a longer one is only slower.
 pub(super) const PAGE_LEN: u64 = 4096;
@@ -46,6 +50,7 @@ pub(crate) struct Fs {
     pub(super) files: Handles<OpenFile>,
     pub(super) directories: Handles<OpenDirectory>,
     pub(super) inodes: Inodes,
+    pub(super) lock_owners: Arc<LockOwners>,
     groups: Groups,
     pub(super) root: LastKnown<InodeAttr>,
     pub(super) space: LastKnown<StatFs>,
@@ -60,6 +65,7 @@ impl Fs {
             files: Handles::new(),
             directories: Handles::new(),
             inodes: Inodes::new(),
+            lock_owners: LockOwners::new(),
             groups: Groups::new(),
             root: LastKnown::default(),
             space: LastKnown::default(),

@@ -20,7 +20,8 @@ use fuser::{
 };
 
 use crate::convert::{
-    MODE_BITS, directory_placeholder, file_attr, file_type, inode_id, new_node, requester, set_time,
+    LockWish, MODE_BITS, directory_placeholder, file_attr, file_type, inode_id, lock_range, lock_type,
+    lock_wish, new_node, requester, set_time,
 };
 use crate::fs::{self, FsError};
 use crate::fuse::edge::{Edge, REQUEST_LEN_MAX};
@@ -28,14 +29,14 @@ use crate::fuse::replies::{
     GENERATION, fill, handle, number, open_flags, opened_flags, owned, reply_attr, reply_empty, reply_entry,
     reply_statfs,
 };
+use crate::lock_owners::KernelOwner;
 
 /// The most requests that the kernel makes on its own (read-ahead, releases) and has in flight at the same time.
 const BACKGROUND_MAX: u16 = 64;
 
 impl Filesystem for Edge {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // Absent on purpose (P5.1, P5.2, P5.7): WRITEBACK_CACHE, ATOMIC_O_TRUNC, EXPLICIT_INVAL_DATA, DONT_MASK,
-        // FLOCK_LOCKS and POSIX_LOCKS (the kernel then locks within this mount).
+        // Absent on purpose (P5.1, P5.2): WRITEBACK_CACHE, ATOMIC_O_TRUNC, EXPLICIT_INVAL_DATA, DONT_MASK.
         let wanted = [
             InitFlags::FUSE_AUTO_INVAL_DATA,
             InitFlags::FUSE_ASYNC_READ,
@@ -44,6 +45,8 @@ impl Filesystem for Edge {
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+            InitFlags::FUSE_POSIX_LOCKS,
+            InitFlags::FUSE_FLOCK_LOCKS,
         ];
         for capability in wanted {
             // An older kernel that lacks one of the others is slower, or has no mmap of O_DIRECT files, but is not
@@ -304,9 +307,10 @@ impl Filesystem for Edge {
         });
     }
 
-    fn flush(&self, _: &Request, _: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+    fn flush(&self, _: &Request, _: INodeNo, fh: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
         let fs = self.fs.clone();
-        self.storing(async move { fs.flush(handle(fh)).await }, reply_empty("close", reply));
+        let call = async move { fs.flush(handle(fh), KernelOwner(owner.0)).await };
+        self.storing(call, reply_empty("close", reply));
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
@@ -320,7 +324,7 @@ impl Filesystem for Edge {
         _: INodeNo,
         fh: FileHandle,
         _flags: fuser::OpenFlags,
-        _: Option<LockOwner>,
+        _: Option<LockOwner>, // of flock only; the locks of OFDs end, too (P5.7)
         _flush: bool,
         reply: ReplyEmpty,
     ) {
@@ -396,6 +400,72 @@ impl Filesystem for Edge {
         reply_empty("fsync a directory", reply)(self.fs.fsyncdir(handle(fh)));
     }
 
+    // ---- locks (P5.7) ----------------------------------------------------------------------------------------
+
+    fn getlk(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        let (Some(LockWish::Lock(kind)), Some(range)) = (lock_wish(typ), lock_range(start, end)) else {
+            return reply.error(number("test a lock", &FsError::BadLock));
+        };
+        let asked = fs::LockAsked { owner: KernelOwner(lock_owner.0), range, kind, process: pid };
+        let fs = self.fs.clone();
+        let call = async move { fs.test_lock(handle(fh), asked).await };
+        self.metadata(call, move |answer| match answer {
+            Ok(Some(held)) => {
+                reply.locked(held.range.start, held.range.end, lock_type(held.kind), held.process);
+            }
+            Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
+            Err(error) => reply.error(number("test a lock", &error)),
+        });
+    }
+
+    fn setlk(
+        &self,
+        request: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        let (Some(wish), Some(range)) = (lock_wish(typ), lock_range(start, end)) else {
+            return reply.error(number("lock", &FsError::BadLock));
+        };
+        let (fs, owner) = (self.fs.clone(), KernelOwner(lock_owner.0));
+        // What was written under a lock is committed before the lock ends or is weakened.
+        match wish {
+            LockWish::Unlock => {
+                let call = async move { fs.unlock(handle(fh), owner, range).await };
+                self.storing(call, reply_empty("unlock", reply));
+            }
+            LockWish::Lock(kind) => {
+                let asked = fs::LockAsked { owner, range, kind, process: pid };
+                let waiter = fs::Waiter { thread: request.pid(), unseen_max: self.unseen_max() };
+                if sleep {
+                    let call = async move { fs.wait_for_lock(handle(fh), asked, waiter).await };
+                    self.waiting(call, reply_empty("wait for a lock", reply));
+                } else {
+                    let call = async move { fs.try_lock(handle(fh), asked).await };
+                    self.storing(call, reply_empty("lock", reply));
+                }
+            }
+        }
+    }
+
     // ---- not implemented (E3) --------------------------------------------------------------------------------
 
     // For extended attributes, fallocate and the next two, the kernel answers EOPNOTSUPP to the application (or
@@ -439,39 +509,6 @@ impl Filesystem for Edge {
         reply: ReplyWrite,
     ) {
         reply.error(Errno::ENOSYS); // the kernel reads and writes
-    }
-
-    // Locks stay in the kernel (P5.7), so these two are never asked; ENOSYS would mean success.
-
-    fn getlk(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        _: LockOwner,
-        _: u64,
-        _: u64,
-        _: i32,
-        _: u32,
-        reply: ReplyLock,
-    ) {
-        reply.error(Errno::ENOTSUP);
-    }
-
-    fn setlk(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        _: LockOwner,
-        _: u64,
-        _: u64,
-        _: i32,
-        _: u32,
-        _: bool,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(Errno::ENOTSUP);
     }
 
     fn bmap(&self, _: &Request, _: INodeNo, _: u32, _: u64, reply: ReplyBmap) {

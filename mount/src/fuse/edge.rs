@@ -91,6 +91,20 @@ impl Edge {
         self.run(self.deadlines.data, call, reply);
     }
 
+    /// For a call that may wait for ever, and looks itself whether its caller still wants it (E1).
+    pub(super) fn waiting<T, C>(&self, call: C, reply: impl FnOnce(FsResult<T>) + Send + 'static)
+    where
+        T: Send + 'static,
+        C: Future<Output = FsResult<T>> + Send + 'static,
+    {
+        self.run(Duration::MAX, call, reply);
+    }
+
+    /// How long such a call may wait if it cannot see its caller.
+    pub(super) fn unseen_max(&self) -> Duration {
+        self.deadlines.metadata
+    }
+
     pub(super) fn storing<T, C>(&self, call: C, reply: impl FnOnce(FsResult<T>) + Send + 'static)
     where
         T: Send + 'static,

@@ -8,7 +8,8 @@
 //! | `replies` | answers and flags in the kernel's words |
 //!
 //! E1  Every request is answered within its deadline, whatever the servers do: fuser answers interrupts with ENOSYS,
-//!     so a process that waits cannot even be killed (promise 7).
+//!     so a process that waits cannot even be killed (promise 7). Only a request that waits for a lock has none: its
+//!     process is looked at instead, and can be killed (`fs::locks`).
 //! E2  No event-loop thread waits for the network: a request that is not ready at once goes on as a task
 //!     (`deferred`).
 //! E3  A request that is not implemented is answered with ENOTSUP, and with ENOSYS only where the kernel then does

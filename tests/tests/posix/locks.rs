@@ -1,4 +1,4 @@
-//! Locks between the processes of one mount, which the kernel keeps (P5.7).
+//! Locks between the processes of one mount (P5.7). Those between mounts are in `locks`.
 
 use std::fs::{self, File};
 
