@@ -385,6 +385,8 @@ pub struct Attach {
     pub cluster: ClusterId,
     pub session: SessionId,
     pub attachment: Attachment,
+    /// Counted from 0, so that a leader notices when it was not told all of them.
+    pub part: u32,
     /// Another part follows. What the parts say counts once the last one has arrived.
     pub more: bool,
     pub locks: Vec<HeldLock>,
