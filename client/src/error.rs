@@ -52,6 +52,18 @@ pub enum ClientError {
     /// The cluster ended this client's session; what was not committed is lost, new work goes on (P3.1).
     #[error("the session has ended, what was not committed is lost")]
     SessionLost,
+    /// Somebody else holds a lock that is in the way (EAGAIN).
+    #[error("locked by somebody else")]
+    LockConflict,
+    /// The wait would close a circle of owners that wait for each other (EDEADLK).
+    #[error("a wait for this lock would never end")]
+    LockDeadlock,
+    /// This client has as many locks, or waits for locks, as it may have (ENOLCK).
+    #[error("too many locks")]
+    TooManyLocks,
+    /// A lock that was set through this open file is lost: somebody else may have got it since (P5.7).
+    #[error("a lock of the file is lost")]
+    LockLost,
     /// Nobody answered before the deadline; the operation may have happened.
     #[error("no answer before the deadline: {what}")]
     Unavailable { what: String },

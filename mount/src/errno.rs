@@ -43,6 +43,10 @@ fn client_errno(error: &ClientError) -> Errno {
         ClientError::NotOpenFor { .. } => libc::EBADF,
         ClientError::Unsupported { .. } => libc::ENOTSUP,
         ClientError::SessionLost => libc::EIO, // what was not committed is lost; the next call works again (P3.1)
+        ClientError::LockConflict => libc::EAGAIN,
+        ClientError::LockDeadlock => libc::EDEADLK,
+        ClientError::TooManyLocks => libc::ENOLCK,
+        ClientError::LockLost => libc::EIO, // once: what the lock protected may have changed (P5.7)
         ClientError::Unavailable { .. } => libc::EIO, // the deadline has passed; the log says what did not answer
         ClientError::DataLost { .. } => libc::EIO,    // promptly, never zeros (promise 4)
         ClientError::Internal { .. } => libc::EIO,
@@ -79,6 +83,14 @@ mod tests {
             assert_eq!(seen(error), libc::EIO);
         }
         assert_eq!(errno(&FsError::TimedOut).0, libc::EIO);
+    }
+
+    #[test]
+    fn locks_are_refused_with_the_numbers_of_fcntl() {
+        assert_eq!(seen(ClientError::LockConflict), libc::EAGAIN);
+        assert_eq!(seen(ClientError::LockDeadlock), libc::EDEADLK);
+        assert_eq!(seen(ClientError::TooManyLocks), libc::ENOLCK);
+        assert_eq!(seen(ClientError::LockLost), libc::EIO);
     }
 
     #[test]
