@@ -89,7 +89,10 @@ impl MetaClient {
                 if let MetaError::SessionExpired { session } = error {
                     return self.replace(session).await.map(drop);
                 }
-                tracing::debug!(%error, locks, files, "attach the session");
+                match is_in_doubt {
+                    true => tracing::debug!(%error, locks, files, "attach the session"),
+                    false => tracing::warn!(%error, locks, files, "attach the session"),
+                }
                 Err(error)
             }
         }

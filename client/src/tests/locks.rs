@@ -296,6 +296,41 @@ async fn after_its_session_expired_each_file_through_which_a_lock_was_set_fails_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lock_that_a_new_leader_gave_to_somebody_else_is_lost_and_told_once() {
+    let two = Two::new().await;
+    two.files[0].set_lock(wanted(Exclusive, range(0, 9)), false).await.unwrap();
+    two.files[0].set_lock(wanted(Exclusive, range(20, 29)), false).await.unwrap();
+    {
+        let leader = &mut two.cluster.meta.state().leader;
+        leader.replace();
+        leader.awaited.clear(); // which no leader does
+        let inode = two.files[0].inode();
+        let other = HeldLock { inode, owner: OWNER, range: range(9, 9), kind: Exclusive, process: 1 };
+        leader.locks.set(SessionId(999), other, None);
+    }
+    wait_for("the next attachment", || two.held_by(0) == [(range(20, 29), Exclusive)]).await;
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(two.files[0].flush().await, Err(ClientError::LockLost));
+    assert_eq!(two.files[0].flush().await, Ok(()));
+    assert_eq!(two.files[1].flush().await, Ok(()));
+}
+
+/// A shared lock takes the place of an exclusive one when it is granted: then others may come in.
+#[tokio::test(start_paused = true)]
+async fn an_exclusive_lock_that_cannot_be_taken_back_after_a_wait_was_given_up_is_lost() {
+    let two = Two::new().await;
+    two.files[1].set_lock(wanted(Exclusive, range(0, 9)), false).await.unwrap();
+    two.files[0].set_lock(wanted(Exclusive, range(20, 29)), false).await.unwrap();
+    let waiting = two.waiting(1, wanted(Shared, range(0, 29))).await;
+    waiting.abort();
+    two.files[0].unlock_owner(OWNER).await.unwrap();
+    assert_eq!(two.files[0].set_lock(wanted(Shared, range(5, 5)), false).await, Ok(()));
+    wait_for("nothing to be left of it", || two.held_by(1).is_empty()).await;
+    assert_eq!(two.files[1].read_at(Offset(0), 1).await, Err(ClientError::LockLost));
+    assert!(two.files[1].read_at(Offset(0), 1).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_owner_without_locks_costs_no_request_and_a_closed_file_leaves_none() {
     let two = Two::new().await;
     let requests = || two.cluster.meta.state().leader.lock_requests.len();
