@@ -94,6 +94,7 @@ mod tests {
         assert_eq!(seen(ClientError::LockConflict), libc::EAGAIN);
         assert_eq!(seen(ClientError::LockDeadlock), libc::EDEADLK);
         assert_eq!(seen(ClientError::TooManyLocks), libc::ENOLCK);
+        assert_eq!(seen(ClientError::LockLost), libc::EIO);
         assert_eq!(errno(&FsError::Interrupted).0, libc::EINTR);
         assert_eq!(errno(&FsError::BadLock).0, libc::EINVAL);
     }

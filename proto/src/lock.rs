@@ -52,12 +52,23 @@ pub struct LockRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockAsk {
     /// Sets the lock in place of what the owner holds of the range. With a wait it waits in line while others are in the way.
-    Set { lock: HeldLock, wait: Option<WaitId> },
+    Set {
+        lock: HeldLock,
+        wait: Option<WaitId>,
+    },
     /// Would this lock be granted?
-    Test { lock: HeldLock },
-    Unlock { inode: InodeId, owner: LockOwner, range: LockRange },
+    Test {
+        lock: HeldLock,
+    },
+    Unlock {
+        inode: InodeId,
+        owner: LockOwner,
+        range: LockRange,
+    },
     /// Ends a wait. If the lock was granted meanwhile, it stays; the answer is `Granted` in both cases.
-    Cancel { wait: WaitId },
+    Cancel {
+        wait: WaitId,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

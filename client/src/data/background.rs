@@ -1,5 +1,5 @@
-//! The tasks of a client at one cluster that run beside its callers: the heartbeat, the chores, and the commit of
-//! bytes that were buffered long ago.
+//! The tasks of a client at one cluster that run beside its callers: the control loop of its session, the waits for locks that
+//! were given up, the chores, and the commit of bytes that were buffered long ago.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,8 @@ const FLUSHES_MAX: usize = 4;
 
 impl Core {
     pub(crate) fn start_tasks(self: &Arc<Core>) {
-        self.start(|core| async move { core.run_heartbeat().await });
+        self.start(|core| async move { core.meta.run_control().await });
+        self.start(|core| async move { core.meta.run_cancels().await });
         self.start(|core| async move { core.chores.run(&core.names).await });
         self.start(|core| async move { core.run_flusher().await });
     }
@@ -28,15 +29,6 @@ impl Core {
         let ended = self.ended.clone();
         let task = task(self.clone());
         self.tasks.spawn(async move { ended.run_until_cancelled_owned(task).await });
-    }
-
-    async fn run_heartbeat(&self) {
-        loop {
-            if let Err(error) = self.meta.renew().await {
-                tracing::warn!(%error, "renew the session");
-            }
-            sleep(self.meta.heartbeat_interval()).await;
-        }
     }
 
     /// Commits the oldest buffers while the memory is half full (P1.6), and those that are older than

@@ -5,6 +5,9 @@
 //! O2  What another client closed before is seen by a read that bypasses the kernel's cache after at most
 //!     [`SIZE_TIMEOUT`] (V3), as by all other reads; an append lies behind it (N7 of `node`).
 //! O3  A failure to commit is reported once by each file that was open then: by its next write, flush or sync.
+//! O4  A lost lock is reported once by each open file through which it was set: by its next read, write, flush or sync. With a
+//!     failure to commit it is one report.
+//! O5  The cluster knows that the file is open, from before it was asked to open it (H6 of `held`) until the last close.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +26,8 @@ use crate::data::nodes::Pin;
 use crate::data::readahead::ReadAhead;
 use crate::error::{ClientError, Result};
 use crate::names::interim::SIZE_TIMEOUT;
+use crate::session::held::Opened;
+use crate::session::ranges::LockLoss;
 use crate::session::replies;
 use crate::session::retry::Deadline;
 
@@ -44,26 +49,30 @@ pub struct OpenMode {
 
 /// One open file. If it is dropped without [`File::release`], the background commits what is buffered.
 pub struct File {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
     node: Arc<Node>,
-    pin: Mutex<Option<Pin>>,
+    /// Until the last close.
+    pin: Mutex<Option<(Pin, Opened)>>,
     mode: OpenMode,
     /// How many failures of the inode this file has reported, or came before it was opened.
     reported: AtomicU64,
+    /// Whether a lock that was set through this file is lost (O4).
+    pub(super) lock_loss: LockLoss,
     read_ahead: ReadAhead,
 }
 
 impl File {
-    pub(crate) fn new(core: Arc<Core>, pin: Pin, mode: OpenMode) -> Arc<File> {
+    pub(crate) fn new(core: Arc<Core>, (pin, opened): (Pin, Opened), mode: OpenMode) -> Arc<File> {
         let node = pin.node.clone();
         let (failures, _) = node.with(core.meta.session_id(), |state| state.failure());
         let reported = AtomicU64::new(failures);
         Arc::new(File {
             core,
             node,
-            pin: Mutex::new(Some(pin)),
+            pin: Mutex::new(Some((pin, opened))),
             mode,
             reported,
+            lock_loss: LockLoss::default(),
             read_ahead: ReadAhead::default(),
         })
     }
@@ -96,6 +105,14 @@ impl File {
         if !self.mode.read {
             return Err(ClientError::NotOpenFor { inode: self.inode(), wanted: "reading" });
         }
+        let bytes = self.read_known(offset, len).await?;
+        // Afterwards: the read itself may have shown that the session has ended.
+        self.report_lost_lock()?;
+        Ok(bytes)
+    }
+
+    /// Reads up to the end of the file that is known.
+    async fn read_known(&self, offset: Offset, len: u64) -> Result<Bytes> {
         let size = self.look(|state| state.size());
         let (from, to) = (offset.0, offset.0.saturating_add(len).min(size));
         if from >= to {
@@ -232,19 +249,29 @@ impl File {
                 released = self.core.flush(&self.node).await;
             }
         }
+        // What was set through this file ends with it, whoever the owner is (P5.7).
+        if let Err(error) = self.core.meta.unlock_through(inode, &self.lock_loss).await {
+            tracing::debug!(%inode, %error, "unlock a file that is closed");
+        }
         let pin = self.pin.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(pin);
         released
     }
 
-    /// Reports a failure that this file has not reported yet (O3).
+    /// Reports a failure that this file has not reported yet (O3), or a lost lock.
     fn report(&self) -> Result<()> {
+        let lost_lock = self.report_lost_lock();
         let (failures, last) = self.look(|state| state.failure());
         if self.reported.swap(failures, Ordering::Relaxed) >= failures {
-            return Ok(());
+            return lost_lock;
         }
         self.look(|state| state.failure_was_reported());
         last.map_or(Ok(()), Err)
+    }
+
+    /// Keeps O4.
+    fn report_lost_lock(&self) -> Result<()> {
+        if self.lock_loss.take() { Err(ClientError::LockLost) } else { Ok(()) }
     }
 
     /// Notes that this file reports a failure now, so that it does not report it again.
@@ -255,7 +282,14 @@ impl File {
                 state.failure()
             });
             self.reported.store(failures, Ordering::Relaxed);
+            self.lock_loss.take();
         }
         result
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        self.core.meta.held.forget_through(self.inode(), &self.lock_loss);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |------|------|
-//! | `file` | one open file |
+//! | `file`, `locks` | one open file; the locks that are set through it |
 //! | `node`, `nodes` | one inode, which all its open files share; the table of these |
 //! | `buffer`, `memory` | what was written and is not committed, and how much memory that takes |
 //! | `flush`, `commit` | from the buffer to the commit, of one file and of many in one request |
@@ -21,7 +21,7 @@ pub(crate) mod core;
 pub(crate) mod extents;
 pub(crate) mod file;
 pub(crate) mod flush;
-pub(crate) mod lock_stub;
+pub(crate) mod locks;
 pub(crate) mod memory;
 pub(crate) mod node;
 pub(crate) mod nodes;

@@ -4,16 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use dfs_net::rpc::push::PushHandler;
 use dfs_proto::attr::{InodeAttr, Name, Timestamp};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, ClusterId, DirectoryId, InodeId, ServerId, SessionId};
-use dfs_proto::lock::{LockReply, LockRequest};
 use dfs_proto::meta::{
-    Attach, Attached, Change, ChangeRequest, Changed, Create, FileExtents, MetaResult, OpenChunk,
-    OpenSession, Read, ReadReply, ReadRequest, RenewSession, Replica, ReplicaReport, SessionOpened,
-    SessionRenewed,
+    Change, ChangeRequest, Changed, Create, FileExtents, MetaResult, OpenChunk, OpenSession, Read, ReadReply,
+    ReadRequest, RenewSession, Replica, ReplicaReport, SessionOpened, SessionRenewed,
 };
 use dfs_proto::units::{COMMIT_EXTENTS_MAX, Offset, REQUEST_WINDOW};
 use dfs_state::chunk::{ChunkRecord, ChunkState};
@@ -26,7 +22,8 @@ use dfs_state::read;
 use dfs_state::time::StateTime;
 use tokio::time::sleep;
 
-use crate::session::calls::{Answer, MetaCalls};
+use crate::fakes::leader::{Leader, away};
+use crate::session::calls::Answer;
 
 const CLUSTER: ClusterId = ClusterId(77);
 /// Of every answer, so that requests overlap.
@@ -60,6 +57,7 @@ pub(crate) struct State {
     pub(crate) reports: Vec<ReplicaReport>,
     pub(crate) released: Vec<InodeId>,
     pub(crate) avoided: Vec<Vec<ServerId>>,
+    pub(crate) leader: Leader,
 }
 
 pub(crate) struct FakeMeta(Mutex<State>);
@@ -86,6 +84,7 @@ impl FakeMeta {
             reports: Vec::new(),
             released: Vec::new(),
             avoided: Vec::new(),
+            leader: Leader::default(),
         };
         state.make_cluster();
         Arc::new(FakeMeta(Mutex::new(state)))
@@ -100,6 +99,7 @@ impl FakeMeta {
         let mut state = self.state();
         for (session, _) in state.view(read::sessions) {
             state.execute(Command::ExpireSession { session });
+            state.leader.end(session);
         }
         while let Reply::Worked { more: true, .. } = state.execute(Command::Reap { limit: 100 }) {}
     }
@@ -236,6 +236,9 @@ impl State {
             self.opened.insert((attr.inode, session));
         }
         self.note(&change, result.is_ok());
+        if let (Change::Create(_), Ok(Changed::Inode { attr, .. })) = (&change, &result) {
+            self.leader.opened(session, attr.inode);
+        }
         result
     }
 
@@ -283,6 +286,9 @@ impl State {
     fn read(&mut self, request: &ReadRequest) -> MetaResult<ReadReply> {
         self.lookups += u64::from(matches!(request.read, Read::Lookup { .. }));
         self.reads += 1;
+        if let Read::Open { inode, .. } = request.read {
+            self.leader.opened(request.session, inode);
+        }
         let mut reply = self.view(|view| read::answer(view, request))?;
         if let Read::Open { inode, .. } = request.read {
             self.opened.insert((inode, request.session));
@@ -297,7 +303,7 @@ impl State {
         Ok(reply)
     }
 
-    fn require_session(&self, session: SessionId) -> MetaResult<()> {
+    pub(super) fn require_session(&self, session: SessionId) -> MetaResult<()> {
         let known = self.view(|view| read::session(view, session));
         known.map(drop).ok_or(MetaError::SessionExpired { session })
     }
@@ -316,13 +322,13 @@ fn told(result: MetaResult<Changed>) -> MetaResult<(Changed, Vec<InodeAttr>)> {
     result.map(|changed| (changed, Vec::new()))
 }
 
-#[async_trait]
-impl MetaCalls for FakeMeta {
-    async fn open_session(&self, open: OpenSession, _timeout: Duration) -> MetaResult<SessionOpened> {
+/// What its clients ask (`leader`).
+impl FakeMeta {
+    pub(super) fn open_session(&self, open: OpenSession) -> SessionOpened {
         let mut state = self.state();
         let reply = state.execute(Command::OpenSession { nonce: open.nonce, client: open.client });
         let Reply::SessionOpened(opened) = reply else { panic!("no session: {reply:?}") };
-        Ok(SessionOpened {
+        SessionOpened {
             session: opened.session,
             cluster: opened.cluster,
             incarnation: opened.incarnation,
@@ -330,34 +336,24 @@ impl MetaCalls for FakeMeta {
             copies: COPIES,
             heartbeat_interval_ms: 1000,
             now: state.now(),
-        })
+        }
     }
 
-    async fn renew(&self, renew: RenewSession, _timeout: Duration) -> MetaResult<SessionRenewed> {
+    pub(super) fn renewed(&self, renew: &RenewSession) -> MetaResult<SessionRenewed> {
         let mut state = self.state();
         state.require_session(renew.session)?;
-        state.closed(renew.session, renew.closed);
-        Ok(SessionRenewed { now: state.now(), metaservers: vec!["meta-1:1".to_owned()], is_attached: true })
+        state.closed(renew.session, renew.closed.clone());
+        let is_attached = state.leader.renew(renew).ok_or_else(away)?;
+        Ok(SessionRenewed { now: state.now(), metaservers: vec!["meta-1:1".to_owned()], is_attached })
     }
 
-    async fn attach(&self, attach: Attach, _timeout: Duration) -> MetaResult<Attached> {
-        self.state().require_session(attach.session)?;
-        Ok(Attached { lost: Vec::new(), term_ms: 10_000 })
+    pub(super) fn close_session(&self, session: SessionId) {
+        let mut state = self.state();
+        state.execute(Command::CloseSession { session });
+        state.leader.end(session);
     }
 
-    async fn lock(&self, request: LockRequest, _timeout: Duration) -> MetaResult<LockReply> {
-        self.state().require_session(request.session)?;
-        Ok(LockReply::NotYet)
-    }
-
-    fn handle_pushes(&self, _handler: Arc<dyn PushHandler>) {}
-
-    async fn close_session(&self, close: RenewSession, _timeout: Duration) -> MetaResult<()> {
-        self.state().execute(Command::CloseSession { session: close.session });
-        Ok(())
-    }
-
-    async fn change(&self, request: ChangeRequest, timeout: Duration) -> Answer {
+    pub(super) async fn change(&self, request: ChangeRequest, timeout: Duration) -> Answer {
         sleep(DELAY).await;
         let (is_request_lost, is_answer_lost) = self.state().loses(&request.change);
         if let (Some(refused), Change::Create(_)) = (self.state().refuses_creates.clone(), &request.change) {
@@ -375,15 +371,8 @@ impl MetaCalls for FakeMeta {
         }
     }
 
-    async fn read(&self, request: ReadRequest, _timeout: Duration) -> MetaResult<ReadReply> {
+    pub(super) async fn read(&self, request: ReadRequest) -> MetaResult<ReadReply> {
         sleep(DELAY).await;
         self.state().read(&request)
     }
-
-    async fn report(&self, report: ReplicaReport, _timeout: Duration) -> MetaResult<()> {
-        self.state().reports.push(report);
-        Ok(())
-    }
-
-    fn learn(&self, _cluster: ClusterId, _metaservers: &[String]) {}
 }

@@ -2,6 +2,7 @@
 
 mod chunks;
 pub(crate) mod clock;
+mod leader;
 mod metaserver;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use dfs_proto::units::Offset;
 
 pub(crate) use self::chunks::FakeChunks;
 use self::clock::TokioClock;
+use self::leader::Connection;
 pub(crate) use self::metaserver::FakeMeta;
 use crate::cluster::client::ClusterClient;
 use crate::config::ClientConfig;
@@ -44,6 +46,11 @@ impl Cluster {
         }
     }
 
+    /// The calls of one more client.
+    pub(crate) fn calls(&self) -> Arc<Connection> {
+        Connection::new(self.meta.clone())
+    }
+
     pub(crate) async fn client(&self) -> Arc<Client> {
         self.client_with(ClientConfig::default()).await
     }
@@ -53,7 +60,7 @@ impl Cluster {
         let clock = Arc::new(TokioClock::start());
         let env = Env { clock, rng: Rng::seeded(seed), ..Env::real() };
         let (wanted, meta, chunks) =
-            ((ClusterId::UNKNOWN, config.metadata_timeout), self.meta.clone(), self.chunks.clone());
+            ((ClusterId::UNKNOWN, config.metadata_timeout), self.calls(), self.chunks.clone());
         let connected = ClusterClient::assemble(config.clone(), env.clone(), wanted, meta, chunks).await;
         Client::over(Federation::of_one(config, env, connected.expect("the fake answers")))
     }

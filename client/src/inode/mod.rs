@@ -33,5 +33,5 @@ pub use operation::Operation;
 pub use crate::cluster::removed::Orphan;
 pub use crate::data::file::{File, OpenMode};
 pub use crate::data::flush::FLUSH_SLICE_LEN;
-pub use crate::data::lock_stub::LockWanted;
+pub use crate::data::locks::LockWanted;
 pub use crate::session::replies::{Created, DirPage};

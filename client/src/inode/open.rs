@@ -34,6 +34,7 @@ impl AtOneCluster for Open {
         let (Open { inode, mode }, core) = (self, &cluster.core);
         let session = core.meta.session_id();
         let pin = core.nodes.pin(inode, session);
+        let opened = core.meta.held.opening(inode).await;
         let read = if mode.read { AccessMask::READ } else { AccessMask::NONE };
         let write = if mode.write { AccessMask::WRITE } else { AccessMask::NONE };
         let asked_at = Instant::now();
@@ -50,7 +51,7 @@ impl AtOneCluster for Open {
             state.learn_next_commit(session, next_commit);
         });
         cluster.settled(&pin.node, asked_at).await;
-        let file = File::new(core.clone(), pin, mode);
+        let file = File::new(core.clone(), (pin, opened), mode);
         if mode.truncate && mode.write {
             let size = Some(ByteLen(0));
             let cut = SetAttr { inode, size, by_handle: true, ..SetAttr::default() };
@@ -81,7 +82,7 @@ impl AtOneCluster for CreateOpen {
     async fn perform_at(self, cluster: &ClusterClient, caller: &Caller) -> Result<(Arc<File>, InodeAttr)> {
         let (CreateOpen { create, mode }, core) = (self, &cluster.core);
         let create = Create { opens: true, ..create };
-        let asked_at = Instant::now();
+        let (asked_at, attachment) = (Instant::now(), core.meta.held.attachment());
         let created = replies::inode(core.names.change(caller, Change::Create(create)).await?)?;
         let inode = created.attr.inode;
         if created.existed {
@@ -90,13 +91,13 @@ impl AtOneCluster for CreateOpen {
             return Ok((file, attr));
         }
         let session = core.meta.session_id();
-        let pin = core.nodes.pin(inode, session);
+        let (pin, opened) = (core.nodes.pin(inode, session), core.meta.held.was_created(inode, attachment));
         pin.node.with(session, |state| {
             state.was_created(&created.attr);
             state.answered(asked_at);
             state.learn_next_commit(session, created.next_commit);
         });
-        let file = File::new(core.clone(), pin, mode);
+        let file = File::new(core.clone(), (pin, opened), mode);
         let attr = file.attr();
         Ok((file, attr))
     }

@@ -9,8 +9,8 @@ use dfs_proto::attr::InodeAttr;
 use dfs_proto::ids::ClusterId;
 use dfs_proto::lock::{LockReply, LockRequest};
 use dfs_proto::meta::{
-    Attach, Attached, ChangeRequest, Changed, MetaResult, OpenSession, ReadReply, ReadRequest, RenewSession, ReplicaReport,
-    SessionOpened, SessionRenewed,
+    Attach, Attached, ChangeRequest, Changed, MetaResult, OpenSession, ReadReply, ReadRequest, RenewSession,
+    ReplicaReport, SessionOpened, SessionRenewed,
 };
 
 /// The answer to a change.
@@ -27,7 +27,8 @@ pub(crate) trait MetaCalls: Send + Sync + 'static {
     async fn open_session(&self, open: OpenSession, timeout: Duration) -> MetaResult<SessionOpened>;
     async fn renew(&self, renew: RenewSession, timeout: Duration) -> MetaResult<SessionRenewed>;
     /// Tells the leader what the session holds. This, `renew` and `lock` go over a connection of their own (P4.5), on which
-    /// nothing waits for anything; what the leader sends unasked comes over it.
+    /// nothing waits for anything; what the leader sends unasked comes over it. This and `lock` are not repeated once a leader may
+    /// have got them: an answer that is lost is `Unavailable` at once.
     async fn attach(&self, attach: Attach, timeout: Duration) -> MetaResult<Attached>;
     async fn lock(&self, request: LockRequest, timeout: Duration) -> MetaResult<LockReply>;
     /// What the leader sends unasked goes to this handler, on connections that are made from now on.

@@ -1,7 +1,7 @@
 //! The metadata calls over gRPC, at whichever member leads.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,13 +11,15 @@ use dfs_net::rpc::push::PushHandler;
 use dfs_net::rpc::unary::UnaryChannel;
 use dfs_net::services::meta_client::MetaClient;
 use dfs_proto::convert;
+use dfs_proto::error::MetaError;
 use dfs_proto::ids::ClusterId;
 use dfs_proto::lock::{LockReply, LockRequest};
 use dfs_proto::meta::{
-    Attach, Attached, ChangeRequest, MetaResult, OpenSession, ReadReply, ReadRequest, RenewSession, ReplicaReport,
-    SessionOpened, SessionRenewed,
+    Attach, Attached, ChangeRequest, MetaResult, OpenSession, ReadReply, ReadRequest, RenewSession,
+    ReplicaReport, SessionOpened, SessionRenewed,
 };
 use dfs_proto::wire;
+use tonic::Status;
 
 use crate::session::calls::{Answer, MetaCalls};
 
@@ -32,6 +34,30 @@ impl GrpcMeta {
     /// Both find the same members; they share no connection.
     pub(crate) fn new(calls: LeaderChannel, control: LeaderChannel) -> GrpcMeta {
         GrpcMeta { calls, control }
+    }
+
+    /// A call that is sent again only if a member has refused it because it does not lead. Else its outcome is unknown, and what
+    /// was sent may still arrive later than anything else.
+    async fn call_once<T, F>(&self, timeout: Duration, call: impl Fn(UnaryChannel) -> F) -> MetaResult<T>
+    where
+        F: Future<Output = Result<MetaResult<T>, Status>>,
+    {
+        let is_in_doubt = AtomicBool::new(false);
+        let once = |channel| {
+            let was_in_doubt = is_in_doubt.swap(true, Ordering::Relaxed);
+            let sent = (!was_in_doubt).then(|| call(channel));
+            let is_in_doubt = &is_in_doubt;
+            async move {
+                let Some(sent) = sent else { return Ok(Ok(None)) };
+                let answer = sent.await?;
+                if let Err(MetaError::NotLeader { .. }) = answer {
+                    is_in_doubt.store(false, Ordering::Relaxed);
+                }
+                Ok(answer.map(Some))
+            }
+        };
+        let answered = self.control.call(timeout, once).await?;
+        answered.ok_or_else(|| MetaError::Unavailable { what: "the connection was lost".to_owned() })
     }
 }
 
@@ -74,7 +100,7 @@ impl MetaCalls for GrpcMeta {
                 Ok(convert::attached_from_wire(reply.into_inner()))
             }
         };
-        self.control.call(timeout, call).await
+        self.call_once(timeout, call).await
     }
 
     async fn lock(&self, request: LockRequest, timeout: Duration) -> MetaResult<LockReply> {
@@ -86,7 +112,7 @@ impl MetaCalls for GrpcMeta {
                 Ok(convert::lock_reply_from_wire(reply.into_inner()))
             }
         };
-        self.control.call(timeout, call).await
+        self.call_once(timeout, call).await
     }
 
     fn handle_pushes(&self, handler: Arc<dyn PushHandler>) {

@@ -27,17 +27,19 @@ use tokio::time::Instant;
 
 use crate::session::calls::{Answer, MetaCalls};
 use crate::session::clock::ClusterClock;
+use crate::session::held::Held;
+use crate::session::pushes::Pushes;
 use crate::session::requests::Session;
 
 /// A chunkserver that failed is reported once. The answer is of no use, so it is not waited for long.
-const REPORT_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const REPORT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A session at one cluster, and the next one when that has ended.
 pub(crate) struct MetaClient {
-    calls: Arc<dyn MetaCalls>,
-    env: Env,
+    pub(super) calls: Arc<dyn MetaCalls>,
+    pub(super) env: Env,
     name: String,
-    timeout: Duration,
+    pub(super) timeout: Duration,
     /// The cluster is taken to be away (M3).
     is_away: AtomicBool,
     /// When the first of the heartbeats that got no answer was sent.
@@ -46,6 +48,8 @@ pub(crate) struct MetaClient {
     /// Held while a session is opened (M2). Never taken with another lock.
     opening: tokio::sync::Mutex<()>,
     cluster_clock: Mutex<ClusterClock>,
+    /// What the current session holds at the leader.
+    pub(crate) held: Arc<Held>,
 }
 
 impl MetaClient {
@@ -60,6 +64,8 @@ impl MetaClient {
         let sent = env.clock.boottime();
         let opened = open(calls.as_ref(), &env, &name, cluster, within).await?;
         let cluster_clock = ClusterClock::shown(opened.now, sent, env.clock.boottime());
+        let held = Held::new(opened.session);
+        calls.handle_pushes(Arc::new(Pushes(held.clone())));
         let client = MetaClient {
             calls,
             env,
@@ -70,6 +76,7 @@ impl MetaClient {
             current: Mutex::new(Session::new(opened)),
             opening: tokio::sync::Mutex::new(()),
             cluster_clock: Mutex::new(cluster_clock),
+            held,
         };
         Ok(client)
     }
@@ -92,7 +99,7 @@ impl MetaClient {
     }
 
     /// Notes whether a heartbeat was answered (M3).
-    fn note_heartbeat<T>(&self, answer: &MetaResult<T>) {
+    pub(super) fn note_heartbeat<T>(&self, answer: &MetaResult<T>) {
         let mut silent_since = self.silent_since.lock().unwrap_or_else(PoisonError::into_inner);
         if !matches!(answer, Err(MetaError::Unavailable { .. })) {
             *silent_since = None;
@@ -122,28 +129,9 @@ impl MetaClient {
         clock.at(self.env.clock.boottime())
     }
 
-    fn set_clock(&self, shown: Timestamp, sent: Duration) {
+    pub(super) fn set_clock(&self, shown: Timestamp, sent: Duration) {
         let clock = ClusterClock::shown(shown, sent, self.env.clock.boottime());
         *self.cluster_clock.lock().unwrap_or_else(PoisonError::into_inner) = clock;
-    }
-
-    /// Sends one heartbeat. If the session has ended, the next one is opened.
-    pub(crate) async fn renew(&self) -> MetaResult<()> {
-        let session = self.session();
-        let cluster = session.opened.cluster;
-        let sent = self.env.clock.boottime();
-        let renew = RenewSession::of(cluster, session.id());
-        let answer = self.calls.renew(renew, self.heartbeat_interval().max(REPORT_TIMEOUT)).await;
-        self.note_heartbeat(&answer);
-        match answer {
-            Ok(renewed) => {
-                self.set_clock(renewed.now, sent);
-                self.calls.learn(cluster, &renewed.metaservers);
-                Ok(())
-            }
-            Err(MetaError::SessionExpired { session }) => self.replace(session).await.map(drop),
-            Err(error) => Err(error),
-        }
     }
 
     pub(crate) fn heartbeat_interval(&self) -> Duration {
@@ -158,7 +146,7 @@ impl MetaClient {
     }
 
     /// Opens a session in place of `lost`, unless that was done meanwhile (keeps M2, S3).
-    async fn replace(&self, lost: SessionId) -> MetaResult<Arc<Session>> {
+    pub(super) async fn replace(&self, lost: SessionId) -> MetaResult<Arc<Session>> {
         let _opening = self.opening.lock().await;
         let current = self.session();
         if current.id() != lost {
@@ -170,6 +158,7 @@ impl MetaClient {
         self.set_clock(opened.now, sent);
         let session = Session::new(opened);
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = session.clone();
+        self.held.session_replaced(session.id());
         Ok(session)
     }
 

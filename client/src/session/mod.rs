@@ -8,16 +8,26 @@
 //! | `replies` | which reply belongs to which request |
 //! | `clock` | the cluster's clock |
 //! | `retry` | deadlines and pauses between tries |
+//! | `held` | what the session holds: locks, open files, waits for locks; `ranges` and `opens` are its parts |
+//! | `control` | heartbeats, and how the leader is told what the session holds |
+//! | `locks` | requests for locks of files |
+//! | `pushes` | what the leader sends unasked |
 //!
-//! A request of a caller goes `meta` → `requests` → `calls` → `grpc`. Messages that the server sends without being
-//! asked will arrive here.
+//! A request of a caller goes `meta` → `requests` → `calls` → `grpc`. What the leader sends unasked goes
+//! `grpc` → `pushes` → `held`.
 //!
 //! Uses no floor. What an answer means for names and for open files is not known here.
 
 pub(crate) mod calls;
 mod clock;
+mod control;
 pub(crate) mod grpc;
+pub(crate) mod held;
+mod locks;
 pub(crate) mod meta;
+mod opens;
+mod pushes;
+pub(crate) mod ranges;
 pub(crate) mod replies;
 pub(crate) mod requests;
 pub(crate) mod retry;

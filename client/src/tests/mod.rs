@@ -1,6 +1,8 @@
 //! The client against the fakes. Time stands still but where the code waits for it.
 
 mod append;
+mod attachment;
+mod locks;
 mod model;
 mod path;
 mod read;

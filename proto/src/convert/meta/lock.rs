@@ -1,5 +1,7 @@
 //! Locks, and what a session holds.
 
+use prost::Message as _;
+
 use super::attr::cluster_from_wire;
 use super::error::{error_to_wire, refusal};
 use crate::convert::{invalid, required};
@@ -82,6 +84,20 @@ fn range_from_wire(start: u64, end: u64) -> MetaResult<LockRange> {
         true => Ok(LockRange { start, end }),
         false => Err(invalid("a lock ends before it starts, or behind the largest offset")),
     }
+}
+
+pub fn lock_granted_to_push(attachment: Attachment, wait: WaitId) -> wire::Push {
+    let granted = wire::LockGranted { attachment: attachment.0, wait: wait.0 };
+    wire::Push { path: LOCK_GRANTED.to_owned(), message: granted.encode_to_vec().into() }
+}
+
+/// `None`: a push of another kind.
+pub fn lock_granted_from_push(push: &wire::Push) -> MetaResult<Option<(Attachment, WaitId)>> {
+    if push.path != LOCK_GRANTED {
+        return Ok(None);
+    }
+    let granted = wire::LockGranted::decode(push.message.as_ref()).map_err(|_| invalid("a grant"))?;
+    Ok(Some((attachment_from_wire(granted.attachment)?, WaitId(granted.wait))))
 }
 
 pub fn lock_request_to_wire(request: &LockRequest) -> wire::LockRequest {

@@ -1,0 +1,294 @@
+//! What the leader of the fake metaserver knows of attached sessions, and the connections of its clients.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dfs_net::rpc::push::{Push, PushHandler};
+use dfs_proto::convert;
+use dfs_proto::error::MetaError;
+use dfs_proto::ids::{Attachment, ClusterId, InodeId, SessionId, WaitId};
+use dfs_proto::lock::{LockAsk, LockReply, LockRequest};
+use dfs_proto::meta::{
+    Attach, Attached, ChangeRequest, MetaResult, OpenSession, ReadReply, ReadRequest, RenewSession,
+    ReplicaReport, SessionOpened, SessionRenewed,
+};
+use dfs_state::locks::{Grant, LockTable};
+use futures::FutureExt as _;
+use tokio::time::sleep;
+
+use crate::fakes::metaserver::FakeMeta;
+use crate::session::calls::{Answer, MetaCalls};
+
+/// A client's connection to the fake metaserver.
+pub(crate) struct Connection {
+    meta: Arc<FakeMeta>,
+    pushes: Mutex<Option<Arc<dyn PushHandler>>>,
+}
+
+struct OfSession {
+    attachment: Attachment,
+    open: BTreeSet<InodeId>,
+    pushes: Option<Arc<dyn PushHandler>>,
+}
+
+#[derive(Default)]
+pub(crate) struct Leader {
+    pub(crate) locks: LockTable,
+    attached: BTreeMap<SessionId, OfSession>,
+    /// The parts so far of attachments that are being told.
+    parts: BTreeMap<SessionId, Vec<Attach>>,
+    /// Sessions that held locks at the leader before this one, and have not attached to this one.
+    pub(crate) awaited: BTreeSet<SessionId>,
+    /// Executed, but the answer is lost with the connection.
+    pub(crate) lost_lock_answers: u32,
+    pub(crate) lost_attach_answers: u32,
+    pub(crate) lost_heartbeats: u32,
+    /// Lost with the connection.
+    pub(crate) lost_pushes: u32,
+    /// Of answers to requests for locks, behind the pushes that come with them.
+    pub(crate) lock_answer_delay: Duration,
+    /// Of a heartbeat on its way there, and of its answer.
+    pub(crate) heartbeat_delay: Duration,
+    /// It answers nothing.
+    pub(crate) is_away: bool,
+    pub(crate) lock_requests: Vec<LockAsk>,
+    /// How many locks and files each part of an attachment named.
+    pub(crate) attach_parts: Vec<(usize, usize)>,
+    pub(crate) heartbeats: u64,
+    pub(crate) closed: Vec<InodeId>,
+}
+
+/// Pushes on their way.
+type Pushes = Vec<(Arc<dyn PushHandler>, Push)>;
+
+fn deliver(pushes: Pushes) {
+    for (handler, push) in pushes {
+        handler.handle(push).now_or_never().expect("the handler does not wait");
+    }
+}
+
+pub(super) fn away() -> MetaError {
+    MetaError::Unavailable { what: "the connection was lost".to_owned() }
+}
+
+fn take(left: &mut u32) -> bool {
+    let is_taken = *left > 0;
+    *left -= u32::from(is_taken);
+    is_taken
+}
+
+impl Leader {
+    fn is_attached(&self, session: SessionId, attachment: Attachment) -> bool {
+        self.attached.get(&session).is_some_and(|of| of.attachment == attachment)
+    }
+
+    /// Those that are attached, the oldest first.
+    pub(crate) fn sessions(&self) -> Vec<SessionId> {
+        self.attached.keys().copied().collect()
+    }
+
+    pub(crate) fn attachment(&self, session: SessionId) -> Option<Attachment> {
+        self.attached.get(&session).map(|of| of.attachment)
+    }
+
+    pub(crate) fn open_of(&self, session: SessionId) -> BTreeSet<InodeId> {
+        self.attached.get(&session).map(|of| of.open.clone()).unwrap_or_default()
+    }
+
+    pub(crate) fn opened(&mut self, session: SessionId, inode: InodeId) {
+        if let Some(of) = self.attached.get_mut(&session) {
+            of.open.insert(inode);
+        }
+    }
+
+    /// Another one takes its place, which knows nothing.
+    pub(crate) fn replace(&mut self) {
+        let attached = std::mem::take(&mut self.attached).into_keys();
+        self.awaited.extend(attached.filter(|session| !self.locks.held_by(*session).is_empty()));
+        self.locks = LockTable::default();
+        self.parts.clear();
+    }
+
+    fn pushes(&mut self, grants: Vec<Grant>) -> Pushes {
+        let mut pushes = Pushes::new();
+        for Grant { session, wait } in grants {
+            if self.attached.contains_key(&session) && take(&mut self.lost_pushes) {
+                self.attached.remove(&session); // with its connection
+            }
+            let Some(of) = self.attached.get(&session) else { continue };
+            let push = convert::lock_granted_to_push(of.attachment, wait);
+            pushes.extend(of.pushes.clone().map(|handler| (handler, push)));
+        }
+        pushes
+    }
+
+    /// The session has ended.
+    pub(crate) fn end(&mut self, session: SessionId) {
+        self.attached.remove(&session);
+        self.awaited.remove(&session);
+        let grants = self.locks.end(session);
+        deliver(self.pushes(grants));
+    }
+
+    fn attach(
+        &mut self,
+        part: Attach,
+        handler: Option<Arc<dyn PushHandler>>,
+    ) -> MetaResult<(Attached, Pushes)> {
+        let (session, attachment) = (part.session, part.attachment);
+        assert!(self.attachment(session).is_none_or(|last| last < attachment), "attachments ascend");
+        assert!(part.locks.len() + part.open.len() <= 10_000);
+        self.attach_parts.push((part.locks.len(), part.open.len()));
+        let parts = self.parts.entry(session).or_default();
+        parts.retain(|earlier| earlier.attachment == attachment);
+        if part.part as usize != parts.len() {
+            return Err(MetaError::Unavailable { what: "a part is missing".to_owned() });
+        }
+        let more = part.more;
+        parts.push(part);
+        let mut attached = Attached { lost: Vec::new(), term_ms: 10_000 };
+        if more {
+            return Ok((attached, Pushes::new()));
+        }
+        let parts = self.parts.remove(&session).unwrap_or_default();
+        let locks: Vec<_> = parts.iter().flat_map(|part| part.locks.iter().copied()).collect();
+        let open = parts.iter().flat_map(|part| part.open.iter().copied()).collect();
+        self.attached.insert(session, OfSession { attachment, open, pushes: handler });
+        self.awaited.remove(&session);
+        let (lost, grants) = self.locks.attach(session, &locks);
+        attached.lost = lost;
+        Ok((attached, self.pushes(grants)))
+    }
+
+    /// `None`: the answer is lost.
+    pub(super) fn renew(&mut self, renew: &RenewSession) -> Option<bool> {
+        self.heartbeats += 1;
+        let attachment = renew.attachment.unwrap_or(Attachment(0));
+        let is_attached = self.is_attached(renew.session, attachment);
+        if is_attached && let Some(of) = self.attached.get_mut(&renew.session) {
+            of.open.retain(|inode| !renew.closed.contains(inode));
+            self.closed.extend(&renew.closed);
+        }
+        (!take(&mut self.lost_heartbeats)).then_some(is_attached)
+    }
+
+    fn lock(&mut self, request: LockRequest) -> (LockReply, Pushes) {
+        let LockRequest { session, attachment, ask, .. } = request;
+        self.lock_requests.push(ask);
+        if !self.is_attached(session, attachment) {
+            return (LockReply::NotAttached, Pushes::new());
+        }
+        let sets = matches!(ask, LockAsk::Set { .. } | LockAsk::Test { .. });
+        if sets && !self.awaited.is_empty() {
+            return (LockReply::NotYet, Pushes::new());
+        }
+        let (reply, grants) = match ask {
+            LockAsk::Set { lock, wait } => self.locks.set(session, lock, wait),
+            LockAsk::Test { lock } => (self.locks.test(session, &lock), Vec::new()),
+            LockAsk::Unlock { inode, owner, range } => {
+                (LockReply::Granted, self.locks.unlock(session, inode, owner, range))
+            }
+            LockAsk::Cancel { wait } => {
+                self.locks.cancel(session, wait);
+                (LockReply::Granted, Vec::new())
+            }
+        };
+        (reply, self.pushes(grants))
+    }
+
+    /// Pushes a grant, whoever asked for it.
+    pub(crate) fn push_grant(&mut self, session: SessionId, attachment: Attachment, wait: WaitId) {
+        let handler = self.attached.get(&session).and_then(|of| of.pushes.clone());
+        let push = convert::lock_granted_to_push(attachment, wait);
+        deliver(handler.map(|handler| (handler, push)).into_iter().collect());
+    }
+}
+
+impl Connection {
+    pub(crate) fn new(meta: Arc<FakeMeta>) -> Arc<Connection> {
+        Arc::new(Connection { meta, pushes: Mutex::default() })
+    }
+
+    /// Whether nothing arrives now.
+    async fn require_leader(&self, timeout: Duration) -> MetaResult<()> {
+        if self.meta.state().leader.is_away {
+            sleep(timeout).await;
+            return Err(away());
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl MetaCalls for Connection {
+    async fn open_session(&self, open: OpenSession, _timeout: Duration) -> MetaResult<SessionOpened> {
+        Ok(self.meta.open_session(open))
+    }
+
+    async fn renew(&self, renew: RenewSession, timeout: Duration) -> MetaResult<SessionRenewed> {
+        self.require_leader(timeout).await?;
+        let delay = self.meta.state().leader.heartbeat_delay;
+        if !delay.is_zero() {
+            sleep(delay).await;
+        }
+        let renewed = self.meta.renewed(&renew);
+        if !delay.is_zero() {
+            sleep(delay).await;
+        }
+        renewed
+    }
+
+    async fn attach(&self, attach: Attach, timeout: Duration) -> MetaResult<Attached> {
+        self.require_leader(timeout).await?;
+        let handler = self.pushes.lock().unwrap().clone();
+        let (attached, pushes, is_lost) = {
+            let mut state = self.meta.state();
+            state.require_session(attach.session)?;
+            let (attached, pushes) = state.leader.attach(attach, handler)?;
+            (attached, pushes, take(&mut state.leader.lost_attach_answers))
+        };
+        deliver(pushes);
+        if is_lost { Err(away()) } else { Ok(attached) }
+    }
+
+    async fn lock(&self, request: LockRequest, timeout: Duration) -> MetaResult<LockReply> {
+        self.require_leader(timeout).await?;
+        let (reply, pushes, delay, is_lost) = {
+            let mut state = self.meta.state();
+            state.require_session(request.session)?;
+            let (reply, pushes) = state.leader.lock(request);
+            (reply, pushes, state.leader.lock_answer_delay, take(&mut state.leader.lost_lock_answers))
+        };
+        deliver(pushes);
+        if !delay.is_zero() {
+            sleep(delay).await;
+        }
+        if is_lost { Err(away()) } else { Ok(reply) }
+    }
+
+    fn handle_pushes(&self, handler: Arc<dyn PushHandler>) {
+        *self.pushes.lock().unwrap() = Some(handler);
+    }
+
+    async fn close_session(&self, close: RenewSession, _timeout: Duration) -> MetaResult<()> {
+        self.meta.close_session(close.session);
+        Ok(())
+    }
+
+    async fn change(&self, request: ChangeRequest, timeout: Duration) -> Answer {
+        self.meta.change(request, timeout).await
+    }
+
+    async fn read(&self, request: ReadRequest, _timeout: Duration) -> MetaResult<ReadReply> {
+        self.meta.read(request).await
+    }
+
+    async fn report(&self, report: ReplicaReport, _timeout: Duration) -> MetaResult<()> {
+        self.meta.state().reports.push(report);
+        Ok(())
+    }
+
+    fn learn(&self, _cluster: ClusterId, _metaservers: &[String]) {}
+}

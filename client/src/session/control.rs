@@ -1,0 +1,138 @@
+//! The control loop of a session: heartbeats, and attachments when the leader may not know what the session holds.
+//!
+//! AT1  The leader is told all that the session holds when the session is new, when the answer to a heartbeat says that it does not
+//!      know the attachment, and when the outcome of a request is unknown (H1 of `held`).
+//! AT2  What an attachment tells is of one moment, however many parts it has. A part that got no answer is not sent again: the
+//!      next attachment has another number, and tells what is held then.
+//! AT3  A leader that refuses, or forgets what it was told, is not told again more often than every [`ATTACH_PAUSE`].
+//!
+//! A session on which nothing changes costs one small request for each heartbeat.
+
+use std::time::Duration;
+
+use dfs_proto::error::MetaError;
+use dfs_proto::ids::ClusterId;
+use dfs_proto::meta::{Attach, Attached, MetaResult, RenewSession};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::session::held::Told;
+use crate::session::meta::{MetaClient, REPORT_TIMEOUT};
+
+/// Locks and files that one part of an attachment names.
+const ATTACH_ITEMS_MAX: usize = 10_000;
+/// AT3.
+const ATTACH_PAUSE: Duration = Duration::from_millis(50);
+
+impl MetaClient {
+    /// Keeps the session alive and the leader informed, for ever.
+    pub(crate) async fn run_control(&self) {
+        let mut next_heartbeat = Instant::now();
+        loop {
+            if Instant::now() >= next_heartbeat {
+                if let Err(error) = self.renew().await {
+                    tracing::warn!(%error, "renew the session");
+                }
+                next_heartbeat = Instant::now() + self.heartbeat_interval();
+            }
+            let pause = match self.attach().await {
+                Ok(()) | Err(MetaError::Unavailable { .. }) => ATTACH_PAUSE,
+                Err(_) => self.heartbeat_interval(),
+            };
+            let detached = async {
+                sleep(pause).await; // keeps AT3
+                self.held.detached().await;
+            };
+            tokio::select! {
+                () = sleep_until(next_heartbeat) => {}
+                () = detached => {}
+            }
+        }
+    }
+
+    /// Sends one heartbeat. If the session has ended, the next one is opened.
+    async fn renew(&self) -> MetaResult<()> {
+        let cluster = self.session().opened.cluster;
+        let sent = self.env.clock.boottime();
+        let heartbeat = self.held.begin_heartbeat();
+        let (session, attachment) = (heartbeat.session, heartbeat.attachment);
+        let renew = RenewSession { cluster, session, attachment, closed: heartbeat.closed };
+        let answer = self.calls.renew(renew, self.control_timeout()).await;
+        self.note_heartbeat(&answer);
+        match answer {
+            Ok(renewed) => {
+                self.held.heartbeat_answered(attachment, renewed.is_attached);
+                self.set_clock(renewed.now, sent);
+                self.calls.learn(cluster, &renewed.metaservers);
+                Ok(())
+            }
+            Err(MetaError::SessionExpired { session }) => self.replace(session).await.map(drop),
+            Err(error) => {
+                self.held.heartbeat_failed(attachment);
+                Err(error)
+            }
+        }
+    }
+
+    /// Tells the leader what the session holds, if that is to be told (AT1).
+    async fn attach(&self) -> MetaResult<()> {
+        let Some(told) = self.held.begin_attach() else { return Ok(()) };
+        let (bound, locks, files) = (told.bound, told.locks.len(), told.open.len());
+        match self.send_parts(told).await {
+            Ok(attached) => {
+                tracing::debug!(attachment = %bound.attachment, locks, files, "attached");
+                self.held.attached(bound, &attached.lost);
+                Ok(())
+            }
+            Err(error) => {
+                let is_in_doubt = matches!(error, MetaError::Unavailable { .. });
+                self.held.not_attached(bound, is_in_doubt);
+                if let MetaError::SessionExpired { session } = error {
+                    return self.replace(session).await.map(drop);
+                }
+                match is_in_doubt {
+                    true => tracing::debug!(%error, locks, files, "attach the session"),
+                    false => tracing::warn!(%error, locks, files, "attach the session"),
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn send_parts(&self, told: Told) -> MetaResult<Attached> {
+        let mut attached = Attached { lost: Vec::new(), term_ms: 0 };
+        for part in parts(self.session().opened.cluster, told) {
+            let answered = self.calls.attach(part, self.control_timeout()).await?;
+            attached.lost.extend(answered.lost);
+        }
+        Ok(attached)
+    }
+
+    /// The next heartbeat is not held up for long.
+    fn control_timeout(&self) -> Duration {
+        self.heartbeat_interval().max(REPORT_TIMEOUT)
+    }
+}
+
+/// At least one.
+fn parts(cluster: ClusterId, told: Told) -> Vec<Attach> {
+    let Told { bound, locks, open } = told;
+    let (mut locks, mut open, mut parts) = (locks.into_iter(), open.into_iter(), Vec::new());
+    loop {
+        let part_locks: Vec<_> = locks.by_ref().take(ATTACH_ITEMS_MAX).collect();
+        let room = ATTACH_ITEMS_MAX - part_locks.len();
+        let part_open = open.by_ref().take(room).collect();
+        let more = locks.len() + open.len() > 0;
+        parts.push(Attach {
+            cluster,
+            session: bound.session,
+            attachment: bound.attachment,
+            part: parts.len() as u32,
+            more,
+            locks: part_locks,
+            open: part_open,
+        });
+        if !more {
+            return parts;
+        }
+    }
+}

@@ -1,0 +1,580 @@
+//! What a session holds: locks, open files, and waits for locks. The leader has a copy of it; this is the truth (P3.5).
+//!
+//! ```text
+//!              begin_attach               attached
+//!   Detached ───────────────▶ Attaching ─────────────▶ Attached
+//!      ▲                          │                        │
+//!      └──────────────────────────┴────────────────────────┘
+//!       a request or a heartbeat without an answer, a leader that does not know the attachment, a new session
+//! ```
+//!
+//! H1  A lock is held exactly while it is in this table. Whenever the leader may hold more for this session, or less, the
+//!     session detaches, and the next attachment tells the leader what is right.
+//! H2  The answer to a request for a lock counts only while the attachment lasts under which it was asked for: what comes later
+//!     was not in what the next attachment told.
+//! H3  A grant that is pushed counts only if nothing else was asked for the same owner and bytes since the wait began: nobody
+//!     knows which of the two the leader did first. Then the lock is asked for once more, which costs nothing if it is held.
+//! H4  A lock that the leader gave and nobody wants any more (its caller stopped waiting) is given back: the leader is told what
+//!     the owner holds of those bytes. At most [`ABANDONED_MAX`] of these are kept; beyond that the session attaches anew.
+//! H5  When a lock is lost, each open file through which it was set is told once (P6.4).
+//! H6  A file that is being opened is in the table before the leader is asked, and the question waits (for a short time,
+//!     [`OPENING_MAX`]) while an attachment without it, or its own close, may still be on the way there.
+//!
+//! The lock of the table is held for one look, and with no other.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use dfs_proto::ids::{Attachment, InodeId, LockOwner, SessionId, WaitId};
+use dfs_proto::lock::{HeldLock, LockRange};
+use tokio::sync::{Notify, OwnedMutexGuard, oneshot};
+use tokio::time::timeout;
+
+use crate::session::opens::OpenFiles;
+use crate::session::ranges::{LockLoss, Piece, Ranges};
+
+/// H4. They go as fast as the leader answers.
+const ABANDONED_MAX: usize = 1024;
+/// H6. The leader may miss an open that waited in vain until the attachment that follows.
+const OPENING_MAX: Duration = Duration::from_secs(1);
+/// When there are more turns than this, those that nobody has are dropped.
+const TURNS_KEPT: usize = 1024;
+
+/// To what a request for a lock is bound (H2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bound {
+    pub(super) session: SessionId,
+    pub(super) attachment: Attachment,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Detached,
+    Attaching(Attachment),
+    Attached(Attachment),
+}
+
+/// A wait in the leader's line.
+struct Wait {
+    lock: HeldLock,
+    is_granted: bool,
+    /// H3.
+    is_disturbed: bool,
+    wake: Option<oneshot::Sender<()>>,
+}
+
+/// A wait that its caller gave up (H4).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Abandoned {
+    pub(super) bound: Bound,
+    pub(super) wait: WaitId,
+    pub(super) lock: HeldLock,
+}
+
+/// What has become of a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waited {
+    /// The lock is in the table.
+    Granted,
+    /// H3. The wait stays until it is answered for, or abandoned.
+    Unsure,
+    /// The attachment has ended.
+    Void,
+}
+
+/// What an attachment tells the leader.
+pub(super) struct Told {
+    pub(super) bound: Bound,
+    pub(super) locks: Vec<HeldLock>,
+    pub(super) open: Vec<InodeId>,
+}
+
+/// What a heartbeat tells the leader.
+pub(super) struct Heartbeat {
+    pub(super) session: SessionId,
+    pub(super) attachment: Option<Attachment>,
+    pub(super) closed: Vec<InodeId>,
+}
+
+struct State {
+    session: SessionId,
+    phase: Phase,
+    /// The last attachment that was begun.
+    attachment: u64,
+    /// An attachment was begun that the leader has neither taken nor refused.
+    is_attach_in_doubt: bool,
+    last_wait: u64,
+    waits: BTreeMap<WaitId, Wait>,
+    abandoned: Vec<Abandoned>,
+    /// None of them is empty.
+    locks: BTreeMap<(InodeId, LockOwner), Ranges>,
+    turns: BTreeMap<InodeId, Weak<tokio::sync::Mutex<()>>>,
+    files: OpenFiles,
+}
+
+/// What the present session at one cluster holds.
+pub(crate) struct Held {
+    state: Mutex<State>,
+    /// The phase has changed, or a heartbeat was answered.
+    moved: Notify,
+    detached: Notify,
+    was_abandoned: Notify,
+}
+
+/// A file is open, until this is dropped.
+pub(crate) struct Opened {
+    held: Arc<Held>,
+    inode: InodeId,
+}
+
+/// A wait that was begun. If it is dropped before it is forgotten, it is abandoned (H4).
+pub(super) struct InLine {
+    held: Arc<Held>,
+    bound: Bound,
+    pub(super) wait: WaitId,
+    woken: oneshot::Receiver<()>,
+}
+
+/// The turn of one request for locks of one inode: the next one is sent when this was answered.
+pub(super) type Turn = OwnedMutexGuard<()>;
+
+impl Held {
+    pub(super) fn new(session: SessionId) -> Arc<Held> {
+        let state = State {
+            session,
+            phase: Phase::Detached,
+            attachment: 0,
+            is_attach_in_doubt: false,
+            last_wait: 0,
+            waits: BTreeMap::new(),
+            abandoned: Vec::new(),
+            locks: BTreeMap::new(),
+            turns: BTreeMap::new(),
+            files: OpenFiles::default(),
+        };
+        let state = Mutex::new(state);
+        Arc::new(Held { state, moved: Notify::new(), detached: Notify::new(), was_abandoned: Notify::new() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state, and wakes those who wait for another phase.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state();
+        let before = state.phase;
+        let changed = change(&mut state);
+        if state.phase != before {
+            if state.phase == Phase::Detached {
+                self.detached.notify_one();
+            }
+            self.moved.notify_waiters();
+        }
+        changed
+    }
+
+    // --- attachments ---
+
+    /// What the leader is to be told now. `None` if it was told.
+    pub(super) fn begin_attach(&self) -> Option<Told> {
+        self.change(|state| {
+            if state.phase != Phase::Detached {
+                return None;
+            }
+            state.attachment += 1;
+            state.phase = Phase::Attaching(Attachment(state.attachment));
+            state.is_attach_in_doubt = true;
+            let bound = Bound { session: state.session, attachment: Attachment(state.attachment) };
+            Some(Told { bound, locks: state.all_locks(), open: state.files.all() })
+        })
+    }
+
+    /// The leader has taken what it was told, but for these locks.
+    pub(super) fn attached(&self, bound: Bound, lost: &[HeldLock]) {
+        self.change(|state| {
+            if state.session != bound.session {
+                return; // its locks are lost as a whole
+            }
+            lost.iter().for_each(|lock| state.lose(lock.inode, lock.owner, lock.range));
+            if state.phase == Phase::Attaching(bound.attachment) {
+                state.phase = Phase::Attached(bound.attachment);
+                state.is_attach_in_doubt = false;
+                state.files.was_attached();
+            }
+        });
+    }
+
+    /// The attachment was refused, or got no answer: then the leader may take it yet.
+    pub(super) fn not_attached(&self, bound: Bound, is_in_doubt: bool) {
+        self.change(|state| {
+            if state.phase == Phase::Attaching(bound.attachment) {
+                state.phase = Phase::Detached;
+                state.is_attach_in_doubt = is_in_doubt;
+            }
+        });
+    }
+
+    /// Nobody knows what the leader has made of a request under this attachment (H1).
+    pub(super) fn doubt(&self, attachment: Attachment) {
+        self.change(|state| {
+            if state.phase == Phase::Attached(attachment) {
+                state.detach();
+            }
+        });
+    }
+
+    /// All that the session held is lost (H5).
+    pub(super) fn session_replaced(&self, session: SessionId) {
+        self.change(|state| {
+            if session > state.session {
+                state.lose_all();
+                state.files.forget_closed();
+                state.session = session;
+                state.is_attach_in_doubt = false;
+                state.detach();
+            }
+        });
+    }
+
+    /// Returns when the leader is to be told something.
+    pub(super) async fn detached(&self) {
+        while self.state().phase != Phase::Detached {
+            self.detached.notified().await;
+        }
+    }
+
+    fn bound_now(&self) -> Option<Bound> {
+        self.state().bound()
+    }
+
+    pub(super) fn is_bound(&self, bound: Bound) -> bool {
+        self.bound_now() == Some(bound)
+    }
+
+    /// The present attachment, as soon as there is one.
+    pub(super) async fn bound(&self) -> Bound {
+        loop {
+            let moved = self.moved.notified();
+            if let Some(bound) = self.bound_now() {
+                return bound;
+            }
+            moved.await;
+        }
+    }
+
+    pub(super) fn begin_heartbeat(&self) -> Heartbeat {
+        let mut state = self.state();
+        let closed = match state.bound() {
+            Some(_) => state.files.tell(),
+            None => Vec::new(),
+        };
+        let attachment = (state.attachment != 0).then_some(Attachment(state.attachment));
+        Heartbeat { session: state.session, attachment, closed }
+    }
+
+    pub(super) fn heartbeat_answered(&self, attachment: Option<Attachment>, is_attached: bool) {
+        self.change(|state| {
+            if attachment.is_none_or(|attachment| state.phase != Phase::Attached(attachment)) {
+                return;
+            }
+            match is_attached {
+                true => state.files.was_heard(),
+                false => state.detach(),
+            }
+        });
+        self.moved.notify_waiters(); // for H6
+    }
+
+    /// If it told something, the leader may have missed that, or hear it late.
+    pub(super) fn heartbeat_failed(&self, attachment: Option<Attachment>) {
+        if let Some(attachment) = attachment.filter(|_| self.state().files.has_told()) {
+            self.doubt(attachment);
+        }
+    }
+
+    // --- open files ---
+
+    /// To be called before the leader is asked to open a file (H6).
+    pub(crate) async fn opening(self: &Arc<Held>, inode: InodeId) -> Opened {
+        self.state().files.opened(inode);
+        let opened = Opened { held: self.clone(), inode };
+        let settled = async {
+            loop {
+                let moved = self.moved.notified();
+                if !self.state().is_opening_in_doubt(inode) {
+                    return;
+                }
+                moved.await;
+            }
+        };
+        let _ = timeout(OPENING_MAX, settled).await;
+        opened
+    }
+
+    /// The last attachment that was begun.
+    pub(crate) fn attachment(&self) -> u64 {
+        self.state().attachment
+    }
+
+    /// The leader has made a file and opened it for this session, which was asked for when `attachment` was the last one. What a
+    /// later one told did not have the file.
+    pub(crate) fn was_created(self: &Arc<Held>, inode: InodeId, attachment: u64) -> Opened {
+        self.change(|state| {
+            state.files.opened(inode);
+            if state.attachment != attachment {
+                state.detach();
+            }
+        });
+        Opened { held: self.clone(), inode }
+    }
+
+    fn closed(&self, inode: InodeId) {
+        self.change(|state| {
+            if !state.files.closed(inode) {
+                state.detach();
+            }
+        });
+    }
+
+    // --- locks ---
+
+    /// The leader has given this lock. False if that does not count (H2).
+    pub(super) fn accept(&self, bound: Bound, lock: &HeldLock, through: &LockLoss) -> bool {
+        let mut state = self.state();
+        let counts = state.bound() == Some(bound);
+        if counts {
+            state.set(lock, through);
+        }
+        counts
+    }
+
+    /// The owner does not hold these bytes any more. Returns the last attachment that may have told otherwise.
+    pub(super) fn release(&self, inode: InodeId, owner: LockOwner, range: LockRange) -> Attachment {
+        let mut state = self.state();
+        state.clear(inode, owner, range);
+        Attachment(state.attachment)
+    }
+
+    /// The leader does not hold this lock for the session any more.
+    pub(super) fn lose(&self, lock: &HeldLock) {
+        self.state().lose(lock.inode, lock.owner, lock.range);
+    }
+
+    pub(super) fn holds(&self, inode: InodeId, owner: LockOwner) -> bool {
+        self.state().locks.contains_key(&(inode, owner))
+    }
+
+    /// What the owner holds of the range, and what it does not.
+    pub(super) fn within(
+        &self,
+        inode: InodeId,
+        owner: LockOwner,
+        range: LockRange,
+    ) -> (Vec<HeldLock>, Vec<LockRange>) {
+        let state = self.state();
+        let Some(ranges) = state.locks.get(&(inode, owner)) else { return (Vec::new(), vec![range]) };
+        let pieces = ranges.within(range);
+        (pieces.iter().map(|piece| piece.held(inode, owner)).collect(), ranges.gaps(range))
+    }
+
+    /// What was set through one open file.
+    pub(super) fn set_through(&self, inode: InodeId, through: &LockLoss) -> Vec<(LockOwner, LockRange)> {
+        self.state().set_through(inode, through)
+    }
+
+    /// An open file is gone, and nobody has unlocked what was set through it.
+    pub(crate) fn forget_through(&self, inode: InodeId, through: &LockLoss) {
+        self.change(|state| {
+            let left = state.set_through(inode, through);
+            for (owner, range) in &left {
+                state.clear(inode, *owner, *range);
+            }
+            if !left.is_empty() {
+                state.detach();
+            }
+        });
+    }
+
+    /// Waits for the turn of a request about locks of this inode. They come in the order of the calls.
+    pub(super) async fn turn(&self, inode: InodeId) -> Turn {
+        let turn = self.state().turn(inode);
+        turn.lock_owned().await
+    }
+
+    // --- waits ---
+
+    /// Something is asked for the owner and these bytes: grants that come now may be from before it (H3).
+    pub(super) fn disturb(&self, inode: InodeId, owner: LockOwner, range: LockRange) {
+        let of_owner =
+            |lock: &HeldLock| (lock.inode, lock.owner) == (inode, owner) && lock.range.overlaps(range);
+        for wait in self.state().waits.values_mut().filter(|wait| of_owner(&wait.lock)) {
+            wait.is_disturbed = true;
+        }
+    }
+
+    /// Numbers a wait, before the leader is asked: the grant may come before the answer.
+    pub(super) fn begin_wait(self: &Arc<Held>, bound: Bound, lock: HeldLock) -> Option<InLine> {
+        let mut state = self.state();
+        if state.bound() != Some(bound) {
+            return None;
+        }
+        state.last_wait += 1;
+        let (wake, woken) = oneshot::channel();
+        let wait = WaitId(state.last_wait);
+        state.waits.insert(wait, Wait { lock, is_granted: false, is_disturbed: false, wake: Some(wake) });
+        Some(InLine { held: self.clone(), bound, wait, woken })
+    }
+
+    /// The leader says that a wait has ended with the lock.
+    pub(super) fn granted(&self, attachment: Attachment, wait: WaitId) {
+        let mut state = self.state();
+        if state.phase != Phase::Attached(attachment) {
+            return; // keeps H2
+        }
+        if let Some(wait) = state.waits.get_mut(&wait) {
+            wait.is_granted = true;
+            if let Some(wake) = wait.wake.take() {
+                let _ = wake.send(()); // an error: its caller is just giving up
+            }
+        }
+    }
+
+    /// Returns the waits that were given up, as soon as there are some.
+    pub(super) async fn abandoned(&self) -> Vec<Abandoned> {
+        loop {
+            let abandoned = std::mem::take(&mut self.state().abandoned);
+            if !abandoned.is_empty() {
+                return abandoned;
+            }
+            self.was_abandoned.notified().await;
+        }
+    }
+
+    fn abandon(&self, bound: Bound, wait: WaitId) {
+        self.change(|state| {
+            let Some(Wait { lock, .. }) = state.waits.remove(&wait) else { return };
+            match state.abandoned.len() < ABANDONED_MAX {
+                true => state.abandoned.push(Abandoned { bound, wait, lock }),
+                false => state.detach(),
+            }
+        });
+        self.was_abandoned.notify_one();
+    }
+}
+
+impl InLine {
+    /// Waits for the end of the wait, which may never come.
+    pub(super) async fn ended(&mut self, through: &LockLoss) -> Waited {
+        let _ = (&mut self.woken).await; // an error: the attachment has ended
+        let mut state = self.held.state();
+        let Some(wait) = state.waits.get(&self.wait) else { return Waited::Void };
+        if wait.is_disturbed {
+            return Waited::Unsure; // keeps H3
+        }
+        if !wait.is_granted {
+            return Waited::Void;
+        }
+        let lock = wait.lock;
+        state.waits.remove(&self.wait);
+        state.set(&lock, through);
+        Waited::Granted
+    }
+
+    /// The leader has nothing of this wait that the session has not.
+    pub(super) fn forget(self) {
+        self.held.state().waits.remove(&self.wait);
+    }
+}
+
+impl Drop for InLine {
+    fn drop(&mut self) {
+        self.held.abandon(self.bound, self.wait);
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.held.closed(self.inode);
+    }
+}
+
+impl State {
+    fn bound(&self) -> Option<Bound> {
+        match self.phase {
+            Phase::Attached(attachment) => Some(Bound { session: self.session, attachment }),
+            Phase::Detached | Phase::Attaching(_) => None,
+        }
+    }
+
+    /// Whoever waits asks again, and what was abandoned is in no later attachment.
+    fn detach(&mut self) {
+        self.phase = Phase::Detached;
+        self.waits.clear();
+        self.abandoned.clear();
+    }
+
+    fn is_opening_in_doubt(&self, inode: InodeId) -> bool {
+        self.is_attach_in_doubt || self.files.is_in_doubt(inode)
+    }
+
+    fn all_locks(&self) -> Vec<HeldLock> {
+        let all = self.locks.iter();
+        all.flat_map(|((inode, owner), ranges)| {
+            ranges.pieces().iter().map(move |piece| piece.held(*inode, *owner))
+        })
+        .collect()
+    }
+
+    fn set(&mut self, lock: &HeldLock, through: &LockLoss) {
+        self.locks.entry((lock.inode, lock.owner)).or_default().set(Piece::of(lock, through));
+    }
+
+    fn clear(&mut self, inode: InodeId, owner: LockOwner, range: LockRange) -> Vec<Piece> {
+        let Some(ranges) = self.locks.get_mut(&(inode, owner)) else { return Vec::new() };
+        let cleared = ranges.clear(range);
+        if ranges.pieces().is_empty() {
+            self.locks.remove(&(inode, owner));
+        }
+        cleared
+    }
+
+    /// Keeps H5.
+    fn lose(&mut self, inode: InodeId, owner: LockOwner, range: LockRange) {
+        let lost = self.clear(inode, owner, range);
+        if let Some(first) = lost.first() {
+            let (locks, process) = (lost.len(), first.process);
+            tracing::warn!(%inode, locks, process, "locks of this file are lost; its open files report it");
+        }
+        lost.iter().for_each(|piece| piece.through.note());
+    }
+
+    fn lose_all(&mut self) {
+        let holders: Vec<(InodeId, LockOwner)> = self.locks.keys().copied().collect();
+        for (inode, owner) in holders {
+            self.lose(inode, owner, LockRange::WHOLE);
+        }
+    }
+
+    fn set_through(&self, inode: InodeId, through: &LockLoss) -> Vec<(LockOwner, LockRange)> {
+        let of_inode = self.locks.range((inode, LockOwner(0))..=(inode, LockOwner(u64::MAX)));
+        let all = of_inode
+            .flat_map(|((_, owner), ranges)| ranges.pieces().iter().map(move |piece| (*owner, piece)));
+        all.filter(|(_, piece)| piece.through == *through)
+            .map(|(owner, piece)| (owner, piece.range))
+            .collect()
+    }
+
+    fn turn(&mut self, inode: InodeId) -> Arc<tokio::sync::Mutex<()>> {
+        if let Some(turn) = self.turns.get(&inode).and_then(Weak::upgrade) {
+            return turn;
+        }
+        if self.turns.len() >= TURNS_KEPT {
+            self.turns.retain(|_, turn| turn.strong_count() > 0);
+        }
+        let turn = Arc::new(tokio::sync::Mutex::new(()));
+        self.turns.insert(inode, Arc::downgrade(&turn));
+        turn
+    }
+}
