@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dfs_proto::attr::FileKind;
 use dfs_proto::ids::{ChunkId, InodeId, RequestId, SessionId, VolumeId};
 
-use super::chunk::{ChunkRecord, ChunkState};
+use super::chunk::{self, ChunkRecord, ChunkState};
 use super::cluster::{self, Totals};
 use super::dirent::{self, Dirent};
 use super::extent::{self, Laid};
@@ -271,7 +271,7 @@ impl<'v> Check<'v> {
         let cuts = extent::cuts(self.view, id, 1);
         let total: u64 = all.iter().map(|laid| laid.extent.len).sum();
         self.expect_equal(&format!("S5: bytes allocated to {id}"), space.allocated.0, total);
-        let visible = || all.iter().filter(|laid| !extent::is_hidden(laid, &cuts));
+        let visible = || all.iter().filter(|laid| !laid.is_hidden_by(&cuts));
         let end = visible().map(|laid| laid.extent.end()).max().unwrap_or(0);
         self.expect(end <= inode.size.0, || {
             format!("S5: {id} ends at {} and has bytes up to {end}", inode.size)
@@ -290,7 +290,7 @@ impl<'v> Check<'v> {
     fn chunks(&mut self) {
         let mut wanted = BTreeSet::new();
         for (id, chunk) in &self.chunks {
-            wanted.extend(chunk.index(*id));
+            wanted.extend(chunk::index_of(*id, chunk));
         }
         let prefixes = [
             keys::CHUNK_BY_SESSION,

@@ -89,29 +89,6 @@ impl ChunkRecord {
             && self.copies == other.copies
             && self.damaged.is_empty() == other.damaged.is_empty()
     }
-
-    /// The keys of its index entries.
-    pub(super) fn index(&self, chunk: ChunkId) -> BTreeSet<Vec<u8>> {
-        let mut index: BTreeSet<Vec<u8>> =
-            self.replicas.iter().map(|&server| keys::chunk_by_server(server, chunk)).collect();
-        match &self.state {
-            ChunkState::Open { session } => {
-                index.insert(keys::chunk_by_session(*session, chunk));
-                index.extend(self.replicas.iter().map(|&server| keys::open_by_server(server, chunk)));
-            }
-            ChunkState::Sealed => {}
-            ChunkState::Dead { since } => {
-                index.insert(keys::dead(*since, chunk));
-            }
-            ChunkState::Deleting { unconfirmed } => {
-                index.extend(unconfirmed.iter().map(|&server| keys::deleting_by_server(server, chunk)));
-            }
-        }
-        if self.is_degraded() || self.is_damaged() {
-            index.insert(keys::attention(chunk));
-        }
-        index
-    }
 }
 
 pub(super) fn get(view: &dyn Snapshot, chunk: ChunkId) -> Option<ChunkRecord> {
@@ -123,6 +100,29 @@ pub(super) fn all(view: &dyn Snapshot) -> impl Iterator<Item = (ChunkId, ChunkRe
         .map(|(key, value)| (ChunkId(keys::number(&key, 0)), decode::<Chunks>(&value)))
 }
 
+/// The keys of a chunk's index entries.
+pub(super) fn index_of(chunk: ChunkId, record: &ChunkRecord) -> BTreeSet<Vec<u8>> {
+    let mut index: BTreeSet<Vec<u8>> =
+        record.replicas.iter().map(|&server| keys::chunk_by_server(server, chunk)).collect();
+    match &record.state {
+        ChunkState::Open { session } => {
+            index.insert(keys::chunk_by_session(*session, chunk));
+            index.extend(record.replicas.iter().map(|&server| keys::open_by_server(server, chunk)));
+        }
+        ChunkState::Sealed => {}
+        ChunkState::Dead { since } => {
+            index.insert(keys::dead(*since, chunk));
+        }
+        ChunkState::Deleting { unconfirmed } => {
+            index.extend(unconfirmed.iter().map(|&server| keys::deleting_by_server(server, chunk)));
+        }
+    }
+    if record.is_degraded() || record.is_damaged() {
+        index.insert(keys::attention(chunk));
+    }
+    index
+}
+
 /// Writes `new` (`None`: no record any more) over `old`, with index and totals.
 pub(super) fn put(txn: &mut Txn<'_>, chunk: ChunkId, old: Option<&ChunkRecord>, new: Option<&ChunkRecord>) {
     match new {
@@ -132,7 +132,7 @@ pub(super) fn put(txn: &mut Txn<'_>, chunk: ChunkId, old: Option<&ChunkRecord>, 
     // A commit changes lengths only, and is the one that comes often.
     let is_indexed_alike = matches!((old, new), (Some(old), Some(new)) if old.is_indexed_like(new));
     if !is_indexed_alike {
-        let index = |record: Option<&ChunkRecord>| record.map_or_else(BTreeSet::new, |r| r.index(chunk));
+        let index = |record: Option<&ChunkRecord>| record.map_or_else(BTreeSet::new, |r| index_of(chunk, r));
         let (before, after) = (index(old), index(new));
         for key in before.difference(&after) {
             txn.delete(key.as_slice());

@@ -76,6 +76,11 @@ impl Laid {
             && self.birth.chunk == next.birth.chunk
             && self.birth.offset.0 + self.extent.len == next.birth.offset.0
     }
+
+    /// True when a cut has removed it (E2).
+    pub(super) fn is_hidden_by(&self, cuts: &[Cut]) -> bool {
+        cuts.iter().any(|cut| self.seq < cut.seq && self.extent.offset.0 >= cut.from)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,11 +96,6 @@ pub(super) struct Cut {
     pub seq: ContentSeq,
     pub from: u64,
     reaped_to: u64,
-}
-
-/// True when a cut has removed it (E2).
-pub(super) fn is_hidden(laid: &Laid, cuts: &[Cut]) -> bool {
-    cuts.iter().any(|cut| laid.seq < cut.seq && laid.extent.offset.0 >= cut.from)
 }
 
 /// The cuts of an inode that has `count` of them: most have none, and cost nothing.
@@ -234,7 +234,7 @@ impl<'e, 't> Edit<'e, 't> {
                 .collect();
             for old in covered {
                 self.erase(&old);
-                if is_hidden(&old, &self.cuts) {
+                if old.is_hidden_by(&self.cuts) {
                     continue;
                 }
                 let (left, right) = (old.clip(0, new.offset.0), old.clip(new.end(), u64::MAX));
@@ -247,7 +247,7 @@ impl<'e, 't> Edit<'e, 't> {
         let mut new = Laid::new(new, self.seq);
         if let Some(before) = self.ending_at(new.extent.offset.0)
             && before.is_followed_by(&new)
-            && !is_hidden(&before, &self.cuts)
+            && !before.is_hidden_by(&self.cuts)
         {
             self.erase(&before);
             let extent = Extent { len: before.extent.len + new.extent.len, ..before.extent };
@@ -292,7 +292,7 @@ impl<'e, 't> Edit<'e, 't> {
         for old in found {
             self.erase(old);
             if let Some(kept) = old.clip(0, from)
-                && !is_hidden(old, &self.cuts)
+                && !old.is_hidden_by(&self.cuts)
             {
                 self.lay(kept);
             }
@@ -311,7 +311,7 @@ pub(super) fn reap_cut(
 ) -> usize {
     let found: Vec<Laid> = ending_after(txn, id, cut.reaped_to).take(limit).collect();
     for laid in &found {
-        if is_hidden(laid, std::slice::from_ref(&cut)) {
+        if laid.is_hidden_by(std::slice::from_ref(&cut)) {
             txn.delete(keys::extent(id, laid.extent.end()));
             live.remove(&laid.extent);
             space.allocated.0 -= laid.extent.len;

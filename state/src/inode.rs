@@ -171,6 +171,14 @@ pub(super) fn attr(view: &dyn Snapshot, inode: InodeId, record: &InodeRecord) ->
     record.attr_with(inode, space::of(view, inode, record).allocated)
 }
 
+/// Of an inode that is there.
+pub(super) fn space(view: &dyn Snapshot, inode: InodeId) -> SpaceRecord {
+    match space::stored(view, inode) {
+        Some(space) => space,
+        None => get(view, inode).and_then(|record| record.space_within).unwrap_or_default(),
+    }
+}
+
 /// Keeps what a record of version 1 says of its space, which the new one has no room for.
 pub(super) fn put(txn: &mut Txn<'_>, inode: InodeId, record: &InodeRecord) {
     if let Some(space) = record.space_within {

@@ -239,7 +239,7 @@ pub fn extents(
             up_to = laid.extent.offset.0; // the next answer begins with this one
             break;
         }
-        if !extent::is_hidden(&laid, &cuts) {
+        if !laid.is_hidden_by(&cuts) {
             found.push(laid.extent);
         }
     }

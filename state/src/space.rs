@@ -16,7 +16,7 @@
 use dfs_proto::ids::InodeId;
 use dfs_proto::units::ByteLen;
 
-use super::inode::{self, InodeRecord};
+use super::inode::InodeRecord;
 use super::keys;
 use super::record::space::Spaces;
 use super::record::{decode, encode};
@@ -38,14 +38,6 @@ pub(super) fn of(view: &dyn Snapshot, id: InodeId, inode: &InodeRecord) -> Space
     }
     // keeps Z1
     stored(view, id).or(inode.space_within).unwrap_or_default()
-}
-
-/// Of an inode that is there.
-pub(super) fn get(view: &dyn Snapshot, id: InodeId) -> SpaceRecord {
-    match stored(view, id) {
-        Some(space) => space,
-        None => inode::get(view, id).and_then(|inode| inode.space_within).unwrap_or_default(),
-    }
 }
 
 /// As it stands in the table.
