@@ -6,18 +6,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use dfs_proto::attr::FileKind;
 use dfs_proto::ids::{ChunkId, InodeId, RequestId, SessionId, VolumeId};
 
-use super::chunk::{self, ChunkRecord, ChunkState};
-use super::cluster::{self, Totals};
-use super::dirent::{self, Dirent};
-use super::extent::{self, Laid};
-use super::inode::InodeRecord;
+use super::chunk;
+use super::cluster;
+use super::dirent;
+use super::extent;
 use super::record::chunk::Chunks;
 use super::record::decode;
 use super::record::inode::Inodes;
 use super::record::orphan::Released;
-use super::volume::{self, VolumeEntry, VolumeState};
+use super::volume;
 use super::{keys, orphan, server, session, space};
 use crate::kv::{Pair, Snapshot, scan_prefix};
+use crate::value::chunk::{ChunkRecord, ChunkState};
+use crate::value::cluster::Totals;
+use crate::value::dirent::Dirent;
+use crate::value::extent::{Cut, Laid};
+use crate::value::inode::InodeRecord;
+use crate::value::volume::{VolumeEntry, VolumeState};
 
 /// Every invariant that does not hold, as a sentence; empty: all is well.
 pub fn check(view: &dyn Snapshot) -> Vec<String> {
@@ -277,7 +282,7 @@ impl<'v> Check<'v> {
             format!("S5: {id} ends at {} and has bytes up to {end}", inode.size)
         });
         let straddles = |laid: &Laid| {
-            let is_cut = |cut: &extent::Cut| {
+            let is_cut = |cut: &Cut| {
                 laid.seq < cut.seq && laid.extent.offset.0 < cut.from && cut.from < laid.extent.end()
             };
             cuts.iter().any(is_cut)

@@ -1,95 +1,23 @@
 //! Chunk records and their indexes.
 //!
-//!     Open{session} ──seal──► Sealed ──last live byte gone──► Dead{since} ──60 s──► Deleting{unconfirmed} ──► no record
-//!         └──────seal, nothing live──────────────────────────────►┘
-//!
 //! A record and its index entries are written by [`put`] alone, which also keeps the totals.
 
 use std::collections::BTreeSet;
 
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{ChunkId, ServerId, SessionId, SetVersion, VolumeId};
+use dfs_proto::ids::{ChunkId, ServerId, SessionId};
 use dfs_proto::meta::{ChunkLocation, MetaResult, OpenedChunk, Replica};
 use dfs_proto::units::ByteLen;
 
-use super::cluster::{self, Totals};
+use super::cluster;
 use super::keys;
 use super::record::chunk::Chunks;
 use super::record::{PRESENT, decode, encode};
 use super::server;
 use super::time::StateTime;
 use crate::kv::{Snapshot, Txn, scan_prefix};
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ChunkState {
-    /// Its one writer (P1.1).
-    Open { session: SessionId },
-    /// At the committed length (P1.5).
-    Sealed,
-    /// Sealed, and nothing names a byte of it. Readers with an older map may still come (P10.4).
-    Dead { since: StateTime },
-    /// Ordered to be deleted; these servers have not confirmed it (P10.6).
-    Deleting { unconfirmed: Vec<ServerId> },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ChunkRecord {
-    pub state: ChunkState,
-    pub set_version: SetVersion,
-    /// The first is the primary.
-    pub replicas: Vec<ServerId>,
-    /// Replicas wanted.
-    pub copies: u32,
-    pub committed: ByteLen,
-    /// Bytes that extents name.
-    pub live: ByteLen,
-    /// Replicas that did not give what was committed, as readers reported.
-    pub damaged: Vec<ServerId>,
-    /// The one volume whose bytes it holds (P1.8). `None`: *mixed*, opened by an earlier release, or for a client that named none.
-    pub volume: Option<VolumeId>,
-}
-
-impl ChunkRecord {
-    fn is_in_use(&self) -> bool {
-        match self.state {
-            ChunkState::Open { .. } | ChunkState::Sealed => true,
-            ChunkState::Dead { .. } | ChunkState::Deleting { .. } => false,
-        }
-    }
-
-    pub fn is_degraded(&self) -> bool {
-        self.is_in_use() && (self.replicas.len() as u64) < u64::from(self.copies)
-    }
-
-    pub fn is_damaged(&self) -> bool {
-        self.is_in_use() && !self.damaged.is_empty()
-    }
-
-    /// What it adds to the totals.
-    pub(super) fn totals(&self) -> Totals {
-        let mut totals = Totals {
-            bytes_live: self.live.0,
-            bytes_committed: self.committed.0,
-            chunks_degraded: u64::from(self.is_degraded()),
-            chunks_damaged: u64::from(self.is_damaged()),
-            ..Totals::default()
-        };
-        match self.state {
-            ChunkState::Open { .. } => totals.chunks_open = 1,
-            ChunkState::Sealed => totals.chunks_sealed = 1,
-            ChunkState::Dead { .. } => totals.chunks_dead = 1,
-            ChunkState::Deleting { .. } => totals.chunks_deleting = 1,
-        }
-        totals
-    }
-
-    fn is_indexed_like(&self, other: &ChunkRecord) -> bool {
-        self.state == other.state
-            && self.replicas == other.replicas
-            && self.copies == other.copies
-            && self.damaged.is_empty() == other.damaged.is_empty()
-    }
-}
+use crate::value::chunk::{ChunkRecord, ChunkState};
+use crate::value::cluster::Totals;
 
 pub(super) fn get(view: &dyn Snapshot, chunk: ChunkId) -> Option<ChunkRecord> {
     view.get(&keys::chunk(chunk)).map(|bytes| decode::<Chunks>(&bytes))

@@ -4,7 +4,7 @@
 //! any, which is nearly always, one point read tells that a name is not there. (A scan would read a block of each level of
 //! the database, and cost what the directory is long.)
 
-use dfs_proto::attr::{FileKind, Name};
+use dfs_proto::attr::Name;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::MetaResult;
@@ -15,26 +15,13 @@ use super::keys;
 use super::record::dirent::{Dirents, Displaced};
 use super::record::{decode, encode};
 use crate::kv::{Snapshot, Txn, prefix_end};
+use crate::value::dirent::{Dirent, DirentRecord};
 
 /// Cookies below are left to callers, for `.` and `..` and the start.
 const COOKIE_MIN: u64 = 16;
 /// Names of one directory that may have one hash. With a keyed 63-bit hash nobody will see a second one.
 const COLLISIONS_MAX: u64 = 8;
 const COOKIE_MAX: u64 = (1 << 63) - 1 - COLLISIONS_MAX;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct DirentRecord {
-    pub inode: InodeId,
-    pub kind: FileKind,
-}
-
-/// An entry as it stands in its directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Dirent {
-    pub cookie: u64,
-    pub name: Name,
-    pub record: DirentRecord,
-}
 
 fn hash(view: &dyn Snapshot, name: &Name) -> u64 {
     (siphash(cluster::hash_key(view), name.as_bytes()) >> 1).clamp(COOKIE_MIN, COOKIE_MAX)
@@ -153,6 +140,8 @@ pub(super) fn parse(key: &[u8], value: &[u8]) -> (InodeId, Dirent) {
 
 #[cfg(test)]
 mod tests {
+    use dfs_proto::attr::FileKind;
+
     use super::*;
     use crate::kv::Kv as _;
     use crate::kv::memory::MemoryKv;

@@ -15,88 +15,23 @@ use std::collections::BTreeMap;
 
 use dfs_proto::extent::Extent;
 use dfs_proto::ids::{ChunkId, ContentSeq, InodeId};
-use dfs_proto::units::{ChunkOffset, Offset};
+use dfs_proto::units::Offset;
 
 use super::chunk;
-use super::inode::InodeRecord;
 use super::keys;
 use super::record::extent::{Cuts, Extents};
 use super::record::{decode, encode};
-use super::space::{self, SpaceRecord};
+use super::space;
 use super::time::StateTime;
 use crate::kv::{Snapshot, Txn, prefix_end, scan_prefix};
+use crate::value::extent::{Cut, CutRecord, ExtentRecord, Laid};
+use crate::value::inode::InodeRecord;
+use crate::value::space::SpaceRecord;
 
 /// Extents that a truncation deletes at once; more are left to the reaper (P7.2).
 const TRUNCATE_INLINE_MAX: usize = 256;
 /// Cuts of one inode that may wait for the reaper. A truncation that would be one more deletes all it must by itself.
 const CUTS_MAX: usize = 16;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ExtentRecord {
-    pub len: u64,
-    pub chunk: ChunkId,
-    pub chunk_offset: ChunkOffset,
-    pub seq: ContentSeq,
-    pub birth: Birth,
-}
-
-/// Where the bytes of an extent were first written: the first of them there, the others behind it (P1.8). Compaction, once there is any,
-/// moves bytes and leaves this.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Birth {
-    pub chunk: ChunkId,
-    pub offset: ChunkOffset,
-}
-
-/// An extent as it stands in its file, with the number of the commit that laid it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Laid {
-    pub extent: Extent,
-    pub seq: ContentSeq,
-    pub birth: Birth,
-}
-
-impl Laid {
-    /// Bytes that are where they were first written.
-    fn new(extent: Extent, seq: ContentSeq) -> Laid {
-        Laid { extent, seq, birth: Birth { chunk: extent.chunk, offset: extent.chunk_offset } }
-    }
-
-    /// The part inside `[from, to)`, born where its own first byte was.
-    fn clip(&self, from: u64, to: u64) -> Option<Laid> {
-        let extent = self.extent.clip(from, to)?;
-        let front = extent.offset.0 - self.extent.offset.0;
-        let birth = Birth { offset: ChunkOffset(self.birth.offset.0 + front), ..self.birth };
-        Some(Laid { extent, seq: self.seq, birth })
-    }
-
-    /// `next` goes on where this one ends: in the file, in the chunk, and where they were born.
-    fn is_followed_by(&self, next: &Laid) -> bool {
-        self.extent.is_followed_by(&next.extent)
-            && self.birth.chunk == next.birth.chunk
-            && self.birth.offset.0 + self.extent.len == next.birth.offset.0
-    }
-
-    /// True when a cut has removed it (E2).
-    pub(super) fn is_hidden_by(&self, cuts: &[Cut]) -> bool {
-        cuts.iter().any(|cut| self.seq < cut.seq && self.extent.offset.0 >= cut.from)
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct CutRecord {
-    pub from: u64,
-    /// Nothing that ends at or before this is left for the reaper to look at.
-    pub reaped_to: u64,
-}
-
-/// See E2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Cut {
-    pub seq: ContentSeq,
-    pub from: u64,
-    reaped_to: u64,
-}
 
 /// The cuts of an inode that has `count` of them: most have none, and cost nothing.
 pub(super) fn cuts(view: &dyn Snapshot, inode: InodeId, count: u32) -> Vec<Cut> {
@@ -345,6 +280,8 @@ pub(super) fn reap_all(txn: &mut Txn<'_>, id: InodeId, live: &mut LiveBytes, lim
 
 #[cfg(test)]
 mod tests {
+    use dfs_proto::units::ChunkOffset;
+
     use super::*;
     use crate::kv::{Batch, Kv as _};
     use crate::tests::Harness;

@@ -16,18 +16,9 @@ use super::record::federation::{Federation, MapClusters, MapVolumes};
 use super::record::{decode, encode};
 use crate::command::{FederationCommand, Reply};
 use crate::kv::{Snapshot, Txn, scan_prefix};
+use crate::value::federation::FederationRecord;
 
 const VOLUME_MAX: u32 = (1 << 24) - 1;
-
-/// What there is once.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct FederationRecord {
-    pub federation: FederationId,
-    pub version: u64,
-    /// The last number given.
-    pub last_volume: VolumeId,
-    pub root: RootCopy,
-}
 
 /// Executes one command.
 pub(super) fn apply(command: &FederationCommand, txn: &mut Txn<'_>) -> Reply {

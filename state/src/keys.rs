@@ -1,5 +1,5 @@
 //! The key table: everything that the state store holds. Numbers in keys are big-endian, so that keys sort like them;
-//! values begin with the version of their table (`record`).
+//! values begin with the version of their table (`record`). The types of the values are in `value`, `command` and `dfs_proto`.
 //!
 //! | prefix | key behind it | value | who scans it |
 //! |---|---|---|---|

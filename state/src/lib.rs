@@ -17,7 +17,7 @@
 //! S7  A session's remembered results lie in its windows; nothing is left of one that neither lives nor is being reaped.
 //! S8  Every id is at or below the counter that it came from (P7.1).
 //! S9  The totals are what a recount gives.
-//! S10 Each entry of the root that leads to another volume has that volume's [`volume::VolumeEntry`], with its name.
+//! S10 Each entry of the root that leads to another volume has that volume's [`VolumeEntry`](value::volume::VolumeEntry), with its name.
 //!
 //! A broken invariant that `apply` or a read stumbles on panics, and so stops the server: better one replica down than
 //! two replicas different. No command does work that grows with a file or directory (P7.2); the two exceptions are
@@ -40,8 +40,8 @@ use now::{Now, advance_time};
 use session::Admission;
 
 mod check;
-pub mod chunk;
-pub mod cluster;
+mod chunk;
+mod cluster;
 pub mod command;
 mod dirent;
 mod extent;
@@ -57,13 +57,14 @@ mod permission;
 pub mod read;
 pub mod record;
 mod scope;
-pub mod server;
-pub mod session;
+mod server;
+mod session;
 mod space;
 #[cfg(test)]
 mod tests;
 pub mod time;
-pub mod volume;
+pub mod value;
+mod volume;
 
 pub use check::check;
 

@@ -13,15 +13,22 @@ pub use super::ops::reap::has_work_for_reaper;
 pub use super::ops::volume::NeededVolume;
 use dfs_proto::units::Offset;
 
-use super::chunk::{self, ChunkRecord};
-use super::cluster::{self, ClusterRecord, Totals};
-use super::server::{self, ServerRecord};
-use super::session::{self, SessionRecord};
+use super::chunk;
+use super::cluster;
+use super::server;
+use super::session;
 use super::time::StateTime;
-use super::volume::{self, VolumeEntry, VolumeState};
+use super::volume;
 use super::{dirent, extent, inode, ops, orphan, permission, space};
 use crate::command::{Command, Member, Proposed, Reply, RootAttr, VolumeRoot};
 use crate::kv::{Snapshot, Txn};
+use crate::value::chunk::ChunkRecord;
+use crate::value::cluster::{ClusterRecord, Totals};
+use crate::value::dirent::Dirent;
+use crate::value::inode::InodeRecord;
+use crate::value::server::ServerRecord;
+use crate::value::session::SessionRecord;
+use crate::value::volume::{VolumeEntry, VolumeState};
 
 /// Entries that one answer holds, at most: with names of 255 bytes and attributes well below a message's limit.
 pub const READDIR_ENTRIES_MAX: u32 = 1024;
@@ -200,7 +207,7 @@ fn readdir(
     let mut found: Vec<_> = dirent::list_after(view, inode, cookie).take(limit + 1).collect();
     let end = found.len() <= limit;
     found.truncate(limit);
-    let entry = |entry: dirent::Dirent| {
+    let entry = |entry: Dirent| {
         let is_shown = plus && !is_elsewhere(view, inode, entry.record.inode);
         let attr = if is_shown { Some(getattr(view, entry.record.inode)?) } else { None };
         let (inode, kind) = (entry.record.inode, entry.record.kind);
@@ -210,7 +217,7 @@ fn readdir(
     Ok(ReadReply::Entries { entries, end, parent: directory.parent })
 }
 
-fn may_search(directory: &inode::InodeRecord, caller: &Caller) -> MetaResult<bool> {
+fn may_search(directory: &InodeRecord, caller: &Caller) -> MetaResult<bool> {
     match permission::require(directory, caller, AccessMask::EXECUTE) {
         Ok(()) => Ok(true),
         Err(MetaError::PermissionDenied) => Ok(false),

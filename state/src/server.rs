@@ -1,21 +1,12 @@
 //! Registered chunkservers.
 
-use dfs_proto::ids::{DirectoryId, Instance, ServerId};
+use dfs_proto::ids::{DirectoryId, ServerId};
 
 use super::keys;
 use super::record::server::{ServerDirectories, Servers};
 use super::record::{decode, encode};
-use crate::command::ServerAddresses;
 use crate::kv::{Snapshot, Txn, scan_prefix};
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerRecord {
-    pub directory: DirectoryId,
-    pub addresses: ServerAddresses,
-    pub zone: String,
-    /// Of the last registration; an older one is refused (P11.1).
-    pub instance: Instance,
-}
+use crate::value::server::ServerRecord;
 
 pub(super) fn get(view: &dyn Snapshot, server: ServerId) -> Option<ServerRecord> {
     view.get(&keys::server(server)).map(|bytes| decode::<Servers>(&bytes))

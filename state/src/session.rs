@@ -8,7 +8,7 @@
 //! Ending is one write, and the only fence (P3.3): a session without a [`SessionRecord`] is refused everything.
 
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{InodeId, RequestId, RequestLane, SessionId, SessionNonce};
+use dfs_proto::ids::{InodeId, RequestId, SessionId, SessionNonce};
 use dfs_proto::meta::{Changed, MetaResult};
 use dfs_proto::units::REQUEST_WINDOW;
 
@@ -18,39 +18,7 @@ use super::record::result::Results;
 use super::record::session::{Commits, Nonces, Sessions};
 use super::record::{PRESENT, decode, encode};
 use crate::kv::{Snapshot, Txn, scan_prefix};
-
-/// One that is alive.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SessionRecord {
-    pub nonce: SessionNonce,
-    /// For people: host name and mount point.
-    pub client: String,
-    /// By lane; those behind the last were never used.
-    pub windows: Vec<Window>,
-}
-
-/// Of one lane, as numbers in it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Window {
-    /// Requests below are refused: answered, given up, or too old (P8.1).
-    pub oldest: u64,
-    /// The highest request seen.
-    pub highest: u64,
-}
-
-impl SessionRecord {
-    pub fn window(&self, lane: RequestLane) -> Window {
-        self.windows.get(usize::from(lane.0)).copied().unwrap_or_default()
-    }
-
-    fn window_mut(&mut self, lane: RequestLane) -> &mut Window {
-        let lane = usize::from(lane.0);
-        if self.windows.len() <= lane {
-            self.windows.resize(lane + 1, Window::default());
-        }
-        &mut self.windows[lane]
-    }
-}
+use crate::value::session::SessionRecord;
 
 pub(super) fn get(view: &dyn Snapshot, session: SessionId) -> Option<SessionRecord> {
     view.get(&keys::session(session)).map(|bytes| decode::<Sessions>(&bytes))

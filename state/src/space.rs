@@ -14,21 +14,13 @@
 //! Z2  An inode of version 2 without one has no extent and no cut.
 
 use dfs_proto::ids::InodeId;
-use dfs_proto::units::ByteLen;
 
-use super::inode::InodeRecord;
 use super::keys;
 use super::record::space::Spaces;
 use super::record::{decode, encode};
 use crate::kv::{Snapshot, Txn};
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct SpaceRecord {
-    /// Bytes of the extent records, those behind a cut too.
-    pub allocated: ByteLen,
-    /// Truncations that the reaper has not finished.
-    pub cuts: u32,
-}
+use crate::value::inode::InodeRecord;
+use crate::value::space::SpaceRecord;
 
 /// Of an inode that has this record.
 pub(super) fn of(view: &dyn Snapshot, id: InodeId, inode: &InodeRecord) -> SpaceRecord {

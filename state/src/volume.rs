@@ -1,10 +1,5 @@
 //! Volumes: those that this cluster has, and, where volume 0 is, the entries of the root directory that lead to them (P9.2).
 //!
-//!     in the volume's cluster   - ──make──► active ──start removal──► removing ──drop──► dropped
-//!                                             ▲────undo removal───────────┘
-//!     in volume 0's cluster     - ──create in the root──► named ──rmdir──► -
-//!                               - ──forbid──► forbidden
-//!
 //! VO1  Every step names the volume, and says the same when it is repeated.
 //! VO2  A number is used once: what is left of a volume that was dropped or forbidden is a record that says so.
 //! VO3  An entry has a version, raised by every change of it. A removal is of one version: raising it fences those that
@@ -18,40 +13,7 @@ use super::keys;
 use super::record::volume::{VolumeEntries, Volumes};
 use super::record::{decode, encode};
 use crate::kv::{Snapshot, Txn, scan_prefix};
-
-/// A volume that this cluster has, or had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct VolumeRecord {
-    /// The last inode number given.
-    pub number: u64,
-    pub state: VolumeState,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum VolumeState {
-    Active,
-    /// Its root is empty and gets no names. `version`: of the entry that is to go.
-    Removing {
-        version: u64,
-    },
-    /// Its root is gone. Files that are still open may be left.
-    Dropped,
-}
-
-/// What volume 0 knows of another volume.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum VolumeEntry {
-    /// Its name in the root directory.
-    Named { name: Name, version: u64 },
-    /// It gets no name: its making was given up.
-    Forbidden,
-}
-
-impl VolumeEntry {
-    pub(super) fn first(name: &Name) -> VolumeEntry {
-        VolumeEntry::Named { name: name.clone(), version: 1 }
-    }
-}
+use crate::value::volume::{VolumeEntry, VolumeRecord};
 
 /// The root directory of a volume.
 pub(super) fn root_of(volume: VolumeId) -> Option<InodeId> {

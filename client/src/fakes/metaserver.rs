@@ -13,12 +13,12 @@ use dfs_proto::meta::{
     ReadRequest, RenewSession, Replica, ReplicaReport, SessionOpened, SessionRenewed,
 };
 use dfs_proto::units::{COMMIT_EXTENTS_MAX, Offset, REQUEST_WINDOW};
-use dfs_state::chunk::{ChunkRecord, ChunkState};
 use dfs_state::command::{Command, InitCluster, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses};
 use dfs_state::kv::memory::MemoryKv;
 use dfs_state::kv::{Kv as _, Snapshot, Txn};
 use dfs_state::read;
 use dfs_state::time::StateTime;
+use dfs_state::value::chunk::{ChunkRecord, ChunkState};
 use tokio::time::sleep;
 
 use crate::session::calls::{Answer, MetaCalls};

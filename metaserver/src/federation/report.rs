@@ -15,7 +15,7 @@ use crate::view::Load;
 use dfs_state::command::Command;
 use dfs_state::kv::Snapshot;
 use dfs_state::read;
-use dfs_state::volume::VolumeState;
+use dfs_state::value::volume::VolumeState;
 
 pub(super) const REPORT_INTERVAL: Duration = Duration::from_secs(2);
 

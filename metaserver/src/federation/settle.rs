@@ -17,7 +17,7 @@ use crate::service::Metaserver;
 use dfs_state::command::Command;
 use dfs_state::kv::Snapshot;
 use dfs_state::read;
-use dfs_state::volume::VolumeEntry;
+use dfs_state::value::volume::VolumeEntry;
 
 /// Looked at again this often, also when nothing seems to have changed.
 const INTERVAL: Duration = Duration::from_secs(5);

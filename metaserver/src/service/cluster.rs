@@ -20,7 +20,7 @@ use crate::view::Load;
 use dfs_state::command::{Command, RegisterServer, Registered, Reply, SEAL_CHUNKS_MAX, ServerAddresses};
 use dfs_state::kv::Snapshot;
 use dfs_state::read;
-use dfs_state::server::ServerRecord;
+use dfs_state::value::server::ServerRecord;
 
 /// Deletion orders in one answer; the next heartbeat brings the next.
 pub(super) const ORDERS_MAX: usize = 1000;

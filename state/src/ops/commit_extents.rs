@@ -12,7 +12,8 @@ use dfs_proto::units::{ByteLen, CHUNK_LEN, COMMIT_EXTENTS_MAX, COMMIT_FILES_MAX,
 
 use super::context::{Context, ensure};
 use crate::extent::{Edit, LiveBytes};
-use crate::inode::{self, InodeRecord};
+use crate::inode;
+use crate::value::inode::InodeRecord;
 use crate::{chunk, session};
 
 /// How far each named chunk may be referred to, and by files of which volume, if not of all.

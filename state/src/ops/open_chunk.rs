@@ -8,7 +8,8 @@ use dfs_proto::meta::{Changed, MetaResult, OpenChunk};
 use dfs_proto::units::{ByteLen, REPLICAS_MAX};
 
 use super::context::{Context, ensure};
-use crate::chunk::{self, ChunkRecord, ChunkState};
+use crate::chunk;
+use crate::value::chunk::{ChunkRecord, ChunkState};
 use crate::{cluster, server};
 
 pub(super) fn apply(context: &mut Context<'_, '_>, open: &OpenChunk) -> MetaResult<Changed> {

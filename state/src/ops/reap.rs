@@ -3,9 +3,10 @@
 use dfs_proto::ids::{ChunkId, InodeId, SessionId};
 
 use crate::command::{REAP_LIMIT_MAX, Reply};
-use crate::extent::{self, Cut, LiveBytes};
+use crate::extent::{self, LiveBytes};
 use crate::kv::{Snapshot, Txn};
 use crate::time::StateTime;
+use crate::value::extent::Cut;
 use crate::{chunk, inode, orphan, session, space};
 
 /// Extents of released orphans, then what cuts hide, then the leftovers of sessions that ended.

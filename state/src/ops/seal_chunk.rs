@@ -5,10 +5,11 @@ use dfs_proto::ids::{ChunkId, ServerId};
 use dfs_proto::meta::{Changed, MetaResult};
 
 use super::context::{Context, ensure};
-use crate::chunk::{self, ChunkState};
+use crate::chunk;
 use crate::command::{REAP_LIMIT_MAX, Reply, SEAL_CHUNKS_MAX};
 use crate::kv::Txn;
 use crate::time::StateTime;
+use crate::value::chunk::ChunkState;
 
 /// Sealing again is no error: the leader may have been first.
 pub(super) fn apply(context: &mut Context<'_, '_>, id: ChunkId) -> MetaResult<Changed> {

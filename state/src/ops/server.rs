@@ -5,7 +5,8 @@ use dfs_proto::ids::{ChunkId, Instance, ServerId};
 
 use crate::command::{RegisterServer, Registered, Reply};
 use crate::kv::Txn;
-use crate::server::{self, ServerRecord};
+use crate::server;
+use crate::value::server::ServerRecord;
 use crate::{chunk, cluster};
 
 /// Finds a server by its directory, or gives it an id. Raises the instance each time, so that an older process on the

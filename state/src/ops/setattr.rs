@@ -7,7 +7,8 @@ use dfs_proto::units::{ByteLen, FILE_LEN_MAX};
 
 use super::context::{Context, ensure, invalid};
 use crate::extent::{Edit, LiveBytes};
-use crate::inode::{self, InodeRecord, MODE_BITS, SET_GID};
+use crate::inode;
+use crate::value::inode::{InodeRecord, MODE_BITS, SET_GID};
 use crate::{permission, session};
 
 pub(super) fn apply(context: &mut Context<'_, '_>, set: &SetAttr) -> MetaResult<Changed> {

@@ -8,10 +8,12 @@ use dfs_proto::meta::{Change, MetaResult};
 
 use super::context::invalid;
 use crate::command::{Reply, RootAttr, VolumeRoot, VolumeStep};
-use crate::inode::{self, InodeRecord};
+use crate::inode;
 use crate::kv::{Snapshot, Txn};
 use crate::now::Now;
-use crate::volume::{self, VolumeEntry, VolumeRecord, VolumeState};
+use crate::value::inode::InodeRecord;
+use crate::value::volume::{VolumeEntry, VolumeRecord, VolumeState};
+use crate::volume;
 use crate::{cluster, dirent};
 
 /// Makes the root directory of a volume; nobody sees it before volume 0 has a name for it.

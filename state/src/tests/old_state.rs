@@ -19,7 +19,6 @@ use dfs_proto::meta::{
 use dfs_proto::units::{ByteLen, ChunkOffset, Offset};
 
 use super::{CLUSTER, Harness, create, init_command, name, user};
-use crate::chunk::{ChunkRecord, ChunkState};
 use crate::command::{
     Command, Entry, FederationCommand, Member, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses,
     VolumeRoot, VolumeStep,
@@ -27,6 +26,7 @@ use crate::command::{
 use crate::kv::{Batch, Kv as _, Snapshot};
 use crate::record::log;
 use crate::time::StateTime;
+use crate::value::chunk::{ChunkRecord, ChunkState};
 use crate::{federation, read};
 use dfs_proto::attr::Timestamp;
 

@@ -326,7 +326,7 @@ fn crates() -> Vec<String> {
 }
 
 /// Circles that are not opened yet, with what would open them. The list only gets shorter.
-const KNOWN_CIRCLES: [&[&str]; 12] = [
+const KNOWN_CIRCLES: [&[&str]; 3] = [
     // `Federation` and `Metaserver` in files of their own; `REPORT_INTERVAL` with the reports heard.
     &[
         "metaserver/src/federation/follow.rs",
@@ -347,24 +347,6 @@ const KNOWN_CIRCLES: [&[&str]; 12] = [
         "metaserver/src/raft/proposer.rs",
         "metaserver/src/raft/ticks.rs",
     ],
-    // A table and its layout: the domain's type belongs into a file that both use.
-    &["state/src/chunk.rs", "state/src/record/chunk.rs"],
-    // A table and its layout: the domain's type belongs into a file that both use.
-    &["state/src/cluster.rs", "state/src/record/cluster.rs"],
-    // A table and its layout: the domain's type belongs into a file that both use.
-    &["state/src/dirent.rs", "state/src/record/dirent.rs"],
-    // A table and its layout: the domain's type belongs into a file that both use.
-    &["state/src/extent.rs", "state/src/record/extent.rs"],
-    // A table and its layout: the domain's type belongs into a file that both use.
-    &["state/src/federation.rs", "state/src/record/federation.rs"],
-    // The same.
-    &["state/src/inode.rs", "state/src/record/inode.rs", "state/src/record/space.rs", "state/src/space.rs"],
-    // The same.
-    &["state/src/record/server.rs", "state/src/server.rs"],
-    // The same.
-    &["state/src/record/session.rs", "state/src/session.rs"],
-    // The same.
-    &["state/src/record/volume.rs", "state/src/volume.rs"],
     // `Layout`, `Disks` and the names of hosts in a file of their own.
     &[
         "tests/src/sim/faults.rs",
