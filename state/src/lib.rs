@@ -1,8 +1,9 @@
 //! The file system itself: a pure state machine over an ordered map of bytes. No clock, no chance, no disk, no network;
 //! equal commands on equal states give equal replies and equal writes, on every member.
 //!
-//! Start with [`apply`]; `keys` has the table of everything stored; `ops/` has one file for each operation; [`read`] is
-//! what may be asked. [`check`] verifies the invariants by reading everything:
+//! Start with [`apply`]; `ops/` has one file for each operation; [`read`] is what may be asked. Below both, what is stored:
+//! [`keys`] has the list of the tables, [`value`] what they hold, [`record`] how that stands on a disk, and `table` finds and
+//! changes it. [`check`] verifies the invariants by reading everything:
 //!
 //! S1  Every directory entry leads to an inode of its kind. An inode has as many entries as `nlink` says; a directory
 //!     has one, in its parent, and `nlink` 2 and one more for each directory in it. `size` of a directory is its
@@ -10,7 +11,7 @@
 //! S2  Every directory is reached from the root, or is an orphan, and then empty.
 //! S3  Every name is found at its hash or just behind it; those behind it are counted.
 //! S4  An inode has `nlink` 0 exactly if it is an orphan, held by a session that is alive or whose end is being reaped.
-//! S5  Extents keep E1 to E3 (`extent`): disjoint, within the file's size unless a cut hides them, summed up in
+//! S5  Extents keep E1 to E3 (`table::extent`): disjoint, within the file's size unless a cut hides them, summed up in
 //!     `allocated` of the inode's space record and in the live bytes of chunks; and below the committed length of a chunk that is
 //!     neither dead nor deleting.
 //! S6  A chunk's index entries are those that its record implies.
@@ -21,7 +22,7 @@
 //!
 //! A broken invariant that `apply` or a read stumbles on panics, and so stops the server: better one replica down than
 //! two replicas different. No command does work that grows with a file or directory (P7.2); the two exceptions are
-//! amortised or capped, see `extent` and `ops::rename`.
+//! amortised or capped, see `table::extent` and `ops::rename`.
 //!
 //! [`federation`] is another state machine, of the federation group, in a store of its own.
 //!
@@ -37,34 +38,26 @@ use dfs_proto::units::REQUEST_LANES;
 use crate::command::{Answered, Command, Proposed, Reply};
 use crate::kv::Txn;
 use now::{Now, advance_time};
-use session::Admission;
+use table::session::Admission;
+use table::{cluster, inode, session};
 
 mod check;
-mod chunk;
-mod cluster;
 pub mod command;
-mod dirent;
-mod extent;
 pub mod federation;
 mod hash;
-mod inode;
 pub mod keys;
 pub mod kv;
 mod now;
 mod ops;
-mod orphan;
 mod permission;
 pub mod read;
 pub mod record;
 mod scope;
-mod server;
-mod session;
-mod space;
+mod table;
 #[cfg(test)]
 mod tests;
 pub mod time;
 pub mod value;
-mod volume;
 
 pub use check::check;
 

@@ -3,10 +3,10 @@
 use dfs_proto::attr::Timestamp;
 use dfs_proto::planted::{self, Bug};
 
-use super::cluster;
 use super::time::StateTime;
 use crate::command::Proposed;
 use crate::kv::Txn;
+use crate::table::cluster;
 
 /// What time it is for one command.
 #[derive(Clone, Copy, Debug)]

@@ -8,20 +8,16 @@ use dfs_proto::meta::{
     Change, ChangeRequest, Changed, Create, DirEntry, FileExtents, MetaResult, Read, ReadReply, ReadRequest,
     StatFs,
 };
+use dfs_proto::units::Offset;
 
 pub use super::ops::reap::has_work_for_reaper;
 pub use super::ops::volume::NeededVolume;
-use dfs_proto::units::Offset;
 
-use super::chunk;
-use super::cluster;
-use super::server;
-use super::session;
 use super::time::StateTime;
-use super::volume;
-use super::{dirent, extent, inode, ops, orphan, permission, space};
+use super::{ops, permission};
 use crate::command::{Command, Member, Proposed, Reply, RootAttr, VolumeRoot};
 use crate::kv::{Snapshot, Txn};
+use crate::table::{chunk, cluster, dirent, extent, inode, orphan, server, session, space, volume};
 use crate::value::chunk::ChunkRecord;
 use crate::value::cluster::{ClusterRecord, Totals};
 use crate::value::dirent::Dirent;

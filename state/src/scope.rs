@@ -5,7 +5,7 @@ use dfs_proto::ids::{SessionId, VolumeId};
 use dfs_proto::scope::{Scope, Unleased};
 
 use crate::command::Command;
-use crate::volume;
+use crate::table::volume;
 
 impl Command {
     /// The inodes and names that this command alters.

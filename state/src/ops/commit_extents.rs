@@ -11,10 +11,9 @@ use dfs_proto::meta::{Changed, CommitExtents, FileCommit, MetaResult};
 use dfs_proto::units::{ByteLen, CHUNK_LEN, COMMIT_EXTENTS_MAX, COMMIT_FILES_MAX, FILE_LEN_MAX};
 
 use super::context::{Context, ensure};
-use crate::extent::{Edit, LiveBytes};
-use crate::inode;
+use crate::table::extent::{Edit, LiveBytes};
+use crate::table::{chunk, inode, session};
 use crate::value::inode::InodeRecord;
-use crate::{chunk, session};
 
 /// How far each named chunk may be referred to, and by files of which volume, if not of all.
 type Lengths = BTreeMap<ChunkId, (ByteLen, Option<VolumeId>)>;

@@ -6,11 +6,11 @@ use dfs_proto::ids::{InodeId, ServerId, SessionId};
 use dfs_proto::meta::MetaResult;
 
 use crate::command::VolumeRoot;
-use crate::inode;
 use crate::kv::{Snapshot, Txn};
+use crate::permission;
+use crate::table::{inode, orphan};
 use crate::time::StateTime;
 use crate::value::inode::InodeRecord;
-use crate::{orphan, permission};
 
 /// What an operation of a client's request works with.
 pub(crate) struct Context<'c, 't> {

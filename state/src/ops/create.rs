@@ -10,14 +10,12 @@ use super::context::{
     Context, ensure, entry_added, invalid, named, require_writable, searchable, searchable_by,
 };
 use crate::command::{RootAttr, VolumeStep};
-use crate::dirent;
-use crate::inode;
 use crate::kv::Snapshot;
+use crate::permission;
+use crate::table::{cluster, dirent, inode, session, volume};
 use crate::value::dirent::{Dirent, DirentRecord};
 use crate::value::inode::{Attached, InodeFlags, InodeRecord, MODE_BITS, SET_GID};
 use crate::value::volume::VolumeEntry;
-use crate::volume;
-use crate::{cluster, permission, session};
 
 const GROUP_EXECUTE: u32 = 0o0010;
 

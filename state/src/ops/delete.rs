@@ -3,9 +3,9 @@
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, ServerId};
 
-use crate::chunk;
 use crate::command::{REAP_LIMIT_MAX, Reply, SEAL_CHUNKS_MAX};
 use crate::kv::Txn;
+use crate::table::chunk;
 use crate::time::StateTime;
 use crate::value::chunk::{ChunkRecord, ChunkState};
 

@@ -7,9 +7,7 @@ use dfs_proto::meta::{Changed, MetaResult};
 use dfs_proto::units::LINKS_MAX;
 
 use super::context::{Context, ensure, entry_added, require_writable, searchable};
-use crate::dirent;
-use crate::inode;
-use crate::session;
+use crate::table::{dirent, inode, session};
 use crate::value::dirent::DirentRecord;
 
 pub(super) fn apply(

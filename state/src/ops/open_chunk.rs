@@ -8,9 +8,8 @@ use dfs_proto::meta::{Changed, MetaResult, OpenChunk};
 use dfs_proto::units::{ByteLen, REPLICAS_MAX};
 
 use super::context::{Context, ensure};
-use crate::chunk;
+use crate::table::{chunk, cluster, server};
 use crate::value::chunk::{ChunkRecord, ChunkState};
-use crate::{cluster, server};
 
 pub(super) fn apply(context: &mut Context<'_, '_>, open: &OpenChunk) -> MetaResult<Changed> {
     let replicas = context.placement.to_vec();

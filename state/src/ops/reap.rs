@@ -3,11 +3,11 @@
 use dfs_proto::ids::{ChunkId, InodeId, SessionId};
 
 use crate::command::{REAP_LIMIT_MAX, Reply};
-use crate::extent::{self, LiveBytes};
 use crate::kv::{Snapshot, Txn};
+use crate::table::extent::{self, LiveBytes};
+use crate::table::{chunk, inode, orphan, session, space};
 use crate::time::StateTime;
 use crate::value::extent::Cut;
-use crate::{chunk, inode, orphan, session, space};
 
 /// Extents of released orphans, then what cuts hide, then the leftovers of sessions that ended.
 pub(crate) fn apply(txn: &mut Txn<'_>, now: StateTime, limit: u32) -> Reply {

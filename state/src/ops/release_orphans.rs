@@ -5,7 +5,7 @@ use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Changed, MetaResult};
 
 use super::context::{Context, ensure, invalid};
-use crate::orphan;
+use crate::table::orphan;
 
 /// Inodes that one request may release: a few records each (P7.2).
 const RELEASE_MAX: usize = 1000;

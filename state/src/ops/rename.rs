@@ -10,11 +10,10 @@ use super::context::{
     Context, drop_name, ensure, entry_added, entry_removed, invalid, is_volume_root, named, require_writable,
     searchable,
 };
-use crate::dirent;
-use crate::inode;
+use crate::permission;
+use crate::table::{dirent, inode, volume};
 use crate::value::dirent::{Dirent, DirentRecord};
 use crate::value::inode::InodeRecord;
-use crate::{permission, volume};
 
 /// How deep a directory may lie that another one is moved into: the walk to the root is work that grows (P7.2).
 const DEPTH_MAX: usize = 10_000;

@@ -5,9 +5,9 @@ use dfs_proto::ids::{ChunkId, ServerId};
 use dfs_proto::meta::{Changed, MetaResult};
 
 use super::context::{Context, ensure};
-use crate::chunk;
 use crate::command::{REAP_LIMIT_MAX, Reply, SEAL_CHUNKS_MAX};
 use crate::kv::Txn;
+use crate::table::chunk;
 use crate::time::StateTime;
 use crate::value::chunk::ChunkState;
 

@@ -8,13 +8,11 @@ use dfs_proto::meta::{Change, MetaResult};
 
 use super::context::invalid;
 use crate::command::{Reply, RootAttr, VolumeRoot, VolumeStep};
-use crate::inode;
 use crate::kv::{Snapshot, Txn};
 use crate::now::Now;
+use crate::table::{cluster, dirent, inode, volume};
 use crate::value::inode::InodeRecord;
 use crate::value::volume::{VolumeEntry, VolumeRecord, VolumeState};
-use crate::volume;
-use crate::{cluster, dirent};
 
 /// Makes the root directory of a volume; nobody sees it before volume 0 has a name for it.
 pub(crate) fn make(txn: &mut Txn<'_>, now: Now, id: VolumeId, attr: RootAttr) -> Reply {

@@ -16,12 +16,13 @@ use dfs_proto::meta::{
 use dfs_proto::units::{ByteLen, ChunkOffset, Offset};
 
 use super::time::StateTime;
-use super::{apply, check, read, session};
+use super::{apply, check, read};
 use crate::command::{
     Command, Entry, InitCluster, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses, VolumeRoot,
 };
 use crate::kv::memory::MemoryKv;
 use crate::kv::{Kv as _, Pair, Snapshot, Txn};
+use crate::table::session;
 
 mod answers;
 mod old_state;

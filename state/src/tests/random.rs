@@ -18,7 +18,8 @@ use rand::{Rng as _, SeedableRng as _};
 
 use super::{CLUSTER, Harness, create, name};
 use crate::command::Command;
-use crate::{extent, read, session};
+use crate::read;
+use crate::table::{extent, session};
 
 const SEEDS: u64 = 24;
 const STEPS: u64 = 500;

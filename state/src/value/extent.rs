@@ -1,4 +1,4 @@
-//! Extents and cuts; E1 to E3 are the table's.
+//! Extents and cuts. What they keep, E1 to E3, is in `table::extent`.
 
 use dfs_proto::extent::Extent;
 use dfs_proto::ids::{ChunkId, ContentSeq};

@@ -1,8 +1,8 @@
 //! The values of the tables, as the programs work with them: what there is to know of a chunk, an inode, a session.
 //!
 //! A table is at home in four places: `keys` says where its values stand, this module what they are, `record` how they are
-//! stored, and a file of its own finds and changes them. A file here is named like that one. A table whose values are ids, numbers
-//! or types of `dfs_proto` has none.
+//! stored, and `table` finds and changes them. The files of one have the same name in all three folders; a table whose values
+//! are ids, numbers or types of `dfs_proto` has none here.
 //!
 //! Beside a table's value stands what it is together with its key, where callers want both: [`Dirent`](dirent::Dirent),
 //! [`Laid`](extent::Laid), [`Cut`](extent::Cut).

@@ -9,67 +9,67 @@ use dfs_proto::attr::Name;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{InodeId, VolumeId};
 
-use super::keys;
-use super::record::volume::{VolumeEntries, Volumes};
-use super::record::{decode, encode};
+use crate::keys;
 use crate::kv::{Snapshot, Txn, scan_prefix};
+use crate::record::volume::{VolumeEntries, Volumes};
+use crate::record::{decode, encode};
 use crate::value::volume::{VolumeEntry, VolumeRecord};
 
 /// The root directory of a volume.
-pub(super) fn root_of(volume: VolumeId) -> Option<InodeId> {
+pub(crate) fn root_of(volume: VolumeId) -> Option<InodeId> {
     InodeId::new(volume, InodeId::ROOT.number())
 }
 
 /// It is the root directory of some volume.
-pub(super) fn is_root(inode: InodeId) -> bool {
+pub(crate) fn is_root(inode: InodeId) -> bool {
     inode.number() == InodeId::ROOT.number()
 }
 
-pub(super) fn get(view: &dyn Snapshot, volume: VolumeId) -> Option<VolumeRecord> {
+pub(crate) fn get(view: &dyn Snapshot, volume: VolumeId) -> Option<VolumeRecord> {
     view.get(&keys::volume(volume)).map(|bytes| decode::<Volumes>(&bytes))
 }
 
-pub(super) fn put(txn: &mut Txn<'_>, volume: VolumeId, record: VolumeRecord) {
+pub(crate) fn put(txn: &mut Txn<'_>, volume: VolumeId, record: VolumeRecord) {
     txn.put(keys::volume(volume), encode::<Volumes>(&record));
 }
 
-pub(super) fn all(view: &dyn Snapshot) -> impl Iterator<Item = (VolumeId, VolumeRecord)> + '_ {
+pub(crate) fn all(view: &dyn Snapshot) -> impl Iterator<Item = (VolumeId, VolumeRecord)> + '_ {
     scan_prefix(view, &keys::table(keys::VOLUME))
         .map(|(key, value)| (keys::volume_in(&key), decode::<Volumes>(&value)))
 }
 
 /// Is anything left of it: its root, or files that are open somewhere?
-pub(super) fn has_inodes(view: &dyn Snapshot, volume: VolumeId) -> bool {
+pub(crate) fn has_inodes(view: &dyn Snapshot, volume: VolumeId) -> bool {
     scan_prefix(view, &keys::inodes_of(volume)).next().is_some()
 }
 
-pub(super) fn entry(view: &dyn Snapshot, volume: VolumeId) -> Option<VolumeEntry> {
+pub(crate) fn entry(view: &dyn Snapshot, volume: VolumeId) -> Option<VolumeEntry> {
     view.get(&keys::volume_entry(volume)).map(|bytes| decode::<VolumeEntries>(&bytes))
 }
 
-pub(super) fn put_entry(txn: &mut Txn<'_>, volume: VolumeId, entry: &VolumeEntry) {
+pub(crate) fn put_entry(txn: &mut Txn<'_>, volume: VolumeId, entry: &VolumeEntry) {
     txn.put(keys::volume_entry(volume), encode::<VolumeEntries>(entry));
 }
 
 /// Keeps VO3.
-pub(super) fn rename_entry(txn: &mut Txn<'_>, volume: VolumeId, name: &Name) {
+pub(crate) fn rename_entry(txn: &mut Txn<'_>, volume: VolumeId, name: &Name) {
     let Some(VolumeEntry::Named { version, .. }) = entry(txn, volume) else {
         panic!("broken invariant S10: {volume} has a name and no entry");
     };
     put_entry(txn, volume, &VolumeEntry::Named { name: name.clone(), version: version + 1 });
 }
 
-pub(super) fn delete_entry(txn: &mut Txn<'_>, volume: VolumeId) {
+pub(crate) fn delete_entry(txn: &mut Txn<'_>, volume: VolumeId) {
     txn.delete(keys::volume_entry(volume));
 }
 
-pub(super) fn entries(view: &dyn Snapshot) -> impl Iterator<Item = (VolumeId, VolumeEntry)> + '_ {
+pub(crate) fn entries(view: &dyn Snapshot) -> impl Iterator<Item = (VolumeId, VolumeEntry)> + '_ {
     scan_prefix(view, &keys::table(keys::VOLUME_ENTRY))
         .map(|(key, value)| (keys::volume_in(&key), decode::<VolumeEntries>(&value)))
 }
 
 /// A new inode number in the volume of `parent`; never given before and never again (P7.1).
-pub(super) fn next_inode(txn: &mut Txn<'_>, parent: InodeId) -> Result<InodeId, MetaError> {
+pub(crate) fn next_inode(txn: &mut Txn<'_>, parent: InodeId) -> Result<InodeId, MetaError> {
     let id = parent.volume();
     let Some(mut record) = get(txn, id) else {
         return Err(MetaError::WrongCluster { map_version: 0 });

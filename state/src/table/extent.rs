@@ -18,12 +18,12 @@ use dfs_proto::ids::{ChunkId, ContentSeq, InodeId};
 use dfs_proto::units::Offset;
 
 use super::chunk;
-use super::keys;
-use super::record::extent::{Cuts, Extents};
-use super::record::{decode, encode};
 use super::space;
-use super::time::StateTime;
+use crate::keys;
 use crate::kv::{Snapshot, Txn, prefix_end, scan_prefix};
+use crate::record::extent::{Cuts, Extents};
+use crate::record::{decode, encode};
+use crate::time::StateTime;
 use crate::value::extent::{Cut, CutRecord, ExtentRecord, Laid};
 use crate::value::inode::InodeRecord;
 use crate::value::space::SpaceRecord;
@@ -34,7 +34,7 @@ const TRUNCATE_INLINE_MAX: usize = 256;
 const CUTS_MAX: usize = 16;
 
 /// The cuts of an inode that has `count` of them: most have none, and cost nothing.
-pub(super) fn cuts(view: &dyn Snapshot, inode: InodeId, count: u32) -> Vec<Cut> {
+pub(crate) fn cuts(view: &dyn Snapshot, inode: InodeId, count: u32) -> Vec<Cut> {
     if count == 0 {
         return Vec::new();
     }
@@ -53,12 +53,12 @@ fn put_cut(txn: &mut Txn<'_>, inode: InodeId, cut: Cut) {
 }
 
 /// Any cut that waits for the reaper.
-pub(super) fn first_cut(view: &dyn Snapshot) -> Option<(InodeId, Cut)> {
+pub(crate) fn first_cut(view: &dyn Snapshot) -> Option<(InodeId, Cut)> {
     scan_prefix(view, &keys::table(keys::CUT)).next().map(|(key, value)| parse_cut(&key, &value))
 }
 
 /// Those that end behind `offset`, in file order; hidden ones too.
-pub(super) fn ending_after(
+pub(crate) fn ending_after(
     view: &dyn Snapshot,
     inode: InodeId,
     offset: u64,
@@ -69,7 +69,7 @@ pub(super) fn ending_after(
 }
 
 /// Of a key and value of the table.
-pub(super) fn parse(key: &[u8], value: &[u8]) -> (InodeId, Laid) {
+pub(crate) fn parse(key: &[u8], value: &[u8]) -> (InodeId, Laid) {
     let record = decode::<Extents>(value);
     let end = keys::number(key, 1);
     let Some(offset) = end.checked_sub(record.len) else {
@@ -92,7 +92,7 @@ fn put(txn: &mut Txn<'_>, inode: InodeId, laid: &Laid) {
 
 /// Changes of chunks' live bytes, gathered so that each chunk is written once a command (E3).
 #[derive(Default)]
-pub(super) struct LiveBytes {
+pub(crate) struct LiveBytes {
     changes: BTreeMap<ChunkId, i64>,
 }
 
@@ -106,7 +106,7 @@ impl LiveBytes {
     }
 
     /// Writes them into the chunks' records. To be called once, after the last change.
-    pub(super) fn settle(self, txn: &mut Txn<'_>, now: StateTime) {
+    pub(crate) fn settle(self, txn: &mut Txn<'_>, now: StateTime) {
         for (id, change) in self.changes {
             if change != 0 {
                 chunk::change_live(txn, id, change, now);
@@ -116,7 +116,7 @@ impl LiveBytes {
 }
 
 /// Changes the extents of one inode, under one `ContentSeq`. The caller writes `inode` and settles `live`; `finish` writes the space.
-pub(super) struct Edit<'e, 't> {
+pub(crate) struct Edit<'e, 't> {
     pub txn: &'e mut Txn<'t>,
     pub id: InodeId,
     space: SpaceRecord,
@@ -127,7 +127,7 @@ pub(super) struct Edit<'e, 't> {
 }
 
 impl<'e, 't> Edit<'e, 't> {
-    pub(super) fn begin(
+    pub(crate) fn begin(
         txn: &'e mut Txn<'t>,
         id: InodeId,
         inode: &mut InodeRecord,
@@ -140,7 +140,7 @@ impl<'e, 't> Edit<'e, 't> {
     }
 
     /// After the last change.
-    pub(super) fn finish(self) {
+    pub(crate) fn finish(self) {
         if self.space != self.space_before {
             space::put(self.txn, self.id, &self.space);
         }
@@ -162,7 +162,7 @@ impl<'e, 't> Edit<'e, 't> {
     }
 
     /// Lays `new` over what is there. `old_size`: of the file before this commit; behind it there is nothing to cover.
-    pub(super) fn overlay(&mut self, new: Extent, old_size: u64) {
+    pub(crate) fn overlay(&mut self, new: Extent, old_size: u64) {
         if new.offset.0 < old_size || !self.cuts.is_empty() {
             let covered: Vec<Laid> = ending_after(self.txn, self.id, new.offset.0)
                 .take_while(|laid| laid.extent.offset.0 < new.end())
@@ -197,7 +197,7 @@ impl<'e, 't> Edit<'e, 't> {
     }
 
     /// Removes everything behind `from`: at once if it is little, else by a cut (E2).
-    pub(super) fn truncate(&mut self, from: u64) {
+    pub(crate) fn truncate(&mut self, from: u64) {
         let found: Vec<Laid> = ending_after(self.txn, self.id, from).take(TRUNCATE_INLINE_MAX + 1).collect();
         let (now, later) = found.split_at(found.len().min(TRUNCATE_INLINE_MAX));
         self.erase_behind(from, now);
@@ -237,7 +237,7 @@ impl<'e, 't> Edit<'e, 't> {
 
 /// Looks at up to `limit` records behind a cut and deletes those that it hides. The cut goes with the last one.
 /// Returns how many records it looked at, at least 1.
-pub(super) fn reap_cut(
+pub(crate) fn reap_cut(
     txn: &mut Txn<'_>,
     (id, cut): (InodeId, Cut),
     space: &mut SpaceRecord,
@@ -264,7 +264,7 @@ pub(super) fn reap_cut(
 
 /// Deletes up to `limit` extents of an inode that is gone, then its cuts. Returns how many records that were; less than
 /// `limit`: nothing is left.
-pub(super) fn reap_all(txn: &mut Txn<'_>, id: InodeId, live: &mut LiveBytes, limit: usize) -> usize {
+pub(crate) fn reap_all(txn: &mut Txn<'_>, id: InodeId, live: &mut LiveBytes, limit: usize) -> usize {
     let found: Vec<Laid> = ending_after(txn, id, 0).take(limit).collect();
     for laid in &found {
         txn.delete(keys::extent(id, laid.extent.end()));

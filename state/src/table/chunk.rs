@@ -10,26 +10,26 @@ use dfs_proto::meta::{ChunkLocation, MetaResult, OpenedChunk, Replica};
 use dfs_proto::units::ByteLen;
 
 use super::cluster;
-use super::keys;
-use super::record::chunk::Chunks;
-use super::record::{PRESENT, decode, encode};
 use super::server;
-use super::time::StateTime;
+use crate::keys;
 use crate::kv::{Snapshot, Txn, scan_prefix};
+use crate::record::chunk::Chunks;
+use crate::record::{PRESENT, decode, encode};
+use crate::time::StateTime;
 use crate::value::chunk::{ChunkRecord, ChunkState};
 use crate::value::cluster::Totals;
 
-pub(super) fn get(view: &dyn Snapshot, chunk: ChunkId) -> Option<ChunkRecord> {
+pub(crate) fn get(view: &dyn Snapshot, chunk: ChunkId) -> Option<ChunkRecord> {
     view.get(&keys::chunk(chunk)).map(|bytes| decode::<Chunks>(&bytes))
 }
 
-pub(super) fn all(view: &dyn Snapshot) -> impl Iterator<Item = (ChunkId, ChunkRecord)> + '_ {
+pub(crate) fn all(view: &dyn Snapshot) -> impl Iterator<Item = (ChunkId, ChunkRecord)> + '_ {
     scan_prefix(view, &keys::table(keys::CHUNK))
         .map(|(key, value)| (ChunkId(keys::number(&key, 0)), decode::<Chunks>(&value)))
 }
 
 /// The keys of a chunk's index entries.
-pub(super) fn index_of(chunk: ChunkId, record: &ChunkRecord) -> BTreeSet<Vec<u8>> {
+pub(crate) fn index_of(chunk: ChunkId, record: &ChunkRecord) -> BTreeSet<Vec<u8>> {
     let mut index: BTreeSet<Vec<u8>> =
         record.replicas.iter().map(|&server| keys::chunk_by_server(server, chunk)).collect();
     match &record.state {
@@ -52,7 +52,7 @@ pub(super) fn index_of(chunk: ChunkId, record: &ChunkRecord) -> BTreeSet<Vec<u8>
 }
 
 /// Writes `new` (`None`: no record any more) over `old`, with index and totals.
-pub(super) fn put(txn: &mut Txn<'_>, chunk: ChunkId, old: Option<&ChunkRecord>, new: Option<&ChunkRecord>) {
+pub(crate) fn put(txn: &mut Txn<'_>, chunk: ChunkId, old: Option<&ChunkRecord>, new: Option<&ChunkRecord>) {
     match new {
         Some(record) => txn.put(keys::chunk(chunk), encode::<Chunks>(record)),
         None => txn.delete(keys::chunk(chunk)),
@@ -74,7 +74,7 @@ pub(super) fn put(txn: &mut Txn<'_>, chunk: ChunkId, old: Option<&ChunkRecord>, 
 }
 
 /// Reads, changes, writes. The caller knows that the chunk exists.
-pub(super) fn update(txn: &mut Txn<'_>, chunk: ChunkId, change: impl FnOnce(&mut ChunkRecord)) {
+pub(crate) fn update(txn: &mut Txn<'_>, chunk: ChunkId, change: impl FnOnce(&mut ChunkRecord)) {
     let Some(old) = get(txn, chunk) else {
         panic!("broken invariant S5: {chunk} is named and has no record");
     };
@@ -84,7 +84,7 @@ pub(super) fn update(txn: &mut Txn<'_>, chunk: ChunkId, change: impl FnOnce(&mut
 }
 
 /// Adds to the live bytes; a sealed chunk without any is dead from now on (P10.4).
-pub(super) fn change_live(txn: &mut Txn<'_>, chunk: ChunkId, change: i64, now: StateTime) {
+pub(crate) fn change_live(txn: &mut Txn<'_>, chunk: ChunkId, change: i64, now: StateTime) {
     update(txn, chunk, |record| {
         let Some(live) = record.live.0.checked_add_signed(change) else {
             panic!("broken invariant E3: {chunk} has {} live bytes, {change} are added", record.live);
@@ -101,7 +101,7 @@ pub(super) fn change_live(txn: &mut Txn<'_>, chunk: ChunkId, change: i64, now: S
 }
 
 /// P1.5: at the committed length, whatever the replicas hold. No effect on a chunk that is not open.
-pub(super) fn seal(txn: &mut Txn<'_>, chunk: ChunkId, now: StateTime) -> bool {
+pub(crate) fn seal(txn: &mut Txn<'_>, chunk: ChunkId, now: StateTime) -> bool {
     let Some(old) = get(txn, chunk) else { return false };
     let ChunkState::Open { .. } = old.state else { return false };
     let state = if old.live.0 == 0 { ChunkState::Dead { since: now } } else { ChunkState::Sealed };
@@ -110,7 +110,7 @@ pub(super) fn seal(txn: &mut Txn<'_>, chunk: ChunkId, now: StateTime) -> bool {
 }
 
 /// The chunk, if this session may append to it and commit bytes of it.
-pub(super) fn require_open(
+pub(crate) fn require_open(
     view: &dyn Snapshot,
     chunk: ChunkId,
     session: SessionId,
@@ -121,7 +121,7 @@ pub(super) fn require_open(
     }
 }
 
-pub(super) fn replicas(view: &dyn Snapshot, record: &ChunkRecord) -> Vec<Replica> {
+pub(crate) fn replicas(view: &dyn Snapshot, record: &ChunkRecord) -> Vec<Replica> {
     let replica = |&id: &ServerId| Replica {
         server: id,
         address: server::get(view, id).map(|s| s.addresses.frames).unwrap_or_default(),
@@ -129,11 +129,11 @@ pub(super) fn replicas(view: &dyn Snapshot, record: &ChunkRecord) -> Vec<Replica
     record.replicas.iter().map(replica).collect()
 }
 
-pub(super) fn opened(view: &dyn Snapshot, chunk: ChunkId, record: &ChunkRecord) -> OpenedChunk {
+pub(crate) fn opened(view: &dyn Snapshot, chunk: ChunkId, record: &ChunkRecord) -> OpenedChunk {
     OpenedChunk { chunk, set_version: record.set_version, replicas: replicas(view, record) }
 }
 
-pub(super) fn location(view: &dyn Snapshot, chunk: ChunkId, record: &ChunkRecord) -> ChunkLocation {
+pub(crate) fn location(view: &dyn Snapshot, chunk: ChunkId, record: &ChunkRecord) -> ChunkLocation {
     let sealed = match record.state {
         ChunkState::Open { .. } => false,
         ChunkState::Sealed | ChunkState::Dead { .. } | ChunkState::Deleting { .. } => true,
@@ -152,19 +152,19 @@ fn ids(view: &dyn Snapshot, prefix: Vec<u8>) -> impl Iterator<Item = ChunkId> + 
     scan_prefix(view, &prefix).map(|(key, _)| ChunkId(keys::number(&key, 1)))
 }
 
-pub(super) fn open_of_session(view: &dyn Snapshot, session: SessionId) -> impl Iterator<Item = ChunkId> + '_ {
+pub(crate) fn open_of_session(view: &dyn Snapshot, session: SessionId) -> impl Iterator<Item = ChunkId> + '_ {
     ids(view, keys::chunks_of_session(session))
 }
 
-pub(super) fn open_of_server(view: &dyn Snapshot, server: ServerId) -> impl Iterator<Item = ChunkId> + '_ {
+pub(crate) fn open_of_server(view: &dyn Snapshot, server: ServerId) -> impl Iterator<Item = ChunkId> + '_ {
     ids(view, keys::open_of_server(server))
 }
 
-pub(super) fn of_server(view: &dyn Snapshot, server: ServerId) -> impl Iterator<Item = ChunkId> + '_ {
+pub(crate) fn of_server(view: &dyn Snapshot, server: ServerId) -> impl Iterator<Item = ChunkId> + '_ {
     ids(view, keys::chunks_of_server(server))
 }
 
-pub(super) fn deleting_of_server(
+pub(crate) fn deleting_of_server(
     view: &dyn Snapshot,
     server: ServerId,
 ) -> impl Iterator<Item = ChunkId> + '_ {
@@ -172,6 +172,6 @@ pub(super) fn deleting_of_server(
 }
 
 /// Dead chunks, the longest dead first.
-pub(super) fn dead(view: &dyn Snapshot) -> impl Iterator<Item = (StateTime, ChunkId)> + '_ {
+pub(crate) fn dead(view: &dyn Snapshot) -> impl Iterator<Item = (StateTime, ChunkId)> + '_ {
     scan_prefix(view, &keys::table(keys::DEAD)).map(|(key, _)| keys::dead_parts(&key))
 }

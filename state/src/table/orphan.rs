@@ -7,29 +7,29 @@ use dfs_proto::ids::{InodeId, SessionId};
 
 use super::cluster;
 use super::inode;
-use super::keys;
-use super::record::orphan::{Orphans, Released};
-use super::record::{PRESENT, decode, encode};
 use super::session;
 use super::space;
+use crate::keys;
 use crate::kv::{Snapshot, Txn, scan_prefix};
+use crate::record::orphan::{Orphans, Released};
+use crate::record::{PRESENT, decode, encode};
 
 /// The inode has lost its last name; `session` holds it.
-pub(super) fn hold(txn: &mut Txn<'_>, inode: InodeId, session: SessionId) {
+pub(crate) fn hold(txn: &mut Txn<'_>, inode: InodeId, session: SessionId) {
     txn.put(keys::orphan(inode), encode::<Orphans>(&session));
     txn.put(keys::orphan_by_session(session, inode), PRESENT);
 }
 
-pub(super) fn holder(view: &dyn Snapshot, inode: InodeId) -> Option<SessionId> {
+pub(crate) fn holder(view: &dyn Snapshot, inode: InodeId) -> Option<SessionId> {
     view.get(&keys::orphan(inode)).map(|bytes| decode::<Orphans>(&bytes))
 }
 
-pub(super) fn held_by(view: &dyn Snapshot, session: SessionId) -> impl Iterator<Item = InodeId> + '_ {
+pub(crate) fn held_by(view: &dyn Snapshot, session: SessionId) -> impl Iterator<Item = InodeId> + '_ {
     scan_prefix(view, &keys::orphans_of(session)).map(|(key, _)| InodeId(keys::number(&key, 1)))
 }
 
 /// No effect if this session does not hold it.
-pub(super) fn release(txn: &mut Txn<'_>, inode: InodeId, session: SessionId) {
+pub(crate) fn release(txn: &mut Txn<'_>, inode: InodeId, session: SessionId) {
     if holder(txn, inode) != Some(session) {
         return;
     }
@@ -53,7 +53,7 @@ pub(super) fn release(txn: &mut Txn<'_>, inode: InodeId, session: SessionId) {
 
 /// The released inode that waits longest. Found by its number: a scan would pass over the traces of all those that
 /// are done, which the store clears away only later.
-pub(super) fn first_released(view: &dyn Snapshot) -> Option<InodeId> {
+pub(crate) fn first_released(view: &dyn Snapshot) -> Option<InodeId> {
     let counters = cluster::counters(view);
     if counters.reaped == counters.released {
         return None;
@@ -65,7 +65,7 @@ pub(super) fn first_released(view: &dyn Snapshot) -> Option<InodeId> {
 }
 
 /// Nothing is left of the one that waited longest.
-pub(super) fn forget_first_released(txn: &mut Txn<'_>) {
+pub(crate) fn forget_first_released(txn: &mut Txn<'_>) {
     let number = cluster::count(txn, |c| {
         c.reaped += 1;
         c.reaped

@@ -13,31 +13,31 @@ use dfs_proto::meta::{Changed, MetaResult};
 use dfs_proto::units::REQUEST_WINDOW;
 
 use super::cluster;
-use super::keys;
-use super::record::result::Results;
-use super::record::session::{Commits, Nonces, Sessions};
-use super::record::{PRESENT, decode, encode};
+use crate::keys;
 use crate::kv::{Snapshot, Txn, scan_prefix};
+use crate::record::result::Results;
+use crate::record::session::{Commits, Nonces, Sessions};
+use crate::record::{PRESENT, decode, encode};
 use crate::value::session::SessionRecord;
 
-pub(super) fn get(view: &dyn Snapshot, session: SessionId) -> Option<SessionRecord> {
+pub(crate) fn get(view: &dyn Snapshot, session: SessionId) -> Option<SessionRecord> {
     view.get(&keys::session(session)).map(|bytes| decode::<Sessions>(&bytes))
 }
 
-pub(super) fn require(view: &dyn Snapshot, session: SessionId) -> MetaResult<SessionRecord> {
+pub(crate) fn require(view: &dyn Snapshot, session: SessionId) -> MetaResult<SessionRecord> {
     get(view, session).ok_or(MetaError::SessionExpired { session })
 }
 
-pub(super) fn by_nonce(view: &dyn Snapshot, nonce: SessionNonce) -> Option<SessionId> {
+pub(crate) fn by_nonce(view: &dyn Snapshot, nonce: SessionNonce) -> Option<SessionId> {
     view.get(&keys::session_by_nonce(nonce)).map(|bytes| decode::<Nonces>(&bytes))
 }
 
-pub(super) fn all(view: &dyn Snapshot) -> impl Iterator<Item = (SessionId, SessionRecord)> + '_ {
+pub(crate) fn all(view: &dyn Snapshot) -> impl Iterator<Item = (SessionId, SessionRecord)> + '_ {
     scan_prefix(view, &keys::table(keys::SESSION))
         .map(|(key, value)| (SessionId(keys::number(&key, 0)), decode::<Sessions>(&value)))
 }
 
-pub(super) fn open(txn: &mut Txn<'_>, nonce: SessionNonce, client: &str) -> SessionId {
+pub(crate) fn open(txn: &mut Txn<'_>, nonce: SessionNonce, client: &str) -> SessionId {
     let session = cluster::count(txn, |c| {
         c.session.0 += 1;
         c.totals.sessions += 1;
@@ -50,7 +50,7 @@ pub(super) fn open(txn: &mut Txn<'_>, nonce: SessionNonce, client: &str) -> Sess
 }
 
 /// No effect if it has ended before.
-pub(super) fn end(txn: &mut Txn<'_>, session: SessionId) {
+pub(crate) fn end(txn: &mut Txn<'_>, session: SessionId) {
     let Some(record) = get(txn, session) else { return };
     txn.delete(keys::session(session));
     txn.delete(keys::session_by_nonce(record.nonce));
@@ -58,12 +58,12 @@ pub(super) fn end(txn: &mut Txn<'_>, session: SessionId) {
     cluster::count(txn, |c| c.totals.sessions -= 1);
 }
 
-pub(super) fn first_ended(view: &dyn Snapshot) -> Option<SessionId> {
+pub(crate) fn first_ended(view: &dyn Snapshot) -> Option<SessionId> {
     scan_prefix(view, &keys::table(keys::ENDED)).next().map(|(key, _)| SessionId(keys::number(&key, 0)))
 }
 
 /// Deletes up to `limit` remembered results and commit numbers of one that has ended; less than `limit`: it is gone.
-pub(super) fn reap(txn: &mut Txn<'_>, session: SessionId, limit: usize) -> usize {
+pub(crate) fn reap(txn: &mut Txn<'_>, session: SessionId, limit: usize) -> usize {
     let left: Vec<Vec<u8>> = scan_prefix(txn, &keys::results_of(session))
         .chain(scan_prefix(txn, &keys::commits_of(session)))
         .map(|(key, _)| key)
@@ -80,7 +80,7 @@ pub(super) fn reap(txn: &mut Txn<'_>, session: SessionId, limit: usize) -> usize
 }
 
 /// What P8.1 says about a request.
-pub(super) enum Admission {
+pub(crate) enum Admission {
     /// A try was executed: this was its result.
     Known(MetaResult<Changed>),
     New,
@@ -89,7 +89,7 @@ pub(super) enum Admission {
 }
 
 /// Moves the window of the request's lane on and tells whether to execute it. Results below the window go.
-pub(super) fn admit(
+pub(crate) fn admit(
     txn: &mut Txn<'_>,
     session: SessionId,
     mut record: SessionRecord,
@@ -140,7 +140,7 @@ fn forget_results(txn: &mut Txn<'_>, session: SessionId, from: RequestId, end: R
 }
 
 /// What the request was answered, if that is remembered.
-pub(super) fn result(
+pub(crate) fn result(
     view: &dyn Snapshot,
     session: SessionId,
     request: RequestId,
@@ -148,7 +148,7 @@ pub(super) fn result(
     view.get(&keys::result(session, request)).map(|bytes| decode::<Results>(&bytes))
 }
 
-pub(super) fn remember(
+pub(crate) fn remember(
     txn: &mut Txn<'_>,
     session: SessionId,
     request: RequestId,
@@ -158,14 +158,14 @@ pub(super) fn remember(
 }
 
 /// The number that the next commit of this session for this inode must have (P2.1).
-pub(super) fn next_commit(view: &dyn Snapshot, session: SessionId, inode: InodeId) -> u64 {
+pub(crate) fn next_commit(view: &dyn Snapshot, session: SessionId, inode: InodeId) -> u64 {
     view.get(&keys::commit(session, inode)).map_or(0, |bytes| decode::<Commits>(&bytes)) + 1
 }
 
-pub(super) fn record_commit(txn: &mut Txn<'_>, session: SessionId, inode: InodeId, number: u64) {
+pub(crate) fn record_commit(txn: &mut Txn<'_>, session: SessionId, inode: InodeId, number: u64) {
     txn.put(keys::commit(session, inode), encode::<Commits>(&number));
 }
 
-pub(super) fn forget_commits(txn: &mut Txn<'_>, session: SessionId, inode: InodeId) {
+pub(crate) fn forget_commits(txn: &mut Txn<'_>, session: SessionId, inode: InodeId) {
     txn.delete(keys::commit(session, inode));
 }
