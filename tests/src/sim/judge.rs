@@ -28,7 +28,8 @@ use dfs_state::value::chunk::{ChunkRecord, ChunkState};
 use dfs_state::value::volume::{VolumeEntry, VolumeState};
 use futures::executor::block_on;
 
-use super::{Disks, FRAMES_PORT, GroupDisks};
+use super::disks::{Disks, GroupDisks};
+use super::layout::FRAMES_PORT;
 
 /// A state's bytes as one number, and how many entries it holds the effects of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,8 @@ use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Create, NewInode, Rename};
 use dfs_proto::units::Offset;
 
-use super::Layout;
+use super::directory;
+use super::layout::Layout;
 
 const DIRECTORY: &str = "mortal";
 const FILES_OPEN_MAX: usize = 4;
@@ -31,7 +32,7 @@ fn name_of(text: &str) -> Name {
 
 /// Of all its lives.
 pub(super) async fn directory(client: &Client, layout: Layout) -> InodeId {
-    super::directory(client, layout, DIRECTORY).await
+    directory::in_root(client, layout, DIRECTORY).await
 }
 
 /// Makes files until `is_over`; each life has its own number. Tells what it promises before it goes on.

@@ -22,7 +22,8 @@ use dfs_proto::units::Offset;
 use dfs_proto::{convert, wire};
 use tokio::time::sleep;
 
-use super::{Layout, OVER_INTERVAL, members_of, metaserver_addresses};
+use super::layout::{Layout, members_of, metaserver_addresses};
+use super::plan::OVER_INTERVAL;
 
 /// Few, so that changes meet each other.
 const NAMES: u64 = 4;
