@@ -1,10 +1,10 @@
 //! Finding and changing what is stored: a file for each table, or for a few that change together.
 //!
-//! What a table keeps true of itself, such as an index or a count, is kept here and nowhere else. Whether a change is allowed,
-//! and what else changes with it, is the operations' business (`ops`).
+//! What must change together does so here and nowhere else: a record and its index, its share of the totals, the live bytes of
+//! a chunk. Which changes a command consists of, and whether its caller may have them, is the operations' business (`ops`).
 //!
-//! A file here may use another one: an inode has its space, an orphan is an inode. What the values are is in `value`, how they
-//! are stored in `record`, where in `keys`. The federation group's tables belong to `federation` alone.
+//! What the values are is in `value`, how they are stored in `record`, where in `keys`. The tables of the federation group are
+//! read and written in `federation` alone.
 
 pub(crate) mod chunk;
 pub(crate) mod cluster;
