@@ -27,19 +27,19 @@ const SILENT_AFTER: Duration = Duration::from_secs(3 * REPORT_INTERVAL.as_secs()
 pub(super) const STRANGERS_MAX: usize = 64;
 
 /// What this process has heard as the group's leader.
-pub(super) struct Group {
-    pub(super) heard: Soft<BTreeMap<ClusterId, Heard>>,
+pub(super) struct ClusterReports {
+    pub(super) heard: Soft<BTreeMap<ClusterId, ClusterReport>>,
 }
 
-pub(super) struct Heard {
+pub(super) struct ClusterReport {
     load: ClusterLoad,
     at: Instant,
     placed_since: u32,
 }
 
-impl Group {
-    pub(super) fn new(now: Instant) -> Group {
-        Group { heard: Soft::new(now) }
+impl ClusterReports {
+    pub(super) fn new(now: Instant) -> ClusterReports {
+        ClusterReports { heard: Soft::new(now) }
     }
 
     pub(super) fn heard(&self, map: &FederationMap, cluster: ClusterId, load: ClusterLoad, now: Instant) {
@@ -51,7 +51,7 @@ impl Group {
                 return;
             }
         }
-        soft.known.insert(cluster, Heard { load, at: now, placed_since: 0 });
+        soft.known.insert(cluster, ClusterReport { load, at: now, placed_since: 0 });
     }
 
     pub(super) fn placed(&self, cluster: ClusterId) {
@@ -97,6 +97,6 @@ impl Group {
     }
 }
 
-fn has_servers(heard: &Heard) -> bool {
+fn has_servers(heard: &ClusterReport) -> bool {
     heard.load.chunkservers > 0
 }

@@ -20,7 +20,7 @@ impl Federation {
         if !leadership.is_leader {
             return Err(MetaError::NotLeader { leader: leadership.leader_address });
         }
-        self.group.heard.enter_term(leadership.term, leadership.since); // keeps FG1
+        self.reports.heard.enter_term(leadership.term, leadership.since); // keeps FG1
         let view = member.read().await?;
         let map = dfs_state::federation::map(&*view.snapshot());
         let map = map.ok_or(MetaError::Unavailable { what: "the federation is not made yet".to_owned() })?;
@@ -29,7 +29,7 @@ impl Federation {
                 if cluster.is_known() {
                     return self.add_volume(member, name, cluster).await.map(Some);
                 }
-                let chosen = self.group.choose(&map, &except, Instant::now())?;
+                let chosen = self.reports.choose(&map, &except, Instant::now())?;
                 return match self.add_volume(member, name, chosen).await {
                     // It has left meanwhile: the next try chooses anew.
                     Err(MetaError::InvalidArgument { what }) => Err(MetaError::Unavailable { what }),
@@ -65,7 +65,7 @@ impl Federation {
         load: ClusterLoad,
     ) -> MetaResult<Option<FederationCommand>> {
         // Also of one that is refused: it may be about to join, and get the next volume.
-        self.group.heard(map, cluster, load, Instant::now());
+        self.reports.heard(map, cluster, load, Instant::now());
         let command = match map.cluster(cluster) {
             Some(known) if *known == entry => None,
             Some(_) => Some(FederationCommand::MoveCluster { cluster, entry }),
@@ -83,7 +83,7 @@ impl Federation {
     ) -> MetaResult<AddedVolume> {
         match propose(member, FederationCommand::AddVolume { cluster, name }).await? {
             Reply::VolumeAdded { volume } => {
-                self.group.placed(cluster);
+                self.reports.placed(cluster);
                 Ok(AddedVolume { volume, cluster })
             }
             other => Err(MetaError::Internal { what: format!("unexpected reply {other:?}") }),
@@ -143,7 +143,7 @@ mod tests {
             assert!(federation.reported(&map, ClusterId(stranger), entry("beta"), load).is_err());
         }
         assert_eq!(federation.reported(&map, alpha, entry("alpha"), load), Ok(None));
-        let heard: Vec<ClusterId> = federation.group.heard.lock().known.keys().copied().collect();
+        let heard: Vec<ClusterId> = federation.reports.heard.lock().known.keys().copied().collect();
         assert!(heard.contains(&alpha) && heard.len() <= STRANGERS_MAX + 1, "{} are kept", heard.len());
     }
 }

@@ -40,7 +40,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::raft::Consensus;
-use cluster_reports::Group;
+use cluster_reports::ClusterReports;
 use peers::Peers;
 
 pub(crate) use follow::{follow, kept};
@@ -55,7 +55,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) struct Federation {
     /// This process's member of the federation group, if it is one.
     pub(crate) member: Option<Consensus>,
-    group: Group,
+    reports: ClusterReports,
     /// gRPC addresses of the group's members, by their numbers.
     seats: Vec<String>,
     /// To the group's members, each by its address.
@@ -96,7 +96,7 @@ impl Federation {
             peers,
             channel,
             member,
-            group: Group::new(Instant::now()),
+            reports: ClusterReports::new(Instant::now()),
             seats,
             map: watch::Sender::new(Arc::new(known)),
             making: Mutex::default(),
