@@ -14,11 +14,10 @@ use dfs_proto::units::Offset;
 use openraft::storage::RaftLogStorage as _;
 use openraft::{EntryPayload, RaftLogReader as _};
 
-use super::Purpose;
-use super::consensus::ConsensusOptions;
 use super::log::disk::FileDisk;
 use super::log::store::LogOptions;
 use super::member::examine::{Examined, Opened};
+use super::{ConsensusOptions, Purpose};
 use crate::rocks::{RocksHome, RocksOptions};
 use dfs_state::kv::{KvHome, Snapshot, Txn};
 use dfs_state::{federation, read};

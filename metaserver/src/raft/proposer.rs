@@ -22,8 +22,8 @@ use tokio::time::{Instant, timeout};
 
 use super::log::store::LogMonitor;
 use super::machine::clock::StateClock;
+use super::machine::state_machine::Raft;
 use super::member::group::Group;
-use super::member::server::Raft;
 use super::types::{Proposal, TypeConfig};
 use dfs_state::command::{Command, Reply};
 use dfs_state::record::log;

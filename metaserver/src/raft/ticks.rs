@@ -8,11 +8,9 @@
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::consensus::{Leadership, Timing};
-use super::member::server::Raft;
-
-/// When a leader whom this member accepts was last heard.
-pub(crate) type Heard = watch::Sender<Option<Instant>>;
+use super::leadership::Leadership;
+use super::machine::state_machine::Raft;
+use super::options::Timing;
 
 /// Until when the ticks pause, as of `now`; `None` when they do not.
 fn pause_until(leads: bool, heard: Option<Instant>, now: Instant, timing: Timing) -> Option<Instant> {

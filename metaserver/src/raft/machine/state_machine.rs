@@ -23,6 +23,9 @@ const ENTRIES_AT_ONCE: usize = 64;
 /// A batch with this many writes is written before more entries are applied.
 const WRITES_AT_ONCE: usize = 20_000;
 
+/// openraft's handle of one member that runs this state machine.
+pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
+
 type Responder = ApplyResponder<TypeConfig>;
 
 pub(crate) struct StateMachine {

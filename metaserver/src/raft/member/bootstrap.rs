@@ -15,37 +15,23 @@ use std::time::Duration;
 use dfs_net::rpc::grpc;
 use dfs_net::services::raft_client::RaftClient;
 use dfs_proto::attr::Timestamp;
-use dfs_proto::error::MetaError;
-use dfs_proto::ids::{ClusterId, DirectoryId, FederationId, MemberId};
+use dfs_proto::ids::{DirectoryId, MemberId};
 use dfs_proto::wire;
-use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
 
 use super::group::Group;
-use super::server::Raft;
+use super::membership::recorded;
 use super::stamp::StampFile;
+use crate::raft::machine::state_machine::Raft;
 use crate::raft::machine::store::StateStore;
 use crate::raft::types::{FORMAT, MemberNode};
-use crate::raft::{ClusterOptions, Consensus, Purpose};
-use dfs_state::command::{Command, FederationCommand, InitCluster, Member};
 
 /// Between rounds of greetings: while the cluster is being made, and afterwards.
 const ROUND_BEFORE: Duration = Duration::from_millis(100);
 const ROUND_AFTER: Duration = Duration::from_secs(5);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 const GREETING_DEADLINE: Duration = Duration::from_secs(2);
-/// Between a new leader's tries to make or check the cluster, and between later checks of the members' addresses.
-const TRY_AGAIN: Duration = Duration::from_millis(200);
-const CHECK_AGAIN: Duration = Duration::from_secs(5);
-
-/// The directories that the membership records; empty until there is one.
-pub(crate) fn recorded(raft: &Raft) -> BTreeMap<MemberId, DirectoryId> {
-    let metrics = raft.metrics();
-    let metrics = metrics.borrow_watched();
-    let nodes = metrics.membership_config.membership().nodes();
-    nodes.map(|(id, node)| (MemberId(*id), node.directory)).collect()
-}
 
 /// Greets the others for as long as this member runs.
 pub(crate) struct Greeter {
@@ -233,83 +219,4 @@ pub(crate) async fn stamp_cluster(
             return;
         }
     }
-}
-
-/// What the leader keeps true: the cluster is made and knows its members and where they are, or the federation is made.
-pub(crate) async fn lead(consensus: Consensus, purpose: Purpose) {
-    let mut leadership = consensus.leadership();
-    loop {
-        let is_leader = leadership.borrow_and_update().is_leader;
-        let pause = match is_leader.then_some(()) {
-            None => {
-                if leadership.changed().await.is_err() {
-                    return;
-                }
-                continue;
-            }
-            Some(()) => match make(&consensus, &purpose).await {
-                Ok(()) => CHECK_AGAIN,
-                Err(error) => {
-                    tracing::debug!("make what the group is for: {error}");
-                    TRY_AGAIN
-                }
-            },
-        };
-        // Either is a reason to look again; the end of leadership is seen at the top.
-        drop(timeout(pause, leadership.changed()).await);
-    }
-}
-
-async fn make(consensus: &Consensus, purpose: &Purpose) -> Result<(), MetaError> {
-    match purpose {
-        Purpose::Cluster(options) => make_cluster(consensus, options).await,
-        Purpose::Federation => make_federation(consensus).await,
-    }
-}
-
-async fn make_federation(consensus: &Consensus) -> Result<(), MetaError> {
-    let is_made = dfs_state::federation::id(&*consensus.read().await?.snapshot()).is_some();
-    if !is_made {
-        let federation = FederationId(consensus.group().env.rng.u128());
-        consensus.propose(Command::Federation(FederationCommand::Init { federation })).await?;
-    }
-    Ok(())
-}
-
-async fn make_cluster(consensus: &Consensus, options: &ClusterOptions) -> Result<(), MetaError> {
-    let (record, members) = {
-        let view = consensus.read().await?;
-        let snapshot = view.snapshot();
-        (dfs_state::read::cluster(&*snapshot), dfs_state::read::members(&*snapshot))
-    };
-    if record.is_none() {
-        let rng = &consensus.group().env.rng;
-        let init = InitCluster {
-            cluster: ClusterId(rng.u128()),
-            name: options.name.clone(),
-            copies: options.copies,
-            copies_min: options.copies_min,
-            hash_key: rng.u128(),
-            root: options.root,
-        };
-        consensus.propose(Command::InitCluster(init)).await?;
-    }
-    let wanted = consensus.members();
-    if !wanted.is_empty() && members != wanted {
-        consensus.propose(Command::RecordMembers { members: wanted }).await?;
-    }
-    Ok(())
-}
-
-/// The members as the membership and their greetings say.
-pub(crate) fn members(raft: &Raft, group: &Group) -> Vec<Member> {
-    let metrics = raft.metrics();
-    let metrics = metrics.borrow_watched();
-    let nodes = metrics.membership_config.membership().nodes();
-    let member = |(id, node): (&u64, &MemberNode)| {
-        let id = MemberId(*id);
-        let address = group.address_of(id).unwrap_or_else(|| node.address.clone());
-        Member { id, address, directory: node.directory }
-    };
-    nodes.map(member).collect()
 }

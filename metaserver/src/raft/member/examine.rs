@@ -21,83 +21,21 @@
 //! after a crash, if MEMBER had not been written since (it is at each start, each new segment and each orderly end). The state
 //! does not contradict the latter: it may be ahead of this member's own log after a crash, when others made the quorum.
 
-use std::io;
 use std::sync::Arc;
 
 use dfs_net::env::Rng;
-use dfs_proto::ids::{ClusterId, DirectoryId, MemberId};
+use dfs_proto::ids::DirectoryId;
 use openraft::EntryPayload;
-use thiserror::Error;
 
 use super::stamp::{Stamp, StampError, StampFile};
-use crate::raft::consensus::{ConsensusOptions, StartError};
+use crate::raft::error::{Contradiction, StartError};
 use crate::raft::log::disk::LogDisk;
 use crate::raft::log::recover::{Reached, Recovered, recover};
 use crate::raft::log::store::{LogMonitor, LogStore};
 use crate::raft::machine::store::{FlushGate, Looked, StateStore};
+use crate::raft::options::ConsensusOptions;
 use crate::raft::types::{Applied, MembershipConfig, next_index};
 use dfs_state::kv::KvHome;
-
-/// Files of a data directory that do not agree, or cannot be read. One line each.
-#[derive(Debug, Error)]
-pub enum Contradiction {
-    #[error("{0}")]
-    Stamp(StampError),
-    #[error("MEMBER is missing, but {found} is there: the directory is not whole")]
-    NoStamp { found: String },
-    #[error("look at the state: {0}")]
-    State(io::Error),
-    #[error("read the Raft log: {0}")]
-    Log(io::Error),
-    #[error("state/CURRENT is missing, but {used}{remark}: the state, or its name, was lost")]
-    NoState { used: &'static str, remark: String },
-    #[error(
-        "MEMBER says that the Raft log has come to batch {} of segment {}, but its files (*.raftlog) end {}{remark}: its end was \
-         lost, and with it what this member has promised",
-        reached.batch, reached.sequence, end_of(found)
-    )]
-    LogBehind { reached: Reached, found: Option<Reached>, remark: String },
-    #[error(
-        "the state is applied up to entry {applied}, but the Raft log (*.raftlog) begins at {first}: what lies between is lost; \
-         state/CURRENT names an old state, or the log is another one's"
-    )]
-    Hole { applied: u64, first: u64 },
-    #[error(
-        "the state is applied up to entry {applied}, but the Raft log (*.raftlog) beside it is empty: its files were lost, and \
-         with them what this member has promised; it must not vote again"
-    )]
-    LogMissing { applied: u64 },
-    #[error(
-        "entry {index} of the Raft log (*.raftlog) is not the one that the state (state/CURRENT) has applied: they are of two members"
-    )]
-    Diverged { index: u64 },
-    #[error(
-        "{what} was made in data directory {recorded}, but MEMBER is of {actual}: one of the two was emptied or replaced"
-    )]
-    Foreign { what: &'static str, recorded: DirectoryId, actual: DirectoryId },
-    #[error("{what} is of a group without {member}, whose MEMBER this is: one of the two was replaced")]
-    Stranger { what: &'static str, member: MemberId },
-    #[error(
-        "MEMBER is of cluster {stamped}, but the state (state/CURRENT) is of cluster {found}: one of the two was replaced"
-    )]
-    OtherCluster { stamped: ClusterId, found: ClusterId },
-    #[error(
-        "MEMBER is {}, but the MEMBER above says that it is {expected}: it was lost or replaced",
-        of_directory(actual)
-    )]
-    OtherSeat { expected: DirectoryId, actual: Option<DirectoryId> },
-}
-
-fn end_of(found: &Option<Reached>) -> String {
-    match found {
-        Some(Reached { sequence, batch }) => format!("with batch {batch} of segment {sequence}"),
-        None => "before it begins".to_owned(),
-    }
-}
-
-fn of_directory(actual: &Option<DirectoryId>) -> String {
-    actual.map_or_else(|| "missing".to_owned(), |actual| format!("of data directory {actual}"))
-}
 
 /// A directory whose files agree.
 pub struct Examined {

@@ -23,24 +23,24 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::bootstrap::recorded;
 use super::group::Group;
+use super::membership::recorded;
 use super::network::{PART_DEADLINE, SnapshotBegin};
 use super::sender::{self, Claims};
 use crate::raft::machine::snapshot::{Part, PartWriter, SnapshotData};
-use crate::raft::machine::state_machine::StateMachine;
+use crate::raft::machine::state_machine::Raft;
 use crate::raft::machine::store::StateStore;
-use crate::raft::ticks::Heard;
 use crate::raft::types::{FORMAT, TypeConfig};
-
-pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
 /// Snapshots received at once; a leader that is refused tries again later.
 const RECEIVING_MAX: usize = 1;
+
+/// When a leader whom this member accepts was last heard.
+pub(crate) type Heard = watch::Sender<Option<Instant>>;
 
 /// One member of one group.
 #[derive(Clone)]

@@ -1,0 +1,82 @@
+//! What the leader of a group keeps true: what the group is for has been made, and a cluster's state has its members where they
+//! are now. Each step may be repeated; a new leader goes on where the one before it ended.
+
+use std::time::Duration;
+
+use dfs_proto::error::MetaError;
+use dfs_proto::ids::{ClusterId, FederationId};
+use tokio::time::timeout;
+
+use super::consensus::Consensus;
+use super::options::{ClusterOptions, Purpose};
+use dfs_state::command::{Command, FederationCommand, InitCluster};
+
+/// Between a new leader's tries to make or check the cluster, and between later checks of the members' addresses.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
+const CHECK_AGAIN: Duration = Duration::from_secs(5);
+
+/// What the leader keeps true: the cluster is made and knows its members and where they are, or the federation is made.
+pub(crate) async fn lead(consensus: Consensus, purpose: Purpose) {
+    let mut leadership = consensus.leadership();
+    loop {
+        let is_leader = leadership.borrow_and_update().is_leader;
+        let pause = match is_leader.then_some(()) {
+            None => {
+                if leadership.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            Some(()) => match make(&consensus, &purpose).await {
+                Ok(()) => CHECK_AGAIN,
+                Err(error) => {
+                    tracing::debug!("make what the group is for: {error}");
+                    TRY_AGAIN
+                }
+            },
+        };
+        // Either is a reason to look again; the end of leadership is seen at the top.
+        drop(timeout(pause, leadership.changed()).await);
+    }
+}
+
+async fn make(consensus: &Consensus, purpose: &Purpose) -> Result<(), MetaError> {
+    match purpose {
+        Purpose::Cluster(options) => make_cluster(consensus, options).await,
+        Purpose::Federation => make_federation(consensus).await,
+    }
+}
+
+async fn make_federation(consensus: &Consensus) -> Result<(), MetaError> {
+    let is_made = dfs_state::federation::id(&*consensus.read().await?.snapshot()).is_some();
+    if !is_made {
+        let federation = FederationId(consensus.group().env.rng.u128());
+        consensus.propose(Command::Federation(FederationCommand::Init { federation })).await?;
+    }
+    Ok(())
+}
+
+async fn make_cluster(consensus: &Consensus, options: &ClusterOptions) -> Result<(), MetaError> {
+    let (record, members) = {
+        let view = consensus.read().await?;
+        let snapshot = view.snapshot();
+        (dfs_state::read::cluster(&*snapshot), dfs_state::read::members(&*snapshot))
+    };
+    if record.is_none() {
+        let rng = &consensus.group().env.rng;
+        let init = InitCluster {
+            cluster: ClusterId(rng.u128()),
+            name: options.name.clone(),
+            copies: options.copies,
+            copies_min: options.copies_min,
+            hash_key: rng.u128(),
+            root: options.root,
+        };
+        consensus.propose(Command::InitCluster(init)).await?;
+    }
+    let wanted = consensus.members();
+    if !wanted.is_empty() && members != wanted {
+        consensus.propose(Command::RecordMembers { members: wanted }).await?;
+    }
+    Ok(())
+}
