@@ -1,4 +1,4 @@
-//! [`Consensus`]: this member of the group, as the rest of the server sees it.
+//! [`Consensus`]: a member of a group, as the rest of the server uses it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,13 +34,13 @@ use super::types::TypeConfig;
 use dfs_state::command::{Command, Member, Proposed, Reply};
 use dfs_state::kv::Txn;
 
-/// For `dfs status`.
+/// What `dfs status` shows of a group.
 #[derive(Clone, Debug)]
 pub struct GroupStatus {
     pub own: MemberId,
     pub term: u64,
     pub leader: Option<MemberId>,
-    /// Indexes; 0 when there is none.
+    /// Log indexes; 0 when there is no entry.
     pub last_log: u64,
     pub last_applied: u64,
     pub members: Vec<MemberStatus>,
@@ -52,13 +52,13 @@ pub struct MemberStatus {
     pub address: String,
     pub directory: DirectoryId,
     pub is_leader: bool,
-    /// Entries behind the leader; known to the leader only, and for followers that answered.
+    /// How many entries it is behind the leader. Only the leader knows it, and only of followers that have answered.
     pub log_lag: Option<u64>,
-    /// How far its clock is ahead of the others', as this member knows; `None`: it was not heard lately.
+    /// How far its clock is ahead of the other members' clocks; `None` if it was not heard lately.
     pub clock_off_ms: Option<i64>,
 }
 
-/// This member. Clones are handles of the same one; [`Consensus::shutdown`] ends it.
+/// This process's member of a group. Clones are handles of the same member; [`Consensus::shutdown`] ends it.
 #[derive(Clone)]
 pub struct Consensus {
     pub(super) inner: Arc<Inner>,
@@ -96,8 +96,8 @@ impl Consensus {
         }
     }
 
-    /// Has a command applied, and returns what `apply` answered. After `Unavailable` or `NotLeader` it may have happened
-    /// or may still happen: the caller's request ids make trying again safe (P8.1).
+    /// Has the group apply a command, and returns the reply. After `Unavailable` or `NotLeader` the command may have been applied,
+    /// or may still be; request ids make it safe to try again (P8.1).
     pub async fn propose(&self, command: Command) -> Result<Reply, MetaError> {
         if planted::has(Bug::ReplyBeforeCommit)
             && let Some(reply) = self.reply_too_early(&command)
@@ -107,8 +107,8 @@ impl Consensus {
         self.inner.proposer.propose(&command).await
     }
 
-    /// The planted bug: the answer as of what is applied here, while the proposal is on its way. Only to some, and only
-    /// where `apply` makes no id: else the bug would show at once.
+    /// A planted bug: answers from the state that is applied here, before the command is committed. It does so only for some
+    /// commands, and for none that makes an id, so that the bug does not show at once.
     fn reply_too_early(&self, command: &Command) -> Option<Reply> {
         let Command::Change { request, .. } = command else { return None };
         let makes_id = matches!(request.change, Change::Create(_) | Change::OpenChunk(_));
@@ -124,9 +124,9 @@ impl Consensus {
         Some(reply)
     }
 
-    /// A view that holds everything that was acknowledged before the call. Only the leader has one.
+    /// A view that holds everything that was acknowledged before the call. Only the leader can give one.
     ///
-    /// Whoever takes a lease for what is read registers before calling this (P3.5, P7.5).
+    /// Whoever is to hold a lease on what is read must be registered before this is called (P3.5, P7.5).
     pub async fn read(&self) -> Result<ReadView, MetaError> {
         let inner = &self.inner;
         let age_max = inner.lease.age_max();
@@ -141,12 +141,12 @@ impl Consensus {
         }
     }
 
-    /// What an entry that is proposed here now would have.
+    /// The times that an entry gets which is proposed here now.
     pub fn now(&self) -> Proposed {
         Proposed::At { wall: self.wall(), state: self.inner.time.now() }
     }
 
-    /// The wall clock that a leader's times are of (P7.1).
+    /// The wall clock from which a leader takes the times of its entries (P7.1).
     pub fn wall(&self) -> Timestamp {
         self.inner.group.clocks.wall()
     }
@@ -163,17 +163,17 @@ impl Consensus {
         }
     }
 
-    /// This member's state as it is, perhaps behind: for status only, never for clients.
+    /// This member's state as it is. It may be behind the leader's, so nothing that a client acts on may come from it.
     pub fn stale_view(&self) -> ReadView {
         ReadView::new(self.inner.store.kv())
     }
 
-    /// The index of the last entry that this member has applied; 0: none.
+    /// The index of the last entry that this member has applied; 0 if there is none.
     pub fn applied(&self) -> u64 {
         self.inner.raft.metrics().borrow_watched().last_applied.map_or(0, |id| id.index)
     }
 
-    /// Waits until it is above `index`; returns it.
+    /// Waits until this member has applied an entry above `index`, and returns the index of the last one.
     pub async fn applied_beyond(&self, index: u64) -> u64 {
         let mut changes = self.inner.raft.metrics();
         loop {
@@ -187,12 +187,12 @@ impl Consensus {
         }
     }
 
-    /// Follow it to know when this member begins or ceases to lead.
+    /// Who leads; changes when this member begins or ceases to lead.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.inner.leadership.clone()
     }
 
-    /// Unknown until the cluster is made.
+    /// The cluster's id, or the federation's; unknown until it is made.
     pub fn cluster(&self) -> watch::Receiver<ClusterId> {
         self.inner.group.watch_cluster()
     }
@@ -201,8 +201,8 @@ impl Consensus {
         self.inner.group.directory
     }
 
-    /// Notes that the federation group's member in this process has its directory beside this one's: it must be there from now
-    /// on.
+    /// Records in this member's stamp which data directory the federation group's member in this process has. From then on a
+    /// start without that directory is refused.
     pub async fn note_seat(&self, seat: DirectoryId) -> Result<(), StartError> {
         if self.inner.stamp.get().await.seat == Some(seat) {
             return Ok(());
@@ -210,13 +210,13 @@ impl Consensus {
         self.inner.stamp.change(|stamp| stamp.seat = Some(seat)).await.map_err(StartError::Io)
     }
 
-    /// The error to answer with when this member does not lead.
+    /// The refusal of a member that does not lead, with the leader's address if it is known.
     pub fn not_leader(&self) -> MetaError {
         let leadership = self.inner.leadership.borrow();
         MetaError::NotLeader { leader: leadership.leader_address.clone().filter(|_| !leadership.is_leader) }
     }
 
-    /// Ready when this member cannot go on: the process should say why and end.
+    /// Completes when this member cannot go on. The process should then report why and exit.
     pub async fn failed(&self) -> Failure {
         let mut failure = self.inner.group.watch_failure();
         match failure.wait_for(Option::is_some).await.map(|failure| failure.clone()) {
@@ -226,7 +226,7 @@ impl Consensus {
         }
     }
 
-    /// The members as recorded, where they are now. Empty until the group is made.
+    /// The members that the membership records, with their present addresses. Empty until the group is made.
     pub fn members(&self) -> Vec<Member> {
         membership::members(&self.inner.raft, &self.inner.group)
     }
@@ -263,7 +263,7 @@ impl Consensus {
         }
     }
 
-    /// Asks `to` to lead; returns when it was asked, not when it does.
+    /// Asks `to` to take over the lead. Returns when it was asked, which may be before it leads.
     pub async fn transfer_leader(&self, to: MemberId) -> Result<(), MetaError> {
         if !self.inner.leadership.borrow().is_leader {
             return Err(self.not_leader());
@@ -276,7 +276,7 @@ impl Consensus {
             .map_err(|stopped| unavailable(stopped.to_string()))
     }
 
-    /// Asks the member that is least behind to lead, of those whose clock is right; answers whether there is one.
+    /// Asks the member that is least behind, of those whose clock is right, to take over the lead. Returns false if there is none.
     pub async fn hand_over(&self) -> bool {
         let status = self.status();
         let others = status.members.iter().filter(|member| member.id != status.own);
@@ -288,7 +288,8 @@ impl Consensus {
         }
     }
 
-    /// Ends this member's part: nothing is written any more when it returns, and a start finds little to apply again.
+    /// Stops this member. When this returns, nothing is written any more, and the state is flushed, so that the next start has
+    /// little to apply again.
     pub async fn shutdown(&self) {
         self.inner.stop.cancel();
         if let Err(error) = self.inner.raft.shutdown().await {
@@ -312,7 +313,7 @@ impl Consensus {
     }
 }
 
-/// What the other members call; for the gRPC port of the process that is these members, one of each group at most.
+/// The gRPC service that the other members call. `members` are those of this process, at most one of each group.
 pub fn service(members: &[Consensus]) -> RaftServer<impl RaftService + use<>> {
     server::service(members.iter().map(Consensus::served).collect())
 }

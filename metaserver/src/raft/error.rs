@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::log::recover::Reached;
 use super::member::stamp::StampError;
 
-/// Why a member cannot start. One line each.
+/// Why a member cannot start. Each message is one line.
 #[derive(Debug, Error)]
 pub enum StartError {
     #[error(transparent)]
@@ -32,7 +32,7 @@ pub enum StartError {
     Raft(String),
 }
 
-/// Files of a data directory that do not agree, or cannot be read. One line each.
+/// Why the files of a data directory do not agree, or cannot be read. Each message is one line.
 #[derive(Debug, Error)]
 pub enum Contradiction {
     #[error("{0}")]

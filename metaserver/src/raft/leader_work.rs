@@ -1,5 +1,5 @@
-//! What the leader of a group keeps true: what the group is for has been made, and a cluster's state has its members where they
-//! are now. Each step may be repeated; a new leader goes on where the one before it ended.
+//! What the leader of a group keeps true: the cluster or the federation has been made, and the cluster's state has the present
+//! members with their addresses. Every step is idempotent, so that a new leader can go on where the last one stopped.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use super::consensus::Consensus;
 use super::options::{ClusterOptions, Purpose};
 use dfs_state::command::{Command, FederationCommand, InitCluster};
 
-/// Between a new leader's tries to make or check the cluster, and between later checks of the members' addresses.
+/// How long the leader waits after a try that failed, and between two checks.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 const CHECK_AGAIN: Duration = Duration::from_secs(5);
 
-/// What the leader keeps true: the cluster is made and knows its members and where they are, or the federation is made.
+/// Does the leader's work whenever this member leads.
 pub(crate) async fn lead(consensus: Consensus, purpose: Purpose) {
     let mut leadership = consensus.leadership();
     loop {
@@ -35,7 +35,7 @@ pub(crate) async fn lead(consensus: Consensus, purpose: Purpose) {
                 }
             },
         };
-        // Either is a reason to look again; the end of leadership is seen at the top.
+        // Whichever comes first, the loop looks again; it notices above if this member leads no more.
         drop(timeout(pause, leadership.changed()).await);
     }
 }

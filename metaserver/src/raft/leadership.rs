@@ -1,4 +1,4 @@
-//! Who leads the group, as this member knows.
+//! Who leads the group, as far as this member knows.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::machine::state_machine::Raft;
 use super::member::group::Group;
 
-/// Who leads, as this member knows.
+/// Who leads the group, as far as this member knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leadership {
     pub term: u64,
@@ -39,7 +39,7 @@ pub(crate) fn current_leadership(raft: &Raft, group: &Group, before: Option<&Lea
     Leadership { term, leader, leader_address: known.or_else(recorded), is_leader, since }
 }
 
-/// Keeps `leadership` up to date until Raft stops, which is this member's end.
+/// Keeps `leadership` up to date. When Raft stops, this member has failed.
 pub(crate) async fn watch_leadership(raft: Raft, group: Arc<Group>, leadership: watch::Sender<Leadership>) {
     let mut changes = raft.metrics();
     loop {

@@ -1,7 +1,7 @@
-//! Consensus: what is proposed here is applied on every member, in one order, and survives any minority of them.
-//! The only module that knows openraft.
+//! Consensus: every member applies the same commands in the same order, and what was acknowledged survives as long as a
+//! majority of the members does. This is the only module that knows openraft.
 //!
-//! Start with [`Consensus`]: `propose` and `read` are the two doors to the state. How a command becomes durable:
+//! Start with [`Consensus`]: its `propose` changes the state and its `read` gives a view of it. How a command becomes durable:
 //!
 //!     propose → proposer (gathers) → openraft → log::store → log::writer (one write, one sync)  ← durable here
 //!                                             ↘ member::network → member::server (the others) → their log::store
@@ -9,16 +9,21 @@
 //!
 //! The floors, from below:
 //!
-//!     options, error, types   what a member is started with; why it cannot start; openraft's types with their encodings
-//!     log, machine, member    the log on disk; the replicated state on one member; one member among the others of its group
-//!     leadership, ticks, read_lease, proposer
-//!                             who leads; when openraft looks at its timers; whether the leader may answer reads by itself; how
-//!                             commands are gathered into entries
-//!     consensus               a member, as the rest of the server sees it
-//!     leader_work             what the leader of a group keeps true
-//!     start                   opens a member's directory, wires all of the above and runs it
+//!     options       what a member is started with
+//!     error         why a member cannot start
+//!     types         openraft's types, with their encodings
+//!     log           the Raft log on disk
+//!     machine       the replicated state on one member
+//!     member        one member among the others of its group
+//!     leadership    who leads
+//!     ticks         when openraft looks at its timers
+//!     read_lease    whether the leader may answer reads by itself
+//!     proposer      gathers commands into log entries
+//!     consensus     a member, as the rest of the server sees it
+//!     leader_work   what the leader of a group keeps true
+//!     start         opens a member's directory, wires all of the above and runs it
 //!
-//! Rules: the headers of these files, and P7.
+//! The invariants are in the headers of these files; the rules of the protocol are P7.
 
 mod consensus;
 mod error;

@@ -1,5 +1,5 @@
-//! Data directories that released metaservers have left (`tests/formats/README.md`): today's code opens them, applies what the
-//! Raft log has beyond the state, and finds everything.
+//! Data directories that released metaservers have left (`tests/formats/README.md`). This release opens them, applies the entries
+//! of the Raft log that are not in the state yet, and finds everything.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -54,8 +54,8 @@ async fn open(path: &Path, purpose: Purpose) -> Opened {
     examined.open(&options, disk, home, &Rng::seeded(1)).await.unwrap()
 }
 
-/// Applies what the log has beyond the state, as a start does; it was the group's only member, so all of it counts.
-/// Returns how many commands that were.
+/// Applies the entries of the log that are not in the state yet, as a start does. All of them are committed, because the group had
+/// only this member. Returns how many commands they had.
 async fn catch_up(opened: &mut Opened) -> usize {
     let (next, kv) = (opened.applied.next_index(), opened.store.kv());
     let entries = opened.log_store.get_log_reader().await.try_get_log_entries(next..).await.unwrap();
@@ -155,7 +155,7 @@ fn names_are_there(shown: &Shown<'_>) {
     assert_eq!(shown.attributes("second/two"), (File, 0o644, 1, 0, 0, 4096));
 }
 
-/// That the extents name bytes that are committed, `check` has seen.
+/// `check` has verified already that the extents name committed bytes.
 fn bytes_are_there(shown: &Shown<'_>) {
     for (path, len) in [("v1/file", 6000), ("v1/over", 100), ("v1/short", 12345), ("second/two", 4096)] {
         let pieces = shown.extents(path);

@@ -9,13 +9,13 @@ use super::log::store::LogOptions;
 use super::member::group::GroupKind;
 use dfs_state::command::RootAttr;
 
-/// How a leader is noticed and replaced.
+/// How soon a leader that has failed is noticed and replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
     pub heartbeat: Duration,
-    /// A follower that has heard nothing for one lease and this long stands for election.
+    /// A follower stands for election when it has heard no leader for the length of the leader's lease plus this.
     pub election_min: Duration,
-    /// Also the leader's lease: for so long after a heartbeat no follower helps to elect another one.
+    /// This is also the length of the leader's lease: for so long after a heartbeat, no follower helps to elect another leader.
     pub election_max: Duration,
 }
 
@@ -26,13 +26,13 @@ impl Timing {
 }
 
 impl Default for Timing {
-    /// A killed leader is replaced after 1 to 1.6 s.
+    /// With these, a leader that was killed is replaced after 1 to 1.6 s.
     fn default() -> Timing {
         Timing::new(Duration::from_millis(300), Duration::from_millis(450))
     }
 }
 
-/// What the first leader makes the cluster with.
+/// How the first leader makes the cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
     pub name: String,
@@ -52,7 +52,7 @@ impl Default for ClusterOptions {
     }
 }
 
-/// What a group is there for, and what its first leader makes it with.
+/// What a group is for, and what its first leader needs to make that.
 #[derive(Clone, Debug)]
 pub enum Purpose {
     Cluster(ClusterOptions),
@@ -71,19 +71,19 @@ impl Purpose {
 #[derive(Clone, Debug)]
 pub struct ConsensusOptions {
     pub member: MemberId,
-    /// Where the other members and clients reach this one: `host:port` of its gRPC port.
+    /// `host:port` of the gRPC port, at which clients and the other members reach this member.
     pub address: String,
-    /// Every member of the group with its address; equal on all.
+    /// Every member of the group with its address. All members must be given the same.
     pub bootstrap: BTreeMap<MemberId, String>,
     pub purpose: Purpose,
     pub timing: Timing,
-    /// A snapshot is made after this many entries; it lets the log be cut.
+    /// A snapshot is made after this many entries, so that the log can be cut.
     pub snapshot_entries: u64,
-    /// Entries kept behind a snapshot for followers that are a little behind.
+    /// So many entries are kept when the log is cut, so that a follower that is a little behind needs no snapshot.
     pub keep_entries: u64,
-    /// When the entries are too long for it, a snapshot is also made, and the log cut.
+    /// A snapshot is also made when the entries have more bytes than this allows.
     pub log: LogOptions,
-    /// A read that the state is not applied far enough for within this time is given up.
+    /// A read fails when the entries that it must see are not applied within this time.
     pub deadline: Duration,
 }
 

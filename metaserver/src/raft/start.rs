@@ -1,4 +1,4 @@
-//! Starts a member: opens its directory, wires its parts, and runs what goes on for as long as it does.
+//! Starts a member: opens its directory, wires its parts, and spawns the tasks that run until it is shut down.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,17 +30,17 @@ use super::read_lease::ReadLease;
 use super::ticks;
 use dfs_state::kv::KvHome;
 
-/// Between two looks at this member's clock. An entry takes its time from the others' if need be, without waiting for them.
+/// How often a member checks whether its clock lets it lead. The times of entries do not wait for that check (`clocks`, MC3).
 const CLOCK_LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Between two cuts of a log that is too long: the last one takes time to show.
+/// The pause between two cuts of a log that is too long, because the effect of a cut shows only after a while.
 const CUT_INTERVAL: Duration = Duration::from_millis(250);
-/// Entries for one follower in one request, at most; their bytes are bounded by the log's reader.
+/// Entries in one request to a follower. Their bytes are bounded by the log's reader.
 const PAYLOAD_ENTRIES_MAX: u64 = 512;
-/// Proposals, reads and requests of others that wait for openraft's one task.
+/// Proposals, reads and requests of other members that wait for openraft's one task.
 const API_QUEUE_MAX: u64 = 4096;
 
 impl Consensus {
-    /// Opens the directory and takes part. [`service`](super::service) of it must be served at `options.address`.
+    /// Opens the directory and starts the member. [`service`](super::service) of it must be served at `options.address`.
     pub async fn start(
         options: ConsensusOptions,
         env: Env,
@@ -51,7 +51,7 @@ impl Consensus {
         Consensus::take_part(options, env, disk, home, examined).await
     }
 
-    /// Takes part in a directory that was found to be whole.
+    /// Starts the member in a directory whose files were found to agree.
     pub async fn take_part(
         options: ConsensusOptions,
         env: Env,
@@ -65,7 +65,7 @@ impl Consensus {
         let Opened { stamp, store, applied, log_store, log } =
             examined.open(&options, disk, home, &env.rng).await?;
         let stamped = stamp.get().await;
-        // keeps P7.5: a fresh member has promised nothing to anybody
+        // keeps P7.5: a fresh member has granted no lease and so may vote at once
         let is_fresh = log.is_fresh();
         let votes_from = if is_fresh { Instant::now() } else { Instant::now() + options.timing.election_max };
         let group = Arc::new(Group::new(
@@ -100,7 +100,7 @@ impl Consensus {
             heard: Heard::new(None),
             receiving: server::receiving(),
             time,
-            // Three quarters: clocks may run apart a little, and the read itself takes a moment.
+            // A quarter is the margin for clocks that drift and for the time that the read itself takes.
             lease: ReadLease::new(clock, options.timing.election_max * 3 / 4),
             timing: options.timing,
             deadline: options.deadline,
@@ -145,7 +145,7 @@ fn raft_config(options: &ConsensusOptions, is_fresh: bool) -> Config {
         api_channel_size: Some(API_QUEUE_MAX),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_entries),
         max_in_snapshot_log_to_keep: options.keep_entries,
-        // A follower further behind than the log reaches needs a snapshot anyway.
+        // A follower that is behind the first entry of the log needs a snapshot anyway.
         replication_lag_threshold: options.snapshot_entries.saturating_mul(2).max(options.keep_entries + 1),
         backoff: "50ms 100ms ...500ms".to_owned(),
         // keeps P7.5
@@ -157,8 +157,8 @@ fn raft_config(options: &ConsensusOptions, is_fresh: bool) -> Config {
     }
 }
 
-/// Lets a member that was restarted stand for election after one lease (P7.5), and one whose clock is wrong not, nor go on
-/// leading (P7.1).
+/// Lets a member that was restarted stand for election only after one lease (P7.5). While its clock is wrong, a member does not
+/// stand, and hands over the lead if it has it (P7.1).
 async fn stand(consensus: Consensus, votes_from: Instant) {
     sleep_until(votes_from).await;
     let (group, mut could_lead) = (consensus.group(), true);
@@ -182,12 +182,12 @@ async fn stand(consensus: Consensus, votes_from: Instant) {
     }
 }
 
-/// Keeps the log's memory bounded when entries are large: openraft counts entries, not bytes.
+/// Bounds the memory of the log when entries are large, because openraft counts entries and not bytes.
 async fn bound_log(raft: Raft, log: LogMonitor) {
     loop {
         log.too_long().await;
         let snapshot = raft.metrics().borrow_watched().snapshot.map(|id| id.index);
-        // What the last snapshot covers goes at once; when it was little, a new one is due.
+        // The entries that the last snapshot covers can be cut at once. If none are left, a new snapshot is needed.
         let done = match snapshot.filter(|upto| *upto >= log.purged_next()) {
             Some(upto) => raft.trigger().purge_log(upto).await,
             None => raft.trigger().snapshot().await,

@@ -1,5 +1,9 @@
-//! The replicated state on one member: `state_machine` applies entries to it, `store` says which database is the current one,
-//! `snapshot` moves one to another member, and `clock` tells the state's time.
+//! The replicated state on one member.
+//!
+//!     state_machine    applies log entries to it
+//!     store            which database holds it, and how far it is durable
+//!     snapshot         sends it to another member
+//!     clock            the state's own time
 
 pub(crate) mod clock;
 pub(crate) mod snapshot;

@@ -1,8 +1,9 @@
-//! Applies committed entries to the state, in order, each exactly once in the state that survives.
+//! Applies committed entries to the state, in their order. Also over crashes, the effects of each entry are there exactly once.
 //!
-//! A1  The effects of an entry, the remembered results in it, and `last applied` are one batch (P7.3).
-//! A2  An entry is applied only when its index is the last applied one plus one.
-//! A3  Replies go out after the batch is written. It need not be durable: the log is.
+//! A1  The effects of an entry, the results that it remembers, and the index of the last applied entry are written in one batch
+//!     (P7.3).
+//! A2  An entry is applied only if its index is that of the last applied entry plus one.
+//! A3  Replies are sent after the batch is written. It need not be durable, because the log is.
 
 use std::io;
 use std::sync::Arc;
@@ -18,9 +19,9 @@ use crate::raft::types::{Applied, LogEntry, LogId, Membership, Proposal, Replies
 use dfs_state::command::Reply;
 use dfs_state::kv::Txn;
 
-/// Entries that share a batch, unless their writes are many before.
+/// Entries in one batch.
 const ENTRIES_AT_ONCE: usize = 64;
-/// A batch with this many writes is written before more entries are applied.
+/// A batch with this many writes gets no further entries.
 const WRITES_AT_ONCE: usize = 20_000;
 
 /// openraft's handle of one member that runs this state machine.
@@ -39,7 +40,7 @@ impl StateMachine {
         StateMachine { store, applied, time }
     }
 
-    /// Applies the front of `waiting` as one batch, and replies.
+    /// Applies the first entries of `waiting` as one batch, and sends their replies.
     fn apply_some(&mut self, waiting: &mut Vec<(LogEntry, Option<Responder>)>) -> io::Result<()> {
         let kv = self.store.kv();
         let mut replies = Vec::with_capacity(waiting.len());

@@ -10,7 +10,7 @@ use crate::raft::machine::state_machine::Raft;
 use crate::raft::types::MemberNode;
 use dfs_state::command::Member;
 
-/// The directories that the membership records; empty until there is one.
+/// The data directories that the membership records; empty until there is a membership.
 pub(crate) fn recorded(raft: &Raft) -> BTreeMap<MemberId, DirectoryId> {
     let metrics = raft.metrics();
     let metrics = metrics.borrow_watched();
@@ -18,7 +18,7 @@ pub(crate) fn recorded(raft: &Raft) -> BTreeMap<MemberId, DirectoryId> {
     nodes.map(|(id, node)| (MemberId(*id), node.directory)).collect()
 }
 
-/// The members as the membership and their greetings say.
+/// The members that the membership records, with the addresses that their greetings gave.
 pub(crate) fn members(raft: &Raft, group: &Group) -> Vec<Member> {
     let metrics = raft.metrics();
     let metrics = metrics.borrow_watched();
