@@ -7,8 +7,6 @@ use dfs_net::services::raft_server::{Raft as RaftService, RaftServer};
 use dfs_proto::attr::Timestamp;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ClusterId, DirectoryId, MemberId};
-use dfs_proto::meta::Change;
-use dfs_proto::planted::{self, Bug};
 use openraft::LinearizerOption;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{LinearizableReadError, RaftError};
@@ -32,7 +30,6 @@ use super::proposer::{Proposer, not_leader};
 use super::read_lease::ReadLease;
 use super::types::TypeConfig;
 use dfs_state::command::{Command, Member, Proposed, Reply};
-use dfs_state::kv::Txn;
 
 /// What `dfs status` shows of a group.
 #[derive(Clone, Debug)]
@@ -99,29 +96,7 @@ impl Consensus {
     /// Has the group apply a command, and returns the reply. After `Unavailable` or `NotLeader` the command may have been applied,
     /// or may still be; request ids make it safe to try again (P8.1).
     pub async fn propose(&self, command: Command) -> Result<Reply, MetaError> {
-        if planted::has(Bug::ReplyBeforeCommit)
-            && let Some(reply) = self.reply_too_early(&command)
-        {
-            return Ok(reply);
-        }
         self.inner.proposer.propose(&command).await
-    }
-
-    /// A planted bug: answers from the state that is applied here, before the command is committed. It does so only for some
-    /// commands, and for none that makes an id, so that the bug does not show at once.
-    fn reply_too_early(&self, command: &Command) -> Option<Reply> {
-        let Command::Change { request, .. } = command else { return None };
-        let makes_id = matches!(request.change, Change::Create(_) | Change::OpenChunk(_));
-        let is_one_of_some = request.request.0 % 8 == 0;
-        if makes_id || !is_one_of_some || !self.inner.leadership.borrow().is_leader {
-            return None;
-        }
-        let kv = self.inner.store.kv();
-        let base = kv.snapshot();
-        let reply = dfs_state::apply(command, self.now(), &mut Txn::new(&*base));
-        let (proposer, command) = (self.inner.proposer.clone(), command.clone());
-        tokio::spawn(async move { proposer.propose(&command).await });
-        Some(reply)
     }
 
     /// A view that holds everything that was acknowledged before the call. Only the leader can give one.
