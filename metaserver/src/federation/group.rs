@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::Federation;
 use crate::coherence::soft::BeginsAnew as _;
 use crate::raft::Consensus;
-use dfs_state::command::{Command, FederationCommand, Reply};
+use dfs_state::federation::command::{Command, Reply};
 
 impl Federation {
     /// Answers as the group's leader.
@@ -41,17 +41,17 @@ impl Federation {
                 Some(command) => command,
             },
             Federate::SettleVolume { volume, name, version } => {
-                FederationCommand::SettleVolume { volume, name, version }
+                Command::SettleVolume { volume, name, version }
             }
-            Federate::RetireVolume { volume } => FederationCommand::RetireVolume { volume },
-            Federate::ForgetVolume { volume } => FederationCommand::ForgetVolume { volume },
-            Federate::CopyRoot { root } => FederationCommand::CopyRoot { root },
+            Federate::RetireVolume { volume } => Command::RetireVolume { volume },
+            Federate::ForgetVolume { volume } => Command::ForgetVolume { volume },
+            Federate::CopyRoot { root } => Command::CopyRoot { root },
             Federate::Join { entry, .. } if map.clusters.is_empty() && !self.is_first(&entry) => {
                 let what = "the first cluster, which gets the root directory, has not joined yet".to_owned();
                 return Err(MetaError::Unavailable { what });
             }
-            Federate::Join { cluster, entry } => FederationCommand::JoinCluster { cluster, entry },
-            Federate::Leave { cluster } => FederationCommand::LeaveCluster { cluster },
+            Federate::Join { cluster, entry } => Command::JoinCluster { cluster, entry },
+            Federate::Leave { cluster } => Command::LeaveCluster { cluster },
         };
         propose(member, command).await.map(|_| None)
     }
@@ -63,12 +63,12 @@ impl Federation {
         cluster: ClusterId,
         entry: ClusterEntry,
         load: ClusterLoad,
-    ) -> MetaResult<Option<FederationCommand>> {
+    ) -> MetaResult<Option<Command>> {
         // Also of one that is refused: it may be about to join, and get the next volume.
         self.reports.heard(map, cluster, load, Instant::now());
         let command = match map.cluster(cluster) {
             Some(known) if *known == entry => None,
-            Some(_) => Some(FederationCommand::MoveCluster { cluster, entry }),
+            Some(_) => Some(Command::MoveCluster { cluster, entry }),
             None => Some(self.first_join(map, cluster, entry)?),
         };
         Ok(command)
@@ -81,7 +81,7 @@ impl Federation {
         name: Name,
         cluster: ClusterId,
     ) -> MetaResult<AddedVolume> {
-        match propose(member, FederationCommand::AddVolume { cluster, name }).await? {
+        match propose(member, Command::AddVolume { cluster, name }).await? {
             Reply::VolumeAdded { volume } => {
                 self.reports.placed(cluster);
                 Ok(AddedVolume { volume, cluster })
@@ -102,17 +102,17 @@ impl Federation {
         map: &FederationMap,
         cluster: ClusterId,
         entry: ClusterEntry,
-    ) -> MetaResult<FederationCommand> {
+    ) -> MetaResult<Command> {
         if map.clusters.is_empty() && self.is_first(&entry) {
-            return Ok(FederationCommand::JoinCluster { cluster, entry });
+            return Ok(Command::JoinCluster { cluster, entry });
         }
         let what = format!("cluster {} is not in the federation: `dfs cluster join` lets it in", entry.name);
         Err(MetaError::InvalidArgument { what })
     }
 }
 
-async fn propose(member: &Consensus, command: FederationCommand) -> MetaResult<Reply> {
-    match member.propose(Command::Federation(command)).await? {
+async fn propose(member: &Consensus, command: Command) -> MetaResult<Reply> {
+    match member.propose(command).await? {
         Reply::Refused(refused) => Err(refused),
         reply => Ok(reply),
     }
@@ -137,7 +137,7 @@ mod tests {
             |name: &str| ClusterEntry { name: name.to_owned(), metaservers: vec![format!("{name}:1")] };
         let (mut map, load) = (FederationMap::default(), ClusterLoad::default());
         let (alpha, join) = (ClusterId(1), federation.reported(&map, ClusterId(1), entry("alpha"), load));
-        assert_eq!(join, Ok(Some(FederationCommand::JoinCluster { cluster: alpha, entry: entry("alpha") })));
+        assert_eq!(join, Ok(Some(Command::JoinCluster { cluster: alpha, entry: entry("alpha") })));
         map.clusters.push((alpha, entry("alpha")));
         for stranger in 2..1000 {
             assert!(federation.reported(&map, ClusterId(stranger), entry("beta"), load).is_err());

@@ -19,6 +19,7 @@ use super::error::StartError;
 use super::leadership::Leadership;
 use super::log::store::LogMonitor;
 use super::machine::clock::StateClock;
+use super::machine::replicated::ReplicatedCommand;
 use super::machine::state_machine::Raft;
 use super::machine::store::{ReadView, StateStore};
 use super::member::group::{Failure, Group};
@@ -29,7 +30,7 @@ use super::options::Timing;
 use super::proposer::{Proposer, not_leader};
 use super::read_lease::ReadLease;
 use super::types::TypeConfig;
-use dfs_state::command::{Command, Member, Proposed, Reply};
+use dfs_state::command::{Member, Proposed};
 
 /// What `dfs status` shows of a group.
 #[derive(Clone, Debug)]
@@ -95,7 +96,7 @@ impl Consensus {
 
     /// Has the group apply a command, and returns the reply. After `Unavailable` or `NotLeader` the command may have been applied,
     /// or may still be; request ids make it safe to try again (P8.1).
-    pub async fn propose(&self, command: Command) -> Result<Reply, MetaError> {
+    pub(crate) async fn propose<C: ReplicatedCommand>(&self, command: C) -> Result<C::Reply, MetaError> {
         self.inner.proposer.propose(&command).await
     }
 

@@ -22,7 +22,8 @@ use tonic::service::Routes;
 use super::log::disk::{FileDisk, LogDisk, SimulatedDisk};
 use super::{Consensus, ConsensusOptions, LogOptions, Purpose, StartError, applied_count};
 use crate::rocks::{RocksHome, RocksOptions};
-use dfs_state::command::{Command, FederationCommand, Reply};
+use dfs_state::command::{Command, Reply};
+use dfs_state::federation::command as federation;
 use dfs_state::kv::KvHome;
 use dfs_state::kv::memory::MemoryHome;
 
@@ -645,14 +646,14 @@ async fn three_clusters_share_a_federation_group_over_the_ports_of_their_own() {
     let join = |both: &Both| {
         let entry = ClusterEntry { name: both.federation.status().own.to_string(), metaservers: Vec::new() };
         let cluster = *both.cluster.cluster().borrow();
-        Command::Federation(FederationCommand::JoinCluster { cluster, entry })
+        federation::Command::JoinCluster { cluster, entry }
     };
     for both in &all {
         let deadline = Instant::now() + PATIENCE;
         let mut joined = false;
         while !joined {
             for member in &all {
-                joined |= matches!(member.federation.propose(join(both)).await, Ok(Reply::Done));
+                joined |= matches!(member.federation.propose(join(both)).await, Ok(federation::Reply::Done));
             }
             assert!(Instant::now() < deadline, "a cluster did not join in time");
         }

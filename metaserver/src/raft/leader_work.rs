@@ -9,7 +9,8 @@ use tokio::time::timeout;
 
 use super::consensus::Consensus;
 use super::options::{ClusterOptions, Purpose};
-use dfs_state::command::{Command, FederationCommand, InitCluster};
+use dfs_state::command::{Command, InitCluster};
+use dfs_state::federation;
 
 /// How long the leader waits after a try that failed, and between two checks.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
@@ -48,10 +49,10 @@ async fn make(consensus: &Consensus, purpose: &Purpose) -> Result<(), MetaError>
 }
 
 async fn make_federation(consensus: &Consensus) -> Result<(), MetaError> {
-    let is_made = dfs_state::federation::id(&*consensus.read().await?.snapshot()).is_some();
+    let is_made = federation::id(&*consensus.read().await?.snapshot()).is_some();
     if !is_made {
         let federation = FederationId(consensus.group().env.rng.u128());
-        consensus.propose(Command::Federation(FederationCommand::Init { federation })).await?;
+        consensus.propose(federation::command::Command::Init { federation }).await?;
     }
     Ok(())
 }

@@ -16,7 +16,9 @@ use openraft::{EntryPayload, RaftLogReader as _};
 
 use super::log::disk::FileDisk;
 use super::log::store::LogOptions;
+use super::machine::replicated;
 use super::member::examine::{Examined, Opened};
+use super::member::group::GroupKind;
 use super::{ConsensusOptions, Purpose};
 use crate::rocks::{RocksHome, RocksOptions};
 use dfs_state::kv::{KvHome, Snapshot, Txn};
@@ -56,23 +58,19 @@ async fn open(path: &Path, purpose: Purpose) -> Opened {
 
 /// Applies the entries of the log that are not in the state yet, as a start does. All of them are committed, because the group had
 /// only this member. Returns how many commands they had.
-async fn catch_up(opened: &mut Opened) -> usize {
+async fn catch_up(opened: &mut Opened, kind: GroupKind) -> usize {
     let (next, kv) = (opened.applied.next_index(), opened.store.kv());
     let entries = opened.log_store.get_log_reader().await.try_get_log_entries(next..).await.unwrap();
     let mut count = 0;
     for entry in entries {
         let EntryPayload::Normal(proposal) = entry.payload else { continue };
-        let entry = proposal.decode().unwrap();
-        for command in entry.commands {
-            let batch = {
-                let base = kv.snapshot();
-                let mut txn = Txn::new(&*base);
-                dfs_state::apply(&command, entry.proposed, &mut txn);
-                txn.into_batch()
-            };
-            kv.write(batch).unwrap();
-            count += 1;
-        }
+        let batch = {
+            let base = kv.snapshot();
+            let mut txn = Txn::new(&*base);
+            count += replicated::apply(kind, &proposal, &mut txn).unwrap().0.len();
+            txn.into_batch()
+        };
+        kv.write(batch).unwrap();
     }
     count
 }
@@ -121,7 +119,7 @@ async fn the_directory_that_a_killed_metaserver_of_the_first_formats_left_is_rea
     let directory = kept("directory.1");
     let mut opened = open(directory.path(), Purpose::Cluster(Default::default())).await;
     assert!(opened.applied.next_index() > 50, "the state has a part of it");
-    let commands = catch_up(&mut opened).await;
+    let commands = catch_up(&mut opened, GroupKind::Cluster).await;
     assert!(commands > 5, "the log has the rest: {commands} commands");
     let kv = opened.store.kv();
     let view = kv.snapshot();
@@ -170,7 +168,7 @@ fn bytes_are_there(shown: &Shown<'_>) {
 async fn the_federation_groups_part_of_that_directory_is_read_too() {
     let directory = kept("directory.1");
     let mut opened = open(&directory.path().join("federation"), Purpose::Federation).await;
-    catch_up(&mut opened).await;
+    catch_up(&mut opened, GroupKind::Federation).await;
     let kv = opened.store.kv();
     let view = kv.snapshot();
     assert_eq!(federation::check(&*view), Vec::<String>::new());

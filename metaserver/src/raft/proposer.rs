@@ -22,11 +22,10 @@ use tokio::time::{Instant, timeout};
 
 use super::log::store::LogMonitor;
 use super::machine::clock::StateClock;
+use super::machine::replicated::ReplicatedCommand;
 use super::machine::state_machine::Raft;
 use super::member::group::Group;
-use super::types::{Proposal, TypeConfig};
-use dfs_state::command::{Command, Reply};
-use dfs_state::record::log;
+use super::types::{AnyReply, Proposal, TypeConfig};
 
 const ENTRY_LEN_MAX: usize = 1 << 20;
 const COMMANDS_MAX: usize = 256;
@@ -46,7 +45,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// may be another leader.
 const UNHEARD_MAX: u32 = 4;
 
-type Answer = oneshot::Sender<Result<Reply, MetaError>>;
+type Answer = oneshot::Sender<Result<AnyReply, MetaError>>;
 
 struct Waiting {
     command: Vec<u8>,
@@ -91,8 +90,15 @@ impl Proposer {
     }
 
     /// After an error, the command may have been applied, or may still be.
-    pub(crate) async fn propose(&self, command: &Command) -> Result<Reply, MetaError> {
-        let command = log::encode_command(command);
+    pub(crate) async fn propose<C: ReplicatedCommand>(&self, command: &C) -> Result<C::Reply, MetaError> {
+        let foreign = || MetaError::Internal { what: "a command of another state machine".to_owned() };
+        if C::GROUP != self.group.kind {
+            return Err(foreign());
+        }
+        C::reply(self.propose_encoded(command.encode()).await?).ok_or_else(foreign)
+    }
+
+    async fn propose_encoded(&self, command: Vec<u8>) -> Result<AnyReply, MetaError> {
         if command.len() > ENTRY_LEN_MAX {
             return Err(MetaError::InvalidArgument {
                 what: format!("a command of {} bytes, at most {ENTRY_LEN_MAX} are possible", command.len()),

@@ -80,7 +80,7 @@ impl Consensus {
         let clock = group.env.clock.clone();
         let last_time = dfs_state::read::last_time(&*store.kv().snapshot());
         let time = Arc::new(StateClock::new(clock.clone(), last_time));
-        let machine = StateMachine::new(store.clone(), applied, time.clone());
+        let machine = StateMachine::new(group.kind, store.clone(), applied, time.clone());
         let network = Network::new(group.clone());
         let raft = Raft::new(options.member.0, config, network, log_store, machine)
             .await

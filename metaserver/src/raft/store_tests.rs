@@ -26,6 +26,7 @@ use super::machine::clock::StateClock;
 use super::machine::snapshot::{SnapshotBuilder, SnapshotData};
 use super::machine::state_machine::StateMachine;
 use super::machine::store::{APPLIED_KEY, StateStore, encode_applied, read_applied};
+use super::member::group::GroupKind;
 use super::types::{
     APPLIED_VERSION_BEFORE, Applied, LogEntry, LogId, Membership, Proposal, SnapshotMeta, TypeConfig, Vote,
 };
@@ -95,7 +96,7 @@ async fn build(disk: Arc<dyn LogDisk>, home: Arc<dyn KvHome>) -> io::Result<(Log
     let (log, _) = LogStore::open(disk, OPTIONS, Arc::new(OpenGate)).await?;
     let (store, applied) = StateStore::open(home)?;
     let time = Arc::new(StateClock::new(Arc::new(SystemClock), StateTime::default()));
-    Ok((log, GapFilling { inner: StateMachine::new(store, applied, time), next: 0 }))
+    Ok((log, GapFilling { inner: StateMachine::new(GroupKind::Cluster, store, applied, time), next: 0 }))
 }
 
 struct Simulated;

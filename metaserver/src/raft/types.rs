@@ -11,8 +11,9 @@ use dfs_proto::ids::DirectoryId;
 use openraft::alias::{EntryOf, LogIdOf, SnapshotMetaOf, StoredMembershipOf, VoteOf};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use dfs_state::command::{Entry, Reply};
-use dfs_state::record::log::{self, EntryError};
+use dfs_state::command::Reply;
+use dfs_state::federation::command as federation;
+use dfs_state::record::log;
 use dfs_state::time::StateTime;
 
 openraft::declare_raft_types!(
@@ -59,18 +60,18 @@ impl MemberNode {
     }
 }
 
-/// An encoded [`Entry`] (`dfs_state::record::log`).
+/// The bytes of an entry (`record::log` and `record::federation_log` of `dfs_state`).
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Proposal(Bytes);
 
 impl Proposal {
-    /// Joins commands that were encoded by `log::encode_command`.
+    /// Joins commands that were encoded one by one.
     pub(crate) fn join(wall: Timestamp, state: StateTime, commands: &[Vec<u8>]) -> Proposal {
         Proposal(Bytes::from(log::join(wall, state, commands)))
     }
 
-    pub(crate) fn decode(&self) -> Result<Entry, EntryError> {
-        log::decode(&self.0)
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -115,9 +116,16 @@ impl<'de> Deserialize<'de> for Proposal {
     }
 }
 
+/// A reply of either state machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum AnyReply {
+    Cluster(Reply),
+    Federation(federation::Reply),
+}
+
 /// The replies to an entry's commands, in their order; empty for entries without commands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Replies(pub(crate) Vec<Reply>);
+pub(crate) struct Replies(pub(crate) Vec<AnyReply>);
 
 /// openraft requires this for members that forward proposals to each other, which ours do not.
 impl Serialize for Replies {

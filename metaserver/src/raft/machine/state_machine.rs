@@ -13,10 +13,11 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 
 use super::clock::StateClock;
+use super::replicated;
 use super::snapshot::{SnapshotBuilder, SnapshotData, copy};
 use super::store::{APPLIED_KEY, StateStore, encode_applied, invalid};
+use crate::raft::member::group::GroupKind;
 use crate::raft::types::{Applied, LogEntry, LogId, Membership, Proposal, Replies, SnapshotMeta, TypeConfig};
-use dfs_state::command::Reply;
 use dfs_state::kv::Txn;
 
 /// Entries in one batch.
@@ -33,11 +34,17 @@ pub(crate) struct StateMachine {
     store: Arc<StateStore>,
     applied: Applied,
     time: Arc<StateClock>,
+    kind: GroupKind,
 }
 
 impl StateMachine {
-    pub(crate) fn new(store: Arc<StateStore>, applied: Applied, time: Arc<StateClock>) -> StateMachine {
-        StateMachine { store, applied, time }
+    pub(crate) fn new(
+        kind: GroupKind,
+        store: Arc<StateStore>,
+        applied: Applied,
+        time: Arc<StateClock>,
+    ) -> StateMachine {
+        StateMachine { store, applied, time, kind }
     }
 
     /// Applies the first entries of `waiting` as one batch, and sends their replies.
@@ -61,13 +68,13 @@ impl StateMachine {
         self.time.applied(time);
         for ((_, responder), replies) in waiting.drain(..replies.len()).zip(replies) {
             if let Some(responder) = responder {
-                responder.send(Replies(replies));
+                responder.send(replies);
             }
         }
         Ok(())
     }
 
-    fn apply_one(&mut self, entry: &LogEntry, txn: &mut Txn<'_>) -> io::Result<Vec<Reply>> {
+    fn apply_one(&mut self, entry: &LogEntry, txn: &mut Txn<'_>) -> io::Result<Replies> {
         let expected = self.applied.next_index();
         if entry.log_id.index != expected {
             // keeps A2
@@ -75,20 +82,19 @@ impl StateMachine {
             return Err(invalid(what));
         }
         let replies = match &entry.payload {
-            EntryPayload::Blank => Vec::new(),
+            EntryPayload::Blank => Replies::default(),
             EntryPayload::Normal(proposal) => self.apply_proposal(proposal, txn)?,
             EntryPayload::Membership(membership) => {
                 self.applied.membership = Membership::new(Some(entry.log_id), membership.clone());
-                Vec::new()
+                Replies::default()
             }
         };
         self.applied.last = Some(entry.log_id);
         Ok(replies)
     }
 
-    fn apply_proposal(&mut self, proposal: &Proposal, txn: &mut Txn<'_>) -> io::Result<Vec<Reply>> {
-        let entry = proposal.decode().map_err(|error| invalid(error.to_string()))?;
-        Ok(entry.commands.iter().map(|command| dfs_state::apply(command, entry.proposed, txn)).collect())
+    fn apply_proposal(&mut self, proposal: &Proposal, txn: &mut Txn<'_>) -> io::Result<Replies> {
+        replicated::apply(self.kind, proposal, txn).map_err(|error| invalid(error.to_string()))
     }
 }
 
