@@ -84,8 +84,6 @@ pub enum Unleased {
     /// Which volumes there are, and the versions of their entries in volume 0: these are compared when a step is applied
     /// (P9.2).
     Volumes,
-    /// The federation map: clients may have an old one (P9.1).
-    FederationMap,
 }
 
 impl Scope {

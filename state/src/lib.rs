@@ -61,13 +61,10 @@ pub mod value;
 
 pub use check::check;
 
-/// Executes one command of an entry that its leader has `proposed` then.
+/// Executes one command of an entry that its leader has `proposed` then, on a cluster's state.
 pub fn apply(command: &Command, proposed: Proposed, txn: &mut Txn<'_>) -> Reply {
     if let Command::InitCluster(init) = command {
         return ops::cluster::init(txn, proposed, init);
-    }
-    if let Command::Federation(command) = command {
-        return federation::apply(command, txn);
     }
     if let Err(not_yet) = cluster::require(txn) {
         let is_change = matches!(command, Command::Change { .. } | Command::Refuse { .. });
@@ -75,7 +72,7 @@ pub fn apply(command: &Command, proposed: Proposed, txn: &mut Txn<'_>) -> Reply 
     }
     let now = advance_time(txn, proposed);
     match command {
-        Command::InitCluster(_) | Command::Federation(_) => Reply::Done,
+        Command::InitCluster(_) => Reply::Done,
         Command::RecordMembers { members } => ops::cluster::record_members(txn, members),
         Command::OpenSession { nonce, client } => ops::session::open(txn, *nonce, client),
         Command::CloseSession { session } | Command::ExpireSession { session } => {

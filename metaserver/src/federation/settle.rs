@@ -13,7 +13,7 @@ use dfs_proto::scope::Scope;
 use tokio::time::{Instant, timeout};
 
 use super::Federation;
-use crate::service::Metaserver;
+use crate::metaserver::Metaserver;
 use dfs_state::command::Command;
 use dfs_state::kv::Snapshot;
 use dfs_state::read;

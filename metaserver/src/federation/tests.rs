@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::report::REPORT_INTERVAL;
+use super::cluster_reports::REPORT_INTERVAL;
 use crate::config::{BootstrapMember, Config, Settings};
 use crate::memory_net::{Disks, MemoryNet, TokioClock};
 use crate::{ServeError, Storage, run};

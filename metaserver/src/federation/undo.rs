@@ -12,7 +12,7 @@ use dfs_proto::scope::Unleased;
 use tokio::time::{Instant, sleep};
 
 use super::Federation;
-use crate::service::Metaserver;
+use crate::metaserver::Metaserver;
 use dfs_state::command::Command;
 use dfs_state::kv::Snapshot;
 use dfs_state::read;

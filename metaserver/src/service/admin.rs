@@ -13,7 +13,7 @@ use dfs_proto::units::Offset;
 use dfs_proto::wire;
 use tokio::time::Instant;
 
-use super::Metaserver;
+use crate::metaserver::Metaserver;
 use crate::raft::GroupStatus;
 use crate::view::{Registered, ServerState};
 use dfs_state::kv::Snapshot;

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::budget::{Budget, EXPIRE};
 use super::work::{Learned, Work};
-use crate::service::Metaserver;
+use crate::metaserver::Metaserver;
 use crate::sessions::Sessions;
 use dfs_state::command::Command;
 use dfs_state::kv::Snapshot;

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use tokio::time::sleep;
 
 use crate::federation;
-use crate::service::Metaserver;
+use crate::metaserver::Metaserver;
 use delete::{Delete, SeenTimes};
 use dfs_state::command::Reply;
 use dfs_state::kv::Snapshot;

@@ -4,7 +4,7 @@ use dfs_proto::scope::Unleased;
 use tokio::time::Instant;
 
 use super::budget::Budget;
-use crate::service::Metaserver;
+use crate::metaserver::Metaserver;
 use crate::sessions::Sessions;
 use crate::view::View;
 use dfs_state::command::Command;

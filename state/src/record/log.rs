@@ -1,4 +1,4 @@
-//! What one entry of the Raft log carries: a version byte, the times, and the commands.
+//! What one entry of a cluster's Raft log carries: a version byte, the times, and the commands.
 //!
 //! Version 5: postcard of the leader's wall clock, the state's own time and the commands; an `OpenChunk` may name a volume.
 //! Version 4: it names none. Version 3: and the inodes that are made have no birth time. Version 2: and there is one time for both
@@ -10,9 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::stored::{Broken, Stored, stored_enum, stored_struct};
-use super::value::{
-    ClusterEntry, InodeAttr, Member, MetaError, RootCopy, ServerAddresses, StateTime, Timestamp,
-};
+use super::value::{InodeAttr, Member, MetaError, ServerAddresses, StateTime, Timestamp};
 use crate::command::{self, Entry, Proposed};
 use crate::time;
 
@@ -59,7 +57,7 @@ struct Entry2 {
     commands: Vec<commands_2::Command>,
 }
 
-fn postcard_of<T: Serialize>(record: &T, before: Vec<u8>) -> Vec<u8> {
+pub(super) fn postcard_of<T: Serialize>(record: &T, before: Vec<u8>) -> Vec<u8> {
     match postcard::to_extend(record, before) {
         Ok(bytes) => bytes,
         // Plain data: postcard refuses only sequences of unknown length.
@@ -83,10 +81,11 @@ pub fn join(wall: attr::Timestamp, state: time::StateTime, commands: &[Vec<u8>])
     bytes
 }
 
+pub(super) fn parse<'b, T: Deserialize<'b>>(bytes: &'b [u8]) -> Result<T, EntryError> {
+    postcard::from_bytes(bytes).map_err(|error| EntryError::Damaged { what: error.to_string() })
+}
+
 pub fn decode(bytes: &[u8]) -> Result<Entry, EntryError> {
-    fn parse<'b, T: Deserialize<'b>>(bytes: &'b [u8]) -> Result<T, EntryError> {
-        postcard::from_bytes(bytes).map_err(|error| EntryError::Damaged { what: error.to_string() })
-    }
     let (proposed, commands) = match bytes.split_first() {
         None => return Err(EntryError::Empty),
         Some((&VERSION, encoded)) => {
@@ -111,11 +110,12 @@ pub fn decode(bytes: &[u8]) -> Result<Entry, EntryError> {
     Ok(Entry { proposed, commands })
 }
 
-fn live<T>(stored: impl Stored<T>) -> Result<T, EntryError> {
+pub(super) fn live<T>(stored: impl Stored<T>) -> Result<T, EntryError> {
     stored.live().map_err(|broken| EntryError::Damaged { what: broken.to_string() })
 }
 
-/// The commands, with an `OpenChunk` of one of its layouts.
+/// The commands, with an `OpenChunk` of one of its layouts. The commands of the federation group have the number 20
+/// (`federation_log`), which no log of a cluster has.
 macro_rules! commands {
     ($open_chunk:ty) => {
         stored_enum! {
@@ -140,7 +140,6 @@ macro_rules! commands {
                 DropVolume { volume: u32 },
                 ForbidVolume { volume: u32 },
                 FenceVolume { volume: u32 },
-                Federation(command: FederationCommand),
             }
         }
 
@@ -182,20 +181,6 @@ mod commands_5 {
 mod commands_2 {
     use super::*;
     commands!(OpenChunk2);
-}
-
-stored_enum! {
-    FederationCommand = command::FederationCommand {
-        Init { federation: u128 },
-        JoinCluster { cluster: u128, entry: ClusterEntry },
-        MoveCluster { cluster: u128, entry: ClusterEntry },
-        LeaveCluster { cluster: u128 },
-        AddVolume { cluster: u128, name: Vec<u8> },
-        SettleVolume { volume: u32, name: Vec<u8>, version: u64 },
-        RetireVolume { volume: u32 },
-        ForgetVolume { volume: u32 },
-        CopyRoot { root: RootCopy },
-    }
 }
 
 stored_struct! {

@@ -18,6 +18,7 @@ pub(crate) mod cluster;
 pub(crate) mod dirent;
 pub(crate) mod extent;
 pub(crate) mod federation;
+pub mod federation_log;
 pub(crate) mod inode;
 pub mod log;
 pub(crate) mod orphan;

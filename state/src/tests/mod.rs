@@ -16,12 +16,13 @@ use dfs_proto::meta::{
 use dfs_proto::units::{ByteLen, ChunkOffset, Offset};
 
 use super::time::StateTime;
-use super::{apply, check, read};
+use super::{apply, check, federation, read};
 use crate::command::{
     Command, Entry, InitCluster, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses, VolumeRoot,
 };
 use crate::kv::memory::MemoryKv;
 use crate::kv::{Kv as _, Pair, Snapshot, Txn};
+use crate::record::{federation_log, log};
 use crate::table::session;
 
 mod answers;
@@ -72,6 +73,8 @@ pub(super) struct Harness {
     pub servers: Vec<ServerId>,
     /// Everything that was executed.
     pub log: Vec<Entry>,
+    /// Everything that was executed of the federation group, encoded.
+    pub federation_log: Vec<Vec<u8>>,
 }
 
 impl Harness {
@@ -92,6 +95,7 @@ impl Harness {
             state_time,
             servers: Vec::new(),
             log: Vec::new(),
+            federation_log: Vec::new(),
         }
     }
 
@@ -119,6 +123,20 @@ impl Harness {
         };
         self.kv.write(batch).expect("memory");
         self.log.push(Entry { proposed, commands: vec![command] });
+        reply
+    }
+
+    /// Executes a command of the federation group.
+    pub(super) fn federation(&mut self, command: federation::command::Command) -> federation::command::Reply {
+        let (reply, batch) = {
+            let base = self.kv.snapshot();
+            let mut txn = Txn::new(&*base);
+            let reply = federation::apply(&command, &mut txn);
+            (reply, txn.into_batch())
+        };
+        self.kv.write(batch).expect("memory");
+        let encoded = [federation_log::encode_command(&command)];
+        self.federation_log.push(log::join(self.now, self.state_time, &encoded));
         reply
     }
 

@@ -20,11 +20,11 @@ use dfs_proto::units::{ByteLen, ChunkOffset, Offset};
 
 use super::{CLUSTER, Harness, create, init_command, name, user};
 use crate::command::{
-    Command, Entry, FederationCommand, Member, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses,
-    VolumeRoot, VolumeStep,
+    Command, Entry, Member, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses, VolumeRoot,
+    VolumeStep,
 };
 use crate::kv::{Batch, Kv as _, Snapshot};
-use crate::record::log;
+use crate::record::{federation_log, log};
 use crate::time::StateTime;
 use crate::value::chunk::{ChunkRecord, ChunkState};
 use crate::{federation, read};
@@ -255,27 +255,27 @@ fn federation_story() -> Harness {
         |name: &str| ClusterEntry { name: name.to_owned(), metaservers: vec![format!("{name}:7000")] };
     let volume = |number| VolumeId(number);
     for command in [
-        FederationCommand::Init { federation: FederationId(0xfed) },
-        FederationCommand::JoinCluster { cluster: a, entry: entry("a") },
-        FederationCommand::JoinCluster { cluster: b, entry: entry("b") },
-        FederationCommand::JoinCluster { cluster: c, entry: entry("c") },
-        FederationCommand::MoveCluster {
+        federation::command::Command::Init { federation: FederationId(0xfed) },
+        federation::command::Command::JoinCluster { cluster: a, entry: entry("a") },
+        federation::command::Command::JoinCluster { cluster: b, entry: entry("b") },
+        federation::command::Command::JoinCluster { cluster: c, entry: entry("c") },
+        federation::command::Command::MoveCluster {
             cluster: b,
             entry: ClusterEntry { metaservers: vec![], ..entry("b") },
         },
-        FederationCommand::LeaveCluster { cluster: c },
-        FederationCommand::AddVolume { cluster: a, name: name("one") },
-        FederationCommand::AddVolume { cluster: b, name: name("two") },
-        FederationCommand::AddVolume { cluster: b, name: name("three") },
-        FederationCommand::AddVolume { cluster: b, name: name("four") },
-        FederationCommand::SettleVolume { volume: volume(1), name: name("uno"), version: 3 },
-        FederationCommand::SettleVolume { volume: volume(2), name: name("two"), version: 1 },
-        FederationCommand::RetireVolume { volume: volume(2) },
-        FederationCommand::RetireVolume { volume: volume(3) },
-        FederationCommand::ForgetVolume { volume: volume(3) },
-        FederationCommand::CopyRoot { root: RootCopy { mode: 0o711, uid: 1, gid: 2 } },
+        federation::command::Command::LeaveCluster { cluster: c },
+        federation::command::Command::AddVolume { cluster: a, name: name("one") },
+        federation::command::Command::AddVolume { cluster: b, name: name("two") },
+        federation::command::Command::AddVolume { cluster: b, name: name("three") },
+        federation::command::Command::AddVolume { cluster: b, name: name("four") },
+        federation::command::Command::SettleVolume { volume: volume(1), name: name("uno"), version: 3 },
+        federation::command::Command::SettleVolume { volume: volume(2), name: name("two"), version: 1 },
+        federation::command::Command::RetireVolume { volume: volume(2) },
+        federation::command::Command::RetireVolume { volume: volume(3) },
+        federation::command::Command::ForgetVolume { volume: volume(3) },
+        federation::command::Command::CopyRoot { root: RootCopy { mode: 0o711, uid: 1, gid: 2 } },
     ] {
-        harness.command(Command::Federation(command));
+        harness.federation(command);
     }
     harness
 }
@@ -437,6 +437,7 @@ fn keep(harness: &Harness, name: &str, listing: &str) {
         let commands: Vec<Vec<u8>> = commands.iter().map(log::encode_command).collect();
         put(&mut entries, &log::join(wall, state, &commands));
     }
+    harness.federation_log.iter().for_each(|entry| put(&mut entries, entry));
     fs::write(file(&format!("{name}.state.bin")), state).expect("write");
     fs::write(file(&format!("{name}.log.bin")), entries).expect("write");
     fs::write(file(&format!("{name}.txt")), listing).expect("write");
@@ -465,6 +466,16 @@ fn replayed(name: &str) -> Harness {
         for command in entry.commands {
             harness.command_at(entry.proposed, command);
         }
+    }
+    harness
+}
+
+/// The same of the federation group.
+fn replayed_federation(name: &str) -> Harness {
+    let mut harness = Harness::uninitialised();
+    for bytes in parts(&format!("{name}.log.bin")) {
+        let commands = federation_log::decode(&bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
+        commands.into_iter().for_each(|command| drop(harness.federation(command)));
     }
     harness
 }
@@ -508,7 +519,7 @@ fn kept_states_of_the_federation_and_the_log_entries_before_them_are_read() {
     let harness = federation_story();
     keep(&harness, FEDERATION_STATES[FEDERATION_STATES.len() - 1], &harness.view(listed_map));
     for state in FEDERATION_STATES {
-        for harness in [stored(state), replayed(state)] {
+        for harness in [stored(state), replayed_federation(state)] {
             assert_eq!(harness.view(listed_map), listed(state), "{state}");
             assert_eq!(harness.view(federation::check), Vec::<String>::new());
         }
