@@ -45,7 +45,7 @@ pub struct ChunkRecord {
     pub live: ByteLen,
     /// Replicas that did not give what was committed, as readers reported.
     pub damaged: Vec<ServerId>,
-    /// The one volume whose bytes it holds (P1.8). `None`: *mixed*, opened by an earlier release, or for a client that named none.
+    /// The one volume whose bytes it holds (P1.8). `None`: *mixed*, opened by an entry of an earlier release.
     pub volume: Option<VolumeId>,
 }
 
@@ -222,6 +222,11 @@ pub(super) fn location(view: &dyn Snapshot, chunk: ChunkId, record: &ChunkRecord
 /// The chunks of an index whose keys end with the chunk, from a prefix on.
 fn ids(view: &dyn Snapshot, prefix: Vec<u8>) -> impl Iterator<Item = ChunkId> + '_ {
     scan_prefix(view, &prefix).map(|(key, _)| ChunkId(keys::number(&key, 1)))
+}
+
+/// Every open chunk.
+pub(super) fn open(view: &dyn Snapshot) -> impl Iterator<Item = ChunkId> + '_ {
+    ids(view, keys::table(keys::CHUNK_BY_SESSION))
 }
 
 pub(super) fn open_of_session(view: &dyn Snapshot, session: SessionId) -> impl Iterator<Item = ChunkId> + '_ {
