@@ -145,7 +145,7 @@ pub struct OpenChunk {
     /// Servers of the chunks that the session fills beside this one, each once per copy: the new chunk goes where there
     /// are fewest of them, so that a stream gets the throughput of several servers.
     pub beside: Vec<ServerId>,
-    /// The one volume whose bytes the chunk will hold (P1.8). `None`: of a client that does not know of this; the chunk takes bytes of all.
+    /// The one volume whose bytes the chunk will hold (P1.8). `None`: of a client of an earlier release; it is refused.
     pub volume: Option<VolumeId>,
 }
 

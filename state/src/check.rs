@@ -229,6 +229,12 @@ impl<'v> Check<'v> {
             });
             self.expect(is_sound, || format!("S5: {laid:?} names bytes that are not committed"));
         }
+        for (id, laid) in files.iter().flat_map(|(id, all)| all.iter().map(move |laid| (id, laid))) {
+            let volume = self.chunks.get(&laid.extent.chunk).and_then(|chunk| chunk.volume);
+            self.expect(volume.is_none_or(|volume| volume == id.volume()), || {
+                format!("S5: {laid:?} of {id} is in a chunk of {volume:?}")
+            });
+        }
         for (id, chunk) in &self.chunks {
             let counted = live.remove(id).unwrap_or_default();
             if chunk.live.0 != counted {
@@ -406,5 +412,34 @@ impl<'v> Check<'v> {
             totals = totals.plus(chunk.totals());
         }
         self.expect_equal("S9: totals", counters.totals, totals);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::chunk;
+    use crate::kv::{Kv as _, Txn};
+    use crate::tests::Harness;
+
+    #[test]
+    fn bytes_of_a_file_in_a_chunk_of_another_volume_are_a_fault() {
+        let mut harness = Harness::new();
+        harness.servers(2);
+        let (file, id) = (harness.file(InodeId::ROOT, "f"), harness.open_chunk());
+        harness.write(file, 0, 10, id).expect("commits");
+        let faults_with = |volume| {
+            let batch = harness.view(|view| {
+                let mut txn = Txn::new(view);
+                chunk::update(&mut txn, id, |record| record.volume = volume);
+                txn.into_batch()
+            });
+            harness.kv.write(batch).expect("memory");
+            harness.view(check)
+        };
+        assert_eq!(faults_with(None), Vec::<String>::new(), "a mixed chunk is of all volumes");
+        let faults = faults_with(Some(VolumeId(5)));
+        assert!(faults.len() == 1 && faults[0].starts_with("S5"), "{faults:?}");
+        assert_eq!(faults_with(Some(file.volume())), Vec::<String>::new());
     }
 }

@@ -24,6 +24,9 @@ pub enum Proposed {
     /// `wall` becomes the times of inodes, and is compared with nothing. `state` orders: the state's own time, as the leader
     /// reckons it.
     At { wall: Timestamp, state: StateTime },
+    /// By a release whose clients named no volume for a chunk (P1.8): those that it opens may be mixed, as on members that have
+    /// applied it already.
+    WithMixed { wall: Timestamp, state: StateTime },
     /// By a release whose inodes had no birth time: those that it makes have none, as on members that have applied it already.
     BeforeBirth { wall: Timestamp, state: StateTime },
     /// By a release that had one clock for both, which `apply` did not let go backwards. It is applied as it was then: some

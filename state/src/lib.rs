@@ -13,7 +13,7 @@
 //! S4  An inode has `nlink` 0 exactly if it is an orphan, held by a session that is alive or whose end is being reaped.
 //! S5  Extents keep E1 to E3 (`table::extent`): disjoint, within the file's size unless a cut hides them, summed up in
 //!     `allocated` of the inode's space record and in the live bytes of chunks; and below the committed length of a chunk that is
-//!     neither dead nor deleting.
+//!     neither dead nor deleting. A chunk that has a volume is named by files of that volume only (P1.8).
 //! S6  A chunk's index entries are those that its record implies.
 //! S7  A session's remembered results lie in its windows; nothing is left of one that neither lives nor is being reaped.
 //! S8  Every id is at or below the counter that it came from (P7.1).
@@ -88,13 +88,14 @@ pub fn apply(command: &Command, proposed: Proposed, txn: &mut Txn<'_>) -> Reply 
                 if ops::volume::is_undecided(txn, &request.change) {
                     return Executed::NotNow("the directory is being removed");
                 }
-                let Now { wall, state, is_of_one_clock, born } = now;
+                let Now { wall, state, is_of_one_clock, born, may_open_mixed } = now;
                 let mut context = ops::context::Context {
                     txn,
                     now: wall,
                     state_time: state,
                     is_of_one_clock,
                     born,
+                    may_open_mixed,
                     session,
                     caller,
                     placement,

@@ -1,4 +1,5 @@
-//! What may be asked of the state. Each function looks at a bounded part of one snapshot; none scans everything.
+//! What may be asked of the state. Each function looks at a bounded part of one snapshot; none scans everything, but those that
+//! say so.
 
 use dfs_proto::attr::{AccessMask, Caller, FileKind, InodeAttr, Name};
 use dfs_proto::error::MetaError;
@@ -311,6 +312,12 @@ pub fn chunk_location(view: &dyn Snapshot, id: ChunkId) -> Option<dfs_proto::met
 /// Is there an open chunk with a replica on this server?
 pub fn has_open_chunks(view: &dyn Snapshot, server: ServerId) -> bool {
     chunk::open_of_server(view, server).next().is_some()
+}
+
+/// Up to `limit` of the open chunks that are of no volume (P1.8). Looks at every open chunk.
+pub fn open_mixed_chunks(view: &dyn Snapshot, limit: usize) -> Vec<ChunkId> {
+    let is_mixed = |id: &ChunkId| chunk::get(view, *id).is_some_and(|record| record.volume.is_none());
+    chunk::open(view).filter(is_mixed).take(limit).collect()
 }
 
 /// Chunks with a replica on this server, those that are dead or being deleted too; up to `limit` of them.

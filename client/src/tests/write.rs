@@ -491,7 +491,7 @@ async fn what_stays_open_is_committed_after_a_while_and_chunks_left_behind_are_s
         file.write_at(&USER, Offset(index * MIB), &pattern(index, MIB)).await.unwrap();
     }
     file.flush().await.unwrap();
-    let open = crate::data::writer::LANES;
+    let open = crate::data::slots::SLOTS_OF_VOLUME;
     wait_for("full chunks to be sealed", || cluster.meta.open_chunks() <= open).await;
 }
 

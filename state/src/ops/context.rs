@@ -23,6 +23,8 @@ pub(crate) struct Context<'c, 't> {
     pub is_of_one_clock: bool,
     /// Of the inodes that are made.
     pub born: Option<Timestamp>,
+    /// The entry is of a release whose chunks could be of no volume (P1.8).
+    pub may_open_mixed: bool,
     pub session: SessionId,
     pub caller: &'c Caller,
     /// Chosen by the leader, for `OpenChunk`.

@@ -89,6 +89,28 @@ mod tests {
     }
 
     #[test]
+    fn open_chunks_of_no_volume_are_found_until_they_are_sealed() {
+        let mut harness = Harness::new();
+        harness.servers(2);
+        let file = harness.file(InodeId::ROOT, "f");
+        let mixed = [harness.open_mixed_chunk(), harness.open_mixed_chunk()];
+        let of_volume = harness.open_chunk();
+        harness.write(file, 0, 100, mixed[0]).expect("commits");
+        let found = |harness: &Harness, limit| harness.view(|view| read::open_mixed_chunks(view, limit));
+        assert_eq!(found(&harness, 10), mixed);
+        assert_eq!(found(&harness, 1), mixed[..1]);
+        harness.command(Command::SealChunks { chunks: mixed.to_vec() });
+        assert_eq!(found(&harness, 10), []);
+        let refused = harness.write(file, 0, 10, mixed[0]);
+        assert_eq!(refused, Err(MetaError::ChunkNotOpen { chunk: mixed[0] }));
+        assert_eq!(harness.pieces(file), [(0, 100, mixed[0])], "it stays readable");
+        let record = harness.view(|view| read::chunk(view, mixed[0])).expect("it is named");
+        assert_eq!((record.volume, record.state), (None, ChunkState::Sealed), "and mixed");
+        harness.write(file, 0, 10, of_volume).expect("commits");
+        harness.check();
+    }
+
+    #[test]
     fn sealing_named_chunks_passes_over_those_not_open() {
         let mut harness = Harness::new();
         harness.servers(2);

@@ -1,6 +1,7 @@
 //! What one entry of a cluster's Raft log carries: a version byte, the times, and the commands.
 //!
-//! Version 5: postcard of the leader's wall clock, the state's own time and the commands; an `OpenChunk` may name a volume.
+//! Version 5: postcard of the leader's wall clock, the state's own time and the commands; an `OpenChunk` may name a volume. The
+//! first version after it is applied by another rule: there it must name one ([`VERSION_WITH_MIXED`]).
 //! Version 4: it names none. Version 3: and the inodes that are made have no birth time. Version 2: and there is one time for both
 //! clocks (P7.1).
 
@@ -16,6 +17,9 @@ use crate::time;
 
 /// Of the entries that are written.
 pub const VERSION: u8 = 5;
+/// The last one in which an `OpenChunk` may name no volume (P1.8). Its entries, and older ones, are applied as the releases
+/// that wrote them did.
+const VERSION_WITH_MIXED: u8 = 5;
 /// Of the time when no chunk had a volume. It is read.
 pub const VERSION_BEFORE_VOLUMES: u8 = 4;
 /// Of the time when inodes had no birth time. It is read.
@@ -90,16 +94,11 @@ pub fn decode(bytes: &[u8]) -> Result<Entry, EntryError> {
         None => return Err(EntryError::Empty),
         Some((&VERSION, encoded)) => {
             let Entry5 { wall, state, commands } = parse(encoded)?;
-            (Proposed::At { wall: live(wall)?, state: live(state)? }, live(commands)?)
+            (proposed(VERSION, live(wall)?, live(state)?), live(commands)?)
         }
         Some((&version @ (VERSION_BEFORE_VOLUMES | VERSION_BEFORE_BIRTH), encoded)) => {
             let Entry3 { wall, state, commands } = parse(encoded)?;
-            let (wall, state) = (live(wall)?, live(state)?);
-            let proposed = match version {
-                VERSION_BEFORE_BIRTH => Proposed::BeforeBirth { wall, state },
-                _ => Proposed::At { wall, state },
-            };
-            (proposed, live(commands)?)
+            (proposed(version, live(wall)?, live(state)?), live(commands)?)
         }
         Some((&VERSION_OF_ONE_CLOCK, encoded)) => {
             let Entry2 { now, commands } = parse(encoded)?;
@@ -108,6 +107,15 @@ pub fn decode(bytes: &[u8]) -> Result<Entry, EntryError> {
         Some((&actual, _)) => return Err(EntryError::Version { actual }),
     };
     Ok(Entry { proposed, commands })
+}
+
+/// By the rules of which release an entry with two times is applied.
+fn proposed(version: u8, wall: attr::Timestamp, state: time::StateTime) -> Proposed {
+    match version {
+        ..=VERSION_BEFORE_BIRTH => Proposed::BeforeBirth { wall, state },
+        ..=VERSION_WITH_MIXED => Proposed::WithMixed { wall, state },
+        _ => Proposed::At { wall, state },
+    }
 }
 
 pub(super) fn live<T>(stored: impl Stored<T>) -> Result<T, EntryError> {
@@ -324,8 +332,19 @@ mod tests {
         let (wall, state) =
             (attr::Timestamp { seconds: -5, nanos: 7 }, time::StateTime { seconds: 3, nanos: 1 });
         let encoded: Vec<Vec<u8>> = commands.iter().map(encode_command).collect();
-        let proposed = Proposed::At { wall, state };
+        let proposed = proposed(VERSION, wall, state);
         assert_eq!(decode(&join(wall, state, &encoded)), Ok(Entry { proposed, commands }));
+    }
+
+    #[test]
+    fn entries_of_the_releases_with_mixed_chunks_say_so_up_to_version_5() {
+        let (wall, state) =
+            (attr::Timestamp { seconds: 10, nanos: 7 }, time::StateTime { seconds: 3, nanos: 1 });
+        assert_eq!(proposed(VERSION_BEFORE_BIRTH, wall, state), Proposed::BeforeBirth { wall, state });
+        for version in [VERSION_BEFORE_VOLUMES, VERSION_WITH_MIXED] {
+            assert_eq!(proposed(version, wall, state), Proposed::WithMixed { wall, state });
+        }
+        assert_eq!(proposed(VERSION_WITH_MIXED + 1, wall, state), Proposed::At { wall, state });
     }
 
     /// Byte for byte: seconds, nanoseconds, one `CloseSession` of session 9.

@@ -152,6 +152,11 @@ fn ids(view: &dyn Snapshot, prefix: Vec<u8>) -> impl Iterator<Item = ChunkId> + 
     scan_prefix(view, &prefix).map(|(key, _)| ChunkId(keys::number(&key, 1)))
 }
 
+/// Every open chunk.
+pub(crate) fn open(view: &dyn Snapshot) -> impl Iterator<Item = ChunkId> + '_ {
+    ids(view, keys::table(keys::CHUNK_BY_SESSION))
+}
+
 pub(crate) fn open_of_session(view: &dyn Snapshot, session: SessionId) -> impl Iterator<Item = ChunkId> + '_ {
     ids(view, keys::chunks_of_session(session))
 }

@@ -38,6 +38,15 @@ pub(crate) fn all(view: &dyn Snapshot) -> impl Iterator<Item = (VolumeId, Volume
         .map(|(key, value)| (keys::volume_in(&key), decode::<Volumes>(&value)))
 }
 
+/// It is in this cluster, or files of it are left that are open somewhere.
+pub(super) fn is_here(view: &dyn Snapshot, volume: VolumeId) -> bool {
+    match get(view, volume).map(|record| record.state) {
+        Some(VolumeState::Active | VolumeState::Removing { .. }) => true,
+        Some(VolumeState::Dropped) => has_inodes(view, volume),
+        None => false,
+    }
+}
+
 /// Is anything left of it: its root, or files that are open somewhere?
 pub(crate) fn has_inodes(view: &dyn Snapshot, volume: VolumeId) -> bool {
     scan_prefix(view, &keys::inodes_of(volume)).next().is_some()

@@ -7,7 +7,7 @@ use dfs_proto::error::MetaError;
 use dfs_proto::extent::Extent;
 use dfs_proto::ids::{
     ChunkId, ClusterId, DirectoryId, InodeId, RequestId, RequestLane, ServerId, SessionId, SessionNonce,
-    SetVersion,
+    SetVersion, VolumeId,
 };
 use dfs_proto::meta::{
     Change, ChangeRequest, Changed, ChunkCommit, CommitExtents, Create, FileCommit, MetaResult, NewInode,
@@ -18,7 +18,8 @@ use dfs_proto::units::{ByteLen, ChunkOffset, Offset};
 use super::time::StateTime;
 use super::{apply, check, federation, read};
 use crate::command::{
-    Command, Entry, InitCluster, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses, VolumeRoot,
+    Answered, Command, Entry, InitCluster, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses,
+    VolumeRoot,
 };
 use crate::kv::memory::MemoryKv;
 use crate::kv::{Kv as _, Pair, Snapshot, Txn};
@@ -302,12 +303,28 @@ impl Harness {
         self.servers.clone()
     }
 
-    /// On the first two servers.
+    /// On the first two servers, of volume 0.
     pub(super) fn open_chunk(&mut self) -> ChunkId {
+        self.open_chunk_of(VolumeId(0))
+    }
+
+    pub(super) fn open_chunk_of(&mut self, volume: VolumeId) -> ChunkId {
         let placement = self.servers[..2].to_vec();
-        let open = Change::OpenChunk(OpenChunk::default());
+        let open = Change::OpenChunk(OpenChunk { volume: Some(volume), ..OpenChunk::default() });
         match self.change_placed(&Caller::ROOT, open, &placement) {
             Ok(Changed::Chunk(opened)) => opened.chunk,
+            other => panic!("no chunk: {other:?}"),
+        }
+    }
+
+    /// On the first two servers, of no volume, as earlier releases did.
+    pub(super) fn open_mixed_chunk(&mut self) -> ChunkId {
+        let placement = self.servers[..2].to_vec();
+        let request = self.next_request(&Caller::ROOT, Change::OpenChunk(OpenChunk::default()));
+        let proposed = Proposed::WithMixed { wall: self.now, state: self.state_time };
+        let reply = self.command_at(proposed, Command::Change { request, placement, volumes: Vec::new() });
+        match reply {
+            Reply::Changed(Ok(Answered { changed: Changed::Chunk(opened), .. })) => opened.chunk,
             other => panic!("no chunk: {other:?}"),
         }
     }

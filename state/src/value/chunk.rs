@@ -34,7 +34,7 @@ pub struct ChunkRecord {
     pub live: ByteLen,
     /// Replicas that did not give what was committed, as readers reported.
     pub damaged: Vec<ServerId>,
-    /// The one volume whose bytes it holds (P1.8). `None`: *mixed*, opened by an earlier release, or for a client that named none.
+    /// The one volume whose bytes it holds (P1.8). `None`: *mixed*, opened by an entry of an earlier release.
     pub volume: Option<VolumeId>,
 }
 
