@@ -37,7 +37,8 @@ pub(crate) type SnapshotMeta = SnapshotMetaOf<TypeConfig>;
 /// read them. Members of different versions refuse each other: an upgrade stops all of them. Raised with `log::VERSION`, and
 /// when a table gets a new version: a snapshot carries its records.
 ///
-/// 5: a chunk may have a volume. 4: inodes have a birth time. 3: an entry carries the state's own time beside the leader's wall clock (P7.1).
+/// 6: a rename may exchange two names. 5: a chunk may have a volume. 4: inodes have a birth time. 3: an entry carries the state's
+/// own time beside the leader's wall clock (P7.1).
 pub(crate) const FORMAT: u8 = log::VERSION;
 /// The version of [`Applied`], as it is stored. Its bytes have not changed since version 2, which is read too.
 pub(crate) const APPLIED_VERSION: u8 = 3;

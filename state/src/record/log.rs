@@ -1,8 +1,8 @@
 //! What one entry of the Raft log carries: a version byte, the times, and the commands.
 //!
-//! Version 5: postcard of the leader's wall clock, the state's own time and the commands; an `OpenChunk` may name a volume.
-//! Version 4: it names none. Version 3: and the inodes that are made have no birth time. Version 2: and there is one time for both
-//! clocks (P7.1).
+//! Version 6: postcard of the leader's wall clock, the state's own time and the commands; a rename may exchange two names.
+//! Version 5: none does, and the layout is the same. Version 4: and no `OpenChunk` names a volume. Version 3: and the inodes that
+//! are made have no birth time. Version 2: and there is one time for both clocks (P7.1).
 
 use dfs_proto::attr;
 use dfs_proto::meta;
@@ -17,7 +17,9 @@ use crate::command::{self, Entry, Proposed};
 use crate::time;
 
 /// Of the entries that are written.
-pub const VERSION: u8 = 5;
+pub const VERSION: u8 = 6;
+/// Of the time when no rename exchanged two names. It is read.
+pub const VERSION_BEFORE_EXCHANGE: u8 = 5;
 /// Of the time when no chunk had a volume. It is read.
 pub const VERSION_BEFORE_VOLUMES: u8 = 4;
 /// Of the time when inodes had no birth time. It is read.
@@ -38,6 +40,7 @@ pub enum EntryError {
     Empty,
 }
 
+/// Of versions 5 and 6.
 #[derive(Serialize, Deserialize)]
 struct Entry5 {
     wall: Timestamp,
@@ -89,7 +92,7 @@ pub fn decode(bytes: &[u8]) -> Result<Entry, EntryError> {
     }
     let (proposed, commands) = match bytes.split_first() {
         None => return Err(EntryError::Empty),
-        Some((&VERSION, encoded)) => {
+        Some((&(VERSION | VERSION_BEFORE_EXCHANGE), encoded)) => {
             let Entry5 { wall, state, commands } = parse(encoded)?;
             (Proposed::At { wall: live(wall)?, state: live(state)? }, live(commands)?)
         }
@@ -356,7 +359,7 @@ mod tests {
         for actual in [0, 1, VERSION + 1, VERSION ^ 0x80] {
             let refused = decode(&[actual, 0, 0, 0, 0, 0]).unwrap_err();
             assert_eq!(refused, EntryError::Version { actual });
-            let line = format!("a log entry has version {actual}; this version of dfs reads 2 to 5");
+            let line = format!("a log entry has version {actual}; this version of dfs reads 2 to 6");
             assert_eq!(refused.to_string(), line);
         }
     }

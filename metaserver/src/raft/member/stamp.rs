@@ -21,7 +21,8 @@ use crate::raft::log::recover::Reached;
 /// Of everything in a metaserver's data directory together. 2: names of entries are values, not keys.
 /// 3: volumes come and go. 4: the stamp says how far the log has come, segments whose they are. 5: inodes, extents and chunks of
 /// their second versions, and the table of space: a release that does not know them refuses the directory, before it reads one.
-const DIRECTORY_FORMAT: u32 = 5;
+/// 6: the log may have entries of version 6.
+const DIRECTORY_FORMAT: u32 = 6;
 /// Those from here on are read, and written as [`DIRECTORY_FORMAT`] by the first start (ST2).
 const DIRECTORY_FORMAT_BEFORE: u32 = 3;
 const KIND: &str = "dfs-metaserver";
@@ -259,9 +260,9 @@ mod tests {
         let error = Stamp::read(&*disk, MemberId(1)).await.unwrap_err().to_string();
         assert!(error.contains("metaserver 2") && error.contains("metaserver 1"), "{error}");
         for (stamp, expected) in [
-            ("kind = \"dfs-metaserver\"\nformat = 9\nnew = true\n", "format 9, this release reads 5: update"),
+            ("kind = \"dfs-metaserver\"\nformat = 9\nnew = true\n", "format 9, this release reads 6: update"),
             ("kind = \"dfs-chunkserver\"\nformat = 1\n", "dfs-chunkserver"),
-            ("kind = \"dfs-metaserver\"\nformat = 1\n", "format 1, this release reads 5 and converts none"),
+            ("kind = \"dfs-metaserver\"\nformat = 1\n", "format 1, this release reads 6 and converts none"),
             ("\u{1}garbage", "cannot be read"),
             ("", "is empty"),
         ] {
