@@ -418,8 +418,8 @@ impl<'v> Check<'v> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::chunk;
     use crate::kv::{Kv as _, Txn};
+    use crate::table::chunk;
     use crate::tests::Harness;
 
     #[test]

@@ -38,8 +38,8 @@ pub(crate) type SnapshotMeta = SnapshotMetaOf<TypeConfig>;
 /// entries that it cannot read; so an upgrade stops all members. It is raised with `log::VERSION`, and also when a table gets a
 /// new version, because a snapshot carries the table's records.
 ///
-/// 5: a chunk may have a volume. 4: inodes have a birth time. 3: an entry carries the state's own time beside the leader's wall
-/// clock (P7.1).
+/// 6: a rename may exchange two names. 5: a chunk may have a volume. 4: inodes have a birth time. 3: an entry carries the state's
+/// own time beside the leader's wall clock (P7.1).
 pub(crate) const FORMAT: u8 = log::VERSION;
 /// The version of the stored [`Applied`]. Version 2 has the same bytes and can be read too.
 pub(crate) const APPLIED_VERSION: u8 = 3;

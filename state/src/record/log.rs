@@ -1,8 +1,8 @@
 //! What one entry of a cluster's Raft log carries: a version byte, the times, and the commands.
 //!
-//! Version 5: postcard of the leader's wall clock, the state's own time and the commands; an `OpenChunk` may name a volume. The
-//! first version after it is applied by another rule: there it must name one ([`VERSION_WITH_MIXED`]).
-//! Version 4: it names none. Version 3: and the inodes that are made have no birth time. Version 2: and there is one time for both
+//! Version 6: postcard of the leader's wall clock, the state's own time and the commands; an `OpenChunk` must name a volume, and a
+//! rename may exchange two names. Version 5: it may name one ([`VERSION_WITH_MIXED`]), and none does; the layout is the same. Version 4: and no
+//! `OpenChunk` names a volume. Version 3: and the inodes that are made have no birth time. Version 2: and there is one time for both
 //! clocks (P7.1).
 
 use dfs_proto::attr;
@@ -16,10 +16,10 @@ use crate::command::{self, Entry, Proposed};
 use crate::time;
 
 /// Of the entries that are written.
-pub const VERSION: u8 = 5;
-/// The last one in which an `OpenChunk` may name no volume (P1.8). Its entries, and older ones, are applied as the releases
-/// that wrote them did.
-const VERSION_WITH_MIXED: u8 = 5;
+pub const VERSION: u8 = 6;
+/// The last one in which no rename exchanges two names, and an `OpenChunk` may name no volume (P1.8). Its entries, and older ones,
+/// are read, and applied as the releases that wrote them did.
+pub const VERSION_WITH_MIXED: u8 = 5;
 /// Of the time when no chunk had a volume. It is read.
 pub const VERSION_BEFORE_VOLUMES: u8 = 4;
 /// Of the time when inodes had no birth time. It is read.
@@ -40,6 +40,7 @@ pub enum EntryError {
     Empty,
 }
 
+/// Of versions 5 and 6.
 #[derive(Serialize, Deserialize)]
 struct Entry5 {
     wall: Timestamp,
@@ -92,9 +93,9 @@ pub(super) fn parse<'b, T: Deserialize<'b>>(bytes: &'b [u8]) -> Result<T, EntryE
 pub fn decode(bytes: &[u8]) -> Result<Entry, EntryError> {
     let (proposed, commands) = match bytes.split_first() {
         None => return Err(EntryError::Empty),
-        Some((&VERSION, encoded)) => {
+        Some((&version @ (VERSION | VERSION_WITH_MIXED), encoded)) => {
             let Entry5 { wall, state, commands } = parse(encoded)?;
-            (proposed(VERSION, live(wall)?, live(state)?), live(commands)?)
+            (proposed(version, live(wall)?, live(state)?), live(commands)?)
         }
         Some((&version @ (VERSION_BEFORE_VOLUMES | VERSION_BEFORE_BIRTH), encoded)) => {
             let Entry3 { wall, state, commands } = parse(encoded)?;
@@ -250,8 +251,12 @@ stored_struct! {
         name: Vec<u8>,
         new_parent: u64,
         new_name: Vec<u8>,
-        no_replace: bool,
+        mode: RenameMode,
     }
+}
+
+stored_enum! {
+    RenameMode = meta::RenameMode { Replace, NoReplace }
 }
 
 stored_struct! {
@@ -360,7 +365,7 @@ mod tests {
         for actual in [0, 1, VERSION + 1, VERSION ^ 0x80] {
             let refused = decode(&[actual, 0, 0, 0, 0, 0]).unwrap_err();
             assert_eq!(refused, EntryError::Version { actual });
-            let line = format!("a log entry has version {actual}; this version of dfs reads 2 to 5");
+            let line = format!("a log entry has version {actual}; this version of dfs reads 2 to 6");
             assert_eq!(refused.to_string(), line);
         }
     }

@@ -21,9 +21,9 @@ use crate::raft::log::recover::Reached;
 /// The format of a metaserver's data directory as a whole. It is raised whenever an earlier release could not read what is written
 /// now, so that it refuses the directory before it reads anything.
 ///
-/// 5: the second versions of inodes, extents and chunks, and the table of space. 4: the stamp says how far the log has come, and
+/// 6: the log may have entries of version 6. 5: the second versions of inodes, extents and chunks, and the table of space. 4: the stamp says how far the log has come, and
 /// each segment whose it is. 3: volumes can be made and removed. 2: names of entries are values, not keys.
-const DIRECTORY_FORMAT: u32 = 5;
+const DIRECTORY_FORMAT: u32 = 6;
 /// The oldest format that can be read. The first start makes it [`DIRECTORY_FORMAT`] (ST2).
 const DIRECTORY_FORMAT_BEFORE: u32 = 3;
 const KIND: &str = "dfs-metaserver";
@@ -261,9 +261,9 @@ mod tests {
         let error = Stamp::read(&*disk, MemberId(1)).await.unwrap_err().to_string();
         assert!(error.contains("metaserver 2") && error.contains("metaserver 1"), "{error}");
         for (stamp, expected) in [
-            ("kind = \"dfs-metaserver\"\nformat = 9\nnew = true\n", "format 9, this release reads 5: update"),
+            ("kind = \"dfs-metaserver\"\nformat = 9\nnew = true\n", "format 9, this release reads 6: update"),
             ("kind = \"dfs-chunkserver\"\nformat = 1\n", "dfs-chunkserver"),
-            ("kind = \"dfs-metaserver\"\nformat = 1\n", "format 1, this release reads 5 and converts none"),
+            ("kind = \"dfs-metaserver\"\nformat = 1\n", "format 1, this release reads 6 and converts none"),
             ("\u{1}garbage", "cannot be read"),
             ("", "is empty"),
         ] {
