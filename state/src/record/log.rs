@@ -114,7 +114,7 @@ pub fn decode(bytes: &[u8]) -> Result<Entry, EntryError> {
 fn proposed(version: u8, wall: attr::Timestamp, state: time::StateTime) -> Proposed {
     match version {
         ..=VERSION_BEFORE_BIRTH => Proposed::BeforeBirth { wall, state },
-        ..=VERSION_WITH_MIXED => Proposed::WithMixed { wall, state },
+        VERSION_BEFORE_VOLUMES | VERSION_WITH_MIXED => Proposed::WithMixed { wall, state },
         _ => Proposed::At { wall, state },
     }
 }

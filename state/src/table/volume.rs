@@ -13,7 +13,7 @@ use crate::keys;
 use crate::kv::{Snapshot, Txn, scan_prefix};
 use crate::record::volume::{VolumeEntries, Volumes};
 use crate::record::{decode, encode};
-use crate::value::volume::{VolumeEntry, VolumeRecord};
+use crate::value::volume::{VolumeEntry, VolumeRecord, VolumeState};
 
 /// The root directory of a volume.
 pub(crate) fn root_of(volume: VolumeId) -> Option<InodeId> {
@@ -39,7 +39,7 @@ pub(crate) fn all(view: &dyn Snapshot) -> impl Iterator<Item = (VolumeId, Volume
 }
 
 /// It is in this cluster, or files of it are left that are open somewhere.
-pub(super) fn is_here(view: &dyn Snapshot, volume: VolumeId) -> bool {
+pub(crate) fn is_here(view: &dyn Snapshot, volume: VolumeId) -> bool {
     match get(view, volume).map(|record| record.state) {
         Some(VolumeState::Active | VolumeState::Removing { .. }) => true,
         Some(VolumeState::Dropped) => has_inodes(view, volume),
