@@ -19,6 +19,7 @@ use dfs_net::services::raft_client::RaftClient;
 use dfs_proto::attr::Timestamp;
 use dfs_proto::ids::{DirectoryId, MemberId};
 use dfs_proto::wire;
+use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
 
