@@ -323,10 +323,10 @@ impl Harness {
         let request = self.next_request(&Caller::ROOT, Change::OpenChunk(OpenChunk::default()));
         let proposed = Proposed::WithMixed { wall: self.now, state: self.state_time };
         let reply = self.command_at(proposed, Command::Change { request, placement, volumes: Vec::new() });
-        match reply {
-            Reply::Changed(Ok(Answered { changed: Changed::Chunk(opened), .. })) => opened.chunk,
-            other => panic!("no chunk: {other:?}"),
-        }
+        let Reply::Changed(Ok(Answered { changed: Changed::Chunk(opened), .. })) = reply else {
+            panic!("no chunk: {reply:?}")
+        };
+        opened.chunk
     }
 
     /// Commits `len` bytes, the next ones of the chunk.
