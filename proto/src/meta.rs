@@ -109,8 +109,23 @@ pub struct Rename {
     pub name: Name,
     pub new_parent: InodeId,
     pub new_name: Name,
-    /// RENAME_NOREPLACE.
-    pub no_replace: bool,
+    pub mode: RenameMode,
+}
+
+/// What a rename does if something has the new name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RenameMode {
+    /// It takes its place.
+    Replace,
+    /// RENAME_NOREPLACE: the rename is refused.
+    NoReplace,
+}
+
+impl Rename {
+    /// The names whose inodes get another name. What was written to these inodes is committed first (P2.5).
+    pub fn moved(&self) -> Vec<(InodeId, &Name)> {
+        vec![(self.parent, &self.name)]
+    }
 }
 
 /// Only what is `Some` changes.

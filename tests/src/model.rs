@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use dfs_proto::meta::RenameMode;
+
 /// The errors that random operations can meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelError {
@@ -112,10 +114,10 @@ impl ModelFs {
         name: &str,
         new_parent: NodeId,
         new_name: &str,
-        no_replace: bool,
+        mode: RenameMode,
     ) -> ModelResult<()> {
         let node = self.lookup(parent, name)?;
-        if no_replace && self.entries(new_parent)?.contains_key(new_name) {
+        if mode == RenameMode::NoReplace && self.entries(new_parent)?.contains_key(new_name) {
             return Err(ModelError::Exists);
         }
         let moves_directory = matches!(self.node(node), Node::Directory(_));

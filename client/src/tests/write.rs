@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dfs_proto::attr::{Caller, Name, Timestamp};
 use dfs_proto::ids::{InodeId, ServerId};
-use dfs_proto::meta::{Rename, SetAttr, SetTime};
+use dfs_proto::meta::{Rename, RenameMode, SetAttr, SetTime};
 use dfs_proto::units::{ByteLen, MIB, Offset};
 use futures::future::join_all;
 use tokio::time::{Instant, advance};
@@ -178,7 +178,7 @@ async fn a_flush_that_fails_is_reported_once_by_each_open_file_and_drops_its_byt
 
 fn rename(name: &str, new_name: &str) -> Rename {
     let [name, new_name] = [name, new_name].map(|name| Name::new(name).unwrap());
-    Rename { parent: InodeId::ROOT, name, new_parent: InodeId::ROOT, new_name, no_replace: false }
+    Rename { parent: InodeId::ROOT, name, new_parent: InodeId::ROOT, new_name, mode: RenameMode::Replace }
 }
 
 /// A mount that died between the rename and the close left an empty file, and took the old content with it.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::attr::{AccessMask, Name};
 use crate::ids::{ChunkId, ClusterId};
-use crate::meta::{CommitExtents, Create, FileCommit, NewInode, OpenChunk, Rename, SetAttr};
+use crate::meta::{CommitExtents, Create, FileCommit, NewInode, OpenChunk, Rename, RenameMode, SetAttr};
 use crate::units::{ByteLen, Offset};
 
 const ROOT: InodeId = InodeId::ROOT;
@@ -47,7 +47,7 @@ fn create(parent: InodeId, what: NewInode, or_existing: bool) -> Change {
 }
 
 fn rename(parent: InodeId, new_parent: InodeId) -> Change {
-    Change::Rename(Rename { parent, name: name("a"), new_parent, new_name: name("b"), no_replace: false })
+    Change::Rename(Rename { parent, name: name("a"), new_parent, new_name: name("b"), mode: RenameMode::Replace })
 }
 
 fn commit(files: &[InodeId]) -> Change {

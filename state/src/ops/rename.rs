@@ -3,7 +3,7 @@
 use dfs_proto::attr::FileKind;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::InodeId;
-use dfs_proto::meta::{Changed, MetaResult, Rename};
+use dfs_proto::meta::{Changed, MetaResult, Rename, RenameMode};
 use dfs_proto::units::LINKS_MAX;
 
 use super::context::{
@@ -29,7 +29,7 @@ pub(super) fn apply(context: &mut Context<'_, '_>, rename: &Rename) -> MetaResul
     let new_parent = searchable(context, rename.new_parent)?;
     let source = dirent::find(context.txn, rename.parent, &rename.name).ok_or(MetaError::NotFound)?;
     let target = dirent::find(context.txn, rename.new_parent, &rename.new_name);
-    ensure(!(rename.no_replace && target.is_some()), MetaError::Exists)?;
+    ensure(rename.mode == RenameMode::Replace || target.is_none(), MetaError::Exists)?;
     let is_moved = rename.parent != rename.new_parent;
     let is_volume = |parent: InodeId, entry: &Dirent| is_volume_root(parent, entry.record.inode);
     let moves_volume = is_volume(rename.parent, &source);
@@ -162,7 +162,7 @@ mod tests {
     use crate::tests::{Harness, attr_of, create, name, user};
 
     fn rename(parent: InodeId, from: &str, new_parent: InodeId, to: &str) -> Change {
-        Change::Rename(Rename { parent, name: name(from), new_parent, new_name: name(to), no_replace: false })
+        Change::Rename(Rename { parent, name: name(from), new_parent, new_name: name(to), mode: RenameMode::Replace })
     }
 
     fn mv(
@@ -247,7 +247,7 @@ mod tests {
         harness.file(ROOT, "a");
         harness.file(ROOT, "b");
         let mut change =
-            Rename { parent: ROOT, name: name("a"), new_parent: ROOT, new_name: name("b"), no_replace: true };
+            Rename { parent: ROOT, name: name("a"), new_parent: ROOT, new_name: name("b"), mode: RenameMode::NoReplace };
         assert_eq!(harness.change(&Caller::ROOT, Change::Rename(change.clone())), Err(MetaError::Exists));
         change.new_name = name("c");
         assert!(harness.change(&Caller::ROOT, Change::Rename(change)).is_ok());

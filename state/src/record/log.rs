@@ -260,8 +260,12 @@ stored_struct! {
         name: Vec<u8>,
         new_parent: u64,
         new_name: Vec<u8>,
-        no_replace: bool,
+        mode: RenameMode,
     }
+}
+
+stored_enum! {
+    RenameMode = meta::RenameMode { Replace, NoReplace }
 }
 
 stored_struct! {

@@ -14,7 +14,7 @@ use dfs_proto::ids::{
 };
 use dfs_proto::meta::{
     Change, Changed, ChunkCommit, CommitExtents, FileCommit, MetaResult, NewInode, OpenChunk, Read,
-    ReadReply, ReadRequest, Rename, SetAttr, SetTime,
+    ReadReply, ReadRequest, Rename, RenameMode, SetAttr, SetTime,
 };
 use dfs_proto::units::{ByteLen, ChunkOffset, Offset};
 
@@ -74,12 +74,12 @@ fn names(harness: &mut Harness, at: InodeId) {
     harness.directory(a, "gone too");
     harness.change(root, Change::Rmdir { parent: a, name: name("gone too") }).expect("empty");
     harness.file(a, "moves");
-    let rename = |no_replace| {
+    let rename = |mode| {
         let (name, new_name) = (name("moves"), name("moved"));
-        Change::Rename(Rename { parent: a, name, new_parent: b, new_name, no_replace })
+        Change::Rename(Rename { parent: a, name, new_parent: b, new_name, mode })
     };
-    harness.change(root, rename(false)).expect("moved");
-    harness.change(root, rename(true)).expect_err("it is not there any more");
+    harness.change(root, rename(RenameMode::Replace)).expect("moved");
+    harness.change(root, rename(RenameMode::NoReplace)).expect_err("it is not there any more");
     let set = SetAttr {
         inode: linked,
         mode: Some(0o4711),

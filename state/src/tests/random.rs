@@ -10,7 +10,7 @@ use dfs_proto::extent::Extent;
 use dfs_proto::ids::{ChunkId, InodeId, RequestId, RequestLane, SetVersion};
 use dfs_proto::meta::{
     Change, Changed, ChunkCommit, CommitExtents, FileCommit, MetaResult, NewInode, Read, ReadReply,
-    ReadRequest, Rename,
+    ReadRequest, Rename, RenameMode,
 };
 use dfs_proto::units::{ByteLen, ChunkOffset, Offset};
 use rand::rngs::SmallRng;
@@ -273,7 +273,7 @@ impl World {
     fn rename(&mut self) {
         let (parent, old, new_parent, new) = (self.directory(), self.name(), self.directory(), self.name());
         let wanted = self.model.rename((parent, &old), (new_parent, &new));
-        let rename = Rename { parent, name: name(&old), new_parent, new_name: name(&new), no_replace: false };
+        let rename = Rename { parent, name: name(&old), new_parent, new_name: name(&new), mode: RenameMode::Replace };
         self.removed(Change::Rename(rename), wanted);
     }
 

@@ -8,7 +8,7 @@ use dfs_client::inode::{Client, CreateOpen, File, Lookup, Open, OpenMode, Unlink
 use dfs_net::env::Rng;
 use dfs_proto::attr::{Caller, Name};
 use dfs_proto::ids::InodeId;
-use dfs_proto::meta::{Create, NewInode, Rename};
+use dfs_proto::meta::{Create, NewInode, Rename, RenameMode};
 use dfs_proto::units::Offset;
 
 use super::Layout;
@@ -91,7 +91,8 @@ async fn save(client: &Arc<Client>, parent: InodeId, over: &Name, rng: &Rng) -> 
     let name = name_of(&format!("{over}.new"));
     let file = make(client, parent, name.clone()).await;
     let bytes = write(&file, rng, 0).await;
-    let rename = Rename { parent, name, new_parent: parent, new_name: over.clone(), no_replace: false };
+    let rename =
+        Rename { parent, name, new_parent: parent, new_name: over.clone(), mode: RenameMode::Replace };
     let renamed = client.perform(&Caller::ROOT, rename).await;
     renamed.unwrap_or_else(|error| panic!("mortal: rename over {over}: {error}"));
     (file, bytes)
