@@ -66,7 +66,7 @@ impl Fs {
         Ok(())
     }
 
-    /// `flags` are those of `renameat2`. RENAME_NOREPLACE works; any other is refused, never ignored.
+    /// `flags` are those of `renameat2`. One of RENAME_NOREPLACE and RENAME_EXCHANGE works; all others are refused, never ignored.
     pub(crate) async fn rename(
         &self,
         who: Requester,
@@ -77,15 +77,11 @@ impl Fs {
         let mode = match flags {
             0 => RenameMode::Replace,
             libc::RENAME_NOREPLACE => RenameMode::NoReplace,
+            libc::RENAME_EXCHANGE => RenameMode::Exchange,
             flags => return Err(FsError::RenameFlags { flags }),
         };
-        let rename = Rename {
-            parent,
-            name: entry_name(name)?,
-            new_parent,
-            new_name: entry_name(new_name)?,
-            mode,
-        };
+        let rename =
+            Rename { parent, name: entry_name(name)?, new_parent, new_name: entry_name(new_name)?, mode };
         let orphan = self.perform(who, rename).await?;
         self.inodes.orphaned(orphan);
         Ok(())

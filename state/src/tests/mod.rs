@@ -24,6 +24,7 @@ use crate::kv::memory::MemoryKv;
 use crate::kv::{Kv as _, Pair, Snapshot, Txn};
 
 mod answers;
+mod exchange;
 mod old_state;
 mod permissions;
 mod random;
