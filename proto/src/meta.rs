@@ -119,12 +119,18 @@ pub enum RenameMode {
     Replace,
     /// RENAME_NOREPLACE: the rename is refused.
     NoReplace,
+    /// RENAME_EXCHANGE: it gets the old name. Without anything of the new name the rename is refused.
+    Exchange,
 }
 
 impl Rename {
     /// The names whose inodes get another name. What was written to these inodes is committed first (P2.5).
     pub fn moved(&self) -> Vec<(InodeId, &Name)> {
-        vec![(self.parent, &self.name)]
+        let source = (self.parent, &self.name);
+        match self.mode {
+            RenameMode::Replace | RenameMode::NoReplace => vec![source],
+            RenameMode::Exchange => vec![source, (self.new_parent, &self.new_name)],
+        }
     }
 }
 

@@ -117,6 +117,15 @@ impl ModelFs {
         mode: RenameMode,
     ) -> ModelResult<()> {
         let node = self.lookup(parent, name)?;
+        if mode == RenameMode::Exchange {
+            let target = self.lookup(new_parent, new_name)?;
+            if parent != new_parent && (self.is_below(new_parent, node) || self.is_below(parent, target)) {
+                return Err(ModelError::Invalid);
+            }
+            self.entries_mut(parent).insert(name.to_owned(), target);
+            self.entries_mut(new_parent).insert(new_name.to_owned(), node);
+            return Ok(());
+        }
         if mode == RenameMode::NoReplace && self.entries(new_parent)?.contains_key(new_name) {
             return Err(ModelError::Exists);
         }

@@ -202,6 +202,32 @@ async fn what_was_written_before_a_rename_is_committed_by_it() {
     assert_eq!(cluster.meta.state().lookups, before, "nothing was buffered");
 }
 
+/// Whichever of the two names it had.
+#[tokio::test(start_paused = true)]
+async fn what_was_written_to_two_files_is_committed_before_their_names_are_exchanged() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let exchange = || Rename { mode: RenameMode::Exchange, ..rename("tmp", "real") };
+    let (tmp, real) = (make(&client, "tmp").await, make(&client, "real").await);
+    tmp.write_at(&USER, Offset(0), b"new").await.unwrap();
+    real.write_at(&USER, Offset(0), b"old").await.unwrap();
+    client.perform(&USER, exchange()).await.unwrap();
+    for (name, file, content) in [("tmp", &real, b"old"), ("real", &tmp, b"new")] {
+        let found = cluster.client().await.perform(&USER, lookup(name)).await.unwrap();
+        assert_eq!(found.inode, file.inode(), "{name}");
+        assert_eq!(cluster.read_elsewhere(found.inode).await, content, "{name}");
+    }
+    for file in [&tmp, &real] {
+        file.write_at(&USER, Offset(0), b"lost").await.unwrap();
+        (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), true));
+        let told = client.perform(&USER, exchange()).await.map(drop);
+        assert!(matches!(told, Err(ClientError::Unavailable { .. })), "{told:?}");
+        (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), false));
+        assert!(file.sync().await.is_err(), "its open file is told too");
+        assert_eq!(client.perform(&USER, lookup("real")).await.unwrap().inode, tmp.inode());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_file_that_cannot_be_committed_is_not_renamed() {
     let cluster = Cluster::new();

@@ -66,7 +66,7 @@ impl Fs {
         Ok(())
     }
 
-    /// `flags` are those of `renameat2`. RENAME_NOREPLACE works; any other is refused, never ignored.
+    /// `flags` are those of `renameat2`. One of RENAME_NOREPLACE and RENAME_EXCHANGE works; all others are refused, never ignored.
     pub(crate) async fn rename(
         &self,
         who: Requester,
@@ -77,6 +77,7 @@ impl Fs {
         let mode = match flags {
             0 => RenameMode::Replace,
             libc::RENAME_NOREPLACE => RenameMode::NoReplace,
+            libc::RENAME_EXCHANGE => RenameMode::Exchange,
             flags => return Err(FsError::RenameFlags { flags }),
         };
         let rename =

@@ -256,7 +256,7 @@ stored_struct! {
 }
 
 stored_enum! {
-    RenameMode = meta::RenameMode { Replace, NoReplace }
+    RenameMode = meta::RenameMode { Replace, NoReplace, Exchange }
 }
 
 stored_struct! {

@@ -27,6 +27,7 @@ use crate::record::{federation_log, log};
 use crate::table::session;
 
 mod answers;
+mod exchange;
 mod old_state;
 mod permissions;
 mod random;

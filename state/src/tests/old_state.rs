@@ -33,7 +33,7 @@ use dfs_proto::attr::Timestamp;
 const ROOT: InodeId = InodeId::ROOT;
 
 /// Kept in `tests/formats`. The last ones are of today's formats.
-const CLUSTER_STATES: [&str; 3] = ["cluster.1", "cluster.2", "cluster.3"];
+const CLUSTER_STATES: [&str; 4] = ["cluster.1", "cluster.2", "cluster.3", "cluster.4"];
 const FEDERATION_STATES: [&str; 1] = ["federation.1"];
 
 fn file(name: &str) -> PathBuf {
@@ -80,6 +80,17 @@ fn names(harness: &mut Harness, at: InodeId) {
     };
     harness.change(root, rename(RenameMode::Replace)).expect("moved");
     harness.change(root, rename(RenameMode::NoReplace)).expect_err("it is not there any more");
+    harness.change(root, rename(RenameMode::Exchange)).expect_err("nor now");
+    let full = harness.directory(b, "full");
+    harness.file(full, "in it");
+    let exchange = Change::Rename(Rename {
+        parent: a,
+        name: name("linked"),
+        new_parent: b,
+        new_name: name("full"),
+        mode: RenameMode::Exchange,
+    });
+    harness.change(root, exchange).expect("both are there");
     let set = SetAttr {
         inode: linked,
         mode: Some(0o4711),

@@ -190,6 +190,7 @@ fn rename_mode_to_wire(mode: RenameMode) -> wire::RenameMode {
     match mode {
         RenameMode::Replace => wire::RenameMode::Replace,
         RenameMode::NoReplace => wire::RenameMode::NoReplace,
+        RenameMode::Exchange => wire::RenameMode::Exchange,
     }
 }
 
@@ -197,6 +198,7 @@ fn rename_mode_from_wire(mode: i32) -> MetaResult<RenameMode> {
     Ok(match wire::RenameMode::try_from(mode) {
         Ok(wire::RenameMode::Replace) => RenameMode::Replace,
         Ok(wire::RenameMode::NoReplace) => RenameMode::NoReplace,
+        Ok(wire::RenameMode::Exchange) => RenameMode::Exchange,
         Err(_) => return Err(invalid("mode of a rename")),
     })
 }
@@ -245,7 +247,9 @@ mod tests {
     /// The first two have the bytes of the bool that was there before them.
     #[test]
     fn a_rename_comes_back_in_its_mode_and_one_of_an_unknown_mode_is_refused() {
-        for (mode, number) in [(RenameMode::Replace, 0), (RenameMode::NoReplace, 1)] {
+        for (mode, number) in
+            [(RenameMode::Replace, 0), (RenameMode::NoReplace, 1), (RenameMode::Exchange, 2)]
+        {
             let wire = change_to_wire(&rename(mode));
             let wire::change_request::Change::Rename(sent) = &wire else { panic!("{wire:?}") };
             assert_eq!(sent.mode, number);
