@@ -28,8 +28,8 @@
 //!    (`NodeState::write`, `data/node`; `data/buffer`). From here on this client shows them.
 //! 2. `Core::send` (`data/flush`), when a run is full, or `Core::flush`, at `sync` and `close` and after a while, finds the runs
 //!    that are in no chunk: `place_below`.
-//! 3. `ChunkWriter::append` (`data/writer`) chooses a chunk. `ChunkStream` (`data/stream`) sends the bytes to its primary, which
-//!    passes them on to the other replicas.
+//! 3. `ChunkWriter::append` (`data/writer`) chooses a chunk of the file's volume. `ChunkStream` (`data/stream`) sends the bytes to
+//!    its primary, which passes them on to the other replicas.
 //! 4. `ChunkStream::sync` returns when every replica has the bytes on stable storage. They are durable, but in no file yet.
 //! 5. `Core::commit_parts` (`data/flush`) → `Committer::commit` (`data/commit`) → `ClusterNames::change_of` → `MetaClient::change_of`
 //!    sends `Change::CommitExtents`.

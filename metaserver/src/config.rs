@@ -1,4 +1,5 @@
-//! Settings of a metaserver: a flag over an environment variable over the file's `[metaserver]` over the default.
+//! The settings of a metaserver. A flag wins over its environment variable, that over `[metaserver]` in the file, and that over
+//! the default.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -10,36 +11,36 @@ use dfs_proto::units::{ByteLen, KIB, MIB, REPLICAS_MAX};
 use serde::Deserialize;
 use thiserror::Error;
 
-/// As given, by flags (with their environment variables) or by the file; `None`: not given.
+/// The settings as flags, environment variables or the file give them; `None` if they do not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, clap::Args)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// This metaserver's number in `bootstrap`, 1 or more; it never changes and is never given to another. No default.
+    /// This metaserver's number in `bootstrap`, 1 or more. It must never change, nor be given to another metaserver. No default.
     #[arg(long, env = "DFS_METASERVER_ID", value_name = "NUMBER")]
     pub id: Option<u64>,
-    /// Name of the cluster, for people; used when it is made, equal on all members. Default: local.
+    /// Name of the cluster, for people. It is used when the cluster is made, and must be the same on all members. Default: local.
     #[arg(long, env = "DFS_METASERVER_CLUSTER", value_name = "NAME")]
     pub cluster: Option<String>,
-    /// Directory for the Raft log and the state; made if it is not there. No default.
+    /// Directory for the Raft log and the state. It is made if it does not exist. No default.
     #[arg(long, env = "DFS_METASERVER_DATA", value_name = "DIRECTORY")]
     pub data: Option<PathBuf>,
     /// host:port for gRPC (clients, chunkservers, other metaservers). Default: 127.0.0.1:7000. There is no authentication
     /// yet: everyone who reaches this address can read and change everything.
     #[arg(long, env = "DFS_METASERVER_LISTEN", value_name = "HOST:PORT")]
     pub listen: Option<String>,
-    /// host:port under which others reach `listen`. Default: this one's address in `bootstrap`, else `listen`.
+    /// host:port at which others reach `listen`. Default: this metaserver's address in `bootstrap`, else `listen`.
     #[arg(long, env = "DFS_METASERVER_ADVERTISE", value_name = "HOST:PORT")]
     pub advertise: Option<String>,
-    /// host:port for /metrics (Prometheus) and /healthz; empty: not served. Default: 127.0.0.1:7001.
+    /// host:port for /metrics (Prometheus) and /healthz. If it is empty, they are not served. Default: 127.0.0.1:7001.
     #[arg(long, env = "DFS_METASERVER_HTTP", value_name = "HOST:PORT")]
     pub http: Option<String>,
-    /// The first members of the cluster, this one included, as 1=host:port,2=host:port,…; 1, 3 or 5 of them, equal on all.
-    /// In the file: [{ id = 1, address = "host:port" }, …]. Default: this one alone.
+    /// The first members of the cluster, this one included, as 1=host:port,2=host:port,…: 1, 3 or 5 members, the same on all of
+    /// them. In the file: [{ id = 1, address = "host:port" }, …]. Default: this metaserver alone.
     #[arg(long, env = "DFS_METASERVER_BOOTSTRAP", value_name = "ID=HOST:PORT", value_delimiter = ',')]
     pub bootstrap: Option<Vec<BootstrapMember>>,
-    /// The members of the federation group, as 1=host:port,2=host:port,…: gRPC addresses of 1, 3 or 5 metaservers, spread over
-    /// the clusters and equal on all; the numbers are the group's own. In the file: [{ id = 1, address = "host:port" }, …].
-    /// Default: none; then this cluster is alone, and all directories are in one volume.
+    /// The members of the federation group, as 1=host:port,2=host:port,…: gRPC addresses of 1, 3 or 5 metaservers of different
+    /// clusters, the same on all. The numbers have nothing to do with `id`. In the file: [{ id = 1, address = "host:port" }, …].
+    /// Default: none; then there is only this cluster, and all directories are in one volume.
     #[arg(
         long,
         env = "DFS_METASERVER_FEDERATION_MEMBERS",
@@ -50,18 +51,18 @@ pub struct Settings {
     /// This metaserver's number in `federation_members`, if it is one of them.
     #[arg(long, env = "DFS_METASERVER_FEDERATION_ID", value_name = "NUMBER")]
     pub federation_id: Option<u64>,
-    /// Copies that new chunks get, 1 to 8; used when the cluster is made. Default: 2.
+    /// Copies that a new chunk gets, 1 to 8. It is used when the cluster is made. Default: 2.
     #[arg(long, env = "DFS_METASERVER_COPIES", value_name = "NUMBER")]
     pub copies: Option<u32>,
-    /// Copies that will do while chunkservers are missing; below it writes wait and then fail. Used when the cluster is
-    /// made. Default: one less than `copies`, at least 1.
+    /// Copies that are enough for a new chunk while chunkservers are missing. With fewer, writes wait and then fail. It is used
+    /// when the cluster is made. Default: one less than `copies`, at least 1.
     #[arg(long, env = "DFS_METASERVER_COPIES_MIN", value_name = "NUMBER")]
     pub copies_min: Option<u32>,
-    /// Milliseconds of silence after which a chunkserver gets no new chunks and its open ones are sealed; at least 100.
+    /// Milliseconds of silence after which a chunkserver gets no new chunks, and its open chunks are sealed; at least 100.
     /// Default: 3000.
     #[arg(long, env = "DFS_METASERVER_SERVER_AWAY_MS", value_name = "MILLISECONDS")]
     pub server_away_ms: Option<u64>,
-    /// Milliseconds after which a client that was not heard loses its session (and its unwritten data); at least 1000.
+    /// Milliseconds of silence after which a client loses its session and what it has not written yet; at least 1000.
     /// Default: 300000.
     #[arg(long, env = "DFS_METASERVER_SESSION_EXPIRY_MS", value_name = "MILLISECONDS")]
     pub session_expiry_ms: Option<u64>,
@@ -69,30 +70,29 @@ pub struct Settings {
     /// also how long a new leader waits for those who may hold locks. 1000 to 60000. Default: 10000.
     #[arg(long, env = "DFS_METASERVER_LEASE_TERM_MS", value_name = "MILLISECONDS")]
     pub lease_term_ms: Option<u64>,
-    /// Raft entries between two snapshots; fewer make a restart faster and cost writes; at least 100. Default: 10000.
+    /// Raft entries between two snapshots; at least 100. Fewer make a restart faster, but cause more writes. Default: 10000.
     #[arg(long, env = "DFS_METASERVER_SNAPSHOT_EVERY_LOGS", value_name = "ENTRIES")]
     pub snapshot_every_logs: Option<u64>,
-    /// KiB of a file of the Raft log; what was cut of the log goes, and is used again, in whole files; 4 to 65536.
-    /// Default: 4096.
+    /// KiB of each file of the Raft log, 4 to 65536. The log is cut by whole files, which are then used again. Default: 4096.
     #[arg(long, env = "DFS_METASERVER_LOG_SEGMENT_KIB", value_name = "KIB")]
     pub log_segment_kib: Option<u64>,
-    /// Milliseconds between a leader's heartbeats to the other metaservers; at least 10. At 100, three
-    /// idle metaservers take 3.5 % of a core, most of it for ticks that follow from this. Default: 300.
+    /// Milliseconds between a leader's heartbeats to the other metaservers; at least 10. At 100, three idle metaservers take
+    /// 3.5 % of a core, mostly for internal timers that depend on this. Default: 300.
     #[arg(long, env = "DFS_METASERVER_RAFT_HEARTBEAT_MS", value_name = "MILLISECONDS")]
     pub raft_heartbeat_ms: Option<u64>,
-    /// Milliseconds beyond the leader's lease (1.75 times this) after which a metaserver that hears no leader stands for
-    /// election; at least one and a half times `raft_heartbeat_ms`. Lower fails over faster, and needlessly on a slow
-    /// machine. Default: 450.
+    /// Milliseconds after the end of the leader's lease (which is 1.75 times this) at which a metaserver that hears no leader
+    /// stands for election; at least one and a half times `raft_heartbeat_ms`. A lower value makes a failover faster, but on a
+    /// slow machine causes needless ones. Default: 450.
     #[arg(long, env = "DFS_METASERVER_ELECTION_TIMEOUT_MS", value_name = "MILLISECONDS")]
     pub election_timeout_ms: Option<u64>,
     /// MiB of memory for metadata that was read; at least 1. Default: 64.
     #[arg(long, env = "DFS_METASERVER_BLOCK_CACHE_MIB", value_name = "MIB")]
     pub block_cache_mib: Option<u64>,
-    /// MiB of memory for metadata that was written and not yet flushed; at least 1. Default: 64.
+    /// MiB of memory for metadata that was written and is not yet flushed; at least 1. Default: 64.
     #[arg(long, env = "DFS_METASERVER_WRITE_BUFFER_MIB", value_name = "MIB")]
     pub write_buffer_mib: Option<u64>,
-    /// MiB that stay free on the disk of `data`: with less, nothing new is taken (ENOSPC), files can still be deleted; with
-    /// less than half, this metaserver stops and does not start. Default: 256.
+    /// MiB that are to stay free on the disk of `data`. With less, new files and data are refused (ENOSPC), but files can still
+    /// be deleted; with less than half of it, this metaserver stops, and does not start. Default: 256.
     #[arg(long, env = "DFS_METASERVER_DISK_RESERVE_MIB", value_name = "MIB")]
     pub disk_reserve_mib: Option<u64>,
 }
@@ -114,7 +114,7 @@ impl FromStr for BootstrapMember {
 }
 
 impl Settings {
-    /// These, and where they say nothing, `below`.
+    /// These settings, completed by those of `below`.
     pub fn over(self, below: Settings) -> Settings {
         Settings {
             id: self.id.or(below.id),
@@ -142,18 +142,18 @@ impl Settings {
     }
 }
 
-/// What a metaserver runs with: complete and checked.
+/// The settings of a metaserver, complete and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     pub id: MemberId,
     pub cluster: String,
     pub data: PathBuf,
     pub listen: String,
-    /// `None`: where `listen` turns out to be. From `bootstrap`, if that is given.
+    /// `None`: the address to which `listen` is bound.
     pub advertise: Option<String>,
-    /// `None`: not served.
+    /// `None`: `/metrics` and `/healthz` are not served.
     pub http: Option<String>,
-    /// Contains `id`.
+    /// This metaserver is among them.
     pub bootstrap: Vec<BootstrapMember>,
     pub federation: Option<FederationSeats>,
     pub copies: u32,
@@ -170,11 +170,11 @@ pub struct Config {
     pub disk_reserve: ByteLen,
 }
 
-/// The federation group.
+/// The members of the federation group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FederationSeats {
     pub members: Vec<BootstrapMember>,
-    /// This metaserver's number among them; `None`: it is no member.
+    /// This metaserver's number among them; `None` if it is no member.
     pub own: Option<MemberId>,
 }
 
@@ -206,14 +206,14 @@ fn address(key: &'static str, text: String) -> Result<String, SettingError> {
 
 const CLUSTER_NAME_LEN_MAX: usize = 64;
 const DEFAULT_LISTEN: &str = "127.0.0.1:7000";
-/// The log keeps two spare files, and writes a new one whole.
+/// Not more, because the log keeps two spare files, and fills a new file with zeros before it is used.
 const LOG_SEGMENT_KIB: std::ops::RangeInclusive<u64> = 4..=65536;
 /// Two of a client's heartbeats at least; and no longer than an application is patient.
 const LEASE_TERM_MS: std::ops::RangeInclusive<u64> = 1000..=60_000;
 const DEFAULT_HTTP: &str = "127.0.0.1:7001";
 
 impl Config {
-    /// Fills in defaults and checks every setting.
+    /// Fills in the defaults and checks every setting.
     pub fn validate(settings: Settings) -> Result<Config, SettingError> {
         let id = settings.id.ok_or(SettingError::Missing { key: "id" })?;
         let id = MemberId(at_least("id", id, 1, "expected 1 or more")?);

@@ -2,12 +2,14 @@
 //! chunkservers, and does the background work.
 //!
 //!     wiring      makes the parts, serves, and shuts down in order      `storage`: what is on disk, and where
+//!     metaserver  the parts of one member, which the services, the background work and the federation use
 //!     service     gRPC: converts, checks, passes the gate
 //!     coherence   the gate, which every change and every read passes (P4.4), the leases, what each session holds, and what else
 //!                 a leader learns
 //!     raft        orders commands and makes them durable
 //!     rocks       the state's database                                  the state itself is the crate `dfs_state`
 //!     view, sessions, placement   which chunkservers and sessions are alive, and where a new chunk goes
+//!     server_list the addresses of all chunkservers, for each of them
 //!     worker      background work of the leader: expiry, sealing, reaping, deletion
 //!     federation  the map of all clusters' volumes, and this member's part in keeping it
 //!     room        a member stops before its disk is full
@@ -48,11 +50,13 @@ mod federation;
 mod http;
 #[cfg(test)]
 mod memory_net;
+mod metaserver;
 pub mod metrics;
 mod placement;
 pub mod raft;
 pub mod rocks;
 mod room;
+mod server_list;
 mod service;
 mod sessions;
 mod storage;

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::coherence::soft::{BeginsAnew, Soft};
 use crate::placement::Candidate;
-use dfs_state::server::ServerRecord;
+use dfs_state::value::server::ServerRecord;
 
 /// VW3. After a failure chunkservers try all members quickly, so a server that was not heard within this time is away.
 pub(crate) const VIEW_COMPLETE_AFTER: Duration = Duration::from_secs(10);

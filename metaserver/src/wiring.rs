@@ -19,11 +19,13 @@ use crate::coherence::{Attachments, Gate};
 use crate::config::Config;
 use crate::error::ServeError;
 use crate::federation::{self, Federation};
+use crate::metaserver::Metaserver;
 use crate::metrics::Metrics;
 use crate::raft::log::disk::LogDisk;
 use crate::raft::{self, ClusterOptions, Consensus, ConsensusOptions, Examined, LogOptions, Purpose, Timing};
 use crate::room::Room;
-use crate::service::{self, Metaserver};
+use crate::server_list::ServerList;
+use crate::service;
 use crate::sessions::Sessions;
 use crate::storage::{FEDERATION, GroupStorage, Storage};
 use crate::view::View;
@@ -175,7 +177,7 @@ async fn assemble(
         id: config.id,
         address,
         gate: Gate::new(groups.cluster.clone(), view, sessions, attachments),
-        servers: service::ServerList::default(),
+        servers: ServerList::default(),
         federation,
         env,
         metrics: Metrics::new(),

@@ -76,7 +76,7 @@ mod tests {
         assert_eq!(seen(ClientError::NotPermitted), libc::EPERM);
         assert_eq!(seen(ClientError::CrossVolume), libc::EXDEV);
         assert_eq!(errno(&FsError::NameTooLong).0, libc::ENAMETOOLONG);
-        assert_eq!(errno(&FsError::RenameFlags { flags: libc::RENAME_EXCHANGE }).0, libc::EINVAL);
+        assert_eq!(errno(&FsError::RenameFlags { flags: libc::RENAME_WHITEOUT }).0, libc::EINVAL);
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! The configuration file: where it is found, and errors that name line and nearest key.
+//! The configuration file: where it is found and how it is read. Errors name the line, and the known key that is nearest to an
+//! unknown one.
 //!
-//! One TOML file may serve all daemons of a machine; each reads `[federation]` and its own section, and refuses keys
-//! that it does not know there. Order of precedence: flag, environment, file, default.
+//! One TOML file may serve all daemons of a machine. Each daemon reads `[federation]` and its own section, and refuses keys there
+//! that it does not know. A flag wins over its environment variable, that over the file, and that over the default.
 
 use std::path::{Path, PathBuf};
 
@@ -9,15 +10,15 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use thiserror::Error;
 
-/// `[federation]`: where to find it.
+/// The section `[federation]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Federation {
-    /// gRPC addresses (`host:port`) of some metaservers; one that answers tells the others.
+    /// gRPC addresses (`host:port`) of some metaservers. Any of them can tell the addresses of all others.
     pub metaservers: Vec<String>,
 }
 
-/// The whole file; a daemon names the type of its own section and ignores the others.
+/// The whole file. A daemon gives the type of its own section, and the other daemons' sections are ignored.
 #[derive(Debug, Default, Deserialize)]
 #[serde(
     deny_unknown_fields,
@@ -39,8 +40,8 @@ pub enum ConfigError {
     Parse { path: PathBuf, line: usize, what: String },
 }
 
-/// The first that exists of `explicit` (which must exist), `$DFS_CONFIG` (which must exist too),
-/// `~/.config/dfs/dfs.toml`, `/etc/dfs/dfs.toml`.
+/// The path of the file: `explicit` if it is given, else `$DFS_CONFIG` if it is set (either must exist), else the first that
+/// exists of `~/.config/dfs/dfs.toml` and `/etc/dfs/dfs.toml`.
 pub fn find(explicit: Option<&Path>) -> Option<PathBuf> {
     if let Some(path) = explicit {
         return Some(path.to_owned());
@@ -52,7 +53,7 @@ pub fn find(explicit: Option<&Path>) -> Option<PathBuf> {
     home.into_iter().chain([PathBuf::from("/etc/dfs/dfs.toml")]).find(|path| path.exists())
 }
 
-/// Finds, reads and parses; the defaults when there is no file. Tells which file it was.
+/// Finds, reads and parses the file, and returns its path too. Without a file, all settings are the defaults.
 pub fn load<F: DeserializeOwned + Default>(
     explicit: Option<&Path>,
 ) -> Result<(Option<PathBuf>, F), ConfigError> {
@@ -62,7 +63,7 @@ pub fn load<F: DeserializeOwned + Default>(
     parse(&path, &text).map(|file| (Some(path), file))
 }
 
-/// Parses `text`; `path` is for the error.
+/// Parses the text of the file at `path`, which the error names.
 pub fn parse<F: DeserializeOwned>(path: &Path, text: &str) -> Result<F, ConfigError> {
     toml::from_str(text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start).min(text.len());
@@ -71,7 +72,7 @@ pub fn parse<F: DeserializeOwned>(path: &Path, text: &str) -> Result<F, ConfigEr
     })
 }
 
-/// Adds the nearest known key to serde's "unknown field".
+/// Adds the nearest known key to serde's message about an unknown field.
 fn explain(message: &str) -> String {
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let (true, [unknown, known @ ..]) = (message.starts_with("unknown field"), quoted.as_slice()) else {

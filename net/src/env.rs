@@ -1,11 +1,12 @@
-//! The only doors to time, chance and the network. `run()` passes the real ones in, the simulation its own.
+//! Time, randomness and the network, which the programs use only through [`Env`], so that the simulation can replace them.
 //!
-//! Three clocks, each for what it is good for (P7.1):
+//! There are three clocks (P7.1):
 //!
-//! * the wall clock ([`Clock::now`]) for times that users see. It jumps, backwards too: nothing is ordered or waited for by it;
-//! * [`Clock::boottime`] for what must go on while the machine sleeps: how old something is, what has passed;
-//! * tokio's (`tokio::time::Instant`, `sleep`, `timeout`; CLOCK_MONOTONIC) for deadlines and silence. It stands still while
-//!   the machine sleeps: nobody's patience runs out by that. The simulation turns it itself.
+//! * The wall clock ([`Clock::now`]) is for times that users see. It may jump, also backwards, so nothing is ordered or timed by
+//!   it.
+//! * [`Clock::boottime`] goes on while the machine is suspended. It tells how old something is.
+//! * tokio's clock (`tokio::time::Instant`, `sleep`, `timeout`; CLOCK_MONOTONIC) is for deadlines and timeouts. It stands still
+//!   while the machine is suspended, so that nothing times out by that. The simulation advances it itself.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -19,11 +20,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub use dfs_proto::BoxFuture;
 use dfs_proto::attr::Timestamp;
 
-/// A machine's clocks, but for tokio's.
+/// The wall clock and CLOCK_BOOTTIME of a machine.
 pub trait Clock: Send + Sync + 'static {
-    /// Wall-clock time, for what users see. Never for deciding what came first or how long something took.
+    /// The wall-clock time, for users to see. It must not decide what came first, or how long something took.
     fn now(&self) -> Timestamp;
-    /// What has passed since a moment before this process began, time asleep included. Never goes back.
+    /// The time since some moment before this process began, including the time in which the machine was suspended. It never goes
+    /// backwards.
     fn boottime(&self) -> Duration;
 }
 
@@ -41,13 +43,13 @@ impl Clock for SystemClock {
         let mut passed = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: `passed` is a timespec that this call alone writes.
         let failed = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut passed) };
-        // Every kernel that mounts dfs has this clock, and the pointer is sound: nothing else can fail.
+        // It fails only for an unknown clock or a bad pointer, and every kernel that mounts dfs has this clock.
         assert_eq!(failed, 0, "clock_gettime(CLOCK_BOOTTIME): {}", io::Error::last_os_error());
         Duration::new(passed.tv_sec as u64, passed.tv_nsec as u32)
     }
 }
 
-/// A seeded source of chance, shared by cloning. The lock is held for one draw and never with another.
+/// A seeded random number generator. Clones share it. Its lock is held for one number, and never together with another lock.
 #[derive(Clone)]
 pub struct Rng(Arc<Mutex<SmallRng>>);
 
@@ -69,7 +71,7 @@ impl Rng {
         self.with(|rng| rng.random())
     }
 
-    /// Never 0, so that it can stand for "known".
+    /// Never 0, which stands for an unknown id.
     pub fn u128(&self) -> u128 {
         self.with(|rng| rng.random::<u128>()).max(1)
     }
@@ -80,29 +82,29 @@ impl Rng {
     }
 }
 
-/// One connection: bytes in order, both ways.
+/// A connection: bytes in order, in both directions.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
 
-/// The network: TCP here, turmoil's in the simulation. Addresses are `host:port`.
+/// The network. In the simulation it is turmoil's. Addresses are `host:port`.
 pub trait Net: Send + Sync + 'static {
-    /// Without a deadline of its own: the caller has one.
+    /// Has no timeout of its own: the caller must have one.
     fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Stream>>>;
     fn bind(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Listener>>>;
 }
 
 pub trait Listener: Send + 'static {
-    /// The next connection and the address it comes from.
+    /// The next connection, and the peer's address.
     fn accept(&mut self) -> BoxFuture<'_, io::Result<(Box<dyn Stream>, String)>>;
-    /// Where it listens, with the port that was chosen when the configured one was 0.
+    /// The address that it is bound to, with the port that was chosen if the configured one was 0.
     fn local_address(&self) -> String;
 }
 
-/// The machine's TCP, without Nagle's delay. A peer that has vanished without a word is noticed by [`SILENCE_MAX`].
+/// The machine's TCP, without Nagle's delay. A connection fails when the peer has vanished for [`SILENCE_MAX`].
 pub struct Tcp;
 
-/// So long a connection lives while the other machine gives no sign of life, or its process takes nothing of what waits for
-/// it. Far above the deadlines of those who then connect anew; servers must not keep connections of what is gone for ever.
+/// How long a connection lives while the peer's machine acknowledges nothing, or its process reads nothing of what was sent. It is
+/// far above the timeouts of the callers; it is there so that servers do not keep the connections of vanished peers for ever.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 const PROBE_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -111,7 +113,7 @@ fn prepare(stream: &tokio::net::TcpStream) -> io::Result<()> {
     let socket = SockRef::from(stream);
     let probes = TcpKeepalive::new().with_time(PROBE_INTERVAL).with_interval(PROBE_INTERVAL);
     socket.set_tcp_keepalive(&probes)?;
-    // With this set it, not the number of probes, ends a connection.
+    // If this is set, the kernel closes the connection by it and not by the number of probes.
     socket.set_tcp_user_timeout(Some(SILENCE_MAX))
 }
 
@@ -150,7 +152,7 @@ impl Listener for TcpAcceptor {
     }
 }
 
-/// What a process gets from its surroundings.
+/// What a process needs of its environment besides storage.
 #[derive(Clone)]
 pub struct Env {
     pub clock: Arc<dyn Clock>,
@@ -164,8 +166,8 @@ impl Env {
     }
 }
 
-/// Threads of a daemon's runtime: half the cores. Waking a thread on another core costs more than most calls take
-/// (figures in docs/measurements.md), and several daemons share a small machine; what blocks has threads of its own.
+/// How many threads a daemon's runtime has: half as many as there are cores. Waking a thread on another core costs more than most
+/// calls take (docs/measurements.md), and several daemons may share a small machine. Blocking calls have threads of their own.
 pub fn runtime_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
 }

@@ -112,8 +112,29 @@ pub struct Rename {
     pub name: Name,
     pub new_parent: InodeId,
     pub new_name: Name,
-    /// RENAME_NOREPLACE.
-    pub no_replace: bool,
+    pub mode: RenameMode,
+}
+
+/// What a rename does if something has the new name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RenameMode {
+    /// It takes its place.
+    Replace,
+    /// RENAME_NOREPLACE: the rename is refused.
+    NoReplace,
+    /// RENAME_EXCHANGE: it gets the old name. Without anything of the new name the rename is refused.
+    Exchange,
+}
+
+impl Rename {
+    /// The names whose inodes get another name. What was written to these inodes is committed first (P2.5).
+    pub fn moved(&self) -> Vec<(InodeId, &Name)> {
+        let source = (self.parent, &self.name);
+        match self.mode {
+            RenameMode::Replace | RenameMode::NoReplace => vec![source],
+            RenameMode::Exchange => vec![source, (self.new_parent, &self.new_name)],
+        }
+    }
 }
 
 /// Only what is `Some` changes.
@@ -148,7 +169,7 @@ pub struct OpenChunk {
     /// Servers of the chunks that the session fills beside this one, each once per copy: the new chunk goes where there
     /// are fewest of them, so that a stream gets the throughput of several servers.
     pub beside: Vec<ServerId>,
-    /// The one volume whose bytes the chunk will hold (P1.8). `None`: of a client that does not know of this; the chunk takes bytes of all.
+    /// The one volume whose bytes the chunk will hold (P1.8). `None`: of a client of an earlier release; it is refused.
     pub volume: Option<VolumeId>,
 }
 

@@ -84,8 +84,6 @@ pub enum Unleased {
     /// Which volumes there are, and the versions of their entries in volume 0: these are compared when a step is applied
     /// (P9.2).
     Volumes,
-    /// The federation map: clients may have an old one (P9.1).
-    FederationMap,
 }
 
 impl Scope {
@@ -186,7 +184,7 @@ impl Change {
             Change::Rmdir { parent, name } => scope
                 .name_and_inode(*parent, name.as_bytes(), Behind::Any)
                 .entering_root_if(*parent == InodeId::ROOT),
-            // The ctime of what is moved changes, and the `..` of a directory.
+            // The ctime of what is moved changes, and the `..` of a directory. An exchange moves both.
             Change::Rename(rename) => scope
                 .name_and_inode(rename.parent, rename.name.as_bytes(), Behind::Any)
                 .name_and_inode(rename.new_parent, rename.new_name.as_bytes(), Behind::Any)

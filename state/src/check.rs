@@ -6,18 +6,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use dfs_proto::attr::FileKind;
 use dfs_proto::ids::{ChunkId, InodeId, RequestId, SessionId, VolumeId};
 
-use super::chunk::{ChunkRecord, ChunkState};
-use super::cluster::{self, Totals};
-use super::dirent::{self, Dirent};
-use super::extent::{self, Laid};
-use super::inode::InodeRecord;
+use super::keys;
 use super::record::chunk::Chunks;
 use super::record::decode;
 use super::record::inode::Inodes;
 use super::record::orphan::Released;
-use super::volume::{self, VolumeEntry, VolumeState};
-use super::{keys, orphan, server, session, space};
 use crate::kv::{Pair, Snapshot, scan_prefix};
+use crate::table::{chunk, cluster, dirent, extent, orphan, server, session, space, volume};
+use crate::value::chunk::{ChunkRecord, ChunkState};
+use crate::value::cluster::Totals;
+use crate::value::dirent::Dirent;
+use crate::value::extent::{Cut, Laid};
+use crate::value::inode::InodeRecord;
+use crate::value::volume::{VolumeEntry, VolumeState};
 
 /// Every invariant that does not hold, as a sentence; empty: all is well.
 pub fn check(view: &dyn Snapshot) -> Vec<String> {
@@ -228,6 +229,12 @@ impl<'v> Check<'v> {
             });
             self.expect(is_sound, || format!("S5: {laid:?} names bytes that are not committed"));
         }
+        for (id, laid) in files.iter().flat_map(|(id, all)| all.iter().map(move |laid| (id, laid))) {
+            let volume = self.chunks.get(&laid.extent.chunk).and_then(|chunk| chunk.volume);
+            self.expect(volume.is_none_or(|volume| volume == id.volume()), || {
+                format!("S5: {laid:?} of {id} is in a chunk of {volume:?}")
+            });
+        }
         for (id, chunk) in &self.chunks {
             let counted = live.remove(id).unwrap_or_default();
             if chunk.live.0 != counted {
@@ -271,13 +278,13 @@ impl<'v> Check<'v> {
         let cuts = extent::cuts(self.view, id, 1);
         let total: u64 = all.iter().map(|laid| laid.extent.len).sum();
         self.expect_equal(&format!("S5: bytes allocated to {id}"), space.allocated.0, total);
-        let visible = || all.iter().filter(|laid| !extent::is_hidden(laid, &cuts));
+        let visible = || all.iter().filter(|laid| !laid.is_hidden_by(&cuts));
         let end = visible().map(|laid| laid.extent.end()).max().unwrap_or(0);
         self.expect(end <= inode.size.0, || {
             format!("S5: {id} ends at {} and has bytes up to {end}", inode.size)
         });
         let straddles = |laid: &Laid| {
-            let is_cut = |cut: &extent::Cut| {
+            let is_cut = |cut: &Cut| {
                 laid.seq < cut.seq && laid.extent.offset.0 < cut.from && cut.from < laid.extent.end()
             };
             cuts.iter().any(is_cut)
@@ -290,7 +297,7 @@ impl<'v> Check<'v> {
     fn chunks(&mut self) {
         let mut wanted = BTreeSet::new();
         for (id, chunk) in &self.chunks {
-            wanted.extend(chunk.index(*id));
+            wanted.extend(chunk::index_of(*id, chunk));
         }
         let prefixes = [
             keys::CHUNK_BY_SESSION,
@@ -415,5 +422,34 @@ impl<'v> Check<'v> {
             totals = totals.plus(chunk.totals());
         }
         self.expect_equal("S9: totals", counters.totals, totals);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::{Kv as _, Txn};
+    use crate::table::chunk;
+    use crate::tests::Harness;
+
+    #[test]
+    fn bytes_of_a_file_in_a_chunk_of_another_volume_are_a_fault() {
+        let mut harness = Harness::new();
+        harness.servers(2);
+        let (file, id) = (harness.file(InodeId::ROOT, "f"), harness.open_chunk());
+        harness.write(file, 0, 10, id).expect("commits");
+        let faults_with = |volume| {
+            let batch = harness.view(|view| {
+                let mut txn = Txn::new(view);
+                chunk::update(&mut txn, id, |record| record.volume = volume);
+                txn.into_batch()
+            });
+            harness.kv.write(batch).expect("memory");
+            harness.view(check)
+        };
+        assert_eq!(faults_with(None), Vec::<String>::new(), "a mixed chunk is of all volumes");
+        let faults = faults_with(Some(VolumeId(5)));
+        assert!(faults.len() == 1 && faults[0].starts_with("S5"), "{faults:?}");
+        assert_eq!(faults_with(Some(file.volume())), Vec::<String>::new());
     }
 }

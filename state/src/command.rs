@@ -1,12 +1,11 @@
-//! Everything that may change the replicated state. The leader has filled in time, randomness and placement; ids are
+//! Everything that may change a cluster's replicated state. The leader has filled in time, randomness and placement; ids are
 //! made inside `apply` (P7.1). `record::log` is how they stand in Raft entries of at most 1 MiB (P7.2).
 
-use dfs_proto::attr::{InodeAttr, Name, Timestamp};
+use dfs_proto::attr::{InodeAttr, Timestamp};
 use dfs_proto::error::MetaError;
-use dfs_proto::federation::{ClusterEntry, RootCopy};
 use dfs_proto::ids::{
-    ChunkId, ClusterId, DirectoryId, FederationId, Incarnation, InodeId, Instance, MemberId, ServerId,
-    SessionId, SessionNonce, VolumeId,
+    ChunkId, ClusterId, DirectoryId, Incarnation, InodeId, Instance, MemberId, ServerId, SessionId,
+    SessionNonce, VolumeId,
 };
 use dfs_proto::meta::{ChangeRequest, Changed};
 
@@ -25,6 +24,9 @@ pub enum Proposed {
     /// `wall` becomes the times of inodes, and is compared with nothing. `state` orders: the state's own time, as the leader
     /// reckons it.
     At { wall: Timestamp, state: StateTime },
+    /// By a release whose clients named no volume for a chunk (P1.8): those that it opens may be mixed, as on members that have
+    /// applied it already.
+    WithMixed { wall: Timestamp, state: StateTime },
     /// By a release whose inodes had no birth time: those that it makes have none, as on members that have applied it already.
     BeforeBirth { wall: Timestamp, state: StateTime },
     /// By a release that had one clock for both, which `apply` did not let go backwards. It is applied as it was then: some
@@ -127,8 +129,6 @@ pub enum Command {
     FenceVolume {
         volume: VolumeId,
     },
-    /// Of the federation group, and of no other.
-    Federation(FederationCommand),
     /// This session has no longer open what has no name (P6.5). Those that it does not hold are passed over. At most
     /// [`RELEASE_MAX`].
     ReleaseFor {
@@ -154,29 +154,6 @@ impl Command {
 pub struct Openers {
     pub inode: InodeId,
     pub sessions: Vec<SessionId>,
-}
-
-/// What changes the federation map. Each says the same when it is repeated, but for `AddVolume`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FederationCommand {
-    /// The first one; a second one changes nothing.
-    Init { federation: FederationId },
-    /// A cluster joins, or its metaservers have moved. The first cluster has volume 0.
-    JoinCluster { cluster: ClusterId, entry: ClusterEntry },
-    /// One that is in it says where its metaservers are now.
-    MoveCluster { cluster: ClusterId, entry: ClusterEntry },
-    /// `Refused(NotEmpty)` while it has volumes.
-    LeaveCluster { cluster: ClusterId },
-    /// A new number, for a volume that is to be made there (P9.2, step 1). Answers `VolumeAdded`.
-    AddVolume { cluster: ClusterId, name: Name },
-    /// Volume 0 has this name for the volume, at this version of its entry (P9.2, step 4; P9.5).
-    SettleVolume { volume: VolumeId, name: Name, version: u64 },
-    /// Volume 0 has no name for it and will have none.
-    RetireVolume { volume: VolumeId },
-    /// Nothing is left of a retired volume.
-    ForgetVolume { volume: VolumeId },
-    /// The root directory has these attributes.
-    CopyRoot { root: RootCopy },
 }
 
 /// Another volume's root, as its cluster has shown it.
@@ -259,7 +236,7 @@ pub struct ServerAddresses {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// InitCluster, RecordMembers, CloseSession, ExpireSession, ReportDamage, ConfirmDeleted, UndoRemoval, ForbidVolume,
-    /// ReleaseFor, RecordHolds, the federation group's.
+    /// ReleaseFor, RecordHolds.
     Done,
     /// Any command: nothing was changed and nothing remembered.
     Refused(MetaError),
@@ -269,10 +246,6 @@ pub enum Reply {
     Registered(Registered),
     /// MakeVolume, StartRemoval.
     VolumeRoot(InodeAttr),
-    /// AddVolume.
-    VolumeAdded {
-        volume: VolumeId,
-    },
     /// FenceVolume: removals at this version or below fail.
     Fenced {
         removed_at: u64,

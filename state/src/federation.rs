@@ -6,6 +6,8 @@
 //!     an older one never replaces a newer one.
 //! M3  Each change that a reader of the map can see raises the map's version.
 
+pub mod command;
+
 use dfs_proto::attr::Name;
 use dfs_proto::error::MetaError;
 use dfs_proto::federation::{ClusterEntry, FederationMap, MapVolume, RootCopy, VolumePhase};
@@ -14,24 +16,15 @@ use dfs_proto::ids::{ClusterId, FederationId, VolumeId};
 use super::keys;
 use super::record::federation::{Federation, MapClusters, MapVolumes};
 use super::record::{decode, encode};
-use crate::command::{FederationCommand, Reply};
 use crate::kv::{Snapshot, Txn, scan_prefix};
+use crate::value::federation::FederationRecord;
+use command::{Command, Reply};
 
 const VOLUME_MAX: u32 = (1 << 24) - 1;
 
-/// What there is once.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct FederationRecord {
-    pub federation: FederationId,
-    pub version: u64,
-    /// The last number given.
-    pub last_volume: VolumeId,
-    pub root: RootCopy,
-}
-
 /// Executes one command.
-pub(super) fn apply(command: &FederationCommand, txn: &mut Txn<'_>) -> Reply {
-    if let FederationCommand::Init { federation } = command {
+pub fn apply(command: &Command, txn: &mut Txn<'_>) -> Reply {
+    if let Command::Init { federation } = command {
         if get(txn).is_none() {
             let (version, last_volume, root) = (1, VolumeId(0), RootCopy::default());
             put(txn, &FederationRecord { federation: *federation, version, last_volume, root });
@@ -42,15 +35,15 @@ pub(super) fn apply(command: &FederationCommand, txn: &mut Txn<'_>) -> Reply {
         return Reply::Refused(MetaError::Unavailable { what: "the federation is not made yet".to_owned() });
     };
     let done = match command {
-        FederationCommand::Init { .. } => Ok(Reply::Done),
-        FederationCommand::JoinCluster { cluster, entry } => join(txn, *cluster, entry),
-        FederationCommand::MoveCluster { cluster, entry } => move_cluster(txn, *cluster, entry),
-        FederationCommand::LeaveCluster { cluster } => leave(txn, *cluster),
-        FederationCommand::AddVolume { cluster, name } => add_volume(txn, record, *cluster, name),
-        FederationCommand::SettleVolume { volume, name, version } => settle(txn, *volume, name, *version),
-        FederationCommand::RetireVolume { volume } => retire(txn, *volume),
-        FederationCommand::ForgetVolume { volume } => forget(txn, *volume),
-        FederationCommand::CopyRoot { root } => copy_root(txn, record, root),
+        Command::Init { .. } => Ok(Reply::Done),
+        Command::JoinCluster { cluster, entry } => join(txn, *cluster, entry),
+        Command::MoveCluster { cluster, entry } => move_cluster(txn, *cluster, entry),
+        Command::LeaveCluster { cluster } => leave(txn, *cluster),
+        Command::AddVolume { cluster, name } => add_volume(txn, record, *cluster, name),
+        Command::SettleVolume { volume, name, version } => settle(txn, *volume, name, *version),
+        Command::RetireVolume { volume } => retire(txn, *volume),
+        Command::ForgetVolume { volume } => forget(txn, *volume),
+        Command::CopyRoot { root } => copy_root(txn, record, root),
     };
     done.unwrap_or_else(Reply::Refused)
 }
@@ -246,7 +239,6 @@ mod tests {
     use dfs_proto::ids::InodeId;
 
     use super::*;
-    use crate::command::Command;
     use crate::tests::{Harness, name};
 
     const ALPHA: ClusterId = ClusterId(0xa1fa);
@@ -261,19 +253,19 @@ mod tests {
         let mut harness = Harness::uninitialised();
         let federation = FederationId(0xfed);
         for command in [
-            FederationCommand::Init { federation },
-            FederationCommand::JoinCluster { cluster: ALPHA, entry: entry("alpha") },
-            FederationCommand::JoinCluster { cluster: BETA, entry: entry("beta") },
+            Command::Init { federation },
+            Command::JoinCluster { cluster: ALPHA, entry: entry("alpha") },
+            Command::JoinCluster { cluster: BETA, entry: entry("beta") },
         ] {
             assert_eq!(done(&mut harness, command), Reply::Done);
         }
         harness
     }
 
-    fn done(harness: &mut Harness, command: FederationCommand) -> Reply {
+    fn done(harness: &mut Harness, command: Command) -> Reply {
         let before = harness.view(version);
         let dump = harness.dump();
-        let reply = harness.command(Command::Federation(command));
+        let reply = harness.federation(command);
         let has_changed = harness.dump() != dump;
         assert_eq!(harness.view(version) > before, has_changed, "M3");
         assert_eq!(harness.view(check), Vec::<String>::new());
@@ -281,13 +273,13 @@ mod tests {
     }
 
     fn add(harness: &mut Harness, cluster: ClusterId, text: &str) -> VolumeId {
-        let reply = done(harness, FederationCommand::AddVolume { cluster, name: name(text) });
+        let reply = done(harness, Command::AddVolume { cluster, name: name(text) });
         let Reply::VolumeAdded { volume } = reply else { panic!("no volume: {reply:?}") };
         volume
     }
 
     fn settle(harness: &mut Harness, volume: VolumeId, text: &str, version: u64) {
-        let settle = FederationCommand::SettleVolume { volume, name: name(text), version };
+        let settle = Command::SettleVolume { volume, name: name(text), version };
         assert_eq!(done(harness, settle), Reply::Done);
     }
 
@@ -319,7 +311,7 @@ mod tests {
         settle(&mut harness, volume, "c", 3);
         settle(&mut harness, volume, "b", 2);
         assert_eq!(the_map(&harness).named(b"c"), Some(volume));
-        done(&mut harness, FederationCommand::RetireVolume { volume });
+        done(&mut harness, Command::RetireVolume { volume });
         settle(&mut harness, volume, "d", 4);
         assert_eq!(the_map(&harness).named(b"d"), None, "a removed one gets none");
     }
@@ -328,13 +320,13 @@ mod tests {
     fn numbers_are_given_once_and_a_volume_is_forgotten_only_when_retired() {
         let mut harness = federation();
         let first = add(&mut harness, ALPHA, "a");
-        let forget = FederationCommand::ForgetVolume { volume: first };
+        let forget = Command::ForgetVolume { volume: first };
         assert_eq!(done(&mut harness, forget.clone()), Reply::Refused(MetaError::NotPermitted));
-        done(&mut harness, FederationCommand::RetireVolume { volume: first });
+        done(&mut harness, Command::RetireVolume { volume: first });
         assert_eq!(done(&mut harness, forget.clone()), Reply::Done);
         assert_eq!(done(&mut harness, forget), Reply::Done);
         assert_eq!(add(&mut harness, ALPHA, "a"), VolumeId(first.0 + 1));
-        let root = FederationCommand::RetireVolume { volume: VolumeId(0) };
+        let root = Command::RetireVolume { volume: VolumeId(0) };
         assert_eq!(done(&mut harness, root), Reply::Refused(MetaError::NotPermitted));
     }
 
@@ -342,17 +334,17 @@ mod tests {
     fn only_an_empty_cluster_leaves_and_names_of_clusters_are_taken_once() {
         let mut harness = federation();
         let gamma = ClusterId(0x9a);
-        let again = FederationCommand::JoinCluster { cluster: gamma, entry: entry("beta") };
+        let again = Command::JoinCluster { cluster: gamma, entry: entry("beta") };
         assert!(matches!(done(&mut harness, again), Reply::Refused(MetaError::InvalidArgument { .. })));
         let volume = add(&mut harness, BETA, "v");
-        let leave = FederationCommand::LeaveCluster { cluster: BETA };
+        let leave = Command::LeaveCluster { cluster: BETA };
         assert_eq!(done(&mut harness, leave.clone()), Reply::Refused(MetaError::NotEmpty));
-        done(&mut harness, FederationCommand::RetireVolume { volume });
-        done(&mut harness, FederationCommand::ForgetVolume { volume });
+        done(&mut harness, Command::RetireVolume { volume });
+        done(&mut harness, Command::ForgetVolume { volume });
         assert_eq!(done(&mut harness, leave), Reply::Done);
-        let late = FederationCommand::AddVolume { cluster: BETA, name: name("w") };
+        let late = Command::AddVolume { cluster: BETA, name: name("w") };
         assert!(matches!(done(&mut harness, late), Reply::Refused(MetaError::InvalidArgument { .. })));
-        let alpha = FederationCommand::LeaveCluster { cluster: ALPHA };
+        let alpha = Command::LeaveCluster { cluster: ALPHA };
         assert_eq!(done(&mut harness, alpha), Reply::Refused(MetaError::NotEmpty), "it has the root");
     }
 
@@ -360,10 +352,10 @@ mod tests {
     fn a_cluster_whose_metaservers_moved_is_found_at_the_new_addresses() {
         let mut harness = federation();
         let moved = ClusterEntry { name: "beta".to_owned(), metaservers: vec!["elsewhere:1".to_owned()] };
-        let says_so = FederationCommand::MoveCluster { cluster: BETA, entry: moved.clone() };
+        let says_so = Command::MoveCluster { cluster: BETA, entry: moved.clone() };
         assert_eq!(done(&mut harness, says_so.clone()), Reply::Done);
         assert_eq!(the_map(&harness).cluster(BETA), Some(&moved));
-        done(&mut harness, FederationCommand::LeaveCluster { cluster: BETA });
+        done(&mut harness, Command::LeaveCluster { cluster: BETA });
         assert!(matches!(done(&mut harness, says_so), Reply::Refused(MetaError::InvalidArgument { .. })));
         assert_eq!(the_map(&harness).cluster(BETA), None, "it has left");
     }
@@ -371,8 +363,8 @@ mod tests {
     #[test]
     fn nothing_is_possible_before_it_is_made() {
         let mut harness = Harness::uninitialised();
-        let join = FederationCommand::JoinCluster { cluster: ALPHA, entry: entry("alpha") };
-        let refused = harness.command(Command::Federation(join));
+        let join = Command::JoinCluster { cluster: ALPHA, entry: entry("alpha") };
+        let refused = harness.federation(join);
         assert!(matches!(refused, Reply::Refused(MetaError::Unavailable { .. })));
         assert_eq!(harness.view(map), None);
     }

@@ -1,5 +1,5 @@
 //! The key table: everything that the state store holds. Numbers in keys are big-endian, so that keys sort like them;
-//! values begin with the version of their table (`record`).
+//! values begin with the version of their table (`record`). The types of the values are in `value`, `command` and `dfs_proto`.
 //!
 //! | prefix | key behind it | value | who scans it |
 //! |---|---|---|---|
@@ -22,7 +22,7 @@
 //! | 19 | inode, name | reserved: extended attributes | |
 //! | 1a | inode, which | reserved: access control lists | |
 //! | 20 | chunk | `ChunkRecord` | |
-//! | 21 | session, chunk | -: open chunks by writer | end of a session |
+//! | 21 | session, chunk | -: open chunks by writer | end of a session; sealing of mixed chunks |
 //! | 22 | server, chunk | -: open chunks by replica | sealing when a server is away |
 //! | 23 | server, chunk | -: all chunks by replica | later: repair, drain |
 //! | 24 | dead since, chunk | - | start of deletion |

@@ -1,8 +1,9 @@
 //! The file system itself: a pure state machine over an ordered map of bytes. No clock, no chance, no disk, no network;
 //! equal commands on equal states give equal replies and equal writes, on every member.
 //!
-//! Start with [`apply`]; `keys` has the table of everything stored; `ops/` has one file for each operation; [`read`] is
-//! what may be asked. [`check`] verifies the invariants by reading everything:
+//! Start with [`apply`]; `ops/` has one file for each operation; [`read`] is what may be asked. Below both, what is stored:
+//! [`keys`] has the list of the tables, [`value`] what they hold, [`record`] how that stands on a disk, and `table` finds and
+//! changes it. [`check`] verifies the invariants by reading everything:
 //!
 //! S1  Every directory entry leads to an inode of its kind. An inode has as many entries as `nlink` says; a directory
 //!     has one, in its parent, and `nlink` 2 and one more for each directory in it. `size` of a directory is its
@@ -11,19 +12,19 @@
 //! S3  Every name is found at its hash or just behind it; those behind it are counted.
 //! S4  An inode has `nlink` 0 exactly if it is an orphan, held by sessions that are alive or whose end is being reaped. Its
 //!     record says how many these are.
-//! S5  Extents keep E1 to E3 (`extent`): disjoint, within the file's size unless a cut hides them, summed up in
+//! S5  Extents keep E1 to E3 (`table::extent`): disjoint, within the file's size unless a cut hides them, summed up in
 //!     `allocated` of the inode's space record and in the live bytes of chunks; and below the committed length of a chunk that is
-//!     neither dead nor deleting.
+//!     neither dead nor deleting. A chunk that has a volume is named by files of that volume only (P1.8).
 //! S6  A chunk's index entries are those that its record implies.
 //! S7  A session's remembered results lie in its windows; nothing is left of one that neither lives nor is being reaped. Each
 //!     record that it may hold something in a volume is found by the volume too.
 //! S8  Every id is at or below the counter that it came from (P7.1).
 //! S9  The totals are what a recount gives.
-//! S10 Each entry of the root that leads to another volume has that volume's [`volume::VolumeEntry`], with its name.
+//! S10 Each entry of the root that leads to another volume has that volume's [`VolumeEntry`](value::volume::VolumeEntry), with its name.
 //!
 //! A broken invariant that `apply` or a read stumbles on panics, and so stops the server: better one replica down than
 //! two replicas different. No command does work that grows with a file or directory (P7.2); the two exceptions are
-//! amortised or capped, see `extent` and `ops::rename`.
+//! amortised or capped, see `table::extent` and `ops::rename`.
 //!
 //! [`federation`] is another state machine, of the federation group, in a store of its own.
 //!
@@ -39,44 +40,34 @@ use dfs_proto::units::REQUEST_LANES;
 use crate::command::{Answered, Command, Proposed, Reply};
 use crate::kv::Txn;
 use now::{Now, advance_time};
-use session::Admission;
+use table::session::Admission;
+use table::{cluster, inode, session};
 
 mod check;
-pub mod chunk;
-pub mod cluster;
 pub mod command;
-mod dirent;
-mod extent;
 pub mod federation;
 mod hash;
-mod inode;
 pub mod keys;
 pub mod kv;
 pub mod locks;
 mod now;
 mod ops;
-mod orphan;
 mod permission;
 pub mod read;
 pub mod record;
 mod scope;
-pub mod server;
-pub mod session;
-mod space;
+mod table;
 #[cfg(test)]
 mod tests;
 pub mod time;
-pub mod volume;
+pub mod value;
 
 pub use check::check;
 
-/// Executes one command of an entry that its leader has `proposed` then.
+/// Executes one command of an entry that its leader has `proposed` then, on a cluster's state.
 pub fn apply(command: &Command, proposed: Proposed, txn: &mut Txn<'_>) -> Reply {
     if let Command::InitCluster(init) = command {
         return ops::cluster::init(txn, proposed, init);
-    }
-    if let Command::Federation(command) = command {
-        return federation::apply(command, txn);
     }
     if let Err(not_yet) = cluster::require(txn) {
         let is_change = matches!(command, Command::Change { .. } | Command::Refuse { .. });
@@ -84,7 +75,7 @@ pub fn apply(command: &Command, proposed: Proposed, txn: &mut Txn<'_>) -> Reply 
     }
     let now = advance_time(txn, proposed);
     match command {
-        Command::InitCluster(_) | Command::Federation(_) => Reply::Done,
+        Command::InitCluster(_) => Reply::Done,
         Command::RecordMembers { members } => ops::cluster::record_members(txn, members),
         Command::OpenSession { nonce, client } => ops::session::open(txn, *nonce, client),
         Command::CloseSession { session } | Command::ExpireSession { session } => {
@@ -100,13 +91,14 @@ pub fn apply(command: &Command, proposed: Proposed, txn: &mut Txn<'_>) -> Reply 
                 if ops::volume::is_undecided(txn, &request.change) {
                     return Executed::NotNow("the directory is being removed");
                 }
-                let Now { wall, state, is_of_one_clock, born } = now;
+                let Now { wall, state, is_of_one_clock, born, may_open_mixed } = now;
                 let mut context = ops::context::Context {
                     txn,
                     now: wall,
                     state_time: state,
                     is_of_one_clock,
                     born,
+                    may_open_mixed,
                     session,
                     caller,
                     placement,

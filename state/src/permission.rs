@@ -4,7 +4,7 @@ use dfs_proto::attr::{AccessMask, Caller};
 use dfs_proto::error::MetaError;
 use dfs_proto::meta::MetaResult;
 
-use super::inode::{InodeRecord, STICKY};
+use crate::value::inode::{InodeRecord, STICKY};
 
 const ANY_EXECUTE: u32 = 0o111;
 
@@ -68,7 +68,7 @@ mod tests {
     use dfs_proto::units::ByteLen;
 
     use super::*;
-    use crate::inode::{Attached, InodeFlags};
+    use crate::value::inode::{Attached, InodeFlags};
 
     fn record(kind: FileKind, mode: u32) -> InodeRecord {
         InodeRecord {

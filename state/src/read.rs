@@ -1,4 +1,5 @@
-//! What may be asked of the state. Each function looks at a bounded part of one snapshot; none scans everything.
+//! What may be asked of the state. Each function looks at a bounded part of one snapshot; none scans everything, but those that
+//! say so.
 
 use dfs_proto::attr::{AccessMask, Caller, FileKind, InodeAttr, Name};
 use dfs_proto::error::MetaError;
@@ -8,20 +9,23 @@ use dfs_proto::meta::{
     Change, ChangeRequest, Changed, Create, DirEntry, FileExtents, MetaResult, Read, ReadReply, ReadRequest,
     StatFs,
 };
+use dfs_proto::units::Offset;
 
 pub use super::ops::reap::has_work_for_reaper;
 pub use super::ops::volume::NeededVolume;
-use dfs_proto::units::Offset;
 
-use super::chunk::{self, ChunkRecord};
-use super::cluster::{self, ClusterRecord, Totals};
-use super::server::{self, ServerRecord};
-use super::session::{self, SessionRecord};
 use super::time::StateTime;
-use super::volume::{self, VolumeEntry, VolumeState};
-use super::{dirent, extent, inode, ops, orphan, permission, space};
+use super::{ops, permission};
 use crate::command::{Command, Member, Proposed, Reply, RootAttr, VolumeRoot};
 use crate::kv::{Snapshot, Txn};
+use crate::table::{chunk, cluster, dirent, extent, inode, orphan, server, session, space, volume};
+use crate::value::chunk::ChunkRecord;
+use crate::value::cluster::{ClusterRecord, Totals};
+use crate::value::dirent::Dirent;
+use crate::value::inode::InodeRecord;
+use crate::value::server::ServerRecord;
+use crate::value::session::SessionRecord;
+use crate::value::volume::{VolumeEntry, VolumeState};
 
 /// Entries that one answer holds, at most: with names of 255 bytes and attributes well below a message's limit.
 pub const READDIR_ENTRIES_MAX: u32 = 1024;
@@ -245,7 +249,7 @@ fn readdir(
     let mut found: Vec<_> = dirent::list_after(view, inode, cookie).take(limit + 1).collect();
     let end = found.len() <= limit;
     found.truncate(limit);
-    let entry = |entry: dirent::Dirent| {
+    let entry = |entry: Dirent| {
         let is_shown = plus && !is_elsewhere(view, inode, entry.record.inode);
         let attr = if is_shown { Some(getattr(view, entry.record.inode)?) } else { None };
         let (inode, kind) = (entry.record.inode, entry.record.kind);
@@ -255,7 +259,7 @@ fn readdir(
     Ok(ReadReply::Entries { entries, end, parent: directory.parent })
 }
 
-fn may_search(directory: &inode::InodeRecord, caller: &Caller) -> MetaResult<bool> {
+fn may_search(directory: &InodeRecord, caller: &Caller) -> MetaResult<bool> {
     match permission::require(directory, caller, AccessMask::EXECUTE) {
         Ok(()) => Ok(true),
         Err(MetaError::PermissionDenied) => Ok(false),
@@ -284,7 +288,7 @@ pub fn extents(
             up_to = laid.extent.offset.0; // the next answer begins with this one
             break;
         }
-        if !extent::is_hidden(&laid, &cuts) {
+        if !laid.is_hidden_by(&cuts) {
             found.push(laid.extent);
         }
     }
@@ -353,6 +357,12 @@ pub fn chunk_location(view: &dyn Snapshot, id: ChunkId) -> Option<dfs_proto::met
 /// Is there an open chunk with a replica on this server?
 pub fn has_open_chunks(view: &dyn Snapshot, server: ServerId) -> bool {
     chunk::open_of_server(view, server).next().is_some()
+}
+
+/// Up to `limit` of the open chunks that are of no volume (P1.8). Looks at every open chunk.
+pub fn open_mixed_chunks(view: &dyn Snapshot, limit: usize) -> Vec<ChunkId> {
+    let is_mixed = |id: &ChunkId| chunk::get(view, *id).is_some_and(|record| record.volume.is_none());
+    chunk::open(view).filter(is_mixed).take(limit).collect()
 }
 
 /// Chunks with a replica on this server, those that are dead or being deleted too; up to `limit` of them.

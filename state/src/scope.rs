@@ -6,7 +6,7 @@ use dfs_proto::meta::Change;
 use dfs_proto::scope::{Scope, Unleased};
 
 use crate::command::Command;
-use crate::volume;
+use crate::table::volume;
 
 impl Command {
     /// The inodes and names that this command alters.
@@ -36,7 +36,6 @@ impl Command {
             Command::ForbidVolume { volume } | Command::FenceVolume { volume } => {
                 Scope::unleased(Unleased::Volumes).volume(*volume)
             }
-            Command::Federation(_) => Scope::unleased(Unleased::FederationMap),
             Command::ReleaseFor { inodes, .. } => Change::ReleaseOrphans { inodes: inodes.clone() }.scope(),
             Command::RecordHolds { .. } => Scope::unleased(Unleased::Sessions),
         }
@@ -67,8 +66,7 @@ impl Command {
             | Command::UndoRemoval { .. }
             | Command::DropVolume { .. }
             | Command::ForbidVolume { .. }
-            | Command::FenceVolume { .. }
-            | Command::Federation(_) => None,
+            | Command::FenceVolume { .. } => None,
         }
     }
 }
@@ -87,13 +85,11 @@ mod tests {
 
     use dfs_proto::attr::{Caller, Name};
     use dfs_proto::error::MetaError;
-    use dfs_proto::ids::{
-        ChunkId, ClusterId, DirectoryId, FederationId, InodeId, RequestId, ServerId, SessionNonce,
-    };
+    use dfs_proto::ids::{ChunkId, ClusterId, DirectoryId, InodeId, RequestId, ServerId, SessionNonce};
     use dfs_proto::meta::{Change, ChangeRequest};
 
     use super::*;
-    use crate::command::{FederationCommand, InitCluster, RegisterServer, RootAttr, ServerAddresses};
+    use crate::command::{InitCluster, RegisterServer, RootAttr, ServerAddresses};
     use crate::time::StateTime;
 
     const SESSION: SessionId = SessionId(4);
@@ -122,7 +118,6 @@ mod tests {
             zone: String::new(),
         };
         let refuse = Command::Refuse { request: unlink(), error: MetaError::NotFound };
-        let federation = FederationId(1);
         vec![
             (refuse, Some(SESSION)),
             (Command::RecordMembers { members: Vec::new() }, None),
@@ -136,7 +131,6 @@ mod tests {
             (Command::Reap { limit: 1 }, None),
             (Command::StartDeleting { before: StateTime::default(), limit: 1 }, None),
             (Command::ConfirmDeleted { server, chunks: Vec::new() }, None),
-            (Command::Federation(FederationCommand::Init { federation }), None),
             (Command::RecordHolds { session: SESSION, volume: VOLUME }, Some(SESSION)),
         ]
     }

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use dfs_proto::meta::RenameMode;
+
 /// The errors that random operations can meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelError {
@@ -112,10 +114,19 @@ impl ModelFs {
         name: &str,
         new_parent: NodeId,
         new_name: &str,
-        no_replace: bool,
+        mode: RenameMode,
     ) -> ModelResult<()> {
         let node = self.lookup(parent, name)?;
-        if no_replace && self.entries(new_parent)?.contains_key(new_name) {
+        if mode == RenameMode::Exchange {
+            let target = self.lookup(new_parent, new_name)?;
+            if parent != new_parent && (self.is_below(new_parent, node) || self.is_below(parent, target)) {
+                return Err(ModelError::Invalid);
+            }
+            self.entries_mut(parent).insert(name.to_owned(), target);
+            self.entries_mut(new_parent).insert(new_name.to_owned(), node);
+            return Ok(());
+        }
+        if mode == RenameMode::NoReplace && self.entries(new_parent)?.contains_key(new_name) {
             return Err(ModelError::Exists);
         }
         let moves_directory = matches!(self.node(node), Node::Directory(_));

@@ -14,7 +14,7 @@ use dfs_client::inode::{
 use dfs_net::env::Rng;
 use dfs_proto::attr::{Caller, Name};
 use dfs_proto::ids::InodeId;
-use dfs_proto::meta::{Create, NewInode, Rename, SetAttr};
+use dfs_proto::meta::{Create, NewInode, Rename, RenameMode, SetAttr};
 use dfs_proto::units::{ByteLen, Offset};
 use futures::future::join_all;
 use tokio::time::Instant;
@@ -270,22 +270,32 @@ impl Walker {
     async fn rename(&mut self) -> bool {
         let (parent, name) = (self.directory(), self.name());
         let (new_parent, new_name) = (self.directory(), self.name());
-        let no_replace = self.rng.below(4) == 0;
+        let mode = match self.rng.below(4) {
+            0 => RenameMode::NoReplace,
+            1 => RenameMode::Exchange,
+            _ => RenameMode::Replace,
+        };
         let rename = Rename {
             parent: self.inode(parent),
             name: name_of(&name),
             new_parent: self.inode(new_parent),
             new_name: name_of(&new_name),
-            no_replace,
+            mode,
         };
-        let moved = self.model.lookup(parent, &name);
+        let moved: Vec<_> = match mode {
+            RenameMode::Exchange => vec![(parent, &name), (new_parent, &new_name)],
+            RenameMode::Replace | RenameMode::NoReplace => vec![(parent, &name)],
+        };
+        let moved: Vec<_> = moved.iter().flat_map(|(at, name)| self.model.lookup(*at, name)).collect();
         let real = self.client.perform(&caller(), rename).await.map(drop);
-        let model = self.model.rename(parent, &name, new_parent, &new_name, no_replace);
-        self.same(&format!("rename {name} to {new_name}, no_replace {no_replace}"), &real, &model);
-        if let (Ok(node), Ok(())) = (moved, model)
-            && matches!(self.model.node(node), Node::File(_))
-        {
-            self.show_peer(node).await; // what was written to it is committed (P2.5)
+        let model = self.model.rename(parent, &name, new_parent, &new_name, mode);
+        self.same(&format!("rename {name} to {new_name}, {mode:?}"), &real, &model);
+        if model.is_ok() {
+            for node in moved {
+                if matches!(self.model.node(node), Node::File(_)) {
+                    self.show_peer(node).await; // what was written to it is committed (P2.5)
+                }
+            }
         }
         true
     }

@@ -6,7 +6,7 @@
 //! | `node`, `nodes` | one inode, which all its open files share; the table of these |
 //! | `buffer`, `memory` | what was written and is not committed, and how much memory that takes |
 //! | `flush`, `commit` | from the buffer to the commit, of one file and of many in one request |
-//! | `writer`, `stream` | the open chunks of a session, and one of them |
+//! | `writer`, `slots`, `stream` | where bytes go; the open chunks of a session; one of them |
 //! | `reader`, `readahead`, `extents`, `chunk` | from a range of a file to the bytes of chunks |
 //! | `core`, `background`, `chores` | the parts put together, and the tasks that run beside callers |
 //!
@@ -27,5 +27,6 @@ pub(crate) mod node;
 pub(crate) mod nodes;
 pub(crate) mod readahead;
 pub(crate) mod reader;
+pub(crate) mod slots;
 pub(crate) mod stream;
 pub(crate) mod writer;

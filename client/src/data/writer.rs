@@ -1,36 +1,30 @@
-//! Where this session's bytes go: a few lanes, each with one open chunk at a time.
+//! Where this session's bytes go: a few slots for each volume (`slots`), each with one open chunk at a time.
 //!
-//! W1  Small writes share one lane, so that many small files share a chunk and its syncs. The long runs of a stream
-//!     take turns over the other lanes, so that one stream uses several replica sets at once.
+//! W1  Small writes of a volume share one slot, so that many small files share a chunk and its syncs. The long runs of a
+//!     stream take turns over the volume's other slots, so that one stream uses several replica sets at once.
 //! W2  A chunk that failed, is full, or belongs to an ended session is left; the next bytes open another one, not on
 //!     servers that have just failed. What was in it and is not committed is put elsewhere by `flush`.
+//! W3  A chunk gets bytes of one volume only (P1.8).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use dfs_proto::chunk::block_checksums;
 use dfs_proto::error::{ChunkError, MetaError};
-use dfs_proto::ids::{InodeId, ServerId, SessionId};
+use dfs_proto::ids::{InodeId, SessionId};
 use dfs_proto::meta::{Change, MetaResult, OpenChunk};
-use dfs_proto::units::{CHUNK_LEN, ChunkOffset, MIB};
-use tokio::sync::Mutex;
+use dfs_proto::units::{CHUNK_LEN, ChunkOffset};
 use tokio::time::timeout_at;
 
-use crate::data::buffer::RUN_LEN_MAX;
 use crate::data::chunk::ChunkClient;
+use crate::data::slots::{OpenSlot, OpenSlots, SharedSlot, SlotKey};
 use crate::data::stream::{ChunkStream, Frame, Timeouts, is_full};
 use crate::names::cluster_names::ClusterNames;
 use crate::session::replies;
 use crate::session::retry::Deadline;
 
-/// How many replica sets one big stream uses at once.
-const STREAM_LANES: u64 = 4;
-/// How many chunks are open at the same time.
-pub(crate) const LANES: usize = 1 + STREAM_LANES as usize;
-/// A stream stays on one lane for this many bytes: more makes longer extents, fewer spreads sooner.
-const STRIPE_LEN: u64 = 4 * MIB;
 /// An application gets an error after this many chunks in a row that found no space. The metaserver may learn of full
 /// disks one heartbeat later than this client.
 const FULL_CHUNKS_MAX: u32 = 4;
@@ -54,67 +48,39 @@ pub(crate) struct Parcel {
     pub(crate) data: Bytes,
 }
 
-#[derive(Default)]
-struct Lane {
-    stream: Option<Arc<ChunkStream>>,
-    len: u64,
-}
-
-/// The lanes of one session.
+/// Puts the bytes of one session into chunks.
 pub(crate) struct ChunkWriter {
     names: Arc<ClusterNames>,
     chunks: Arc<ChunkClient>,
     copies: u32,
-    /// The first lane is for small writes. The lock of a lane is held while its chunk is opened and while its queue
-    /// is full.
-    lanes: Vec<Mutex<Lane>>,
-    /// The servers of each lane's chunk.
-    servers: std::sync::Mutex<[Vec<ServerId>; LANES]>,
+    slots: OpenSlots,
     full_chunks: AtomicU32,
     slow_chunks: AtomicU32,
 }
 
 impl ChunkWriter {
     pub(crate) fn new(names: Arc<ClusterNames>, chunks: Arc<ChunkClient>, copies: u32) -> ChunkWriter {
-        let lanes = (0..LANES).map(|_| Mutex::default()).collect();
         let (full_chunks, slow_chunks) = (AtomicU32::new(0), AtomicU32::new(0));
-        ChunkWriter { names, chunks, copies, lanes, servers: Default::default(), full_chunks, slow_chunks }
-    }
-
-    /// The lane for this parcel (W1).
-    fn lane(parcel: &Parcel) -> usize {
-        let is_stream = parcel.data.len() as u64 >= RUN_LEN_MAX && parcel.file_offset >= RUN_LEN_MAX;
-        let turn = (parcel.inode.0.wrapping_add(parcel.file_offset / STRIPE_LEN)) % STREAM_LANES;
-        if is_stream { 1 + turn as usize } else { 0 }
-    }
-
-    /// The servers of the chunks of the other lanes of streams; none for the lane of small writes.
-    fn beside(&self, lane: usize) -> Vec<ServerId> {
-        let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
-        let others = servers.iter().enumerate().filter(|(other, _)| lane > 0 && *other > 0 && *other != lane);
-        others.flat_map(|(_, servers)| servers.iter().copied()).collect()
-    }
-
-    fn note_servers(&self, lane: usize, servers: Vec<ServerId>) {
-        self.servers.lock().unwrap_or_else(PoisonError::into_inner)[lane] = servers;
+        ChunkWriter { names, chunks, copies, slots: OpenSlots::default(), full_chunks, slow_chunks }
     }
 
     /// Queues the parcel for a chunk. It is certainly stored only after [`ChunkStream::sync`] of its place.
     pub(crate) async fn append(&self, parcel: Parcel, deadline: Deadline) -> MetaResult<Place> {
         let late = |_| MetaError::Unavailable { what: "no chunk could be opened in time".to_owned() };
-        timeout_at(deadline.instant(), self.append_in_lane(parcel)).await.map_err(late)?
+        timeout_at(deadline.instant(), self.append_in_slot(parcel)).await.map_err(late)?
     }
 
-    async fn append_in_lane(&self, parcel: Parcel) -> MetaResult<Place> {
+    async fn append_in_slot(&self, parcel: Parcel) -> MetaResult<Place> {
         let len = parcel.data.len() as u64;
-        let index = Self::lane(&parcel);
-        let mut lane = self.lanes[index].lock().await;
+        let key = SlotKey::of(parcel.inode, parcel.file_offset, len);
+        let shared = self.slots.get(key);
+        let mut slot = shared.lock().await;
         loop {
-            let stream = self.stream_with_room(index, &mut lane, parcel.session, len).await?;
+            let stream = self.stream_with_room((key, &shared), &mut slot, parcel.session, len).await?;
             let Some(room) = stream.room().await else { continue };
             // From here on nothing waits, so a place that is taken is filled.
-            let offset = lane.len;
-            lane.len += len;
+            let offset = slot.len;
+            slot.len += len;
             room.send(Frame {
                 offset,
                 inode: parcel.inode,
@@ -126,40 +92,45 @@ impl ChunkWriter {
         }
     }
 
-    /// The stream of a lane's chunk, which has room for `len` bytes (W2).
+    /// The stream of a slot's chunk, which has room for `len` bytes (W2).
     async fn stream_with_room(
         &self,
-        index: usize,
-        lane: &mut Lane,
+        (key, shared): (SlotKey, &SharedSlot),
+        slot: &mut OpenSlot,
         session: SessionId,
         len: u64,
     ) -> MetaResult<Arc<ChunkStream>> {
         if self.names.meta.session_id() != session {
-            return Err(MetaError::SessionExpired { session }); // the lane belongs to another session now
+            return Err(MetaError::SessionExpired { session }); // the slot belongs to another session now
         }
-        if let Some(stream) = lane.stream.as_ref() {
+        if let Some(stream) = slot.stream.as_ref() {
             let failure = stream.failure();
-            if failure.is_none() && stream.session == session && lane.len + len <= CHUNK_LEN {
+            if failure.is_none() && stream.session == session && slot.len + len <= CHUNK_LEN {
                 return Ok(stream.clone());
             }
             self.learn_from(stream, failure.as_ref());
         }
-        lane.stream = None;
+        slot.stream = None;
         if self.full_chunks.load(Ordering::Relaxed) >= FULL_CHUNKS_MAX {
             self.full_chunks.store(0, Ordering::Relaxed);
             return Err(MetaError::NoSpace { what: "the chunkservers' disks are full".to_owned() });
         }
-        let avoid = self.chunks.avoided();
-        let open = OpenChunk { avoid, copies: self.copies, beside: self.beside(index), volume: None };
+        let open = OpenChunk {
+            avoid: self.chunks.avoided(),
+            copies: self.copies,
+            beside: self.slots.servers_beside(key),
+            volume: Some(key.volume()), // keeps W3
+        };
         let opened = replies::chunk(self.names.change_of(session, Change::OpenChunk(open)).await?)?;
-        self.note_servers(index, opened.replicas.iter().map(|replica| replica.server).collect());
+        let servers = opened.replicas.iter().map(|replica| replica.server).collect();
+        self.slots.note_servers(key, shared, servers);
         let current = self.names.meta.session();
         if current.id() != session {
             return Err(MetaError::SessionExpired { session });
         }
         let stream = ChunkStream::start(&current, opened, self.chunks.clone(), self.timeouts());
-        lane.stream = Some(stream.clone());
-        lane.len = 0;
+        slot.stream = Some(stream.clone());
+        slot.len = 0;
         Ok(stream)
     }
 
@@ -188,11 +159,10 @@ impl ChunkWriter {
         Timeouts { append: APPEND_TIMEOUT * factor, sync: SYNC_TIMEOUT * factor }
     }
 
-    /// Leaves every chunk.
+    /// Leaves every chunk, once nothing is appended to it any more.
     pub(crate) async fn close(&self) {
-        for (index, lane) in self.lanes.iter().enumerate() {
-            lane.lock().await.stream = None;
-            self.note_servers(index, Vec::new());
+        for slot in self.slots.leave_all() {
+            slot.lock().await.stream = None;
         }
     }
 }

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use dfs_proto::attr::{InodeAttr, Name, Timestamp};
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{ChunkId, ClusterId, DirectoryId, InodeId, ServerId, SessionId};
+use dfs_proto::ids::{ChunkId, ClusterId, DirectoryId, InodeId, ServerId, SessionId, VolumeId};
 use dfs_proto::meta::{
     Change, ChangeRequest, Changed, Create, FileExtents, MetaResult, OpenChunk, OpenSession, Read, ReadReply,
     ReadRequest, RenewSession, Replica, ReplicaReport, SessionOpened, SessionRenewed,
 };
 use dfs_proto::units::{COMMIT_EXTENTS_MAX, Offset, REQUEST_WINDOW};
-use dfs_state::chunk::{ChunkRecord, ChunkState};
 use dfs_state::command::{
     Command, InitCluster, Openers, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses,
 };
@@ -20,6 +19,7 @@ use dfs_state::kv::memory::MemoryKv;
 use dfs_state::kv::{Kv as _, Snapshot, Txn};
 use dfs_state::read;
 use dfs_state::time::StateTime;
+use dfs_state::value::chunk::{ChunkRecord, ChunkState};
 use tokio::time::sleep;
 
 use crate::fakes::leader::{Leader, away};
@@ -131,6 +131,30 @@ impl FakeMeta {
 
     pub(crate) fn attr(&self, inode: InodeId) -> InodeAttr {
         self.state().view(|view| read::getattr(view, inode)).unwrap()
+    }
+
+    /// A volume in this cluster, without a name. Returns its root.
+    pub(crate) fn make_volume(&self, volume: VolumeId) -> InodeId {
+        let root = RootAttr { mode: 0o777, uid: 0, gid: 0 };
+        match self.state().execute(Command::MakeVolume { volume, root }) {
+            Reply::VolumeRoot(attr) => attr.inode,
+            other => panic!("{volume} is not made: {other:?}"),
+        }
+    }
+
+    /// Every chunk that has bytes of the file.
+    pub(crate) fn chunks_of(&self, inode: InodeId) -> BTreeSet<ChunkId> {
+        let all = self.state().view(|view| read::extents(view, inode, Offset(0), u64::MAX, u32::MAX));
+        all.unwrap().extents.iter().map(|extent| extent.chunk).collect()
+    }
+
+    pub(crate) fn volume_of(&self, chunk: ChunkId) -> Option<VolumeId> {
+        self.state().view(|view| read::chunk(view, chunk)).unwrap().volume
+    }
+
+    /// The invariants of the state that do not hold.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        self.state().view(dfs_state::check)
     }
 
     /// The first chunk of a file, and where in it the file starts.

@@ -131,7 +131,9 @@ impl AtOneCluster for Rename {
 
     async fn perform_at(self, cluster: &ClusterClient, caller: &Caller) -> Result<Option<Orphan>> {
         cluster.help_with_chores().await;
-        cluster.commit_named(self.parent, &self.name).await?;
+        for (parent, name) in self.moved() {
+            cluster.commit_named(parent, name).await?;
+        }
         let changed = cluster.core.names.change(caller, Change::Rename(self)).await?;
         Ok(replies::orphan(changed)?.map(|inode| cluster.keep(inode)))
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use dfs_proto::attr::{Caller, InodeAttr};
-use dfs_proto::meta::{Create, NewInode, Rename};
+use dfs_proto::meta::{Create, NewInode, Rename, RenameMode};
 use dfs_proto::units::{APPEND_LEN_MAX, MIB, Offset};
 
 use crate::error::{ClientError, Result};
@@ -127,7 +127,7 @@ impl Paths {
             name: source.name,
             new_parent: target.parent,
             new_name: target.name,
-            no_replace: false,
+            mode: RenameMode::Replace,
         };
         let (client, caller) = (self.client.clone(), caller.clone());
         finish(async move { client.perform(&caller, rename).await.map(drop) }).await

@@ -7,4 +7,5 @@ mod model;
 mod path;
 mod read;
 mod session;
+mod volumes;
 mod write;

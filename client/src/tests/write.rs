@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dfs_proto::attr::{Caller, Name, Timestamp};
 use dfs_proto::ids::{InodeId, ServerId};
-use dfs_proto::meta::{Rename, SetAttr, SetTime};
+use dfs_proto::meta::{Rename, RenameMode, SetAttr, SetTime};
 use dfs_proto::units::{ByteLen, MIB, Offset};
 use futures::future::join_all;
 use tokio::time::{Instant, advance};
@@ -178,7 +178,7 @@ async fn a_flush_that_fails_is_reported_once_by_each_open_file_and_drops_its_byt
 
 fn rename(name: &str, new_name: &str) -> Rename {
     let [name, new_name] = [name, new_name].map(|name| Name::new(name).unwrap());
-    Rename { parent: InodeId::ROOT, name, new_parent: InodeId::ROOT, new_name, no_replace: false }
+    Rename { parent: InodeId::ROOT, name, new_parent: InodeId::ROOT, new_name, mode: RenameMode::Replace }
 }
 
 /// A mount that died between the rename and the close left an empty file, and took the old content with it.
@@ -200,6 +200,32 @@ async fn what_was_written_before_a_rename_is_committed_by_it() {
     let before = cluster.meta.state().lookups;
     client.perform(&USER, rename("fresh", "real")).await.unwrap();
     assert_eq!(cluster.meta.state().lookups, before, "nothing was buffered");
+}
+
+/// Whichever of the two names it had.
+#[tokio::test(start_paused = true)]
+async fn what_was_written_to_two_files_is_committed_before_their_names_are_exchanged() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let exchange = || Rename { mode: RenameMode::Exchange, ..rename("tmp", "real") };
+    let (tmp, real) = (make(&client, "tmp").await, make(&client, "real").await);
+    tmp.write_at(&USER, Offset(0), b"new").await.unwrap();
+    real.write_at(&USER, Offset(0), b"old").await.unwrap();
+    client.perform(&USER, exchange()).await.unwrap();
+    for (name, file, content) in [("tmp", &real, b"old"), ("real", &tmp, b"new")] {
+        let found = cluster.client().await.perform(&USER, lookup(name)).await.unwrap();
+        assert_eq!(found.inode, file.inode(), "{name}");
+        assert_eq!(cluster.read_elsewhere(found.inode).await, content, "{name}");
+    }
+    for file in [&tmp, &real] {
+        file.write_at(&USER, Offset(0), b"lost").await.unwrap();
+        (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), true));
+        let told = client.perform(&USER, exchange()).await.map(drop);
+        assert!(matches!(told, Err(ClientError::Unavailable { .. })), "{told:?}");
+        (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), false));
+        assert!(file.sync().await.is_err(), "its open file is told too");
+        assert_eq!(client.perform(&USER, lookup("real")).await.unwrap().inode, tmp.inode());
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -491,7 +517,7 @@ async fn what_stays_open_is_committed_after_a_while_and_chunks_left_behind_are_s
         file.write_at(&USER, Offset(index * MIB), &pattern(index, MIB)).await.unwrap();
     }
     file.flush().await.unwrap();
-    let open = crate::data::writer::LANES;
+    let open = crate::data::slots::SLOTS_OF_VOLUME;
     wait_for("full chunks to be sealed", || cluster.meta.open_chunks() <= open).await;
 }
 

@@ -6,13 +6,15 @@ use std::time::Duration;
 use dfs_net::rpc::leader::LeaderChannel;
 use dfs_net::services::federation_client::FederationClient;
 use dfs_proto::convert;
+use dfs_proto::error::MetaError;
 use dfs_proto::federation::FederationMap;
-use dfs_proto::ids::DirectoryId;
+use dfs_proto::ids::{ClusterId, DirectoryId, VolumeId};
+use dfs_proto::meta::MetaResult;
 use dfs_proto::wire;
 use prost::Message as _;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Federation;
+use super::{CONNECT_TIMEOUT, Federation};
 use crate::raft::Consensus;
 use crate::raft::log::disk::{LogDisk, WholeFile};
 
@@ -22,10 +24,11 @@ const HELD: Duration = Duration::from_secs(10);
 const HELD_IN_A_HURRY: Duration = Duration::from_secs(1);
 /// Beside the time that a question is held.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(500);
 /// Between two writes of the map: it changes often while many volumes are made.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
+/// For a volume that was made a moment ago: the group may be electing a leader.
+const NEWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs while the process does.
 pub(crate) async fn follow(federation: &Federation, disk: &dyn LogDisk, directory: DirectoryId) {
@@ -63,13 +66,31 @@ async fn from_members(federation: &Federation) {
 }
 
 /// From all members at once, for as long as the caller waits: the one that [`from_members`] is asking may have fallen silent.
-pub(super) async fn hurry(federation: &Federation) {
+async fn hurry(federation: &Federation) {
     let ask = federation.seats.iter().map(|seat| async move {
         loop {
             learn_from(federation, seat, HELD_IN_A_HURRY).await;
         }
     });
     futures::future::join_all(ask).await;
+}
+
+impl Federation {
+    /// Where the map, or within [`NEWER_TIMEOUT`] a newer one, says that it is.
+    pub(super) async fn cluster_of(&self, volume: VolumeId) -> MetaResult<ClusterId> {
+        let mut maps = self.map.subscribe();
+        let found = maps.wait_for(|map| map.volume(volume).is_some());
+        let search = async {
+            tokio::select! {
+                biased;
+                map = found => map.ok().and_then(|map| map.volume(volume).map(|found| found.cluster)),
+                () = hurry(self) => None,
+            }
+        };
+        let cluster = timeout(NEWER_TIMEOUT, search).await.ok().flatten();
+        let away = || MetaError::Away { what: format!("the federation map does not tell where {volume} is") };
+        cluster.ok_or_else(away)
+    }
 }
 
 /// Whether it had a newer map, within `held`.

@@ -2,7 +2,8 @@
 //! and while it leads its cluster reports how busy that is.
 //!
 //!     follow    the newest map, from the group; kept on disk, so that it is served when the group is away
-//!     group     while this process leads the group: changes of the map, and which cluster gets a volume (`placement`)
+//!     group     while this process leads the group: changes of the map, and which cluster gets a volume
+//!               (`cluster_reports`, `placement`)
 //!     volumes   changes in the root directory, led by volume 0's cluster: making, renaming and removing volumes (P9.2)
 //!     settle    volume 0's leader makes the map, and the volumes' clusters, agree with the root directory
 //!     undo      a cluster's leader asks what became of removals that were started and not ended
@@ -13,6 +14,7 @@
 //!      that the map has lost.
 //! FE3  After a cluster has not answered once, nobody waits for it again before it has answered a probe: [`Peers`].
 
+mod cluster_reports;
 mod follow;
 mod group;
 mod peers;
@@ -31,15 +33,14 @@ use std::time::Duration;
 use dfs_net::env::Env;
 use dfs_net::rpc::Role;
 use dfs_net::rpc::leader::LeaderChannel;
-use dfs_proto::error::MetaError;
 use dfs_proto::federation::{AddedVolume, Federate, FederationMap, VolumeAnswer, VolumeCall, VolumeRequest};
 use dfs_proto::ids::{ClusterId, VolumeId};
 use dfs_proto::meta::MetaResult;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::raft::Consensus;
-use group::Group;
+use cluster_reports::ClusterReports;
 use peers::Peers;
 
 pub(crate) use follow::{follow, kept};
@@ -47,14 +48,14 @@ pub(crate) use report::report;
 pub(crate) use settle::settle;
 pub(crate) use undo::undo;
 
-/// For a volume that was made a moment ago: the group may be electing a leader.
-const NEWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// For a connection to a member of the group.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One process's view of the federation.
 pub(crate) struct Federation {
     /// This process's member of the federation group, if it is one.
     pub(crate) member: Option<Consensus>,
-    pub(crate) group: Group,
+    reports: ClusterReports,
     /// gRPC addresses of the group's members, by their numbers.
     seats: Vec<String>,
     /// To the group's members, each by its address.
@@ -90,13 +91,12 @@ impl Federation {
     ) -> Federation {
         let peers = Peers::new(env.clone(), seats.clone());
         peers.learn(&known);
-        let connect = follow::CONNECT_TIMEOUT;
-        let channel = LeaderChannel::anonymous(env, Role::Metaserver, seats.clone(), connect);
+        let channel = LeaderChannel::anonymous(env, Role::Metaserver, seats.clone(), CONNECT_TIMEOUT);
         Federation {
             peers,
             channel,
             member,
-            group: Group::new(Instant::now()),
+            reports: ClusterReports::new(Instant::now()),
             seats,
             map: watch::Sender::new(Arc::new(known)),
             making: Mutex::default(),
@@ -178,21 +178,5 @@ impl Federation {
     /// Has the leader of `cluster` do a step for a volume.
     async fn at(&self, cluster: ClusterId, volume: VolumeId, step: VolumeCall) -> MetaResult<VolumeAnswer> {
         self.peers.volume(VolumeRequest { cluster, volume, step }).await
-    }
-
-    /// Where the map, or within [`NEWER_TIMEOUT`] a newer one, says that it is.
-    async fn cluster_of(&self, volume: VolumeId) -> MetaResult<ClusterId> {
-        let mut maps = self.map.subscribe();
-        let found = maps.wait_for(|map| map.volume(volume).is_some());
-        let search = async {
-            tokio::select! {
-                biased;
-                map = found => map.ok().and_then(|map| map.volume(volume).map(|found| found.cluster)),
-                () = follow::hurry(self) => None,
-            }
-        };
-        let cluster = timeout(NEWER_TIMEOUT, search).await.ok().flatten();
-        let away = || MetaError::Away { what: format!("the federation map does not tell where {volume} is") };
-        cluster.ok_or_else(away)
     }
 }

@@ -1,8 +1,6 @@
 //! A cluster's leader tells the federation group's where its metaservers are and how busy its chunkservers; with the first
 //! report the first cluster joins.
 
-use std::time::Duration;
-
 use dfs_proto::federation::{ClusterEntry, ClusterLoad, Federate};
 use dfs_proto::ids::{InodeId, VolumeId};
 use dfs_proto::meta::MetaResult;
@@ -10,14 +8,13 @@ use dfs_proto::scope::Unleased;
 use tokio::time::{Instant, sleep};
 
 use super::Federation;
-use crate::service::Metaserver;
+use super::cluster_reports::REPORT_INTERVAL;
+use crate::metaserver::Metaserver;
 use crate::view::Load;
 use dfs_state::command::Command;
 use dfs_state::kv::Snapshot;
 use dfs_state::read;
-use dfs_state::volume::VolumeState;
-
-pub(super) const REPORT_INTERVAL: Duration = Duration::from_secs(2);
+use dfs_state::value::volume::VolumeState;
 
 /// Runs while this member leads its cluster.
 pub(crate) async fn report(metaserver: &Metaserver, federation: &Federation) {

@@ -13,11 +13,11 @@ use dfs_proto::scope::Scope;
 use tokio::time::{Instant, timeout};
 
 use super::Federation;
-use crate::service::Metaserver;
+use crate::metaserver::Metaserver;
 use dfs_state::command::Command;
 use dfs_state::kv::Snapshot;
 use dfs_state::read;
-use dfs_state::volume::VolumeEntry;
+use dfs_state::value::volume::VolumeEntry;
 
 /// Looked at again this often, also when nothing seems to have changed.
 const INTERVAL: Duration = Duration::from_secs(5);

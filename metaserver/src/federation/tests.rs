@@ -19,7 +19,7 @@ use dfs_proto::federation::{ClusterEntry, Federate, FederationMap, VolumePhase};
 use dfs_proto::ids::{ClusterId, InodeId, RequestId, SessionNonce, VolumeId};
 use dfs_proto::meta::{
     Change, ChangeRequest, Changed, Create, MetaResult, NewInode, OpenSession, Read, ReadReply, ReadRequest,
-    Rename, SessionOpened,
+    Rename, RenameMode, SessionOpened,
 };
 use dfs_proto::units::GIB;
 use dfs_proto::wire;
@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::report::REPORT_INTERVAL;
+use super::cluster_reports::REPORT_INTERVAL;
 use crate::config::{BootstrapMember, Config, Settings};
 use crate::memory_net::{Disks, MemoryNet, TokioClock};
 use crate::{ServeError, Storage, run};
@@ -265,7 +265,7 @@ impl TestClient {
 
     async fn rename(&mut self, from: &str, to: &str) -> MetaResult<Changed> {
         let (name, new_name) = (name(from), name(to));
-        let rename = Rename { parent: ROOT, name, new_parent: ROOT, new_name, no_replace: false };
+        let rename = Rename { parent: ROOT, name, new_parent: ROOT, new_name, mode: RenameMode::Replace };
         self.change(Change::Rename(rename)).await
     }
 

@@ -12,11 +12,11 @@ use dfs_proto::scope::Unleased;
 use tokio::time::{Instant, sleep};
 
 use super::Federation;
-use crate::service::Metaserver;
+use crate::metaserver::Metaserver;
 use dfs_state::command::Command;
 use dfs_state::kv::Snapshot;
 use dfs_state::read;
-use dfs_state::volume::VolumeState;
+use dfs_state::value::volume::VolumeState;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// A removal takes a fraction of a second, or an election.

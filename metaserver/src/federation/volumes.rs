@@ -18,7 +18,7 @@ use dfs_proto::meta::{Change, ChangeRequest, Create, MetaResult, NewInode};
 use tokio::time::timeout;
 
 use super::{Federation, Making};
-use crate::service::Metaserver;
+use crate::metaserver::Metaserver;
 use dfs_state::command::{Answered, Command, Reply, RootAttr, VolumeRoot, VolumeStep};
 use dfs_state::kv::Snapshot;
 use dfs_state::read::{self, NeededVolume};

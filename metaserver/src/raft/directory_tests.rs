@@ -1,5 +1,5 @@
-//! Data directories whose files do not agree: what is refused, with which line, and that nothing is changed by it. And
-//! directories that a crash left at any step: that they are not refused.
+//! Data directories whose files do not agree are refused with a line that names the file, and nothing in them is changed. Data
+//! directories that a crash has left, at whatever step, are not refused.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -60,13 +60,13 @@ async fn open((disk, home): Storage, member: u64, seed: u64) -> Result<Opened, S
     examined.open(&options, disk, home, &Rng::seeded(seed)).await
 }
 
-/// What a member has told others.
+/// What a member has told the other members, and so must not lose.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Promised {
     vote: Option<Vote>,
-    /// Entries below were reported.
+    /// The entries below this index were acknowledged.
     next: u64,
-    /// Entries below were purged.
+    /// The entries below this index were purged.
     purged: u64,
 }
 
@@ -89,7 +89,7 @@ async fn end(opened: Opened) {
     log.closed().await;
 }
 
-/// Votes, entries, a state that is flushed, a log that is cut, an installed snapshot.
+/// A member's life: it votes, appends entries, flushes its state, cuts its log, and installs a snapshot.
 async fn live(
     opened: &mut Opened,
     promised: &mut Promised,
@@ -142,7 +142,7 @@ async fn live(
     Ok(())
 }
 
-/// A member's directory after two lives, and a copy from between them.
+/// A member's directory after two lives, and a copy that was made between them.
 struct Used {
     now: PathBuf,
     then: PathBuf,
@@ -174,7 +174,7 @@ fn copy_all(from: &Path, to: &Path) {
     }
 }
 
-/// Everything below a directory, with its content.
+/// Every file and directory below `root`, with the file's content.
 fn contents(root: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     fn add(root: &Path, below: &Path, found: &mut BTreeMap<PathBuf, Option<Vec<u8>>>) {
         for entry in fs::read_dir(root.join(below)).unwrap() {
@@ -198,9 +198,9 @@ enum Fault {
     Missing,
     Empty,
     Cut,
-    /// Of another member of the same cluster.
+    /// It is the file of another member of the same cluster.
     OtherMember,
-    /// Of a member of another cluster, with the same number.
+    /// It is the file of the member of another cluster that has the same id.
     OtherCluster,
     Older,
 }
@@ -208,7 +208,7 @@ enum Fault {
 const FAULTS: [Fault; 6] =
     [Fault::Missing, Fault::Empty, Fault::Cut, Fault::OtherMember, Fault::OtherCluster, Fault::Older];
 
-/// Whether it could be made: not where another has no such file, nor where it would change nothing.
+/// Makes the fault. Returns false if it cannot be made: the other directory has no such file, or nothing would change.
 fn befall(fault: Fault, file: &Path, here: &Path, others: [&Path; 3]) -> bool {
     let path = here.join(file);
     let from = match fault {
@@ -227,14 +227,15 @@ fn befall(fault: Fault, file: &Path, here: &Path, others: [&Path; 3]) -> bool {
     from.is_file() && fs::read(&from).unwrap() != fs::read(&path).unwrap() && fs::copy(from, path).is_ok()
 }
 
-/// Not looked at by a start: locks, RocksDB's diary, and its tables, whose damage is found when they are read.
+/// Whether a start looks at this file. It does not look at locks, at RocksDB's own logs, nor at its tables, whose damage is found
+/// when they are read.
 fn is_looked_at(file: &Path) -> bool {
     let name = file.file_name().unwrap().to_string_lossy();
     let is_table_or_diary = name.ends_with(".sst") || name.starts_with("LOG") || name == "IDENTITY";
     name != "LOCK" && !is_table_or_diary && !name.starts_with("OPTIONS") && !name.ends_with(".log")
 }
 
-/// A missing `state/CURRENT` had the start delete the metadata, before it looked at the log.
+/// When `state/CURRENT` was missing, a start once deleted the metadata before it looked at the log.
 #[tokio::test]
 async fn each_file_of_a_directory_that_is_not_what_it_was_is_refused_by_name_with_nothing_changed_or_does_no_harm()
  {
@@ -310,7 +311,7 @@ async fn each_file_of_a_directory_that_is_not_what_it_was_is_refused_by_name_wit
     );
 }
 
-/// All of it, and all of the log.
+/// The whole log, and the whole state, are replaced by older ones.
 #[tokio::test]
 async fn a_log_of_another_day_is_refused_and_a_state_of_another_day_if_the_log_does_not_reach_back() {
     let root = temporary();
@@ -347,7 +348,7 @@ async fn a_log_of_another_day_is_refused_and_a_state_of_another_day_if_the_log_d
     end(opened).await;
 }
 
-/// After a crash, when the stamp is older than its last batches.
+/// This is so after a crash, when the stamp does not name the last batches yet.
 #[tokio::test]
 async fn a_log_file_that_was_cut_is_refused_also_if_no_other_file_says_where_it_ended() {
     let root = temporary();
@@ -377,14 +378,14 @@ async fn a_log_file_that_was_cut_is_refused_also_if_no_other_file_says_where_it_
     assert!(refused >= 2, "{refused} files were in use");
 }
 
-/// Dies at an operation, which it leaves in the middle, or just before.
+/// The process dies just before an operation on the disk, or in the middle of it.
 struct Death {
     left: AtomicI64,
     in_the_middle: bool,
 }
 
 impl Death {
-    /// Whether this is the operation to die at. An error when it is dead already.
+    /// Whether the process dies in the middle of this operation. An error if it dies before, or is dead already.
     fn comes(&self) -> io::Result<bool> {
         match self.left.fetch_sub(1, Ordering::SeqCst) {
             left if left > 0 => Ok(false),
@@ -507,7 +508,7 @@ impl KvHome for MortalHome {
     }
 }
 
-/// Two lives with a death at the n-th operation that changes something; true when there are not so many.
+/// Two lives, with a death at the n-th operation that changes something. Returns true if there are not so many operations.
 async fn lives_until(path: &Path, death: &Arc<Death>, promised: &mut Promised) -> bool {
     let small = RocksOptions {
         block_cache: ByteLen(1 << 20),
@@ -529,7 +530,7 @@ async fn lives_until(path: &Path, death: &Arc<Death>, promised: &mut Promised) -
     death.left.load(Ordering::SeqCst) >= 0
 }
 
-/// Until the tasks of one that has died have seen it.
+/// Waits until the tasks of a member that has died have ended.
 async fn while_it_is_used(path: &Path) {
     for _ in 0..1000 {
         if FileDisk::open(path).is_ok() {
@@ -567,7 +568,7 @@ async fn a_start_after_a_death_at_any_step_of_the_making_the_votes_the_cuts_and_
     assert!(steps > 60, "{steps}");
 }
 
-/// Notes in which order the state's home is changed.
+/// Records the order in which the state's home is changed.
 struct NotedHome {
     inner: Arc<dyn KvHome>,
     calls: Arc<Mutex<Vec<String>>>,
@@ -599,8 +600,8 @@ impl KvHome for NotedHome {
     }
 }
 
-/// Who made it current may have been killed before that was on the disk: after a power cut it is the former one, which must be
-/// there.
+/// The process that made it the current one may have been killed before that was on the disk. After a power failure, the former
+/// one is current again, and must still be there.
 #[tokio::test]
 async fn what_is_current_is_said_again_before_anything_beside_it_is_removed() {
     let root = temporary();
@@ -617,7 +618,7 @@ async fn what_is_current_is_said_again_before_anything_beside_it_is_removed() {
     assert!(calls.len() > 1 && calls[1..].iter().all(|call| call.starts_with("remove ")), "{calls:?}");
 }
 
-/// The federation group's member has its directory below the cluster's, whose stamp says so.
+/// The directory of the federation group's member is below that of the cluster's member, whose stamp has its id.
 #[tokio::test]
 async fn a_lost_or_replaced_directory_of_the_federation_groups_member_is_refused_and_not_made_anew() {
     let root = temporary();

@@ -22,11 +22,12 @@ use tonic::service::Routes;
 use super::log::disk::{FileDisk, LogDisk, SimulatedDisk};
 use super::{Consensus, ConsensusOptions, LogOptions, Purpose, StartError, applied_count};
 use crate::rocks::{RocksHome, RocksOptions};
-use dfs_state::command::{Command, FederationCommand, Reply};
+use dfs_state::command::{Command, Reply};
+use dfs_state::federation::command as federation;
 use dfs_state::kv::KvHome;
 use dfs_state::kv::memory::MemoryHome;
 
-/// For everything that is waited for; far longer than it takes.
+/// The timeout of every wait, far longer than any takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// About two hundred entries that open sessions; the other tests propose fewer.
 const KEPT_LEN_MAX: usize = 32 << 10;
@@ -119,7 +120,7 @@ impl TestGroup {
         }
     }
 
-    /// Proposes at whoever leads until it is done.
+    /// Opens a session at the leader, and tries again until that has succeeded.
     async fn open_session(&self, nonce: u128) {
         let command = open_command(nonce);
         let deadline = Instant::now() + PATIENCE;
@@ -141,7 +142,8 @@ impl TestGroup {
         }
     }
 
-    /// Until this member's state has as much as the leader's. By the states: openraft's figures come a little later.
+    /// Waits until this member's state has applied as much as the leader's. It compares the states, because openraft's metrics are
+    /// a little behind them.
     async fn caught_up(&self, id: MemberId) {
         let target = self.applied(self.leader().await);
         eventually(|| self.applied(id) >= target, "the member catches up").await;
@@ -389,7 +391,7 @@ async fn a_member_that_has_just_started_grants_no_vote_for_one_lease() {
     assert!(refusal.message().contains("data directory"), "{refusal}");
 }
 
-/// A `Vote` of the last term from anybody was stored: no later one exists, and the cluster never had a leader again.
+/// Once a member stored a vote of the last term that there is, whoever had sent it, and the cluster never had a leader again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vote_of_a_stranger_or_of_an_impossible_term_is_refused_and_the_group_goes_on_electing() {
     use dfs_net::services::raft_client::RaftClient;
@@ -443,7 +445,7 @@ async fn a_vote_of_a_stranger_or_of_an_impossible_term_is_refused_and_the_group_
     assert!(term < 99, "the term is {term}");
 }
 
-/// An upgrade stops all members: one of another version would be sent entries that it cannot read, or apply them differently.
+/// An upgrade stops all members, because a member of another version would get entries that it cannot read or applies differently.
 #[tokio::test(flavor = "multi_thread")]
 async fn members_of_different_versions_refuse_each_other_with_a_line() {
     use dfs_net::services::raft_client::RaftClient;
@@ -472,7 +474,7 @@ async fn members_of_different_versions_refuse_each_other_with_a_line() {
     }
 }
 
-/// A member on simulated hardware, with a runtime of its own that can be switched off.
+/// A member on a simulated disk, with a runtime of its own that can be switched off.
 struct Machine {
     disk: SimulatedDisk,
     home: MemoryHome,
@@ -493,7 +495,7 @@ impl Machine {
         self.power = Some((runtime, running.consensus));
     }
 
-    /// Power failure: nothing runs any more, nothing that was not synced or flushed is sure to be there.
+    /// A power failure: nothing runs any more, and what was not synced or flushed may be lost.
     fn switch_off(&mut self, rng: &Rng) {
         if let Some((runtime, _)) = self.power.take() {
             runtime.shutdown_timeout(PATIENCE);
@@ -561,7 +563,7 @@ fn what_was_acknowledged_survives_the_power_failure_of_all_members_at_once() {
     }
 }
 
-/// At other addresses each time.
+/// Starts all members, each time at other addresses.
 fn switch_on_all(machines: &mut BTreeMap<MemberId, Machine>, outside: &Runtime) -> Vec<Consensus> {
     let listeners: Vec<Box<dyn Listener>> =
         machines.keys().map(|_| outside.block_on(listen("127.0.0.1:0"))).collect();
@@ -577,7 +579,7 @@ fn open_command(nonce: u128) -> Command {
     Command::OpenSession { nonce: SessionNonce(nonce), client: "test".to_owned() }
 }
 
-/// Eight at once, at whoever leads; the nonces that were acknowledged.
+/// Opens eight sessions at the same time at the leader. Returns the nonces of those that were acknowledged.
 async fn open_some(members: &[Consensus], nonce: &mut u128) -> Vec<u128> {
     let Some(leader) = members.iter().find(|member| member.leadership().borrow().is_leader) else {
         sleep(Duration::from_millis(10)).await;
@@ -644,14 +646,14 @@ async fn three_clusters_share_a_federation_group_over_the_ports_of_their_own() {
     let join = |both: &Both| {
         let entry = ClusterEntry { name: both.federation.status().own.to_string(), metaservers: Vec::new() };
         let cluster = *both.cluster.cluster().borrow();
-        Command::Federation(FederationCommand::JoinCluster { cluster, entry })
+        federation::Command::JoinCluster { cluster, entry }
     };
     for both in &all {
         let deadline = Instant::now() + PATIENCE;
         let mut joined = false;
         while !joined {
             for member in &all {
-                joined |= matches!(member.federation.propose(join(both)).await, Ok(Reply::Done));
+                joined |= matches!(member.federation.propose(join(both)).await, Ok(federation::Reply::Done));
             }
             assert!(Instant::now() < deadline, "a cluster did not join in time");
         }

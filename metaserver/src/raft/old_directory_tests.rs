@@ -1,5 +1,5 @@
-//! Data directories that released metaservers have left (`tests/formats/README.md`): today's code opens them, applies what the
-//! Raft log has beyond the state, and finds everything.
+//! Data directories that released metaservers have left (`tests/formats/README.md`). This release opens them, applies the entries
+//! of the Raft log that are not in the state yet, and finds everything.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,11 +14,12 @@ use dfs_proto::units::Offset;
 use openraft::storage::RaftLogStorage as _;
 use openraft::{EntryPayload, RaftLogReader as _};
 
-use super::Purpose;
-use super::consensus::ConsensusOptions;
 use super::log::disk::FileDisk;
 use super::log::store::LogOptions;
+use super::machine::replicated;
 use super::member::examine::{Examined, Opened};
+use super::member::group::GroupKind;
+use super::{ConsensusOptions, Purpose};
 use crate::rocks::{RocksHome, RocksOptions};
 use dfs_state::kv::{KvHome, Snapshot, Txn};
 use dfs_state::{federation, read};
@@ -55,25 +56,21 @@ async fn open(path: &Path, purpose: Purpose) -> Opened {
     examined.open(&options, disk, home, &Rng::seeded(1)).await.unwrap()
 }
 
-/// Applies what the log has beyond the state, as a start does; it was the group's only member, so all of it counts.
-/// Returns how many commands that were.
-async fn catch_up(opened: &mut Opened) -> usize {
+/// Applies the entries of the log that are not in the state yet, as a start does. All of them are committed, because the group had
+/// only this member. Returns how many commands they had.
+async fn catch_up(opened: &mut Opened, kind: GroupKind) -> usize {
     let (next, kv) = (opened.applied.next_index(), opened.store.kv());
     let entries = opened.log_store.get_log_reader().await.try_get_log_entries(next..).await.unwrap();
     let mut count = 0;
     for entry in entries {
         let EntryPayload::Normal(proposal) = entry.payload else { continue };
-        let entry = proposal.decode().unwrap();
-        for command in entry.commands {
-            let batch = {
-                let base = kv.snapshot();
-                let mut txn = Txn::new(&*base);
-                dfs_state::apply(&command, entry.proposed, &mut txn);
-                txn.into_batch()
-            };
-            kv.write(batch).unwrap();
-            count += 1;
-        }
+        let batch = {
+            let base = kv.snapshot();
+            let mut txn = Txn::new(&*base);
+            count += replicated::apply(kind, &proposal, &mut txn).unwrap().0.len();
+            txn.into_batch()
+        };
+        kv.write(batch).unwrap();
     }
     count
 }
@@ -122,7 +119,7 @@ async fn the_directory_that_a_killed_metaserver_of_the_first_formats_left_is_rea
     let directory = kept("directory.1");
     let mut opened = open(directory.path(), Purpose::Cluster(Default::default())).await;
     assert!(opened.applied.next_index() > 50, "the state has a part of it");
-    let commands = catch_up(&mut opened).await;
+    let commands = catch_up(&mut opened, GroupKind::Cluster).await;
     assert!(commands > 5, "the log has the rest: {commands} commands");
     let kv = opened.store.kv();
     let view = kv.snapshot();
@@ -156,7 +153,7 @@ fn names_are_there(shown: &Shown<'_>) {
     assert_eq!(shown.attributes("second/two"), (File, 0o644, 1, 0, 0, 4096));
 }
 
-/// That the extents name bytes that are committed, `check` has seen.
+/// `check` has verified already that the extents name committed bytes.
 fn bytes_are_there(shown: &Shown<'_>) {
     for (path, len) in [("v1/file", 6000), ("v1/over", 100), ("v1/short", 12345), ("second/two", 4096)] {
         let pieces = shown.extents(path);
@@ -171,7 +168,7 @@ fn bytes_are_there(shown: &Shown<'_>) {
 async fn the_federation_groups_part_of_that_directory_is_read_too() {
     let directory = kept("directory.1");
     let mut opened = open(&directory.path().join("federation"), Purpose::Federation).await;
-    catch_up(&mut opened).await;
+    catch_up(&mut opened, GroupKind::Federation).await;
     let kv = opened.store.kv();
     let view = kv.snapshot();
     assert_eq!(federation::check(&*view), Vec::<String>::new());

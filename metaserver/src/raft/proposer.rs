@@ -1,11 +1,11 @@
-//! Gathers commands that wait at the same time into one Raft entry, so that they share one sync and one round.
+//! Gathers commands that wait at the same time into one log entry, so that they share one sync and one round trip.
 //!
-//! An entry has at most [`ENTRY_LEN_MAX`] bytes and [`COMMANDS_MAX`] commands (P7.2); some entries are on their way at
-//! once. Nobody waits for an entry to fill; it takes what has arrived.
+//! An entry has at most [`ENTRY_LEN_MAX`] bytes and [`COMMANDS_MAX`] commands (P7.2). It takes the commands that have arrived and
+//! does not wait for more. Up to [`ENTRIES_IN_FLIGHT_MAX`] entries are replicated at the same time.
 //!
-//! Q1  Slow is not lost. Who waits for a slow disk waits for as long as any caller would; a leader that hears no quorum any
-//!     more, or has been replaced, says so at once to everybody who waits: they ask the next one. Their commands may still
-//!     happen.
+//! Q1  A slow quorum is not a lost one. While the disks are slow, the callers wait, for as long as any client would. When this
+//!     leader does not hear a quorum any more, or has been replaced, all callers are told at once and ask another member. Their
+//!     commands may still be applied.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,37 +22,37 @@ use tokio::time::{Instant, timeout};
 
 use super::log::store::LogMonitor;
 use super::machine::clock::StateClock;
+use super::machine::replicated::ReplicatedCommand;
+use super::machine::state_machine::Raft;
 use super::member::group::Group;
-use super::member::server::Raft;
-use super::types::{Proposal, TypeConfig};
-use dfs_state::command::{Command, Reply};
-use dfs_state::record::log;
+use super::types::{AnyReply, Proposal, TypeConfig};
 
 const ENTRY_LEN_MAX: usize = 1 << 20;
 const COMMANDS_MAX: usize = 256;
-/// More would make entries smaller, not faster: one batch of the log takes them all anyway.
+/// More would make the entries smaller and nothing faster: the log writes all of them in one batch anyway.
 const ENTRIES_IN_FLIGHT_MAX: usize = 8;
-/// Turns that the other tasks have before an entry is closed: what has arrived at the sockets by then shares it, its sync and
-/// its round. Where nobody else is, a turn costs about a microsecond. With four, eight writers have 5 to 6 commands in an
-/// entry, not 2.7; with eight it was no more.
+/// How often the other tasks run before an entry is closed, so that commands that have reached the sockets by then are part of
+/// it. On an idle server this costs about a microsecond each time. With 4, eight writers have 5 to 6 commands in an entry instead
+/// of 2.7; 8 gave no more.
 const GATHER_TURNS: usize = 4;
-/// Commands that wait; beyond, `propose` waits for a place.
+/// Commands in the queue. When it is full, `propose` waits.
 const WAITING_MAX: usize = 1024;
-/// Q1: longer than a client waits for an answer (30 s, if it is not told otherwise).
+/// How long a caller waits (Q1): longer than a client waits for an answer, which is 30 s by default.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks whether there still is a quorum.
+/// How often a caller that waits checks that there still is a quorum.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Q1, in heartbeats without a quorum's answer: as long as a lease and half, so that another leader may be there by then.
+/// A quorum that has answered none of this many heartbeats counts as lost (Q1). They take one and a half leases, so by then there
+/// may be another leader.
 const UNHEARD_MAX: u32 = 4;
 
-type Answer = oneshot::Sender<Result<Reply, MetaError>>;
+type Answer = oneshot::Sender<Result<AnyReply, MetaError>>;
 
 struct Waiting {
     command: Vec<u8>,
     answer: Answer,
 }
 
-/// Where commands are handed in. Cheap to clone.
+/// Takes commands in. Clones share one queue.
 #[derive(Clone)]
 pub(crate) struct Proposer {
     queue: mpsc::Sender<Waiting>,
@@ -61,14 +61,14 @@ pub(crate) struct Proposer {
     heartbeat: Duration,
 }
 
-/// The other end of the queue.
+/// Takes commands from the queue and proposes them.
 pub(crate) struct ProposerTask {
     pub(crate) raft: Raft,
     pub(crate) log: LogMonitor,
     pub(crate) group: Arc<Group>,
     pub(crate) time: Arc<StateClock>,
     waiting: mpsc::Receiver<Waiting>,
-    /// Did not fit into the entry before.
+    /// The command that did not fit into the last entry; it begins the next one.
     held: Option<Waiting>,
 }
 
@@ -89,9 +89,16 @@ impl Proposer {
         (proposer, ProposerTask { raft, log, group, time, waiting, held: None })
     }
 
-    /// After an error that is not a refusal by `apply`, the command may have happened or may still happen.
-    pub(crate) async fn propose(&self, command: &Command) -> Result<Reply, MetaError> {
-        let command = log::encode_command(command);
+    /// After an error, the command may have been applied, or may still be.
+    pub(crate) async fn propose<C: ReplicatedCommand>(&self, command: &C) -> Result<C::Reply, MetaError> {
+        let foreign = || MetaError::Internal { what: "a command of another state machine".to_owned() };
+        if C::GROUP != self.group.kind {
+            return Err(foreign());
+        }
+        C::reply(self.propose_encoded(command.encode()).await?).ok_or_else(foreign)
+    }
+
+    async fn propose_encoded(&self, command: Vec<u8>) -> Result<AnyReply, MetaError> {
         if command.len() > ENTRY_LEN_MAX {
             return Err(MetaError::InvalidArgument {
                 what: format!("a command of {} bytes, at most {ENTRY_LEN_MAX} are possible", command.len()),
@@ -139,7 +146,7 @@ impl ProposerTask {
     pub(crate) async fn run(mut self) {
         let places = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT_MAX));
         while let Some(first) = self.next().await {
-            // While these wait, more commands gather.
+            // While this task waits here, more commands arrive.
             let Ok(place) = places.clone().acquire_owned().await else { return };
             self.log.has_room().await;
             for _ in 0..GATHER_TURNS {
@@ -163,7 +170,7 @@ impl ProposerTask {
         while commands.len() < COMMANDS_MAX {
             let Ok(next) = self.waiting.try_recv() else { break };
             if next.answer.is_closed() {
-                continue; // its caller has given up; unproposed, it leaves no trace
+                continue; // its caller has given up, and it was never proposed: it leaves no trace
             }
             len += next.command.len();
             if len > ENTRY_LEN_MAX {
@@ -200,7 +207,7 @@ fn distribute(group: &Group, answers: Vec<Answer>, result: ClientWriteResult<Typ
     };
     debug_assert_eq!(replies.len(), answers.len(), "apply answers every command of an entry");
     for (answer, reply) in answers.into_iter().zip(replies) {
-        drop(answer.send(Ok(reply))); // who has given up needs no answer
+        drop(answer.send(Ok(reply))); // fails if the caller has given up
     }
 }
 
@@ -224,7 +231,7 @@ fn write_error(group: &Group, error: ClientWriteError<TypeConfig>) -> MetaError 
 pub(crate) fn not_leader(group: &Group, forward: &ForwardToLeader<TypeConfig>) -> MetaError {
     let known = forward.leader_id.map(MemberId).and_then(|leader| group.address_of(leader));
     let leader = known.or_else(|| forward.leader_node.as_ref().map(|node| node.address.clone()));
-    // A leader whose lease has run out names itself: that helps nobody.
+    // A leader whose lease has run out would name itself, which helps no caller.
     let leader = leader.filter(|address| *address != group.address);
     MetaError::NotLeader { leader }
 }

@@ -1,10 +1,10 @@
-//! How old the acknowledgement of a quorum may be that lets this leader answer a read (P7.5).
+//! The leader's lease: how old the last acknowledgement of a quorum may be for this leader to answer a read by itself (P7.5).
 //!
-//! openraft reckons a leader's lease by CLOCK_MONOTONIC, which stands still while the machine sleeps. So a leader that was
-//! suspended and resumed would take its lease for good, though another member has led for hours. CLOCK_BOOTTIME tells: it
-//! goes on meanwhile. After a sleep only what a quorum acknowledges from then on counts.
+//! openraft measures the lease by CLOCK_MONOTONIC, which stands still while the machine is suspended. A leader that wakes up after
+//! hours would still trust its lease, although another member has led since. CLOCK_BOOTTIME does not stand still, so this module
+//! compares the two clocks. After a suspension, only acknowledgements that come after it count.
 //!
-//! A machine whose clocks both stop (a virtual machine that is paused by its host) cannot tell.
+//! A virtual machine that its host pauses stops both clocks, and so does not notice the pause.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,22 +12,23 @@ use std::time::Duration;
 use dfs_net::env::Clock;
 use tokio::time::Instant;
 
-/// A shorter sleep is within what the lease leaves for clocks that run apart; and a pause between the two looks at the clocks
-/// may look like one, which costs a round to the quorum.
+/// A shorter suspension is covered by the margin that the lease has for clocks that drift. If this were lower, a delay between
+/// reading one clock and the other would be taken for a suspension, which costs a round trip to the quorum.
 const SLEEP_MIN: Duration = Duration::from_millis(50);
 
 pub(crate) struct ReadLease {
     clock: Arc<dyn Clock>,
-    /// While the machine is awake.
+    /// The answer of [`ReadLease::age_max`] while there was no suspension.
     age_max: Duration,
     began: Instant,
     seen: Mutex<Seen>,
 }
 
 struct Seen {
-    /// The least that CLOCK_BOOTTIME was seen ahead of `began` plus what has passed awake: the true figure, or a little more.
+    /// How far CLOCK_BOOTTIME is ahead of CLOCK_MONOTONIC, counted from `began`: the least that was seen since the last suspension.
+    /// It is at most a little too large.
     lead: Duration,
-    /// When it was first seen that the machine has slept, the last time that it did.
+    /// When the last suspension was noticed.
     woke: Option<Instant>,
 }
 
@@ -38,9 +39,9 @@ impl ReadLease {
         ReadLease { clock, age_max, began, seen }
     }
 
-    /// For a read that begins now.
+    /// How old the acknowledgement may be for a read that begins now.
     pub(crate) fn age_max(&self) -> Duration {
-        // In this order: what comes between the two looks like a sleep, and hides none.
+        // The clocks are read in this order so that a delay between them can look like a suspension, but never hide one.
         let now = Instant::now();
         let lead = self.clock.boottime().saturating_sub(now.saturating_duration_since(self.began));
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! openraft's conformance suite against our log and state machine, and what a crash may do to the log.
+//! openraft's conformance suite for our log and state machine, and tests of what a crash may do to the log.
 
 use std::io;
 use std::sync::Arc;
@@ -26,6 +26,7 @@ use super::machine::clock::StateClock;
 use super::machine::snapshot::{SnapshotBuilder, SnapshotData};
 use super::machine::state_machine::StateMachine;
 use super::machine::store::{APPLIED_KEY, StateStore, encode_applied, read_applied};
+use super::member::group::GroupKind;
 use super::types::{
     APPLIED_VERSION_BEFORE, Applied, LogEntry, LogId, Membership, Proposal, SnapshotMeta, TypeConfig, Vote,
 };
@@ -34,10 +35,10 @@ use dfs_state::kv::memory::MemoryHome;
 use dfs_state::kv::{KvHome, Txn};
 use dfs_state::time::StateTime;
 
-/// Small files, so that the tests go through many.
+/// The files are small, so that the tests use many.
 const OPTIONS: LogOptions = LogOptions { segment_len: 4096, kept_len_max: usize::MAX };
 
-/// Everything is durable: the suite purges without a state machine.
+/// Says that everything is durable, because the suite purges without a state machine.
 struct OpenGate;
 
 impl PurgeGate for OpenGate {
@@ -46,7 +47,7 @@ impl PurgeGate for OpenGate {
     }
 }
 
-/// The suite applies entries with gaps between them, which A2 refuses: this fills them with blank ones.
+/// The suite applies entries with gaps between them, which A2 refuses. This fills the gaps with blank entries.
 struct GapFilling {
     inner: StateMachine,
     next: u64,
@@ -95,7 +96,7 @@ async fn build(disk: Arc<dyn LogDisk>, home: Arc<dyn KvHome>) -> io::Result<(Log
     let (log, _) = LogStore::open(disk, OPTIONS, Arc::new(OpenGate)).await?;
     let (store, applied) = StateStore::open(home)?;
     let time = Arc::new(StateClock::new(Arc::new(SystemClock), StateTime::default()));
-    Ok((log, GapFilling { inner: StateMachine::new(store, applied, time), next: 0 }))
+    Ok((log, GapFilling { inner: StateMachine::new(GroupKind::Cluster, store, applied, time), next: 0 }))
 }
 
 struct Simulated;
@@ -108,7 +109,7 @@ impl StoreBuilder<TypeConfig, LogStore, GapFilling> for Simulated {
     }
 }
 
-/// Conformance is not about syncs, and there are hundreds: in memory where the system has such a directory.
+/// A directory in memory, if there is one: the suite makes hundreds of syncs, and they are not what it tests.
 fn quick_directory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
@@ -200,7 +201,7 @@ fn long_entry(term: u64, index: u64, len: u64) -> LogEntry {
     LogEntry { payload: openraft::EntryPayload::Normal(proposal), ..entry(term, index) }
 }
 
-/// The sequences of segments that have a header and not one whole batch, and of those that have one.
+/// The sequences of the segments without a whole batch, and of those with one.
 async fn segments(disk: &SimulatedDisk) -> (Vec<u64>, Vec<u64>) {
     let (mut torn, mut whole) = (Vec::new(), Vec::new());
     for file in disk.list().await.unwrap() {
@@ -209,18 +210,18 @@ async fn segments(disk: &SimulatedDisk) -> (Vec<u64>, Vec<u64>) {
         match read_segment(&bytes, sequence).map(|segment| segment.numbers) {
             Ok(Some(_)) => whole.push(sequence),
             Ok(None) => torn.push(sequence),
-            Err(_) => {} // spare, and torn when it was to be used again
+            Err(_) => {} // a spare file, which was torn when it was to be used again
         }
     }
     (torn, whole)
 }
 
-/// Of a log that lives through crashes: what must be in it.
+/// What a log that lives through crashes must hold.
 #[derive(Default)]
 struct Promised {
-    /// Entries from here on were not purged.
+    /// The entries from this index on were not purged.
     first: u64,
-    /// Reported as durable: entries below.
+    /// The entries below this index were acknowledged as durable.
     next: u64,
     term: u64,
 }
@@ -250,7 +251,7 @@ impl Promised {
         self.next += 1;
     }
 
-    /// Of a log that has just been opened: what it shows, it tells the others.
+    /// A log that has just been opened acknowledges everything that it holds.
     async fn takes_what_is_there(&mut self, log: &mut LogStore) {
         if let Some(last) = indexes(log).await.last() {
             self.next = last + 1;
@@ -258,8 +259,9 @@ impl Promised {
     }
 }
 
-/// The power cuts met no purge, and so no file that is used again: there a torn first write, a restart, a further segment and a
-/// restart left a log that was refused. And what a failed sync had left in the kernel's memory counted after a restart.
+/// Two bugs that earlier tests did not find, because they had no purges and so no files that are used again. A torn first write,
+/// a restart, a further segment and another restart left a log that was refused; and what a failed sync had left in the page
+/// cache counted after a restart.
 #[tokio::test]
 async fn a_log_that_is_purged_and_loses_power_at_any_moment_opens_with_everything_that_was_reported() {
     let (mut torn_last, mut torn_before, mut failed) = (0, 0, 0);
@@ -321,7 +323,7 @@ async fn a_log_that_is_purged_and_loses_power_at_any_moment_opens_with_everythin
     assert!(torn_last > 500 && torn_before > 100 && failed > 500, "{torn_last} {torn_before} {failed}");
 }
 
-/// As it was found: file 1 has a good batch, file 2 is spare, file 3 has the header of segment 2 and garbage.
+/// The log of the bug: file 1 has a whole batch, file 2 is spare, and file 3 has the header of segment 2 and garbage.
 #[tokio::test]
 async fn a_segment_whose_first_write_was_torn_is_no_damage_when_a_later_one_is_written() {
     let disk = SimulatedDisk::new(Duration::ZERO);
@@ -351,7 +353,7 @@ async fn a_segment_whose_first_write_was_torn_is_no_damage_when_a_later_one_is_w
     assert_eq!(indexes(&mut log).await, (0..index).collect::<Vec<_>>());
 }
 
-/// The kernel shows what a failed sync has not brought to the disk, and says to the next sync that all is well.
+/// After a failed sync, the kernel still shows the bytes that are not on the disk, and the next sync succeeds.
 #[tokio::test]
 async fn what_a_failed_sync_left_in_memory_is_written_again_before_it_counts() {
     let disk = SimulatedDisk::new(Duration::ZERO);
@@ -408,7 +410,7 @@ async fn damage_in_the_middle_of_the_log_refuses_to_start_and_says_where() {
     assert!(error.contains("log file 00000000") && error.contains("damaged"), "{error}");
 }
 
-/// A gate that knows of nothing durable beyond `next`.
+/// A gate that says that only the entries below `next` are durable.
 struct ShutGate {
     next: u64,
 }
@@ -432,7 +434,7 @@ async fn the_log_is_not_cut_beyond_what_the_state_has_flushed() {
     assert_eq!(monitor.first_index(), 70);
 }
 
-/// Counts the writes; each takes a while, as on a disk.
+/// Counts the writes, each of which takes a while, as on a real disk.
 struct SlowDisk {
     inner: SimulatedDisk,
     writes: std::sync::atomic::AtomicU64,

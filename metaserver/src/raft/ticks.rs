@@ -1,26 +1,24 @@
-//! When openraft looks at its timers. It does so by ticks, five for each heartbeat, and a tick costs an idle member more
-//! than everything else that it does; while somebody leads there is nothing to time. So the ticks pause then:
+//! When openraft looks at its timers. It does so at every tick, and there are five ticks for each heartbeat. Ticks are most of
+//! the work of an idle member, and while somebody leads there is nothing to time. So the ticks pause:
 //!
-//! TI1  A leader's heartbeats go out from here.
-//! TI2  A follower ticks unless it heard a leader within the last lease. Before a lease and a time-out have passed it could
-//!      not stand for election anyway (P7.5), so the pause delays nothing.
+//! TI1  A leader does not tick. Its heartbeats are sent from here.
+//! TI2  A follower does not tick for the length of a lease after it heard the leader. It could not stand for election before the
+//!      lease and an election timeout have passed (P7.5), so the pause delays no election.
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::consensus::{Leadership, Timing};
-use super::member::server::Raft;
+use super::leadership::Leadership;
+use super::machine::state_machine::Raft;
+use super::options::Timing;
 
-/// When a leader whom this member accepts was last heard.
-pub(crate) type Heard = watch::Sender<Option<Instant>>;
-
-/// Until when the ticks pause, as of `now`; `None` when they do not.
+/// Until when the ticks pause; `None` when they do not.
 fn pause_until(leads: bool, heard: Option<Instant>, now: Instant, timing: Timing) -> Option<Instant> {
     let until = if leads { now + timing.heartbeat } else { heard? + timing.election_max };
     (now < until).then_some(until)
 }
 
-/// Ends when Raft does.
+/// Runs until Raft stops.
 pub(crate) async fn pace(
     raft: Raft,
     timing: Timing,
@@ -35,7 +33,7 @@ pub(crate) async fn pace(
         if leads && raft.trigger().heartbeat().await.is_err() {
             return; // keeps TI1
         }
-        // What is heard during a pause only makes it longer: it is looked at in the end.
+        // A heartbeat that comes during a pause can only make it longer, so it is enough to look when the pause is over.
         let over = async {
             match pause {
                 Some(until) => {

@@ -1,7 +1,7 @@
-//! The types that openraft is made concrete with, and their encodings.
+//! The types that openraft is used with, and their encodings.
 //!
-//! Log entries carry their commands as bytes: encoded once by the proposer, decoded once in `apply`, and in between (log,
-//! memory, network) passed on by reference count.
+//! A log entry carries its commands as bytes. The proposer encodes them once and `apply` decodes them once; in between, the log,
+//! the memory and the network share the same bytes.
 
 use std::fmt;
 
@@ -11,12 +11,13 @@ use dfs_proto::ids::DirectoryId;
 use openraft::alias::{EntryOf, LogIdOf, SnapshotMetaOf, StoredMembershipOf, VoteOf};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use dfs_state::command::{Entry, Reply};
-use dfs_state::record::log::{self, EntryError};
+use dfs_state::command::Reply;
+use dfs_state::federation::command as federation;
+use dfs_state::record::log;
 use dfs_state::time::StateTime;
 
 openraft::declare_raft_types!(
-    /// Standard Raft leader ids: one leader a term, so that a term names its leader (P3.5).
+    /// Leader ids as in the Raft paper: a term has at most one leader, so that the term names it (P3.5).
     pub(crate) TypeConfig:
         D = Proposal,
         R = Replies,
@@ -29,26 +30,27 @@ pub(crate) type LogId = LogIdOf<TypeConfig>;
 pub(crate) type Vote = VoteOf<TypeConfig>;
 pub(crate) type LogEntry = EntryOf<TypeConfig>;
 pub(crate) type Membership = StoredMembershipOf<TypeConfig>;
-/// Without where in the log it stands.
+/// A membership without its position in the log.
 pub(crate) type MembershipConfig = openraft::Membership<u64, MemberNode>;
 pub(crate) type SnapshotMeta = SnapshotMetaOf<TypeConfig>;
 
-/// The version of what members exchange: of request bodies, and of the entries in them, which no member may get that cannot
-/// read them. Members of different versions refuse each other: an upgrade stops all of them. Raised with `log::VERSION`, and
-/// when a table gets a new version: a snapshot carries its records.
+/// The version of everything that members send each other. Members of different versions refuse each other, so that none gets log
+/// entries that it cannot read; so an upgrade stops all members. It is raised with `log::VERSION`, and also when a table gets a
+/// new version, because a snapshot carries the table's records.
 ///
-/// 6: a change names who has a file open. 5: a chunk may have a volume. 4: inodes have a birth time. 3: an entry carries the state's own time beside the leader's wall clock (P7.1).
+/// 6: a change names who has a file open, and a rename may exchange two names. 5: a chunk may have a volume. 4: inodes have a birth time. 3: an entry carries the state's
+/// own time beside the leader's wall clock (P7.1).
 pub(crate) const FORMAT: u8 = log::VERSION;
-/// The version of [`Applied`], as it is stored. Its bytes have not changed since version 2, which is read too.
+/// The version of the stored [`Applied`]. Version 2 has the same bytes and can be read too.
 pub(crate) const APPLIED_VERSION: u8 = 3;
 pub(crate) const APPLIED_VERSION_BEFORE: u8 = 2;
 
 /// A member as the Raft membership records it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MemberNode {
-    /// `host:port` of its gRPC port when the membership was made; greetings tell where it is now.
+    /// `host:port` of its gRPC port when the membership was made. Where it is now, its greetings say.
     pub(crate) address: String,
-    /// The one data directory that may vote and acknowledge for this member (P7.7).
+    /// Only from this data directory may the member vote and acknowledge entries (P7.7).
     pub(crate) directory: DirectoryId,
 }
 
@@ -58,18 +60,18 @@ impl MemberNode {
     }
 }
 
-/// An encoded [`Entry`], see `dfs_state::record::log`.
+/// The bytes of an entry (`record::log` and `record::federation_log` of `dfs_state`).
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Proposal(Bytes);
 
 impl Proposal {
-    /// Of commands that were encoded one by one (`log::encode_command`).
+    /// Joins commands that were encoded one by one.
     pub(crate) fn join(wall: Timestamp, state: StateTime, commands: &[Vec<u8>]) -> Proposal {
         Proposal(Bytes::from(log::join(wall, state, commands)))
     }
 
-    pub(crate) fn decode(&self) -> Result<Entry, EntryError> {
-        log::decode(&self.0)
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -114,11 +116,18 @@ impl<'de> Deserialize<'de> for Proposal {
     }
 }
 
+/// A reply of either state machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum AnyReply {
+    Cluster(Reply),
+    Federation(federation::Reply),
+}
+
 /// The replies to an entry's commands, in their order; empty for entries without commands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Replies(pub(crate) Vec<Reply>);
+pub(crate) struct Replies(pub(crate) Vec<AnyReply>);
 
-/// openraft asks for it, and uses it only where members answer each other's proposals, which they do not do here.
+/// openraft requires this for members that forward proposals to each other, which ours do not.
 impl Serialize for Replies {
     fn serialize<S: Serializer>(&self, _serializer: S) -> Result<S::Ok, S::Error> {
         Err(serde::ser::Error::custom("replies stay on the member that made them"))
@@ -131,7 +140,7 @@ impl<'de> Deserialize<'de> for Replies {
     }
 }
 
-/// What the state machine has applied; stored in the batch of the effects (P7.3).
+/// What the state machine has applied. It is stored in the same batch as the effects (P7.3).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Applied {
     pub(crate) last: Option<LogId>,

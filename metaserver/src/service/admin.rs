@@ -13,12 +13,12 @@ use dfs_proto::units::Offset;
 use dfs_proto::wire;
 use tokio::time::Instant;
 
-use super::Metaserver;
+use crate::metaserver::Metaserver;
 use crate::raft::GroupStatus;
 use crate::view::{Registered, ServerState};
-use dfs_state::chunk::{ChunkRecord, ChunkState};
 use dfs_state::kv::Snapshot;
 use dfs_state::read;
+use dfs_state::value::chunk::{ChunkRecord, ChunkState};
 
 /// Extents in one answer.
 const SHOWN_EXTENTS_MAX: u32 = 1000;

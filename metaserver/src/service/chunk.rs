@@ -7,8 +7,8 @@ use dfs_proto::scope::Unleased;
 use dfs_proto::units::REPLICAS_MAX;
 use tokio::time::Instant;
 
-use super::Metaserver;
 use super::namespace::require_session;
+use crate::metaserver::Metaserver;
 use crate::placement::{self, Given, Wanted};
 use dfs_state::command::Command;
 use dfs_state::kv::Snapshot;

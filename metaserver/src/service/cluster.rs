@@ -1,9 +1,5 @@
 //! What chunkservers ask and tell: registration through Raft, heartbeats into the view, orders back.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-
 use dfs_proto::convert;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, DirectoryId, Instance, ServerId};
@@ -13,14 +9,12 @@ use dfs_proto::units::ByteLen;
 use dfs_proto::wire;
 use tokio::time::Instant;
 
-use super::Metaserver;
 use super::namespace::unexpected;
-use crate::coherence::Gate;
+use crate::metaserver::Metaserver;
 use crate::view::Load;
 use dfs_state::command::{Command, RegisterServer, Registered, Reply, SEAL_CHUNKS_MAX, ServerAddresses};
 use dfs_state::kv::Snapshot;
 use dfs_state::read;
-use dfs_state::server::ServerRecord;
 
 /// Deletion orders in one answer; the next heartbeat brings the next.
 pub(super) const ORDERS_MAX: usize = 1000;
@@ -111,60 +105,6 @@ impl Metaserver {
         }
         Ok(())
     }
-}
-
-/// Where all chunkservers are, for each of them: they connect nowhere else. Made anew when one has registered.
-#[derive(Default)]
-pub(crate) struct ServerList {
-    changes: AtomicU64,
-    made: Mutex<Option<(u64, u64, Arc<Addresses>)>>,
-}
-
-pub(crate) struct Addresses {
-    /// Equal for equal lists, whoever leads.
-    version: u64,
-    servers: Vec<wire::ServerAddress>,
-}
-
-/// A registration that is under way.
-struct Changing<'a>(&'a ServerList);
-
-impl Drop for Changing<'_> {
-    fn drop(&mut self) {
-        self.0.changes.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-impl ServerList {
-    fn change(&self) -> Changing<'_> {
-        Changing(self)
-    }
-
-    async fn list(&self, gate: &Gate) -> MetaResult<Arc<Addresses>> {
-        // Looked at before the state: what changes meanwhile is made anew the next time.
-        let (changes, term) = (self.changes.load(Ordering::SeqCst), gate.term());
-        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((_, _, list)) = made.filter(|(at, in_term, _)| (*at, *in_term) == (changes, term)) {
-            return Ok(list);
-        }
-        let look = |state: &dyn Snapshot| Ok(read::servers(state));
-        let servers = gate.read_unleased(Unleased::Servers, look).await?;
-        let address = |(server, record): (ServerId, ServerRecord)| wire::ServerAddress {
-            server: server.0,
-            frames_address: record.addresses.frames,
-        };
-        let servers: Vec<_> = servers.into_iter().map(address).collect();
-        let list = Arc::new(Addresses { version: version_of(&servers), servers });
-        *self.made.lock().unwrap_or_else(PoisonError::into_inner) = Some((changes, term, list.clone()));
-        Ok(list)
-    }
-}
-
-/// Never 0, which stands for no list.
-fn version_of(servers: &[wire::ServerAddress]) -> u64 {
-    let mut digest = DefaultHasher::new();
-    servers.iter().for_each(|known| (known.server, &known.frames_address).hash(&mut digest));
-    digest.finish().max(1)
 }
 
 fn invalid(what: &str) -> MetaError {

@@ -11,9 +11,9 @@ use dfs_proto::scope::Scope;
 use dfs_proto::wire;
 use tokio::time::timeout;
 
-use super::Metaserver;
 use super::namespace::unexpected;
 use crate::federation::Federation;
+use crate::metaserver::Metaserver;
 use dfs_state::command::{Command, Reply, RootAttr};
 use dfs_state::kv::Snapshot;
 use dfs_state::read;

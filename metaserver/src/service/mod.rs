@@ -18,54 +18,21 @@ mod under_way;
 
 use std::sync::Arc;
 
-use dfs_net::env::Env;
 use dfs_net::rpc::push::PushSender;
 use dfs_net::services::admin_server::{Admin, AdminServer};
 use dfs_net::services::cluster_server::{Cluster, ClusterServer};
 use dfs_net::services::federation_server::{Federation as FederationCalls, FederationServer};
 use dfs_net::services::meta_server::{Meta, MetaServer};
 use dfs_proto::convert;
-use dfs_proto::ids::MemberId;
 use dfs_proto::wire;
 use tonic::{Request, Response, Status};
 
-use crate::coherence::Gate;
-use crate::federation::Federation;
 use crate::http::Pages;
-use crate::metrics::Metrics;
-use crate::room::Room;
+use crate::metaserver::Metaserver;
 use crate::view::ServerState;
-pub(crate) use cluster::ServerList;
 use dfs_state::command::Answered;
 use dfs_state::read;
 use under_way::UnderWay;
-
-/// One member, as its services and its background work see it.
-pub(crate) struct Metaserver {
-    pub(crate) id: MemberId,
-    /// `host:port` where others reach this member.
-    pub(crate) address: String,
-    pub(crate) gate: Gate,
-    pub(crate) servers: ServerList,
-    /// `None`: it was configured without one, and all directories are in volume 0.
-    pub(crate) federation: Option<Arc<Federation>>,
-    pub(crate) env: Env,
-    pub(crate) metrics: Metrics,
-    pub(crate) room: Room,
-}
-
-impl Metaserver {
-    /// gRPC addresses of all members, this one, which leads, first.
-    pub(crate) fn metaservers(&self) -> Vec<String> {
-        let mut addresses = vec![self.address.clone()];
-        for member in self.gate.consensus().members() {
-            if member.id != self.id && !member.address.is_empty() {
-                addresses.push(member.address);
-            }
-        }
-        addresses
-    }
-}
 
 /// `Meta`, for the gRPC port.
 pub(crate) fn meta(metaserver: Arc<Metaserver>) -> MetaServer<impl Meta> {

@@ -7,7 +7,7 @@ use dfs_proto::meta::{Change, ChangeRequest, FileExtents, MetaResult, Read, Read
 use dfs_proto::scope::Scope;
 use tokio::time::Instant;
 
-use super::Metaserver;
+use crate::metaserver::Metaserver;
 use crate::view::ServerState;
 use dfs_state::command::{Answered, Command, Reply};
 use dfs_state::kv::Snapshot;

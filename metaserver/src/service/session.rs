@@ -9,8 +9,8 @@ use dfs_proto::meta::{MetaResult, OpenSession, RenewSession, SessionOpened, Sess
 use dfs_proto::scope::Unleased;
 use tokio::time::Instant;
 
-use super::Metaserver;
 use super::namespace::unexpected;
+use crate::metaserver::Metaserver;
 use dfs_state::command::{Command, Reply};
 use dfs_state::kv::Snapshot;
 use dfs_state::read;

@@ -22,12 +22,13 @@ use dfs_net::rpc::{Identity, Role, grpc};
 use dfs_net::services::admin_client::AdminClient;
 use dfs_net::services::cluster_client::ClusterClient;
 use dfs_net::services::meta_client::MetaClient;
-use dfs_proto::attr::{AccessMask, Caller, InodeAttr, Name};
+use dfs_proto::attr::{AccessMask, Caller, InodeAttr, Name, Timestamp};
 use dfs_proto::convert;
 use dfs_proto::error::MetaError;
 use dfs_proto::extent::Extent;
 use dfs_proto::ids::{
-    Attachment, ChunkId, ClusterId, InodeId, MemberId, RequestId, ServerId, SessionId, SessionNonce, VolumeId,
+    Attachment, ChunkId, ClusterId, InodeId, MemberId, RequestId, ServerId, SessionId, SessionNonce,
+    SetVersion, VolumeId,
 };
 use dfs_proto::meta::{
     Change, ChangeRequest, Changed, ChunkCommit, CommitExtents, Create, FileCommit, MetaResult, NewInode,
@@ -36,6 +37,9 @@ use dfs_proto::meta::{
 };
 use dfs_proto::units::{ByteLen, ChunkOffset, GIB, MIB, Offset};
 use dfs_proto::wire;
+use dfs_state::command::{Command, Proposed, Reply};
+use dfs_state::kv::{KvHome as _, Txn};
+use dfs_state::time::StateTime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -118,6 +122,27 @@ impl Cluster {
     async fn restart(&mut self, id: u64) {
         self.stop_member(id).await;
         self.start_member(id);
+        self.leader().await;
+    }
+
+    /// As if the only member had executed them before it started.
+    async fn execute_as(&mut self, proposed: Proposed, commands: impl IntoIterator<Item = Command>) {
+        self.stop_member(1).await;
+        let home = &self.disks[&1].state;
+        let kv = home.open(&home.current().unwrap().unwrap()).unwrap();
+        let batch = {
+            let base = kv.snapshot();
+            let mut txn = Txn::new(&*base);
+            for command in commands {
+                let reply = dfs_state::apply(&command, proposed, &mut txn);
+                let is_refused = matches!(reply, Reply::Refused(_) | Reply::Changed(Err(_)));
+                assert!(!is_refused, "{command:?}: {reply:?}");
+            }
+            txn.into_batch()
+        };
+        kv.write(batch).unwrap();
+        kv.flush().await.unwrap();
+        self.start_member(1);
         self.leader().await;
     }
 
@@ -296,7 +321,8 @@ impl Client {
     }
 
     async fn open_chunk(&mut self, avoid: Vec<ServerId>, copies: u32) -> MetaResult<OpenedChunk> {
-        let change = Change::OpenChunk(OpenChunk { avoid, copies, ..OpenChunk::default() });
+        let volume = Some(InodeId::ROOT.volume());
+        let change = Change::OpenChunk(OpenChunk { avoid, copies, volume, ..OpenChunk::default() });
         match self.change(&USER, change).await? {
             Changed::Chunk(opened) => Ok(opened),
             other => panic!("an open answered {other:?}"),
@@ -326,6 +352,23 @@ fn attr_of(changed: MetaResult<Changed>) -> InodeAttr {
     }
 }
 
+/// The first bytes of a file are the first ones of a new chunk.
+fn commit(inode: InodeId, number: u64, chunk: ChunkId) -> Change {
+    let len = 8192;
+    let extent = Extent { offset: Offset(0), len, chunk, chunk_offset: ChunkOffset(0) };
+    Change::CommitExtents(CommitExtents {
+        chunks: vec![ChunkCommit { chunk, set_version: SetVersion(1), up_to: ByteLen(len) }],
+        files: vec![FileCommit {
+            inode,
+            number,
+            extents: vec![extent],
+            size_at_least: ByteLen(len),
+            mtime: None,
+            kill_privileges: false,
+        }],
+    })
+}
+
 fn servers_of(chunk: &OpenedChunk) -> Vec<ServerId> {
     chunk.replicas.iter().map(|replica| replica.server).collect()
 }
@@ -334,20 +377,7 @@ fn servers_of(chunk: &OpenedChunk) -> Vec<ServerId> {
 async fn written_file(client: &mut Client) -> (InodeAttr, OpenedChunk) {
     let made = attr_of(client.change(&Caller::ROOT, create("a", 0o640, NewInode::File)).await);
     let chunk = client.open_chunk(vec![], 2).await.expect("two servers are there");
-    let (inode, len) = (made.inode, 8192);
-    let extent = Extent { offset: Offset(0), len, chunk: chunk.chunk, chunk_offset: ChunkOffset(0) };
-    let commit = CommitExtents {
-        chunks: vec![ChunkCommit { chunk: chunk.chunk, set_version: chunk.set_version, up_to: ByteLen(len) }],
-        files: vec![FileCommit {
-            inode,
-            number: 1,
-            extents: vec![extent],
-            size_at_least: ByteLen(len),
-            mtime: None,
-            kill_privileges: false,
-        }],
-    };
-    match client.change(&USER, Change::CommitExtents(commit)).await {
+    match client.change(&USER, commit(made.inode, 1, chunk.chunk)).await {
         Ok(Changed::Committed { mut attrs }) => (attrs.remove(0), chunk),
         other => panic!("a commit answered {other:?}"),
     }

@@ -21,6 +21,10 @@ pub(super) struct Budget {
 pub(super) const SEAL: Budget =
     Budget { every: Duration::from_millis(250), commands_max: 100, records_max: REAP_LIMIT_MAX };
 
+/// Once in a term, until none is left. A pause in between, as other changes go through the same log.
+pub(super) const SEAL_MIXED: Budget =
+    Budget { every: Duration::from_millis(250), commands_max: 1, records_max: REAP_LIMIT_MAX };
+
 /// Nobody waits for it; only space does.
 pub(super) const REAP: Budget =
     Budget { every: Duration::from_millis(500), commands_max: 1, records_max: REAP_LIMIT_MAX };

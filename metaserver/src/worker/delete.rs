@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::budget::{Budget, DELETE};
 use super::work::{Learned, Work};
-use crate::service::Metaserver;
+use crate::metaserver::Metaserver;
 use dfs_state::command::Command;
 use dfs_state::kv::Snapshot;
 use dfs_state::read;

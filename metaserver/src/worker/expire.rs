@@ -7,7 +7,7 @@ use dfs_proto::scope::Unleased;
 
 use super::budget::{Budget, EXPIRE};
 use super::work::{Learned, Work};
-use crate::service::Metaserver;
+use crate::metaserver::Metaserver;
 use dfs_state::command::Command;
 use dfs_state::kv::Snapshot;
 use dfs_state::read;

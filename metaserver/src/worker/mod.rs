@@ -1,6 +1,6 @@
 //! Background work of the leader. Each kind has a pure `plan` in a file of its own, which looks at the state and at what this
 //! leader has learned, and returns commands. One loop executes them all ([`keep_doing`]), and `budget` says how often and how
-//! much at a time.
+//! much at a time. What an earlier release has left is worked off once in a term ([`work_off`]).
 //!
 //! All loops stop when the lead is lost and begin anew with the next term. What one of them has half done, the next leader's
 //! finds in the state.
@@ -10,6 +10,7 @@ mod delete;
 mod expire;
 mod reap;
 mod seal;
+mod seal_mixed;
 mod work;
 
 use std::sync::Arc;
@@ -18,13 +19,14 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::federation;
-use crate::service::Metaserver;
+use crate::metaserver::Metaserver;
 use delete::{Delete, SeenTimes};
 use dfs_state::command::Reply;
 use dfs_state::kv::Snapshot;
 use expire::Expire;
 use reap::Reap;
 use seal::Seal;
+use seal_mixed::SealMixed;
 use work::{Learned, Work};
 
 /// Between two looks for sessions that ended without this leader's knowing, and for grants that nobody has told. Both are rare.
@@ -52,6 +54,7 @@ async fn lead(metaserver: &Metaserver, times: &SeenTimes) {
                 keep_doing(metaserver, &delete),
                 keep_forgetting(metaserver),
                 metaserver.gate.release_closed(),
+                work_off(metaserver, &SealMixed),
                 federate(metaserver)
             )
         };
@@ -85,18 +88,37 @@ async fn federate(metaserver: &Metaserver) {
 /// Plans and executes, and goes on at once while something is left. Never ends.
 async fn keep_doing(metaserver: &Metaserver, work: &dyn Work) {
     loop {
-        let more = do_once(metaserver, work).await;
-        if !more {
+        if do_once(metaserver, work).await != Round::More {
             sleep(work.budget().every).await;
         }
     }
 }
 
-/// Executes what is planned, until something fails: a failure only means that a later round plans it again. Tells whether there
-/// is more to do at once.
-async fn do_once(metaserver: &Metaserver, work: &dyn Work) -> bool {
+/// Plans and executes until nothing is left to do.
+async fn work_off(metaserver: &Metaserver, work: &dyn Work) {
+    while do_once(metaserver, work).await != Round::Idle {
+        sleep(work.budget().every).await;
+    }
+}
+
+/// What a round of work came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Round {
+    /// Nothing was to be done.
+    Idle,
+    /// What was planned is executed, or something failed: the next round plans it again.
+    Done,
+    /// The same, and there is more to do at once.
+    More,
+}
+
+/// Executes what is planned, until something fails.
+async fn do_once(metaserver: &Metaserver, work: &dyn Work) -> Round {
     let look = |state: &dyn Snapshot| Ok(work.plan(state, &Learned::now(metaserver)));
-    let Ok(planned) = metaserver.gate.read_unleased(work.records(), look).await else { return false };
+    let Ok(planned) = metaserver.gate.read_unleased(work.records(), look).await else { return Round::Done };
+    if planned.is_empty() {
+        return Round::Idle;
+    }
     let commands_max = work.budget().commands_max;
     let mut more_work = planned.len() > commands_max;
     for command in planned.into_iter().take(commands_max) {
@@ -111,9 +133,9 @@ async fn do_once(metaserver: &Metaserver, work: &dyn Work) -> bool {
             Err(error) => {
                 metaserver.metrics.background_failures.inc();
                 tracing::debug!("{command:?}: {error}");
-                return false;
+                return Round::Done;
             }
         }
     }
-    more_work
+    if more_work { Round::More } else { Round::Done }
 }

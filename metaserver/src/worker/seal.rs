@@ -48,7 +48,7 @@ mod tests {
     use super::*;
     use crate::view::Load;
     use dfs_state::command::ServerAddresses;
-    use dfs_state::server::ServerRecord;
+    use dfs_state::value::server::ServerRecord;
 
     #[test]
     fn open_chunks_are_sealed_only_on_servers_that_are_away() {

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use super::budget::Budget;
 use crate::coherence::Attachments;
 use crate::coherence::opens::Opens;
-use crate::service::Metaserver;
+use crate::metaserver::Metaserver;
 use crate::sessions::Sessions;
 use crate::view::View;
 use dfs_state::command::Command;

@@ -3,7 +3,7 @@
 use dfs_client::inode::{Link, ReadLink, Resolve, Resolved, Rmdir, Unlink};
 use dfs_proto::attr::{BadName, FileKind, InodeAttr, Name};
 use dfs_proto::ids::InodeId;
-use dfs_proto::meta::{Create, NewInode, Rename};
+use dfs_proto::meta::{Create, NewInode, Rename, RenameMode};
 
 use crate::fs::error::{FsError, FsResult};
 use crate::fs::mounted::Fs;
@@ -66,7 +66,7 @@ impl Fs {
         Ok(())
     }
 
-    /// `flags` are those of `renameat2`. RENAME_NOREPLACE works; any other is refused, never ignored.
+    /// `flags` are those of `renameat2`. One of RENAME_NOREPLACE and RENAME_EXCHANGE works; all others are refused, never ignored.
     pub(crate) async fn rename(
         &self,
         who: Requester,
@@ -74,16 +74,14 @@ impl Fs {
         (new_parent, new_name): (InodeId, &[u8]),
         flags: u32,
     ) -> FsResult<()> {
-        if flags & !libc::RENAME_NOREPLACE != 0 {
-            return Err(FsError::RenameFlags { flags });
-        }
-        let rename = Rename {
-            parent,
-            name: entry_name(name)?,
-            new_parent,
-            new_name: entry_name(new_name)?,
-            no_replace: flags & libc::RENAME_NOREPLACE != 0,
+        let mode = match flags {
+            0 => RenameMode::Replace,
+            libc::RENAME_NOREPLACE => RenameMode::NoReplace,
+            libc::RENAME_EXCHANGE => RenameMode::Exchange,
+            flags => return Err(FsError::RenameFlags { flags }),
         };
+        let rename =
+            Rename { parent, name: entry_name(name)?, new_parent, new_name: entry_name(new_name)?, mode };
         let orphan = self.perform(who, rename).await?;
         self.inodes.orphaned(orphan);
         Ok(())

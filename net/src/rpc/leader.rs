@@ -1,8 +1,8 @@
-//! Finds a cluster's leader and stays with it: used by clients, chunkservers and the admin tool.
+//! Finds the leader of a group of metaservers, and calls it.
 //!
-//! A call is tried at the member that answered last; a hint (`NotLeader`) is followed, a member that does not answer is
-//! passed over, and all of it repeats until the deadline. Whoever sends a *change* gives it a request id, so that
-//! trying again is safe (P8.1).
+//! A call is first sent to the member that answered last as leader. A member that does not lead may name the leader, which is
+//! asked next; a member that does not answer is skipped. This repeats until the deadline. So a call may be sent several times;
+//! changes have request ids, which make that safe (P8.1).
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -21,17 +21,17 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::ClusterId;
 use dfs_proto::planted::{self, Bug};
 
-/// Longest wait for a member that is silent while the call's deadline still allows to ask another: for its connection, and
-/// as long between two signs of life (`unary`, U4). A stopped leader is passed over after this long, so it bounds the stall
-/// of a failover that no closed connection announces: not much longer than an election, which begins as early. One that is
-/// slow, because a disk is, has the call's whole deadline; it says itself when it has lost its quorum.
+/// A member is skipped when connecting takes longer than this, or when it gives no sign of life for so long (`unary`, U4). This
+/// bounds the stall after a leader has stopped without closing its connections, to little more than the election takes. A leader
+/// that is only slow, because a disk is, gives signs of life and has until the call's deadline. It says itself when it has lost
+/// its quorum.
 const ATTEMPT_MAX: Duration = SILENCE_MAX;
-/// Between rounds over all members without a leader; an election takes about a second.
+/// The pause after all members were asked and none led. An election takes about a second.
 const ROUND_PAUSE: Duration = Duration::from_millis(50);
-/// Addresses remembered: configured ones and those that members told us.
+/// How many addresses are remembered: the configured ones and those that members have named.
 const ADDRESSES_MAX: usize = 32;
 
-/// One cluster's metaservers, as seen from one process. Cheap to clone.
+/// The metaservers of one group, as one process sees them. Clones share the connections.
 #[derive(Clone)]
 pub struct LeaderChannel(Arc<Inner>);
 
@@ -43,15 +43,15 @@ struct Inner {
 }
 
 struct State {
-    /// Where to look, the last one that answered as leader first.
+    /// The addresses in the order in which they are tried. The member that answered last as leader is the first.
     addresses: Vec<String>,
     channels: HashMap<String, UnaryChannel>,
-    /// Of connections that are made from now on.
+    /// The handler that new connections get.
     pushes: Option<Arc<dyn PushHandler>>,
 }
 
-/// The member that did not answer last, within one call. The others take it for the leader until they elect another: without
-/// this, the first of their hints would cost as long again as finding out.
+/// The last member of a call that timed out. The others name it as leader until they have elected another one. Without this, the
+/// call would follow them and time out there again.
 #[derive(Default)]
 struct PassedOver(Option<(String, Instant)>);
 
@@ -64,7 +64,7 @@ impl PassedOver {
         self.0.as_ref().is_some_and(|(silent, until)| silent == address && Instant::now() < *until)
     }
 
-    /// All, if there are no others.
+    /// The addresses without that member's; but all of them if no other is left.
     fn without(&self, addresses: Vec<String>) -> Vec<String> {
         let others: Vec<String> = addresses.iter().filter(|address| !self.holds(address)).cloned().collect();
         if others.is_empty() { addresses } else { others }
@@ -72,7 +72,7 @@ impl PassedOver {
 }
 
 impl LeaderChannel {
-    /// `addresses`: gRPC addresses of some metaservers, at least one.
+    /// `addresses` are gRPC addresses of some metaservers, at least one.
     pub fn new(
         env: Env,
         own: SharedIdentity,
@@ -94,22 +94,22 @@ impl LeaderChannel {
         LeaderChannel::new(env, own, addresses, connect_deadline)
     }
 
-    /// Names the cluster from now on: connections to another one are refused.
+    /// From now on, connections name this cluster, and one to a metaserver of another cluster is refused.
     pub fn bind_cluster(&self, cluster: ClusterId) {
         self.0.own.set(Identity { cluster, ..self.0.own.get() });
     }
 
-    /// What the members send unasked goes to this handler, on all connections that are made after this call.
+    /// Sets the handler for messages that members send of their own accord, for all connections that are made after this call.
     pub fn handle_pushes(&self, handler: Arc<dyn PushHandler>) {
         self.with(|state| state.pushes = Some(handler));
     }
 
-    /// Addresses as they are tried, the presumed leader first.
+    /// The addresses in the order in which they are tried, the presumed leader's first.
     pub fn addresses(&self) -> Vec<String> {
         self.with(|state| state.addresses.clone())
     }
 
-    /// Takes over a list of members that the cluster itself gave; configured ones stay behind them.
+    /// Takes over the addresses that the cluster has given for its members. Those that were known before are tried after them.
     pub fn learn(&self, members: &[String]) {
         self.with(|state| {
             let known = std::mem::take(&mut state.addresses);
@@ -134,7 +134,7 @@ impl LeaderChannel {
         });
     }
 
-    /// A connection to one member, made if there is none.
+    /// The connection to one member. It is made if there is none.
     pub async fn channel(&self, address: &str, deadline: Instant) -> Result<UnaryChannel, String> {
         if let Some(channel) =
             self.with(|state| state.channels.get(address).filter(|c| c.is_alive()).cloned())
@@ -150,13 +150,13 @@ impl LeaderChannel {
         Ok(channel)
     }
 
-    /// Forgets a connection that did not work, so that the next call makes a new one.
+    /// Forgets a connection that has failed, so that the next call makes a new one.
     pub fn drop_channel(&self, address: &str) {
         self.with(|state| state.channels.remove(address));
     }
 
-    /// Runs `call` at the leader until it answers or `deadline` has passed. `call` turns a reply into a result; it may
-    /// run several times. `NotLeader`, `Unavailable` and `Undecided` are tried again; every other answer is final.
+    /// Runs `call` at the leader until it answers or `deadline` has passed. `call` may run several times: after `NotLeader`,
+    /// `Unavailable` and `Undecided` it is tried again. Every other answer is final.
     pub async fn call<T, F>(
         &self,
         deadline: Duration,
@@ -168,8 +168,8 @@ impl LeaderChannel {
         self.call_while_working(deadline, deadline, call).await
     }
 
-    /// The same for a caller that waits longer for a leader that works on the call than for somebody to lead: after `search` no
-    /// further try begins, and after `deadline` the last one ends.
+    /// The same, with two deadlines: after `search`, no further try begins; after `deadline`, the last try times out. So a caller
+    /// can wait longer for a leader that works on the call than for a leader to be found.
     pub async fn call_while_working<T, F>(
         &self,
         search: Duration,
@@ -212,7 +212,7 @@ impl LeaderChannel {
                         break;
                     }
                     Ok(Err(error)) => return Err(error),
-                    // Cut short by the deadline: what it said before counts.
+                    // The deadline has cut this try short, so the leader's earlier answer counts.
                     Err(_) if matches!(last, MetaError::Undecided { .. }) && Instant::now() >= deadline => {}
                     Err(what) => {
                         last = unavailable(format!("{address}: {what}"));

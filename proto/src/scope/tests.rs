@@ -3,7 +3,7 @@
 use super::*;
 use crate::attr::{AccessMask, Name};
 use crate::ids::{ChunkId, ClusterId};
-use crate::meta::{CommitExtents, Create, FileCommit, NewInode, OpenChunk, Rename, SetAttr};
+use crate::meta::{CommitExtents, Create, FileCommit, NewInode, OpenChunk, Rename, RenameMode, SetAttr};
 use crate::units::{ByteLen, Offset};
 
 const ROOT: InodeId = InodeId::ROOT;
@@ -47,7 +47,18 @@ fn create(parent: InodeId, what: NewInode, or_existing: bool) -> Change {
 }
 
 fn rename(parent: InodeId, new_parent: InodeId) -> Change {
-    Change::Rename(Rename { parent, name: name("a"), new_parent, new_name: name("b"), no_replace: false })
+    Change::Rename(Rename {
+        parent,
+        name: name("a"),
+        new_parent,
+        new_name: name("b"),
+        mode: RenameMode::Replace,
+    })
+}
+
+fn exchange(parent: InodeId, new_parent: InodeId) -> Change {
+    let mode = RenameMode::Exchange;
+    Change::Rename(Rename { parent, name: name("a"), new_parent, new_name: name("b"), mode })
 }
 
 fn commit(files: &[InodeId]) -> Change {
@@ -82,6 +93,8 @@ fn what_each_change_touches() {
         (rename(D, E), "3 5 | 3/b 5/a | 3/b Any 5/a Any | 0 | gains 3"),
         (rename(ROOT, D), "1 5 | 1/a 5/b | 1/a Any 5/b Any | 0 | gains 5, enters root"),
         (rename(D, ROOT), "1 5 | 1/b 5/a | 1/b Any 5/a Any | 0 | gains 1, enters root"),
+        (exchange(D, E), "3 5 | 3/b 5/a | 3/b Any 5/a Any | 0 | gains 3"),
+        (exchange(ROOT, ROOT), "1 | 1/a 1/b | 1/a Any 1/b Any | 0 | gains 1, enters root"),
         (Change::SetAttr(SetAttr { inode: F, ..SetAttr::default() }), "9 | - | - | 0 | -"),
         (Change::OpenChunk(OpenChunk::default()), "- | - | - | - | grows"),
         (Change::SealChunk { chunk: ChunkId(7) }, "- | - | - | - | -"),

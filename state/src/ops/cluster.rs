@@ -4,12 +4,13 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Incarnation, InodeId};
 use dfs_proto::units::REPLICAS_MAX;
 
-use crate::cluster::{self, ClusterRecord};
 use crate::command::{InitCluster, Member, Proposed, Reply};
-use crate::inode::{self, InodeRecord};
 use crate::kv::Txn;
 use crate::now::advance_time;
-use crate::volume::{self, VolumeRecord, VolumeState};
+use crate::table::{cluster, inode, volume};
+use crate::value::cluster::ClusterRecord;
+use crate::value::inode::InodeRecord;
+use crate::value::volume::{VolumeRecord, VolumeState};
 
 /// Makes the cluster and the root of volume 0. A second one changes nothing.
 pub(crate) fn init(txn: &mut Txn<'_>, proposed: Proposed, init: &InitCluster) -> Reply {

@@ -11,9 +11,9 @@ use dfs_proto::meta::{Changed, CommitExtents, FileCommit, MetaResult};
 use dfs_proto::units::{ByteLen, CHUNK_LEN, COMMIT_EXTENTS_MAX, COMMIT_FILES_MAX, FILE_LEN_MAX};
 
 use super::context::{Context, ensure};
-use crate::extent::{Edit, LiveBytes};
-use crate::inode::{self, InodeRecord};
-use crate::{chunk, session};
+use crate::table::extent::{Edit, LiveBytes};
+use crate::table::{chunk, inode, session};
+use crate::value::inode::InodeRecord;
 
 /// How far each named chunk may be referred to, and by files of which volume, if not of all.
 type Lengths = BTreeMap<ChunkId, (ByteLen, Option<VolumeId>)>;
@@ -126,11 +126,11 @@ mod tests {
     use dfs_proto::attr::{Caller, Timestamp};
     use dfs_proto::extent::Extent;
     use dfs_proto::ids::{InodeId, SetVersion};
-    use dfs_proto::meta::{Change, ChunkCommit, OpenChunk, SetAttr};
+    use dfs_proto::meta::{Change, ChunkCommit, SetAttr};
     use dfs_proto::units::{ChunkOffset, Offset};
 
     use super::*;
-    use crate::command::Command;
+    use crate::command::{Command, RootAttr};
     use crate::read;
     use crate::tests::Harness;
 
@@ -191,21 +191,23 @@ mod tests {
     #[test]
     fn a_chunk_of_one_volume_takes_bytes_of_no_other_and_a_mixed_one_of_all() {
         let mut setting = setting();
-        let placement = setting.harness.servers[..2].to_vec();
+        let root = RootAttr { mode: 0o755, uid: 0, gid: 0 };
+        setting.harness.command(Command::MakeVolume { volume: VolumeId(5), root });
         for (volume, is_taken) in [(Some(0), true), (Some(5), false), (None, true)] {
             let volume = volume.map(VolumeId);
-            let open = Change::OpenChunk(OpenChunk { volume, ..OpenChunk::default() });
-            let opened = setting.harness.change_placed(&Caller::ROOT, open, &placement);
-            let Ok(Changed::Chunk(opened)) = opened else { panic!("no chunk: {opened:?}") };
+            let chunk = match volume {
+                Some(volume) => setting.harness.open_chunk_of(volume),
+                None => setting.harness.open_mixed_chunk(),
+            };
             let before = setting.harness.attr(setting.file);
-            let written = setting.harness.write(setting.file, 0, 10, opened.chunk);
+            let written = setting.harness.write(setting.file, 0, 10, chunk);
             if is_taken {
                 assert!(written.is_ok(), "{written:?}");
             } else {
                 assert!(matches!(written, Err(MetaError::CommitRefused { .. })), "{written:?}");
                 assert_eq!(setting.harness.attr(setting.file), before);
             }
-            let recorded = setting.harness.view(|view| read::chunk(view, opened.chunk)).expect("opened");
+            let recorded = setting.harness.view(|view| read::chunk(view, chunk)).expect("opened");
             assert_eq!(recorded.volume, volume);
         }
         setting.harness.check();

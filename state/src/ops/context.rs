@@ -6,10 +6,11 @@ use dfs_proto::ids::{InodeId, ServerId, SessionId};
 use dfs_proto::meta::MetaResult;
 
 use crate::command::{Openers, VolumeRoot};
-use crate::inode::{self, InodeRecord};
 use crate::kv::{Snapshot, Txn};
+use crate::permission;
+use crate::table::{inode, orphan};
 use crate::time::StateTime;
-use crate::{orphan, permission, session};
+use crate::value::inode::InodeRecord;
 
 /// What an operation of a client's request works with.
 pub(crate) struct Context<'c, 't> {
@@ -22,6 +23,8 @@ pub(crate) struct Context<'c, 't> {
     pub is_of_one_clock: bool,
     /// Of the inodes that are made.
     pub born: Option<Timestamp>,
+    /// The entry is of a release whose chunks could be of no volume (P1.8).
+    pub may_open_mixed: bool,
     pub session: SessionId,
     pub caller: &'c Caller,
     /// Chosen by the leader, for `OpenChunk`.

@@ -10,11 +10,12 @@ use super::context::{
     Context, ensure, entry_added, invalid, named, require_writable, searchable, searchable_by,
 };
 use crate::command::{RootAttr, VolumeStep};
-use crate::dirent::{self, Dirent, DirentRecord};
-use crate::inode::{self, Attached, InodeFlags, InodeRecord, MODE_BITS, SET_GID};
 use crate::kv::Snapshot;
-use crate::volume::{self, VolumeEntry};
-use crate::{cluster, permission, session};
+use crate::permission;
+use crate::table::{cluster, dirent, inode, session, volume};
+use crate::value::dirent::{Dirent, DirentRecord};
+use crate::value::inode::{Attached, InodeFlags, InodeRecord, MODE_BITS, SET_GID};
+use crate::value::volume::VolumeEntry;
 
 const GROUP_EXECUTE: u32 = 0o0010;
 

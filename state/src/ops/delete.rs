@@ -3,10 +3,11 @@
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, ServerId};
 
-use crate::chunk::{self, ChunkRecord, ChunkState};
 use crate::command::{REAP_LIMIT_MAX, Reply, SEAL_CHUNKS_MAX};
 use crate::kv::Txn;
+use crate::table::chunk;
 use crate::time::StateTime;
+use crate::value::chunk::{ChunkRecord, ChunkState};
 
 /// Chunks that died at or before `before` are deleted from here on. The leader leaves readers their time (P10.4).
 pub(crate) fn start(txn: &mut Txn<'_>, before: StateTime, limit: u32) -> Reply {

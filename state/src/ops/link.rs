@@ -7,9 +7,8 @@ use dfs_proto::meta::{Changed, MetaResult};
 use dfs_proto::units::LINKS_MAX;
 
 use super::context::{Context, ensure, entry_added, require_writable, searchable};
-use crate::dirent::{self, DirentRecord};
-use crate::inode;
-use crate::session;
+use crate::table::{dirent, inode, session};
+use crate::value::dirent::DirentRecord;
 
 pub(super) fn apply(
     context: &mut Context<'_, '_>,

@@ -1,4 +1,5 @@
-//! A new chunk for a session to append to, on the servers that the leader chose.
+//! A new chunk for a session to append to, on the servers that the leader chose. It is of one volume, which this cluster has
+//! (P1.8).
 
 use std::collections::BTreeSet;
 
@@ -7,11 +8,12 @@ use dfs_proto::ids::SetVersion;
 use dfs_proto::meta::{Changed, MetaResult, OpenChunk};
 use dfs_proto::units::{ByteLen, REPLICAS_MAX};
 
-use super::context::{Context, ensure};
-use crate::chunk::{self, ChunkRecord, ChunkState};
-use crate::{cluster, server};
+use super::context::{Context, ensure, invalid};
+use crate::table::{chunk, cluster, server, volume};
+use crate::value::chunk::{ChunkRecord, ChunkState};
 
 pub(super) fn apply(context: &mut Context<'_, '_>, open: &OpenChunk) -> MetaResult<Changed> {
+    require_volume(context, open)?;
     let replicas = context.placement.to_vec();
     let distinct: BTreeSet<_> = replicas.iter().collect();
     let is_sound = (1..=REPLICAS_MAX).contains(&replicas.len())
@@ -41,19 +43,101 @@ pub(super) fn apply(context: &mut Context<'_, '_>, open: &OpenChunk) -> MetaResu
     Ok(Changed::Chunk(chunk::opened(context.txn, id, &record)))
 }
 
+/// Keeps P1.8. Earlier releases asked for no volume, and looked for none.
+fn require_volume(context: &Context<'_, '_>, open: &OpenChunk) -> MetaResult<()> {
+    if context.may_open_mixed {
+        return Ok(());
+    }
+    let Some(volume) = open.volume else {
+        return Err(invalid(
+            "a chunk is opened for one volume, and none is named: the client is of an earlier release",
+        ));
+    };
+    ensure(volume::is_here(context.txn, volume), MetaError::WrongCluster { map_version: 0 })
+}
+
 #[cfg(test)]
 mod tests {
-    use dfs_proto::attr::Caller;
-    use dfs_proto::ids::ServerId;
+    use dfs_proto::attr::{Caller, Timestamp};
+    use dfs_proto::ids::{ServerId, VolumeId};
     use dfs_proto::meta::Change;
 
     use super::*;
+    use crate::command::{Command, Proposed, Reply, RootAttr};
     use crate::read;
     use crate::tests::Harness;
+    use crate::time::StateTime;
 
     fn open(harness: &mut Harness, placement: &[ServerId]) -> MetaResult<Changed> {
-        let change = Change::OpenChunk(OpenChunk::default());
+        open_of(harness, Some(VolumeId(0)), placement)
+    }
+
+    fn open_of(
+        harness: &mut Harness,
+        volume: Option<VolumeId>,
+        placement: &[ServerId],
+    ) -> MetaResult<Changed> {
+        let change = Change::OpenChunk(OpenChunk { volume, ..OpenChunk::default() });
         harness.change_placed(&Caller::ROOT, change, placement)
+    }
+
+    #[test]
+    fn a_chunk_without_a_volume_or_of_one_that_is_not_here_is_refused() {
+        let mut harness = Harness::new();
+        let servers = harness.servers(2);
+        let refused = open_of(&mut harness, None, &servers);
+        assert!(matches!(refused, Err(MetaError::InvalidArgument { .. })), "{refused:?}");
+        let elsewhere = Err(MetaError::WrongCluster { map_version: 0 });
+        let five = Some(VolumeId(5));
+        assert_eq!(open_of(&mut harness, five, &servers), elsewhere);
+        assert_eq!(harness.view(read::totals).chunks_open, 0);
+        let root = RootAttr { mode: 0o755, uid: 0, gid: 0 };
+        harness.command(Command::MakeVolume { volume: VolumeId(5), root });
+        assert!(open_of(&mut harness, five, &servers).is_ok());
+        harness.command(Command::DropVolume { volume: VolumeId(5) });
+        assert_eq!(open_of(&mut harness, five, &servers), elsewhere);
+        harness.check();
+    }
+
+    #[test]
+    fn files_of_a_dropped_volume_that_are_still_open_get_chunks() {
+        let mut harness = Harness::new();
+        let servers = harness.servers(2);
+        let (volume, root) = (VolumeId(5), RootAttr { mode: 0o755, uid: 0, gid: 0 });
+        harness.command(Command::MakeVolume { volume, root });
+        let file = harness.file(volume::root_of(volume).expect("in range"), "f");
+        harness.unlink(volume::root_of(volume).expect("in range"), "f").expect("it is there");
+        harness.command(Command::DropVolume { volume });
+        let Ok(Changed::Chunk(opened)) = open_of(&mut harness, Some(volume), &servers) else {
+            panic!("opens")
+        };
+        harness.write(file, 0, 10, opened.chunk).expect("commits");
+        harness.check();
+    }
+
+    /// Some members have applied them with the release that wrote them, others do it with this one: all must hold the same.
+    #[test]
+    fn an_entry_of_a_release_with_mixed_chunks_opens_them_as_that_one_did() {
+        let (wall, state) = (Timestamp { seconds: 20, nanos: 0 }, StateTime { seconds: 20, nanos: 0 });
+        for proposed in [
+            Proposed::WithMixed { wall, state },
+            Proposed::BeforeBirth { wall, state },
+            Proposed::ByOneClock(wall),
+        ] {
+            let mut harness = Harness::new();
+            let placement = harness.servers(2);
+            for volume in [None, Some(VolumeId(0)), Some(VolumeId(5))] {
+                let open = Change::OpenChunk(OpenChunk { volume, ..OpenChunk::default() });
+                let request = harness.next_request(&Caller::ROOT, open);
+                let (placement, volumes) = (placement.clone(), Vec::new());
+                let reply = harness.command_at(proposed, Command::Change { request, placement, volumes });
+                let Reply::Changed(Ok(answered)) = reply else { panic!("{proposed:?} answered {reply:?}") };
+                let Changed::Chunk(opened) = answered.changed else { panic!("no chunk: {answered:?}") };
+                let record = harness.view(|view| read::chunk(view, opened.chunk)).expect("opened");
+                assert_eq!(record.volume, volume);
+            }
+            harness.check();
+        }
     }
 
     #[test]

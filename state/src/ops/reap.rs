@@ -3,10 +3,11 @@
 use dfs_proto::ids::{ChunkId, InodeId, SessionId};
 
 use crate::command::{REAP_LIMIT_MAX, Reply};
-use crate::extent::{self, Cut, LiveBytes};
 use crate::kv::{Snapshot, Txn};
+use crate::table::extent::{self, LiveBytes};
+use crate::table::{chunk, inode, orphan, session, space};
 use crate::time::StateTime;
-use crate::{chunk, orphan, session, space};
+use crate::value::extent::Cut;
 
 /// Extents of released orphans, then what cuts hide, then the leftovers of sessions that ended.
 pub(crate) fn apply(txn: &mut Txn<'_>, now: StateTime, limit: u32) -> Reply {
@@ -46,7 +47,7 @@ fn reap_orphan(txn: &mut Txn<'_>, inode: InodeId, live: &mut LiveBytes, limit: u
 }
 
 fn reap_cut(txn: &mut Txn<'_>, cut: (InodeId, Cut), live: &mut LiveBytes, limit: usize) -> usize {
-    let mut space = space::get(txn, cut.0);
+    let mut space = inode::space(txn, cut.0);
     assert!(space.cuts > 0, "broken invariant S5: {} has a cut and counts none", cut.0);
     let done = extent::reap_cut(txn, cut, &mut space, live, limit);
     space::put(txn, cut.0, &space);

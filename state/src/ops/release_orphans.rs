@@ -7,7 +7,7 @@ use dfs_proto::meta::{Changed, MetaResult};
 use super::context::{Context, ensure, invalid};
 use crate::command::{RELEASE_MAX, Reply};
 use crate::kv::Txn;
-use crate::orphan;
+use crate::table::orphan;
 
 pub(super) fn apply(context: &mut Context<'_, '_>, inodes: &[InodeId]) -> MetaResult<Changed> {
     release(context.txn, context.session, inodes)?;

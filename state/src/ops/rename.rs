@@ -1,21 +1,26 @@
-//! Moves a name, atomically, replacing what is there. The order of the checks is Linux's, so that the errors are.
+//! Moves a name, atomically, replacing what is there; or exchanges two names, atomically. The order of the checks is Linux's, so
+//! that the errors are.
 
 use dfs_proto::attr::FileKind;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::InodeId;
-use dfs_proto::meta::{Changed, MetaResult, Rename};
+use dfs_proto::meta::{Changed, MetaResult, Rename, RenameMode};
 use dfs_proto::units::LINKS_MAX;
 
 use super::context::{
     Context, drop_name, ensure, entry_added, entry_removed, invalid, is_volume_root, named, require_writable,
     searchable,
 };
-use crate::dirent::{self, Dirent, DirentRecord};
-use crate::inode::{self, InodeRecord};
-use crate::{permission, volume};
+use crate::permission;
+use crate::table::{dirent, inode, volume};
+use crate::value::dirent::{Dirent, DirentRecord};
+use crate::value::inode::InodeRecord;
 
 /// How deep a directory may lie that another one is moved into: the walk to the root is work that grows (P7.2).
 const DEPTH_MAX: usize = 10_000;
+
+/// The directories as they are before, the old name's first.
+type Parents = (InodeRecord, InodeRecord);
 
 /// An entry and what it leads to.
 struct Found {
@@ -23,13 +28,101 @@ struct Found {
     record: InodeRecord,
 }
 
+impl Found {
+    fn of(context: &Context<'_, '_>, entry: Dirent) -> Found {
+        Found { record: named(context, entry.record.inode), entry }
+    }
+}
+
 pub(super) fn apply(context: &mut Context<'_, '_>, rename: &Rename) -> MetaResult<Changed> {
     ensure(rename.parent.volume() == rename.new_parent.volume(), MetaError::CrossVolume)?; // keeps P9.3
-    let old_parent = searchable(context, rename.parent)?;
-    let new_parent = searchable(context, rename.new_parent)?;
+    let parents = (searchable(context, rename.parent)?, searchable(context, rename.new_parent)?);
     let source = dirent::find(context.txn, rename.parent, &rename.name).ok_or(MetaError::NotFound)?;
     let target = dirent::find(context.txn, rename.new_parent, &rename.new_name);
-    ensure(!(rename.no_replace && target.is_some()), MetaError::Exists)?;
+    match (rename.mode, target) {
+        (RenameMode::NoReplace, Some(_)) => Err(MetaError::Exists),
+        (RenameMode::Exchange, None) => Err(MetaError::NotFound),
+        (RenameMode::Exchange, Some(target)) => exchange(context, rename, &parents, source, target),
+        (RenameMode::Replace | RenameMode::NoReplace, target) => {
+            replace(context, rename, &parents, source, target)
+        }
+    }
+}
+
+/// Each name stays in its place and leads to what the other one led to.
+fn exchange(
+    context: &mut Context<'_, '_>,
+    rename: &Rename,
+    parents: &Parents,
+    source: Dirent,
+    target: Dirent,
+) -> MetaResult<Changed> {
+    let (old_parent, new_parent) = (rename.parent, rename.new_parent);
+    // The map learns the new names of two volumes one after the other (P9.5), and would have one name twice in between.
+    let has_volume =
+        is_volume_root(old_parent, source.record.inode) || is_volume_root(new_parent, target.record.inode);
+    ensure(!has_volume, MetaError::CrossVolume)?;
+    let (source, target) = (Found::of(context, source), Found::of(context, target));
+    let is_moved = old_parent != new_parent;
+    for (found, into) in [(&source, new_parent), (&target, old_parent)] {
+        if is_moved && found.record.is_directory() {
+            require_not_below(context, into, found.entry.record.inode)?;
+        }
+    }
+    if source.entry.record.inode == target.entry.record.inode {
+        return Ok(Changed::Removed { orphan: None }); // two names of one file, or one name twice
+    }
+    check_exchange(context, parents, [&source, &target], is_moved)?;
+    let now = context.now;
+    for (at, lost, gained) in [(old_parent, &source, &target), (new_parent, &target, &source)] {
+        dirent::replace(context.txn, at, &lost.entry, gained.entry.record);
+        change_directory(context, at, |directory| {
+            entry_removed(directory, lost.record.is_directory(), now);
+            entry_added(directory, gained.record.is_directory(), now);
+        });
+    }
+    for (Found { entry, record: mut moved }, parent) in [(source, new_parent), (target, old_parent)] {
+        moved.ctime = now;
+        if moved.is_directory() {
+            moved.parent = parent;
+        }
+        inode::put(context.txn, entry.record.inode, &moved);
+    }
+    Ok(Changed::Removed { orphan: None })
+}
+
+fn check_exchange(
+    context: &Context<'_, '_>,
+    parents: &Parents,
+    [source, target]: [&Found; 2],
+    is_moved: bool,
+) -> MetaResult<()> {
+    let sides = [(&parents.0, source, target), (&parents.1, target, source)];
+    for (parent, lost, _) in sides {
+        require_writable(context, parent)?;
+        permission::require_unsticky(parent, &lost.record, context.caller)?;
+    }
+    if !is_moved {
+        return Ok(());
+    }
+    for (_, moved, _) in sides {
+        if moved.record.is_directory() {
+            require_writable(context, &moved.record)?; // its `..` changes
+        }
+    }
+    let is_full = sides.iter().any(|(parent, lost, gained)| {
+        gained.record.is_directory() && !lost.record.is_directory() && parent.nlink >= LINKS_MAX
+    });
+    ensure(!is_full, MetaError::TooManyLinks)
+}
+
+fn replace(
+    context: &mut Context<'_, '_>,
+    rename: &Rename,
+    parents: &Parents,
+    source: Dirent,
+    target: Option<Dirent>,
+) -> MetaResult<Changed> {
     let is_moved = rename.parent != rename.new_parent;
     let is_volume = |parent: InodeId, entry: &Dirent| is_volume_root(parent, entry.record.inode);
     let moves_volume = is_volume(rename.parent, &source);
@@ -43,15 +136,15 @@ pub(super) fn apply(context: &mut Context<'_, '_>, rename: &Rename) -> MetaResul
             return Ok(Changed::Removed { orphan: None });
         }
     }
-    let found = |entry: Dirent| Found { record: named(context, entry.record.inode), entry };
-    let (source, target) = (found(source), target.map(found));
+    let source = Found::of(context, source);
+    let target = target.map(|target| Found::of(context, target));
     if is_moved && source.record.is_directory() {
         require_not_below(context, rename.new_parent, source.entry.record.inode)?;
     }
     if target.as_ref().is_some_and(|t| t.entry.record.inode == source.entry.record.inode) {
         return Ok(Changed::Removed { orphan: None }); // two names of one file: POSIX wants nothing to happen
     }
-    check_rights(context, (&old_parent, &new_parent), &source, target.as_ref(), is_moved)?;
+    check_rights(context, parents, &source, target.as_ref(), is_moved)?;
     let orphan = move_entry(context, rename, source, target)?;
     Ok(Changed::Removed { orphan })
 }
@@ -70,7 +163,7 @@ fn require_not_below(context: &Context<'_, '_>, mut directory: InodeId, moved: I
 
 fn check_rights(
     context: &Context<'_, '_>,
-    (old_parent, new_parent): (&InodeRecord, &InodeRecord),
+    (old_parent, new_parent): &Parents,
     source: &Found,
     target: Option<&Found>,
     is_moved: bool,
@@ -163,7 +256,13 @@ mod tests {
     use crate::tests::{Harness, attr_of, create, name, user};
 
     fn rename(parent: InodeId, from: &str, new_parent: InodeId, to: &str) -> Change {
-        Change::Rename(Rename { parent, name: name(from), new_parent, new_name: name(to), no_replace: false })
+        Change::Rename(Rename {
+            parent,
+            name: name(from),
+            new_parent,
+            new_name: name(to),
+            mode: RenameMode::Replace,
+        })
     }
 
     fn mv(
@@ -267,8 +366,13 @@ mod tests {
         let mut harness = Harness::new();
         harness.file(ROOT, "a");
         harness.file(ROOT, "b");
-        let mut change =
-            Rename { parent: ROOT, name: name("a"), new_parent: ROOT, new_name: name("b"), no_replace: true };
+        let mut change = Rename {
+            parent: ROOT,
+            name: name("a"),
+            new_parent: ROOT,
+            new_name: name("b"),
+            mode: RenameMode::NoReplace,
+        };
         assert_eq!(harness.change(&Caller::ROOT, Change::Rename(change.clone())), Err(MetaError::Exists));
         change.new_name = name("c");
         assert!(harness.change(&Caller::ROOT, Change::Rename(change)).is_ok());

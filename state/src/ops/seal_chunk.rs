@@ -5,10 +5,11 @@ use dfs_proto::ids::{ChunkId, ServerId};
 use dfs_proto::meta::{Changed, MetaResult};
 
 use super::context::{Context, ensure};
-use crate::chunk::{self, ChunkState};
 use crate::command::{REAP_LIMIT_MAX, Reply, SEAL_CHUNKS_MAX};
 use crate::kv::Txn;
+use crate::table::chunk;
 use crate::time::StateTime;
+use crate::value::chunk::ChunkState;
 
 /// Sealing again is no error: the leader may have been first.
 pub(super) fn apply(context: &mut Context<'_, '_>, id: ChunkId) -> MetaResult<Changed> {
@@ -84,6 +85,28 @@ mod tests {
         assert_eq!(harness.command(seal(3)), Reply::Worked { count: 2, more: false });
         let totals = harness.view(read::totals);
         assert_eq!((totals.chunks_open, totals.chunks_dead), (0, 5), "nothing was ever committed in them");
+        harness.check();
+    }
+
+    #[test]
+    fn open_chunks_of_no_volume_are_found_until_they_are_sealed() {
+        let mut harness = Harness::new();
+        harness.servers(2);
+        let file = harness.file(InodeId::ROOT, "f");
+        let mixed = [harness.open_mixed_chunk(), harness.open_mixed_chunk()];
+        let of_volume = harness.open_chunk();
+        harness.write(file, 0, 100, mixed[0]).expect("commits");
+        let found = |harness: &Harness, limit| harness.view(|view| read::open_mixed_chunks(view, limit));
+        assert_eq!(found(&harness, 10), mixed);
+        assert_eq!(found(&harness, 1), mixed[..1]);
+        harness.command(Command::SealChunks { chunks: mixed.to_vec() });
+        assert_eq!(found(&harness, 10), []);
+        let refused = harness.write(file, 0, 10, mixed[0]);
+        assert_eq!(refused, Err(MetaError::ChunkNotOpen { chunk: mixed[0] }));
+        assert_eq!(harness.pieces(file), [(0, 100, mixed[0])], "it stays readable");
+        let record = harness.view(|view| read::chunk(view, mixed[0])).expect("it is named");
+        assert_eq!((record.volume, record.state), (None, ChunkState::Sealed), "and mixed");
+        harness.write(file, 0, 10, of_volume).expect("commits");
         harness.check();
     }
 

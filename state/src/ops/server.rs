@@ -5,8 +5,8 @@ use dfs_proto::ids::{ChunkId, Instance, ServerId};
 
 use crate::command::{RegisterServer, Registered, Reply};
 use crate::kv::Txn;
-use crate::server::{self, ServerRecord};
-use crate::{chunk, cluster};
+use crate::table::{chunk, cluster, server};
+use crate::value::server::ServerRecord;
 
 /// Finds a server by its directory, or gives it an id. Raises the instance each time, so that an older process on the
 /// same directory is refused (P11.1).

@@ -4,7 +4,7 @@ use dfs_proto::ids::{SessionId, SessionNonce, VolumeId};
 
 use crate::command::{OpenedSession, Reply};
 use crate::kv::Txn;
-use crate::{cluster, session};
+use crate::table::{cluster, session};
 
 /// Idempotent by nonce: a retried opening finds the session it made (P3.1).
 pub(crate) fn open(txn: &mut Txn<'_>, nonce: SessionNonce, client: &str) -> Reply {

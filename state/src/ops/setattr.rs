@@ -6,9 +6,10 @@ use dfs_proto::meta::{Changed, MetaResult, SetAttr, SetTime};
 use dfs_proto::units::{ByteLen, FILE_LEN_MAX};
 
 use super::context::{Context, ensure, invalid};
-use crate::extent::{Edit, LiveBytes};
-use crate::inode::{self, InodeRecord, MODE_BITS, SET_GID};
-use crate::{permission, session};
+use crate::permission;
+use crate::table::extent::{Edit, LiveBytes};
+use crate::table::{inode, session};
+use crate::value::inode::{InodeRecord, MODE_BITS, SET_GID};
 
 pub(super) fn apply(context: &mut Context<'_, '_>, set: &SetAttr) -> MetaResult<Changed> {
     let mut record = inode::require(context.txn, set.inode)?;

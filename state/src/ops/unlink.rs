@@ -9,7 +9,8 @@ use dfs_proto::meta::{Changed, MetaResult};
 use super::context::{
     Context, drop_name, ensure, entry_removed, is_volume_root, named, require_writable, searchable,
 };
-use crate::{dirent, inode, permission};
+use crate::permission;
+use crate::table::{dirent, inode};
 
 pub(super) fn apply(context: &mut Context<'_, '_>, parent: InodeId, name: &Name) -> MetaResult<Changed> {
     let mut directory = searchable(context, parent)?;

@@ -4,15 +4,15 @@
 use dfs_proto::attr::{FileKind, Name};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{InodeId, VolumeId};
-use dfs_proto::meta::{Change, MetaResult};
+use dfs_proto::meta::{Change, MetaResult, RenameMode};
 
 use super::context::invalid;
 use crate::command::{Reply, RootAttr, VolumeRoot, VolumeStep};
-use crate::inode::{self, InodeRecord};
 use crate::kv::{Snapshot, Txn};
 use crate::now::Now;
-use crate::volume::{self, VolumeEntry, VolumeRecord, VolumeState};
-use crate::{cluster, dirent};
+use crate::table::{cluster, dirent, inode, volume};
+use crate::value::inode::InodeRecord;
+use crate::value::volume::{VolumeEntry, VolumeRecord, VolumeState};
 
 /// Makes the root directory of a volume; nobody sees it before volume 0 has a name for it.
 pub(crate) fn make(txn: &mut Txn<'_>, now: Now, id: VolumeId, attr: RootAttr) -> Reply {
@@ -199,7 +199,8 @@ pub(crate) fn needed(view: &dyn Snapshot, change: &Change) -> Vec<NeededVolume> 
             let target = elsewhere(view, rename.new_parent, &rename.new_name);
             let source_entry = dirent::find(view, rename.parent, &rename.name);
             let is_directory = source_entry.is_some_and(|entry| entry.record.kind == FileKind::Directory);
-            let replaces = target.filter(|_| is_directory && !rename.no_replace && source != target);
+            let replaces =
+                target.filter(|_| is_directory && rename.mode == RenameMode::Replace && source != target);
             needed.extend(source);
             needed.extend(replaces.map(|found| NeededVolume { is_removed: true, ..found }));
         }
@@ -281,7 +282,7 @@ mod tests {
 
     fn rename(from: &str, to: &str) -> Change {
         let (name, new_name) = (name(from), name(to));
-        Change::Rename(Rename { parent: ROOT, name, new_parent: ROOT, new_name, no_replace: false })
+        Change::Rename(Rename { parent: ROOT, name, new_parent: ROOT, new_name, mode: RenameMode::Replace })
     }
 
     /// As the leader does: everything that the change needs is asked for, then it is proposed.
@@ -368,7 +369,7 @@ mod tests {
         let moved = harness.directory(a, "d");
         let to = |new_parent| {
             let (parent, name, new_name) = (a, name("d"), name("d"));
-            Change::Rename(Rename { parent, name, new_parent, new_name, no_replace: false })
+            Change::Rename(Rename { parent, name, new_parent, new_name, mode: RenameMode::Replace })
         };
         assert!(matches!(harness.change(&Caller::ROOT, to(moved)), Err(MetaError::InvalidArgument { .. })));
         assert_eq!(harness.change(&Caller::ROOT, to(b)), Ok(Changed::Removed { orphan: None }));
@@ -450,7 +451,7 @@ mod tests {
             name: name("b"),
             new_parent: below,
             new_name: name("x"),
-            no_replace: false,
+            mode: RenameMode::Replace,
         });
         assert_eq!(change(&mut harness, &Caller::ROOT, away), Some(Err(MetaError::CrossVolume)));
         harness.check();

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::stored::{Broken, Stored, stored_enum, stored_struct};
 use super::value::StateTime;
 use super::{Old, Table, read_as};
-use crate::chunk;
+use crate::value::chunk;
 
 /// The chunks. Version 2: the volume. Version 1: all of them are mixed.
 pub(crate) struct Chunks;

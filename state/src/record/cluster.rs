@@ -3,7 +3,8 @@
 use super::Table;
 use super::stored::stored_struct;
 use super::value::{self, StateTime};
-use crate::{cluster, command};
+use crate::command;
+use crate::value::cluster;
 
 /// The cluster. Version 1 since the first release.
 pub(crate) struct Cluster;

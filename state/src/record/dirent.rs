@@ -5,7 +5,7 @@ use dfs_proto::attr::Name;
 use super::Table;
 use super::stored::stored_struct;
 use super::value::FileKind;
-use crate::dirent::DirentRecord;
+use crate::value::dirent::DirentRecord;
 
 /// The directory entries: the name, then where it leads. Version 1 since the first release.
 pub(crate) struct Dirents;

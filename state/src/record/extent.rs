@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::stored::{Broken, Stored, stored_struct};
 use super::{Old, Table, read_as};
-use crate::extent::{self, Birth, ExtentRecord};
+use crate::value::extent::{self, Birth, ExtentRecord};
 
 /// The extents. Version 2: where their bytes were born. Version 1: where they are, is where they were born.
 pub(crate) struct Extents;

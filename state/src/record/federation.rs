@@ -5,7 +5,7 @@ use dfs_proto::federation::{self as live, VolumePhase as LivePhase};
 use super::Table;
 use super::stored::{stored_enum, stored_struct};
 use super::value::{ClusterEntry, RootCopy};
-use crate::federation;
+use crate::value::federation;
 
 /// The federation. Version 1 since the first release.
 pub(crate) struct Federation;

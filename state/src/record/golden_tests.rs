@@ -18,18 +18,18 @@ use serde::Serialize;
 
 use super::stored::Stored;
 use super::{Table, decode, encode};
-use crate::chunk::{ChunkRecord, ChunkState};
-use crate::cluster::{ClusterRecord, Counters, Totals};
 use crate::command::{Member, ServerAddresses};
-use crate::dirent::DirentRecord;
-use crate::extent::{Birth, CutRecord, ExtentRecord};
-use crate::federation::FederationRecord;
-use crate::inode::{Attached, InodeFlags, InodeRecord};
-use crate::server::ServerRecord;
-use crate::session::{SessionRecord, Window};
-use crate::space::SpaceRecord;
 use crate::time::StateTime;
-use crate::volume::{VolumeEntry, VolumeRecord, VolumeState};
+use crate::value::chunk::{ChunkRecord, ChunkState};
+use crate::value::cluster::{ClusterRecord, Counters, Totals};
+use crate::value::dirent::DirentRecord;
+use crate::value::extent::{Birth, CutRecord, ExtentRecord};
+use crate::value::federation::FederationRecord;
+use crate::value::inode::{Attached, InodeFlags, InodeRecord};
+use crate::value::server::ServerRecord;
+use crate::value::session::{SessionRecord, Window};
+use crate::value::space::SpaceRecord;
+use crate::value::volume::{VolumeEntry, VolumeRecord, VolumeState};
 
 /// The records of a golden file, each behind its length. `made` is what today's code makes of the same values: it is written
 /// where there is no file yet and `DFS_NEW_FORMATS` is set.

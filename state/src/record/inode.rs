@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::stored::{Broken, Stored};
 use super::value::{FileKind, Timestamp};
 use super::{Old, Table, read_as};
-use crate::inode::{Attached, InodeFlags, InodeRecord};
-use crate::space::SpaceRecord;
+use crate::value::inode::{Attached, InodeFlags, InodeRecord};
+use crate::value::space::SpaceRecord;
 
 /// The inodes. Version 2: a birth time, flags, and what else the inode has; its space is in a table of its own. Version 1 since
 /// the first release.

@@ -1,8 +1,9 @@
-//! What one entry of the Raft log carries: a version byte, the times, and the commands.
+//! What one entry of a cluster's Raft log carries: a version byte, the times, and the commands.
 //!
 //! Version 6: postcard of the leader's wall clock, the state's own time and the commands; a change names those that have the file
-//! open which loses its last name. Version 5: it names nobody. Version 4: and no `OpenChunk` names a volume. Version 3: and the
-//! inodes that are made have no birth time. Version 2: and there is one time for both clocks (P7.1).
+//! open which loses its last name, an `OpenChunk` must name a volume, and a rename may exchange two names. Version 5: a change
+//! names nobody, an `OpenChunk` may name a volume ([`VERSION_WITH_MIXED`]). Version 4: and no `OpenChunk` names one. Version 3: and
+//! the inodes that are made have no birth time. Version 2: and there is one time for both clocks (P7.1).
 
 use dfs_proto::attr;
 use dfs_proto::meta;
@@ -10,16 +11,15 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::stored::{Broken, Stored, stored_enum, stored_struct};
-use super::value::{
-    ClusterEntry, InodeAttr, Member, MetaError, RootCopy, ServerAddresses, StateTime, Timestamp,
-};
+use super::value::{InodeAttr, Member, MetaError, ServerAddresses, StateTime, Timestamp};
 use crate::command::{self, Entry, Proposed};
 use crate::time;
 
 /// Of the entries that are written.
 pub const VERSION: u8 = 6;
-/// Of the time when a leader did not know who has a file open. It is read.
-pub const VERSION_BEFORE_OPENERS: u8 = 5;
+/// The last one in which a change does not name who has a file open, no rename exchanges two names, and an `OpenChunk` may name no
+/// volume (P1.8). Its entries, and older ones, are read, and applied as the releases that wrote them did.
+pub const VERSION_WITH_MIXED: u8 = 5;
 /// Of the time when no chunk had a volume. It is read.
 pub const VERSION_BEFORE_VOLUMES: u8 = 4;
 /// Of the time when inodes had no birth time. It is read.
@@ -40,6 +40,7 @@ pub enum EntryError {
     Empty,
 }
 
+/// Of versions 5 and 6.
 #[derive(Serialize, Deserialize)]
 struct Entry6 {
     wall: Timestamp,
@@ -68,7 +69,7 @@ struct Entry2 {
     commands: Vec<commands_2::Command>,
 }
 
-fn postcard_of<T: Serialize>(record: &T, before: Vec<u8>) -> Vec<u8> {
+pub(super) fn postcard_of<T: Serialize>(record: &T, before: Vec<u8>) -> Vec<u8> {
     match postcard::to_extend(record, before) {
         Ok(bytes) => bytes,
         // Plain data: postcard refuses only sequences of unknown length.
@@ -92,28 +93,24 @@ pub fn join(wall: attr::Timestamp, state: time::StateTime, commands: &[Vec<u8>])
     bytes
 }
 
+pub(super) fn parse<'b, T: Deserialize<'b>>(bytes: &'b [u8]) -> Result<T, EntryError> {
+    postcard::from_bytes(bytes).map_err(|error| EntryError::Damaged { what: error.to_string() })
+}
+
 pub fn decode(bytes: &[u8]) -> Result<Entry, EntryError> {
-    fn parse<'b, T: Deserialize<'b>>(bytes: &'b [u8]) -> Result<T, EntryError> {
-        postcard::from_bytes(bytes).map_err(|error| EntryError::Damaged { what: error.to_string() })
-    }
     let (proposed, commands) = match bytes.split_first() {
         None => return Err(EntryError::Empty),
-        Some((&VERSION, encoded)) => {
+        Some((&version @ VERSION, encoded)) => {
             let Entry6 { wall, state, commands } = parse(encoded)?;
-            (Proposed::At { wall: live(wall)?, state: live(state)? }, live(commands)?)
+            (proposed(version, live(wall)?, live(state)?), live(commands)?)
         }
-        Some((&VERSION_BEFORE_OPENERS, encoded)) => {
+        Some((&version @ VERSION_WITH_MIXED, encoded)) => {
             let Entry5 { wall, state, commands } = parse(encoded)?;
-            (Proposed::At { wall: live(wall)?, state: live(state)? }, live(commands)?)
+            (proposed(version, live(wall)?, live(state)?), live(commands)?)
         }
         Some((&version @ (VERSION_BEFORE_VOLUMES | VERSION_BEFORE_BIRTH), encoded)) => {
             let Entry3 { wall, state, commands } = parse(encoded)?;
-            let (wall, state) = (live(wall)?, live(state)?);
-            let proposed = match version {
-                VERSION_BEFORE_BIRTH => Proposed::BeforeBirth { wall, state },
-                _ => Proposed::At { wall, state },
-            };
-            (proposed, live(commands)?)
+            (proposed(version, live(wall)?, live(state)?), live(commands)?)
         }
         Some((&VERSION_OF_ONE_CLOCK, encoded)) => {
             let Entry2 { now, commands } = parse(encoded)?;
@@ -124,12 +121,21 @@ pub fn decode(bytes: &[u8]) -> Result<Entry, EntryError> {
     Ok(Entry { proposed, commands })
 }
 
-fn live<T>(stored: impl Stored<T>) -> Result<T, EntryError> {
+/// By the rules of which release an entry with two times is applied.
+fn proposed(version: u8, wall: attr::Timestamp, state: time::StateTime) -> Proposed {
+    match version {
+        ..=VERSION_BEFORE_BIRTH => Proposed::BeforeBirth { wall, state },
+        VERSION_BEFORE_VOLUMES | VERSION_WITH_MIXED => Proposed::WithMixed { wall, state },
+        _ => Proposed::At { wall, state },
+    }
+}
+
+pub(super) fn live<T>(stored: impl Stored<T>) -> Result<T, EntryError> {
     stored.live().map_err(|broken| EntryError::Damaged { what: broken.to_string() })
 }
 
 /// The commands, with a `Change` and an `OpenChunk` of one of their layouts. The last variants came with version 6: no entry
-/// before it has them.
+/// before it has them. (The commands of the federation group, in logs of their own, have the number 20 too: `federation_log`.)
 macro_rules! commands {
     ({ $($change:tt)* }, $open_chunk:ty) => {
         stored_enum! {
@@ -154,7 +160,6 @@ macro_rules! commands {
                 DropVolume { volume: u32 },
                 ForbidVolume { volume: u32 },
                 FenceVolume { volume: u32 },
-                Federation(command: FederationCommand),
                 ReleaseFor { session: u64, inodes: Vec<u64> },
                 RecordHolds { session: u64, volume: u32 },
             }
@@ -218,20 +223,6 @@ stored_struct! {
     Openers = command::Openers { inode: u64, sessions: Vec<u64> }
 }
 
-stored_enum! {
-    FederationCommand = command::FederationCommand {
-        Init { federation: u128 },
-        JoinCluster { cluster: u128, entry: ClusterEntry },
-        MoveCluster { cluster: u128, entry: ClusterEntry },
-        LeaveCluster { cluster: u128 },
-        AddVolume { cluster: u128, name: Vec<u8> },
-        SettleVolume { volume: u32, name: Vec<u8>, version: u64 },
-        RetireVolume { volume: u32 },
-        ForgetVolume { volume: u32 },
-        CopyRoot { root: RootCopy },
-    }
-}
-
 stored_struct! {
     InitCluster = command::InitCluster {
         cluster: u128,
@@ -292,8 +283,12 @@ stored_struct! {
         name: Vec<u8>,
         new_parent: u64,
         new_name: Vec<u8>,
-        no_replace: bool,
+        mode: RenameMode,
     }
+}
+
+stored_enum! {
+    RenameMode = meta::RenameMode { Replace, NoReplace, Exchange }
 }
 
 stored_struct! {
@@ -374,8 +369,19 @@ mod tests {
         let (wall, state) =
             (attr::Timestamp { seconds: -5, nanos: 7 }, time::StateTime { seconds: 3, nanos: 1 });
         let encoded: Vec<Vec<u8>> = commands.iter().map(encode_command).collect();
-        let proposed = Proposed::At { wall, state };
+        let proposed = proposed(VERSION, wall, state);
         assert_eq!(decode(&join(wall, state, &encoded)), Ok(Entry { proposed, commands }));
+    }
+
+    #[test]
+    fn entries_of_the_releases_with_mixed_chunks_say_so_up_to_version_5() {
+        let (wall, state) =
+            (attr::Timestamp { seconds: 10, nanos: 7 }, time::StateTime { seconds: 3, nanos: 1 });
+        assert_eq!(proposed(VERSION_BEFORE_BIRTH, wall, state), Proposed::BeforeBirth { wall, state });
+        for version in [VERSION_BEFORE_VOLUMES, VERSION_WITH_MIXED] {
+            assert_eq!(proposed(version, wall, state), Proposed::WithMixed { wall, state });
+        }
+        assert_eq!(proposed(VERSION_WITH_MIXED + 1, wall, state), Proposed::At { wall, state });
     }
 
     /// Byte for byte: seconds, nanoseconds, one `CloseSession` of session 9.

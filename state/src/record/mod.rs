@@ -1,7 +1,7 @@
 //! What is stored, and nothing else: the types here are the layouts on the disks, of the tables and of the commands in the
 //! Raft log. Each value begins with the version byte of its table; the rest is postcard of the type of that version.
 //!
-//! The types that the programs work with (`dfs_proto`, and those beside the operations) are converted from and to them, so that
+//! The types that the programs work with (`value`, `command` and `dfs_proto`) are converted from and to them, so that
 //! a name, the order of fields or variants, or a field more in one of those changes nothing on a disk: it does not
 //! compile until somebody says here what the stored form is to be.
 //!
@@ -18,6 +18,7 @@ pub(crate) mod cluster;
 pub(crate) mod dirent;
 pub(crate) mod extent;
 pub(crate) mod federation;
+pub mod federation_log;
 pub(crate) mod inode;
 pub mod log;
 pub(crate) mod orphan;

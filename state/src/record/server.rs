@@ -5,7 +5,7 @@ use dfs_proto::ids::ServerId;
 use super::Table;
 use super::stored::stored_struct;
 use super::value::ServerAddresses;
-use crate::server;
+use crate::value::server;
 
 /// The chunkservers. Version 1 since the first release.
 pub(crate) struct Servers;

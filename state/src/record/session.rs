@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::stored::{Broken, Stored, stored_struct};
 use super::{Old, Table, read_as};
-use crate::session;
+use crate::value::session;
 
 /// The sessions that are alive. Version 2: each lane has a window of its own. Version 1: all requests were in one window.
 pub(crate) struct Sessions;

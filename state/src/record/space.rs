@@ -2,7 +2,7 @@
 
 use super::Table;
 use super::stored::stored_struct;
-use crate::space;
+use crate::value::space;
 
 /// The space of inodes. Version 1: since inodes have version 2.
 pub(crate) struct Spaces;

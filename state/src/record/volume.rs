@@ -2,7 +2,7 @@
 
 use super::Table;
 use super::stored::{stored_enum, stored_struct};
-use crate::volume;
+use crate::value::volume;
 
 /// Volumes that this cluster has or had. Version 1 since the first release.
 pub(crate) struct Volumes;

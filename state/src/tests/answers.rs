@@ -1,6 +1,6 @@
 //! What a change answers beside its result: the directories, as the change left them.
 
-use dfs_proto::meta::Rename;
+use dfs_proto::meta::{Rename, RenameMode};
 
 use super::*;
 use crate::command::Answered;
@@ -25,11 +25,11 @@ fn a_change_of_names_shows_its_directories_as_it_left_them() {
         name: new_name.clone(),
         new_parent: a,
         new_name: name.clone(),
-        no_replace: false,
+        mode: RenameMode::Replace,
     };
     let refused = harness.next_request(&Caller::ROOT, Change::Rename(rename));
     assert_eq!(harness.answer(refused), Err(MetaError::NotFound));
-    let rename = Rename { parent: a, name, new_parent: b, new_name, no_replace: false };
+    let rename = Rename { parent: a, name, new_parent: b, new_name, mode: RenameMode::Replace };
     let request = harness.numbered(&Caller::ROOT, (50, 50), Change::Rename(rename));
     let answered = harness.answer(request.clone()).expect("it is renamed");
     let left = [harness.attr(a), harness.attr(b)];

@@ -7,7 +7,7 @@ use dfs_proto::error::MetaError;
 use dfs_proto::extent::Extent;
 use dfs_proto::ids::{
     ChunkId, ClusterId, DirectoryId, InodeId, RequestId, RequestLane, ServerId, SessionId, SessionNonce,
-    SetVersion,
+    SetVersion, VolumeId,
 };
 use dfs_proto::meta::{
     Change, ChangeRequest, Changed, ChunkCommit, CommitExtents, Create, FileCommit, MetaResult, NewInode,
@@ -16,15 +16,18 @@ use dfs_proto::meta::{
 use dfs_proto::units::{ByteLen, ChunkOffset, Offset};
 
 use super::time::StateTime;
-use super::{apply, check, read, session};
+use super::{apply, check, federation, read};
 use crate::command::{
-    Command, Entry, InitCluster, Openers, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses,
-    VolumeRoot,
+    Answered, Command, Entry, InitCluster, Openers, Proposed, RegisterServer, Reply, RootAttr,
+    ServerAddresses, VolumeRoot,
 };
 use crate::kv::memory::MemoryKv;
 use crate::kv::{Kv as _, Pair, Snapshot, Txn};
+use crate::record::{federation_log, log};
+use crate::table::session;
 
 mod answers;
+mod exchange;
 mod old_state;
 mod permissions;
 mod random;
@@ -74,6 +77,8 @@ pub(super) struct Harness {
     pub openers: BTreeMap<InodeId, Vec<SessionId>>,
     /// Everything that was executed.
     pub log: Vec<Entry>,
+    /// Everything that was executed of the federation group, encoded.
+    pub federation_log: Vec<Vec<u8>>,
 }
 
 impl Harness {
@@ -95,6 +100,7 @@ impl Harness {
             servers: Vec::new(),
             openers: BTreeMap::new(),
             log: Vec::new(),
+            federation_log: Vec::new(),
         }
     }
 
@@ -122,6 +128,20 @@ impl Harness {
         };
         self.kv.write(batch).expect("memory");
         self.log.push(Entry { proposed, commands: vec![command] });
+        reply
+    }
+
+    /// Executes a command of the federation group.
+    pub(super) fn federation(&mut self, command: federation::command::Command) -> federation::command::Reply {
+        let (reply, batch) = {
+            let base = self.kv.snapshot();
+            let mut txn = Txn::new(&*base);
+            let reply = federation::apply(&command, &mut txn);
+            (reply, txn.into_batch())
+        };
+        self.kv.write(batch).expect("memory");
+        let encoded = [federation_log::encode_command(&command)];
+        self.federation_log.push(log::join(self.now, self.state_time, &encoded));
         reply
     }
 
@@ -302,14 +322,30 @@ impl Harness {
         self.servers.clone()
     }
 
-    /// On the first two servers.
+    /// On the first two servers, of volume 0.
     pub(super) fn open_chunk(&mut self) -> ChunkId {
+        self.open_chunk_of(VolumeId(0))
+    }
+
+    pub(super) fn open_chunk_of(&mut self, volume: VolumeId) -> ChunkId {
         let placement = self.servers[..2].to_vec();
-        let open = Change::OpenChunk(OpenChunk::default());
+        let open = Change::OpenChunk(OpenChunk { volume: Some(volume), ..OpenChunk::default() });
         match self.change_placed(&Caller::ROOT, open, &placement) {
             Ok(Changed::Chunk(opened)) => opened.chunk,
             other => panic!("no chunk: {other:?}"),
         }
+    }
+
+    /// On the first two servers, of no volume, as earlier releases did.
+    pub(super) fn open_mixed_chunk(&mut self) -> ChunkId {
+        let placement = self.servers[..2].to_vec();
+        let request = self.next_request(&Caller::ROOT, Change::OpenChunk(OpenChunk::default()));
+        let proposed = Proposed::WithMixed { wall: self.now, state: self.state_time };
+        let reply = self.command_at(proposed, Command::Change { request, placement, volumes: Vec::new() });
+        let Reply::Changed(Ok(Answered { changed: Changed::Chunk(opened), .. })) = reply else {
+            panic!("no chunk: {reply:?}")
+        };
+        opened.chunk
     }
 
     /// Commits `len` bytes, the next ones of the chunk.

@@ -4,7 +4,7 @@ use dfs_proto::attr::{AccessMask, Caller, Name};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{
-    Change, Create, MetaResult, NewInode, Read, ReadReply, ReadRequest, Rename, SetAttr, SetTime,
+    Change, Create, MetaResult, NewInode, Read, ReadReply, ReadRequest, Rename, RenameMode, SetAttr, SetTime,
 };
 use dfs_proto::units::{ByteLen, Offset};
 
@@ -64,7 +64,7 @@ impl Tree {
             name: name(from),
             new_parent,
             new_name: name(to),
-            no_replace: false,
+            mode: RenameMode::Replace,
         }))
     }
 }

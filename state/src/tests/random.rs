@@ -10,7 +10,7 @@ use dfs_proto::extent::Extent;
 use dfs_proto::ids::{ChunkId, InodeId, RequestId, RequestLane, SessionId, SetVersion};
 use dfs_proto::meta::{
     Change, Changed, ChunkCommit, CommitExtents, FileCommit, MetaResult, NewInode, Read, ReadReply,
-    ReadRequest, Rename,
+    ReadRequest, Rename, RenameMode,
 };
 use dfs_proto::units::{ByteLen, ChunkOffset, Offset};
 use rand::rngs::SmallRng;
@@ -18,7 +18,8 @@ use rand::{Rng as _, SeedableRng as _};
 
 use super::{CLUSTER, Harness, create, name};
 use crate::command::Command;
-use crate::{extent, read, session};
+use crate::read;
+use crate::table::{extent, session};
 
 const SEEDS: u64 = 24;
 const STEPS: u64 = 500;
@@ -126,6 +127,17 @@ impl Model {
         self.entries_mut(from).remove(old);
         self.entries_mut(to).insert(new.to_owned(), node);
         Ok(target.and_then(|target| self.forget_if_nameless(target)))
+    }
+
+    fn exchange(&mut self, (from, old): (InodeId, &str), (to, new): (InodeId, &str)) -> MetaResult<()> {
+        let (node, target) = (self.find(from, old)?, self.find(to, new)?);
+        if from != to && (self.is_below(to, node) || self.is_below(from, target)) {
+            let what = "a directory cannot be moved below itself".to_owned();
+            return Err(MetaError::InvalidArgument { what });
+        }
+        self.entries_mut(from).insert(old.to_owned(), target);
+        self.entries_mut(to).insert(new.to_owned(), node);
+        Ok(())
     }
 }
 
@@ -309,8 +321,14 @@ impl World {
 
     fn rename(&mut self) {
         let (parent, old, new_parent, new) = (self.directory(), self.name(), self.directory(), self.name());
-        let wanted = self.model.rename((parent, &old), (new_parent, &new));
-        let rename = Rename { parent, name: name(&old), new_parent, new_name: name(&new), no_replace: false };
+        let (wanted, mode) = match self.rng.below(3) {
+            0 => {
+                let exchanged = self.model.exchange((parent, &old), (new_parent, &new));
+                (exchanged.map(|()| None), RenameMode::Exchange)
+            }
+            _ => (self.model.rename((parent, &old), (new_parent, &new)), RenameMode::Replace),
+        };
+        let rename = Rename { parent, name: name(&old), new_parent, new_name: name(&new), mode };
         self.removed(Change::Rename(rename), wanted);
     }
 

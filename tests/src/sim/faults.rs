@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use dfs_net::env::Rng;
 
-use super::{
-    Disks, Layout, METASERVER_HOSTS, MORTAL, Plan, SYNC_TIME, Shared, VOLUMES, WALKER_HOSTS, metaserver_name,
-};
+use super::disks::{Disks, SYNC_TIME};
+use super::layout::{Layout, METASERVER_HOSTS, MORTAL, VOLUMES, WALKER_HOSTS, metaserver_name};
+use super::plan::Plan;
+use super::shared::Shared;
 
 /// Servers need this long to form a cluster before anything is broken.
 const CALM_FIRST: Duration = Duration::from_secs(3);

@@ -22,13 +22,14 @@ use dfs_proto::chunk::{ChunkKey, ReadChunk};
 use dfs_proto::federation::VolumePhase;
 use dfs_proto::ids::{ChunkId, ClusterId, ServerId, VolumeId};
 use dfs_proto::units::{ChunkOffset, READ_LEN_MAX};
-use dfs_state::chunk::{ChunkRecord, ChunkState};
 use dfs_state::kv::{Kv, KvHome, Snapshot};
 use dfs_state::read;
-use dfs_state::volume::{VolumeEntry, VolumeState};
+use dfs_state::value::chunk::{ChunkRecord, ChunkState};
+use dfs_state::value::volume::{VolumeEntry, VolumeState};
 use futures::executor::block_on;
 
-use super::{Disks, FRAMES_PORT, GroupDisks};
+use super::disks::{Disks, GroupDisks};
+use super::layout::FRAMES_PORT;
 
 /// A state's bytes as one number, and how many entries it holds the effects of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

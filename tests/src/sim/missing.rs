@@ -9,7 +9,7 @@ use dfs_metaserver::raft::log::disk::WholeFile;
 use dfs_net::env::Env;
 use dfs_state::kv::KvHome as _;
 
-use super::GroupDisks;
+use super::disks::GroupDisks;
 
 /// What was taken away.
 enum Missing {

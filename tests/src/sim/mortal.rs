@@ -8,10 +8,11 @@ use dfs_client::inode::{Client, CreateOpen, File, Lookup, Open, OpenMode, Unlink
 use dfs_net::env::Rng;
 use dfs_proto::attr::{Caller, Name};
 use dfs_proto::ids::InodeId;
-use dfs_proto::meta::{Create, NewInode, Rename};
+use dfs_proto::meta::{Create, NewInode, Rename, RenameMode};
 use dfs_proto::units::Offset;
 
-use super::Layout;
+use super::directory;
+use super::layout::Layout;
 
 const DIRECTORY: &str = "mortal";
 const FILES_OPEN_MAX: usize = 4;
@@ -31,7 +32,7 @@ fn name_of(text: &str) -> Name {
 
 /// Of all its lives.
 pub(super) async fn directory(client: &Client, layout: Layout) -> InodeId {
-    super::directory(client, layout, DIRECTORY).await
+    directory::in_root(client, layout, DIRECTORY).await
 }
 
 /// Makes files until `is_over`; each life has its own number. Tells what it promises before it goes on.
@@ -98,7 +99,8 @@ async fn save(client: &Arc<Client>, parent: InodeId, over: &Name, rng: &Rng) -> 
     let name = name_of(&format!("{over}.new"));
     let file = make(client, parent, name.clone()).await;
     let bytes = write(&file, rng, 0).await;
-    let rename = Rename { parent, name, new_parent: parent, new_name: over.clone(), no_replace: false };
+    let rename =
+        Rename { parent, name, new_parent: parent, new_name: over.clone(), mode: RenameMode::Replace };
     let renamed = client.perform(&Caller::ROOT, rename).await;
     renamed.unwrap_or_else(|error| panic!("mortal: rename over {over}: {error}"));
     (file, bytes)

@@ -17,12 +17,13 @@ use dfs_proto::attr::{Caller, Name};
 use dfs_proto::error::MetaError;
 use dfs_proto::federation::{ClusterEntry, Federate};
 use dfs_proto::ids::{ClusterId, InodeId};
-use dfs_proto::meta::{Create, MetaResult, NewInode, Rename};
+use dfs_proto::meta::{Create, MetaResult, NewInode, Rename, RenameMode};
 use dfs_proto::units::Offset;
 use dfs_proto::{convert, wire};
 use tokio::time::sleep;
 
-use super::{Layout, OVER_INTERVAL, members_of, metaserver_addresses};
+use super::layout::{Layout, members_of, metaserver_addresses};
+use super::plan::OVER_INTERVAL;
 
 /// Few, so that changes meet each other.
 const NAMES: u64 = 4;
@@ -163,7 +164,7 @@ impl Volumes {
             name: name_of(&from),
             new_parent: ROOT,
             new_name: name_of(&to),
-            no_replace: false,
+            mode: RenameMode::Replace,
         };
         let attempt = async || client.perform(&Caller::ROOT, rename.clone()).await.map(drop);
         let expected = match (self.there.get(&from), self.there.get(&to)) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, symlink};
 use std::os::unix::net::UnixListener;
@@ -100,13 +101,70 @@ fn other_rename_flags_are_refused_and_never_ignored() {
     let fs = scenario("rename_flags");
     fs::write(fs.path("a"), "a").unwrap();
     fs::write(fs.path("b"), "b").unwrap();
-    for flags in [libc::RENAME_EXCHANGE, libc::RENAME_WHITEOUT] {
+    for flags in [libc::RENAME_WHITEOUT, libc::RENAME_EXCHANGE | libc::RENAME_NOREPLACE] {
         assert_eq!(errno(sys::renameat2(&fs.path("a"), &fs.path("b"), flags)), libc::EINVAL);
     }
     assert_eq!(
         (fs::read(fs.path("a")).unwrap(), fs::read(fs.path("b")).unwrap()),
         (b"a".to_vec(), b"b".to_vec())
     );
+}
+
+#[test]
+fn rename_exchange_swaps_two_names_whatever_they_lead_to() {
+    let fs = scenario("exchange");
+    let p = |name: &str| fs.path(name);
+    let exchange = |from: &str, to: &str| sys::renameat2(&p(from), &p(to), libc::RENAME_EXCHANGE);
+    fs::create_dir_all(p("d/e")).unwrap();
+    fs::write(p("d/in it"), "in it").unwrap();
+    fs::create_dir(p("other")).unwrap();
+    fs::write(p("a"), "a").unwrap();
+    fs::write(p("other/b"), "b").unwrap();
+    let inode = |name: &str| fs::metadata(p(name)).unwrap().ino();
+    let (a, d) = (inode("a"), inode("d"));
+    let mut open = File::open(p("a")).unwrap();
+
+    exchange("a", "other/b").unwrap();
+    assert_eq!((fs::read(p("a")).unwrap(), fs::read(p("other/b")).unwrap()), (b"b".into(), b"a".into()));
+    // A directory that is not empty, and a file, in two directories.
+    exchange("d", "other/b").unwrap();
+    assert_eq!((inode("d"), inode("other/b")), (a, d));
+    assert_eq!(fs::read(p("other/b/in it")).unwrap(), b"in it");
+    assert_eq!(fs::metadata(p("other")).unwrap().nlink(), 3);
+    sys::drop_caches();
+    assert_eq!((inode("d"), inode("other/b")), (a, d));
+    assert_eq!(fs::metadata(fs.dir("a")).unwrap().nlink(), 3);
+    assert_eq!(sh(&p("other/b"), "stat -c %i .."), inode("other").to_string());
+    let mut text = String::new();
+    open.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "a", "an open file is the same file");
+
+    for (from, to, wanted) in [
+        ("none", "d", libc::ENOENT),
+        ("d", "none", libc::ENOENT),
+        ("other", "other/b/e", libc::EINVAL),
+        ("other/b/e", "other", libc::EINVAL),
+    ] {
+        assert_eq!(errno(exchange(from, to)), wanted, "{from} and {to}");
+    }
+    exchange("d", "d").unwrap();
+    assert_eq!((inode("d"), inode("other/b")), (a, d), "nothing that was refused has happened");
+}
+
+/// As some programs save: the new content and the old one change places, and the old one is kept or removed.
+#[test]
+fn a_file_that_is_written_and_exchanged_is_read_under_its_new_name_at_once() {
+    let fs = scenario("exchange_save");
+    fs::write(fs.path("file"), "old").unwrap();
+    for round in 0..20 {
+        let content = format!("content {round}");
+        fs::write(fs.path("new"), &content).unwrap();
+        let before = fs::read(fs.path("file")).unwrap();
+        sys::renameat2(&fs.path("new"), &fs.path("file"), libc::RENAME_EXCHANGE).unwrap();
+        assert_eq!(fs::read_to_string(fs.path("file")).unwrap(), content);
+        assert_eq!(fs::read(fs.path("new")).unwrap(), before);
+        fs::remove_file(fs.path("new")).unwrap();
+    }
 }
 
 #[test]

@@ -314,19 +314,15 @@ pub(crate) fn explain(uses: &Uses, group: &BTreeSet<String>) -> Vec<String> {
         .collect()
 }
 
-/// What speaks against `known` being all circles there are: those that are not in it, and those in it that are gone.
-pub(crate) fn differences(uses: &Uses, known: &[&[&str]]) -> Vec<String> {
-    let found = circles(uses);
-    let mut differences = Vec::new();
-    for group in found.iter().filter(|group| !known.iter().any(|known| group.iter().eq(known.iter()))) {
+/// Each circle, and which file uses what of which other one in it.
+pub(crate) fn explained(uses: &Uses) -> Vec<String> {
+    let explained = circles(uses).into_iter().flat_map(|group| {
         let files: Vec<&str> = group.iter().map(String::as_str).collect();
-        differences.push(format!("a new circle, {}:", files.join(", ")));
-        differences.extend(explain(uses, group));
-    }
-    for known in known.iter().filter(|known| !found.iter().any(|group| group.iter().eq(known.iter()))) {
-        differences.push(format!("no circle any more, take it from the list: {}", known.join(", ")));
-    }
-    differences
+        let mut lines = vec![format!("a circle, {}:", files.join(", "))];
+        lines.extend(explain(uses, &group));
+        lines
+    });
+    explained.collect()
 }
 
 #[cfg(test)]
@@ -376,20 +372,15 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_that_is_new_and_one_that_is_gone_are_both_told() {
+    fn a_circle_is_told_with_what_each_file_uses_of_the_other() {
         let both = [
             ("lib.rs", "mod a; mod b;"),
             ("a.rs", "use crate::b::B; struct A;"),
             ("b.rs", "struct B(crate::a::A);"),
         ];
-        let known: &[&[&str]] = &[&["a/src/a.rs", "a/src/b.rs"]];
-        let uses = uses_of(&both);
-        assert!(differences(&uses, known).is_empty());
-        let new = differences(&uses, &[]);
-        assert_eq!((new.len(), new[1].trim()), (3, "a/src/a.rs uses B of a/src/b.rs"), "{new:?}");
-        let gone = differences(&uses_of(&both[..2]), known);
-        assert!(gone.len() == 1 && gone[0].starts_with("no circle any more"), "{gone:?}");
-        assert_eq!(differences(&uses, &[&["a/src/a.rs", "a/src/b.rs", "a/src/c.rs"]]).len(), 4, "it changed");
+        let told = explained(&uses_of(&both));
+        assert_eq!((told.len(), told[1].trim()), (3, "a/src/a.rs uses B of a/src/b.rs"), "{told:?}");
+        assert!(explained(&uses_of(&both[..2])).is_empty());
     }
 
     #[test]

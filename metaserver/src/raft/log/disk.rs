@@ -1,12 +1,12 @@
-//! The seam below the Raft log: a directory of a few large files, and the stamp that says whose directory it is.
+//! The disk below the Raft log: a directory with a few large files, and some small ones that are written as a whole.
 //!
-//! D1  What [`LogDisk::write`], [`LogDisk::sync`], [`LogDisk::create`] and [`LogDisk::write_whole`] did is on stable
-//!     storage when they end well. When one failed or never ended, any part of it may be there, but nothing of what was
-//!     written before is gone.
+//! D1  When [`LogDisk::write`], [`LogDisk::sync`], [`LogDisk::create`] or [`LogDisk::write_whole`] returns `Ok`, what it wrote is
+//!     on stable storage. After an error, or a crash before it returned, any part of it may be there, but nothing that was
+//!     written before is lost.
 //!
-//! [`FileDisk`] is the machine's disk. [`SimulatedDisk`] needs neither files nor threads; at a crash it loses, sector by
-//! sector, what was not synced (P7.4). A write that fails is seen by every reader until the crash, and no later sync brings it
-//! to the disk: so Linux does it.
+//! [`FileDisk`] is the machine's disk. [`SimulatedDisk`] needs neither files nor threads. At a crash, it loses any sectors of the
+//! writes that were not synced (P7.4). When a sync fails, readers see the written bytes until the crash, but no later sync brings
+//! them to the disk. Linux behaves like that.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -22,38 +22,38 @@ use dfs_proto::units::ByteLen;
 
 use super::format::torn_segment_after;
 
-/// Names a file of the log; chosen by the log store.
+/// The number of a file of the log, which the log's writer chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FileId(pub u64);
 
 impl FileId {
-    /// Of the file in the directory.
+    /// The file's name in the directory.
     pub(crate) fn name(self) -> String {
         format!("{:08}{SEGMENT_SUFFIX}", self.0)
     }
 }
 
 pub trait LogDisk: Send + Sync + 'static {
-    /// Sorted.
+    /// The files of the log, sorted.
     fn list(&self) -> BoxFuture<'static, io::Result<Vec<FileId>>>;
     fn read(&self, file: FileId) -> BoxFuture<'static, io::Result<Vec<u8>>>;
-    /// A file of `len` zeros, so that a later write changes neither its length nor its place on the disk.
+    /// Makes a file of `len` zeros, so that later writes change neither its length nor its blocks on the disk.
     fn create(&self, file: FileId, len: u64) -> BoxFuture<'static, io::Result<()>>;
-    /// One write and one sync. The buffer comes back to be used again.
+    /// Writes and syncs, and returns the buffer so that it can be used again.
     fn write(&self, file: FileId, offset: u64, bytes: Vec<u8>) -> BoxFuture<'static, io::Result<Vec<u8>>>;
-    /// A file that an earlier process made, and perhaps did not sync before it was killed: its bytes, length and name. What that
-    /// process failed to write stays lost.
+    /// Syncs the bytes, length and name of a file that an earlier process made and perhaps did not sync. It cannot help if a sync
+    /// of that process has failed.
     fn sync(&self, file: FileId) -> BoxFuture<'static, io::Result<()>>;
     fn remove(&self, file: FileId) -> BoxFuture<'static, io::Result<()>>;
-    /// That may still be written to the filesystem it lies on.
+    /// How much may still be written to the filesystem.
     fn free(&self) -> BoxFuture<'static, io::Result<ByteLen>>;
-    /// `None` if it was never written.
+    /// Reads a small file; `None` if it was never written.
     fn read_whole(&self, file: WholeFile) -> BoxFuture<'static, io::Result<Option<Vec<u8>>>>;
-    /// Replaces it: afterwards, and after a crash in between, one of the two is there, whole.
+    /// Replaces a small file. After a crash, the old or the new one is there as a whole.
     fn write_whole(&self, file: WholeFile, bytes: Vec<u8>) -> BoxFuture<'static, io::Result<()>>;
 }
 
-/// Small files beside the log.
+/// The small files beside the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WholeFile {
     /// Whose directory it is.
@@ -70,7 +70,7 @@ impl WholeFile {
         }
     }
 
-    /// What it is called until it is whole.
+    /// The file's name until it is written completely.
     fn new_name(self) -> &'static str {
         match self {
             WholeFile::Stamp => "MEMBER.new",
@@ -92,14 +92,14 @@ pub struct FileDisk {
 
 struct FileDiskInner {
     directory: PathBuf,
-    /// Open files, written with O_DSYNC; a log has a handful.
+    /// The open files, a handful, with O_DSYNC.
     open: Mutex<BTreeMap<FileId, Arc<File>>>,
-    /// Holds the lock for as long as this is alive.
+    /// The lock is held as long as this file is open.
     _lock: File,
 }
 
 impl FileDisk {
-    /// Makes the directory if it is not there. Fails when another process uses it.
+    /// Locks the directory, and makes it if it is not there. Fails if another process uses it.
     pub fn open(directory: &Path) -> io::Result<FileDisk> {
         let is_new = !directory.exists();
         fs::create_dir_all(directory)?;
@@ -142,7 +142,7 @@ impl FileDiskInner {
         if let Some(open) = self.files().get(&file) {
             return Ok(open.clone());
         }
-        // A write ends when it is on stable storage: one call, and two thirds of the CPU of a write and an fdatasync.
+        // With O_DSYNC, a write returns when it is on stable storage. It needs two thirds of the CPU of a write and an fdatasync.
         let opened =
             OpenOptions::new().read(true).write(true).custom_flags(libc::O_DSYNC).open(self.path(file))?;
         let opened = Arc::new(opened);
@@ -160,7 +160,7 @@ impl FileDiskInner {
             let name = entry?.file_name();
             let number = name.to_str().and_then(|name| name.strip_suffix(SEGMENT_SUFFIX));
             let file = number.and_then(|number| number.parse().ok()).map(FileId);
-            // Not what somebody put there under a name of his own.
+            // A file with another form of the number, such as 1.raftlog, is not ours.
             found.extend(file.filter(|file| *file.name() == *name));
         }
         found.sort();
@@ -249,12 +249,12 @@ impl LogDisk for FileDisk {
     }
 }
 
-/// What the simulated disk tears a write into: less than a real one, so that the short writes of tests are torn too.
+/// A crash tears a write at multiples of this. It is less than a real sector, so that the short writes of tests are torn too.
 const SECTOR: usize = 64;
-/// The first write of a segment takes so long: several steps of the simulation, between which crashes fall.
+/// The first write of a segment takes at least so long, several steps of the simulation, so that crashes fall into it.
 const FIRST_SYNC_MIN: Duration = Duration::from_millis(4);
 
-/// A disk in memory. Clones are handles of the same disk; it outlives the process that the simulation kills.
+/// A disk in memory. Clones are handles of the same disk, so that it outlives a process that the simulation kills.
 #[derive(Clone, Default)]
 pub struct SimulatedDisk {
     inner: Arc<Mutex<Simulated>>,
@@ -264,18 +264,18 @@ pub struct SimulatedDisk {
 struct Simulated {
     whole: BTreeMap<WholeFile, Vec<u8>>,
     files: BTreeMap<FileId, Vec<u8>>,
-    /// Written, not synced: file, offset, bytes.
+    /// Writes that were not synced yet: file, offset, bytes.
     unsynced: Vec<(FileId, u64, Vec<u8>)>,
-    /// Written, and their sync failed: seen until the crash, never stored.
+    /// Writes whose sync has failed. Readers see them until the crash; they are never stored.
     lost: Vec<(FileId, u64, Vec<u8>)>,
     syncs_fail: bool,
-    /// Raised at each crash: what was on its way before it never arrives.
+    /// Raised at each crash, so that a write that began before the crash is not stored after it.
     crashes: u64,
-    /// `None`: as much as anybody wants.
+    /// `None`: there is no limit.
     free: Option<ByteLen>,
-    /// How long a sync takes: a crash can fall into it.
+    /// How long a sync takes. A crash can fall into it.
     sync_time: Duration,
-    /// Files written from their beginning that had been written before.
+    /// How many segments have begun in a file that had been used before.
     recycled: u64,
 }
 
@@ -286,18 +286,17 @@ impl SimulatedDisk {
         disk
     }
 
-    /// Of the syncs that begin from now on.
+    /// Sets how long a sync takes, for those that begin from now on.
     pub fn set_sync_time(&self, sync_time: Duration) {
         self.lock().sync_time = sync_time;
     }
 
-    /// A power failure: of each write that was not synced, some sectors arrived and some did not.
+    /// A power failure: of each write that was not synced, each sector is stored or lost by chance.
     pub fn crash(&self, rng: &Rng) {
         self.crash_keeping(|_| rng.below(2) == 0);
     }
 
-    /// A power failure after which those sectors of each write that was not synced are there, which `keeps` says: by their
-    /// number in the write.
+    /// A power failure: of each write that was not synced, those sectors are stored for whose number in the write `keeps` is true.
     pub fn crash_keeping(&self, mut keeps: impl FnMut(usize) -> bool) {
         let mut disk = self.lock();
         disk.crashes += 1;
@@ -311,8 +310,8 @@ impl SimulatedDisk {
         }
     }
 
-    /// As if the power had failed in the first write of the next segment and only its first sector had arrived: that moment is too
-    /// short to be met by chance. Tells whether there is a segment that it follows.
+    /// Leaves what a power failure leaves in the first write of the next segment if only its first sector is stored. A crash at
+    /// random hardly ever falls into that moment. Returns false if the log has no segment yet.
     pub fn tear_next_segment(&self) -> bool {
         let mut disk = self.lock();
         let torn = disk.files.values().filter_map(|bytes| torn_segment_after(bytes));
@@ -322,12 +321,12 @@ impl SimulatedDisk {
         true
     }
 
-    /// From now on every write and sync of the log fails, or none does.
+    /// Whether every write and sync of the log fails from now on.
     pub fn fail_syncs(&self, fail: bool) {
         self.lock().syncs_fail = fail;
     }
 
-    /// Changes one byte at rest.
+    /// Damages one stored byte.
     pub fn rot(&self, file: FileId, offset: usize) {
         if let Some(byte) = self.lock().files.get_mut(&file).and_then(|bytes| bytes.get_mut(offset)) {
             *byte ^= 0x55;
@@ -338,7 +337,7 @@ impl SimulatedDisk {
         self.lock().free = Some(free);
     }
 
-    /// Takes a small file away, or puts one in its place; gives what was there.
+    /// Replaces a small file, or removes it if `with` is `None`. Returns what was there.
     pub fn swap_whole(&self, file: WholeFile, with: Option<Vec<u8>>) -> Option<Vec<u8>> {
         let whole = &mut self.lock().whole;
         match with {
@@ -347,19 +346,19 @@ impl SimulatedDisk {
         }
     }
 
-    /// Every file, as a process would read it but for what was not synced.
+    /// Every file with its stored bytes, without writes that were not synced.
     pub fn contents(&self) -> Vec<(String, Vec<u8>)> {
         let disk = self.lock();
         let whole = disk.whole.iter().map(|(file, bytes)| (file.name().to_owned(), bytes.clone()));
         whole.chain(disk.files.iter().map(|(file, bytes)| (file.0.to_string(), bytes.clone()))).collect()
     }
 
-    /// The first write of a segment has not been synced yet: a crash now tears it.
+    /// The first write of a segment is under way, so that a crash now tears it.
     pub fn is_beginning_segment(&self) -> bool {
         self.lock().unsynced.iter().any(|(_, offset, _)| *offset == 0)
     }
 
-    /// How many segments began in files that a purge had left.
+    /// How many segments have begun in files that a purge had freed.
     pub fn recycled(&self) -> u64 {
         self.lock().recycled
     }
@@ -379,7 +378,7 @@ impl SimulatedDisk {
 
 impl Simulated {
     fn write(&mut self, file: FileId, offset: u64, bytes: &[u8]) {
-        // What is written again is not lost any more.
+        // Bytes that are written again are not lost any more.
         let end = offset + bytes.len() as u64;
         for (name, start, lost) in std::mem::take(&mut self.lost) {
             let lost_end = start + lost.len() as u64;
@@ -436,7 +435,7 @@ impl LogDisk for SimulatedDisk {
     fn read(&self, file: FileId) -> BoxFuture<'static, io::Result<Vec<u8>>> {
         self.now(move |disk| {
             let mut bytes = disk.files.get(&file).cloned().ok_or_else(|| no_such_file(file))?;
-            // What a process wrote and did not sync before it was killed is still in the machine's memory.
+            // A process that was killed leaves its writes in the page cache, synced or not.
             let unsynced = disk.lost.iter().chain(&disk.unsynced);
             for (_, offset, written) in unsynced.filter(|(name, ..)| *name == file) {
                 lay(&mut bytes, *offset as usize, written);
@@ -466,7 +465,7 @@ impl LogDisk for SimulatedDisk {
                 }
                 (inner.crashes, inner.sync_time)
             };
-            // Others run, and a crash may come, between the write and the end of the sync.
+            // Between the write and the end of the sync, other tasks run and a crash may come.
             tokio::task::yield_now().await;
             if !sync_time.is_zero() {
                 let least = if offset == 0 { FIRST_SYNC_MIN } else { sync_time };

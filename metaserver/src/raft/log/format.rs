@@ -1,22 +1,21 @@
-//! The bytes of the Raft log on disk. Pure: bytes in, bytes out.
+//! The bytes of the Raft log on disk. Nothing here does I/O.
 //!
-//!     segment file | header 64 B | batch | batch | … | zeros, or what a former use left |
+//!     segment file | header 64 B | batch | batch | … | zeros, or what an earlier use of the file left |
 //!     header       | magic 8 | format u32 | reserved u32 | sequence u64 | directory 16 | file length u64 | crc32c u32 | zeros |
 //!     batch        | magic u32 | body length u32 | sequence u64 | number u64 | body crc32c u32 | head crc32c u32 | body |
 //!     body         records: tag u8, then postcard
 //!
-//! All numbers little-endian. Batches begin at multiples of 64. The directory is the id of the data directory that the segment
-//! was written in, the file length that of its file then. Format 1 had neither: crc32c after the sequence, then zeros.
+//! All numbers are little-endian. Batches begin at multiples of 64. The header has the id of the data directory in which the
+//! segment was written, and the length that its file had then. Format 1 had neither: its crc32c follows the sequence, then zeros.
 //!
-//! L1  A batch is written by one write and synced before the next one is written: only the last batch of the log can be
-//!     torn by a crash. A damaged batch behind which a later one is found was synced once: that is damage, not a crash.
-//!     The first batch of a segment is one write with its header, which fits a sector: the header is whole or not there.
-//! L2  A segment's sequence is in each of its batches, so what a former use of the file left is not taken for the log.
-//! L3  Batch numbers run on over all segments: a lost segment is noticed.
-//! L4  A segment begins with a `State`, so that all segments before it can be dropped when their entries are purged; the
-//!     newest `State` says from which sequence on segments count, and the segment of that sequence is there.
-//! L5  How far the log has come at least stands in the stamp too, from when a segment was begun: that its end is lost is
-//!     noticed as well.
+//! L1  A batch is written with one write, and synced before the next one is written. So a crash can tear only the last batch of the
+//!     log; a damaged batch with a later one behind it had been synced, and is real damage. The first batch of a segment is written
+//!     together with the header, which fits into one sector, so that the header is whole or not there.
+//! L2  Each batch has the sequence of its segment, so that what an earlier use of the file left is not taken for part of the log.
+//! L3  Batch numbers are consecutive over all segments, so that a lost segment is noticed.
+//! L4  A segment begins with a `State`, so that all segments before it can be dropped when their entries are purged. The newest
+//!     `State` has the sequence of the first segment that counts, and that segment must be there.
+//! L5  When a segment is begun, the stamp is told how far the log has come, so that a lost end of the log is noticed.
 
 use dfs_proto::ids::DirectoryId;
 use serde::{Deserialize, Serialize};
@@ -33,7 +32,7 @@ const BATCH_MAGIC: u32 = 0x4c42_5f44;
 const LOG_FORMAT: u32 = 2;
 const DIRECTORY_AT: usize = 24;
 const FILE_LEN_AT: usize = 40;
-/// Where the checksum is, of everything before it.
+/// The offset of the checksum, which covers everything before it.
 const HEADER_CRC_AT: usize = 48;
 const HEADER_CRC_AT_IN_FORMAT_1: usize = 24;
 
@@ -41,26 +40,26 @@ const TAG_STATE: u8 = 1;
 const TAG_TRUNCATED: u8 = 2;
 const TAG_ENTRY: u8 = 3;
 
-/// What is not an entry.
+/// Everything that the log keeps besides entries.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct State {
     pub(crate) vote: Option<Vote>,
     pub(crate) purged: Option<LogId>,
-    /// Segments with a lower sequence are not part of the log any more.
+    /// Segments with a lower sequence are no longer part of the log.
     pub(crate) first_sequence: u64,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Record {
     State(State),
-    /// Entries after this one do not count any more; `None`: no entry before this record does.
+    /// Of the entries before this record, those after this one no longer count; `None`: none of them counts.
     Truncated {
         after: Option<LogId>,
     },
     Entry(LogEntry),
 }
 
-/// A log that cannot be used as it is.
+/// Why a log cannot be used.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub(crate) enum DamageError {
     #[error("the segment header is damaged")]
@@ -99,9 +98,9 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
     pub(crate) sequence: u64,
-    /// Whose it is; unknown in format 1.
+    /// The data directory in which it was written; unknown in format 1.
     pub(crate) directory: DirectoryId,
-    /// Of its file when it was begun; 0 in format 1.
+    /// The length of its file when it was begun; 0 in format 1.
     pub(crate) file_len: u64,
 }
 
@@ -117,7 +116,7 @@ pub(crate) fn segment_header(segment: &SegmentHeader) -> [u8; SEGMENT_HEADER_LEN
     header
 }
 
-/// The header of a segment; `None` for a file that was prepared and never used.
+/// The header of a segment; `None` if the file was made and never used.
 pub(crate) fn read_segment_header(file: &[u8]) -> Result<Option<SegmentHeader>, DamageError> {
     let header = file.get(..SEGMENT_HEADER_LEN).unwrap_or(file);
     if header.iter().all(|byte| *byte == 0) {
@@ -146,8 +145,8 @@ pub(crate) fn read_segment_header(file: &[u8]) -> Result<Option<SegmentHeader>, 
     Ok(Some(SegmentHeader { sequence, directory, file_len }))
 }
 
-/// For tests of whole servers: what a power cut leaves of a file that falls into the first write of the segment after `newest`.
-/// `None` when `newest` is no segment. Its header is there, and of its batch what the file held before.
+/// For tests of whole servers: the sequence and bytes of the segment after `newest` if a power failure fell into its first write,
+/// and stored its header but nothing of its batch. `None` if `newest` is no segment.
 pub fn torn_segment_after(newest: &[u8]) -> Option<(u64, Vec<u8>)> {
     let header = read_segment_header(newest).ok()??;
     let torn = SegmentHeader { sequence: header.sequence + 1, file_len: newest.len() as u64, ..header };
@@ -156,7 +155,7 @@ pub fn torn_segment_after(newest: &[u8]) -> Option<(u64, Vec<u8>)> {
     Some((torn.sequence, file))
 }
 
-/// Appends one record to a body.
+/// Appends a record to a batch's body.
 pub(crate) fn put_state(body: &mut Vec<u8>, state: &State) -> Result<(), postcard::Error> {
     put(body, TAG_STATE, state)
 }
@@ -175,9 +174,9 @@ fn put<T: Serialize>(body: &mut Vec<u8>, tag: u8, value: &T) -> Result<(), postc
     Ok(())
 }
 
-/// Appends `body` as a batch to `out`, with the padding that brings the next one to its alignment.
+/// Appends `body` to `out` as a batch, with padding up to where the next batch begins.
 ///
-/// `out` must end at an aligned place of the file.
+/// The end of `out` must be at a multiple of [`BATCH_ALIGN`] in the file.
 pub(crate) fn put_batch(out: &mut Vec<u8>, sequence: u64, number: u64, body: &[u8]) {
     let start = out.len();
     out.extend_from_slice(&BATCH_MAGIC.to_le_bytes());
@@ -191,7 +190,7 @@ pub(crate) fn put_batch(out: &mut Vec<u8>, sequence: u64, number: u64, body: &[u
     out.resize(start + batch_len(body.len()), 0);
 }
 
-/// What a batch with a body of this length takes in the file.
+/// How many bytes of the file a batch with a body of this length takes.
 pub(crate) fn batch_len(body_len: usize) -> usize {
     (BATCH_HEAD_LEN + body_len).next_multiple_of(BATCH_ALIGN)
 }
@@ -202,7 +201,7 @@ struct Head {
     body_crc: u32,
 }
 
-/// The head of a batch of this segment, if a whole one is here.
+/// The head of a batch of this segment, if there is an undamaged one at `offset`.
 fn read_head(file: &[u8], offset: usize, sequence: u64) -> Option<Head> {
     let head = file.get(offset..offset + BATCH_HEAD_LEN)?;
     let is_ours = u32_at(head, 0)? == BATCH_MAGIC
@@ -224,11 +223,11 @@ fn read_body<'a>(file: &'a [u8], offset: usize, head: &Head) -> Option<&'a [u8]>
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Segment {
     pub(crate) records: Vec<Record>,
-    /// Of the first and last batch; `None` when there is no whole batch.
+    /// The numbers of the first and the last batch; `None` if there is no whole batch.
     pub(crate) numbers: Option<(u64, u64)>,
-    /// Where the last whole batch begins, with the header before it if it is the first: what one write wrote.
+    /// Where the last write begins: at the last whole batch, or at the header if that batch is the first one.
     pub(crate) last_write: usize,
-    /// Where the next batch goes.
+    /// Where the next batch is to be written.
     pub(crate) end: usize,
 }
 
@@ -252,7 +251,7 @@ pub(crate) fn read_segment(file: &[u8], sequence: u64) -> Result<Segment, Damage
         segment.end += batch_len(head.body_len);
     }
     let next = segment.numbers.map(|(_, last)| last + 1);
-    // The batch at `end` is torn or was never written. Of a crash nothing can come after it (L1).
+    // The batch at `end` is torn or was never written. If that was a crash, there is no later batch behind it (L1).
     let behind = (segment.end + BATCH_ALIGN..file.len()).step_by(BATCH_ALIGN);
     let later = behind
         .filter_map(|offset| read_head(file, offset, sequence))

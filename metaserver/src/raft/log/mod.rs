@@ -1,5 +1,10 @@
-//! The Raft log on one disk: `format` is what its files hold, `disk` the calls that it makes, `writer` appends and syncs,
-//! `recover` reads it at a start, and `store` is what openraft sees of it.
+//! The Raft log on one disk.
+//!
+//!     format     the bytes of its files
+//!     disk       the system calls that it makes, and a simulated disk
+//!     writer     appends and syncs
+//!     recover    reads the log at a start
+//!     store      the log as openraft uses it
 
 pub mod disk;
 pub(crate) mod format;

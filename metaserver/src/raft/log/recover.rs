@@ -1,24 +1,24 @@
-//! Opening the log: which files belong to it, what they say, where writing goes on. Reads and changes nothing.
+//! Reads the log at a start: which files belong to it, what they hold, and where writing goes on. It changes nothing.
 //!
-//! What a power cut, or a process killed between a write and its sync, may leave of a file, and what becomes of it. "Below"
-//! and "above" compare its sequence with the first one that the newest whole state names (L4).
+//! The table shows what a power failure, or the kill of a process between a write and its sync, may leave of a file, and how the
+//! file is used then. A sequence is "old" if it is below the first one that counts, which the newest whole `State` names (L4).
 //!
-//! | left by | header | batches | it is |
-//! |---|---|---|---|
-//! | the making of a file | zeros, the file shorter than a segment | none | a leftover, removed when the log is open |
-//! | the making of a file, finished | zeros | none | spare |
-//! | a purge | below | whole | spare: nobody reads what it held |
-//! | the first write of a segment, which none of its sectors survived | as before that write | as before | spare |
-//! | that write, its first sector lost and others there | as before | of a sequence below, or torn | spare |
-//! | that write, its first sector there and others lost | above | not one whole | spare, whether or not another segment came later |
-//! | a later write | above | whole up to the torn one | live; the torn one is overwritten |
-//! | nothing: all was synced | above | whole | live |
+//! | interrupted | header | sequence | batches | the file is |
+//! |---|---|---|---|---|
+//! | the making of a file | zeros; the file is shorter than a segment | | none | a leftover: removed once the log is open |
+//! | nothing: it was made and not used yet | zeros | | none | spare |
+//! | nothing: its entries were purged | whole | old | whole | spare: nobody reads it |
+//! | the first write of a segment; nothing of it was stored | as before | as before | as before | spare |
+//! | the first write; its first sector was not stored | as before | as before | old ones, or torn | spare |
+//! | the first write; only its first sector was stored | whole | current | no whole one | spare, even if a later segment exists |
+//! | a later write | whole | current | whole up to the torn one | live; the torn batch is overwritten |
+//! | nothing: everything was synced | whole | current | whole | live |
 //!
-//! R1  A segment without one whole batch lost nothing: its first write was never reported. If it held more once, the
-//!     numbers of the batches around it (L3) do not run on, and that is refused.
-//! R2  Of what is found only the last batch may not be on the disk yet: its write may have failed, and then the kernel
-//!     shows it for as long as it has the pages, and a sync finds nothing to do. So that write is made again before
-//!     anything builds on it; the batches before were synced before the next one was written (L1, LS3).
+//! R1  A segment without a whole batch has lost nothing, because its first write was never acknowledged. If it had held more, the
+//!     batch numbers around it (L3) would have a gap, which is refused.
+//! R2  Only the last batch that is found may not be on the disk. If its sync has failed, the kernel still shows its pages but
+//!     writes them no more, so that another sync does nothing. So the last write is made again before anything is acknowledged that
+//!     builds on it. All batches before it were synced before the next one was written (L1, LS3).
 
 use std::io;
 
@@ -35,25 +35,25 @@ pub(crate) struct Live {
     pub(crate) file: FileId,
     pub(crate) sequence: u64,
     pub(crate) len: u64,
-    /// No entry in it has a higher index; `None`: it has no entries.
+    /// The highest index of an entry in it; `None` if it has no entries.
     pub(crate) last_index: Option<u64>,
 }
 
 /// The files of a log, as the writer needs them.
 #[derive(Debug, Default)]
 pub(crate) struct Files {
-    /// Oldest first; the last one is written to.
+    /// The segments, oldest first. The last one is written to.
     pub(crate) live: Vec<Live>,
-    /// Prepared or not needed any more, with their lengths.
+    /// Files for later segments, with their lengths.
     pub(crate) spare: Vec<(FileId, u64)>,
-    /// Where the next batch goes in the last live one.
+    /// Where the next batch is to be written in the last segment.
     pub(crate) end: usize,
     pub(crate) next_number: u64,
     pub(crate) next_sequence: u64,
     pub(crate) next_file: u64,
 }
 
-/// The last write that is found whole (R2).
+/// The last write that was found whole (R2).
 #[derive(Debug)]
 pub(crate) struct LastWrite {
     pub(crate) file: FileId,
@@ -67,19 +67,19 @@ pub(crate) struct Recovered {
     pub(crate) entries: Vec<LogEntry>,
     pub(crate) files: Files,
     pub(crate) last_write: Option<LastWrite>,
-    /// Where it ends; `None`: there is no batch.
+    /// The last batch; `None` if there is none.
     pub(crate) reached: Option<Reached>,
-    /// Files whose making was cut, or spare ones that were cut: to be removed once the log is open.
+    /// Files that are shorter than they should be and hold nothing that counts. They are removed once the log is open.
     pub(crate) leftovers: Vec<FileId>,
 }
 
 impl Recovered {
-    /// A member that never voted and holds nothing.
+    /// Whether this is the log of a member that has never voted and has no entries.
     pub(crate) fn is_fresh(&self) -> bool {
         self.state.vote.is_none() && self.state.purged.is_none() && self.entries.is_empty()
     }
 
-    /// For someone who looks for what is missing.
+    /// A hint for error messages that something is missing.
     pub(crate) fn remark(&self) -> String {
         let names: Vec<String> = self.leftovers.iter().map(|file| file.name()).collect();
         match names.is_empty() {
@@ -89,7 +89,7 @@ impl Recovered {
     }
 }
 
-/// How far a log has come: to this batch, in the segment of this sequence.
+/// How far a log has come: up to this batch, in the segment with this sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reached {
     pub sequence: u64,
@@ -107,7 +107,7 @@ struct Found {
 }
 
 impl Found {
-    /// Of a segment that counts.
+    /// Reads a segment that counts.
     fn read(&self, bytes: &[u8]) -> io::Result<Segment> {
         if self.is_cut() {
             let error = DamageError::Cut { expected: self.header.file_len, actual: self.len };
@@ -121,7 +121,7 @@ impl Found {
     }
 }
 
-/// Reads the whole log of a data directory. Only its last batch may be torn (L1); any other damage is refused.
+/// Reads the log of a data directory. Its last batch may be torn (L1); any other damage is refused.
 pub(crate) async fn recover(
     disk: &dyn LogDisk,
     segment_len: u64,
@@ -173,7 +173,7 @@ async fn read(
         let bytes = disk.read(older.file).await?;
         let segment = older.read(&bytes)?;
         if segment.numbers.is_none() && !planted::has(Bug::TornSegmentRefused) {
-            files.spare.push(torn(older)); // keeps R1: the numbers tell if anything is missing
+            files.spare.push(torn(older)); // keeps R1
             continue;
         }
         replay.segment(older, segment, files)?;
@@ -184,7 +184,7 @@ async fn read(
         Some(LastWrite { file: last.file, offset: written.start as u64, bytes: bytes[written].to_vec() });
     let sequence = last.header.sequence;
     replay.segment(last, segment, files)?;
-    // keeps L4: entries that were purged are no gap, so nothing else tells that the oldest segment is lost
+    // keeps L4: if the oldest segment is lost, its entries look like purged ones, and no other check notices it
     if files.live.first().is_some_and(|first| first.sequence > floor && floor > 0) {
         return Err(damaged(newest, DamageError::Missing { sequence: floor }));
     }
@@ -194,7 +194,7 @@ async fn read(
     Ok(())
 }
 
-/// The files that are, or were, segments, in the order of their sequences; the others are put where they belong.
+/// The files with a segment header, in the order of their sequences. The others become spare files or leftovers.
 async fn list(
     disk: &dyn LogDisk,
     segment_len: u64,
@@ -230,7 +230,7 @@ async fn list(
     Ok(found)
 }
 
-/// A spare file like others.
+/// Makes a spare file of a segment whose first write was torn.
 fn torn(segment: Found) -> (FileId, u64) {
     let Found { file, len, header } = segment;
     let sequence = header.sequence;
@@ -249,7 +249,7 @@ fn first_sequence(segment: &Segment) -> Option<u64> {
     states.max()
 }
 
-/// Records, in order, into what they mean.
+/// Turns the records, in their order, into the log's state and entries.
 #[derive(Default)]
 struct Replay {
     state: State,
@@ -285,7 +285,7 @@ impl Replay {
         Ok(())
     }
 
-    /// A purge cuts the front; when a snapshot was installed, it may leave nothing, and the next entry comes after a gap.
+    /// A purge removes the first entries. After a snapshot was installed it removes all, and the next entry comes after a gap.
     fn state(&mut self, state: State) {
         if state.purged > self.state.purged {
             let purged_next = next_index(state.purged.as_ref());

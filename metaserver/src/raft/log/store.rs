@@ -1,15 +1,13 @@
-//! The Raft log: its tail in memory, everything in segment files, one task that writes.
+//! The Raft log as openraft uses it. All entries that were not purged are in memory and in the segment files (`format`).
 //!
-//! LS1  One task owns the files. It drains what waits into one batch, writes it, syncs it, and only then reports what is
-//!      in it: entries through their callbacks, votes by letting `save_vote` return.
+//! LS1  One task owns the files (`writer`). It takes the waiting operations, writes and syncs them as one batch, and only then
+//!      acknowledges them.
 //! LS2  Writes reach the disk in the order in which openraft asked for them.
-//! LS3  After a failed write or sync nothing more is written and everything is answered with that error: what a failed
-//!      sync left is unknown.
-//! LS4  The log is cut only up to what a finished flush of the state has made durable (P7.3), which [`PurgeGate`] tells.
-//! LS5  Memory is bounded: entries that were not purged are in memory, and the glue takes a snapshot and purges before
-//!      they are many; what waits for the disk is at most [`BACKLOG_LEN_MAX`], then `append` waits.
-//!
-//! What the files look like: `format`. Opening cuts a torn tail and refuses any other damage.
+//! LS3  After a write or sync has failed, nothing more is written, and every operation fails with that error, because nobody knows
+//!      what a failed sync has left on the disk.
+//! LS4  The log is cut only up to the last entry whose effects are durable in the state (P7.3), which [`PurgeGate`] tells.
+//! LS5  Memory is bounded: when the entries take too much memory, a snapshot is made and the log is cut (`bound_log`); and when
+//!      [`BACKLOG_LEN_MAX`] bytes wait for the disk, `append` waits.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -34,21 +32,21 @@ use super::writer::{Op, Writer};
 use crate::raft::member::stamp::StampFile;
 use crate::raft::types::{LogEntry, LogId, Proposal, TypeConfig, Vote, next_index};
 
-/// Operations that may wait for the writer, and the bytes in them. Beyond, `append` waits: two followers are a quorum,
-/// so without this the leader's own log could fall behind without limit.
+/// Operations that may wait for the writer, and their bytes. Above that, `append` waits. Two followers are a quorum, so without
+/// this bound the leader's own log could fall behind without limit.
 const OPS_MAX: usize = 1024;
 pub(crate) const BACKLOG_LEN_MAX: usize = 16 << 20;
-/// Entries that one read for a follower returns, in bytes; at least one entry, however long.
+/// Bytes of entries that one read for a follower returns; but at least one entry.
 const READ_LEN_MAX: usize = 2 << 20;
-/// What an entry takes in memory beside its commands.
+/// Bytes of memory that an entry takes besides its commands.
 const ENTRY_OVERHEAD: usize = 128;
 
-/// Small ones are for tests.
+/// The sizes of the log. Tests use smaller ones.
 #[derive(Clone, Copy, Debug)]
 pub struct LogOptions {
-    /// Bytes of a segment file; a batch that does not fit gets a file of its own.
+    /// Bytes of a segment file. A batch that is longer gets a longer file.
     pub segment_len: u64,
-    /// Bytes of the entries in memory above which the log is to be cut.
+    /// When the entries in memory have more bytes than this, the log is to be cut.
     pub kept_len_max: usize,
 }
 
@@ -60,24 +58,24 @@ impl Default for LogOptions {
 
 /// Tells how far the log may be cut (LS4).
 pub(crate) trait PurgeGate: Send + Sync + 'static {
-    /// One more than the last index whose effects are durable in the state; flushes when that is below `wanted`.
+    /// One more than the last index whose effects are durable in the state. The state is flushed if that is below `wanted`.
     fn durable_next(&self, wanted: u64) -> BoxFuture<'static, io::Result<u64>>;
 }
 
-/// The log as openraft uses it. One, and not cloned: its drop ends the writer.
+/// The log as openraft uses it. There is only one; when it is dropped, the writer ends.
 pub(crate) struct LogStore {
     shared: Arc<Shared>,
     ops: mpsc::Sender<Op>,
     gate: Arc<dyn PurgeGate>,
 }
 
-/// Reads the tail; any number of them.
+/// Reads the entries in memory.
 #[derive(Clone)]
 pub(crate) struct LogReader {
     shared: Arc<Shared>,
 }
 
-/// For those who watch the log from outside.
+/// How full the log is, and whether the disk keeps up.
 #[derive(Clone)]
 pub(crate) struct LogMonitor {
     shared: Arc<Shared>,
@@ -85,11 +83,11 @@ pub(crate) struct LogMonitor {
 }
 
 struct Shared {
-    /// Held for a few instructions, never with another lock.
+    /// Locked for a few instructions only, and never together with another lock.
     tail: Mutex<Tail>,
     /// Bytes that wait for the writer.
     backlog: watch::Sender<usize>,
-    /// Told at each append that leaves more than `kept_len_max`.
+    /// Notified at each append after which there are more bytes than `kept_len_max`.
     too_long: Notify,
     kept_len_max: usize,
 }
@@ -189,7 +187,7 @@ impl LogStore {
         LogStore::begin(disk, options, gate, recovered, None).await
     }
 
-    /// Takes over what was found on the disk, and starts the writer.
+    /// Goes on with what was found on the disk, and starts the writer.
     pub(crate) async fn begin(
         disk: Arc<dyn LogDisk>,
         options: LogOptions,
@@ -274,7 +272,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let vote = *vote;
-        // Synced before it counts (LS1).
+        // keeps LS1: the vote is synced before it counts
         self.send_and_wait(|done| Op::Vote { vote, done }).await?;
         self.shared.tail().vote = Some(vote);
         Ok(())
@@ -300,7 +298,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         }
         let len = records.len();
         let mut backlog = self.shared.backlog.subscribe();
-        // keeps LS5; the writer never waits for this task
+        // keeps LS5; there is no deadlock, because the writer never waits for this task
         let room = backlog.wait_for(|waiting| *waiting == 0 || *waiting + len <= BACKLOG_LEN_MAX).await;
         drop(room.map_err(io::Error::other)?);
         self.shared.backlog.send_modify(|waiting| *waiting += len);
@@ -316,7 +314,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
         let durable_next = self.gate.durable_next(log_id.index + 1).await?;
-        // keeps P7.3: nothing that the state could lose is cut
+        // keeps P7.3: no entry is cut whose effects the state could still lose
         let upto = if log_id.index < durable_next {
             Some(log_id)
         } else {
@@ -331,14 +329,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 }
 
 impl LogMonitor {
-    /// Ready when the entries that are kept have more than [`LogOptions::kept_len_max`] bytes.
+    /// Completes when the entries have more than [`LogOptions::kept_len_max`] bytes.
     pub(crate) async fn too_long(&self) {
         while self.shared.tail().len_bytes <= self.shared.kept_len_max {
             self.shared.too_long.notified().await;
         }
     }
 
-    /// The index that the next purge begins with.
+    /// The index of the first entry; the next purge begins with it.
     #[cfg(test)]
     pub(crate) fn first_index(&self) -> u64 {
         let tail = self.shared.tail();
@@ -349,20 +347,20 @@ impl LogMonitor {
         next_index(self.shared.tail().purged.as_ref())
     }
 
-    /// A member that never voted and holds nothing has granted no lease that it could break.
+    /// Whether this member has never voted and has no entries. Then it has granted no lease either, which it could break.
     pub(crate) fn is_fresh(&self) -> bool {
         let tail = self.shared.tail();
         tail.vote.is_none() && tail.last().is_none()
     }
 
-    /// Ready when the disk has caught up so far that a proposer may go on (LS5).
+    /// Completes when so little waits for the disk that more may be proposed (LS5).
     pub(crate) async fn has_room(&self) {
         let mut backlog = self.shared.backlog.subscribe();
-        // An error would mean that the sender is gone, which this holds.
+        // It cannot fail: `shared` holds the sender.
         drop(backlog.wait_for(|waiting| *waiting < BACKLOG_LEN_MAX / 2).await);
     }
 
-    /// Ready when the writer has ended: nothing is written any more.
+    /// Completes when the writer has ended, so that nothing is written any more.
     pub(crate) async fn closed(&self) {
         let task = self.writer.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
         if let Some(task) = task {

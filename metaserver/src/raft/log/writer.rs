@@ -1,4 +1,4 @@
-//! The one task that writes the log (LS1 to LS3 of `store`).
+//! The task that writes the log. It is the only one that does (`store`, LS1 to LS3).
 
 use std::io;
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use crate::raft::types::{LogId, TypeConfig, Vote};
 
 /// A batch takes in more operations until it has this many bytes.
 const BATCH_LEN_MAX: usize = 4 << 20;
-/// Operations taken from the queue at once.
+/// Operations that are taken from the queue at the same time.
 const OPS_AT_ONCE: usize = 256;
-/// Files kept to be used again; the others are deleted.
+/// Files that are kept for later segments. Further ones are removed.
 const SPARES_MAX: usize = 2;
 
-/// What the store asks for.
+/// What the store asks the writer to do.
 pub(crate) enum Op {
     Append { records: Vec<u8>, last_index: Option<u64>, callback: IOFlushed<TypeConfig> },
     Truncate { record: Vec<u8>, done: oneshot::Sender<io::Result<()>> },
@@ -31,7 +31,7 @@ pub(crate) enum Op {
     Purge { upto: LogId },
 }
 
-/// Whom to tell when the batch is synced.
+/// Who waits for the batch to be synced.
 enum Waiter {
     Entries(IOFlushed<TypeConfig>),
     One(oneshot::Sender<io::Result<()>>),
@@ -41,7 +41,7 @@ enum Waiter {
 struct Batch {
     body: Vec<u8>,
     waiters: Vec<Waiter>,
-    /// Bytes of entries in it.
+    /// Bytes of the entries in it.
     entries_len: usize,
     last_index: Option<u64>,
 }
@@ -51,13 +51,13 @@ pub(crate) struct Writer<F> {
     segment_len: u64,
     state: State,
     files: Files,
-    /// A file that is being prepared for the next segment.
+    /// A file that is being made for the next segment.
     preparing: Option<JoinHandle<io::Result<(FileId, u64)>>>,
     buffer: Vec<u8>,
     failed: Option<(io::ErrorKind, String)>,
-    /// Told the bytes of entries that do not wait any more.
+    /// Is called with the bytes of entries that do not wait any more.
     written: F,
-    /// Whose log it is, and where it is noted how far it has come (L5); tests of the log alone have none.
+    /// The stamp that is told how far the log has come (L5). Tests of the log alone have none.
     stamp: Option<Arc<StampFile>>,
     directory: DirectoryId,
 }
@@ -107,23 +107,23 @@ impl<F: Fn(usize) + Send + 'static> Writer<F> {
         {
             tracing::warn!("note how far the log has come: {error}");
         }
-        // Another process may open the directory when this one has ended: nothing may be written then.
+        // When this task has ended, another process may open the directory, so that nothing may be written any more.
         if let Some(preparing) = self.preparing.take() {
             drop(preparing.await);
         }
     }
 
-    /// Makes everything that was found durable before anything is answered that builds on it, and overwrites a torn tail
-    /// with a batch of what [`State`] says. Only then is anything removed.
+    /// Makes everything durable that was found, before anything is acknowledged that builds on it, and overwrites a torn batch with
+    /// one that holds the [`State`]. Leftovers are removed last.
     pub(crate) async fn begin(
         &mut self,
         last_write: Option<LastWrite>,
         leftovers: Vec<FileId>,
     ) -> io::Result<()> {
         if let Some(LastWrite { file, offset, bytes }) = last_write {
-            self.disk.write(file, offset, bytes).await?; // keeps R2; where it is there already, it changes no sector
+            self.disk.write(file, offset, bytes).await?; // keeps R2; if it is on the disk already, no byte changes
         }
-        // Made by a process that may have been killed, or failed, before it had synced them.
+        // The process that made them may have been killed before it had synced them.
         for (spare, _) in &self.files.spare {
             self.disk.sync(*spare).await?;
         }
@@ -135,7 +135,8 @@ impl<F: Fn(usize) + Send + 'static> Writer<F> {
         Ok(())
     }
 
-    /// Only what is synced. Before anything in a new segment is reported: a log whose newest segment is lost is refused then.
+    /// Tells the stamp how far the log is synced. In a new segment this is done before anything in it is acknowledged, so that a
+    /// start is refused if that segment is lost.
     async fn note_reached(&self) -> io::Result<()> {
         let Some((stamp, active)) = self.stamp.as_ref().zip(self.files.live.last()) else { return Ok(()) };
         let reached = Reached { sequence: active.sequence, batch: self.files.next_number.saturating_sub(1) };
@@ -180,7 +181,7 @@ impl<F: Fn(usize) + Send + 'static> Writer<F> {
         }
     }
 
-    /// The first live segment that holds an entry behind `purged`; the last one is always needed.
+    /// The first segment with an entry above `purged`. The last segment is always needed.
     fn first_needed(&self, purged: u64) -> usize {
         let last = self.files.live.len().saturating_sub(1);
         let needed =
@@ -209,7 +210,7 @@ impl<F: Fn(usize) + Send + 'static> Writer<F> {
             };
             match waiter {
                 Waiter::Entries(callback) => callback.io_completed(result),
-                // Who does not wait any more has been shut down.
+                // It fails only if openraft has been shut down and does not wait any more.
                 Waiter::One(done) => drop(done.send(result)),
             }
         }
@@ -245,7 +246,7 @@ impl<F: Fn(usize) + Send + 'static> Writer<F> {
         if fits { Ok(()) } else { self.note_reached().await }
     }
 
-    /// Makes a new file the last segment; header, state (L4) and `body` are in the buffer afterwards.
+    /// Begins a segment. Afterwards the buffer has its header, and a batch of the state (L4) and `body`.
     async fn begin_segment(&mut self, body: &[u8]) -> io::Result<()> {
         let sequence = self.files.next_sequence;
         if self.files.live.is_empty() {
@@ -265,7 +266,7 @@ impl<F: Fn(usize) + Send + 'static> Writer<F> {
         Ok(())
     }
 
-    /// A file with room for `needed` bytes: a spare one if there is one.
+    /// A file for `needed` bytes: a spare one if one is long enough, else a new one.
     async fn file_of(&mut self, needed: u64) -> io::Result<(FileId, u64)> {
         if let Some(preparing) = self.preparing.take() {
             self.files.spare.push(preparing.await.map_err(io::Error::other)??);
@@ -284,7 +285,7 @@ impl<F: Fn(usize) + Send + 'static> Writer<F> {
         file
     }
 
-    /// After a sync: segments that the synced state does not need become spare, and one spare is always prepared.
+    /// Makes spare files of the segments that the synced state does not need any more, and sees to it that there is a spare file.
     async fn tidy(&mut self) -> io::Result<()> {
         while self.files.live.first().is_some_and(|oldest| oldest.sequence < self.state.first_sequence) {
             let oldest = self.files.live.remove(0);

@@ -1,8 +1,9 @@
-//! The state's own time, as this member reckons it (P7.1): what it applied last, and what has passed since on its
-//! CLOCK_BOOTTIME. So the time goes on over elections, however long nobody leads, and no clock that is set moves it.
+//! The state's own time, as this member reckons it (P7.1): the last time that it has applied, plus what has passed since on its
+//! CLOCK_BOOTTIME. So the time goes on while nobody leads, and no change of a wall clock moves it.
 //!
-//! C1  It is never ahead of what the log gives by more than has passed here: only applied times are believed.
-//! C2  It never goes backwards. Whoever applies entries that are ahead of it takes their time.
+//! C1  It is ahead of the last applied time at most by what has passed on this member since, because only applied times are
+//!     trusted.
+//! C2  It never goes backwards. When an applied time is ahead of it, it jumps to that time.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,7 +17,7 @@ pub(crate) struct StateClock {
     anchor: Mutex<Anchor>,
 }
 
-/// A time that was applied, and when that was here.
+/// A time that was applied, and this member's CLOCK_BOOTTIME when it was.
 #[derive(Clone, Copy)]
 struct Anchor {
     time: StateTime,
@@ -30,7 +31,7 @@ impl Anchor {
 }
 
 impl StateClock {
-    /// Of a member whose state has applied everything up to `time`.
+    /// `time` is the last one that the state has applied.
     pub(crate) fn new(clock: Arc<dyn Clock>, time: StateTime) -> StateClock {
         let anchor = Mutex::new(Anchor { time, at: clock.boottime() });
         StateClock { clock, anchor }
@@ -41,7 +42,7 @@ impl StateClock {
         self.anchor.lock().unwrap_or_else(PoisonError::into_inner).time_at(now)
     }
 
-    /// The state has applied everything up to `time`.
+    /// The state has applied `time`.
     pub(crate) fn applied(&self, time: StateTime) {
         let at = self.clock.boottime();
         let mut anchor = self.anchor.lock().unwrap_or_else(PoisonError::into_inner);

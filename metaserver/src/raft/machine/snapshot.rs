@@ -1,7 +1,8 @@
-//! A state on its way from one member to another.
+//! Sends a state from one member to another.
 //!
-//! Built: a flushed checkpoint. Sent: its pairs in key order, in parts with checksums, the count at the end. Received:
-//! into a database of its own, which becomes current only when it is whole and flushed. Never in memory as a whole.
+//! What is sent is a flushed checkpoint: its pairs in the order of their keys, in parts with checksums, and at the end the number
+//! of pairs. The receiver writes them into a new database, which becomes the current one only when it is complete and flushed.
+//! The whole state is never in memory.
 
 use std::io;
 use std::sync::Arc;
@@ -14,16 +15,16 @@ use super::store::{Named, StateStore, invalid, kv_error};
 use crate::raft::types::TypeConfig;
 use dfs_state::kv::{Batch, Kv, Pair};
 
-/// A part is sent when it has this many bytes.
+/// When a part has this many bytes, it is sent.
 const PART_LEN: usize = 512 << 10;
-/// A received batch is written when it has this many bytes.
+/// When a batch of received pairs has this many bytes, it is written.
 const BATCH_LEN: usize = 1 << 20;
 
-/// What openraft hands around.
+/// A snapshot in openraft's hands.
 pub(crate) enum SnapshotData {
-    /// To be sent.
+    /// One to be sent.
     Checkpoint(Arc<dyn Kv>),
-    /// To be installed.
+    /// One to be installed.
     Received(Named),
 }
 
@@ -46,7 +47,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     }
 }
 
-/// Pairs on the wire: key length, value length (u32 each, little-endian), key, value; repeated.
+/// A part on the wire. Each pair is key length and value length (u32, little-endian), key, value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Part {
     pub(crate) pairs: Bytes,
@@ -60,10 +61,10 @@ fn crc32c(bytes: &[u8]) -> u32 {
 /// Reads a checkpoint part by part.
 pub(crate) struct PartReader {
     kv: Arc<dyn Kv>,
-    /// The next part begins with the first key from here on.
+    /// The next part begins with this key, or the first one above it.
     from: Vec<u8>,
     is_at_end: bool,
-    /// Pairs read so far.
+    /// How many pairs were read so far.
     pub(crate) count: u64,
 }
 
@@ -147,7 +148,7 @@ impl PartWriter {
         self.named.kv.write(std::mem::take(&mut self.batch)).map_err(kv_error)
     }
 
-    /// Complete and durable, or an error (P7.3).
+    /// Ends the snapshot, which must have `count` pairs. When this returns `Ok`, the database is complete and durable (P7.3).
     pub(crate) async fn finish(mut self, count: u64) -> io::Result<SnapshotData> {
         if self.count != count {
             return Err(invalid(format!("the snapshot has {count} pairs, {} arrived", self.count)));
@@ -158,7 +159,7 @@ impl PartWriter {
     }
 }
 
-/// A second copy of a whole database.
+/// Copies a database.
 pub(crate) async fn copy(store: &StateStore, from: &dyn Kv) -> io::Result<Named> {
     let named = store.create_for_receiving()?;
     let mut batch = Batch::default();

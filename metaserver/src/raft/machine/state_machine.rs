@@ -1,8 +1,9 @@
-//! Applies committed entries to the state, in order, each exactly once in the state that survives.
+//! Applies committed entries to the state, in their order. Also over crashes, the effects of each entry are there exactly once.
 //!
-//! A1  The effects of an entry, the remembered results in it, and `last applied` are one batch (P7.3).
-//! A2  An entry is applied only when its index is the last applied one plus one.
-//! A3  Replies go out after the batch is written. It need not be durable: the log is.
+//! A1  The effects of an entry, the results that it remembers, and the index of the last applied entry are written in one batch
+//!     (P7.3).
+//! A2  An entry is applied only if its index is that of the last applied entry plus one.
+//! A3  Replies are sent after the batch is written. It need not be durable, because the log is.
 
 use std::io;
 use std::sync::Arc;
@@ -12,16 +13,20 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 
 use super::clock::StateClock;
+use super::replicated;
 use super::snapshot::{SnapshotBuilder, SnapshotData, copy};
 use super::store::{APPLIED_KEY, StateStore, encode_applied, invalid};
+use crate::raft::member::group::GroupKind;
 use crate::raft::types::{Applied, LogEntry, LogId, Membership, Proposal, Replies, SnapshotMeta, TypeConfig};
-use dfs_state::command::Reply;
 use dfs_state::kv::Txn;
 
-/// Entries that share a batch, unless their writes are many before.
+/// Entries in one batch.
 const ENTRIES_AT_ONCE: usize = 64;
-/// A batch with this many writes is written before more entries are applied.
+/// A batch with this many writes gets no further entries.
 const WRITES_AT_ONCE: usize = 20_000;
+
+/// openraft's handle of one member that runs this state machine.
+pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
 type Responder = ApplyResponder<TypeConfig>;
 
@@ -29,14 +34,20 @@ pub(crate) struct StateMachine {
     store: Arc<StateStore>,
     applied: Applied,
     time: Arc<StateClock>,
+    kind: GroupKind,
 }
 
 impl StateMachine {
-    pub(crate) fn new(store: Arc<StateStore>, applied: Applied, time: Arc<StateClock>) -> StateMachine {
-        StateMachine { store, applied, time }
+    pub(crate) fn new(
+        kind: GroupKind,
+        store: Arc<StateStore>,
+        applied: Applied,
+        time: Arc<StateClock>,
+    ) -> StateMachine {
+        StateMachine { store, applied, time, kind }
     }
 
-    /// Applies the front of `waiting` as one batch, and replies.
+    /// Applies the first entries of `waiting` as one batch, and sends their replies.
     fn apply_some(&mut self, waiting: &mut Vec<(LogEntry, Option<Responder>)>) -> io::Result<()> {
         let kv = self.store.kv();
         let mut replies = Vec::with_capacity(waiting.len());
@@ -57,13 +68,13 @@ impl StateMachine {
         self.time.applied(time);
         for ((_, responder), replies) in waiting.drain(..replies.len()).zip(replies) {
             if let Some(responder) = responder {
-                responder.send(Replies(replies));
+                responder.send(replies);
             }
         }
         Ok(())
     }
 
-    fn apply_one(&mut self, entry: &LogEntry, txn: &mut Txn<'_>) -> io::Result<Vec<Reply>> {
+    fn apply_one(&mut self, entry: &LogEntry, txn: &mut Txn<'_>) -> io::Result<Replies> {
         let expected = self.applied.next_index();
         if entry.log_id.index != expected {
             // keeps A2
@@ -71,20 +82,19 @@ impl StateMachine {
             return Err(invalid(what));
         }
         let replies = match &entry.payload {
-            EntryPayload::Blank => Vec::new(),
+            EntryPayload::Blank => Replies::default(),
             EntryPayload::Normal(proposal) => self.apply_proposal(proposal, txn)?,
             EntryPayload::Membership(membership) => {
                 self.applied.membership = Membership::new(Some(entry.log_id), membership.clone());
-                Vec::new()
+                Replies::default()
             }
         };
         self.applied.last = Some(entry.log_id);
         Ok(replies)
     }
 
-    fn apply_proposal(&mut self, proposal: &Proposal, txn: &mut Txn<'_>) -> io::Result<Vec<Reply>> {
-        let entry = proposal.decode().map_err(|error| invalid(error.to_string()))?;
-        Ok(entry.commands.iter().map(|command| dfs_state::apply(command, entry.proposed, txn)).collect())
+    fn apply_proposal(&mut self, proposal: &Proposal, txn: &mut Txn<'_>) -> io::Result<Replies> {
+        replicated::apply(self.kind, proposal, txn).map_err(|error| invalid(error.to_string()))
     }
 }
 

@@ -1,10 +1,10 @@
-//! Which database is the current one, and how far it is durable.
+//! Which database holds the state, and how far that is durable.
 //!
-//! T1  The current database changes only by [`StateStore::install`], to one that is complete and flushed (P7.3).
-//! T2  `durable_next` is never higher than what a finished flush or checkpoint of the current state covers; the log is
-//!     cut by it.
-//! T3  Databases that nobody uses any more are deleted when the next one is made, at the latest at the next start; then
-//!     only after everything in the directory was found to agree (`examine`), and that they are not current is on the disk.
+//! T1  Only [`StateStore::install`] makes another database the current one, and only one that is complete and flushed (P7.3).
+//! T2  `durable_next` never goes beyond what a finished flush or checkpoint of the current state covers, because the log is cut up
+//!     to it.
+//! T3  A database that nobody uses any more is deleted when the next one is made, or at the next start. A start deletes it only
+//!     after the files of the directory were found to agree (`examine`), and CURRENT, which names another one, is on the disk.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +19,7 @@ use crate::raft::types::{APPLIED_VERSION, APPLIED_VERSION_BEFORE, Applied, Snaps
 use dfs_state::keys::GLUE;
 use dfs_state::kv::{Batch, Kv, KvError, KvHome, Snapshot};
 
-/// The one key of the Raft glue in the state: [`Applied`].
+/// The key of [`Applied`], the only record that the Raft code has in the state.
 pub(crate) const APPLIED_KEY: &[u8] = &[GLUE, b'a'];
 
 pub(crate) fn kv_error(error: KvError) -> io::Error {
@@ -30,7 +30,7 @@ pub(crate) fn invalid(what: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.into())
 }
 
-/// What a state says about itself; the default for an empty one.
+/// What a state says that it has applied; the default for an empty state.
 pub(crate) fn read_applied(view: &dyn Snapshot) -> io::Result<Applied> {
     let Some(stored) = view.get(APPLIED_KEY) else { return Ok(Applied::default()) };
     match stored.split_first() {
@@ -44,7 +44,7 @@ pub(crate) fn read_applied(view: &dyn Snapshot) -> io::Result<Applied> {
     }
 }
 
-/// How many entries of the log this state holds the effects of. For tests that compare members.
+/// How many log entries this state has applied. For tests that compare members.
 pub fn applied_count(view: &dyn Snapshot) -> io::Result<u64> {
     Ok(read_applied(view)?.next_index())
 }
@@ -53,9 +53,9 @@ pub(crate) fn encode_applied(applied: &Applied) -> io::Result<Vec<u8>> {
     postcard::to_extend(applied, vec![APPLIED_VERSION]).map_err(io::Error::other)
 }
 
-/// A state that reads see as of one moment.
+/// A state to read from.
 ///
-/// Taking the snapshot is left to the reader, so that it comes after the leader's lease was checked (P7.5).
+/// The reader takes the snapshot itself, so that it is taken after the leader's lease was checked (P7.5).
 pub struct ReadView {
     kv: Arc<dyn Kv>,
 }
@@ -77,7 +77,7 @@ pub(crate) struct Named {
     pub(crate) kv: Arc<dyn Kv>,
 }
 
-/// The snapshot that followers are sent.
+/// The snapshot that is sent to followers.
 #[derive(Clone)]
 pub(crate) struct CheckpointState {
     pub(crate) meta: SnapshotMeta,
@@ -86,13 +86,13 @@ pub(crate) struct CheckpointState {
 
 pub(crate) struct StateStore {
     home: Arc<dyn KvHome>,
-    /// Never held with another lock, nor over an await.
+    /// Never locked together with another lock, nor across an await.
     current: RwLock<Named>,
     checkpoint: Mutex<Option<CheckpointState>>,
-    /// Every database that is not current, to be deleted when its last user is gone.
+    /// The databases that are not current. Each is deleted when its last user is gone.
     others: Mutex<Vec<(String, Weak<dyn Kv>)>>,
     next_name: AtomicU64,
-    /// T2: one more than the last index that is durable.
+    /// One more than the index of the last entry whose effects are durable (T2).
     durable_next: AtomicU64,
 }
 
@@ -100,14 +100,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// What is in a home, and what the current state says of itself. Nothing was changed to learn it.
+/// Which databases are in a home, and what the current one says of itself. Nothing was changed to find this out.
 pub(crate) struct Looked {
     pub(crate) current: Option<String>,
-    /// What a crash left beside it, or everything there is.
+    /// All others: what a crash has left.
     pub(crate) others: Vec<String>,
     next_name: u64,
     pub(crate) applied: Applied,
-    /// The cluster's id, or the federation's.
+    /// The cluster's id, or the federation's; `None` if it is not made yet.
     pub(crate) made: Option<ClusterId>,
 }
 
@@ -137,7 +137,7 @@ impl Looked {
 }
 
 impl StateStore {
-    /// A store on its own.
+    /// For tests of the store alone.
     #[cfg(test)]
     pub(crate) fn open(home: Arc<dyn KvHome>) -> io::Result<(Arc<StateStore>, Applied)> {
         let looked = Looked::at(&*home, GroupKind::Cluster)?;
@@ -147,13 +147,13 @@ impl StateStore {
         Ok((store, applied))
     }
 
-    /// Opens the current database, or makes the first one. What a crash left beside it stays for [`StateStore::remove`].
+    /// Opens the current database, or makes the first one. The others are left for [`StateStore::remove`].
     pub(crate) fn begin(home: Arc<dyn KvHome>, looked: Looked) -> io::Result<(Arc<StateStore>, Applied)> {
         let mut next_name = looked.next_name;
         let current = match looked.current {
             Some(name) => {
                 let kv = home.open(&name).map_err(kv_error)?;
-                // Again: who made it current may have been killed, or have failed, before that was on the disk (T3).
+                // keeps T3: the process that made it the current one may have been killed before that was on the disk
                 home.make_current(&name).map_err(kv_error)?;
                 Named { kv, name }
             }
@@ -172,13 +172,13 @@ impl StateStore {
             checkpoint: Mutex::new(None),
             others: Mutex::new(Vec::new()),
             next_name: AtomicU64::new(next_name),
-            // What a restart finds has been flushed: there is no other log.
+            // The database has no log of its own, so all that a start finds in it was flushed.
             durable_next: AtomicU64::new(applied.next_index()),
         };
         Ok((Arc::new(store), applied))
     }
 
-    /// T3.
+    /// Deletes what a crash has left (T3).
     pub(crate) fn remove(&self, others: &[String]) -> io::Result<()> {
         others.iter().try_for_each(|name| self.home.remove(name).map_err(kv_error))
     }
@@ -187,7 +187,7 @@ impl StateStore {
         self.current.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
-    /// The database that reads and `apply` use now.
+    /// The current database.
     pub(crate) fn kv(&self) -> Arc<dyn Kv> {
         self.current().kv
     }
@@ -204,7 +204,7 @@ impl StateStore {
         lock(&self.others).push((named.name.clone(), Arc::downgrade(&named.kv)));
     }
 
-    /// T3.
+    /// Deletes the databases that nobody uses any more (T3).
     fn sweep(&self) {
         let mut unused = Vec::new();
         lock(&self.others).retain(|(name, kv)| {
@@ -221,7 +221,7 @@ impl StateStore {
         }
     }
 
-    /// An empty database to receive a state into.
+    /// Makes an empty database to receive a state into.
     pub(crate) fn create_for_receiving(&self) -> io::Result<Named> {
         self.sweep();
         let name = self.fresh_name("state");
@@ -230,7 +230,7 @@ impl StateStore {
         Ok(named)
     }
 
-    /// Flushes and makes a checkpoint of the present state; it becomes the snapshot that followers are sent.
+    /// Flushes the state and makes a checkpoint of it, which becomes the snapshot that is sent to followers.
     pub(crate) async fn make_checkpoint(&self) -> io::Result<CheckpointState> {
         self.sweep();
         let source = self.kv();
@@ -238,19 +238,19 @@ impl StateStore {
         source.checkpoint(&name).await.map_err(kv_error)?;
         let named = Named { kv: self.home.open(&name).map_err(kv_error)?, name };
         self.remember(&named);
-        // keeps P7.3: what the snapshot covers is read from the checkpoint itself
+        // keeps P7.3: what the snapshot covers is read from the checkpoint, because the state may be ahead of it
         let applied = read_applied(&*named.kv.snapshot())?;
         self.durable_next.fetch_max(applied.next_index(), Ordering::SeqCst);
         let meta = SnapshotMeta { last_log_id: applied.last, last_membership: applied.membership };
         let made = CheckpointState { meta, kv: named.kv };
         {
             let mut held = lock(&self.checkpoint);
-            // One of an older state may finish after a newer state was installed.
+            // A checkpoint of an older state may be finished after a newer state was installed.
             if held.as_ref().is_none_or(|held| held.meta.last_log_id <= made.meta.last_log_id) {
                 *held = Some(made.clone());
             }
         }
-        self.sweep(); // the one before holds on to files that the state does not need any more
+        self.sweep(); // the last checkpoint keeps files alive that the state does not need any more
         Ok(made)
     }
 
@@ -274,7 +274,7 @@ impl StateStore {
     }
 }
 
-/// Cuts the log by T2.
+/// Lets the log be cut up to what is durable in the state (T2).
 pub(crate) struct FlushGate(pub(crate) Arc<StateStore>);
 
 impl PurgeGate for FlushGate {

@@ -1,12 +1,14 @@
-//! How a group of fresh members becomes a cluster, and how members find each other again (P7.7).
+//! How fresh members become a group, and how members find each other again (P7.7).
 //!
-//! Each member makes an id for its data directory. Members tell each other who they are and where; when the one with the
-//! lowest id has heard all that the configuration lists, it makes the Raft membership of them, directories included. The
-//! first leader then makes the cluster. All steps are idempotent; a restart goes on where they ended.
+//! Each member makes an id for its data directory. Members greet each other: they say who they are and where they are reached.
+//! When the member with the lowest id has heard every member that the configuration lists, it makes the Raft membership, which
+//! records each member's data directory. The first leader then makes the cluster (`leader_work`). All steps are idempotent, so
+//! that a restart goes on where the last run stopped.
 //!
-//! B1  The membership is made by one member only, and only while no member that answers has one.
-//! B2  A member whose directory is not the recorded one stops: its disk was emptied, and with it went what it promised.
-//! B3  A member may come back at another address: greetings tell it, the membership stays as it is.
+//! B1  Only one member makes the membership, and only while no member that answers has one.
+//! B2  A member whose data directory is not the recorded one stops. Its disk was emptied, and its votes and acknowledged entries
+//!     are lost.
+//! B3  A member may come back at another address. The others learn it from its greetings; the membership does not change.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,46 +17,33 @@ use std::time::Duration;
 use dfs_net::rpc::grpc;
 use dfs_net::services::raft_client::RaftClient;
 use dfs_proto::attr::Timestamp;
-use dfs_proto::error::MetaError;
-use dfs_proto::ids::{ClusterId, DirectoryId, FederationId, MemberId};
+use dfs_proto::ids::{DirectoryId, MemberId};
 use dfs_proto::wire;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
 
 use super::group::Group;
-use super::server::Raft;
+use super::membership::recorded;
 use super::stamp::StampFile;
+use crate::raft::machine::state_machine::Raft;
 use crate::raft::machine::store::StateStore;
 use crate::raft::types::{FORMAT, MemberNode};
-use crate::raft::{ClusterOptions, Consensus, Purpose};
-use dfs_state::command::{Command, FederationCommand, InitCluster, Member};
 
-/// Between rounds of greetings: while the cluster is being made, and afterwards.
+/// The pause between two rounds of greetings before there is a membership, and afterwards.
 const ROUND_BEFORE: Duration = Duration::from_millis(100);
 const ROUND_AFTER: Duration = Duration::from_secs(5);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 const GREETING_DEADLINE: Duration = Duration::from_secs(2);
-/// Between a new leader's tries to make or check the cluster, and between later checks of the members' addresses.
-const TRY_AGAIN: Duration = Duration::from_millis(200);
-const CHECK_AGAIN: Duration = Duration::from_secs(5);
 
-/// The directories that the membership records; empty until there is one.
-pub(crate) fn recorded(raft: &Raft) -> BTreeMap<MemberId, DirectoryId> {
-    let metrics = raft.metrics();
-    let metrics = metrics.borrow_watched();
-    let nodes = metrics.membership_config.membership().nodes();
-    nodes.map(|(id, node)| (MemberId(*id), node.directory)).collect()
-}
-
-/// Greets the others for as long as this member runs.
+/// Greets the other members for as long as this one runs.
 pub(crate) struct Greeter {
     pub(crate) raft: Raft,
     pub(crate) group: Arc<Group>,
     channels: BTreeMap<MemberId, (String, Channel)>,
-    /// Who has answered in this round, and this member.
+    /// The members that have answered in this round, and this one.
     heard: BTreeMap<MemberId, MemberNode>,
-    /// What was last wrong with each, to say it once.
+    /// The last problem with each member, so that it is logged once.
     complaints: BTreeMap<MemberId, String>,
 }
 
@@ -83,7 +72,7 @@ impl Greeter {
         }
     }
 
-    /// Greets everybody once; true when somebody has a membership already.
+    /// Greets every other member once. Returns true if one of them has a membership.
     async fn round(&mut self) -> bool {
         let mut others = self.group.configured.clone();
         others.extend(recorded(&self.raft).into_keys());
@@ -96,7 +85,7 @@ impl Greeter {
             async move { (*member, greet(&group, *member, channel).await) }
         });
         let answers = futures::future::join_all(greetings).await;
-        // One that was emptied since an earlier round has another directory now.
+        // A member whose disk was emptied since the last round has another directory now.
         self.heard.clear();
         self.heard.insert(self.group.own, MemberNode::new(self.group.address.clone(), self.group.directory));
         let mut is_made_elsewhere = false;
@@ -122,7 +111,7 @@ impl Greeter {
         }
     }
 
-    /// True when the answer names a membership.
+    /// Takes in the answer to a greeting. Returns true if the member that answered has a membership.
     fn hear(&mut self, member: MemberId, reply: &wire::MemberGreetingReply) -> bool {
         self.complaints.remove(&member);
         let own = reply.recorded.iter().find(|recorded| recorded.member == self.group.own.0);
@@ -202,7 +191,7 @@ async fn greet(
     Ok((address, channel, reply))
 }
 
-/// Puts the id of the cluster, or of the federation, into the stamp and into every request, as soon as the state has it.
+/// As soon as the state has the id of the cluster or the federation, writes it to the stamp and lets every request name it.
 pub(crate) async fn stamp_cluster(
     raft: Raft,
     group: Arc<Group>,
@@ -233,83 +222,4 @@ pub(crate) async fn stamp_cluster(
             return;
         }
     }
-}
-
-/// What the leader keeps true: the cluster is made and knows its members and where they are, or the federation is made.
-pub(crate) async fn lead(consensus: Consensus, purpose: Purpose) {
-    let mut leadership = consensus.leadership();
-    loop {
-        let is_leader = leadership.borrow_and_update().is_leader;
-        let pause = match is_leader.then_some(()) {
-            None => {
-                if leadership.changed().await.is_err() {
-                    return;
-                }
-                continue;
-            }
-            Some(()) => match make(&consensus, &purpose).await {
-                Ok(()) => CHECK_AGAIN,
-                Err(error) => {
-                    tracing::debug!("make what the group is for: {error}");
-                    TRY_AGAIN
-                }
-            },
-        };
-        // Either is a reason to look again; the end of leadership is seen at the top.
-        drop(timeout(pause, leadership.changed()).await);
-    }
-}
-
-async fn make(consensus: &Consensus, purpose: &Purpose) -> Result<(), MetaError> {
-    match purpose {
-        Purpose::Cluster(options) => make_cluster(consensus, options).await,
-        Purpose::Federation => make_federation(consensus).await,
-    }
-}
-
-async fn make_federation(consensus: &Consensus) -> Result<(), MetaError> {
-    let is_made = dfs_state::federation::id(&*consensus.read().await?.snapshot()).is_some();
-    if !is_made {
-        let federation = FederationId(consensus.group().env.rng.u128());
-        consensus.propose(Command::Federation(FederationCommand::Init { federation })).await?;
-    }
-    Ok(())
-}
-
-async fn make_cluster(consensus: &Consensus, options: &ClusterOptions) -> Result<(), MetaError> {
-    let (record, members) = {
-        let view = consensus.read().await?;
-        let snapshot = view.snapshot();
-        (dfs_state::read::cluster(&*snapshot), dfs_state::read::members(&*snapshot))
-    };
-    if record.is_none() {
-        let rng = &consensus.group().env.rng;
-        let init = InitCluster {
-            cluster: ClusterId(rng.u128()),
-            name: options.name.clone(),
-            copies: options.copies,
-            copies_min: options.copies_min,
-            hash_key: rng.u128(),
-            root: options.root,
-        };
-        consensus.propose(Command::InitCluster(init)).await?;
-    }
-    let wanted = consensus.members();
-    if !wanted.is_empty() && members != wanted {
-        consensus.propose(Command::RecordMembers { members: wanted }).await?;
-    }
-    Ok(())
-}
-
-/// The members as the membership and their greetings say.
-pub(crate) fn members(raft: &Raft, group: &Group) -> Vec<Member> {
-    let metrics = raft.metrics();
-    let metrics = metrics.borrow_watched();
-    let nodes = metrics.membership_config.membership().nodes();
-    let member = |(id, node): (&u64, &MemberNode)| {
-        let id = MemberId(*id);
-        let address = group.address_of(id).unwrap_or_else(|| node.address.clone());
-        Member { id, address, directory: node.directory }
-    };
-    nodes.map(member).collect()
 }

@@ -1,11 +1,11 @@
-//! How far the members' wall clocks are apart (P7.1). Each member asks the others with its greetings (`bootstrap`).
+//! How far the members' wall clocks are apart (P7.1). Members exchange the times of their clocks in their greetings (`bootstrap`).
 //!
-//! MC1  What another clock showed is carried on by this member's CLOCK_BOOTTIME: so who steps a clock here is noticed at once,
-//!      and elsewhere with the next greeting.
-//! MC2  A clock is judged by the middle one of all that are known, its own included. Of two nobody can tell which is right:
-//!      both are named, and nothing is done.
-//! MC3  A member that is off by more than a minute does not lead, if a majority of the group agrees without it: so whoever
-//!      must not lead can be replaced. Until it is, it takes its time from the others.
+//! MC1  Between two greetings, this member extrapolates the other clocks by its own CLOCK_BOOTTIME. So a step of its own wall clock
+//!      is noticed at once, and a step of another clock at the next greeting.
+//! MC2  Each clock is compared with the median of all known clocks. Of two clocks nobody can tell which is right, so both are
+//!      shown as wrong, and nothing is done.
+//! MC3  A member whose clock is off by more than a minute does not lead, if a majority of the group agrees on the time without
+//!      it, because only then another member can lead. Until the lead is handed over, it takes the time from the others.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,30 +15,30 @@ use dfs_net::env::Clock;
 use dfs_proto::attr::Timestamp;
 use dfs_proto::ids::MemberId;
 
-/// What an older answer says is not counted: three greetings in a row were lost.
+/// A clock that was not heard for so long is not counted. Three greetings in a row were lost then.
 const KNOWN_FOR: Duration = Duration::from_secs(20);
-/// An answer that took longer says too little: the clock was read somewhere between question and answer.
+/// An answer that took longer is not used: the other clock was read at an unknown moment of this time.
 const ROUND_TRIP_MAX: Duration = Duration::from_millis(500);
 const OFF_MAX_TO_LEAD: Duration = Duration::from_secs(60);
 
 pub(crate) struct MemberClocks {
     own: MemberId,
-    /// Members of the group.
+    /// How many members the group has.
     count: usize,
     clock: Arc<dyn Clock>,
     heard: Mutex<BTreeMap<MemberId, Heard>>,
 }
 
-/// What another's clock showed, and when that was by this member's CLOCK_BOOTTIME.
+/// What another member's clock showed, and when that was by this member's CLOCK_BOOTTIME.
 #[derive(Clone, Copy)]
 struct Heard {
     wall: Timestamp,
     at: Duration,
 }
 
-/// The clocks at one moment. All in nanoseconds.
+/// The clocks at one moment.
 struct Survey {
-    /// How far each is ahead of the middle one; negative: behind it.
+    /// How many nanoseconds each clock is ahead of the median; negative if it is behind.
     off: BTreeMap<MemberId, i128>,
 }
 
@@ -47,12 +47,12 @@ impl MemberClocks {
         MemberClocks { own, count, clock, heard: Mutex::default() }
     }
 
-    /// When a question is sent, and when its answer has come.
+    /// CLOCK_BOOTTIME, to be read before a greeting is sent and after its answer has come.
     pub(crate) fn look(&self) -> Duration {
         self.clock.boottime()
     }
 
-    /// `member` has read its clock between the two.
+    /// `member` has read its clock between these two times of [`MemberClocks::look`].
     pub(crate) fn heard(&self, member: MemberId, wall: Timestamp, (asked, answered): (Duration, Duration)) {
         let took = answered.saturating_sub(asked);
         if took <= ROUND_TRIP_MAX {
@@ -66,7 +66,7 @@ impl MemberClocks {
         self.clock.now()
     }
 
-    /// The time for what is proposed here: this member's clock, or what the others agree on while it must not lead (MC3).
+    /// The wall-clock time of what is proposed here: this member's clock, or the others' while this one must not lead (MC3).
     pub(crate) fn wall(&self) -> Timestamp {
         let own = self.own_wall();
         match self.bars_from_leading() {
@@ -75,13 +75,13 @@ impl MemberClocks {
         }
     }
 
-    /// Milliseconds that each clock is ahead of the others; of those that are known now.
+    /// How many milliseconds each known clock is ahead of the others.
     pub(crate) fn off_ms(&self) -> BTreeMap<MemberId, i64> {
         let survey = self.survey();
         survey.off.into_iter().map(|(member, off)| (member, (off / 1_000_000) as i64)).collect()
     }
 
-    /// MC3: may `member` lead, as far as its clock goes?
+    /// Whether the clock of `member` lets it lead (MC3).
     pub(crate) fn may_lead(&self, member: MemberId) -> bool {
         self.survey().bars(member, self.count).is_none()
     }
@@ -119,7 +119,7 @@ impl Survey {
         Survey { off: clocks.iter().map(|(member, clock)| (*member, off(*clock))).collect() }
     }
 
-    /// How far `member` is off, if that keeps it from leading a group of so many (MC3).
+    /// How far the clock of `member` is off, if that keeps it from leading a group of `count` members (MC3).
     fn bars(&self, member: MemberId, count: usize) -> Option<i128> {
         let is_too_far = |off: i128| off.unsigned_abs() > OFF_MAX_TO_LEAD.as_nanos();
         let agreeing = self.off.values().filter(|off| !is_too_far(**off)).count();

@@ -1,112 +1,51 @@
-//! A data directory before it is used: do its files agree?
+//! Checks, before a data directory is used, that its files agree.
 //!
-//!     MEMBER            whose it is, and how far the log has come at least       `stamp`
-//!     *.raftlog         votes and entries; segments say whose they are           `log`
-//!     state/CURRENT     which database is the state                              `machine::store`
+//!     MEMBER            whose directory it is, and how far the log has come at least (`stamp`)
+//!     *.raftlog         the votes and entries; each segment says whose it is (`log`)
+//!     state/CURRENT     which database is the state (`machine::store`)
 //!     state/state-N/    the state, which says up to which entry it is applied, and who the members are
-//!     federation/       the same again, of the federation group's member; MEMBER has its directory id
-//!     FEDERATION        a copy of the federation map: no promise rests on it, a bad one is fetched anew
-//!     LOCK, *.new       nothing
+//!     federation/       the same again for the federation group's member; MEMBER has the id of this directory
+//!     FEDERATION        a copy of the federation map, which is fetched again if it is bad
+//!     LOCK, *.new       these hold nothing
 //!
-//! X1  Until all of it was looked at, nothing is changed: [`Examined::of`] only reads. What is missing, empty, cut, another
-//!     member's or of another day is refused where another file contradicts it, with one line.
-//! X2  A directory is made in this order: a stamp that does not say how far the log has come; the state and the name of
-//!     it; the log; the stamp that says it. A crash between any two is followed by a start that goes on: as long as the
-//!     log is fresh, nothing was promised, and a missing state is one that was not made yet.
-//! X3  From then on state and log are there and agree. The orders that keep it so over a crash: a new state is whole and flushed
-//!     before its name is; the log is cut after the state that covers it is flushed; the stamp follows the log, never the
-//!     other way; what is not needed any more is removed last.
+//! X1  Nothing is changed before everything was looked at: [`Examined::of`] only reads. If a file is missing, empty, cut, of
+//!     another member or of an earlier time, and another file contradicts it, the start is refused with one line.
+//! X2  A directory is made in this order: a stamp that does not say how far the log has come; the state, and CURRENT, which names
+//!     it; the log; the stamp that says how far the log has come. After a crash in between, the next start goes on: as long as the
+//!     log is fresh, this member has voted for nobody and acknowledged nothing, and a missing state was never made.
+//! X3  From then on state and log are there and agree, because every change is in an order that a crash cannot break: a new state
+//!     is flushed before CURRENT names it; the log is cut after the state that covers the entries is flushed; the stamp is written
+//!     after the log; and what is not needed any more is removed last.
 //!
-//! What no file contradicts, cannot be noticed: a copy of everything from an earlier day; and a log that ends earlier than it did,
-//! after a crash, if MEMBER had not been written since (it is at each start, each new segment and each orderly end). The state
-//! does not contradict the latter: it may be ahead of this member's own log after a crash, when others made the quorum.
+//! Two things cannot be noticed, because no file contradicts them: a whole directory that is a copy of an earlier time; and, after
+//! a crash, a log that has lost entries written since MEMBER was (which is written at each start, each new segment and each
+//! orderly shutdown). The state cannot contradict that log, because after a crash it may rightly be ahead of it: then the other
+//! members were the quorum.
 
-use std::io;
 use std::sync::Arc;
 
 use dfs_net::env::Rng;
-use dfs_proto::ids::{ClusterId, DirectoryId, MemberId};
+use dfs_proto::ids::DirectoryId;
 use openraft::EntryPayload;
-use thiserror::Error;
 
 use super::stamp::{Stamp, StampError, StampFile};
-use crate::raft::consensus::{ConsensusOptions, StartError};
+use crate::raft::error::{Contradiction, StartError};
 use crate::raft::log::disk::LogDisk;
 use crate::raft::log::recover::{Reached, Recovered, recover};
 use crate::raft::log::store::{LogMonitor, LogStore};
 use crate::raft::machine::store::{FlushGate, Looked, StateStore};
+use crate::raft::options::ConsensusOptions;
 use crate::raft::types::{Applied, MembershipConfig, next_index};
 use dfs_state::kv::KvHome;
 
-/// Files of a data directory that do not agree, or cannot be read. One line each.
-#[derive(Debug, Error)]
-pub enum Contradiction {
-    #[error("{0}")]
-    Stamp(StampError),
-    #[error("MEMBER is missing, but {found} is there: the directory is not whole")]
-    NoStamp { found: String },
-    #[error("look at the state: {0}")]
-    State(io::Error),
-    #[error("read the Raft log: {0}")]
-    Log(io::Error),
-    #[error("state/CURRENT is missing, but {used}{remark}: the state, or its name, was lost")]
-    NoState { used: &'static str, remark: String },
-    #[error(
-        "MEMBER says that the Raft log has come to batch {} of segment {}, but its files (*.raftlog) end {}{remark}: its end was \
-         lost, and with it what this member has promised",
-        reached.batch, reached.sequence, end_of(found)
-    )]
-    LogBehind { reached: Reached, found: Option<Reached>, remark: String },
-    #[error(
-        "the state is applied up to entry {applied}, but the Raft log (*.raftlog) begins at {first}: what lies between is lost; \
-         state/CURRENT names an old state, or the log is another one's"
-    )]
-    Hole { applied: u64, first: u64 },
-    #[error(
-        "the state is applied up to entry {applied}, but the Raft log (*.raftlog) beside it is empty: its files were lost, and \
-         with them what this member has promised; it must not vote again"
-    )]
-    LogMissing { applied: u64 },
-    #[error(
-        "entry {index} of the Raft log (*.raftlog) is not the one that the state (state/CURRENT) has applied: they are of two members"
-    )]
-    Diverged { index: u64 },
-    #[error(
-        "{what} was made in data directory {recorded}, but MEMBER is of {actual}: one of the two was emptied or replaced"
-    )]
-    Foreign { what: &'static str, recorded: DirectoryId, actual: DirectoryId },
-    #[error("{what} is of a group without {member}, whose MEMBER this is: one of the two was replaced")]
-    Stranger { what: &'static str, member: MemberId },
-    #[error(
-        "MEMBER is of cluster {stamped}, but the state (state/CURRENT) is of cluster {found}: one of the two was replaced"
-    )]
-    OtherCluster { stamped: ClusterId, found: ClusterId },
-    #[error(
-        "MEMBER is {}, but the MEMBER above says that it is {expected}: it was lost or replaced",
-        of_directory(actual)
-    )]
-    OtherSeat { expected: DirectoryId, actual: Option<DirectoryId> },
-}
-
-fn end_of(found: &Option<Reached>) -> String {
-    match found {
-        Some(Reached { sequence, batch }) => format!("with batch {batch} of segment {sequence}"),
-        None => "before it begins".to_owned(),
-    }
-}
-
-fn of_directory(actual: &Option<DirectoryId>) -> String {
-    actual.map_or_else(|| "missing".to_owned(), |actual| format!("of data directory {actual}"))
-}
-
-/// A directory whose files agree.
+/// A data directory whose files agree.
 pub struct Examined {
     stamp: Option<Stamp>,
     state: Looked,
     log: Recovered,
 }
 
-/// It is used from now on.
+/// A data directory that is in use.
 pub(crate) struct Opened {
     pub(crate) stamp: Arc<StampFile>,
     pub(crate) store: Arc<StateStore>,
@@ -116,7 +55,7 @@ pub(crate) struct Opened {
 }
 
 impl Examined {
-    /// `expected`: the directory's id, if a file outside of it says that it was used.
+    /// Checks the directory. `expected` is its id, if a file outside of it says so.
     pub async fn of(
         options: &ConsensusOptions,
         disk: &dyn LogDisk,
@@ -148,12 +87,12 @@ impl Examined {
         Ok(examined)
     }
 
-    /// The directory id of the federation group's member in the same process, if it has had one.
+    /// The data directory of the federation group's member in the same process, if it has ever had one.
     pub fn seat(&self) -> Option<DirectoryId> {
         self.stamp?.seat
     }
 
-    /// X2.
+    /// Nothing is missing that X2 says must be there.
     fn is_whole(&self, stamp: &Stamp) -> Result<(), Contradiction> {
         let (applied, remark) = (self.state.applied.next_index(), self.log.remark());
         let behind = |reached: &Reached| {
@@ -180,7 +119,7 @@ impl Examined {
         Ok(())
     }
 
-    /// State and log are of the member and directory that the stamp names.
+    /// State and log belong to the member and data directory that the stamp names.
     fn is_of(&self, stamp: &Stamp) -> Result<(), Contradiction> {
         if let Some(found) =
             self.state.made.filter(|found| stamp.cluster.is_known() && *found != stamp.cluster)
@@ -214,7 +153,7 @@ impl Examined {
         Ok(())
     }
 
-    /// Begins to use it, or makes it (X2).
+    /// Begins to use the directory, and makes what is not there yet (X2).
     pub(crate) async fn open(
         self,
         options: &ConsensusOptions,
@@ -249,7 +188,7 @@ async fn nothing_but_a_stamp_is_missing(disk: &dyn LogDisk, state: &Looked) -> R
     }
 }
 
-/// A membership that was made knows this member, in this directory.
+/// A membership, if there is one, must have this member with this data directory.
 fn is_recorded(
     what: &'static str,
     membership: &MembershipConfig,

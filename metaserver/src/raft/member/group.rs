@@ -1,4 +1,4 @@
-//! What this member knows of itself and of the others: shared by the sending side, the serving side and the bootstrap.
+//! What this member knows of itself and of the other members. `network`, `server` and `bootstrap` share it.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
@@ -14,12 +14,12 @@ use super::clocks::MemberClocks;
 use crate::raft::types::FORMAT;
 use dfs_state::kv::Snapshot;
 
-/// Which of the two groups that a metaserver may be a member of.
+/// The two kinds of groups of which a metaserver may be a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum GroupKind {
-    /// The metaservers of one cluster: its namespace.
+    /// All metaservers of one cluster, which keep its namespace.
     Cluster,
-    /// Metaservers of several clusters: the federation map. Its members have numbers of their own.
+    /// Some metaservers of several clusters, which keep the federation map. Its members have ids of their own.
     Federation,
 }
 
@@ -31,7 +31,7 @@ impl GroupKind {
         }
     }
 
-    /// The id that the group's first command has made: the cluster's, or the federation's.
+    /// The cluster's id, or the federation's; `None` before the group's first command was applied.
     pub(crate) fn made(self, state: &dyn Snapshot) -> Option<ClusterId> {
         match self {
             GroupKind::Cluster => dfs_state::read::cluster(state).map(|record| record.cluster),
@@ -42,7 +42,7 @@ impl GroupKind {
     }
 }
 
-/// Why a member stops for good, as one line.
+/// Why a member has stopped for good, in one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure(pub String);
 
@@ -51,15 +51,15 @@ pub(crate) struct Group {
     pub(crate) env: Env,
     pub(crate) own: MemberId,
     pub(crate) directory: DirectoryId,
-    /// Where the others reach this member.
+    /// `host:port` at which the others reach this member.
     pub(crate) address: String,
-    /// The ids that the configuration lists; the bootstrap needs all of them.
+    /// The members that the configuration lists. The group can be made only when all of them answer.
     pub(crate) configured: Vec<MemberId>,
-    /// What the first command has made: the cluster's id, or the federation's.
+    /// The cluster's id, or the federation's; unknown until it is made.
     cluster: watch::Sender<ClusterId>,
     failure: watch::Sender<Option<Failure>>,
     pub(crate) clocks: MemberClocks,
-    /// Where members are: as configured, until one says otherwise. Soft.
+    /// Where the members are: as configured, until their greetings say otherwise. Lost at a restart.
     addresses: Mutex<BTreeMap<MemberId, String>>,
 }
 
@@ -98,7 +98,7 @@ impl Group {
         self.cluster.send_replace(cluster);
     }
 
-    /// The first failure stays.
+    /// This member cannot go on. Only the first failure is kept.
     pub(crate) fn fail(&self, what: String) {
         self.failure.send_if_modified(|failure| {
             let is_first = failure.is_none();
@@ -129,7 +129,7 @@ impl Group {
         self.addresses().get(&member).cloned()
     }
 
-    /// A member has said where it is.
+    /// A member has greeted from this address.
     pub(crate) fn moved(&self, member: MemberId, address: &str) {
         if address.is_empty() || member == self.own {
             return;
@@ -144,8 +144,8 @@ impl Group {
         self.identity_of(self.own)
     }
 
-    /// For the handshake. Processes of other clusters and their numbers there are not known to the federation group: its
-    /// requests name the member and its data directory.
+    /// What the handshake of a connection names. A member of the federation group does not know of which cluster another member's
+    /// process is, nor its id there; so only the requests themselves name the member and its data directory.
     pub(crate) fn identity_of(&self, member: MemberId) -> Identity {
         let (id, cluster) = match self.kind {
             GroupKind::Cluster => (member.0, self.cluster()),
@@ -166,7 +166,7 @@ impl Group {
         }
     }
 
-    /// Refuses what is not meant for this member (P7.7).
+    /// Refuses a request that is not meant for this member (P7.7).
     pub(crate) fn check<'a>(
         &self,
         header: Option<&'a wire::RaftHeader>,
@@ -193,7 +193,7 @@ impl Group {
         }
     }
 
-    /// Refuses another cluster's member; one that does not know its cluster yet may speak.
+    /// Refuses a member of another cluster. One that does not know its cluster yet is accepted.
     pub(crate) fn check_cluster(&self, theirs: &[u8]) -> Result<(), Status> {
         let own = self.cluster();
         match ClusterId::from_wire(theirs) {

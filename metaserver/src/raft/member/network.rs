@@ -1,9 +1,9 @@
-//! The sending side: one connection for each other member and each kind of traffic, so that a large append does not delay
-//! a heartbeat; a snapshot, which is a stream, has a gRPC connection of its own.
+//! Sends requests to the other members. Each member has one connection for log entries and one for heartbeats, so that a large
+//! append does not delay a heartbeat. Each snapshot, which is a stream, has a gRPC connection of its own.
 //!
 //! N1  Every request names the data directory that is recorded for its receiver (P7.7).
-//! N2  Every request has a deadline. After one that failed, or after several that were late, the connection is made
-//!     anew, to where the member is then.
+//! N2  Every request has a deadline. After one that failed, or several in a row that timed out, the connection is closed. The next
+//!     request makes a new one, to the member's present address.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -41,21 +41,21 @@ use crate::raft::types::{MemberNode, SnapshotMeta, TypeConfig, Vote};
 type RpcError = RPCError<TypeConfig>;
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
-/// For entries to reach a follower's disk, and for the news of a commit, which waits behind them. Much longer than openraft's
-/// option for it, which is one heartbeat interval: a slow sync is not a reason to send everything again. A follower that is
-/// silent is given up long before (`unary`, U4).
+/// How long entries may take to reach a follower's disk. openraft would allow one heartbeat interval, but a slow sync is no reason
+/// to send everything again. A follower that is silent is given up much earlier (`unary`, U4).
 const APPEND_DEADLINE: Duration = Duration::from_secs(30);
-/// How long a follower may learn later that entries which it has are committed.
+/// How long the message that entries are committed may be held back.
 const COMMIT_NEWS_DELAY: Duration = Duration::from_millis(5);
-/// Late answers in a row after which a connection is taken for hanging: with heartbeats, before the lease is lost.
+/// After so many requests in a row have timed out, the connection is closed. For heartbeats, that is before the leader's lease has
+/// run out.
 const LATE_MAX: u32 = 4;
-/// Parts of a snapshot on their way.
+/// Parts of a snapshot that are read ahead of the receiver.
 const PARTS_MAX: usize = 4;
-/// For one part of a snapshot to be taken, and for the whole to be installed after the last one.
+/// How long the receiver may take for one part of a snapshot, and for installing it after the last part.
 pub(crate) const PART_DEADLINE: Duration = Duration::from_secs(10);
 const INSTALL_DEADLINE: Duration = Duration::from_secs(120);
 
-/// Vote and metadata, ahead of a snapshot's parts.
+/// The first message of a snapshot: the leader's vote, and the snapshot's metadata.
 pub(crate) type SnapshotBegin = (Vote, SnapshotMeta);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,7 +65,7 @@ enum Traffic {
     Snapshot,
 }
 
-/// Makes [`Peer`]s for openraft.
+/// Gives openraft a [`Peer`] for each member and kind of traffic.
 pub(crate) struct Network {
     group: Arc<Group>,
     lanes: Mutex<BTreeMap<(MemberId, Traffic), Arc<Lane>>>,
@@ -101,7 +101,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     }
 }
 
-/// One connection, made when it is needed.
+/// The connection to one member for one kind of traffic. It is made when it is needed.
 struct Lane {
     member: MemberId,
     connection: watch::Sender<Connection>,
@@ -110,7 +110,7 @@ struct Lane {
 
 #[derive(Clone)]
 enum Connection {
-    /// None yet, or why the last one could not be made.
+    /// There was none yet, it was closed, or it could not be made for this reason.
     Closed(String),
     Connecting,
     Open(UnaryChannel),
@@ -122,7 +122,8 @@ impl Lane {
         Lane { member, connection, late: AtomicU32::new(0) }
     }
 
-    /// The connection; connecting goes on when the caller gives up, so that a short deadline does not prevent it.
+    /// The connection, made if there is none. Connecting goes on when the caller times out, so that it can succeed even if every
+    /// caller has a short deadline.
     async fn channel(self: &Arc<Lane>, group: &Arc<Group>) -> Result<UnaryChannel, String> {
         let mut changes = self.connection.subscribe();
         let is_mine = self.connection.send_if_modified(|connection| {
@@ -180,13 +181,13 @@ impl Lane {
     }
 }
 
-/// One member as openraft calls it.
+/// Through this openraft calls one member.
 pub(crate) struct Peer {
     group: Arc<Group>,
     member: MemberId,
     directory: DirectoryId,
     lane: Arc<Lane>,
-    /// All that it sends.
+    /// It sends heartbeats and nothing else.
     is_heartbeat: bool,
 }
 
@@ -275,7 +276,7 @@ impl Peer {
         let mut call = std::pin::pin!(client.install_snapshot(Request::new(outgoing)));
         let answer = tokio::select! {
             biased;
-            // Before everything was sent: a refusal.
+            // An answer before everything was sent is a refusal.
             answer = &mut call => answer.map_err(|status| status.message().to_owned()),
             fed = feed => match fed {
                 Err(what) => Err(what),
@@ -291,7 +292,7 @@ impl Peer {
     }
 }
 
-/// Sends a snapshot's parts at the speed at which they are taken.
+/// Sends a snapshot's parts as fast as the receiver takes them.
 async fn feed(
     parts: mpsc::Sender<wire::SnapshotPart>,
     header: wire::RaftHeader,
@@ -324,8 +325,8 @@ fn client(channel: UnaryChannel) -> RaftClient<UnaryChannel> {
         .max_encoding_message_size(grpc::MESSAGE_LEN_MAX)
 }
 
-/// After every commit openraft tells each follower of it in a request of its own. Under load the next entries, which say
-/// the same, are a fraction of a millisecond behind: they take its place.
+/// Drops requests that only say that entries are committed, if the next request follows at once, because that one says it too.
+/// openraft sends such a request after every commit.
 fn without_bare_commits<S>(input: S) -> impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send
 where
     S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
@@ -341,7 +342,7 @@ where
     })
 }
 
-/// Not an answer of the other side's own.
+/// Whether the error is the connection's and not an answer of the other member.
 fn is_of_transport(status: &Status) -> bool {
     !matches!(status.code(), tonic::Code::FailedPrecondition | tonic::Code::ResourceExhausted)
 }

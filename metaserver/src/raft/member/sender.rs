@@ -1,15 +1,15 @@
-//! What can be told of a Raft message before openraft sees it, and stores what it says. There is no authentication yet; this
-//! is what keeps a single packet of a stranger, or of a member gone mad, from ending the group.
+//! Checks a Raft message before openraft sees it and stores what it claims. There is no authentication yet. These checks keep a
+//! single packet, of a stranger or of a member with a bug, from making the group unusable for ever.
 //!
-//! SE1  It comes from a member of the group, which speaks for itself: the header's member and data directory are recorded
-//!      ones, and the vote in the body is that member's.
-//! SE2  A term is no more than [`TERM_JUMP_MAX`] above this member's own. With pre-votes a term rises only when a quorum
-//!      lets somebody stand, which takes most of a second; who was away finds the others ahead by the elections that he
-//!      missed. Beyond the last term there is no other: a group that stored it would never elect again.
-//! SE3  A request to vote names a candidate, every other a leader that was elected.
-//! SE4  Log positions leave room for those to come, do not run ahead of the vote, and stand one behind the other.
+//! SE1  A message comes from a member of the group, and speaks for that member only: its header names a recorded member and data
+//!      directory, and the vote in its body is of that member.
+//! SE2  A term is at most [`TERM_JUMP_MAX`] above this member's own. With pre-votes, a term rises only when a quorum agrees to an
+//!      election, which takes most of a second; so a member that was away finds the others ahead by the elections that it missed.
+//!      A group that stored the highest possible term could never elect a leader again.
+//! SE3  A request for votes names a candidate; every other request names a leader that was elected.
+//! SE4  A log position leaves room for further entries, is not of a later term than the vote, and follows the one before it.
 //!
-//! Answers are looked at in the same way: openraft stores the vote of one who refuses.
+//! The terms in answers are checked too, because openraft stores the vote of a member that refuses.
 
 use dfs_proto::ids::{DirectoryId, MemberId};
 use openraft::raft::{
@@ -20,32 +20,32 @@ use tonic::Status;
 
 use crate::raft::types::{LogId, SnapshotMeta, TypeConfig, Vote};
 
-/// SE2. Half a year of an election every second that somebody missed; even one packet after another does not get to the end
-/// of 64 bits with it.
+/// SE2: what half a year of elections every second comes to. Forged packets that raise the term by this much, one after another,
+/// do not reach the end of 64 bits either.
 pub(crate) const TERM_JUMP_MAX: u64 = 1 << 24;
-/// SE4. No log gets there in a thousand years.
+/// SE4: no log gets there in a thousand years.
 const INDEX_MAX: u64 = 1 << 60;
 
 fn refuse(what: String) -> Status {
     Status::failed_precondition(what)
 }
 
-/// Which vote a message must carry.
+/// Whether the sender of a message must be a candidate or an elected leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
     Candidate,
     Leader,
 }
 
-/// A message of the protocol, with what it claims.
+/// A request of the protocol, whose claims can be checked.
 pub(crate) trait Claims {
-    /// Keeps SE2, SE3 and SE4. `term` is the receiver's.
+    /// Keeps SE2, SE3 and SE4. `term` is the receiver's term.
     fn check(&self, from: MemberId, term: u64) -> Result<(), Status>;
-    /// The sender's.
+    /// The sender's term.
     fn term(&self) -> u64;
 }
 
-/// An answer, which may tell of a later vote.
+/// An answer, which may carry the vote of the member that answers.
 pub(crate) trait Answers {
     fn vote(&self) -> Option<&Vote>;
 }
@@ -85,8 +85,8 @@ pub(crate) fn check_answer(answer: &impl Answers, term: u64) -> Result<(), Statu
     answer.vote().map_or(Ok(()), |vote| check_term(vote.leader_id.term, term))
 }
 
-/// Is this directory recorded for the member that says it speaks? While nothing is recorded yet, every member that is
-/// configured may (SE1).
+/// Refuses a sender that is not recorded with this data directory. While nothing is recorded yet, every configured member is
+/// accepted (SE1).
 pub(crate) fn check_member(
     from: (MemberId, Option<DirectoryId>),
     recorded: impl IntoIterator<Item = (MemberId, DirectoryId)>,

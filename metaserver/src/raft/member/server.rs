@@ -1,12 +1,11 @@
-//! The serving side: checks that a request is meant for this member, then hands it to openraft.
+//! Serves the requests of other members: checks that a request is meant for this member, then hands it to openraft.
 //!
-//! RS1  A request for another group, another member or another data directory is refused: an emptied member neither
-//!      votes nor acknowledges (P7.7).
-//!      What a message claims is checked before openraft stores it (`sender`): a stranger, an impossible term.
-//! RS2  A member that has just started grants no vote for one leader lease (P7.5): before it stopped it may have promised
-//!      a leader that no other would be elected.
-//! RS3  A heartbeat is answered once Raft has taken notice of it, and does not wait for the disk: a leader whose followers'
-//!      disks are slow has a quorum. What it grants, one lease without another leader, is a promise in memory, which RS2 keeps
+//! RS1  A request for another group, another member or another data directory is refused, so that a member whose disk was emptied
+//!      neither votes nor acknowledges entries (P7.7). What a request claims is checked before openraft stores it (`sender`).
+//! RS2  A member that has just started grants no vote for the length of one leader's lease (P7.5). Before it stopped, it may have
+//!      promised a leader to elect no other for so long.
+//! RS3  A heartbeat is answered as soon as Raft has accepted it, without waiting for the disk, so that a leader whose followers
+//!      have slow disks keeps its quorum. The answer extends the leader's lease, a promise that is only in memory; RS2 keeps it
 //!      over a restart. (openraft's own answer waits until everything that came before is synced.)
 //! RS4  A member whose clock is wrong does not take over the lead (`clocks`, MC3).
 
@@ -23,26 +22,26 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::bootstrap::recorded;
 use super::group::Group;
+use super::membership::recorded;
 use super::network::{PART_DEADLINE, SnapshotBegin};
 use super::sender::{self, Claims};
 use crate::raft::machine::snapshot::{Part, PartWriter, SnapshotData};
-use crate::raft::machine::state_machine::StateMachine;
+use crate::raft::machine::state_machine::Raft;
 use crate::raft::machine::store::StateStore;
-use crate::raft::ticks::Heard;
 use crate::raft::types::{FORMAT, TypeConfig};
 
-pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
-
-/// Snapshots received at once; a leader that is refused tries again later.
+/// Snapshots that are received at the same time. A leader that is refused tries again later.
 const RECEIVING_MAX: usize = 1;
 
-/// One member of one group.
+/// When this member last heard a leader that it accepts.
+pub(crate) type Heard = watch::Sender<Option<Instant>>;
+
+/// What the service needs of one member of this process.
 #[derive(Clone)]
 pub(crate) struct Served {
     pub(crate) raft: Raft,
@@ -53,17 +52,17 @@ pub(crate) struct Served {
     pub(crate) receiving: Arc<Semaphore>,
 }
 
-/// The members that this process is, one of each group at most.
+/// The members of this process, at most one of each group.
 struct Service(Vec<Served>);
 
-/// The service for the gRPC port of a process that is these members.
+/// The gRPC service of a process with these members.
 pub(crate) fn service(members: Vec<Served>) -> RaftServer<impl RaftService> {
     let limit = dfs_net::rpc::grpc::MESSAGE_LEN_MAX;
     let service = Service(members);
     RaftServer::new(service).max_decoding_message_size(limit).max_encoding_message_size(limit)
 }
 
-/// Of one member; see [`RECEIVING_MAX`].
+/// The permits for receiving a snapshot.
 pub(crate) fn receiving() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(RECEIVING_MAX))
 }
@@ -77,7 +76,7 @@ fn malformed(error: postcard::Error) -> Status {
     Status::invalid_argument(format!("decode the request: {error}"))
 }
 
-/// The local Raft has stopped, or its disk failed.
+/// Raft has stopped on this member, or its disk has failed.
 fn stopped(error: impl std::fmt::Display) -> Status {
     Status::unavailable(error.to_string())
 }
@@ -102,7 +101,7 @@ impl Service {
 }
 
 impl Served {
-    /// Answers who speaks.
+    /// Checks the header (RS1, SE1), and returns the sender.
     fn check(&self, header: Option<&wire::RaftHeader>) -> Result<MemberId, Status> {
         if self.group.has_failed() {
             return Err(Status::failed_precondition("this member is no part of the group any more"));
@@ -127,8 +126,8 @@ impl Served {
         Ok(())
     }
 
-    /// Keeps RS3. Raft takes requests one after the other: who looks at its state behind the heartbeat sees whether the leader
-    /// was accepted. A refusal comes at once.
+    /// Keeps RS3. Raft handles requests in order, so its state after the heartbeat tells whether it has accepted the leader. Only
+    /// a refusal is answered by openraft itself, which is at once.
     async fn heartbeat(
         &self,
         heartbeat: AppendEntriesRequest<TypeConfig>,
@@ -196,7 +195,7 @@ fn ids(members: &[MemberId]) -> String {
     ids.join(", ")
 }
 
-/// Incoming parts, each within its deadline.
+/// The incoming parts of a snapshot. Each must come within [`PART_DEADLINE`].
 struct Parts(Pin<Box<dyn Stream<Item = Result<wire::SnapshotPart, Status>> + Send>>);
 
 impl Parts {

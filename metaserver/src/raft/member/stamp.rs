@@ -1,10 +1,10 @@
-//! Whose data directory this is: format, member, directory id, the cluster once it is known, and how far its log has come.
+//! The stamp of a data directory, its file `MEMBER`: its format, whose directory it is, and how far its log has come.
 //!
-//! `MEMBER` is the first file of a directory. While it does not say how far the log has come, the rest is still being made, and
-//! what of it is there was never used; from then on all of it must be there (`examine`).
+//! `MEMBER` is the first file that is made. As long as it does not say how far the log has come, the directory is still being
+//! made, and nothing in it was used yet. Once it does, all other files must be there (`examine`).
 //!
-//! ST1  The log has reached what the stamp says: it is written after the batch that it names was synced.
-//! ST2  Each start writes it again: what an earlier process failed to sync, or did not come to, is on the disk then.
+//! ST1  The log has come at least as far as the stamp says: the stamp is written after the batch that it names was synced.
+//! ST2  Each start writes the stamp again, so that what an earlier process failed to sync is on the disk.
 
 use std::io;
 use std::path::Path;
@@ -18,12 +18,14 @@ use thiserror::Error;
 use crate::raft::log::disk::{LogDisk, WholeFile};
 use crate::raft::log::recover::Reached;
 
-/// Of everything in a metaserver's data directory together. 2: names of entries are values, not keys.
-/// 3: volumes come and go. 4: the stamp says how far the log has come, segments whose they are. 5: inodes, extents and chunks of
-/// their second versions, and the table of space: a release that does not know them refuses the directory, before it reads one.
-/// 6: the log may have entries of version 6, and an orphan several holders.
+/// The format of a metaserver's data directory as a whole. It is raised whenever an earlier release could not read what is written
+/// now, so that it refuses the directory before it reads anything.
+///
+/// 6: the log may have entries of version 6, and an orphan several holders. 5: the second versions of inodes, extents and chunks,
+/// and the table of space. 4: the stamp says how far the log has come, and each segment whose it is. 3: volumes can be made and
+/// removed. 2: names of entries are values, not keys.
 const DIRECTORY_FORMAT: u32 = 6;
-/// Those from here on are read, and written as [`DIRECTORY_FORMAT`] by the first start (ST2).
+/// The oldest format that can be read. The first start makes it [`DIRECTORY_FORMAT`] (ST2).
 const DIRECTORY_FORMAT_BEFORE: u32 = 3;
 const KIND: &str = "dfs-metaserver";
 
@@ -33,9 +35,9 @@ pub(crate) struct Stamp {
     pub(crate) directory: DirectoryId,
     /// Unknown until the cluster is made.
     pub(crate) cluster: ClusterId,
-    /// At least; `None`: the directory is being made, or of a release that did not say it.
+    /// The log has come at least so far. `None`: the directory is being made, or was written by a release before format 4.
     pub(crate) reached: Option<Reached>,
-    /// The directory of this process's member of the federation group, if it has had one.
+    /// The data directory of this process's member of the federation group, if it has ever had one.
     pub(crate) seat: Option<DirectoryId>,
 }
 
@@ -78,12 +80,12 @@ struct File {
     log_batch: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     seat: Option<String>,
-    /// CRC-32C of the lines before it, in hex. Since format 4.
+    /// The CRC-32C of the lines before it, in hexadecimal. Since format 4.
     #[serde(skip_serializing_if = "Option::is_none")]
     checksum: Option<String>,
 }
 
-/// What every format has.
+/// The fields that every format has.
 #[derive(Deserialize)]
 struct AnyFormat {
     kind: String,
@@ -99,13 +101,13 @@ fn unreadable(what: impl ToString) -> StampError {
 }
 
 impl Stamp {
-    /// Of a directory that is used for the first time.
+    /// The stamp of a directory that is used for the first time.
     pub(crate) fn new(member: MemberId, rng: &Rng) -> Stamp {
         let directory = DirectoryId(rng.u128());
         Stamp { member, directory, cluster: ClusterId::UNKNOWN, reached: None, seat: None }
     }
 
-    /// `None` in a fresh directory.
+    /// `None` if the directory has no stamp yet.
     pub(crate) async fn read(disk: &dyn LogDisk, member: MemberId) -> Result<Option<Stamp>, StampError> {
         let Some(bytes) = disk.read_whole(WholeFile::Stamp).await? else { return Ok(None) };
         let stamp = Stamp::parse(&bytes)?;
@@ -171,17 +173,17 @@ impl Stamp {
     }
 }
 
-/// The directory id that the stamp in `data` gives for the federation group's member, before anything is opened. `None` also when
-/// the stamp cannot be read: whoever opens it says so.
+/// The data directory of the federation group's member, as the stamp in `data` says. `None` also if the stamp cannot be read; the
+/// error is then reported when the directory is opened.
 pub fn seat_in(data: &Path) -> Option<DirectoryId> {
     let bytes = std::fs::read(data.join(WholeFile::Stamp.name())).ok()?;
     Stamp::parse(&bytes).ok()?.seat
 }
 
-/// The stamp on its disk: one writer at a time.
+/// The stamp and its file.
 pub(crate) struct StampFile {
     disk: Arc<dyn LogDisk>,
-    /// Held over the write: whoever changes it next builds on what is there.
+    /// Locked while the file is written, so that changes follow each other.
     stamp: tokio::sync::Mutex<Stamp>,
 }
 
@@ -194,7 +196,7 @@ impl StampFile {
         *self.stamp.lock().await
     }
 
-    /// On the disk when it ends well; after an error the old one is.
+    /// When this returns `Ok`, the changed stamp is on the disk. After an error the old one still counts.
     pub(crate) async fn change(&self, change: impl FnOnce(&mut Stamp)) -> io::Result<()> {
         let mut held = self.stamp.lock().await;
         let mut changed = *held;

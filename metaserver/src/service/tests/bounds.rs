@@ -1,12 +1,7 @@
 //! More than there may be is refused, and of a message that carries more than it may, the rest is not looked at.
 
-use dfs_proto::attr::Timestamp;
 use dfs_proto::ids::DirectoryId;
-use dfs_state::command::{
-    Command, Proposed, REAP_LIMIT_MAX, RegisterServer, Reply, SEAL_CHUNKS_MAX, ServerAddresses,
-};
-use dfs_state::kv::{KvHome as _, Txn};
-use dfs_state::time::StateTime;
+use dfs_state::command::{REAP_LIMIT_MAX, RegisterServer, SEAL_CHUNKS_MAX, ServerAddresses};
 
 use super::super::cluster::{
     ADDRESS_LEN_MAX, DAMAGE_REPORTS_MAX, FILESYSTEM_LEN_MAX, LOAD_MAX, ORDERS_MAX, SERVERS_MAX, ZONE_LEN_MAX,
@@ -15,26 +10,10 @@ use super::super::session::SESSIONS_MAX;
 use super::*;
 
 impl Cluster {
-    /// As if the only member had executed them: so many requests would take minutes.
+    /// So many requests would take minutes.
     async fn execute(&mut self, commands: impl IntoIterator<Item = Command>) {
-        self.stop_member(1).await;
-        let home = &self.disks[&1].state;
-        let kv = home.open(&home.current().unwrap().unwrap()).unwrap();
-        let batch = {
-            let base = kv.snapshot();
-            let mut txn = Txn::new(&*base);
-            let proposed = Proposed::At { wall: Timestamp::default(), state: StateTime::default() };
-            for command in commands {
-                let reply = dfs_state::apply(&command, proposed, &mut txn);
-                let is_refused = matches!(reply, Reply::Refused(_) | Reply::Changed(Err(_)));
-                assert!(!is_refused, "{command:?}: {reply:?}");
-            }
-            txn.into_batch()
-        };
-        kv.write(batch).unwrap();
-        kv.flush().await.unwrap();
-        self.start_member(1);
-        self.leader().await;
+        let proposed = Proposed::At { wall: Timestamp::default(), state: StateTime::default() };
+        self.execute_as(proposed, commands).await;
     }
 
     async fn try_register(&self, request: wire::RegisterRequest) -> MetaResult<ServerId> {
@@ -134,8 +113,8 @@ async fn a_heartbeat_orders_and_confirms_no_more_deletions_than_fit() {
     let placement: Vec<ServerId> = servers.iter().map(Chunkserver::id).collect();
     let count = ORDERS_MAX + 20;
     let mut open = |_| {
-        let request =
-            client.request(&USER, Change::OpenChunk(OpenChunk { copies: 2, ..OpenChunk::default() }));
+        let open = OpenChunk { copies: 2, volume: Some(VolumeId(0)), ..OpenChunk::default() };
+        let request = client.request(&USER, Change::OpenChunk(open));
         Command::of_request(request, placement.clone(), Vec::new())
     };
     let mut commands: Vec<Command> = (0..count).map(&mut open).collect();

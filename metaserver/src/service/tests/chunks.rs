@@ -1,5 +1,7 @@
 //! Chunks and the servers that hold them: where chunks are placed, sealed, deleted and found damaged.
 
+use dfs_state::command::SEAL_CHUNKS_MAX;
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -233,4 +235,37 @@ async fn a_readers_first_copy_is_one_that_can_be_reached_and_the_chunk_counts_as
     let Ok(ReadReply::Extents(extents)) = answer else { panic!("{answer:?}") };
     assert_eq!((extents.extents.len(), extents.attr.clone()), (1, file));
     assert_eq!(extents.chunks[0].replicas, [chunk.replicas[1].clone(), chunk.replicas[0].clone()]);
+}
+
+/// One of them has bytes of a file, and there are more than one command seals.
+#[tokio::test(start_paused = true)]
+async fn the_open_chunks_of_no_volume_of_an_earlier_release_are_sealed_and_stay_readable() {
+    let mut cluster = Cluster::one().await;
+    let servers = cluster.chunkservers(2).await;
+    let mut client = cluster.client(1).await;
+    let file = attr_of(client.change(&Caller::ROOT, create("a", 0o644, NewInode::File)).await).inode;
+    let placement: Vec<ServerId> = servers.iter().map(Chunkserver::id).collect();
+    let mut command = |change| {
+        let request = client.request(&Caller::ROOT, change);
+        Command::Change { request, placement: placement.clone(), volumes: Vec::new() }
+    };
+    let of = |volume| Change::OpenChunk(OpenChunk { volume, ..OpenChunk::default() });
+    let mut commands: Vec<Command> = (0..=SEAL_CHUNKS_MAX).map(|_| command(of(None))).collect();
+    let (mixed, of_volume) = (ChunkId(1), ChunkId(commands.len() as u64 + 1));
+    commands.extend([command(of(Some(VolumeId(0)))), command(commit(file, 1, mixed))]);
+    let proposed = Proposed::WithMixed { wall: Timestamp::default(), state: StateTime::default() };
+    cluster.execute_as(proposed, commands).await;
+
+    let mut servers = cluster.chunkservers(2).await;
+    cluster.pass(Duration::from_secs(2), &mut servers).await;
+    let status = cluster.status(1).await.expect("it answers");
+    let counted = (status.chunks_open, status.chunks_sealed, status.chunks_dead);
+    assert_eq!(counted, (1, 1, SEAL_CHUNKS_MAX as u64));
+    client.meta = MetaClient::new(cluster.leader_channel().await);
+    let refused = client.change(&USER, commit(file, 2, mixed)).await;
+    assert_eq!(refused, Err(MetaError::ChunkNotOpen { chunk: mixed }), "its writer goes on elsewhere (W2)");
+    let read = Read::Extents { inode: file, offset: Offset(0), len: 8192, limit: 10 };
+    let Ok(ReadReply::Extents(found)) = client.read(&Caller::ROOT, read).await else { panic!("no extents") };
+    assert_eq!((found.extents[0].chunk, found.chunks[0].sealed), (mixed, true));
+    client.change(&USER, commit(file, 2, of_volume)).await.expect("a chunk of its volume was left open");
 }

@@ -12,7 +12,9 @@ use crate::convert::federation::volume_from_wire;
 use crate::convert::{invalid, required};
 use crate::error::MetaError;
 use crate::ids::{ChunkId, ClusterId, InodeId, RequestId, ServerId, SessionId};
-use crate::meta::{Change, ChangeRequest, Create, MetaResult, NewInode, OpenChunk, Rename, SetAttr, SetTime};
+use crate::meta::{
+    Change, ChangeRequest, Create, MetaResult, NewInode, OpenChunk, Rename, RenameMode, SetAttr, SetTime,
+};
 use crate::units::{ByteLen, FILE_LEN_MAX, SYMLINK_LEN_MAX};
 use crate::wire;
 
@@ -56,7 +58,7 @@ fn change_to_wire(change: &Change) -> wire::change_request::Change {
             name: bytes_of(&rename.name),
             new_parent: rename.new_parent.0,
             new_name: bytes_of(&rename.new_name),
-            no_replace: rename.no_replace,
+            mode: rename_mode_to_wire(rename.mode) as i32,
         }),
         Change::SetAttr(set) => Wire::SetAttr(wire::SetAttr {
             inode: set.inode.0,
@@ -108,7 +110,7 @@ fn change_from_wire(change: wire::change_request::Change) -> MetaResult<Change> 
             name: name_from_wire(rename.name)?,
             new_parent: InodeId(rename.new_parent),
             new_name: name_from_wire(rename.new_name)?,
-            no_replace: rename.no_replace,
+            mode: rename_mode_from_wire(rename.mode)?,
         }),
         Wire::SetAttr(set) => Change::SetAttr(set_attr_from_wire(set)?),
         Wire::OpenChunk(open) => {
@@ -186,6 +188,23 @@ fn create_from_wire(create: wire::Create) -> MetaResult<Create> {
     })
 }
 
+fn rename_mode_to_wire(mode: RenameMode) -> wire::RenameMode {
+    match mode {
+        RenameMode::Replace => wire::RenameMode::Replace,
+        RenameMode::NoReplace => wire::RenameMode::NoReplace,
+        RenameMode::Exchange => wire::RenameMode::Exchange,
+    }
+}
+
+fn rename_mode_from_wire(mode: i32) -> MetaResult<RenameMode> {
+    Ok(match wire::RenameMode::try_from(mode) {
+        Ok(wire::RenameMode::Replace) => RenameMode::Replace,
+        Ok(wire::RenameMode::NoReplace) => RenameMode::NoReplace,
+        Ok(wire::RenameMode::Exchange) => RenameMode::Exchange,
+        Err(_) => return Err(invalid("mode of a rename")),
+    })
+}
+
 fn set_time_to_wire(time: SetTime) -> wire::SetTime {
     match time {
         SetTime::Now => wire::SetTime { now: true, at: None },
@@ -215,4 +234,32 @@ fn set_attr_from_wire(set: wire::SetAttr) -> MetaResult<SetAttr> {
         by_handle: set.by_handle,
         kill_privileges: set.kill_privileges,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attr::Name;
+
+    fn rename(mode: RenameMode) -> Change {
+        let [name, new_name] = ["a", "b"].map(|text| Name::new(text).unwrap());
+        Change::Rename(Rename { parent: InodeId(5), name, new_parent: InodeId(7), new_name, mode })
+    }
+
+    /// The first two have the bytes of the bool that was there before them.
+    #[test]
+    fn a_rename_comes_back_in_its_mode_and_one_of_an_unknown_mode_is_refused() {
+        for (mode, number) in
+            [(RenameMode::Replace, 0), (RenameMode::NoReplace, 1), (RenameMode::Exchange, 2)]
+        {
+            let wire = change_to_wire(&rename(mode));
+            let wire::change_request::Change::Rename(sent) = &wire else { panic!("{wire:?}") };
+            assert_eq!(sent.mode, number);
+            assert_eq!(change_from_wire(wire), Ok(rename(mode)));
+        }
+        let mut wire = change_to_wire(&rename(RenameMode::Replace));
+        let wire::change_request::Change::Rename(sent) = &mut wire else { panic!("{wire:?}") };
+        sent.mode = 99;
+        assert_eq!(change_from_wire(wire), Err(invalid("mode of a rename")));
+    }
 }

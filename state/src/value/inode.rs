@@ -1,27 +1,21 @@
-//! The inode table.
+//! Everything about a file but its names, its extents and what they take.
 
 use dfs_proto::attr::{FileKind, InodeAttr, Timestamp};
-use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ContentSeq, InodeId};
-use dfs_proto::meta::MetaResult;
 use dfs_proto::units::ByteLen;
 
-use super::record::inode::Inodes;
-use super::record::{decode, encode};
-use super::space::{self, SpaceRecord};
-use super::{keys, volume};
+use super::space::SpaceRecord;
 use crate::command::RootAttr;
-use crate::kv::{Snapshot, Txn};
 
-pub(super) const SET_UID: u32 = 0o4000;
-pub(super) const SET_GID: u32 = 0o2000;
-pub(super) const STICKY: u32 = 0o1000;
-pub(super) const MODE_BITS: u32 = 0o7777;
+pub(crate) const SET_UID: u32 = 0o4000;
+pub(crate) const SET_GID: u32 = 0o2000;
+pub(crate) const STICKY: u32 = 0o1000;
+pub(crate) const MODE_BITS: u32 = 0o7777;
 const GROUP_EXECUTE: u32 = 0o0010;
 
 /// Everything about a file but its names and extents.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct InodeRecord {
+pub(crate) struct InodeRecord {
     pub kind: FileKind,
     pub mode: u32,
     /// 0: an orphan.
@@ -51,21 +45,21 @@ pub(super) struct InodeRecord {
 
 /// What `chattr` sets. Nobody can set any yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct InodeFlags {
+pub(crate) struct InodeFlags {
     pub immutable: bool,
     pub append_only: bool,
 }
 
 /// What an inode has in other tables, so that who finds that it has none need not look there. There are no such tables yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Attached {
+pub(crate) struct Attached {
     pub attributes: bool,
     pub lists: bool,
     pub capabilities: bool,
 }
 
 impl InodeRecord {
-    pub(super) fn empty_directory(
+    pub(crate) fn empty_directory(
         root: RootAttr,
         parent: InodeId,
         now: Timestamp,
@@ -94,7 +88,7 @@ impl InodeRecord {
     }
 
     /// As another cluster has shown it.
-    pub(super) fn of_volume_root(attr: &InodeAttr) -> InodeRecord {
+    pub(crate) fn of_volume_root(attr: &InodeAttr) -> InodeRecord {
         let root = RootAttr { mode: attr.mode, uid: attr.uid, gid: attr.gid };
         InodeRecord {
             kind: attr.kind,
@@ -105,7 +99,7 @@ impl InodeRecord {
     }
 
     /// Of an inode with that much space.
-    pub(super) fn attr_with(&self, inode: InodeId, allocated: ByteLen) -> InodeAttr {
+    pub(crate) fn attr_with(&self, inode: InodeId, allocated: ByteLen) -> InodeAttr {
         InodeAttr {
             inode,
             kind: self.kind,
@@ -123,12 +117,12 @@ impl InodeRecord {
         }
     }
 
-    pub(super) fn is_directory(&self) -> bool {
+    pub(crate) fn is_directory(&self) -> bool {
         self.kind == FileKind::Directory
     }
 
     /// Clears what must not survive a change of content or owner. Set-gid without group execute is not a privilege.
-    pub(super) fn kill_privileges(&mut self) {
+    pub(crate) fn kill_privileges(&mut self) {
         if self.is_directory() {
             return;
         }
@@ -139,47 +133,9 @@ impl InodeRecord {
     }
 
     /// A new number for a commit or truncation; later ones win.
-    pub(super) fn next_content(&mut self) -> ContentSeq {
+    pub(crate) fn next_content(&mut self) -> ContentSeq {
         self.content_seq.0 += 1;
         self.content_version += 1;
         self.content_seq
     }
-}
-
-pub(super) fn get(view: &dyn Snapshot, inode: InodeId) -> Option<InodeRecord> {
-    view.get(&keys::inode(inode)).map(|bytes| decode::<Inodes>(&bytes))
-}
-
-/// P9.3: a volume that is not here is never "no such file".
-pub(super) fn require(view: &dyn Snapshot, inode: InodeId) -> MetaResult<InodeRecord> {
-    match get(view, inode) {
-        Some(record) => Ok(record),
-        None if volume::get(view, inode.volume()).is_none() => {
-            Err(MetaError::WrongCluster { map_version: 0 })
-        }
-        None => Err(MetaError::Stale),
-    }
-}
-
-pub(super) fn require_directory(view: &dyn Snapshot, inode: InodeId) -> MetaResult<InodeRecord> {
-    let record = require(view, inode)?;
-    if record.is_directory() { Ok(record) } else { Err(MetaError::NotDirectory) }
-}
-
-/// What `stat` shows.
-pub(super) fn attr(view: &dyn Snapshot, inode: InodeId, record: &InodeRecord) -> InodeAttr {
-    record.attr_with(inode, space::of(view, inode, record).allocated)
-}
-
-/// Keeps what a record of version 1 says of its space, which the new one has no room for.
-pub(super) fn put(txn: &mut Txn<'_>, inode: InodeId, record: &InodeRecord) {
-    if let Some(space) = record.space_within {
-        space::put_if_absent(txn, inode, space);
-    }
-    txn.put(keys::inode(inode), encode::<Inodes>(record));
-}
-
-pub(super) fn delete(txn: &mut Txn<'_>, inode: InodeId) {
-    txn.delete(keys::inode(inode));
-    space::delete(txn, inode);
 }

@@ -15,91 +15,26 @@ use std::collections::BTreeMap;
 
 use dfs_proto::extent::Extent;
 use dfs_proto::ids::{ChunkId, ContentSeq, InodeId};
-use dfs_proto::units::{ChunkOffset, Offset};
+use dfs_proto::units::Offset;
 
 use super::chunk;
-use super::inode::InodeRecord;
-use super::keys;
-use super::record::extent::{Cuts, Extents};
-use super::record::{decode, encode};
-use super::space::{self, SpaceRecord};
-use super::time::StateTime;
+use super::space;
+use crate::keys;
 use crate::kv::{Snapshot, Txn, prefix_end, scan_prefix};
+use crate::record::extent::{Cuts, Extents};
+use crate::record::{decode, encode};
+use crate::time::StateTime;
+use crate::value::extent::{Cut, CutRecord, ExtentRecord, Laid};
+use crate::value::inode::InodeRecord;
+use crate::value::space::SpaceRecord;
 
 /// Extents that a truncation deletes at once; more are left to the reaper (P7.2).
 const TRUNCATE_INLINE_MAX: usize = 256;
 /// Cuts of one inode that may wait for the reaper. A truncation that would be one more deletes all it must by itself.
 const CUTS_MAX: usize = 16;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ExtentRecord {
-    pub len: u64,
-    pub chunk: ChunkId,
-    pub chunk_offset: ChunkOffset,
-    pub seq: ContentSeq,
-    pub birth: Birth,
-}
-
-/// Where the bytes of an extent were first written: the first of them there, the others behind it (P1.8). Compaction, once there is any,
-/// moves bytes and leaves this.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Birth {
-    pub chunk: ChunkId,
-    pub offset: ChunkOffset,
-}
-
-/// An extent as it stands in its file, with the number of the commit that laid it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Laid {
-    pub extent: Extent,
-    pub seq: ContentSeq,
-    pub birth: Birth,
-}
-
-impl Laid {
-    /// Bytes that are where they were first written.
-    fn new(extent: Extent, seq: ContentSeq) -> Laid {
-        Laid { extent, seq, birth: Birth { chunk: extent.chunk, offset: extent.chunk_offset } }
-    }
-
-    /// The part inside `[from, to)`, born where its own first byte was.
-    fn clip(&self, from: u64, to: u64) -> Option<Laid> {
-        let extent = self.extent.clip(from, to)?;
-        let front = extent.offset.0 - self.extent.offset.0;
-        let birth = Birth { offset: ChunkOffset(self.birth.offset.0 + front), ..self.birth };
-        Some(Laid { extent, seq: self.seq, birth })
-    }
-
-    /// `next` goes on where this one ends: in the file, in the chunk, and where they were born.
-    fn is_followed_by(&self, next: &Laid) -> bool {
-        self.extent.is_followed_by(&next.extent)
-            && self.birth.chunk == next.birth.chunk
-            && self.birth.offset.0 + self.extent.len == next.birth.offset.0
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct CutRecord {
-    pub from: u64,
-    /// Nothing that ends at or before this is left for the reaper to look at.
-    pub reaped_to: u64,
-}
-
-/// See E2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Cut {
-    pub seq: ContentSeq,
-    pub from: u64,
-    reaped_to: u64,
-}
-
-/// True when a cut has removed it (E2).
-pub(super) fn is_hidden(laid: &Laid, cuts: &[Cut]) -> bool {
-    cuts.iter().any(|cut| laid.seq < cut.seq && laid.extent.offset.0 >= cut.from)
-}
-
 /// The cuts of an inode that has `count` of them: most have none, and cost nothing.
-pub(super) fn cuts(view: &dyn Snapshot, inode: InodeId, count: u32) -> Vec<Cut> {
+pub(crate) fn cuts(view: &dyn Snapshot, inode: InodeId, count: u32) -> Vec<Cut> {
     if count == 0 {
         return Vec::new();
     }
@@ -118,12 +53,12 @@ fn put_cut(txn: &mut Txn<'_>, inode: InodeId, cut: Cut) {
 }
 
 /// Any cut that waits for the reaper.
-pub(super) fn first_cut(view: &dyn Snapshot) -> Option<(InodeId, Cut)> {
+pub(crate) fn first_cut(view: &dyn Snapshot) -> Option<(InodeId, Cut)> {
     scan_prefix(view, &keys::table(keys::CUT)).next().map(|(key, value)| parse_cut(&key, &value))
 }
 
 /// Those that end behind `offset`, in file order; hidden ones too.
-pub(super) fn ending_after(
+pub(crate) fn ending_after(
     view: &dyn Snapshot,
     inode: InodeId,
     offset: u64,
@@ -134,7 +69,7 @@ pub(super) fn ending_after(
 }
 
 /// Of a key and value of the table.
-pub(super) fn parse(key: &[u8], value: &[u8]) -> (InodeId, Laid) {
+pub(crate) fn parse(key: &[u8], value: &[u8]) -> (InodeId, Laid) {
     let record = decode::<Extents>(value);
     let end = keys::number(key, 1);
     let Some(offset) = end.checked_sub(record.len) else {
@@ -157,7 +92,7 @@ fn put(txn: &mut Txn<'_>, inode: InodeId, laid: &Laid) {
 
 /// Changes of chunks' live bytes, gathered so that each chunk is written once a command (E3).
 #[derive(Default)]
-pub(super) struct LiveBytes {
+pub(crate) struct LiveBytes {
     changes: BTreeMap<ChunkId, i64>,
 }
 
@@ -171,7 +106,7 @@ impl LiveBytes {
     }
 
     /// Writes them into the chunks' records. To be called once, after the last change.
-    pub(super) fn settle(self, txn: &mut Txn<'_>, now: StateTime) {
+    pub(crate) fn settle(self, txn: &mut Txn<'_>, now: StateTime) {
         for (id, change) in self.changes {
             if change != 0 {
                 chunk::change_live(txn, id, change, now);
@@ -181,7 +116,7 @@ impl LiveBytes {
 }
 
 /// Changes the extents of one inode, under one `ContentSeq`. The caller writes `inode` and settles `live`; `finish` writes the space.
-pub(super) struct Edit<'e, 't> {
+pub(crate) struct Edit<'e, 't> {
     pub txn: &'e mut Txn<'t>,
     pub id: InodeId,
     space: SpaceRecord,
@@ -192,7 +127,7 @@ pub(super) struct Edit<'e, 't> {
 }
 
 impl<'e, 't> Edit<'e, 't> {
-    pub(super) fn begin(
+    pub(crate) fn begin(
         txn: &'e mut Txn<'t>,
         id: InodeId,
         inode: &mut InodeRecord,
@@ -205,7 +140,7 @@ impl<'e, 't> Edit<'e, 't> {
     }
 
     /// After the last change.
-    pub(super) fn finish(self) {
+    pub(crate) fn finish(self) {
         if self.space != self.space_before {
             space::put(self.txn, self.id, &self.space);
         }
@@ -227,14 +162,14 @@ impl<'e, 't> Edit<'e, 't> {
     }
 
     /// Lays `new` over what is there. `old_size`: of the file before this commit; behind it there is nothing to cover.
-    pub(super) fn overlay(&mut self, new: Extent, old_size: u64) {
+    pub(crate) fn overlay(&mut self, new: Extent, old_size: u64) {
         if new.offset.0 < old_size || !self.cuts.is_empty() {
             let covered: Vec<Laid> = ending_after(self.txn, self.id, new.offset.0)
                 .take_while(|laid| laid.extent.offset.0 < new.end())
                 .collect();
             for old in covered {
                 self.erase(&old);
-                if is_hidden(&old, &self.cuts) {
+                if old.is_hidden_by(&self.cuts) {
                     continue;
                 }
                 let (left, right) = (old.clip(0, new.offset.0), old.clip(new.end(), u64::MAX));
@@ -247,7 +182,7 @@ impl<'e, 't> Edit<'e, 't> {
         let mut new = Laid::new(new, self.seq);
         if let Some(before) = self.ending_at(new.extent.offset.0)
             && before.is_followed_by(&new)
-            && !is_hidden(&before, &self.cuts)
+            && !before.is_hidden_by(&self.cuts)
         {
             self.erase(&before);
             let extent = Extent { len: before.extent.len + new.extent.len, ..before.extent };
@@ -262,7 +197,7 @@ impl<'e, 't> Edit<'e, 't> {
     }
 
     /// Removes everything behind `from`: at once if it is little, else by a cut (E2).
-    pub(super) fn truncate(&mut self, from: u64) {
+    pub(crate) fn truncate(&mut self, from: u64) {
         let found: Vec<Laid> = ending_after(self.txn, self.id, from).take(TRUNCATE_INLINE_MAX + 1).collect();
         let (now, later) = found.split_at(found.len().min(TRUNCATE_INLINE_MAX));
         self.erase_behind(from, now);
@@ -292,7 +227,7 @@ impl<'e, 't> Edit<'e, 't> {
         for old in found {
             self.erase(old);
             if let Some(kept) = old.clip(0, from)
-                && !is_hidden(old, &self.cuts)
+                && !old.is_hidden_by(&self.cuts)
             {
                 self.lay(kept);
             }
@@ -302,7 +237,7 @@ impl<'e, 't> Edit<'e, 't> {
 
 /// Looks at up to `limit` records behind a cut and deletes those that it hides. The cut goes with the last one.
 /// Returns how many records it looked at, at least 1.
-pub(super) fn reap_cut(
+pub(crate) fn reap_cut(
     txn: &mut Txn<'_>,
     (id, cut): (InodeId, Cut),
     space: &mut SpaceRecord,
@@ -311,7 +246,7 @@ pub(super) fn reap_cut(
 ) -> usize {
     let found: Vec<Laid> = ending_after(txn, id, cut.reaped_to).take(limit).collect();
     for laid in &found {
-        if is_hidden(laid, std::slice::from_ref(&cut)) {
+        if laid.is_hidden_by(std::slice::from_ref(&cut)) {
             txn.delete(keys::extent(id, laid.extent.end()));
             live.remove(&laid.extent);
             space.allocated.0 -= laid.extent.len;
@@ -329,7 +264,7 @@ pub(super) fn reap_cut(
 
 /// Deletes up to `limit` extents of an inode that is gone, then its cuts. Returns how many records that were; less than
 /// `limit`: nothing is left.
-pub(super) fn reap_all(txn: &mut Txn<'_>, id: InodeId, live: &mut LiveBytes, limit: usize) -> usize {
+pub(crate) fn reap_all(txn: &mut Txn<'_>, id: InodeId, live: &mut LiveBytes, limit: usize) -> usize {
     let found: Vec<Laid> = ending_after(txn, id, 0).take(limit).collect();
     for laid in &found {
         txn.delete(keys::extent(id, laid.extent.end()));
@@ -345,6 +280,8 @@ pub(super) fn reap_all(txn: &mut Txn<'_>, id: InodeId, live: &mut LiveBytes, lim
 
 #[cfg(test)]
 mod tests {
+    use dfs_proto::units::ChunkOffset;
+
     use super::*;
     use crate::kv::{Batch, Kv as _};
     use crate::tests::Harness;

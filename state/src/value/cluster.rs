@@ -1,14 +1,8 @@
-//! What there is once: the cluster itself, its members, the counters that ids come from, and the totals.
+//! What there is once: the cluster itself, the counters that ids come from, and the totals.
 
-use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, ClusterId, Incarnation, ServerId, SessionId};
 
-use super::keys;
-use super::record::cluster::{Cluster, Counters as CountersTable, HashKey, Members};
-use super::record::{decode, encode};
-use super::time::StateTime;
-use crate::command::Member;
-use crate::kv::{Snapshot, Txn, scan_prefix};
+use crate::time::StateTime;
 
 /// What `InitCluster` recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +39,7 @@ pub struct Totals {
 
 impl Totals {
     /// Field by field with `change(left, right)`, which says why it cannot fail.
-    pub(super) fn combine(self, other: Totals, change: impl Fn(u64, u64) -> u64) -> Totals {
+    pub(crate) fn combine(self, other: Totals, change: impl Fn(u64, u64) -> u64) -> Totals {
         Totals {
             inodes: change(self.inodes, other.inodes),
             sessions: change(self.sessions, other.sessions),
@@ -60,11 +54,11 @@ impl Totals {
         }
     }
 
-    pub(super) fn plus(self, other: Totals) -> Totals {
+    pub(crate) fn plus(self, other: Totals) -> Totals {
         self.combine(other, |a, b| a + b)
     }
 
-    pub(super) fn minus(self, other: Totals) -> Totals {
+    pub(crate) fn minus(self, other: Totals) -> Totals {
         self.combine(other, |a, b| match a.checked_sub(b) {
             Some(rest) => rest,
             None => panic!("broken invariant S9: a total of {a} is to lose {b}"),
@@ -74,7 +68,7 @@ impl Totals {
 
 /// The last ids given, and the state's own time (P7.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counters {
+pub(crate) struct Counters {
     pub time: StateTime,
     pub chunk: ChunkId,
     pub session: SessionId,
@@ -83,53 +77,4 @@ pub(super) struct Counters {
     pub released: u64,
     pub reaped: u64,
     pub totals: Totals,
-}
-
-pub(super) fn get(view: &dyn Snapshot) -> Option<ClusterRecord> {
-    view.get(&keys::cluster()).map(|bytes| decode::<Cluster>(&bytes))
-}
-
-pub(super) fn put(txn: &mut Txn<'_>, record: &ClusterRecord) {
-    txn.put(keys::cluster(), encode::<Cluster>(record));
-}
-
-pub(super) fn require(view: &dyn Snapshot) -> Result<ClusterRecord, MetaError> {
-    get(view).ok_or_else(|| MetaError::Unavailable { what: "the cluster is not initialised yet".to_owned() })
-}
-
-pub(super) fn hash_key(view: &dyn Snapshot) -> u128 {
-    match view.get(&keys::hash_key()) {
-        Some(bytes) => decode::<HashKey>(&bytes),
-        None => panic!("broken invariant: a directory exists and the hash key does not"),
-    }
-}
-
-pub(super) fn put_hash_key(txn: &mut Txn<'_>, hash_key: u128) {
-    txn.put(keys::hash_key(), encode::<HashKey>(&hash_key));
-}
-
-pub(super) fn counters(view: &dyn Snapshot) -> Counters {
-    view.get(&keys::counters()).map_or_else(Counters::default, |bytes| decode::<CountersTable>(&bytes))
-}
-
-/// Changes the counters and returns what `change` does.
-pub(super) fn count<T>(txn: &mut Txn<'_>, change: impl FnOnce(&mut Counters) -> T) -> T {
-    let mut counters = counters(txn);
-    let result = change(&mut counters);
-    txn.put(keys::counters(), encode::<CountersTable>(&counters));
-    result
-}
-
-pub(super) fn members(view: &dyn Snapshot) -> Vec<Member> {
-    scan_prefix(view, &keys::table(keys::MEMBER)).map(|(_, value)| decode::<Members>(&value)).collect()
-}
-
-/// Replaces what is recorded.
-pub(super) fn put_members(txn: &mut Txn<'_>, members: &[Member]) {
-    for old in self::members(txn) {
-        txn.delete(keys::member(old.id));
-    }
-    for member in members {
-        txn.put(keys::member(member.id), encode::<Members>(member));
-    }
 }

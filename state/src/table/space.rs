@@ -14,24 +14,16 @@
 //! Z2  An inode of version 2 without one has no extent and no cut.
 
 use dfs_proto::ids::InodeId;
-use dfs_proto::units::ByteLen;
 
-use super::inode::{self, InodeRecord};
-use super::keys;
-use super::record::space::Spaces;
-use super::record::{decode, encode};
+use crate::keys;
 use crate::kv::{Snapshot, Txn};
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct SpaceRecord {
-    /// Bytes of the extent records, those behind a cut too.
-    pub allocated: ByteLen,
-    /// Truncations that the reaper has not finished.
-    pub cuts: u32,
-}
+use crate::record::space::Spaces;
+use crate::record::{decode, encode};
+use crate::value::inode::InodeRecord;
+use crate::value::space::SpaceRecord;
 
 /// Of an inode that has this record.
-pub(super) fn of(view: &dyn Snapshot, id: InodeId, inode: &InodeRecord) -> SpaceRecord {
+pub(crate) fn of(view: &dyn Snapshot, id: InodeId, inode: &InodeRecord) -> SpaceRecord {
     // Nothing was ever committed or cut.
     if inode.content_version == 0 {
         return SpaceRecord::default();
@@ -40,30 +32,22 @@ pub(super) fn of(view: &dyn Snapshot, id: InodeId, inode: &InodeRecord) -> Space
     stored(view, id).or(inode.space_within).unwrap_or_default()
 }
 
-/// Of an inode that is there.
-pub(super) fn get(view: &dyn Snapshot, id: InodeId) -> SpaceRecord {
-    match stored(view, id) {
-        Some(space) => space,
-        None => inode::get(view, id).and_then(|inode| inode.space_within).unwrap_or_default(),
-    }
-}
-
 /// As it stands in the table.
-pub(super) fn stored(view: &dyn Snapshot, id: InodeId) -> Option<SpaceRecord> {
+pub(crate) fn stored(view: &dyn Snapshot, id: InodeId) -> Option<SpaceRecord> {
     view.get(&keys::space(id)).map(|bytes| decode::<Spaces>(&bytes))
 }
 
-pub(super) fn put(txn: &mut Txn<'_>, id: InodeId, space: &SpaceRecord) {
+pub(crate) fn put(txn: &mut Txn<'_>, id: InodeId, space: &SpaceRecord) {
     txn.put(keys::space(id), encode::<Spaces>(space));
 }
 
 /// Keeps Z1.
-pub(super) fn put_if_absent(txn: &mut Txn<'_>, id: InodeId, space: SpaceRecord) {
+pub(crate) fn put_if_absent(txn: &mut Txn<'_>, id: InodeId, space: SpaceRecord) {
     if space != SpaceRecord::default() && stored(txn, id).is_none() {
         put(txn, id, &space);
     }
 }
 
-pub(super) fn delete(txn: &mut Txn<'_>, id: InodeId) {
+pub(crate) fn delete(txn: &mut Txn<'_>, id: InodeId) {
     txn.delete(keys::space(id));
 }

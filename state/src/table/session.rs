@@ -8,68 +8,36 @@
 //! Ending is one write, and the only fence (P3.3): a session without a [`SessionRecord`] is refused everything.
 
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{InodeId, RequestId, RequestLane, SessionId, SessionNonce, VolumeId};
+use dfs_proto::ids::{InodeId, RequestId, SessionId, SessionNonce, VolumeId};
 use dfs_proto::meta::{Changed, MetaResult};
 use dfs_proto::units::REQUEST_WINDOW;
 
 use super::cluster;
-use super::keys;
-use super::record::result::Results;
-use super::record::session::{Commits, Nonces, Sessions};
-use super::record::{PRESENT, decode, encode};
+use crate::keys;
 use crate::kv::{Snapshot, Txn, scan_prefix};
+use crate::record::result::Results;
+use crate::record::session::{Commits, Nonces, Sessions};
+use crate::record::{PRESENT, decode, encode};
+use crate::value::session::SessionRecord;
 
-/// One that is alive.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SessionRecord {
-    pub nonce: SessionNonce,
-    /// For people: host name and mount point.
-    pub client: String,
-    /// By lane; those behind the last were never used.
-    pub windows: Vec<Window>,
-}
-
-/// Of one lane, as numbers in it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Window {
-    /// Requests below are refused: answered, given up, or too old (P8.1).
-    pub oldest: u64,
-    /// The highest request seen.
-    pub highest: u64,
-}
-
-impl SessionRecord {
-    pub fn window(&self, lane: RequestLane) -> Window {
-        self.windows.get(usize::from(lane.0)).copied().unwrap_or_default()
-    }
-
-    fn window_mut(&mut self, lane: RequestLane) -> &mut Window {
-        let lane = usize::from(lane.0);
-        if self.windows.len() <= lane {
-            self.windows.resize(lane + 1, Window::default());
-        }
-        &mut self.windows[lane]
-    }
-}
-
-pub(super) fn get(view: &dyn Snapshot, session: SessionId) -> Option<SessionRecord> {
+pub(crate) fn get(view: &dyn Snapshot, session: SessionId) -> Option<SessionRecord> {
     view.get(&keys::session(session)).map(|bytes| decode::<Sessions>(&bytes))
 }
 
-pub(super) fn require(view: &dyn Snapshot, session: SessionId) -> MetaResult<SessionRecord> {
+pub(crate) fn require(view: &dyn Snapshot, session: SessionId) -> MetaResult<SessionRecord> {
     get(view, session).ok_or(MetaError::SessionExpired { session })
 }
 
-pub(super) fn by_nonce(view: &dyn Snapshot, nonce: SessionNonce) -> Option<SessionId> {
+pub(crate) fn by_nonce(view: &dyn Snapshot, nonce: SessionNonce) -> Option<SessionId> {
     view.get(&keys::session_by_nonce(nonce)).map(|bytes| decode::<Nonces>(&bytes))
 }
 
-pub(super) fn all(view: &dyn Snapshot) -> impl Iterator<Item = (SessionId, SessionRecord)> + '_ {
+pub(crate) fn all(view: &dyn Snapshot) -> impl Iterator<Item = (SessionId, SessionRecord)> + '_ {
     scan_prefix(view, &keys::table(keys::SESSION))
         .map(|(key, value)| (SessionId(keys::number(&key, 0)), decode::<Sessions>(&value)))
 }
 
-pub(super) fn open(txn: &mut Txn<'_>, nonce: SessionNonce, client: &str) -> SessionId {
+pub(crate) fn open(txn: &mut Txn<'_>, nonce: SessionNonce, client: &str) -> SessionId {
     let session = cluster::count(txn, |c| {
         c.session.0 += 1;
         c.totals.sessions += 1;
@@ -82,7 +50,7 @@ pub(super) fn open(txn: &mut Txn<'_>, nonce: SessionNonce, client: &str) -> Sess
 }
 
 /// No effect if it has ended before.
-pub(super) fn end(txn: &mut Txn<'_>, session: SessionId) {
+pub(crate) fn end(txn: &mut Txn<'_>, session: SessionId) {
     let Some(record) = get(txn, session) else { return };
     txn.delete(keys::session(session));
     txn.delete(keys::session_by_nonce(record.nonce));
@@ -90,13 +58,13 @@ pub(super) fn end(txn: &mut Txn<'_>, session: SessionId) {
     cluster::count(txn, |c| c.totals.sessions -= 1);
 }
 
-pub(super) fn first_ended(view: &dyn Snapshot) -> Option<SessionId> {
+pub(crate) fn first_ended(view: &dyn Snapshot) -> Option<SessionId> {
     scan_prefix(view, &keys::table(keys::ENDED)).next().map(|(key, _)| SessionId(keys::number(&key, 0)))
 }
 
 /// Deletes up to `limit` remembered results, commit numbers and records of what it may hold, of one that has ended; less than
 /// `limit`: it is gone.
-pub(super) fn reap(txn: &mut Txn<'_>, session: SessionId, limit: usize) -> usize {
+pub(crate) fn reap(txn: &mut Txn<'_>, session: SessionId, limit: usize) -> usize {
     let left: Vec<Vec<u8>> = scan_prefix(txn, &keys::results_of(session))
         .chain(scan_prefix(txn, &keys::commits_of(session)))
         .chain(scan_prefix(txn, &keys::holds_of(session)))
@@ -117,35 +85,35 @@ pub(super) fn reap(txn: &mut Txn<'_>, session: SessionId, limit: usize) -> usize
 }
 
 /// The session may hold locks and open files in the volume. No effect when it is recorded.
-pub(super) fn record_holds(txn: &mut Txn<'_>, session: SessionId, volume: VolumeId) {
+pub(crate) fn record_holds(txn: &mut Txn<'_>, session: SessionId, volume: VolumeId) {
     txn.put(keys::holds(session, volume), PRESENT);
     txn.put(keys::holds_by_volume(volume, session), PRESENT);
 }
 
-pub(super) fn has_holds(view: &dyn Snapshot, session: SessionId, volume: VolumeId) -> bool {
+pub(crate) fn has_holds(view: &dyn Snapshot, session: SessionId, volume: VolumeId) -> bool {
     view.get(&keys::holds(session, volume)).is_some()
 }
 
-pub(super) fn has_holds_somewhere(view: &dyn Snapshot, session: SessionId) -> bool {
+pub(crate) fn has_holds_somewhere(view: &dyn Snapshot, session: SessionId) -> bool {
     scan_prefix(view, &keys::holds_of(session)).next().is_some()
 }
 
 /// Those that are alive and may hold something in the volume.
-pub(super) fn holding(view: &dyn Snapshot, volume: VolumeId) -> impl Iterator<Item = SessionId> + '_ {
+pub(crate) fn holding(view: &dyn Snapshot, volume: VolumeId) -> impl Iterator<Item = SessionId> + '_ {
     scan_prefix(view, &keys::holds_in(volume))
         .map(|(key, _)| SessionId(keys::number(&key, 1)))
         .filter(|session| get(view, *session).is_some())
 }
 
 /// All of them, with the volumes.
-pub(super) fn all_holding(view: &dyn Snapshot) -> impl Iterator<Item = (VolumeId, SessionId)> + '_ {
+pub(crate) fn all_holding(view: &dyn Snapshot) -> impl Iterator<Item = (VolumeId, SessionId)> + '_ {
     scan_prefix(view, &keys::table(keys::HOLDS_BY_VOLUME))
         .map(|(key, _)| (keys::volume_in(&key), SessionId(keys::number(&key, 1))))
         .filter(|(_, session)| get(view, *session).is_some())
 }
 
 /// What P8.1 says about a request.
-pub(super) enum Admission {
+pub(crate) enum Admission {
     /// A try was executed: this was its result.
     Known(MetaResult<Changed>),
     New,
@@ -154,7 +122,7 @@ pub(super) enum Admission {
 }
 
 /// Moves the window of the request's lane on and tells whether to execute it. Results below the window go.
-pub(super) fn admit(
+pub(crate) fn admit(
     txn: &mut Txn<'_>,
     session: SessionId,
     mut record: SessionRecord,
@@ -205,7 +173,7 @@ fn forget_results(txn: &mut Txn<'_>, session: SessionId, from: RequestId, end: R
 }
 
 /// What the request was answered, if that is remembered.
-pub(super) fn result(
+pub(crate) fn result(
     view: &dyn Snapshot,
     session: SessionId,
     request: RequestId,
@@ -213,7 +181,7 @@ pub(super) fn result(
     view.get(&keys::result(session, request)).map(|bytes| decode::<Results>(&bytes))
 }
 
-pub(super) fn remember(
+pub(crate) fn remember(
     txn: &mut Txn<'_>,
     session: SessionId,
     request: RequestId,
@@ -223,14 +191,14 @@ pub(super) fn remember(
 }
 
 /// The number that the next commit of this session for this inode must have (P2.1).
-pub(super) fn next_commit(view: &dyn Snapshot, session: SessionId, inode: InodeId) -> u64 {
+pub(crate) fn next_commit(view: &dyn Snapshot, session: SessionId, inode: InodeId) -> u64 {
     view.get(&keys::commit(session, inode)).map_or(0, |bytes| decode::<Commits>(&bytes)) + 1
 }
 
-pub(super) fn record_commit(txn: &mut Txn<'_>, session: SessionId, inode: InodeId, number: u64) {
+pub(crate) fn record_commit(txn: &mut Txn<'_>, session: SessionId, inode: InodeId, number: u64) {
     txn.put(keys::commit(session, inode), encode::<Commits>(&number));
 }
 
-pub(super) fn forget_commits(txn: &mut Txn<'_>, session: SessionId, inode: InodeId) {
+pub(crate) fn forget_commits(txn: &mut Txn<'_>, session: SessionId, inode: InodeId) {
     txn.delete(keys::commit(session, inode));
 }

@@ -4,17 +4,18 @@
 //! any, which is nearly always, one point read tells that a name is not there. (A scan would read a block of each level of
 //! the database, and cost what the directory is long.)
 
-use dfs_proto::attr::{FileKind, Name};
+use dfs_proto::attr::Name;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::MetaResult;
 
 use super::cluster;
-use super::hash::siphash;
-use super::keys;
-use super::record::dirent::{Dirents, Displaced};
-use super::record::{decode, encode};
+use crate::hash::siphash;
+use crate::keys;
 use crate::kv::{Snapshot, Txn, prefix_end};
+use crate::record::dirent::{Dirents, Displaced};
+use crate::record::{decode, encode};
+use crate::value::dirent::{Dirent, DirentRecord};
 
 /// Cookies below are left to callers, for `.` and `..` and the start.
 const COOKIE_MIN: u64 = 16;
@@ -22,25 +23,11 @@ const COOKIE_MIN: u64 = 16;
 const COLLISIONS_MAX: u64 = 8;
 const COOKIE_MAX: u64 = (1 << 63) - 1 - COLLISIONS_MAX;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct DirentRecord {
-    pub inode: InodeId,
-    pub kind: FileKind,
-}
-
-/// An entry as it stands in its directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Dirent {
-    pub cookie: u64,
-    pub name: Name,
-    pub record: DirentRecord,
-}
-
 fn hash(view: &dyn Snapshot, name: &Name) -> u64 {
     (siphash(cluster::hash_key(view), name.as_bytes()) >> 1).clamp(COOKIE_MIN, COOKIE_MAX)
 }
 
-pub(super) fn find(view: &dyn Snapshot, directory: InodeId, name: &Name) -> Option<Dirent> {
+pub(crate) fn find(view: &dyn Snapshot, directory: InodeId, name: &Name) -> Option<Dirent> {
     find_at(view, directory, hash(view, name), name)
 }
 
@@ -63,7 +50,7 @@ fn read(cookie: u64, value: &[u8]) -> Dirent {
 }
 
 /// Names of the directory that do not stand at their hash.
-pub(super) fn displaced(view: &dyn Snapshot, directory: InodeId) -> u64 {
+pub(crate) fn displaced(view: &dyn Snapshot, directory: InodeId) -> u64 {
     view.get(&keys::displaced(directory)).map_or(0, |value| decode::<Displaced>(&value))
 }
 
@@ -75,7 +62,7 @@ fn set_displaced(txn: &mut Txn<'_>, directory: InodeId, count: u64) {
 }
 
 /// The entries with a cookie above `after`, in cookie order.
-pub(super) fn list_after(
+pub(crate) fn list_after(
     view: &dyn Snapshot,
     directory: InodeId,
     after: u64,
@@ -86,7 +73,7 @@ pub(super) fn list_after(
 }
 
 /// Adds a name that is not there.
-pub(super) fn insert(
+pub(crate) fn insert(
     txn: &mut Txn<'_>,
     directory: InodeId,
     name: &Name,
@@ -119,7 +106,7 @@ fn put(txn: &mut Txn<'_>, directory: InodeId, cookie: u64, name: &Name, record: 
     txn.put(keys::dirent(directory, cookie), encode::<Dirents>(&(name.clone(), record)));
 }
 
-pub(super) fn remove(txn: &mut Txn<'_>, directory: InodeId, entry: &Dirent) {
+pub(crate) fn remove(txn: &mut Txn<'_>, directory: InodeId, entry: &Dirent) {
     let is_displaced = is_displaced(txn, entry);
     remove_at(txn, directory, entry, is_displaced);
 }
@@ -138,21 +125,23 @@ fn remove_at(txn: &mut Txn<'_>, directory: InodeId, entry: &Dirent, is_displaced
 }
 
 /// The name stays, with its cookie, and leads elsewhere.
-pub(super) fn replace(txn: &mut Txn<'_>, directory: InodeId, entry: &Dirent, record: DirentRecord) {
+pub(crate) fn replace(txn: &mut Txn<'_>, directory: InodeId, entry: &Dirent, record: DirentRecord) {
     put(txn, directory, entry.cookie, &entry.name, record);
 }
 
-pub(super) fn is_displaced(view: &dyn Snapshot, entry: &Dirent) -> bool {
+pub(crate) fn is_displaced(view: &dyn Snapshot, entry: &Dirent) -> bool {
     entry.cookie != hash(view, &entry.name)
 }
 
 /// Of a key and value of the table, for `check`.
-pub(super) fn parse(key: &[u8], value: &[u8]) -> (InodeId, Dirent) {
+pub(crate) fn parse(key: &[u8], value: &[u8]) -> (InodeId, Dirent) {
     (InodeId(keys::number(key, 0)), read(keys::number(key, 1), value))
 }
 
 #[cfg(test)]
 mod tests {
+    use dfs_proto::attr::FileKind;
+
     use super::*;
     use crate::kv::Kv as _;
     use crate::kv::memory::MemoryKv;

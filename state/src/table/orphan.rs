@@ -8,15 +8,15 @@ use dfs_proto::ids::{InodeId, SessionId};
 
 use super::cluster;
 use super::inode;
-use super::keys;
-use super::record::orphan::{Orphans, Released};
-use super::record::{PRESENT, decode, encode};
 use super::session;
 use super::space;
+use crate::keys;
 use crate::kv::{Snapshot, Txn, scan_prefix};
+use crate::record::orphan::{Orphans, Released};
+use crate::record::{PRESENT, decode, encode};
 
 /// The inode has lost its last name; these sessions hold it. One may be among them twice.
-pub(super) fn hold(txn: &mut Txn<'_>, inode: InodeId, sessions: impl Iterator<Item = SessionId>) {
+pub(crate) fn hold(txn: &mut Txn<'_>, inode: InodeId, sessions: impl Iterator<Item = SessionId>) {
     let mut holders = 0;
     for session in sessions {
         if !holds(txn, session, inode) {
@@ -28,20 +28,20 @@ pub(super) fn hold(txn: &mut Txn<'_>, inode: InodeId, sessions: impl Iterator<It
 }
 
 /// How many sessions hold it, if it is an orphan.
-pub(super) fn holders(view: &dyn Snapshot, inode: InodeId) -> Option<u32> {
+pub(crate) fn holders(view: &dyn Snapshot, inode: InodeId) -> Option<u32> {
     view.get(&keys::orphan(inode)).map(|bytes| decode::<Orphans>(&bytes))
 }
 
-pub(super) fn holds(view: &dyn Snapshot, session: SessionId, inode: InodeId) -> bool {
+pub(crate) fn holds(view: &dyn Snapshot, session: SessionId, inode: InodeId) -> bool {
     view.get(&keys::orphan_by_session(session, inode)).is_some()
 }
 
-pub(super) fn held_by(view: &dyn Snapshot, session: SessionId) -> impl Iterator<Item = InodeId> + '_ {
+pub(crate) fn held_by(view: &dyn Snapshot, session: SessionId) -> impl Iterator<Item = InodeId> + '_ {
     scan_prefix(view, &keys::orphans_of(session)).map(|(key, _)| InodeId(keys::number(&key, 1)))
 }
 
 /// No effect if this session does not hold it. With the last one that does, it is gone.
-pub(super) fn release(txn: &mut Txn<'_>, inode: InodeId, session: SessionId) {
+pub(crate) fn release(txn: &mut Txn<'_>, inode: InodeId, session: SessionId) {
     if !holds(txn, session, inode) {
         return;
     }
@@ -74,7 +74,7 @@ fn free(txn: &mut Txn<'_>, inode: InodeId) {
 
 /// The released inode that waits longest. Found by its number: a scan would pass over the traces of all those that
 /// are done, which the store clears away only later.
-pub(super) fn first_released(view: &dyn Snapshot) -> Option<InodeId> {
+pub(crate) fn first_released(view: &dyn Snapshot) -> Option<InodeId> {
     let counters = cluster::counters(view);
     if counters.reaped == counters.released {
         return None;
@@ -86,7 +86,7 @@ pub(super) fn first_released(view: &dyn Snapshot) -> Option<InodeId> {
 }
 
 /// Nothing is left of the one that waited longest.
-pub(super) fn forget_first_released(txn: &mut Txn<'_>) {
+pub(crate) fn forget_first_released(txn: &mut Txn<'_>) {
     let number = cluster::count(txn, |c| {
         c.reaped += 1;
         c.reaped
