@@ -8,7 +8,7 @@ use dfs_proto::meta::MetaResult;
 use crate::command::{Openers, VolumeRoot};
 use crate::kv::{Snapshot, Txn};
 use crate::permission;
-use crate::table::{inode, orphan};
+use crate::table::{inode, orphan, session};
 use crate::time::StateTime;
 use crate::value::inode::InodeRecord;
 

@@ -3,17 +3,19 @@
 
 use dfs_proto::attr::Name;
 use dfs_proto::ids::InodeId;
-use dfs_proto::meta::Change;
+use dfs_proto::meta::{Change, RenameMode};
 
 use crate::kv::Snapshot;
-use crate::{dirent, inode};
+use crate::table::{dirent, inode};
 
 /// The file that would lose its last name by `change` now, if nothing else forbids the change.
 pub(crate) fn taken_by(view: &dyn Snapshot, change: &Change) -> Option<InodeId> {
     match change {
         Change::Unlink { parent, name } => only_name(view, *parent, name),
-        Change::Rename(rename) if rename.no_replace => None,
-        Change::Rename(rename) => only_name(view, rename.new_parent, &rename.new_name),
+        Change::Rename(rename) => match rename.mode {
+            RenameMode::Replace => only_name(view, rename.new_parent, &rename.new_name),
+            RenameMode::NoReplace | RenameMode::Exchange => None,
+        },
         Change::Create(_)
         | Change::Link { .. }
         | Change::Rmdir { .. }
