@@ -3,8 +3,11 @@
 //!
 //! SS1  The silence of a session counts from the election of this leader at the earliest ([`Soft`]). So a change of leader
 //!      expires no session.
+//! SS2  Before the end of a session is proposed, it is marked as *ending*, and looked at once more: from the mark on it is
+//!      renewed no longer, and gets no locks. Otherwise a heartbeat could be answered just before the end is applied, and its
+//!      client would go on for a term beside whoever waited for the end. The mark stays while the end may still be applied.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dfs_proto::ids::SessionId;
@@ -14,26 +17,65 @@ use crate::coherence::soft::{BeginsAnew, Soft};
 
 pub(crate) struct Sessions {
     expiry: Duration,
-    /// It has at most as many entries as there are sessions: whoever ends a session removes its entry.
-    renewed: Soft<BTreeMap<SessionId, Instant>>,
+    heard: Soft<Heard>,
+}
+
+/// It has at most as many entries as there are sessions: whoever ends a session removes its entry.
+#[derive(Default)]
+struct Heard {
+    renewed: BTreeMap<SessionId, Instant>,
+    ending: BTreeSet<SessionId>,
+}
+
+impl BeginsAnew for Sessions {
+    fn enter_term(&self, term: u64, since: Instant) {
+        self.heard.enter_term(term, since);
+    }
+
+    fn begin_anew(&self, now: Instant) {
+        let mut soft = self.heard.lock();
+        soft.since = now;
+        soft.known.renewed.clear(); // and keeps SS2
+    }
 }
 
 impl Sessions {
     pub(crate) fn new(expiry: Duration, now: Instant) -> Sessions {
-        Sessions { expiry, renewed: Soft::new(now) }
+        Sessions { expiry, heard: Soft::new(now) }
     }
 
     /// For the gate.
     pub(crate) fn soft(&self) -> &dyn BeginsAnew {
-        &self.renewed
+        self
     }
 
-    pub(crate) fn renewed(&self, session: SessionId, now: Instant) {
-        self.renewed.lock().known.insert(session, now);
+    /// False: it is ending (SS2).
+    pub(crate) fn renewed(&self, session: SessionId, now: Instant) -> bool {
+        let mut soft = self.heard.lock();
+        let lives = !soft.known.ending.contains(&session);
+        if lives {
+            soft.known.renewed.insert(session, now);
+        }
+        lives
+    }
+
+    pub(crate) fn mark_ending(&self, session: SessionId) {
+        self.heard.lock().known.ending.insert(session);
+    }
+
+    /// Its end was not proposed.
+    pub(crate) fn spare(&self, session: SessionId) {
+        self.heard.lock().known.ending.remove(&session);
+    }
+
+    pub(crate) fn is_ending(&self, session: SessionId) -> bool {
+        self.heard.lock().known.ending.contains(&session)
     }
 
     pub(crate) fn forget(&self, session: SessionId) {
-        self.renewed.lock().known.remove(&session);
+        let mut soft = self.heard.lock();
+        soft.known.renewed.remove(&session);
+        soft.known.ending.remove(&session);
     }
 
     /// For so long that it is ended.
@@ -42,8 +84,8 @@ impl Sessions {
     }
 
     pub(crate) fn is_silent_for(&self, time: Duration, session: SessionId, now: Instant) -> bool {
-        let soft = self.renewed.lock();
-        let since = soft.known.get(&session).copied().unwrap_or(soft.since);
+        let soft = self.heard.lock();
+        let since = soft.known.renewed.get(&session).copied().unwrap_or(soft.since);
         now.saturating_duration_since(since) >= time
     }
 }
@@ -66,6 +108,21 @@ mod tests {
         assert!(!sessions.is_silent(SESSION, start + EXPIRY));
         sessions.soft().enter_term(2, start + EXPIRY);
         assert!(!sessions.is_silent(SESSION, start + EXPIRY + EXPIRY / 2));
+    }
+
+    #[test]
+    fn a_session_that_is_ending_is_not_renewed_unless_it_is_spared_or_the_leader_changes() {
+        let start = Instant::now();
+        let sessions = Sessions::new(EXPIRY, start);
+        sessions.mark_ending(SESSION);
+        sessions.soft().begin_anew(start);
+        assert!(!sessions.renewed(SESSION, start + EXPIRY / 2) && sessions.is_ending(SESSION));
+        assert!(sessions.is_silent(SESSION, start + EXPIRY));
+        sessions.spare(SESSION);
+        assert!(sessions.renewed(SESSION, start + EXPIRY));
+        sessions.mark_ending(SESSION);
+        sessions.soft().enter_term(1, start);
+        assert!(sessions.renewed(SESSION, start + EXPIRY), "a new leader knows nothing of it");
     }
 
     #[test]

@@ -559,10 +559,11 @@ mod tests {
         const TERM: Duration = Duration::from_secs(10);
         let (opens, start) = (opens(), Instant::now());
         opens.soft().enter_term(1, start);
+        opens.await_those(1, Vec::new());
         opens.attach(1, A, &[FILE]).expect("few");
         opens.wait_for(&[B]);
         opens.soft().begin_anew(start + TERM / 2);
-        assert_eq!(opens.openers(FILE), [A]);
+        assert_eq!(opens.openers(1, FILE), Some(vec![A]));
         assert_eq!(opens.missing(TERM, start + TERM), BTreeSet::new());
         assert_eq!(opens.missing(TERM, start + TERM + TERM / 2), BTreeSet::from([B]));
         assert!(opens.attach(0, A, &[]).is_err(), "it was told to an earlier leader");

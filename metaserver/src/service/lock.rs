@@ -32,7 +32,7 @@ impl Metaserver {
         self.gate.attach_opens(term, session, told.open).await?;
         self.confirm(session).await?; // keeps AT3
         attachments.require_term(term)?;
-        self.gate.sessions.renewed(session, Instant::now());
+        self.renew(session)?;
         if !told.lost.is_empty() {
             tracing::warn!("{session} has attached without {} locks that others hold", told.lost.len());
         }
@@ -81,7 +81,15 @@ impl Metaserver {
         if alive.is_err() {
             self.gate.session_ended(session); // keeps AT5
         }
-        alive
+        match self.gate.sessions.is_ending(session) {
+            true => alive.and(Err(is_ending())),
+            false => alive,
+        }
+    }
+
+    pub(super) fn renew(&self, session: SessionId) -> MetaResult<()> {
+        let is_renewed = self.gate.sessions.renewed(session, Instant::now());
+        if is_renewed { Ok(()) } else { Err(is_ending()) }
     }
 
     /// Tells of the grants that nobody has told yet, and forgets sessions that have ended without this leader's knowing: it had
@@ -102,4 +110,9 @@ impl Metaserver {
         ended.into_iter().for_each(|session| self.gate.session_ended(session));
         Ok(())
     }
+}
+
+/// Its client asks again, and is told when it has ended (SS2 of `sessions`).
+fn is_ending() -> MetaError {
+    MetaError::Unavailable { what: "the session is about to be ended for its silence".to_owned() }
 }

@@ -62,7 +62,7 @@ impl Metaserver {
         self.gate.check_cluster(renew.cluster)?;
         let session = renew.session;
         self.confirm(session).await?;
-        self.gate.sessions.renewed(session, Instant::now());
+        self.renew(session)?;
         let attachment = renew.attachment.zip(pushes);
         let is_attached = self.gate.opens.is_attached(session)
             && attachment.is_some_and(|(attachment, pushes)| {

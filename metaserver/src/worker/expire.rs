@@ -28,6 +28,19 @@ impl Work for Expire {
         plan(&alive, learned).into_iter().map(|session| Command::ExpireSession { session }).collect()
     }
 
+    /// Keeps SS2 of `sessions`.
+    fn begin(&self, command: &Command, metaserver: &Metaserver) {
+        if let Some(session) = expired(command) {
+            metaserver.gate.sessions.mark_ending(session);
+        }
+    }
+
+    fn spare(&self, command: &Command, metaserver: &Metaserver) {
+        if let Some(session) = expired(command) {
+            metaserver.gate.sessions.spare(session);
+        }
+    }
+
     /// It may have been renewed while others were ended.
     fn is_still_due(&self, command: &Command, learned: &Learned<'_>) -> bool {
         expired(command).is_some_and(|session| {
@@ -59,7 +72,8 @@ fn plan(alive: &[SessionId], learned: &Learned<'_>) -> Vec<SessionId> {
     let missing = missing(learned);
     let is_due = |session: &SessionId| {
         let is_silent = learned.sessions.is_silent(*session, learned.now);
-        is_silent || in_the_way.contains(session) || missing.contains(session)
+        let is_ending = learned.sessions.is_ending(*session); // an earlier try has failed
+        is_silent || is_ending || in_the_way.contains(session) || missing.contains(session)
     };
     alive.iter().copied().filter(is_due).collect()
 }

@@ -122,7 +122,9 @@ async fn do_once(metaserver: &Metaserver, work: &dyn Work) -> Round {
     let commands_max = work.budget().commands_max;
     let mut more_work = planned.len() > commands_max;
     for command in planned.into_iter().take(commands_max) {
+        work.begin(&command, metaserver);
         if !work.is_still_due(&command, &Learned::now(metaserver)) {
+            work.spare(&command, metaserver);
             continue;
         }
         match metaserver.gate.change(command.clone()).await {

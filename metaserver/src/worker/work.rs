@@ -22,6 +22,12 @@ pub(super) trait Work: Sync {
     /// What is to be done now; nothing costs no entry of the log.
     fn plan(&self, state: &dyn Snapshot, learned: &Learned<'_>) -> Vec<Command>;
 
+    /// The command is about to be executed, if it is still due.
+    fn begin(&self, _command: &Command, _metaserver: &Metaserver) {}
+
+    /// It was no longer due.
+    fn spare(&self, _command: &Command, _metaserver: &Metaserver) {}
+
     /// Asked right before a planned command is executed, which may be a while after it was planned.
     fn is_still_due(&self, _command: &Command, _learned: &Learned<'_>) -> bool {
         true
