@@ -51,6 +51,10 @@ pub(crate) struct Leader {
     pub(crate) lock_answer_delay: Duration,
     /// Of a heartbeat on its way there, and of its answer.
     pub(crate) heartbeat_delay: Duration,
+    /// Of an attachment on its way there.
+    pub(crate) attach_delay: Duration,
+    /// Of the answer to a create.
+    pub(crate) create_answer_delay: Duration,
     /// It answers nothing.
     pub(crate) is_away: bool,
     pub(crate) lock_requests: Vec<LockAsk>,
@@ -71,6 +75,13 @@ fn deliver(pushes: Pushes) {
 
 pub(super) fn away() -> MetaError {
     MetaError::Unavailable { what: "the connection was lost".to_owned() }
+}
+
+/// Not a moment, if there is no delay.
+pub(super) async fn pause(delay: Duration) {
+    if !delay.is_zero() {
+        sleep(delay).await;
+    }
 }
 
 fn take(left: &mut u32) -> bool {
@@ -230,18 +241,16 @@ impl MetaCalls for Connection {
     async fn renew(&self, renew: RenewSession, timeout: Duration) -> MetaResult<SessionRenewed> {
         self.require_leader(timeout).await?;
         let delay = self.meta.state().leader.heartbeat_delay;
-        if !delay.is_zero() {
-            sleep(delay).await;
-        }
+        pause(delay).await;
         let renewed = self.meta.renewed(&renew);
-        if !delay.is_zero() {
-            sleep(delay).await;
-        }
+        pause(delay).await;
         renewed
     }
 
     async fn attach(&self, attach: Attach, timeout: Duration) -> MetaResult<Attached> {
         self.require_leader(timeout).await?;
+        let delay = self.meta.state().leader.attach_delay;
+        pause(delay).await;
         let handler = self.pushes.lock().unwrap().clone();
         let (attached, pushes, is_lost) = {
             let mut state = self.meta.state();
@@ -262,9 +271,7 @@ impl MetaCalls for Connection {
             (reply, pushes, state.leader.lock_answer_delay, take(&mut state.leader.lost_lock_answers))
         };
         deliver(pushes);
-        if !delay.is_zero() {
-            sleep(delay).await;
-        }
+        pause(delay).await;
         if is_lost { Err(away()) } else { Ok(reply) }
     }
 

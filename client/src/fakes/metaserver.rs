@@ -22,7 +22,7 @@ use dfs_state::time::StateTime;
 use dfs_state::value::chunk::{ChunkRecord, ChunkState};
 use tokio::time::sleep;
 
-use crate::fakes::leader::{Leader, away};
+use crate::fakes::leader::{Leader, away, pause};
 use crate::session::calls::Answer;
 
 const CLUSTER: ClusterId = ClusterId(77);
@@ -384,7 +384,12 @@ impl FakeMeta {
             return Answer { answered: Err(refused), is_first_try: true };
         }
         self.hold(&request.change).await;
+        let is_create = matches!(request.change, Change::Create(_));
         let result = (!is_request_lost).then(|| self.state().change(request));
+        if is_create {
+            let delay = self.state().leader.create_answer_delay;
+            pause(delay).await;
+        }
         match result.filter(|_| !is_answer_lost) {
             Some(result) => Answer { answered: told(result), is_first_try: true },
             None => {

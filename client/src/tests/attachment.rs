@@ -112,3 +112,43 @@ async fn a_file_that_is_opened_again_while_its_close_is_on_the_way_is_known_to_b
     }
     wait_for("the last close", || !cluster.meta.state().leader.open_of(session).contains(&inode)).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_opened_while_an_attachment_is_on_the_way_is_not_forgotten() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let session = attached(&cluster).await;
+    let mut inodes = Vec::new();
+    for index in 0..300 {
+        let file = make(&client, &format!("f{index}")).await;
+        inodes.push(file.inode());
+        file.release().await.unwrap();
+    }
+    wait_for("the closes to be told", || cluster.meta.state().leader.closed.len() == 300).await;
+    cluster.meta.state().leader.attach_delay = Duration::from_millis(200);
+    cluster.meta.state().leader.replace();
+    let mut files = Vec::new();
+    for inode in &inodes {
+        files.push(open(&client, *inode).await.unwrap());
+        sleep(Duration::from_millis(7)).await;
+    }
+    assert_eq!(cluster.meta.state().leader.attach_parts.len(), 2);
+    let open = cluster.meta.state().leader.open_of(session);
+    assert_eq!(inodes.iter().filter(|inode| !open.contains(inode)).count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_whose_making_is_answered_after_an_attachment_is_told_with_the_next() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let session = attached(&cluster).await;
+    cluster.meta.state().leader.create_answer_delay = Duration::from_secs(3);
+    let maker = client.clone();
+    let making = tokio::spawn(async move { make(&maker, "f").await });
+    wait_for("it to be made", || cluster.meta.state().changes == 1).await;
+    cluster.meta.state().leader.replace();
+    wait_for("the attachment", || cluster.meta.state().leader.attachment(session).is_some()).await;
+    assert!(cluster.meta.state().leader.open_of(session).is_empty());
+    let file = making.await.unwrap();
+    wait_for("the next one", || cluster.meta.state().leader.open_of(session).contains(&file.inode())).await;
+}

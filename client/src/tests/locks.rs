@@ -156,6 +156,21 @@ async fn a_lock_whose_answer_was_lost_is_asked_for_again_under_the_next_attachme
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_that_comes_after_the_next_attachment_does_not_count() {
+    let two = Two::new().await;
+    two.cluster.meta.state().leader.lock_answer_delay = Duration::from_secs(3);
+    let file = two.files[0].clone();
+    let asking = tokio::spawn(async move { file.set_lock(whole(Exclusive), false).await });
+    wait_for("the leader to grant it", || two.counts() == (1, 0)).await;
+    two.cluster.meta.state().leader.replace();
+    two.cluster.meta.state().leader.awaited.clear();
+    wait_for("the next attachment", || two.attachment(0).is_some()).await;
+    assert_eq!(two.counts(), (0, 0));
+    assert_eq!(asking.await.unwrap(), Ok(()));
+    assert_eq!(two.counts(), (1, 0), "it was asked for again");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_granted_to_a_call_that_nobody_waits_for_any_more_is_held_by_nobody() {
     let two = Two::new().await;
     two.cluster.meta.state().leader.lock_answer_delay = Duration::from_secs(2);
