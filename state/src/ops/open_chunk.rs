@@ -129,8 +129,8 @@ mod tests {
             for volume in [None, Some(VolumeId(0)), Some(VolumeId(5))] {
                 let open = Change::OpenChunk(OpenChunk { volume, ..OpenChunk::default() });
                 let request = harness.next_request(&Caller::ROOT, open);
-                let (placement, volumes) = (placement.clone(), Vec::new());
-                let reply = harness.command_at(proposed, Command::Change { request, placement, volumes });
+                let command = Command::of_request(request, placement.clone(), Vec::new());
+                let reply = harness.command_at(proposed, command);
                 let Reply::Changed(Ok(answered)) = reply else { panic!("{proposed:?} answered {reply:?}") };
                 let Changed::Chunk(opened) = answered.changed else { panic!("no chunk: {answered:?}") };
                 let record = harness.view(|view| read::chunk(view, opened.chunk)).expect("opened");

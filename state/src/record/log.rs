@@ -419,8 +419,9 @@ mod tests {
             state: StateTime::store(&state),
             commands: vec![commands_5::Command::store(&command)],
         };
-        let old = postcard_of(&old, vec![VERSION_BEFORE_OPENERS]);
-        assert_eq!(decode(&old), entry(unlink(None)));
+        let old = postcard_of(&old, vec![VERSION_WITH_MIXED]);
+        let proposed = Proposed::WithMixed { wall, state };
+        assert_eq!(decode(&old), Ok(Entry { proposed, commands: vec![unlink(None)] }));
     }
 
     #[test]

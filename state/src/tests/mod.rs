@@ -341,7 +341,7 @@ impl Harness {
         let placement = self.servers[..2].to_vec();
         let request = self.next_request(&Caller::ROOT, Change::OpenChunk(OpenChunk::default()));
         let proposed = Proposed::WithMixed { wall: self.now, state: self.state_time };
-        let reply = self.command_at(proposed, Command::Change { request, placement, volumes: Vec::new() });
+        let reply = self.command_at(proposed, Command::of_request(request, placement, Vec::new()));
         let Reply::Changed(Ok(Answered { changed: Changed::Chunk(opened), .. })) = reply else {
             panic!("no chunk: {reply:?}")
         };

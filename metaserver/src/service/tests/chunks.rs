@@ -247,7 +247,7 @@ async fn the_open_chunks_of_no_volume_of_an_earlier_release_are_sealed_and_stay_
     let placement: Vec<ServerId> = servers.iter().map(Chunkserver::id).collect();
     let mut command = |change| {
         let request = client.request(&Caller::ROOT, change);
-        Command::Change { request, placement: placement.clone(), volumes: Vec::new() }
+        Command::of_request(request, placement.clone(), Vec::new())
     };
     let of = |volume| Change::OpenChunk(OpenChunk { volume, ..OpenChunk::default() });
     let mut commands: Vec<Command> = (0..=SEAL_CHUNKS_MAX).map(|_| command(of(None))).collect();

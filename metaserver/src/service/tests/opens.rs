@@ -1,7 +1,7 @@
 //! Files that lose their last name while sessions have them open (P6.5).
 
 use dfs_net::rpc::unary::UnaryChannel;
-use dfs_proto::meta::{Attach, Rename};
+use dfs_proto::meta::{Attach, Rename, RenameMode};
 use futures::FutureExt as _;
 
 use super::*;
@@ -139,7 +139,7 @@ async fn a_file_that_is_renamed_over_stays_for_those_who_have_it_open() {
     let names = ["new", "old"].map(|name| Name::new(name).expect("a name"));
     let [name, new_name] = names;
     let (parent, new_parent) = (InodeId::ROOT, InodeId::ROOT);
-    let rename = Rename { parent, name, new_parent, new_name, no_replace: false };
+    let rename = Rename { parent, name, new_parent, new_name, mode: RenameMode::Replace };
     assert_eq!(remover.change(&Caller::ROOT, Change::Rename(rename)).await, orphan(old));
     remover.release(old).await;
     assert_eq!(opener.nlink(old).await, Ok(0));
