@@ -304,7 +304,9 @@ async fn creates_that_open_and_removals_at_the_same_time_lose_no_file_of_those_t
             let name = format!("f{number}");
             let removal = async {
                 let lookup = Read::Lookup { parent: InodeId::ROOT, name: name.clone().into_bytes() };
-                while remover.read(&Caller::ROOT, lookup.clone()).await == Err(MetaError::NotFound) {}
+                while remover.read(&Caller::ROOT, lookup.clone()).await == Err(MetaError::NotFound) {
+                    sleep(Duration::from_millis(1)).await; // the clock stands still while somebody is busy
+                }
                 remover.unlink(&name).await
             };
             let (file, removed) = tokio::join!(opener.make_and_open(&name), removal);
