@@ -9,7 +9,8 @@
 //!      the waits began. As in Linux, one that waits holds back nobody who comes later and finds nothing in the way.
 //! LT3  The wait that would close a circle of holders that wait for each other is refused. (An owner whose threads lock and wait
 //!      beside each other may close one by a lock that it gets at once. As in Linux, that is not seen.)
-//! LT4  A session has at most [`LOCKS_MAX`] locks and [`WAITS_MAX`] waits.
+//! LT4  A session that has [`LOCKS_MAX`] locks gets no other one, and it has at most [`WAITS_MAX`] waits. What it waits for when it
+//!      reaches the bound is still granted.
 //!
 //! Not here: whether a session is alive, and what a new leader does not know yet.
 
@@ -167,7 +168,7 @@ impl LockTable {
         for lock in locks {
             let file = self.files.get(&lock.inode);
             let conflict = file.and_then(|file| file.conflict((session, lock.owner), lock));
-            let is_full = self.sessions.get(&session).is_some_and(|of| of.locks + 2 > LOCKS_MAX);
+            let is_full = self.sessions.get(&session).is_some_and(|of| of.locks >= LOCKS_MAX + WAITS_MAX);
             match conflict.is_some() || is_full {
                 true => lost.push(*lock),
                 false => self.hold(session, lock),
