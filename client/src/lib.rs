@@ -3,7 +3,7 @@
 //! There are two faces. A mount uses [`inode`]: operations on inode numbers, and open files. A gateway uses [`path`]: operations
 //! on paths. Operations on names and attributes are answered by the leader of one cluster and are durable when they return;
 //! each happens once, however often it had to be sent. An open [`File`](inode::File) buffers what is written, and makes it
-//! durable and visible to others at `flush` and `sync`. Every call has a deadline.
+//! durable and visible to others by `flush` (at close, and after a while) and `sync`. Every call has a deadline.
 //!
 //! # The floors
 //!
@@ -26,16 +26,23 @@
 //!
 //! 1. `File::write_at` (`data/file`) checks the size, reserves memory, and lays the bytes into the buffer of the inode
 //!    (`NodeState::write`, `data/node`; `data/buffer`). From here on this client shows them.
-//! 2. `Core::send` (`data/flush`), when a run is full, or `Core::flush`, at `sync` and `close` and after a while, finds the runs
-//!    that are in no chunk: `place_below`.
+//! 2. `Core::send` (`data/flush`), when a run is full, or `Core::flush`, by `flush` and `sync`, finds the runs (bytes that follow
+//!    each other) that were not sent yet: `place_below`.
 //! 3. `ChunkWriter::append` (`data/writer`) chooses a chunk of the file's volume. `ChunkStream` (`data/stream`) sends the bytes to
 //!    its primary, which passes them on to the other replicas.
 //! 4. `ChunkStream::sync` returns when every replica has the bytes on stable storage. They are durable, but in no file yet.
 //! 5. `Core::commit_parts` (`data/flush`) → `Committer::commit` (`data/commit`) → `ClusterNames::change_of` → `MetaClient::change_of`
 //!    sends `Change::CommitExtents`.
-//! 6. At the metaserver, `state/src/ops/commit_extents.rs`: its `apply`, on a majority of the members, makes the bytes part of the
-//!    file. **Here the write is durable and visible to everybody**; here also a stale one is refused.
+//! 6. At the metaserver, `state/src/ops/commit_extents.rs`: the write is **durable** once a majority of the members has synced the log
+//!    entry, and **visible** to everybody once `apply` has made its bytes part of the file; there a stale one is refused.
 //! 7. `NodeState::committed` (`data/node/sending`) drops the bytes from the buffer.
+//!
+//! # The way of a lock
+//!
+//! `File::set_lock` (`data/locks`) → `MetaClient::set_lock` (`session/locks`) asks the leader over the control connection
+//! (`session/control`). What the session holds is in `session/held`; the leader's side is in `metaserver/src/lib.rs`.
+//!
+//! # Tests of the way of a write
 //!
 //! The test `a_write_is_seen_here_at_once_and_elsewhere_once_it_was_flushed` shows it with fakes, and with real processes, of which
 //! every one is killed, `what_fsync_and_close_returned_for_survives_the_death_of_every_process`.

@@ -1,5 +1,5 @@
 //! The only way to consensus. Every change passes [`Gate::change`], every read [`Gate::read`] with what its answer shows (P4.4):
-//! these are the places where leases will be recalled and holders registered.
+//! these are the places where holders of leases are registered, and leases recalled (there are none yet).
 //!
 //! G1  Nothing else in this crate calls `propose` or `read` of [`Consensus`]; `tests/tests/tidy/main.rs` searches for it.
 //!     [`Gate::local`] is for answers that may be old, on which no client acts: status pages, times that the state has

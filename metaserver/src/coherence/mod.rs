@@ -1,6 +1,17 @@
 //! How all clients see the same state: every change and every read of the leader passes the gate, which knows the leases.
+//!
+//! | file | what |
+//! |---|---|
+//! | `gate` | the door: changes and reads |
+//! | `attachments` | which sessions have attached, and the locks that they hold |
+//! | `opens` | who has which file open |
+//! | `awaited` | sessions that a new leader waits for before it takes what they may hold |
+//! | `last_names` | changes that take the last name of a file, and opens beside them |
+//! | `leases` | who may cache what: nobody yet |
+//! | `soft` | what a leader learns, and forgets with its term |
 
 mod attachments;
+mod awaited;
 mod gate;
 mod last_names;
 mod leases;

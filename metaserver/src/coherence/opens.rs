@@ -7,7 +7,7 @@
 //!      and its open is registered before the note goes. A removal of a later inode waits for it: it may be the one that is made.
 //! OP3  A removal is noted until its command is applied or cannot be applied any more.
 //! OP4  A session that may hold something in a volume, as the state says, and has not told this leader what, is awaited: until it
-//!      attaches or ends, nobody takes a last name there.
+//!      attaches or ends, nobody takes a last name or gets a lock there.
 //!
 //! What sessions have told is of one term ([`Soft`]), and stays after a while in which nobody could be heard: only the time to
 //! attach begins anew. What is under way is not: what an earlier leadership of this member has
@@ -73,7 +73,7 @@ struct Known {
     recorded: BTreeSet<(SessionId, VolumeId)>,
     /// OP4, read from the state in this term; `None`: not yet.
     awaited: Option<Awaited>,
-    /// Awaited sessions whom a removal waits for.
+    /// Awaited sessions that a removal or a lock waits for.
     waited_for: BTreeSet<SessionId>,
     /// Nameless files that a session no longer has open. As many as it had open.
     to_release: BTreeSet<(SessionId, InodeId)>,

@@ -1,6 +1,6 @@
 //! Sessions that attach, and the locks that they hold (P3.5, P5.7).
 //!
-//! A request: `enter_term` → `awaited` (may a session that this leader does not know hold locks there?) → `Attachments::lock` →
+//! A request: `enter_term` → `is_present` → `require_record` (P6.5) → `has_everybody_told` (coherence/awaited.rs) → `Attachments::lock` →
 //! `confirm` (the session lives and this member still leads) → reply.
 
 use dfs_net::rpc::push::PushSender;
@@ -28,7 +28,7 @@ impl Metaserver {
         let told = attachments.stands(term, attachments.attach(attach, pushes)?)?;
         let term_ms = attachments.lease_term.as_millis() as u64;
         let Some(told) = told else { return Ok(Attached { lost: Vec::new(), term_ms }) };
-        // After its locks: from here on nobody waits for what it may hold.
+        // After its locks: from here on no lock and no removal is held up by this session.
         self.gate.attach_opens(term, session, told.open).await?;
         self.confirm(session).await?; // keeps AT3
         attachments.require_term(term)?;

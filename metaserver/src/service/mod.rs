@@ -1,6 +1,6 @@
 //! The gRPC services: each handler converts, calls one method of [`Metaserver`], and converts back.
 //!
-//! A change:  `namespace::change` → `chunk::place` (for a new chunk) → `coherence::Gate::change` → `state::apply` on every member.
+//! A change:  `namespace::change` → `try_change` → `chunk::place` (for a new chunk) → `coherence::Gate::change` → `dfs_state::apply` on every member.
 //! A read:    `namespace::read` → `coherence::Gate::read` → `state::read::answer`.
 //!
 //! A refusal is part of a reply. A gRPC status is an error only for a call that reached no handler.

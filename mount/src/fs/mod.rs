@@ -4,7 +4,7 @@
 //! | file | what |
 //! |------|------|
 //! | `names`, `attributes`, `directories` | calls about names, attributes and listings |
-//! | `files`, `writing` | open files: opening, reading, closing; writing, and what becomes of the kernel's pages |
+//! | `files`, `writing` | open files: opening, reading, fsync, closing; writing, and what becomes of the kernel's pages |
 //! | `locks` | locks, and how they end |
 //! | `mounted` | what the calls share |
 //! | `error` | why a call was refused |

@@ -6,7 +6,7 @@
 //! LT1  Two locks of different holders never overlap unless both are shared. A holder is an owner of a session; its locks
 //!      are disjoint, and neighbours of one kind and process are one lock.
 //! LT2  Whoever waits is kept from its lock by a lock that is held. It is granted as soon as there is none, in the order in which
-//!      the waits began. As in Linux, one that waits holds back nobody who comes later and finds nothing in the way.
+//!      the waits began. As in Linux, who waits does not hold back a later request that conflicts with nothing but the wait.
 //! LT3  The wait that would close a circle of holders that wait for each other is refused. (An owner whose threads lock and wait
 //!      beside each other may close one by a lock that it gets at once. As in Linux, that is not seen.)
 //! LT4  A session that has [`LOCKS_MAX`] locks gets no other one, and it has at most [`WAITS_MAX`] waits. What it waits for when it

@@ -1,6 +1,6 @@
 //! The only truth: bytes become part of files here (P2).
 //!
-//! Every check of P2.1 comes before the first write; a refusal refuses the whole commit.
+//! A refusal refuses the whole commit: what was written for the files before it is rolled back by the caller (`once` in `lib.rs`).
 
 use std::collections::BTreeMap;
 
@@ -57,7 +57,7 @@ fn check_chunks(context: &Context<'_, '_>, commit: &CommitExtents) -> MetaResult
     Ok(lengths)
 }
 
-/// Keeps P2.1: within the chunks' lengths. Ours: in order, disjoint, within what a file can hold.
+/// Keeps P2.1: within the chunks' lengths. Beyond P2.1: in order, disjoint, within what a file can hold.
 fn check_extents(file: &FileCommit, lengths: &Lengths) -> MetaResult<()> {
     ensure(file.extents.len() <= COMMIT_EXTENTS_MAX, refused("too many extents of one file"))?;
     let mut end = 0;

@@ -2,17 +2,17 @@
 //! holds, in an *attachment*.
 //!
 //! AT1  An attachment replaces the locks that the leader knew of the session, and ends its waits. Its number is larger than
-//!      that of the one before, and a request that names another number than the present one does nothing. So a lock whose
-//!      grant the client has not seen is not held, and requests need no numbers.
+//!      that of the one before, and a request that names another number than the present one does nothing. So a grant
+//!      that the client has never seen is dropped when the client attaches again, and requests need no numbers.
 //! AT2  A table of locks belongs to one term. Within the term it is never forgotten: after a while in which nobody could be heard
 //!      (`gate`, G4) only silences begin anew, or a lock could be granted twice.
 //! AT3  What the table has decided is told, to whoever asked and to whoever waited, after a read was confirmed in the same term
 //!      (P7.5). What could not be confirmed is told after a later read, or never, if the term has ended.
-//! AT4  No lock is granted in a volume while a session is awaited there (`opens`, OP4): it may hold one. A session's locks are
-//!      in the table before it is awaited no longer.
+//! AT4  No lock is granted in a volume while a session is awaited there (`opens`, OP4): it may hold one. A session stops being awaited only
+//!      after its locks are in the table (`service::lock`).
 //! AT5  The session of every entry was seen alive in the state, and whoever ends a session ends its entry, after the command was
 //!      applied.
-//! AT6  Of one session there are at most [`TOLD_LOCKS_MAX`] locks and [`OPEN_MAX`] open files on their way here, and as many locks
+//! AT6  Of one session there are at most [`TOLD_LOCKS_MAX`](parts::TOLD_LOCKS_MAX) locks and [`OPEN_MAX`](parts::OPEN_MAX) open files on their way here, and as many locks
 //!      in the table as that allows (LT4).
 //!
 //! Not here: open files, and who is awaited (`opens`); when a session was last heard (`sessions`); what is done about its silence
@@ -30,17 +30,13 @@ use dfs_proto::ids::{Attachment, InodeId, SessionId, WaitId};
 use dfs_proto::lock::{HeldLock, LockAsk, LockKind, LockReply, LockRequest};
 use dfs_proto::meta::{Attach, MetaResult};
 use dfs_proto::wire;
-use dfs_state::locks::{Grant, LOCKS_MAX, LockTable, WAITS_MAX};
+use dfs_state::locks::{Grant, LockTable};
 use prost::Message as _;
 use tokio::time::Instant;
 
 use super::soft::{BeginsAnew, Soft};
 use parts::Parts;
 
-/// Files that one session may say it has open: more than the descriptors of a machine with many users.
-const OPEN_MAX: usize = 100_000;
-/// Locks that one session may say it holds: those it may have, and its waits, each of which may have become one.
-const TOLD_LOCKS_MAX: usize = LOCKS_MAX + WAITS_MAX;
 /// Refused requests that are kept for the next look at silent holders. Whoever still wants the lock asks again.
 const REFUSED_MAX: usize = 1024;
 

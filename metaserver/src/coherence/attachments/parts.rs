@@ -8,7 +8,12 @@ use dfs_proto::ids::{Attachment, InodeId};
 use dfs_proto::lock::HeldLock;
 use dfs_proto::meta::{Attach, MetaResult};
 
-use super::{OPEN_MAX, TOLD_LOCKS_MAX};
+use dfs_state::locks::{LOCKS_MAX, WAITS_MAX};
+
+/// Files that one session may say it has open: more than the descriptors of a machine with many users.
+pub(super) const OPEN_MAX: usize = 100_000;
+/// Locks that one session may say it holds: those it may have, and its waits, each of which may have become one.
+pub(super) const TOLD_LOCKS_MAX: usize = LOCKS_MAX + WAITS_MAX;
 
 pub(super) struct Parts {
     pub(super) attachment: Attachment,

@@ -1,0 +1,41 @@
+//! Sessions that a new leader waits for: the state says that they may hold something in a volume, and they have not told this
+//! leader what (P6.5; OP4 of `opens`, AT4 of `attachments`).
+
+use dfs_proto::ids::{SessionId, VolumeId};
+use dfs_proto::meta::MetaResult;
+use dfs_proto::scope::Unleased;
+
+use super::gate::Gate;
+use dfs_state::kv::Snapshot;
+use dfs_state::read;
+
+impl Gate {
+    /// Nobody is [awaited](Gate::awaited) in the volume. If somebody is, somebody waits for it from now on.
+    pub(crate) async fn has_everybody_told(&self, volume: VolumeId) -> MetaResult<bool> {
+        let awaited = self.awaited(volume).await?;
+        self.opens.wait_for(&awaited);
+        Ok(awaited.is_empty())
+    }
+
+    /// The sessions that may hold something in the volume, and have neither told this leader what nor ended. While there are
+    /// any, nothing is taken there that one of them may hold.
+    pub(crate) async fn awaited(&self, volume: VolumeId) -> MetaResult<Vec<SessionId>> {
+        loop {
+            let term = self.enter_term()?;
+            if let Some(awaited) = self.opens.awaited(term, volume) {
+                // Of those that have ended, the one who ended them may have been cut off before it could say so.
+                let (awaited, ended): (Vec<_>, Vec<_>) = self.local(|state| {
+                    awaited.into_iter().partition(|session| read::session(state, *session).is_some())
+                });
+                ended.into_iter().for_each(|session| self.session_ended(session));
+                return Ok(awaited);
+            }
+            let all = |state: &dyn Snapshot| Ok(read::all_holding_sessions(state));
+            let may_hold = self.read_unleased(Unleased::Sessions, all).await?;
+            // What an earlier term read may lack what another leader has recorded since.
+            if self.enter_term()? == term {
+                self.opens.await_those(term, may_hold);
+            }
+        }
+    }
+}
