@@ -7,7 +7,7 @@
 //!      renewed no longer, and gets no locks. Otherwise a heartbeat could be answered just before the end is applied, and its
 //!      client would go on for a term beside whoever waited for the end. The mark stays while the end may still be applied.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dfs_proto::ids::SessionId;
@@ -24,7 +24,8 @@ pub(crate) struct Sessions {
 #[derive(Default)]
 struct Heard {
     renewed: BTreeMap<SessionId, Instant>,
-    ending: BTreeSet<SessionId>,
+    /// SS2: and whether its end was proposed.
+    ending: BTreeMap<SessionId, bool>,
 }
 
 impl BeginsAnew for Sessions {
@@ -52,7 +53,7 @@ impl Sessions {
     /// False: it is ending (SS2).
     pub(crate) fn renewed(&self, session: SessionId, now: Instant) -> bool {
         let mut soft = self.heard.lock();
-        let lives = !soft.known.ending.contains(&session);
+        let lives = !soft.known.ending.contains_key(&session);
         if lives {
             soft.known.renewed.insert(session, now);
         }
@@ -60,16 +61,28 @@ impl Sessions {
     }
 
     pub(crate) fn mark_ending(&self, session: SessionId) {
-        self.heard.lock().known.ending.insert(session);
+        self.heard.lock().known.ending.entry(session).or_insert(false);
     }
 
-    /// Its end was not proposed.
+    /// Its end is proposed now: it may be applied, whatever becomes of the answer.
+    pub(crate) fn end_is_proposed(&self, session: SessionId) {
+        self.heard.lock().known.ending.insert(session, true);
+    }
+
+    /// It is not due any more. If its end was proposed before, it stays marked.
     pub(crate) fn spare(&self, session: SessionId) {
-        self.heard.lock().known.ending.remove(&session);
+        let mut soft = self.heard.lock();
+        if soft.known.ending.get(&session) == Some(&false) {
+            soft.known.ending.remove(&session);
+        }
+    }
+
+    pub(crate) fn is_end_proposed(&self, session: SessionId) -> bool {
+        self.heard.lock().known.ending.get(&session) == Some(&true)
     }
 
     pub(crate) fn is_ending(&self, session: SessionId) -> bool {
-        self.heard.lock().known.ending.contains(&session)
+        self.heard.lock().known.ending.contains_key(&session)
     }
 
     pub(crate) fn forget(&self, session: SessionId) {

@@ -106,9 +106,12 @@ impl File {
             return Err(ClientError::NotOpenFor { inode: self.inode(), wanted: "reading" });
         }
         let bytes = self.read_known(offset, len).await?;
-        // Afterwards: the read itself may have shown that the session has ended.
-        self.report_lost_lock()?;
-        Ok(bytes)
+        // Afterwards: the read itself may have shown that the session has ended. Every read says so until something else has
+        // reported it: the kernel reads ahead, and tells nobody what became of that.
+        match self.lock_loss.is_noted() {
+            true => Err(ClientError::LockLost),
+            false => Ok(bytes),
+        }
     }
 
     /// Reads up to the end of the file that is known.

@@ -29,7 +29,9 @@ impl File {
     /// `LockConflict`, or, if it `waits`, granted when they are not any more, however long that takes. A call that is dropped
     /// changes nothing: a wait is given up, and what was granted meanwhile is given back.
     pub async fn set_lock(&self, wanted: LockWanted, waits: bool) -> Result<()> {
-        self.core.meta.set_lock(wanted.of(self), &self.lock_loss, waits).await
+        self.core.meta.set_lock(wanted.of(self), &self.lock_loss, waits).await?;
+        self.lock_loss.take(); // whoever locks anew has begun anew
+        Ok(())
     }
 
     /// A lock that is in the way of this one. Its owner is 0 if it is another client's.

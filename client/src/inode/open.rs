@@ -32,6 +32,7 @@ impl AtOneCluster for Open {
 
     async fn perform_at(self, cluster: &ClusterClient, caller: &Caller) -> Result<Arc<File>> {
         let (Open { inode, mode }, core) = (self, &cluster.core);
+        core.meta.require_answering()?;
         let session = core.meta.session_id();
         let pin = core.nodes.pin(inode, session);
         let opened = core.meta.held.opening(inode).await;
@@ -82,7 +83,8 @@ impl AtOneCluster for CreateOpen {
     async fn perform_at(self, cluster: &ClusterClient, caller: &Caller) -> Result<(Arc<File>, InodeAttr)> {
         let (CreateOpen { create, mode }, core) = (self, &cluster.core);
         let create = Create { opens: true, ..create };
-        let (asked_at, attachment) = (Instant::now(), core.meta.held.attachment());
+        let (asked_at, held) = (Instant::now(), &core.meta.held);
+        let attachment = held.attachment();
         let created = replies::inode(core.names.change(caller, Change::Create(create)).await?)?;
         let inode = created.attr.inode;
         if created.existed {
@@ -91,7 +93,13 @@ impl AtOneCluster for CreateOpen {
             return Ok((file, attr));
         }
         let session = core.meta.session_id();
-        let (pin, opened) = (core.nodes.pin(inode, session), core.meta.held.was_created(inode, attachment));
+        let (pin, opened) = (core.nodes.pin(inode, session), held.was_created(inode));
+        if attachment.is_none() || held.attachment() != attachment {
+            // What was attached meanwhile did not name the new file: it is opened like any other (H6).
+            let _again = held.opening(inode).await;
+            let open = Read::Open { inode, mask: AccessMask::READ };
+            replies::opened(core.names.read(&Caller::ROOT, open).await?)?;
+        }
         pin.node.with(session, |state| {
             state.was_created(&created.attr);
             state.answered(asked_at);

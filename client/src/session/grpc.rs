@@ -19,7 +19,7 @@ use dfs_proto::meta::{
     ReplicaReport, SessionOpened, SessionRenewed,
 };
 use dfs_proto::wire;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::session::calls::{Answer, MetaCalls};
 
@@ -61,6 +61,17 @@ impl GrpcMeta {
     }
 }
 
+/// A metaserver of an earlier release does not know the call: that is an answer, and the connection is as good as before.
+fn not_built<T>(status: Status) -> Result<MetaResult<T>, Status> {
+    match status.code() {
+        Code::Unimplemented => {
+            let what = "this metaserver is of an earlier release and knows no locks: update it".to_owned();
+            Ok(Err(MetaError::InvalidArgument { what }))
+        }
+        _ => Err(status),
+    }
+}
+
 fn client(channel: UnaryChannel) -> MetaClient<UnaryChannel> {
     MetaClient::new(channel).max_decoding_message_size(MESSAGE_LEN_MAX)
 }
@@ -96,8 +107,10 @@ impl MetaCalls for GrpcMeta {
         let call = |channel| {
             let message = message.clone();
             async move {
-                let reply = client(channel).attach(message).await?;
-                Ok(convert::attached_from_wire(reply.into_inner()))
+                match client(channel).attach(message).await {
+                    Ok(reply) => Ok(convert::attached_from_wire(reply.into_inner())),
+                    Err(status) => not_built(status),
+                }
             }
         };
         self.call_once(timeout, call).await
@@ -108,8 +121,10 @@ impl MetaCalls for GrpcMeta {
         let call = |channel| {
             let message: wire::LockRequest = message.clone();
             async move {
-                let reply = client(channel).lock(message).await?;
-                Ok(convert::lock_reply_from_wire(reply.into_inner()))
+                match client(channel).lock(message).await {
+                    Ok(reply) => Ok(convert::lock_reply_from_wire(reply.into_inner())),
+                    Err(status) => not_built(status),
+                }
             }
         };
         self.call_once(timeout, call).await

@@ -104,6 +104,8 @@ struct State {
     attachment: u64,
     /// An attachment was begun that the leader has neither taken nor refused.
     is_attach_in_doubt: bool,
+    /// An open waited in vain (H6).
+    is_open_untold: bool,
     last_wait: u64,
     waits: BTreeMap<WaitId, Wait>,
     abandoned: Vec<Abandoned>,
@@ -145,7 +147,8 @@ impl Held {
             session,
             phase: Phase::Detached,
             attachment: 0,
-            is_attach_in_doubt: false,
+            is_attach_in_doubt: true, // until it has attached, it is protected by nobody
+            is_open_untold: false,
             last_wait: 0,
             waits: BTreeMap::new(),
             abandoned: Vec::new(),
@@ -202,6 +205,7 @@ impl Held {
                 state.phase = Phase::Attached(bound.attachment);
                 state.is_attach_in_doubt = false;
                 state.files.was_attached();
+                state.tell_what_waited_in_vain();
             }
         });
     }
@@ -232,7 +236,7 @@ impl Held {
                 state.lose_all();
                 state.files.forget_closed();
                 state.session = session;
-                state.is_attach_in_doubt = false;
+                state.is_attach_in_doubt = true;
                 state.detach();
             }
         });
@@ -280,7 +284,10 @@ impl Held {
                 return;
             }
             match is_attached {
-                true => state.files.was_heard(),
+                true => {
+                    state.files.was_heard();
+                    state.tell_what_waited_in_vain();
+                }
                 false => state.detach(),
             }
         });
@@ -309,24 +316,21 @@ impl Held {
                 moved.await;
             }
         };
-        let _ = timeout(OPENING_MAX, settled).await;
+        if timeout(OPENING_MAX, settled).await.is_err() {
+            self.state().is_open_untold = true; // the attachment that follows tells it
+        }
         opened
     }
 
-    /// The last attachment that was begun.
-    pub(crate) fn attachment(&self) -> u64 {
-        self.state().attachment
+    /// The attachment that the leader has taken. `None` while one is on its way, which may not name what is opened now.
+    pub(crate) fn attachment(&self) -> Option<u64> {
+        let state = self.state();
+        (!state.is_attach_in_doubt).then_some(state.attachment)
     }
 
-    /// The leader has made a file and opened it for this session, which was asked for when `attachment` was the last one. What a
-    /// later one told did not have the file.
-    pub(crate) fn was_created(self: &Arc<Held>, inode: InodeId, attachment: u64) -> Opened {
-        self.change(|state| {
-            state.files.opened(inode);
-            if state.attachment != attachment {
-                state.detach();
-            }
-        });
+    /// The leader has made a file and opened it for this session.
+    pub(crate) fn was_created(self: &Arc<Held>, inode: InodeId) -> Opened {
+        self.state().files.opened(inode);
         Opened { held: self.clone(), inode }
     }
 
@@ -355,6 +359,15 @@ impl Held {
         let mut state = self.state();
         state.clear(inode, owner, range);
         Attachment(state.attachment)
+    }
+
+    /// A lock that was released was not unlocked at the leader, which knows it if it took this attachment.
+    pub(super) fn was_not_unlocked(&self, told_in: Attachment) {
+        self.change(|state| {
+            if state.attachment == told_in.0 && state.phase != Phase::Detached {
+                state.detach();
+            }
+        });
     }
 
     /// The leader does not hold this lock for the session any more.
@@ -515,16 +528,20 @@ impl State {
         self.abandoned.clear();
     }
 
+    /// Keeps H6.
+    fn tell_what_waited_in_vain(&mut self) {
+        if std::mem::take(&mut self.is_open_untold) {
+            self.detach();
+        }
+    }
+
     fn is_opening_in_doubt(&self, inode: InodeId) -> bool {
         self.is_attach_in_doubt || self.files.is_in_doubt(inode)
     }
 
     fn all_locks(&self) -> Vec<HeldLock> {
         let all = self.locks.iter();
-        all.flat_map(|((inode, owner), ranges)| {
-            ranges.pieces().iter().map(move |piece| piece.held(*inode, *owner))
-        })
-        .collect()
+        all.flat_map(|((inode, owner), ranges)| ranges.locks(*inode, *owner)).collect()
     }
 
     fn set(&mut self, lock: &HeldLock, through: &LockLoss) {

@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{InodeId, LockOwner};
+use dfs_proto::ids::{Attachment, InodeId, LockOwner};
 use dfs_proto::lock::{HeldLock, LockAsk, LockRange, LockReply, LockRequest};
 use dfs_proto::meta::MetaResult;
 use futures::StreamExt;
@@ -46,6 +46,18 @@ impl Drop for UnderWay<'_> {
         if !self.is_answered {
             self.held.doubt(self.bound.attachment); // keeps LK2
         }
+    }
+}
+
+/// A lock that is not held here any more, and is not unlocked at the leader yet. If this is dropped, the session attaches anew.
+struct Untold<'h> {
+    held: &'h Held,
+    told_in: Attachment,
+}
+
+impl Drop for Untold<'_> {
+    fn drop(&mut self) {
+        self.held.was_not_unlocked(self.told_in); // keeps H1
     }
 }
 
@@ -96,9 +108,11 @@ impl MetaClient {
 
     /// Takes the range out of what the owner holds. After an error the leader hears of it when it answers again.
     pub(crate) async fn unlock(&self, inode: InodeId, owner: LockOwner, range: LockRange) -> Result<()> {
-        self.held.release(inode, owner, range);
+        let untold = Untold { held: &self.held, told_in: self.held.release(inode, owner, range) };
         self.require_answering()?;
-        self.in_time(self.ask_to_unlock(inode, owner, range)).await
+        self.in_time(self.ask_to_unlock(inode, owner, range)).await?;
+        std::mem::forget(untold);
+        Ok(())
     }
 
     /// Ends all locks of the owner on this inode. Nothing is sent if there are none.
@@ -139,7 +153,13 @@ impl MetaClient {
                 continue;
             }
             self.held.disturb(lock.inode, lock.owner, lock.range);
-            let in_line = waits.then(|| self.held.begin_wait(bound, lock)).flatten();
+            let in_line = match waits {
+                true => match self.held.begin_wait(bound, lock) {
+                    Some(in_line) => Some(in_line),
+                    None => continue, // the attachment has just ended
+                },
+                false => None,
+            };
             let wait = in_line.as_ref().map(|in_line| in_line.wait);
             let answer = self.ask(bound, LockAsk::Set { lock, wait }).await?;
             match (answer, in_line) {
@@ -204,6 +224,10 @@ impl MetaClient {
             Err(MetaError::SessionExpired { session }) => {
                 self.replace(session).await?;
                 Ok(None)
+            }
+            Err(stale @ MetaError::Stale) => {
+                under_way.is_answered = true; // before the leader looked at its table
+                Err(stale)
             }
             Err(error) => Err(error),
         }

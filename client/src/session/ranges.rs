@@ -16,6 +16,10 @@ impl LockLoss {
         self.0.store(true, Ordering::Relaxed);
     }
 
+    pub(crate) fn is_noted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// True once after a loss.
     pub(crate) fn take(&self) -> bool {
         self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::Relaxed)
@@ -70,6 +74,23 @@ pub(super) struct Ranges(Vec<Piece>);
 impl Ranges {
     pub(super) fn pieces(&self) -> &[Piece] {
         &self.0
+    }
+
+    /// As the leader has them: it does not know through which open file each was set.
+    pub(super) fn locks(&self, inode: InodeId, owner: LockOwner) -> Vec<HeldLock> {
+        let mut locks: Vec<HeldLock> = Vec::new();
+        for piece in &self.0 {
+            match locks.last_mut() {
+                Some(last)
+                    if last.range.end + 1 == piece.range.start
+                        && (last.kind, last.process) == (piece.kind, piece.process) =>
+                {
+                    last.range.end = piece.range.end;
+                }
+                _ => locks.push(piece.held(inode, owner)),
+            }
+        }
+        locks
     }
 
     fn touched(&self, range: LockRange) -> std::ops::Range<usize> {

@@ -23,6 +23,9 @@ impl Gate {
         loop {
             let term = self.enter_term()?;
             if let Some(awaited) = self.opens.awaited(term, volume) {
+                if awaited.is_empty() {
+                    return Ok(awaited);
+                }
                 // Of those that have ended, the one who ended them may have been cut off before it could say so.
                 let (awaited, ended): (Vec<_>, Vec<_>) = self.local(|state| {
                     awaited.into_iter().partition(|session| read::session(state, *session).is_some())

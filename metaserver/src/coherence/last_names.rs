@@ -12,10 +12,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{InodeId, SessionId, VolumeId};
+use dfs_proto::ids::{Attachment, InodeId, SessionId, VolumeId};
 use dfs_proto::meta::{Change, ChangeRequest, Changed, MetaResult};
-use dfs_proto::scope::{Scope, Unleased};
-use tokio::time::{Instant, timeout_at};
+use dfs_proto::scope::Scope;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::gate::{Gate, Landing};
 use super::opens::Opening;
@@ -25,6 +25,10 @@ use dfs_state::read;
 
 /// A name that changes at each look is used by many at once: their clients ask again.
 const LOOKS_MAX: usize = 4;
+/// Before a release that failed is tried again.
+const RELEASE_PAUSE: Duration = Duration::from_millis(200);
+/// No volume has this number: a record that a session may hold something there makes nobody wait.
+const NOWHERE: VolumeId = VolumeId((1 << 24) - 1);
 /// One try waits so long for a session that is awaited; the client tries again.
 const AWAIT_MAX: Duration = Duration::from_secs(1);
 
@@ -63,7 +67,8 @@ impl Gate {
         with: impl Fn(Vec<Openers>) -> Command,
     ) -> MetaResult<Reply> {
         let removing = self.opens.removing(inode)?;
-        self.opens.not_being_created(inode).await; // keeps OP2
+        let created = timeout(AWAIT_MAX, self.opens.not_being_created(inode)).await; // keeps OP2
+        created.map_err(|_| unavailable("the create of the file is under way"))?;
         let sessions = self.openers(inode).await?; // keeps OP1 and OP4
         let command = with(vec![Openers { inode, sessions: sessions.clone() }]);
         let landing = Landing::of(self, vec![removing]); // keeps OP3
@@ -109,7 +114,9 @@ impl Gate {
             return Ok(None);
         }
         let opening = self.opens.opening(session, inode)?;
-        self.opens.not_being_removed(inode).await; // keeps OP1
+        // Keeps OP1. A leader that has lost its quorum lets the client go on to the next one.
+        let removed = timeout(AWAIT_MAX, self.opens.not_being_removed(inode)).await;
+        removed.map_err(|_| unavailable("a removal of the file is under way"))?;
         Ok(Some(opening))
     }
 
@@ -148,7 +155,8 @@ impl Gate {
             return Err(MetaError::Internal { what: "only a create opens what it makes".to_owned() });
         };
         let (session, volume) = (*session, create.parent.volume());
-        if !self.tells(session) || !self.record_holds(session, volume).await? {
+        // Only a client that attaches asks for it.
+        if !self.record_holds(session, volume).await? {
             return self.send(command).await;
         }
         let Some(last) = self.local(|state| read::last_inode(state, volume)) else {
@@ -186,15 +194,22 @@ impl Gate {
     pub(crate) async fn attach_opens(
         &self,
         term: u64,
-        session: SessionId,
+        (session, attachment): (SessionId, Attachment),
         open: Vec<InodeId>,
     ) -> MetaResult<()> {
         self.enter_term()?;
+        if !self.local(|state| read::may_hold_something(state, session)) {
+            // So the next leader knows that this session tells what it has open, before it has attached there.
+            let nothing = Command::RecordHolds { session, volume: NOWHERE };
+            if let Reply::Refused(refused) = self.send(nothing).await? {
+                return Err(refused);
+            }
+        }
         let volumes: BTreeSet<VolumeId> = open.iter().map(|inode| inode.volume()).collect();
         for volume in volumes {
             self.record_holds(session, volume).await?;
         }
-        self.opens.attach(term, session, &open)?;
+        self.opens.attach(term, (session, attachment), &open)?;
         self.release_what_is_closed(session, self.local(|state| read::orphaned_files_of(state, session)));
         Ok(())
     }
@@ -202,8 +217,11 @@ impl Gate {
     /// The session has closed these files, as it tells with a heartbeat.
     pub(crate) fn closed(&self, session: SessionId, inodes: &[InodeId]) {
         self.opens.closed(session, inodes);
-        let is_held = |inode: &InodeId| self.local(|state| read::holds_orphan(state, session, *inode));
-        self.release_what_is_closed(session, inodes.iter().copied().filter(is_held).collect());
+        let held = self.local(|state| {
+            let is_held = |inode: &InodeId| read::holds_orphan(state, session, *inode);
+            inodes.iter().copied().filter(is_held).collect()
+        });
+        self.release_what_is_closed(session, held);
     }
 
     fn release_what_is_closed(&self, session: SessionId, mut orphans: Vec<InodeId>) {
@@ -223,9 +241,12 @@ impl Gate {
     pub(crate) async fn release_closed(&self) {
         loop {
             let (session, inodes) = self.opens.next_releases(RELEASE_MAX).await;
-            if let Err(error) = self.release_for(session, inodes).await {
-                // It is held until the session ends or attaches anew.
+            if let Err(error) = self.release_for(session, inodes.clone()).await {
                 tracing::debug!(%session, %error, "release what was closed");
+                if self.is_leading() {
+                    sleep(RELEASE_PAUSE).await;
+                    self.opens.release_later(session, &inodes);
+                }
             }
         }
     }
@@ -240,6 +261,10 @@ impl Gate {
             _ => Ok(()),
         }
     }
+}
+
+fn unavailable(what: &str) -> MetaError {
+    MetaError::Unavailable { what: what.to_owned() }
 }
 
 fn undecided(what: &str) -> MetaError {

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{InodeId, SessionId, VolumeId};
+use dfs_proto::ids::{Attachment, InodeId, SessionId, VolumeId};
 use dfs_proto::meta::{Change, MetaResult};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -87,7 +87,8 @@ struct Awaited {
 
 #[derive(Default)]
 struct OpenFiles {
-    is_attached: bool,
+    /// The last attachment in this term.
+    attached: Option<Attachment>,
     files: BTreeSet<InodeId>,
 }
 
@@ -205,18 +206,27 @@ impl Opens {
 
     /// The session has these files open, and no others but those that it is opening. The caller has recorded that it may hold
     /// something in their volumes.
-    pub(super) fn attach(&self, term: u64, session: SessionId, open: &[InodeId]) -> MetaResult<()> {
+    pub(super) fn attach(
+        &self,
+        term: u64,
+        (session, attachment): (SessionId, Attachment),
+        open: &[InodeId],
+    ) -> MetaResult<()> {
         let mut soft = self.known.lock();
         if soft.term() != term {
             return Err(MetaError::Unavailable { what: "another member has led meanwhile".to_owned() });
         }
         let known = &mut soft.known;
+        let present = known.sessions.get(&session).and_then(|open| open.attached);
+        if present.is_some_and(|present| present >= attachment) {
+            return Err(MetaError::Unavailable { what: "the session has attached again".to_owned() });
+        }
         let had = known.sessions.get(&session).map_or(0, |open| open.files.len());
         if known.count - had + open.len() > OPENS_MAX {
             return Err(too_many());
         }
         known.close_all(session);
-        known.sessions.entry(session).or_default().is_attached = true;
+        known.sessions.entry(session).or_default().attached = Some(attachment);
         for inode in open {
             known.open(session, *inode);
         }
@@ -226,9 +236,14 @@ impl Opens {
         Ok(())
     }
 
+    /// Every session that has an entry here.
+    pub(crate) fn sessions(&self) -> Vec<SessionId> {
+        self.known.lock().known.sessions.keys().copied().collect()
+    }
+
     /// The session has told what it has open, in this term.
     pub(crate) fn is_attached(&self, session: SessionId) -> bool {
-        self.known.lock().known.sessions.get(&session).is_some_and(|open| open.is_attached)
+        self.known.lock().known.sessions.get(&session).is_some_and(|open| open.attached.is_some())
     }
 
     /// The session no longer has these files open, unless it is opening them again.
@@ -343,7 +358,7 @@ impl Opens {
     pub(crate) fn await_those(&self, term: u64, may_hold: Vec<(VolumeId, SessionId)>) {
         let mut soft = self.known.lock();
         let known = &mut soft.known;
-        let has_told = |session: &SessionId| known.sessions.get(session).is_some_and(|open| open.is_attached);
+        let has_told = |session: &SessionId| known.sessions.get(session).is_some_and(|open| open.attached.is_some());
         let by_volume: BTreeSet<_> = may_hold.into_iter().filter(|(_, session)| !has_told(session)).collect();
         let mut by_session: BTreeMap<SessionId, Vec<VolumeId>> = BTreeMap::new();
         for (volume, session) in &by_volume {
@@ -364,7 +379,7 @@ impl Opens {
             return BTreeSet::new();
         }
         // One that attached while somebody looked may have been noted afterwards.
-        let has_told = |session| soft.known.sessions.get(session).is_some_and(|open| open.is_attached);
+        let has_told = |session| soft.known.sessions.get(session).is_some_and(|open| open.attached.is_some());
         soft.known.waited_for.iter().filter(|session| !has_told(session)).copied().collect()
     }
 
@@ -517,9 +532,9 @@ mod tests {
     async fn what_a_session_tells_replaces_what_it_had_open_and_not_what_it_is_opening() {
         let opens = opens();
         let [kept, closed, opening] = [10, 11, 12].map(InodeId);
-        opens.attach(0, A, &[kept, closed]).expect("few");
+        opens.attach(0, (A, Attachment(1)), &[kept, closed]).expect("few");
         let under_way = opens.opening(A, opening).expect("few");
-        opens.attach(0, A, &[kept]).expect("few");
+        opens.attach(0, (A, Attachment(2)), &[kept]).expect("few");
         assert!(opens.has_open(A, kept) && opens.has_open(A, opening) && !opens.has_open(A, closed));
         opens.closed(A, &[kept, opening]);
         assert!(opens.has_open(A, opening), "it is being opened again");
@@ -541,7 +556,7 @@ mod tests {
         assert_eq!(opens.awaited(1, VolumeId(2)), Some(vec![]));
         assert_eq!(opens.awaited(2, VOLUME), None);
         opens.wait_for(&[A, B]);
-        opens.attach(0, A, &[]).expect("few");
+        opens.attach(0, (A, Attachment(3)), &[]).expect("few");
         opens.wait_for(&[A]); // whoever noted it had looked before
         let missing = || opens.missing(Duration::ZERO, Instant::now());
         assert_eq!((opens.awaited(1, VOLUME), missing()), (Some(vec![B]), BTreeSet::from([B])));
@@ -555,18 +570,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_attachment_that_was_held_up_does_not_replace_a_later_one() {
+        let opens = opens();
+        opens.attach(0, (A, Attachment(6)), &[FILE]).expect("few");
+        assert!(opens.attach(0, (A, Attachment(5)), &[]).is_err());
+        assert!(opens.has_open(A, FILE));
+        opens.attach(0, (A, Attachment(7)), &[]).expect("few");
+        assert!(!opens.has_open(A, FILE));
+    }
+
+    #[tokio::test]
     async fn a_while_in_which_nobody_could_be_heard_forgets_nothing_and_gives_a_whole_term_to_attach() {
         const TERM: Duration = Duration::from_secs(10);
         let (opens, start) = (opens(), Instant::now());
         opens.soft().enter_term(1, start);
         opens.await_those(1, Vec::new());
-        opens.attach(1, A, &[FILE]).expect("few");
+        opens.attach(1, (A, Attachment(4)), &[FILE]).expect("few");
         opens.wait_for(&[B]);
         opens.soft().begin_anew(start + TERM / 2);
         assert_eq!(opens.openers(1, FILE), Some(vec![A]));
         assert_eq!(opens.missing(TERM, start + TERM), BTreeSet::new());
         assert_eq!(opens.missing(TERM, start + TERM + TERM / 2), BTreeSet::from([B]));
-        assert!(opens.attach(0, A, &[]).is_err(), "it was told to an earlier leader");
+        assert!(opens.attach(0, (A, Attachment(5)), &[]).is_err(), "it was told to an earlier leader");
     }
 
     #[tokio::test]

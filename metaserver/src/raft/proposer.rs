@@ -152,6 +152,9 @@ impl ProposerTask {
             for _ in 0..GATHER_TURNS {
                 tokio::task::yield_now().await;
             }
+            if first.answer.is_closed() {
+                continue; // as in `gather`: by now another term may have begun, for which it was not made
+            }
             let (commands, answers) = self.gather(first);
             self.propose(commands, answers, place).await;
         }

@@ -3,6 +3,8 @@
 //! A request: `enter_term` → `is_present` → `require_record` (P6.5) → `has_everybody_told` (coherence/awaited.rs) → `Attachments::lock` →
 //! `confirm` (the session lives and this member still leads) → reply.
 
+use std::collections::BTreeSet;
+
 use dfs_net::rpc::push::PushSender;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{SessionId, VolumeId};
@@ -23,13 +25,14 @@ impl Metaserver {
             what: "nothing can be sent unasked over this connection".to_owned(),
         })?;
         let (session, attachments) = (attach.session, &self.gate.attachments);
+        let attachment = attach.attachment;
         self.confirm(session).await?; // keeps AT5
         let term = self.gate.enter_term()?;
         let told = attachments.stands(term, attachments.attach(attach, pushes)?)?;
         let term_ms = attachments.lease_term.as_millis() as u64;
         let Some(told) = told else { return Ok(Attached { lost: Vec::new(), term_ms }) };
         // After its locks: from here on no lock and no removal is held up by this session.
-        self.gate.attach_opens(term, session, told.open).await?;
+        self.gate.attach_opens(term, (session, attachment), told.open).await?;
         self.confirm(session).await?; // keeps AT3
         attachments.require_term(term)?;
         self.renew(session)?;
@@ -97,7 +100,9 @@ impl Metaserver {
     pub(crate) async fn forget_ended(&self) -> MetaResult<()> {
         let attachments = &self.gate.attachments;
         // Before the read: who attaches during it is alive.
-        let (sessions, decided) = (attachments.sessions(), attachments.decided());
+        let decided = attachments.decided();
+        let mut sessions: BTreeSet<SessionId> = attachments.sessions().into_iter().collect();
+        sessions.extend(self.gate.opens.sessions());
         if sessions.is_empty() {
             return Ok(());
         }

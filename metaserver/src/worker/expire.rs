@@ -45,8 +45,15 @@ impl Work for Expire {
     fn is_still_due(&self, command: &Command, learned: &Learned<'_>) -> bool {
         expired(command).is_some_and(|session| {
             let is_silent = learned.sessions.is_silent(session, learned.now);
-            is_silent || is_quiet(session, learned) || missing(learned).contains(&session)
+            let is_proposed = learned.sessions.is_end_proposed(session); // it may end at any time
+            is_silent || is_proposed || is_quiet(session, learned) || missing(learned).contains(&session)
         })
+    }
+
+    fn sent(&self, command: &Command, metaserver: &Metaserver) {
+        if let Some(session) = expired(command) {
+            metaserver.gate.sessions.end_is_proposed(session);
+        }
     }
 
     fn done(&self, command: &Command, metaserver: &Metaserver) {

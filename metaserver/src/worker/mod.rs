@@ -127,6 +127,7 @@ async fn do_once(metaserver: &Metaserver, work: &dyn Work) -> Round {
             work.spare(&command, metaserver);
             continue;
         }
+        work.sent(&command, metaserver);
         match metaserver.gate.change(command.clone()).await {
             Ok(reply) => {
                 more_work |= matches!(reply, Reply::Worked { more: true, .. });

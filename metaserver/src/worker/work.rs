@@ -25,6 +25,9 @@ pub(super) trait Work: Sync {
     /// The command is about to be executed, if it is still due.
     fn begin(&self, _command: &Command, _metaserver: &Metaserver) {}
 
+    /// The command is proposed now.
+    fn sent(&self, _command: &Command, _metaserver: &Metaserver) {}
+
     /// It was no longer due.
     fn spare(&self, _command: &Command, _metaserver: &Metaserver) {}
 

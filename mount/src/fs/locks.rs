@@ -14,7 +14,7 @@ use dfs_proto::attr::Caller;
 use dfs_proto::ids::LockOwner;
 use dfs_proto::lock::{HeldLock, LockKind, LockRange};
 use dfs_proto::units::Offset;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::fs::error::{FsError, FsResult};
 use crate::fs::mounted::{ATTRIBUTES_ONLY, Fs, OpenFile};
@@ -24,6 +24,8 @@ use crate::signals::{Look, look_at};
 
 /// The longest time for which a request that would be refused waits for a lock of this mount that may be about to end (P5.7).
 const ENDING_MAX: Duration = Duration::from_millis(50);
+/// A request that is not to wait has a deadline of its own anyway.
+const SEE_MAX: Duration = Duration::from_secs(60);
 /// Between two looks at the signals of a thread that waits: a person does not notice it, and it costs a waiting thread 0.1 ms of
 /// processor time in a second.
 const SIGNALS_EVERY: Duration = Duration::from_millis(250);
@@ -56,7 +58,9 @@ impl LockAsked {
 impl Fs {
     /// Takes the lock, or refuses it.
     pub(crate) async fn try_lock(&self, handle: Handle, asked: LockAsked) -> FsResult<()> {
-        self.lock(handle, asked, false).await
+        let open = self.file(handle)?;
+        let number = self.lock(&open, handle, asked, false).await?;
+        self.see_others_writes(&open, (number, asked.range), SEE_MAX).await
     }
 
     /// Takes the lock when it is free, however long that takes. The wait ends with EINTR when the waiter is signalled.
@@ -66,15 +70,23 @@ impl Fs {
         asked: LockAsked,
         waiter: Waiter,
     ) -> FsResult<()> {
-        tokio::select! {
+        let open = self.file(handle)?;
+        let number = tokio::select! {
             biased;
-            locked = self.lock(handle, asked, true) => locked,
-            ended = wait_ended(waiter) => Err(ended), // drops the request, which gives it up
-        }
+            locked = self.lock(&open, handle, asked, true) => locked?,
+            ended = wait_ended(waiter) => return Err(ended), // drops the request, which gives it up
+        };
+        self.see_others_writes(&open, (number, asked.range), waiter.unseen_max).await
     }
 
-    async fn lock(&self, handle: Handle, asked: LockAsked, waits: bool) -> FsResult<()> {
-        let open = self.file(handle)?;
+    /// Gets the lock. What others wrote is not seen yet. Returns the owner's number.
+    async fn lock(
+        &self,
+        open: &OpenFile,
+        handle: Handle,
+        asked: LockAsked,
+        waits: bool,
+    ) -> FsResult<LockOwner> {
         let (inode, owner) = (open.inode, asked.owner);
         let end = Instant::now() + ENDING_MAX;
         self.lock_owners.settled(inode, owner, handle, end).await;
@@ -87,7 +99,7 @@ impl Fs {
             match open.file.set_lock(asked.by(number), waits).await {
                 Ok(()) => {
                     if asking.granted() {
-                        return self.see_others_writes(&open).await;
+                        return Ok(number);
                     }
                     // Another thread has closed the file, and the locks that the owner had then have ended.
                     open.file.unlock_owner(number).await?;
@@ -152,9 +164,23 @@ impl Fs {
         }
     }
 
-    /// What was committed before the lock was granted is read from here on: the kernel's attributes, and its pages if the content
-    /// has changed, are dropped (keeps F7).
-    async fn see_others_writes(&self, open: &OpenFile) -> FsResult<()> {
+    /// What was committed before the lock was granted is read from here on (keeps F7). If that cannot be made sure within `within`,
+    /// the lock is given back: its program is told that it has none.
+    async fn see_others_writes(
+        &self,
+        open: &OpenFile,
+        (number, range): (LockOwner, LockRange),
+        within: Duration,
+    ) -> FsResult<()> {
+        let seen = timeout(within, self.drop_what_is_old(open)).await.unwrap_or(Err(FsError::TimedOut));
+        if seen.is_err() {
+            let _ = open.file.unlock(number, range).await; // the error that is told is the first one
+        }
+        seen
+    }
+
+    /// Drops the kernel's attributes, and its pages if the content has changed.
+    async fn drop_what_is_old(&self, open: &OpenFile) -> FsResult<()> {
         let inode = open.inode;
         let attr = self.client.perform(&Caller::ROOT, GetAttr { inode }).await?;
         let pages_hold = self.inodes.opened_at(inode, attr.content_version);
@@ -225,7 +251,7 @@ mod tests {
         let unseen = Waiter { thread: 0, unseen_max };
         assert!(matches!(wait_ended(unseen).await, FsError::TimedOut));
         let seen = Waiter { thread: std::process::id(), unseen_max };
-        assert!(tokio::time::timeout(4 * unseen_max, wait_ended(seen)).await.is_err());
+        assert!(timeout(4 * unseen_max, wait_ended(seen)).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]

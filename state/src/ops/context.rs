@@ -110,7 +110,7 @@ pub(super) fn drop_name(
         },
         None => &[],
     };
-    let alive = |opener: &SessionId| session::get(context.txn, *opener).is_some();
+    let alive = |opener: &SessionId| session::is_alive(context.txn, *opener);
     let mut holders: Vec<SessionId> = openers.iter().copied().filter(alive).collect();
     holders.push(context.session);
     orphan::hold(context.txn, inode, holders.into_iter());

@@ -194,6 +194,8 @@ pub(crate) fn needed(view: &dyn Snapshot, change: &Change) -> Vec<NeededVolume> 
                 elsewhere(view, *parent, name).map(|found| NeededVolume { is_removed: true, ..found }),
             );
         }
+        // A volume's name is not exchanged, whatever its cluster says.
+        Change::Rename(rename) if rename.mode == RenameMode::Exchange => {}
         Change::Rename(rename) if rename.parent == rename.new_parent => {
             let source = elsewhere(view, rename.parent, &rename.name);
             let target = elsewhere(view, rename.new_parent, &rename.new_name);

@@ -7,6 +7,8 @@
 //!
 //! Ending is one write, and the only fence (P3.3): a session without a [`SessionRecord`] is refused everything.
 
+use std::collections::BTreeMap;
+
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{InodeId, RequestId, SessionId, SessionNonce, VolumeId};
 use dfs_proto::meta::{Changed, MetaResult};
@@ -22,6 +24,10 @@ use crate::value::session::SessionRecord;
 
 pub(crate) fn get(view: &dyn Snapshot, session: SessionId) -> Option<SessionRecord> {
     view.get(&keys::session(session)).map(|bytes| decode::<Sessions>(&bytes))
+}
+
+pub(crate) fn is_alive(view: &dyn Snapshot, session: SessionId) -> bool {
+    view.get(&keys::session(session)).is_some()
 }
 
 pub(crate) fn require(view: &dyn Snapshot, session: SessionId) -> MetaResult<SessionRecord> {
@@ -102,14 +108,16 @@ pub(crate) fn has_holds_somewhere(view: &dyn Snapshot, session: SessionId) -> bo
 pub(crate) fn holding(view: &dyn Snapshot, volume: VolumeId) -> impl Iterator<Item = SessionId> + '_ {
     scan_prefix(view, &keys::holds_in(volume))
         .map(|(key, _)| SessionId(keys::number(&key, 1)))
-        .filter(|session| get(view, *session).is_some())
+        .filter(|session| is_alive(view, *session))
 }
 
 /// All of them, with the volumes.
 pub(crate) fn all_holding(view: &dyn Snapshot) -> impl Iterator<Item = (VolumeId, SessionId)> + '_ {
+    // Each session is looked at once: it may hold something in many volumes.
+    let mut alive = BTreeMap::new();
     scan_prefix(view, &keys::table(keys::HOLDS_BY_VOLUME))
         .map(|(key, _)| (keys::volume_in(&key), SessionId(keys::number(&key, 1))))
-        .filter(|(_, session)| get(view, *session).is_some())
+        .filter(move |(_, session)| *alive.entry(*session).or_insert_with(|| is_alive(view, *session)))
 }
 
 /// What P8.1 says about a request.

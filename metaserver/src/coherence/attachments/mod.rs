@@ -141,6 +141,9 @@ impl Attachments {
     pub(crate) fn in_the_way(&self, sessions: &[SessionId]) -> BTreeSet<SessionId> {
         let mut held = self.held.lock();
         let refused = std::mem::take(&mut held.known.refused);
+        if sessions.is_empty() {
+            return BTreeSet::new(); // the usual case, and the rest is not cheap
+        }
         let locks = &held.known.locks;
         let blockers = locks.blockers();
         let holds_refused = |session: SessionId| {

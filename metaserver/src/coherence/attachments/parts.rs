@@ -11,7 +11,7 @@ use dfs_proto::meta::{Attach, MetaResult};
 use dfs_state::locks::{LOCKS_MAX, WAITS_MAX};
 
 /// Files that one session may say it has open: more than the descriptors of a machine with many users.
-pub(super) const OPEN_MAX: usize = 100_000;
+pub(super) const OPEN_MAX: usize = 1 << 20;
 /// Locks that one session may say it holds: those it may have, and its waits, each of which may have become one.
 pub(super) const TOLD_LOCKS_MAX: usize = LOCKS_MAX + WAITS_MAX;
 
