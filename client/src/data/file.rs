@@ -5,8 +5,8 @@
 //! O2  What another client closed before is seen by a read that bypasses the kernel's cache after at most
 //!     [`SIZE_TIMEOUT`] (V3), as by all other reads; an append lies behind it (N7 of `node`).
 //! O3  A failure to commit is reported once by each file that was open then: by its next write, flush or sync.
-//! O4  A lost lock is reported once by each open file through which it was set: by its next read, write, flush or sync. With a
-//!     failure to commit it is one report.
+//! O4  A lost lock is reported once by each open file through which it was set: by its next write, flush or sync, and until then by
+//!     every read (the kernel reads ahead, and drops the errors of that). With a failure to commit it is one report.
 //! O5  The cluster knows that the file is open, from before it was asked to open it (H6 of `held`) until the last close.
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -170,7 +170,7 @@ async fn of_two_holders_each_releases_for_itself_and_the_end_of_a_session_does_t
 async fn a_session_that_never_attaches_keeps_nothing_of_others_as_before() {
     let cluster = Cluster::one().await;
     let (mut remover, mut opener) = (cluster.client(1).await, cluster.client(2).await);
-    let file = opener.make_and_open("f").await;
+    let file = opener.make("f").await;
     assert_eq!(opener.open(file).await, Ok(1));
     assert_eq!(remover.unlink("f").await, orphan(file));
     assert_eq!(opener.open(file).await, Err(MetaError::Stale));
