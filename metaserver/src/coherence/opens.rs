@@ -358,7 +358,8 @@ impl Opens {
     pub(crate) fn await_those(&self, term: u64, may_hold: Vec<(VolumeId, SessionId)>) {
         let mut soft = self.known.lock();
         let known = &mut soft.known;
-        let has_told = |session: &SessionId| known.sessions.get(session).is_some_and(|open| open.attached.is_some());
+        let has_told =
+            |session: &SessionId| known.sessions.get(session).is_some_and(|open| open.attached.is_some());
         let by_volume: BTreeSet<_> = may_hold.into_iter().filter(|(_, session)| !has_told(session)).collect();
         let mut by_session: BTreeMap<SessionId, Vec<VolumeId>> = BTreeMap::new();
         for (volume, session) in &by_volume {

@@ -23,11 +23,11 @@ use crate::command::{
     Command, Entry, Member, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses, VolumeRoot,
     VolumeStep,
 };
-use crate::kv::{Batch, Kv as _, Snapshot};
+use crate::kv::{Batch, Kv as _, Snapshot, scan_prefix};
 use crate::record::{federation_log, log};
 use crate::time::StateTime;
 use crate::value::chunk::{ChunkRecord, ChunkState};
-use crate::{federation, read};
+use crate::{federation, keys, read};
 use dfs_proto::attr::Timestamp;
 
 const ROOT: InodeId = InodeId::ROOT;
@@ -589,5 +589,24 @@ fn the_space_of_an_old_inode_is_counted_right_whatever_comes_first() {
             harness.reap();
             harness.check();
         }
+    }
+}
+
+/// Orphans of an earlier version have one holder, and go with it.
+#[test]
+fn the_sessions_of_every_kept_state_end_and_leave_no_orphan() {
+    for name in CLUSTER_STATES {
+        let mut harness = stored(name);
+        let sessions: Vec<_> = harness.view(read::sessions).into_iter().map(|(id, _)| id).collect();
+        assert!(!sessions.is_empty(), "{name}");
+        for session in sessions {
+            harness.command(Command::ExpireSession { session });
+        }
+        while harness.view(read::has_work_for_reaper) {
+            harness.command(Command::Reap { limit: 1000 });
+        }
+        harness.check();
+        let orphans = harness.view(|view| scan_prefix(view, &keys::table(keys::ORPHAN)).count());
+        assert_eq!(orphans, 0, "{name}");
     }
 }
