@@ -77,9 +77,14 @@ impl Fs {
         let size = open.file.size().max(write.offset.0 + write.data.len() as u64);
         if let (Some(page), Some(drop_pages)) =
             (self.inodes.last_page_below(open.inode, size), self.drop_pages.get())
-            && let Ok(Ok(())) = timeout(DROP_LAST_MAX, drop_pages(open.inode, Offset(page.end))).await
         {
-            self.inodes.last_page_dropped(open.inode, page);
+            match timeout(DROP_LAST_MAX, drop_pages(open.inode, Offset(page.end))).await {
+                Ok(Ok(())) => self.inodes.last_page_dropped(open.inode, page),
+                _ => tracing::warn!(
+                    "{}: the page in which the file ended is still in the kernel's cache: readers may find zeros there",
+                    open.inode
+                ),
+            }
         }
         Ok(())
     }

@@ -98,7 +98,7 @@ fn look_while(seen: &Path, done: &AtomicBool, grow: impl FnOnce() + Send) {
             scope.spawn(move || {
                 let read = std::panic::catch_unwind(|| reader(seen, done));
                 done.store(true, Ordering::Relaxed);
-                read.unwrap();
+                assert!(read.is_ok(), "a reader of {} found other bytes", seen.display());
             });
         }
     });
