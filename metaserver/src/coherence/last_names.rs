@@ -1,6 +1,6 @@
 //! Files that lose their last name stay for those who have them open (P6.5): what passes the gate for that.
 //!
-//!     unlink   resolve the name → note the removal → wait for creates and for sessions that are awaited → who has it open?
+//!     unlink   resolve the name → note the removal → wait for creates → who has it open, or may have it open?
 //!              → propose → applied
 //!     open     register → wait for removals of this file → read the state
 //!     create   note the last inode → propose → register
@@ -15,7 +15,7 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, InodeId, SessionId, VolumeId};
 use dfs_proto::meta::{Change, ChangeRequest, Changed, MetaResult};
 use dfs_proto::scope::Scope;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{sleep, timeout};
 
 use super::gate::{Gate, Landing};
 use super::opens::Opening;
@@ -79,29 +79,20 @@ impl Gate {
             Reply::Changed(Ok(Answered { changed: Changed::Removed { orphan: Some(orphan) }, .. })) if *orphan == inode
         );
         for session in sessions.into_iter().filter(|_| is_orphan) {
-            if !self.opens.has_open(session, inode) {
+            // One that has not told yet releases it when it attaches (`attach_opens`), or ends.
+            if self.opens.is_attached(session) && !self.opens.has_open(session, inode) {
                 self.opens.release_later(session, &[inode]);
             }
         }
         Ok(reply)
     }
 
-    /// Those who have the file open, once all who may have it open have told.
+    /// Those who have the file open, and those who may: sessions that have not told this leader yet (OP4).
     async fn openers(&self, inode: InodeId) -> MetaResult<Vec<SessionId>> {
-        let deadline = Instant::now() + AWAIT_MAX;
         loop {
-            let mut changes = std::pin::pin!(self.opens.changes());
-            changes.as_mut().enable();
-            let awaited = self.awaited(inode.volume()).await?;
-            if awaited.is_empty() {
-                match self.opens.openers(self.enter_term()?, inode) {
-                    Some(openers) => return Ok(openers),
-                    None => continue, // what was told is forgotten meanwhile
-                }
-            }
-            self.opens.wait_for(&awaited);
-            if timeout_at(deadline, changes).await.is_err() {
-                return Err(undecided("a session that may have the file open has not told this leader yet"));
+            self.awaited(inode.volume()).await?; // from here on it is known who is awaited
+            if let Some(openers) = self.opens.openers(self.enter_term()?, inode) {
+                return Ok(openers);
             }
         }
     }

@@ -7,7 +7,8 @@
 //!      and its open is registered before the note goes. A removal of a later inode waits for it: it may be the one that is made.
 //! OP3  A removal is noted until its command is applied or cannot be applied any more.
 //! OP4  A session that may hold something in a volume, as the state says, and has not told this leader what, is awaited: until it
-//!      attaches or ends, nobody takes a last name or gets a lock there.
+//!      attaches or ends, nobody gets a lock there, and it holds each file that loses its last name there. (Removals once waited for
+//!      it too. A client that had died held them up for a term after each change of leader.)
 //!
 //! What sessions have told is of one term ([`Soft`]), and stays after a while in which nobody could be heard: only the time to
 //! attach begins anew. What is under way is not: what an earlier leadership of this member has
@@ -73,7 +74,7 @@ struct Known {
     recorded: BTreeSet<(SessionId, VolumeId)>,
     /// OP4, read from the state in this term; `None`: not yet.
     awaited: Option<Awaited>,
-    /// Awaited sessions that a removal or a lock waits for.
+    /// Awaited sessions that a lock waits for.
     waited_for: BTreeSet<SessionId>,
     /// Nameless files that a session no longer has open. As many as it had open.
     to_release: BTreeSet<(SessionId, InodeId)>,
@@ -273,8 +274,8 @@ impl Opens {
         self.changed.notify_waiters();
     }
 
-    /// The sessions that have the file open, or are opening it. `None`: a session is awaited in its volume, or it is not known
-    /// who is (OP4).
+    /// The sessions that have the file open, are opening it, or may have it open because they are awaited in its volume (OP4).
+    /// `None`: it is not known in this term who is awaited.
     pub(super) fn openers(&self, term: u64, inode: InodeId) -> Option<Vec<SessionId>> {
         let opening: Vec<SessionId> = {
             let under_way = self.under_way();
@@ -282,10 +283,9 @@ impl Opens {
             under_way.opening.range(of_file).map(|((_, session), _)| *session).collect()
         };
         let soft = self.known.lock();
-        if !soft.known.awaited_in(term, inode.volume())?.is_empty() {
-            return None;
-        }
+        let awaited = soft.known.awaited_in(term, inode.volume())?;
         let mut all = soft.known.by_file.get(&inode).cloned().unwrap_or_default();
+        all.extend(awaited);
         all.extend(opening);
         Some(all.into_iter().collect())
     }
@@ -553,7 +553,7 @@ mod tests {
         assert_eq!(opens.openers(1, FILE), None);
         opens.await_those(1, vec![(VOLUME, A), (VOLUME, B), (VolumeId(3), A)]);
         assert_eq!(opens.awaited(1, VOLUME), Some(vec![A, B]));
-        assert_eq!(opens.openers(1, FILE), None, "they may have it open");
+        assert_eq!(opens.openers(1, FILE), Some(vec![A, B]), "they may have it open");
         assert_eq!(opens.awaited(1, VolumeId(2)), Some(vec![]));
         assert_eq!(opens.awaited(2, VOLUME), None);
         opens.wait_for(&[A, B]);
