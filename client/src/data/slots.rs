@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn two_volumes_share_no_lane_and_each_has_one_for_small_writes_and_four_for_streams() {
+    fn two_volumes_share_no_slot_and_each_has_one_for_small_writes_and_four_for_streams() {
         let slots = OpenSlots::default();
         for volume in [0, 5] {
             for stripe in 0..20 {
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn for_one_lane_more_than_are_kept_the_one_that_was_idle_longest_is_left() {
+    fn for_one_slot_more_than_are_kept_the_one_that_was_idle_longest_is_left() {
         let slots = OpenSlots::default();
         let first = slots.get(small(0));
         for volume in 1..SLOTS_MAX as u32 {
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_beside_a_lane_are_those_of_the_other_streams_of_its_volume_that_are_kept() {
+    fn servers_beside_a_slot_are_those_of_the_other_streams_of_its_volume_that_are_kept() {
         let slots = OpenSlots::default();
         let note = |key: SlotKey, server| slots.note_servers(key, &slots.get(key), vec![ServerId(server)]);
         note(small(0), 1);

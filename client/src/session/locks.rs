@@ -110,7 +110,7 @@ impl MetaClient {
     pub(crate) async fn unlock(&self, inode: InodeId, owner: LockOwner, range: LockRange) -> Result<()> {
         let untold = Untold { held: &self.held, told_in: self.held.release(inode, owner, range) };
         self.require_answering()?;
-        self.in_time(self.ask_to_unlock(inode, owner, range)).await?;
+        self.in_time(self.ask_to_unlock(inode, owner, range, untold.told_in)).await?;
         std::mem::forget(untold);
         Ok(())
     }
@@ -184,8 +184,14 @@ impl MetaClient {
         }
     }
 
-    async fn ask_to_unlock(&self, inode: InodeId, owner: LockOwner, range: LockRange) -> Result<()> {
-        let mut told_in = self.held.release(inode, owner, range);
+    /// `told_in`: the last attachment that may have told the lock.
+    async fn ask_to_unlock(
+        &self,
+        inode: InodeId,
+        owner: LockOwner,
+        range: LockRange,
+        mut told_in: Attachment,
+    ) -> Result<()> {
         loop {
             let bound = self.held.bound().await;
             if bound.attachment > told_in {

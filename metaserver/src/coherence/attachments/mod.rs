@@ -8,12 +8,12 @@
 //!      (`gate`, G4) only silences begin anew, or a lock could be granted twice.
 //! AT3  What the table has decided is told, to whoever asked and to whoever waited, after a read was confirmed in the same term
 //!      (P7.5). What could not be confirmed is told after a later read, or never, if the term has ended.
-//! AT4  No lock is granted in a volume while a session is awaited there (`opens`, OP4): it may hold one. A session stops being awaited only
-//!      after its locks are in the table (`service::lock`).
+//! AT4  No lock is granted in a volume while a session is awaited there (`opens`, OP4): it may hold one. A session stops being
+//!      awaited only after its locks are in the table (`service::lock`).
 //! AT5  The session of every entry was seen alive in the state, and whoever ends a session ends its entry, after the command was
 //!      applied.
-//! AT6  Of one session there are at most [`TOLD_LOCKS_MAX`](parts::TOLD_LOCKS_MAX) locks and [`OPEN_MAX`](parts::OPEN_MAX) open files on their way here, and as many locks
-//!      in the table as that allows (LT4).
+//! AT6  Of one session there are at most `TOLD_LOCKS_MAX` locks and `OPEN_MAX` open files on their way here (`parts`), and as many
+//!      locks in the table as that allows (LT4).
 //!
 //! Not here: open files, and who is awaited (`opens`); when a session was last heard (`sessions`); what is done about its silence
 //! (`worker::expire`).

@@ -176,3 +176,62 @@ pub fn lock_reply_from_wire(reply: wire::LockReply) -> MetaResult<LockReply> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::MetaError;
+    use crate::ids::ClusterId;
+
+    fn lock(start: u64, end: u64, kind: LockKind) -> HeldLock {
+        let (inode, owner, process) = (InodeId(5), LockOwner(9), 70);
+        HeldLock { inode, owner, range: LockRange { start, end }, kind, process }
+    }
+
+    fn request(ask: LockAsk) -> LockRequest {
+        LockRequest { cluster: ClusterId(7), session: SessionId(3), attachment: Attachment(2), ask }
+    }
+
+    #[test]
+    fn requests_and_replies_about_locks_come_back_as_they_were() {
+        let shared = lock(0, LOCK_END_MAX, LockKind::Shared);
+        let exclusive = lock(3, 3, LockKind::Exclusive);
+        let (inode, owner, range) = (shared.inode, shared.owner, exclusive.range);
+        for ask in [
+            LockAsk::Set { lock: shared, wait: None },
+            LockAsk::Set { lock: exclusive, wait: Some(WaitId(4)) },
+            LockAsk::Test { lock: exclusive },
+            LockAsk::Unlock { inode, owner, range },
+            LockAsk::Cancel { wait: WaitId(4) },
+        ] {
+            assert_eq!(lock_request_from_wire(lock_request_to_wire(&request(ask))), Ok(request(ask)));
+        }
+        for reply in [
+            LockReply::Granted,
+            LockReply::Waiting,
+            LockReply::Conflict(exclusive),
+            LockReply::Deadlock,
+            LockReply::TooMany,
+            LockReply::NotAttached,
+            LockReply::NotYet,
+        ] {
+            assert_eq!(lock_reply_from_wire(lock_reply_to_wire(Ok(reply))), Ok(reply));
+        }
+        let refused = Err(MetaError::Stale);
+        assert_eq!(lock_reply_from_wire(lock_reply_to_wire(refused.clone())), refused);
+    }
+
+    #[test]
+    fn a_lock_that_ends_before_it_starts_or_too_far_and_an_attachment_without_a_number_are_refused() {
+        let is_refused = |request: wire::LockRequest| {
+            matches!(lock_request_from_wire(request), Err(MetaError::InvalidArgument { .. }))
+        };
+        for (start, end) in [(4, 3), (0, LOCK_END_MAX + 1)] {
+            let ask = LockAsk::Test { lock: lock(start, end, LockKind::Shared) };
+            assert!(is_refused(lock_request_to_wire(&request(ask))), "{start} to {end}");
+        }
+        let ask = LockAsk::Cancel { wait: WaitId(4) };
+        assert!(is_refused(lock_request_to_wire(&LockRequest { attachment: Attachment(0), ..request(ask) })));
+        assert!(is_refused(wire::LockRequest { ask: None, ..lock_request_to_wire(&request(ask)) }));
+    }
+}
