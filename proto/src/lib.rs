@@ -16,6 +16,7 @@ pub mod federation;
 pub mod frame;
 pub mod ids;
 pub mod lock;
+pub mod lock_ranges;
 pub mod meta;
 pub mod planted;
 pub mod scope;

@@ -28,11 +28,12 @@ use std::time::Duration;
 
 use dfs_proto::ids::{Attachment, InodeId, LockOwner, SessionId, WaitId};
 use dfs_proto::lock::{HeldLock, LockRange};
+use dfs_proto::lock_ranges::Piece;
 use tokio::sync::{Notify, OwnedMutexGuard, oneshot};
 use tokio::time::timeout;
 
 use crate::session::opens::OpenFiles;
-use crate::session::ranges::{LockLoss, Piece, Ranges};
+use crate::session::ranges::{LockLoss, SetLock, SetRanges, as_held};
 
 /// H4. They go as fast as the leader answers.
 const ABANDONED_MAX: usize = 1024;
@@ -110,7 +111,7 @@ struct State {
     waits: BTreeMap<WaitId, Wait>,
     abandoned: Vec<Abandoned>,
     /// None of them is empty.
-    locks: BTreeMap<(InodeId, LockOwner), Ranges>,
+    locks: BTreeMap<(InodeId, LockOwner), SetRanges>,
     turns: BTreeMap<InodeId, Weak<tokio::sync::Mutex<()>>>,
     files: OpenFiles,
 }
@@ -388,8 +389,7 @@ impl Held {
     ) -> (Vec<HeldLock>, Vec<LockRange>) {
         let state = self.state();
         let Some(ranges) = state.locks.get(&(inode, owner)) else { return (Vec::new(), vec![range]) };
-        let pieces = ranges.within(range);
-        (pieces.iter().map(|piece| piece.held(inode, owner)).collect(), ranges.gaps(range))
+        (as_held(&ranges.within(range), inode, owner), ranges.gaps(range))
     }
 
     /// What was set through one open file.
@@ -541,14 +541,14 @@ impl State {
 
     fn all_locks(&self) -> Vec<HeldLock> {
         let all = self.locks.iter();
-        all.flat_map(|((inode, owner), ranges)| ranges.locks(*inode, *owner)).collect()
+        all.flat_map(|((inode, owner), ranges)| as_held(ranges.pieces(), *inode, *owner)).collect()
     }
 
     fn set(&mut self, lock: &HeldLock, through: &LockLoss) {
-        self.locks.entry((lock.inode, lock.owner)).or_default().set(Piece::of(lock, through));
+        self.locks.entry((lock.inode, lock.owner)).or_default().set(lock.range, SetLock::of(lock, through));
     }
 
-    fn clear(&mut self, inode: InodeId, owner: LockOwner, range: LockRange) -> Vec<Piece> {
+    fn clear(&mut self, inode: InodeId, owner: LockOwner, range: LockRange) -> Vec<Piece<SetLock>> {
         let Some(ranges) = self.locks.get_mut(&(inode, owner)) else { return Vec::new() };
         let cleared = ranges.clear(range);
         if ranges.pieces().is_empty() {
@@ -561,10 +561,10 @@ impl State {
     fn lose(&mut self, inode: InodeId, owner: LockOwner, range: LockRange) {
         let lost = self.clear(inode, owner, range);
         if let Some(first) = lost.first() {
-            let (locks, process) = (lost.len(), first.process);
+            let (locks, process) = (lost.len(), first.what.process);
             tracing::warn!(%inode, locks, process, "locks of this file are lost; its open files report it");
         }
-        lost.iter().for_each(|piece| piece.through.note());
+        lost.iter().for_each(|piece| piece.what.through.note());
     }
 
     fn lose_all(&mut self) {
@@ -578,7 +578,7 @@ impl State {
         let of_inode = self.locks.range((inode, LockOwner(0))..=(inode, LockOwner(u64::MAX)));
         let all = of_inode
             .flat_map(|((_, owner), ranges)| ranges.pieces().iter().map(move |piece| (*owner, piece)));
-        all.filter(|(_, piece)| piece.through == *through)
+        all.filter(|(_, piece)| piece.what.through == *through)
             .map(|(owner, piece)| (owner, piece.range))
             .collect()
     }

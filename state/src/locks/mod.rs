@@ -19,11 +19,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use dfs_proto::ids::{InodeId, LockOwner, SessionId, WaitId};
 use dfs_proto::lock::{HeldLock, LockKind, LockRange, LockReply};
 
-mod ranges;
 #[cfg(test)]
 mod tests;
 
-use ranges::Ranges;
+use dfs_proto::lock_ranges::{Piece, Ranges};
 
 /// Of one session. A process that locks bytes one by one gets as far as this.
 pub const LOCKS_MAX: usize = 16_384;
@@ -32,6 +31,18 @@ pub const WAITS_MAX: usize = 4_096;
 
 /// An owner of a session.
 type Holder = (SessionId, LockOwner);
+
+/// How bytes are locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Held {
+    kind: LockKind,
+    process: u32,
+}
+
+fn lock_of(piece: &Piece<Held>, inode: InodeId, owner: LockOwner) -> HeldLock {
+    let Held { kind, process } = piece.what;
+    HeldLock { inode, owner, range: piece.range, kind, process }
+}
 
 /// The locks of all files.
 #[derive(Debug, Default)]
@@ -45,7 +56,7 @@ pub struct LockTable {
 
 #[derive(Debug, Default)]
 struct File {
-    held: BTreeMap<Holder, Ranges>,
+    held: BTreeMap<Holder, Ranges<Held>>,
     /// In the order of arrival.
     line: Vec<Waiting>,
 }
@@ -86,9 +97,9 @@ impl File {
     ) -> impl Iterator<Item = (Holder, HeldLock)> + 'f {
         let others = self.held.iter().filter(move |(other, _)| **other != holder);
         others.filter_map(move |(other, ranges)| {
-            let is_in_the_way = |kind| kind == LockKind::Exclusive || lock.kind == LockKind::Exclusive;
+            let is_in_the_way = |held: &Held| [held.kind, lock.kind].contains(&LockKind::Exclusive);
             let held = ranges.first_overlap(lock.range, is_in_the_way)?;
-            Some((*other, held.of(lock.inode, other.1)))
+            Some((*other, lock_of(held, lock.inode, other.1)))
         })
     }
 }
@@ -147,7 +158,7 @@ impl LockTable {
         owner: LockOwner,
         range: LockRange,
     ) -> Vec<Grant> {
-        self.change(session, inode, owner, |ranges| ranges.cut(range));
+        self.change(session, inode, owner, |ranges| drop(ranges.clear(range)));
         self.grant(inode)
     }
 
@@ -188,7 +199,9 @@ impl LockTable {
         let of_file = |inode: &InodeId| {
             let (inode, file) = (*inode, &self.files[inode]);
             let own = file.held.range((session, LockOwner(0))..=(session, LockOwner(u64::MAX)));
-            own.flat_map(move |(holder, ranges)| ranges.iter().map(move |held| held.of(inode, holder.1)))
+            own.flat_map(move |(holder, ranges)| {
+                ranges.pieces().iter().map(move |held| lock_of(held, inode, holder.1))
+            })
         };
         files.flat_map(of_file).collect()
     }
@@ -215,7 +228,9 @@ impl LockTable {
     }
 
     fn hold(&mut self, session: SessionId, lock: &HeldLock) {
-        self.change(session, lock.inode, lock.owner, |ranges| ranges.set(lock));
+        self.change(session, lock.inode, lock.owner, |ranges| {
+            ranges.set(lock.range, Held { kind: lock.kind, process: lock.process });
+        });
     }
 
     /// Changes what one holder has of one file.
@@ -224,13 +239,13 @@ impl LockTable {
         session: SessionId,
         inode: InodeId,
         owner: LockOwner,
-        change: impl FnOnce(&mut Ranges),
+        change: impl FnOnce(&mut Ranges<Held>),
     ) {
         let file = self.files.entry(inode).or_default();
         let ranges = file.held.entry((session, owner)).or_default();
-        let before = ranges.len();
+        let before = ranges.pieces().len();
         change(ranges);
-        let after = ranges.len();
+        let after = ranges.pieces().len();
         if after == 0 {
             file.held.remove(&(session, owner));
         }

@@ -48,17 +48,17 @@ impl LockTable {
         for (inode, file) in &self.files {
             assert!(!file.held.is_empty() || !file.line.is_empty(), "an unused file");
             for (holder, ranges) in &file.held {
-                assert!(ranges.len() > 0);
-                *locks.entry(holder.0).or_default() += ranges.len();
+                assert!(!ranges.pieces().is_empty());
+                *locks.entry(holder.0).or_default() += ranges.pieces().len();
                 assert!(self.sessions[&holder.0].files.contains(inode));
-                let held: Vec<_> = ranges.iter().collect();
+                let held = ranges.pieces();
                 for pair in held.windows(2) {
                     assert!(pair[0].range.end < pair[1].range.start, "LT1: {pair:?}");
-                    let [left, right] = [pair[0], pair[1]];
-                    assert!(left.range.end + 1 < right.range.start || left.kind != right.kind, "LT1");
+                    let [left, right] = [&pair[0], &pair[1]];
+                    assert!(left.range.end + 1 < right.range.start || left.what != right.what, "LT1");
                 }
                 for held in held {
-                    let lock = held.of(*inode, holder.1);
+                    let lock = lock_of(held, *inode, holder.1);
                     assert_eq!(file.conflict(*holder, &lock), None, "LT1");
                 }
             }
