@@ -109,6 +109,14 @@ fn lockers(fs: &Scenario, mounts: &[&str]) -> Vec<Locker> {
     mounts.iter().map(|mount| Locker::start(&fs.dir(mount).join("file"))).collect()
 }
 
+/// Of two that wait for each other, the one whose call reached the leader last.
+fn who_is_told_of_the_deadlock(pair: &[Locker]) -> usize {
+    wait::until("one of the two to be told", PATIENCE, || {
+        pair.iter()
+            .position(|locker| locker.has_answered().inspect(|told| assert_eq!(told, "EDEADLK")).is_some())
+    })
+}
+
 fn rounds() -> u64 {
     std::env::var("DFS_LOCK_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(100)
 }
@@ -201,11 +209,7 @@ fn who_closes_the_circle_of_those_who_wait_for_each_other_is_told() {
         for at in [0, 1] {
             pair[at].call(&format!("wait {kind} exclusive {} 1", 1 - at));
         }
-        let told = wait::until("one of the two to be told", PATIENCE, || {
-            pair.iter().position(|locker| {
-                locker.has_answered().inspect(|told| assert_eq!(told, "EDEADLK")).is_some()
-            })
-        });
+        let told = who_is_told_of_the_deadlock(&pair);
         pair[told].does(&format!("lock {kind} unlock"));
         assert_eq!(pair[1 - told].answer(), "ok");
     }
@@ -276,17 +280,14 @@ fn locks_are_upgraded_and_downgraded_in_place() {
         let mut pair = lockers(&fs, &["a", "b"]);
         pair.iter_mut().for_each(|locker| locker.does(&format!("lock {kind} shared")));
         assert_eq!(pair[0].tell(&format!("lock {kind} exclusive")), "EAGAIN");
-        pair[0].waits(&format!("wait {kind} exclusive"));
-        assert_eq!(
-            pair[1].tell(&format!("wait {kind} exclusive")),
-            "EDEADLK",
-            "{kind}: both want to upgrade"
-        );
-        pair[1].does(&format!("lock {kind} unlock"));
-        assert_eq!(pair[0].answer(), "ok");
-        assert_eq!(pair[1].tell(&format!("lock {kind} shared")), "EAGAIN");
-        pair[0].does(&format!("lock {kind} shared"));
-        pair[1].does(&format!("lock {kind} shared"));
+        pair.iter_mut().for_each(|locker| locker.call(&format!("wait {kind} exclusive")));
+        let told = who_is_told_of_the_deadlock(&pair);
+        let got = 1 - told;
+        pair[told].does(&format!("lock {kind} unlock"));
+        assert_eq!(pair[got].answer(), "ok", "{kind}");
+        assert_eq!(pair[told].tell(&format!("lock {kind} shared")), "EAGAIN");
+        pair[got].does(&format!("lock {kind} shared"));
+        pair[told].does(&format!("lock {kind} shared"));
     }
 }
 
