@@ -32,6 +32,20 @@ impl Admin for FakeLeader {
     ) -> Result<Response<wire::FileShowReply>, Status> {
         Err(Status::unimplemented("no test asks for it"))
     }
+
+    async fn list_sessions(
+        &self,
+        _: Request<wire::ListSessionsRequest>,
+    ) -> Result<Response<wire::ListSessionsReply>, Status> {
+        Err(Status::unimplemented("no test asks for it"))
+    }
+
+    async fn expire_session(
+        &self,
+        _: Request<wire::ExpireSessionRequest>,
+    ) -> Result<Response<wire::ExpireSessionReply>, Status> {
+        Err(Status::unimplemented("no test asks for it"))
+    }
 }
 
 /// What the leader of a cluster of two metaservers and one chunkserver knows.
