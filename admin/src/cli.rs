@@ -59,6 +59,11 @@ pub enum Command {
         #[command(subcommand)]
         verb: NodeVerb,
     },
+    /// Sessions: who has mounted the federation, and what each holds.
+    Session {
+        #[command(subcommand)]
+        verb: SessionVerb,
+    },
     /// Volumes of the federation.
     Volume {
         #[command(subcommand)]
@@ -93,6 +98,30 @@ pub enum ClusterVerb {
 pub enum NodeVerb {
     /// One line per metaserver and chunkserver: role, id, address, state.
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SessionVerb {
+    /// One line per session: id, cluster, client, when it was heard last, open files, locks, whether others wait for it. A mount
+    /// has one session in each cluster.
+    List {
+        /// Sessions of each cluster that are shown at most, those with the lowest ids; at least 1.
+        #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+        limit: u64,
+    },
+    /// End a session, after asking. Effect: its locks are free at once, its unwritten data is lost, and the programs that have
+    /// either get EIO once; its client goes on with a new session.
+    Expire {
+        /// As `dfs session list` shows it; at least 1.
+        #[arg(value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+        id: u64,
+        /// The cluster that has the session, as `dfs session list` shows it. Default: the only one.
+        #[arg(long, value_name = "NAME")]
+        cluster: Option<String>,
+        /// Do not ask before ending it.
+        #[arg(long, short = 'y')]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -229,6 +258,13 @@ mod tests {
     fn an_even_number_of_metaservers_is_refused() {
         assert!(Cli::try_parse_from(["dfs", "up", "--metaservers", "2"]).is_err());
         assert!(Cli::try_parse_from(["dfs", "up", "--metaservers", "5"]).is_ok());
+    }
+
+    #[test]
+    fn a_list_of_no_sessions_and_session_0_are_refused() {
+        assert!(Cli::try_parse_from(["dfs", "session", "list", "--limit", "0"]).is_err());
+        assert!(Cli::try_parse_from(["dfs", "session", "expire", "0"]).is_err());
+        assert!(Cli::try_parse_from(["dfs", "session", "expire", "-y", "7", "--cluster", "alpha"]).is_ok());
     }
 
     #[test]

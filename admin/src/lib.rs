@@ -5,10 +5,12 @@
 //! * `status` asks every metaserver within a few seconds, joins the answers, and judges them. It is a library: a console
 //!   can use it too.
 //! * `federation` reads and changes the map of a federation of several clusters.
+//! * `sessions` asks the leaders for their sessions, and has one ended. It is a library too.
 //! * `local` knows the directory of a local federation: its shape and ports, its processes, and its mount.
 //! * `print` makes tables and JSON.
 //!
-//! Nothing here changes the content of files. The one verb that destroys data (`down --purge`) asks first.
+//! Nothing here changes the content of files. The verbs that destroy data (`down --purge`, and `session expire`, which loses
+//! what a client has not written yet) ask first.
 
 use std::process::ExitCode;
 
@@ -21,6 +23,7 @@ pub mod cmd;
 pub mod federation;
 pub mod local;
 pub mod print;
+pub mod sessions;
 pub mod status;
 
 /// Runs the `dfs` command with the arguments of this process; returns its exit code. An error is printed as one line.
@@ -35,7 +38,7 @@ pub fn main() -> ExitCode {
 }
 
 async fn run(cli: cli::Cli) -> anyhow::Result<ExitCode> {
-    use cli::{ClusterVerb, Command, FileVerb, NodeVerb, VolumeVerb};
+    use cli::{ClusterVerb, Command, FileVerb, NodeVerb, SessionVerb, VolumeVerb};
     let env = Env::real();
     let json = cli.json;
     match cli.command {
@@ -48,6 +51,13 @@ async fn run(cli: cli::Cli) -> anyhow::Result<ExitCode> {
             ClusterVerb::Leave { name } => cmd::cluster::leave(&env, &cli.source, &name).await,
         },
         Command::Node { verb: NodeVerb::List } => cmd::node::list(&env, &cli.source, json).await,
+        Command::Session { verb } => match verb {
+            SessionVerb::List { limit } => cmd::session::list(&env, &cli.source, limit, json).await,
+            SessionVerb::Expire { id, cluster, yes } => {
+                let cluster = cluster.as_deref();
+                cmd::session::expire(&env, &cli.source, (cluster, id), yes, json).await
+            }
+        },
         Command::Volume { verb } => match verb {
             VolumeVerb::List => cmd::volume::list(&env, &cli.source, json).await,
             VolumeVerb::Create { path, cluster, mode } => {

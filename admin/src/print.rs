@@ -55,6 +55,12 @@ fn is_number(cell: &str) -> bool {
     cell.is_empty() || cell == "-" || cell.starts_with(|c: char| c.is_ascii_digit())
 }
 
+/// Text that somebody else has chosen, fit for a terminal: what would steer one is escaped.
+pub fn harmless(text: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
+}
+
 /// Prints `value` to stdout as indented JSON.
 pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);

@@ -64,12 +64,22 @@ async fn a_server_that_accepts_and_says_nothing_does_not_hold_status_up() {
 #[tokio::test]
 async fn what_needs_a_leader_fails_with_one_line_that_names_the_unreachable() {
     let address = dead_address().await;
-    for verb in ["cluster", "node", "volume"] {
+    for verb in ["cluster", "node", "session", "volume"] {
         let output = within_promise(dfs(&[verb, "list", "--federation", &address])).await;
         assert_eq!(output.status.code(), Some(3));
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(text.lines().count(), 1, "{text}");
         assert!(text.starts_with("dfs: unavailable") && text.contains(&address), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_session_is_refused_before_anybody_is_asked() {
+    for id in ["0", "seven", "-1", "18446744073709551616", ""] {
+        let output = within_promise(dfs(&["session", "expire", "--yes", "--", id])).await;
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.starts_with("error: invalid value") && text.contains("<ID>"), "{text}");
     }
 }
 

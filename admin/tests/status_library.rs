@@ -32,6 +32,20 @@ impl Admin for FakeLeader {
     ) -> Result<Response<wire::FileShowReply>, Status> {
         Err(Status::unimplemented("no test asks for it"))
     }
+
+    async fn list_sessions(
+        &self,
+        _: Request<wire::ListSessionsRequest>,
+    ) -> Result<Response<wire::ListSessionsReply>, Status> {
+        Err(Status::unimplemented("no test asks for it"))
+    }
+
+    async fn expire_session(
+        &self,
+        _: Request<wire::ExpireSessionRequest>,
+    ) -> Result<Response<wire::ExpireSessionReply>, Status> {
+        Err(Status::unimplemented("no test asks for it"))
+    }
 }
 
 /// What the leader of a cluster of two metaservers and one chunkserver knows.
@@ -56,6 +70,7 @@ fn leaders_answer(leader: &str, other: &str) -> wire::StatusReply {
         members: members.collect(),
         chunkservers: vec![chunkserver],
         chunks_sealed: 9,
+        held: Some(wire::HeldStatus { locks: 5, waited_for: vec![7], ..Default::default() }),
         copies: 1,
         ..Default::default()
     }
@@ -83,6 +98,7 @@ async fn a_program_gets_the_status_as_data_and_as_the_json_that_dfs_status_print
     assert_eq!(members, [(leader, MemberState::Leader), (dead, MemberState::Unreachable)]);
     let report = cluster.leader.as_ref().unwrap();
     assert_eq!((report.term, report.chunks.sealed), (3, 9));
+    assert_eq!(report.held.as_ref().map(|held| (held.locks, held.waited_for.clone())), Some((5, vec![7])));
     assert_eq!((report.chunkservers[0].id, report.chunkservers[0].state), (4, ServerState::Alive));
 
     let json = serde_json::to_value(&status).unwrap();

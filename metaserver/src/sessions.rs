@@ -5,7 +5,8 @@
 //!      expires no session.
 //! SS2  Before the end of a session is proposed, it is marked as *ending*, and looked at once more: from the mark on it is
 //!      renewed no longer, and gets no locks. Otherwise a heartbeat could be answered just before the end is applied, and its
-//!      client would go on for a term beside whoever waited for the end. The mark stays while the end may still be applied.
+//!      client would go on for a term beside whoever waited for the end. The mark stays while the end may still be applied. An
+//!      end that an administrator asks for (`service::admin::sessions`) is marked too; there is no silence to look at.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -89,6 +90,12 @@ impl Sessions {
         let mut soft = self.heard.lock();
         soft.known.renewed.remove(&session);
         soft.known.ending.remove(&session);
+    }
+
+    /// How long ago this leader heard of it; `None`: not yet.
+    pub(crate) fn last_heard(&self, session: SessionId, now: Instant) -> Option<Duration> {
+        let soft = self.heard.lock();
+        soft.known.renewed.get(&session).map(|renewed| now.saturating_duration_since(*renewed))
     }
 
     /// For so long that it is ended.

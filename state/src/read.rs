@@ -336,6 +336,11 @@ pub fn sessions(view: &dyn Snapshot) -> Vec<(SessionId, SessionRecord)> {
     session::all(view).collect()
 }
 
+/// Those with this id or a larger one, by id, at most `limit`.
+pub fn sessions_from(view: &dyn Snapshot, first: SessionId, limit: usize) -> Vec<(SessionId, SessionRecord)> {
+    session::from(view, first).take(limit).collect()
+}
+
 pub fn session(view: &dyn Snapshot, session: SessionId) -> Option<SessionRecord> {
     session::get(view, session)
 }

@@ -1,6 +1,5 @@
 //! `dfs down`: unmounts, then stops the servers. Nothing is stopped while a process uses the mount.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,8 +8,8 @@ use anyhow::Context as _;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::EXIT_FAILED;
 use super::up::{MOUNT, user_config};
+use super::{EXIT_FAILED, is_confirmed};
 use crate::cli::Down;
 use crate::local::Dir;
 use crate::local::config_files::{self, Owner};
@@ -46,7 +45,9 @@ pub async fn run(arguments: Down, json: bool) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     let _turn = dir.lock()?;
-    if arguments.purge && !arguments.yes && !is_confirmed(dir.path())? {
+    let purged =
+        || format!("This stops the federation and deletes {} with all its data.", dir.path().display());
+    if arguments.purge && !arguments.yes && !is_confirmed(&purged())? {
         anyhow::bail!("not confirmed: nothing was stopped or deleted");
     }
     let mut processes = Processes::load(&dir)?;
@@ -158,17 +159,6 @@ fn note(name: &str, ended: bool, report: &mut Report) {
     if !ended {
         report.killed.push(name.to_owned());
     }
-}
-
-fn is_confirmed(dir: &Path) -> anyhow::Result<bool> {
-    print!("This stops the federation and deletes {} with all its data. Type yes: ", dir.display());
-    std::io::stdout().flush().context("ask")?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer).context("read the answer")?;
-    if !std::io::stdin().is_terminal() {
-        println!();
-    }
-    Ok(answer.trim() == "yes")
 }
 
 /// Deletes what `dfs up` made in the directory, and the directory itself if nothing else is in it.

@@ -4,11 +4,13 @@ pub mod cluster;
 pub mod down;
 pub mod file;
 pub mod node;
+pub mod session;
 pub mod status;
 pub mod up;
 pub mod volume;
 
 use std::collections::BTreeSet;
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -60,6 +62,18 @@ async fn federation_map(env: &Env, source: &Source) -> anyhow::Result<(Vec<Strin
     let mapped = map.clusters.iter().flat_map(|(_, entry)| entry.metaservers.clone());
     let addresses: BTreeSet<String> = addresses.into_iter().chain(mapped).collect();
     Ok((addresses.into_iter().collect(), map))
+}
+
+/// Says what is about to happen, and asks for a yes. On stderr, because stdout may be JSON.
+fn is_confirmed(what_happens: &str) -> anyhow::Result<bool> {
+    eprint!("{what_happens} Type yes: ");
+    std::io::stderr().flush().context("ask")?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).context("read the answer")?;
+    if !std::io::stdin().is_terminal() {
+        eprintln!();
+    }
+    Ok(answer.trim() == "yes")
 }
 
 /// The flag that names a federation's directory to `dfs up` and `dfs down`, with a blank before it; empty for the default.

@@ -11,7 +11,7 @@ use crate::print::{self, Table, age, bytes};
 use crate::status::judge::Health;
 use crate::status::{self, ClusterStatus, LeaderReport, VolumeStatus};
 
-/// The volumes of one cluster whose names are printed.
+/// The volumes of one cluster whose names are printed, and the sessions whose ids are.
 const NAMES_SHOWN_MAX: usize = 8;
 
 pub async fn run(env: &Env, source: &Source, json: bool) -> anyhow::Result<ExitCode> {
@@ -63,11 +63,28 @@ fn page(status: &ClusterStatus, volumes: &[VolumeStatus]) -> String {
         let own = volumes.iter().filter(|volume| volume.cluster == status.name());
         let names: Vec<&str> = own.map(|volume| volume.name.as_str()).collect();
         text += &format!("volumes   {}\n", some_of(&names));
-        text += &format!("inodes    {}\nsessions  {}\n\n", leader.inodes, leader.sessions);
+        text += &format!("inodes    {}\n", leader.inodes);
+        text += &sessions(leader);
+        text.push('\n');
     } else {
         text.push('\n');
     }
     text
+}
+
+/// Who has mounted the cluster, and what they hold.
+fn sessions(leader: &LeaderReport) -> String {
+    let Some(held) = &leader.held else { return format!("sessions  {}\n", leader.sessions) };
+    let ids: Vec<String> = held.waited_for.iter().take(NAMES_SHOWN_MAX).map(u64::to_string).collect();
+    let more = if (ids.len() as u64) < held.sessions_waited_for { ", …" } else { "" };
+    let waited_for = match held.sessions_waited_for {
+        0 => String::new(),
+        count => format!("; others wait for {count} ({}{more})", ids.join(", ")),
+    };
+    format!(
+        "sessions  {}, {} attached{waited_for}\nlocks     {} held, {} waited for\n",
+        leader.sessions, held.sessions_attached, held.locks, held.waits
+    )
 }
 
 /// How many names there are, and the first of them.
@@ -125,4 +142,41 @@ fn chunkservers(leader: &LeaderReport) -> String {
         ]);
     }
     table.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::{ChunkCounts, Held};
+
+    fn said(held: Option<Held>) -> String {
+        sessions(&LeaderReport {
+            member: 1,
+            term: 1,
+            last_log: 1,
+            last_applied: 1,
+            chunkservers: Vec::new(),
+            chunks: ChunkCounts::default(),
+            inodes: 1,
+            sessions: 30,
+            held,
+        })
+    }
+
+    #[test]
+    fn those_that_others_wait_for_are_named_as_far_as_they_fit() {
+        let held = |count: u64| Held {
+            sessions_attached: 29,
+            locks: 7,
+            waits: 5,
+            sessions_waited_for: count,
+            waited_for: (1..=count.min(100)).collect(),
+        };
+        assert_eq!(said(Some(held(0))), "sessions  30, 29 attached\nlocks     7 held, 5 waited for\n");
+        let [first, last] = [1, 8].map(|count| said(Some(held(count))));
+        assert!(first.starts_with("sessions  30, 29 attached; others wait for 1 (1)\n"), "{first}");
+        assert!(last.contains("others wait for 8 (1, 2, 3, 4, 5, 6, 7, 8)\n"), "{last}");
+        assert!(said(Some(held(9))).contains("wait for 9 (1, 2, 3, 4, 5, 6, 7, 8, …)\n"));
+        assert_eq!(said(None), "sessions  30\n", "an older leader does not tell");
+    }
 }

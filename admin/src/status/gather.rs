@@ -17,8 +17,8 @@ use tokio::time::timeout;
 
 use super::find::Metaservers;
 use super::picture::{
-    ChunkCounts, ChunkserverStatus, Cluster, ClusterStatus, FederationStatus, LeaderReport, MemberState,
-    MemberStatus, ServerState, VolumeState, VolumeStatus,
+    ChunkCounts, ChunkserverStatus, Cluster, ClusterStatus, FederationStatus, Held, LeaderReport,
+    MemberState, MemberStatus, ServerState, VolumeState, VolumeStatus,
 };
 use crate::federation::{self, ASK_DEADLINE};
 
@@ -226,6 +226,17 @@ fn leader_report(reply: &wire::StatusReply) -> LeaderReport {
         },
         inodes: reply.inodes,
         sessions: reply.sessions,
+        held: reply.held.as_ref().map(held),
+    }
+}
+
+fn held(held: &wire::HeldStatus) -> Held {
+    Held {
+        sessions_attached: held.sessions_attached,
+        locks: held.locks,
+        waits: held.waits,
+        sessions_waited_for: held.sessions_waited_for,
+        waited_for: held.waited_for.clone(),
     }
 }
 

@@ -212,6 +212,7 @@ mod tests {
                 chunks: ChunkCounts { dead: 4, ..ChunkCounts::default() },
                 inodes: 1,
                 sessions: 0,
+                held: None,
             }),
         }
     }

@@ -15,8 +15,8 @@ use serde::Serialize;
 use find::Metaservers;
 use judge::HealthReport;
 pub use picture::{
-    ChunkCounts, ChunkserverStatus, Cluster, ClusterStatus, FederationStatus, LeaderReport, MemberState,
-    MemberStatus, ServerState, VolumeState, VolumeStatus,
+    ChunkCounts, ChunkserverStatus, Cluster, ClusterStatus, FederationStatus, Held, LeaderReport,
+    MemberState, MemberStatus, ServerState, VolumeState, VolumeStatus,
 };
 
 /// A federation and how healthy it is.

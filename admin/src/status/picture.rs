@@ -98,6 +98,22 @@ pub struct LeaderReport {
     pub chunks: ChunkCounts,
     pub inodes: u64,
     pub sessions: u64,
+    /// What the sessions hold; `None` if the leader is of a release that does not tell.
+    pub held: Option<Held>,
+}
+
+/// What all sessions of a cluster hold together, as its leader knows it since its election.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Held {
+    /// Sessions that have told the leader what they hold.
+    pub sessions_attached: u64,
+    pub locks: u64,
+    /// Requests that wait for a lock.
+    pub waits: u64,
+    /// Sessions that others wait for.
+    pub sessions_waited_for: u64,
+    /// Which these are; if they are many, the first of them.
+    pub waited_for: Vec<u64>,
 }
 
 /// How many chunks a cluster has in each state. A chunk may be counted twice: degraded and damaged ones are sealed or open.

@@ -147,6 +147,12 @@ impl Known {
         Some(awaited.by_volume.range(of_volume).map(|(_, session)| *session).collect())
     }
 
+    fn waited_for(&self) -> BTreeSet<SessionId> {
+        // One that attached while somebody looked may have been noted afterwards.
+        let has_told = |session| self.sessions.get(session).is_some_and(|open| open.attached.is_some());
+        self.waited_for.iter().filter(|session| !has_told(session)).copied().collect()
+    }
+
     fn no_longer_awaited(&mut self, session: SessionId) {
         self.waited_for.remove(&session);
         if let Some(awaited) = &mut self.awaited {
@@ -379,9 +385,17 @@ impl Opens {
         if now.saturating_duration_since(soft.since) < lease_term {
             return BTreeSet::new();
         }
-        // One that attached while somebody looked may have been noted afterwards.
-        let has_told = |session| soft.known.sessions.get(session).is_some_and(|open| open.attached.is_some());
-        soft.known.waited_for.iter().filter(|session| !has_told(session)).copied().collect()
+        soft.known.waited_for()
+    }
+
+    /// Awaited sessions whom somebody waits for.
+    pub(crate) fn waited_for(&self) -> BTreeSet<SessionId> {
+        self.known.lock().known.waited_for()
+    }
+
+    /// How many files the session has open.
+    pub(crate) fn open_files(&self, session: SessionId) -> usize {
+        self.known.lock().known.sessions.get(&session).map_or(0, |open| open.files.len())
     }
 
     /// The session no longer has this nameless file open, and is to hold it no longer.

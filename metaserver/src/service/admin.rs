@@ -1,5 +1,7 @@
 //! What the `dfs` command asks. Every member answers `Status` from what it knows; no client acts on it.
 
+mod sessions;
+
 use std::collections::BTreeSet;
 
 use dfs_proto::attr::{Caller, FileKind};
@@ -19,6 +21,7 @@ use crate::view::{Registered, ServerState};
 use dfs_state::kv::Snapshot;
 use dfs_state::read;
 use dfs_state::value::chunk::{ChunkRecord, ChunkState};
+pub(super) use sessions::{expired_to_wire, sessions_to_wire};
 
 /// Extents in one answer.
 const SHOWN_EXTENTS_MAX: u32 = 1000;
@@ -34,7 +37,7 @@ impl Metaserver {
             cluster: info.as_ref().map(|i| i.cluster.to_wire().into()).unwrap_or_default(),
             cluster_name: info.as_ref().map(|i| i.name.clone()).unwrap_or_default(),
             answered_by: self.id.0,
-            is_leader: self.gate.is_leading(),
+            is_leader: self.gate.enter_term().is_ok(), // keeps G3 of the gate
             leader: raft.leader.map_or(0, |leader| leader.0),
             term: raft.term,
             members: members(&raft),
@@ -63,6 +66,7 @@ impl Metaserver {
         reply.chunks_dead = totals.chunks_dead + totals.chunks_deleting;
         reply.inodes = totals.inodes;
         reply.sessions = totals.sessions;
+        reply.held = Some(self.held());
         let root = InodeId::ROOT.volume();
         reply.volumes = vec![wire::VolumeStatus {
             volume: root.0,

@@ -119,5 +119,5 @@ impl Metaserver {
 
 /// Its client asks again, and is told when it has ended (SS2 of `sessions`).
 fn is_ending() -> MetaError {
-    MetaError::Unavailable { what: "the session is about to be ended for its silence".to_owned() }
+    MetaError::Unavailable { what: "the session is about to be ended".to_owned() }
 }

@@ -206,6 +206,22 @@ impl Admin for AdminService {
         let result = self.0.show_file(request.into_inner()).await;
         Ok(Response::new(admin::shown_to_wire(result)))
     }
+
+    async fn list_sessions(
+        &self,
+        request: Request<wire::ListSessionsRequest>,
+    ) -> Answer<wire::ListSessionsReply> {
+        let result = self.0.list_sessions(request.into_inner()).await;
+        Ok(Response::new(admin::sessions_to_wire(result)))
+    }
+
+    async fn expire_session(
+        &self,
+        request: Request<wire::ExpireSessionRequest>,
+    ) -> Answer<wire::ExpireSessionReply> {
+        let result = self.0.expire_session(request.into_inner()).await;
+        Ok(Response::new(admin::expired_to_wire(result)))
+    }
 }
 
 impl Pages for Metaserver {
@@ -246,7 +262,9 @@ impl Metaserver {
         metrics.chunkservers_full.set(in_state(ServerState::Full));
         metrics.inodes.set(totals.inodes);
         metrics.sessions.set(totals.sessions);
-        let (attached, locks, waits) = if is_leading { self.gate.attachments.counts() } else { (0, 0, 0) };
+        // Keeps G3: what an earlier term has left is not shown.
+        let is_entered = self.gate.enter_term().is_ok();
+        let (attached, locks, waits) = if is_entered { self.gate.attachments.counts() } else { (0, 0, 0) };
         metrics.sessions_attached.set(attached as u64);
         metrics.locks.set(locks as u64);
         metrics.locks_waited_for.set(waits as u64);

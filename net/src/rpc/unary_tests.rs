@@ -18,7 +18,10 @@ use crate::services::hello_client::HelloClient;
 use crate::services::hello_server::{Hello, HelloServer};
 use dfs_proto::ids::ClusterId;
 use dfs_proto::wire;
-use dfs_proto::wire::{FileShowReply, FileShowRequest, StatusReply, StatusRequest};
+use dfs_proto::wire::{
+    ExpireSessionReply, ExpireSessionRequest, FileShowReply, FileShowRequest, ListSessionsReply,
+    ListSessionsRequest, StatusReply, StatusRequest,
+};
 
 /// Answers after a while.
 struct Slow(Duration);
@@ -31,6 +34,20 @@ impl Admin for Slow {
     }
 
     async fn file_show(&self, _request: Request<FileShowRequest>) -> Result<Response<FileShowReply>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn list_sessions(
+        &self,
+        _request: Request<ListSessionsRequest>,
+    ) -> Result<Response<ListSessionsReply>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn expire_session(
+        &self,
+        _request: Request<ExpireSessionRequest>,
+    ) -> Result<Response<ExpireSessionReply>, Status> {
         Err(Status::unimplemented("not here"))
     }
 }

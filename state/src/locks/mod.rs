@@ -227,6 +227,11 @@ impl LockTable {
             .fold((0, 0), |(locks, waits), (more_locks, more_waits)| (locks + more_locks, waits + more_waits))
     }
 
+    /// Of one session.
+    pub fn counts_of(&self, session: SessionId) -> (usize, usize) {
+        self.sessions.get(&session).map_or((0, 0), |of| (of.locks, of.waits.len()))
+    }
+
     fn hold(&mut self, session: SessionId, lock: &HeldLock) {
         self.change(session, lock.inode, lock.owner, |ranges| {
             ranges.set(lock.range, Held { kind: lock.kind, process: lock.process });

@@ -74,6 +74,9 @@ impl LockTable {
             self.sessions.iter().map(|(session, of)| (*session, of.locks)).collect();
         assert!(counted.iter().all(|(session, count)| locks.get(session).copied().unwrap_or(0) == *count));
         assert_eq!(locks.values().sum::<usize>(), self.counts().0);
+        let of_each = self.sessions.keys().map(|session| self.counts_of(*session));
+        let together = of_each.fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
+        assert_eq!(together, self.counts());
         let in_lines: usize = self.files.values().map(|file| file.line.len()).sum();
         assert_eq!(self.sessions.values().map(waits).sum::<usize>(), in_lines);
         assert_eq!(self.waiting.values().map(Vec::len).sum::<usize>(), in_lines);
@@ -105,6 +108,7 @@ fn whoever_waits_gets_the_lock_in_the_order_of_arrival() {
         assert_eq!(table.wait(session, exclusive(wait, (0, 9)), wait), LockReply::Waiting);
     }
     assert_eq!(table.blockers(), BTreeSet::from([A]));
+    assert_eq!([A, B, C].map(|session| table.counts_of(session)), [(1, 0), (0, 2), (0, 1)]);
     assert_eq!(table.unlock(A, FILE, LockOwner(1), LockRange { start: 50, end: 99 }), []);
     assert_eq!(table.unlock(A, FILE, LockOwner(1), LockRange::WHOLE), [grant(B, 10)]);
     assert_eq!(table.unlock(B, FILE, LockOwner(10), LockRange::WHOLE), [grant(C, 11)]);

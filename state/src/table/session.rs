@@ -16,7 +16,7 @@ use dfs_proto::units::REQUEST_WINDOW;
 
 use super::cluster;
 use crate::keys;
-use crate::kv::{Snapshot, Txn, scan_prefix};
+use crate::kv::{Snapshot, Txn, prefix_end, scan_prefix};
 use crate::record::result::Results;
 use crate::record::session::{Commits, Nonces, Sessions};
 use crate::record::{PRESENT, decode, encode};
@@ -39,7 +39,15 @@ pub(crate) fn by_nonce(view: &dyn Snapshot, nonce: SessionNonce) -> Option<Sessi
 }
 
 pub(crate) fn all(view: &dyn Snapshot) -> impl Iterator<Item = (SessionId, SessionRecord)> + '_ {
-    scan_prefix(view, &keys::table(keys::SESSION))
+    from(view, SessionId(0))
+}
+
+/// By id, from this one on.
+pub(crate) fn from(
+    view: &dyn Snapshot,
+    first: SessionId,
+) -> impl Iterator<Item = (SessionId, SessionRecord)> + '_ {
+    view.scan(&keys::session(first), &prefix_end(&keys::table(keys::SESSION)))
         .map(|(key, value)| (SessionId(keys::number(&key, 0)), decode::<Sessions>(&value)))
 }
 

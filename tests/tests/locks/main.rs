@@ -12,6 +12,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use dfs_tests::cluster::{Cluster, Shape};
+use dfs_tests::daemon::binary;
 use dfs_tests::shared::{Scenario, Shared};
 use dfs_tests::shell::{sh, try_sh_within};
 use dfs_tests::{sys, wait};
@@ -377,6 +378,66 @@ fn the_locks_of_a_mount_that_was_killed_end_within_a_term() {
     assert_eq!(waiting.answer(), "ok");
     holder.kill();
     sys::unmount_lazily(&fs.cluster.mountpoint("c")).unwrap();
+}
+
+/// What `dfs` says with these arguments, as JSON.
+#[track_caller]
+fn dfs(cluster: &Cluster, arguments: &str) -> serde_json::Value {
+    let federation = cluster.federation().join(",");
+    let command = format!("{} --federation {federation} --json {arguments}", binary("dfs").display());
+    serde_json::from_str(&sh(cluster.dir(), &command)).unwrap()
+}
+
+/// The session of a mount, as `dfs session list` shows it.
+fn session_of(cluster: &Cluster, mount: &str) -> Option<serde_json::Value> {
+    let end = format!(":{}", cluster.mountpoint(mount).display());
+    let list = dfs(cluster, "session list");
+    let sessions = list[0]["sessions"].as_array().unwrap();
+    let is_its = |session: &&serde_json::Value| session["client"].as_str().unwrap().ends_with(&end);
+    sessions.iter().find(is_its).cloned()
+}
+
+#[test]
+fn a_session_that_an_administrator_ends_frees_its_lock_at_once_and_its_mount_works_on() {
+    let fs = scenario("expired_by_hand");
+    fs.cluster.mount("e");
+    let mut holder = Locker::start(&fs.dir("e").join("file"));
+    let mut waiting = Locker::start(&fs.dir("b").join("file"));
+    holder.does("lock ofd exclusive");
+    waiting.waits("wait ofd exclusive");
+    let session = wait::until("the list to show who is waited for", PATIENCE, || {
+        session_of(fs.cluster, "e").filter(|session| session["waited_for"] == true)
+    });
+    let id = session["id"].as_u64().unwrap();
+    assert_eq!((&session["attached"], &session["locks"]), (&true.into(), &1.into()), "{session}");
+    assert!(session["open_files"].as_u64() >= Some(1), "{session}");
+    let held = dfs(fs.cluster, "status")["clusters"][0]["leader"]["held"].clone();
+    assert!(held["waited_for"].as_array().unwrap().contains(&id.into()), "{held}");
+
+    let ended = dfs(fs.cluster, &format!("session expire --yes {id}"));
+    assert_eq!((&ended["session"]["id"], &ended["session"]["locks"]), (&id.into(), &1.into()), "{ended}");
+    assert_eq!(waiting.answer(), "ok", "its holder is alive, and would have kept it");
+
+    let next = wait::until("a new session", PATIENCE, || session_of(fs.cluster, "e"));
+    assert!(next["id"].as_u64() > Some(id), "{next}");
+    wait::until("the holder to be told", PATIENCE, || (holder.tell("write lost") == "EIO").then_some(()));
+    holder.does("close");
+    waiting.does("lock ofd unlock");
+    holder.does("open");
+    holder.does("lock ofd exclusive");
+    holder.does("write kept");
+    holder.does("lock ofd unlock");
+    waiting.does("lock ofd shared");
+    assert_eq!(waiting.tell("read"), "kept");
+    let again = format!(
+        "{} --federation {} session expire --yes {id}",
+        binary("dfs").display(),
+        fs.cluster.federation().join(",")
+    );
+    let ran = try_sh_within(fs.cluster.dir(), &again, PATIENCE);
+    assert_eq!(ran.code, Some(3), "{ran:?}");
+    assert!(ran.stderr.contains(&format!("has no session {id}")), "{ran:?}");
+    fs.cluster.unmount("e");
 }
 
 #[test]

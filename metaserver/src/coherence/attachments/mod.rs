@@ -19,6 +19,7 @@
 //! (`worker::expire`).
 
 mod parts;
+mod shown;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -164,14 +165,6 @@ impl Attachments {
     /// The session is no longer in the state (AT5).
     pub(crate) fn end(&self, session: SessionId) {
         self.held.lock().known.end(session);
-    }
-
-    /// Sessions that have attached, locks that are held, and waits.
-    pub(crate) fn counts(&self) -> (usize, usize, usize) {
-        let held = self.held.lock();
-        let attached = held.known.sessions.values().filter(|of| of.current.is_some()).count();
-        let (locks, waits) = held.known.locks.counts();
-        (attached, locks, waits)
     }
 
     /// For [`Attachments::tell`], after a read that begins now is confirmed.

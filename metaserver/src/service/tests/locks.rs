@@ -1,5 +1,7 @@
 //! Locks between mounts: who attaches, who waits, and who is ended because somebody waits (P3.5, P5.7).
 
+mod administered;
+
 use dfs_net::env::BoxFuture;
 use dfs_net::rpc::push::{Push, PushHandler};
 use dfs_net::rpc::unary::UnaryChannel;
