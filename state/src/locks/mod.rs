@@ -17,17 +17,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dfs_proto::ids::{InodeId, LockOwner, SessionId, WaitId};
-use dfs_proto::lock::{HeldLock, LockKind, LockRange, LockReply};
+use dfs_proto::lock::{HeldLock, LOCKS_MAX, LockKind, LockRange, LockReply, TOLD_LOCKS_MAX, WAITS_MAX};
 
 #[cfg(test)]
 mod tests;
 
 use dfs_proto::lock_ranges::{Piece, Ranges};
-
-/// Of one session. A process that locks bytes one by one gets as far as this.
-pub const LOCKS_MAX: usize = 16_384;
-/// Of one session: each is a thread that waits.
-pub const WAITS_MAX: usize = 4_096;
 
 /// An owner of a session.
 type Holder = (SessionId, LockOwner);
@@ -179,7 +174,7 @@ impl LockTable {
         for lock in locks {
             let file = self.files.get(&lock.inode);
             let conflict = file.and_then(|file| file.conflict((session, lock.owner), lock));
-            let is_full = self.sessions.get(&session).is_some_and(|of| of.locks >= LOCKS_MAX + WAITS_MAX);
+            let is_full = self.sessions.get(&session).is_some_and(|of| of.locks >= TOLD_LOCKS_MAX);
             match conflict.is_some() || is_full {
                 true => lost.push(*lock),
                 false => self.hold(session, lock),
