@@ -36,10 +36,12 @@ impl LockTable {
     }
 
     fn has_circle(&self) -> bool {
-        let waiting = self.files.values().flat_map(|file| &file.line);
-        waiting
-            .into_iter()
-            .any(|waiting| self.would_wait_for_itself((waiting.session, waiting.lock.owner), &waiting.lock))
+        let mut waiting = self.files.values().flat_map(|file| file.line.values());
+        waiting.any(|waiting| self.would_wait_for_itself(waiting.holder(), &waiting.lock))
+    }
+
+    fn unlock_now(&mut self, session: SessionId, owner: u64, (start, end): (u64, u64)) -> Vec<Grant> {
+        self.unlock(session, FILE, LockOwner(owner), LockRange { start, end })
     }
 
     /// What must always hold.
@@ -62,12 +64,23 @@ impl LockTable {
                     assert_eq!(file.conflict(*holder, &lock), None, "LT1");
                 }
             }
-            for waiting in &file.line {
-                let holder = (waiting.session, waiting.lock.owner);
-                assert!(file.conflict(holder, &waiting.lock).is_some(), "LT2: {waiting:?}");
-                assert_eq!(self.sessions[&waiting.session].waits.get(&waiting.wait), Some(inode));
-                assert!(self.waiting[&holder].contains(inode));
+            for (place, waiting) in &file.line {
+                let at = (*inode, *place);
+                assert_eq!(self.sessions[&waiting.session].waits.get(&waiting.wait), Some(&at));
+                assert!(self.waiting[&waiting.holder()].contains(&at));
+                let ((other, byte), lock) = (waiting.behind, &waiting.lock);
+                assert!(file.behind.contains(&(waiting.behind, *place)), "FL1");
+                assert!(
+                    other != waiting.holder() && (lock.range.start..=lock.range.end).contains(&byte),
+                    "LT2"
+                );
+                let byte = LockRange { start: byte, end: byte };
+                let held = file.held[&other].first_overlap(byte, |held| {
+                    held.kind == LockKind::Exclusive || lock.kind == LockKind::Exclusive
+                });
+                assert!(held.is_some(), "LT2: {waiting:?}");
             }
+            assert_eq!(file.behind.len(), file.line.len(), "FL1");
         }
         let waits = |of: &OfSession| of.waits.len();
         let counted: BTreeMap<_, _> =
@@ -76,7 +89,7 @@ impl LockTable {
         assert_eq!(locks.values().sum::<usize>(), self.counts().0);
         let in_lines: usize = self.files.values().map(|file| file.line.len()).sum();
         assert_eq!(self.sessions.values().map(waits).sum::<usize>(), in_lines);
-        assert_eq!(self.waiting.values().map(Vec::len).sum::<usize>(), in_lines);
+        assert_eq!(self.waiting.values().map(BTreeSet::len).sum::<usize>(), in_lines);
     }
 }
 
@@ -105,9 +118,9 @@ fn whoever_waits_gets_the_lock_in_the_order_of_arrival() {
         assert_eq!(table.wait(session, exclusive(wait, (0, 9)), wait), LockReply::Waiting);
     }
     assert_eq!(table.blockers(), BTreeSet::from([A]));
-    assert_eq!(table.unlock(A, FILE, LockOwner(1), LockRange { start: 50, end: 99 }), []);
-    assert_eq!(table.unlock(A, FILE, LockOwner(1), LockRange::WHOLE), [grant(B, 10)]);
-    assert_eq!(table.unlock(B, FILE, LockOwner(10), LockRange::WHOLE), [grant(C, 11)]);
+    assert_eq!(table.unlock_now(A, 1, (50, 99)), []);
+    assert_eq!(table.unlock_now(A, 1, (0, 49)), [grant(B, 10)]);
+    assert_eq!(table.unlock_now(B, 10, (0, 9)), [grant(C, 11)]);
     table.verify();
     assert_eq!(table.end(C), [grant(B, 12)]);
     assert_eq!(table.end(B), []);
@@ -172,6 +185,32 @@ fn a_session_has_so_many_locks_and_waits_and_no_more() {
     assert_eq!(table.wait(B, exclusive(0, (0, 0)), 1 << 40), LockReply::TooMany);
     assert_eq!(table.wait(B, exclusive(3, (0, 0)), 4), LockReply::Waiting, "the same once more");
     table.verify();
+}
+
+#[test]
+fn a_change_looks_only_at_the_waits_for_what_it_has_freed() {
+    let (mut table, count) = (LockTable::default(), 2000);
+    table.set_now(A, exclusive(1, (0, 10 * count)));
+    for n in 0..count {
+        assert_eq!(table.wait(B, exclusive(n, (2 * n, 2 * n)), n + 1), LockReply::Waiting);
+    }
+    let looks = |table: &mut LockTable, change: &dyn Fn(&mut LockTable) -> Vec<Grant>| {
+        let before = table.looks();
+        let grants = change(table).len() as u64;
+        table.verify();
+        (table.looks() - before, grants)
+    };
+    assert_eq!(looks(&mut table, &|table| table.unlock_now(A, 1, (8 * count, 9 * count))), (0, 0));
+    assert_eq!(looks(&mut table, &|table| table.unlock_now(A, 1, (501, 501))), (0, 0), "nobody waits for it");
+    assert_eq!(looks(&mut table, &|table| table.unlock_now(A, 1, (500, 500))), (1, 1));
+    assert_eq!(looks(&mut table, &|table| table.set(A, exclusive(1, (0, 99)), None).1), (0, 0));
+    assert_eq!(looks(&mut table, &|table| table.unlock_now(A, 1, (600, 619))), (10, 10));
+    for n in 0..count {
+        assert_eq!(table.wait(C, exclusive(n, (700, 700)), n + 1), LockReply::Waiting);
+    }
+    let freed = looks(&mut table, &|table| table.unlock_now(A, 1, (700, 700)));
+    assert_eq!(freed, (1 + count, 1), "each of those that wait for the byte is looked at once");
+    assert_eq!(looks(&mut table, &|table| table.end(A)), (count - 12, count - 12));
 }
 
 /// A lock of each byte: what a holder has of it.
