@@ -80,6 +80,16 @@ impl File {
         self.held.get(&holder).map_or(0, |ranges| ranges.pieces().len())
     }
 
+    /// How many it would have after this.
+    pub(super) fn count_after(&self, holder: Holder, put: &Put) -> usize {
+        let none = Ranges::default();
+        let ranges = self.held.get(&holder).unwrap_or(&none);
+        match &put.what {
+            Some(what) => ranges.len_with(put.range, what),
+            None => ranges.len_without(put.range),
+        }
+    }
+
     /// Returns the waits that are behind a byte which is free now, or less locked than before (FL1).
     pub(super) fn put(&mut self, holder: Holder, put: &Put) -> BTreeSet<Place> {
         let ranges = self.held.entry(holder).or_default();

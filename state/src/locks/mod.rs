@@ -9,8 +9,9 @@
 //!      the waits began. As in Linux, who waits does not hold back a later request that conflicts with nothing but the wait.
 //! LT3  The wait that would close a circle of holders that wait for each other is refused. (An owner whose threads lock and wait
 //!      beside each other may close one by a lock that it gets at once. As in Linux, that is not seen.)
-//! LT4  A session that has [`LOCKS_MAX`] locks gets no other one, and it has at most [`WAITS_MAX`] waits. What it waits for when it
-//!      reaches the bound is still granted.
+//! LT4  A session that has [`LOCKS_MAX`] locks gets no other one: neither a lock nor an unlock in the middle of one is done if it
+//!      leaves more than before. It has at most [`WAITS_MAX`] waits. A wait is granted also beyond the bound, and leaves two locks
+//!      more at most, so the locks and twice the waits of a session are never more than [`TOLD_LOCKS_MAX`], which every leader takes.
 //! LT5  A change looks only at waits that may have been kept by what it has freed (`file`).
 //!
 //! Not here: whether a session is alive, and what a new leader does not know yet.
@@ -108,17 +109,16 @@ impl LockTable {
         }
         let conflict = self.files.get(&lock.inode).and_then(|file| file.conflict(holder, &lock));
         let Some((other, conflict)) = conflict else {
-            // A range that is cut out of the middle of another one leaves two.
-            if of_session.is_some_and(|of| of.locks + 2 > LOCKS_MAX) {
-                return (LockReply::TooMany, Vec::new()); // keeps LT4
-            }
-            let looks = self.put(session, &Put::lock(&lock));
-            return (LockReply::Granted, self.grant(lock.inode, looks));
+            return self.put_if_few(session, &Put::lock(&lock));
         };
         let Some(wait) = wait else {
             return (LockReply::Conflict(shown(other, conflict, session)), Vec::new());
         };
-        if of_session.is_some_and(|of| of.waits.len() >= WAITS_MAX) {
+        let has_room = |of: &OfSession| {
+            let waits = of.waits.len() + 1;
+            waits <= WAITS_MAX && of.locks + 2 * waits <= TOLD_LOCKS_MAX
+        };
+        if !of_session.is_none_or(has_room) {
             return (LockReply::TooMany, Vec::new()); // keeps LT4
         }
         if self.would_wait_for_itself(holder, &lock) {
@@ -140,16 +140,15 @@ impl LockTable {
         conflict.map_or(LockReply::Granted, |(other, held)| LockReply::Conflict(shown(other, held, session)))
     }
 
-    /// Takes the range out of what the owner holds.
+    /// Takes the range out of what the owner holds. Answers `Granted`, or `TooMany`, and then nothing has changed.
     pub fn unlock(
         &mut self,
         session: SessionId,
         inode: InodeId,
         owner: LockOwner,
         range: LockRange,
-    ) -> Vec<Grant> {
-        let looks = self.put(session, &Put { inode, owner, range, what: None });
-        self.grant(inode, looks)
+    ) -> (LockReply, Vec<Grant>) {
+        self.put_if_few(session, &Put { inode, owner, range, what: None })
     }
 
     /// Ends a wait without the lock. No effect if the wait has ended.
@@ -169,10 +168,9 @@ impl LockTable {
         for lock in locks {
             let (put, file) = (Put::lock(lock), self.files.get(&lock.inode));
             let conflict = file.and_then(|file| file.conflict((session, lock.owner), lock));
-            let is_full = self.sessions.get(&session).is_some_and(|of| of.locks >= TOLD_LOCKS_MAX);
-            match conflict.is_some() || is_full {
-                true => lost.push(*lock),
-                false => looks.entry(lock.inode).or_default().extend(self.put(session, &put)),
+            match conflict.is_none() && self.fits(session, &put, TOLD_LOCKS_MAX) {
+                true => looks.entry(lock.inode).or_default().extend(self.put(session, &put)),
+                false => lost.push(*lock),
             }
         }
         (lost, self.grant_all(looks))
@@ -219,6 +217,23 @@ impl LockTable {
     /// How often a wait was looked at, to see whether it gets its lock: what changes cost (LT5).
     pub fn looks(&self) -> u64 {
         self.looks
+    }
+
+    /// The session would have at most so many locks after this, or no more than before.
+    fn fits(&self, session: SessionId, put: &Put, locks_max: usize) -> bool {
+        let (holder, file) = ((session, put.owner), self.files.get(&put.inode));
+        let before = file.map_or(0, |file| file.count(holder));
+        let after = file.map_or(usize::from(put.what.is_some()), |file| file.count_after(holder, put));
+        let locks = self.sessions.get(&session).map_or(0, |of| of.locks);
+        after <= before || locks + after - before <= locks_max
+    }
+
+    fn put_if_few(&mut self, session: SessionId, put: &Put) -> (LockReply, Vec<Grant>) {
+        if !self.fits(session, put, LOCKS_MAX) {
+            return (LockReply::TooMany, Vec::new()); // keeps LT4
+        }
+        let looks = self.put(session, put);
+        (LockReply::Granted, self.grant(put.inode, looks))
     }
 
     /// Returns the waits that may get their locks now.

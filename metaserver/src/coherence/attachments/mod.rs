@@ -259,9 +259,7 @@ impl Held {
         let (reply, grants) = match request.ask {
             LockAsk::Set { lock, wait } => self.locks.set(session, lock, wait),
             LockAsk::Test { lock } => (self.locks.test(session, &lock), Vec::new()),
-            LockAsk::Unlock { inode, owner, range } => {
-                (LockReply::Granted, self.locks.unlock(session, inode, owner, range))
-            }
+            LockAsk::Unlock { inode, owner, range } => self.locks.unlock(session, inode, owner, range),
             LockAsk::Cancel { wait } => {
                 self.locks.cancel(session, wait);
                 (LockReply::Granted, Vec::new())
