@@ -336,6 +336,13 @@ impl Held {
         (!state.is_attach_in_doubt).then_some(state.attachment)
     }
 
+    /// Nobody knows whether the leader has made a file and opened it. `asked`: the attachment when it was asked.
+    pub(crate) fn may_have_created(&self, asked: Option<u64>) {
+        if let Some(asked) = asked {
+            self.doubt(Attachment(asked)); // the next attachment is told without it
+        }
+    }
+
     /// The leader has made a file and opened it for this session.
     pub(crate) fn was_created(self: &Arc<Held>, inode: InodeId) -> Opened {
         self.state().files.opened(inode);
