@@ -37,7 +37,7 @@ impl AtOneCluster for Open {
         core.meta.require_answering()?;
         let session = core.meta.session_id();
         let pin = core.nodes.pin(inode, session);
-        let opened = core.meta.held.opening(inode).await;
+        let opened = core.meta.held.opening(inode).await?;
         let read = if mode.read { AccessMask::READ } else { AccessMask::NONE };
         let write = if mode.write { AccessMask::WRITE } else { AccessMask::NONE };
         let asked_at = Instant::now();
@@ -107,6 +107,7 @@ enum Made {
 async fn make(core: &Arc<Core>, caller: &Caller, create: Create, mode: OpenMode) -> Result<Made> {
     let (asked_at, held) = (Instant::now(), &core.meta.held);
     core.meta.require_answering()?;
+    held.require_room_to_create()?;
     let attachment = held.attachment();
     let created = core.names.change(caller, Change::Create(create)).await.inspect_err(|error| {
         if let MetaError::Unavailable { .. } = error {
@@ -122,7 +123,7 @@ async fn make(core: &Arc<Core>, caller: &Caller, create: Create, mode: OpenMode)
     let (pin, opened) = (core.nodes.pin(inode, session), held.was_created(inode));
     if attachment.is_none() || held.attachment() != attachment {
         // What was attached meanwhile did not name the new file: it is opened like any other (H6).
-        let _again = held.opening(inode).await;
+        let _again = held.opening(inode).await?;
         let open = Read::Open { inode, mask: AccessMask::READ };
         replies::opened(core.names.read(&Caller::ROOT, open).await?)?;
     }

@@ -22,6 +22,7 @@
 //! H7  The table never has more locks than a leader takes in an attachment (`TOLD_LOCKS_MAX`). An unlock that would leave more than
 //!     `LOCKS_MAX` is refused before anything is done; a lock for which there is no room is not taken, and the session attaches anew
 //!     without it.
+//! H8  No more files are opened than an attachment may tell: the open that is one too many is refused ([`OPEN_FILES_MAX`]).
 //!
 //! The lock of the table is held for one look, and with no other.
 
@@ -36,7 +37,7 @@ use tokio::sync::{Notify, OwnedMutexGuard, oneshot};
 use tokio::time::timeout;
 
 use crate::error::{ClientError, Result};
-use crate::session::opens::OpenFiles;
+use crate::session::opens::{OPEN_FILES_MAX, OpenFiles};
 use crate::session::ranges::{LockLoss, SetLock, SetRanges, as_held};
 
 /// H4. They go as fast as the leader answers.
@@ -311,10 +312,39 @@ impl Held {
 
     // --- open files ---
 
-    /// To be called before the leader is asked to open a file (H6).
-    pub(crate) async fn opening(self: &Arc<Held>, inode: InodeId) -> Opened {
+    /// To be called before the leader is asked to open a file (H6). Refused if the session has as many open as it may have (H8).
+    pub(crate) async fn opening(self: &Arc<Held>, inode: InodeId) -> Result<Opened> {
+        let has_room = {
+            let files = &mut self.state().files;
+            let has_room = files.is_open(inode) || files.count() < OPEN_FILES_MAX;
+            if has_room {
+                files.opened(inode);
+            }
+            has_room
+        };
+        match has_room {
+            true => Ok(self.in_doubt_no_longer(Opened { held: self.clone(), inode }).await),
+            false => Err(ClientError::TooManyOpenFiles),
+        }
+    }
+
+    /// The same for a flush, which may come after the file was closed, and is never refused.
+    pub(crate) async fn opening_to_flush(self: &Arc<Held>, inode: InodeId) -> Opened {
         self.state().files.opened(inode);
-        let opened = Opened { held: self.clone(), inode };
+        self.in_doubt_no_longer(Opened { held: self.clone(), inode }).await
+    }
+
+    /// Keeps H8 for what is opened when it is made.
+    pub(crate) fn require_room_to_create(&self) -> Result<()> {
+        match self.state().files.count() < OPEN_FILES_MAX {
+            true => Ok(()),
+            false => Err(ClientError::TooManyOpenFiles),
+        }
+    }
+
+    /// Keeps H6.
+    async fn in_doubt_no_longer(&self, opened: Opened) -> Opened {
+        let inode = opened.inode;
         let settled = async {
             loop {
                 let moved = self.moved.notified();
@@ -654,7 +684,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use dfs_proto::lock::LockKind;
+    use dfs_proto::lock::{LockKind, TOLD_FILES_MAX};
 
     use super::*;
 
@@ -704,5 +734,23 @@ mod tests {
         assert!(!held.is_bound(bound), "the leader has it, and is told otherwise");
         assert_eq!(held.begin_attach().unwrap().locks.len(), TOLD_LOCKS_MAX);
         assert!(held.has_room(&lock(0, 4), &through), "fewer would be left");
+    }
+
+    #[tokio::test]
+    async fn a_session_opens_no_more_files_than_it_can_tell() {
+        let (held, _) = attached();
+        let mut opened = Vec::new();
+        for number in 0..OPEN_FILES_MAX as u64 {
+            opened.push(held.opening(InodeId(number)).await.unwrap());
+        }
+        let next = InodeId(OPEN_FILES_MAX as u64);
+        assert_eq!(held.opening(next).await.err(), Some(ClientError::TooManyOpenFiles));
+        assert_eq!(held.require_room_to_create(), Err(ClientError::TooManyOpenFiles));
+        assert!(held.opening(InodeId(5)).await.is_ok(), "it is open already");
+        let _for_a_flush = held.opening_to_flush(next).await;
+        assert!(held.state().files.all().len() <= TOLD_FILES_MAX);
+        opened.truncate(10);
+        assert!(held.opening(InodeId(1 << 40)).await.is_ok());
+        assert_eq!(held.require_room_to_create(), Ok(()));
     }
 }
