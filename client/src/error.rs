@@ -61,6 +61,9 @@ pub enum ClientError {
     /// This client has as many locks, or waits for locks, as it may have (ENOLCK).
     #[error("too many locks")]
     TooManyLocks,
+    /// This client has as many files open as it may have (ENFILE).
+    #[error("too many open files")]
+    TooManyOpenFiles,
     /// A lock that was set through this open file is lost: somebody else may have got it since (P5.7).
     #[error("a lock of the file is lost")]
     LockLost,

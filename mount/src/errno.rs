@@ -50,6 +50,7 @@ fn client_errno(error: &ClientError) -> Errno {
         ClientError::LockConflict => libc::EAGAIN,
         ClientError::LockDeadlock => libc::EDEADLK,
         ClientError::TooManyLocks => libc::ENOLCK,
+        ClientError::TooManyOpenFiles => libc::ENFILE,
         ClientError::LockLost => libc::EIO, // once: what the lock protected may have changed (P5.7)
         ClientError::Unavailable { .. } => libc::EIO, // the deadline has passed; the log says what did not answer
         ClientError::DataLost { .. } => libc::EIO,    // promptly, never zeros (promise 4)

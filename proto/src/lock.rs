@@ -5,6 +5,16 @@ use crate::ids::{Attachment, ClusterId, InodeId, LockOwner, SessionId, WaitId};
 /// The last byte that a lock may cover, and what "to the end of the file" means.
 pub const LOCK_END_MAX: u64 = i64::MAX as u64;
 
+/// Of one session: whatever would leave more is refused. A process that locks bytes one by one gets as far as this.
+pub const LOCKS_MAX: usize = 16_384;
+/// Of one session: each is a thread that waits.
+pub const WAITS_MAX: usize = 4_096;
+/// Locks that one session may say it holds: those it may have, and two for each wait, which may have ended in the middle of another lock
+/// of its owner.
+pub const TOLD_LOCKS_MAX: usize = LOCKS_MAX + 2 * WAITS_MAX;
+/// Files that one session may say it has open: more than the descriptors of a machine with many users.
+pub const TOLD_FILES_MAX: usize = 1 << 20;
+
 /// Bytes of a file, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LockRange {

@@ -70,6 +70,23 @@ impl<T: Clone + PartialEq> Ranges<T> {
         gaps
     }
 
+    /// How many pieces there would be after [`Ranges::clear`].
+    pub fn len_without(&self, range: LockRange) -> usize {
+        let touched = &self.0[self.touched(range)];
+        let is_cut_in_front = touched.first().is_some_and(|first| first.range.start < range.start);
+        let is_cut_behind = touched.last().is_some_and(|last| last.range.end > range.end);
+        self.0.len() - touched.len() + usize::from(is_cut_in_front) + usize::from(is_cut_behind)
+    }
+
+    /// How many pieces there would be after [`Ranges::set`].
+    pub fn len_with(&self, range: LockRange, what: &T) -> usize {
+        let is_alike = |byte: u64| {
+            self.first_overlap(LockRange { start: byte, end: byte }, |held| held == what).is_some()
+        };
+        let joins_in_front = range.start.checked_sub(1).is_some_and(is_alike);
+        self.len_without(range) + 1 - usize::from(joins_in_front) - usize::from(is_alike(range.end + 1))
+    }
+
     /// Puts `what` in place of what is held of the range.
     pub fn set(&mut self, range: LockRange, what: T) {
         self.clear(range);

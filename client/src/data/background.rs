@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::data::core::Core;
 use crate::data::node::Node;
+use crate::error::{ClientError, Result};
 
 /// What was written is committed after this time, even if nobody asks for it: a client that dies loses no more than
 /// that.
@@ -29,6 +30,20 @@ impl Core {
         let ended = self.ended.clone();
         let task = task(self.clone());
         self.tasks.spawn(async move { ended.run_until_cancelled_owned(task).await });
+    }
+
+    /// Does the work to its end, also when its caller gives up.
+    pub(crate) async fn see_through<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let ended = self.ended.clone();
+        let working = self.tasks.spawn(async move { ended.run_until_cancelled_owned(work).await });
+        match working.await {
+            Ok(Some(result)) => result,
+            Ok(None) => Err(ClientError::Unavailable { what: "the client ends".to_owned() }),
+            Err(error) => Err(ClientError::Internal { what: format!("work under way: {error}") }),
+        }
     }
 
     /// Commits the oldest buffers while the memory is half full (P1.6), and those that are older than

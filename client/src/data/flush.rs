@@ -187,7 +187,7 @@ impl Core {
             if must_ask || !node.with(session, |state| state.knows_next_commit()) {
                 let asked_at = Instant::now();
                 // For the cluster the question opens the file, which may be closed here already.
-                let _opened = self.meta.held.opening(node.inode).await;
+                let _opened = self.meta.held.opening_to_flush(node.inode).await;
                 let open = Read::Open { inode: node.inode, mask: AccessMask::NONE };
                 let (attr, next) = replies::opened(self.names.read(&Caller::ROOT, open).await?)?;
                 node.with(session, |state| {

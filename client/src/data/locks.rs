@@ -39,7 +39,8 @@ impl File {
         self.core.meta.test_lock(wanted.of(self)).await
     }
 
-    /// Takes the range out of what the owner holds. After an error the cluster hears of it when it answers again.
+    /// Takes the range out of what the owner holds. After `TooManyLocks` (what is left would be more locks than this client may have)
+    /// nothing has changed; after another error the cluster hears of it when it answers again.
     pub async fn unlock(&self, owner: LockOwner, range: LockRange) -> Result<()> {
         self.core.meta.unlock(self.inode(), owner, range).await
     }

@@ -198,9 +198,7 @@ impl Leader {
         let (reply, grants) = match ask {
             LockAsk::Set { lock, wait } => self.locks.set(session, lock, wait),
             LockAsk::Test { lock } => (self.locks.test(session, &lock), Vec::new()),
-            LockAsk::Unlock { inode, owner, range } => {
-                (LockReply::Granted, self.locks.unlock(session, inode, owner, range))
-            }
+            LockAsk::Unlock { inode, owner, range } => self.locks.unlock(session, inode, owner, range),
             LockAsk::Cancel { wait } => {
                 self.locks.cancel(session, wait);
                 (LockReply::Granted, Vec::new())

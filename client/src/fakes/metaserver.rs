@@ -386,11 +386,9 @@ impl FakeMeta {
         self.hold(&request.change).await;
         let is_create = matches!(request.change, Change::Create(_));
         let result = (!is_request_lost).then(|| self.state().change(request));
-        if is_create {
-            let delay = self.state().leader.create_answer_delay;
-            pause(delay).await;
-        }
-        match result.filter(|_| !is_answer_lost) {
+        let delay = if is_create { self.state().leader.create_answer_delay } else { Duration::ZERO };
+        pause(delay.min(timeout)).await;
+        match result.filter(|_| !is_answer_lost && delay < timeout) {
             Some(result) => Answer { answered: told(result), is_first_try: true },
             None => {
                 sleep(timeout).await;

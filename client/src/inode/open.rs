@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use dfs_proto::attr::{AccessMask, Caller, InodeAttr};
+use dfs_proto::error::MetaError;
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Change, Create, Read, SetAttr};
 use dfs_proto::units::ByteLen;
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::cluster::client::ClusterClient;
 use crate::data::chores::Reopened;
+use crate::data::core::Core;
 use crate::data::file::{File, OpenMode};
 use crate::error::{ClientError, Result};
 use crate::inode::operation::AtOneCluster;
@@ -35,7 +37,7 @@ impl AtOneCluster for Open {
         core.meta.require_answering()?;
         let session = core.meta.session_id();
         let pin = core.nodes.pin(inode, session);
-        let opened = core.meta.held.opening(inode).await;
+        let opened = core.meta.held.opening(inode).await?;
         let read = if mode.read { AccessMask::READ } else { AccessMask::NONE };
         let write = if mode.write { AccessMask::WRITE } else { AccessMask::NONE };
         let asked_at = Instant::now();
@@ -83,30 +85,54 @@ impl AtOneCluster for CreateOpen {
     async fn perform_at(self, cluster: &ClusterClient, caller: &Caller) -> Result<(Arc<File>, InodeAttr)> {
         let (CreateOpen { create, mode }, core) = (self, &cluster.core);
         let create = Create { opens: true, ..create };
-        let (asked_at, held) = (Instant::now(), &core.meta.held);
-        let attachment = held.attachment();
-        let created = replies::inode(core.names.change(caller, Change::Create(create)).await?)?;
-        let inode = created.attr.inode;
-        if created.existed {
-            let file = Open { inode, mode }.perform_at(cluster, caller).await?;
-            let attr = file.attr();
-            return Ok((file, attr));
+        let (making, maker) = (core.clone(), caller.clone());
+        // Also when its caller gives up: only the answer says which file the leader has to be told the close of.
+        let made = core.see_through(async move { make(&making, &maker, create, mode).await }).await?;
+        match made {
+            Made::New(file, attr) => Ok((file, attr)),
+            Made::Existed(inode) => {
+                let file = Open { inode, mode }.perform_at(cluster, caller).await?;
+                let attr = file.attr();
+                Ok((file, attr))
+            }
         }
-        let session = core.meta.session_id();
-        let (pin, opened) = (core.nodes.pin(inode, session), held.was_created(inode));
-        if attachment.is_none() || held.attachment() != attachment {
-            // What was attached meanwhile did not name the new file: it is opened like any other (H6).
-            let _again = held.opening(inode).await;
-            let open = Read::Open { inode, mask: AccessMask::READ };
-            replies::opened(core.names.read(&Caller::ROOT, open).await?)?;
-        }
-        pin.node.with(session, |state| {
-            state.was_created(&created.attr);
-            state.answered(asked_at);
-            state.learn_next_commit(session, created.next_commit);
-        });
-        let file = File::new(core.clone(), (pin, opened), mode);
-        let attr = file.attr();
-        Ok((file, attr))
     }
+}
+
+enum Made {
+    New(Arc<File>, InodeAttr),
+    Existed(InodeId),
+}
+
+async fn make(core: &Arc<Core>, caller: &Caller, create: Create, mode: OpenMode) -> Result<Made> {
+    let (asked_at, held) = (Instant::now(), &core.meta.held);
+    core.meta.require_answering()?;
+    held.require_room_to_create()?;
+    let attachment = held.attachment();
+    let created = core.names.change(caller, Change::Create(create)).await.inspect_err(|error| {
+        if let MetaError::Unavailable { .. } = error {
+            held.may_have_created(attachment);
+        }
+    });
+    let created = replies::inode(created?)?;
+    let inode = created.attr.inode;
+    if created.existed {
+        return Ok(Made::Existed(inode));
+    }
+    let session = core.meta.session_id();
+    let (pin, opened) = (core.nodes.pin(inode, session), held.was_created(inode));
+    if attachment.is_none() || held.attachment() != attachment {
+        // What was attached meanwhile did not name the new file: it is opened like any other (H6).
+        let _again = held.opening(inode).await?;
+        let open = Read::Open { inode, mask: AccessMask::READ };
+        replies::opened(core.names.read(&Caller::ROOT, open).await?)?;
+    }
+    pin.node.with(session, |state| {
+        state.was_created(&created.attr);
+        state.answered(asked_at);
+        state.learn_next_commit(session, created.next_commit);
+    });
+    let file = File::new(core.clone(), (pin, opened), mode);
+    let attr = file.attr();
+    Ok(Made::New(file, attr))
 }

@@ -19,6 +19,10 @@
 //! H5  When a lock is lost, each open file through which it was set is told once (P6.4).
 //! H6  A file that is being opened is in the table before the leader is asked, and the question waits (for a short time,
 //!     [`OPENING_MAX`]) while an attachment without it, or its own close, may still be on the way there.
+//! H7  The table never has more locks than a leader takes in an attachment (`TOLD_LOCKS_MAX`). An unlock that would leave more than
+//!     `LOCKS_MAX` is refused before anything is done; a lock for which there is no room is not taken, and the session attaches anew
+//!     without it.
+//! H8  No more files are opened than an attachment may tell: the open that is one too many is refused ([`OPEN_FILES_MAX`]).
 //!
 //! The lock of the table is held for one look, and with no other.
 
@@ -27,12 +31,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use dfs_proto::ids::{Attachment, InodeId, LockOwner, SessionId, WaitId};
-use dfs_proto::lock::{HeldLock, LockRange};
+use dfs_proto::lock::{HeldLock, LOCKS_MAX, LockRange, TOLD_LOCKS_MAX};
 use dfs_proto::lock_ranges::Piece;
 use tokio::sync::{Notify, OwnedMutexGuard, oneshot};
 use tokio::time::timeout;
 
-use crate::session::opens::OpenFiles;
+use crate::error::{ClientError, Result};
+use crate::session::opens::{OPEN_FILES_MAX, OpenFiles};
 use crate::session::ranges::{LockLoss, SetLock, SetRanges, as_held};
 
 /// H4. They go as fast as the leader answers.
@@ -112,6 +117,8 @@ struct State {
     abandoned: Vec<Abandoned>,
     /// None of them is empty.
     locks: BTreeMap<(InodeId, LockOwner), SetRanges>,
+    /// How many there are. The leader has fewer where neighbours differ only in the file that they were set through.
+    lock_count: usize,
     turns: BTreeMap<InodeId, Weak<tokio::sync::Mutex<()>>>,
     files: OpenFiles,
 }
@@ -154,6 +161,7 @@ impl Held {
             waits: BTreeMap::new(),
             abandoned: Vec::new(),
             locks: BTreeMap::new(),
+            lock_count: 0,
             turns: BTreeMap::new(),
             files: OpenFiles::default(),
         };
@@ -304,10 +312,39 @@ impl Held {
 
     // --- open files ---
 
-    /// To be called before the leader is asked to open a file (H6).
-    pub(crate) async fn opening(self: &Arc<Held>, inode: InodeId) -> Opened {
+    /// To be called before the leader is asked to open a file (H6). Refused if the session has as many open as it may have (H8).
+    pub(crate) async fn opening(self: &Arc<Held>, inode: InodeId) -> Result<Opened> {
+        let has_room = {
+            let files = &mut self.state().files;
+            let has_room = files.is_open(inode) || files.count() < OPEN_FILES_MAX;
+            if has_room {
+                files.opened(inode);
+            }
+            has_room
+        };
+        match has_room {
+            true => Ok(self.in_doubt_no_longer(Opened { held: self.clone(), inode }).await),
+            false => Err(ClientError::TooManyOpenFiles),
+        }
+    }
+
+    /// The same for a flush, which may come after the file was closed, and is never refused.
+    pub(crate) async fn opening_to_flush(self: &Arc<Held>, inode: InodeId) -> Opened {
         self.state().files.opened(inode);
-        let opened = Opened { held: self.clone(), inode };
+        self.in_doubt_no_longer(Opened { held: self.clone(), inode }).await
+    }
+
+    /// Keeps H8 for what is opened when it is made.
+    pub(crate) fn require_room_to_create(&self) -> Result<()> {
+        match self.state().files.count() < OPEN_FILES_MAX {
+            true => Ok(()),
+            false => Err(ClientError::TooManyOpenFiles),
+        }
+    }
+
+    /// Keeps H6.
+    async fn in_doubt_no_longer(&self, opened: Opened) -> Opened {
+        let inode = opened.inode;
         let settled = async {
             loop {
                 let moved = self.moved.notified();
@@ -329,6 +366,13 @@ impl Held {
         (!state.is_attach_in_doubt).then_some(state.attachment)
     }
 
+    /// Nobody knows whether the leader has made a file and opened it. `asked`: the attachment when it was asked.
+    pub(crate) fn may_have_created(&self, asked: Option<u64>) {
+        if let Some(asked) = asked {
+            self.doubt(Attachment(asked)); // the next attachment is told without it
+        }
+    }
+
     /// The leader has made a file and opened it for this session.
     pub(crate) fn was_created(self: &Arc<Held>, inode: InodeId) -> Opened {
         self.state().files.opened(inode);
@@ -345,21 +389,24 @@ impl Held {
 
     // --- locks ---
 
-    /// The leader has given this lock. False if that does not count (H2).
+    /// There is room for this lock (H7).
+    pub(super) fn has_room(&self, lock: &HeldLock, through: &LockLoss) -> bool {
+        self.state().has_room(lock, through)
+    }
+
+    /// The leader has given this lock. False if that does not count (H2, H7).
     pub(super) fn accept(&self, bound: Bound, lock: &HeldLock, through: &LockLoss) -> bool {
-        let mut state = self.state();
-        let counts = state.bound() == Some(bound);
-        if counts {
-            state.set(lock, through);
-        }
-        counts
+        self.change(|state| state.bound() == Some(bound) && state.take_in(lock, through))
     }
 
     /// The owner does not hold these bytes any more. Returns the last attachment that may have told otherwise.
-    pub(super) fn release(&self, inode: InodeId, owner: LockOwner, range: LockRange) -> Attachment {
+    pub(super) fn release(&self, inode: InodeId, owner: LockOwner, range: LockRange) -> Result<Attachment> {
         let mut state = self.state();
+        if !state.fits((inode, owner), |ranges| ranges.len_without(range), LOCKS_MAX) {
+            return Err(ClientError::TooManyLocks); // keeps H7
+        }
         state.clear(inode, owner, range);
-        Attachment(state.attachment)
+        Ok(Attachment(state.attachment))
     }
 
     /// A lock that was released was not unlocked at the leader, which knows it if it took this attachment.
@@ -481,18 +528,21 @@ impl InLine {
     /// Waits for the end of the wait, which may never come.
     pub(super) async fn ended(&mut self, through: &LockLoss) -> Waited {
         let _ = (&mut self.woken).await; // an error: the attachment has ended
-        let mut state = self.held.state();
-        let Some(wait) = state.waits.get(&self.wait) else { return Waited::Void };
-        if wait.is_disturbed {
-            return Waited::Unsure; // keeps H3
-        }
-        if !wait.is_granted {
-            return Waited::Void;
-        }
-        let lock = wait.lock;
-        state.waits.remove(&self.wait);
-        state.set(&lock, through);
-        Waited::Granted
+        self.held.change(|state| {
+            let Some(wait) = state.waits.get(&self.wait) else { return Waited::Void };
+            if wait.is_disturbed {
+                return Waited::Unsure; // keeps H3
+            }
+            if !wait.is_granted {
+                return Waited::Void;
+            }
+            let lock = wait.lock;
+            state.waits.remove(&self.wait);
+            match state.take_in(&lock, through) {
+                true => Waited::Granted,
+                false => Waited::Void,
+            }
+        })
     }
 
     /// The leader has nothing of this wait that the session has not.
@@ -544,17 +594,53 @@ impl State {
         all.flat_map(|((inode, owner), ranges)| as_held(ranges.pieces(), *inode, *owner)).collect()
     }
 
-    fn set(&mut self, lock: &HeldLock, through: &LockLoss) {
-        self.locks.entry((lock.inode, lock.owner)).or_default().set(lock.range, SetLock::of(lock, through));
+    /// A change of what a holder has leaves at most so many locks in all, or no more than before.
+    fn fits(
+        &self,
+        holder: (InodeId, LockOwner),
+        after: impl FnOnce(&SetRanges) -> usize,
+        locks_max: usize,
+    ) -> bool {
+        let none = SetRanges::default();
+        let ranges = self.locks.get(&holder).unwrap_or(&none);
+        let (before, after) = (ranges.pieces().len(), after(ranges));
+        after <= before || self.lock_count + after - before <= locks_max
+    }
+
+    fn has_room(&self, lock: &HeldLock, through: &LockLoss) -> bool {
+        let set = SetLock::of(lock, through);
+        self.fits((lock.inode, lock.owner), |ranges| ranges.len_with(lock.range, &set), TOLD_LOCKS_MAX)
+    }
+
+    /// Takes in what the leader has given. False if there is no room: the leader is told.
+    fn take_in(&mut self, lock: &HeldLock, through: &LockLoss) -> bool {
+        let has_room = self.has_room(lock, through);
+        match has_room {
+            true => self.change_locks((lock.inode, lock.owner), |ranges| {
+                ranges.set(lock.range, SetLock::of(lock, through));
+            }),
+            false => self.detach(), // keeps H7
+        }
+        has_room
     }
 
     fn clear(&mut self, inode: InodeId, owner: LockOwner, range: LockRange) -> Vec<Piece<SetLock>> {
-        let Some(ranges) = self.locks.get_mut(&(inode, owner)) else { return Vec::new() };
-        let cleared = ranges.clear(range);
+        self.change_locks((inode, owner), |ranges| ranges.clear(range))
+    }
+
+    fn change_locks<T>(
+        &mut self,
+        holder: (InodeId, LockOwner),
+        change: impl FnOnce(&mut SetRanges) -> T,
+    ) -> T {
+        let ranges = self.locks.entry(holder).or_default();
+        let before = ranges.pieces().len();
+        let changed = change(ranges);
+        self.lock_count = self.lock_count + ranges.pieces().len() - before;
         if ranges.pieces().is_empty() {
-            self.locks.remove(&(inode, owner));
+            self.locks.remove(&holder);
         }
-        cleared
+        changed
     }
 
     /// Keeps H5.
@@ -593,5 +679,78 @@ impl State {
         let turn = Arc::new(tokio::sync::Mutex::new(()));
         self.turns.insert(inode, Arc::downgrade(&turn));
         turn
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dfs_proto::lock::{LockKind, TOLD_FILES_MAX};
+
+    use super::*;
+
+    const FILE: InodeId = InodeId(7);
+    const OWNER: LockOwner = LockOwner(1);
+
+    fn attached() -> (Arc<Held>, Bound) {
+        let held = Held::new(SessionId(1));
+        let bound = held.begin_attach().unwrap().bound;
+        held.attached(bound, &[]);
+        (held, bound)
+    }
+
+    fn lock(start: u64, end: u64) -> HeldLock {
+        let range = LockRange { start, end };
+        HeldLock { inode: FILE, owner: OWNER, range, kind: LockKind::Exclusive, process: 1 }
+    }
+
+    fn told(held: &Arc<Held>) -> Vec<HeldLock> {
+        held.state().all_locks()
+    }
+
+    #[test]
+    fn an_unlock_that_would_leave_more_locks_than_a_session_may_have_changes_nothing() {
+        let (held, bound) = attached();
+        assert!(held.accept(bound, &lock(0, 1 << 40), &LockLoss::default()));
+        let unlock = |byte| held.release(FILE, OWNER, LockRange { start: byte, end: byte });
+        let unlocked = (1..).take_while(|n| unlock(2 * n).is_ok()).count();
+        assert_eq!(unlocked, LOCKS_MAX - 1);
+        assert_eq!(told(&held).len(), LOCKS_MAX);
+        assert!(held.is_bound(bound), "the leader is told nothing");
+        assert!(held.release(FILE, OWNER, LockRange { start: 0, end: 4 }).is_ok(), "fewer are left");
+        assert!(held.release(FILE, OWNER, LockRange::WHOLE).is_ok());
+        assert_eq!((told(&held), held.state().lock_count), (Vec::new(), 0));
+    }
+
+    /// The leader has joined the locks, and the answer that says so comes late.
+    #[test]
+    fn a_granted_lock_for_which_the_next_attachment_has_no_room_is_not_held() {
+        let (held, bound) = attached();
+        let through = LockLoss::default();
+        for n in 0..TOLD_LOCKS_MAX as u64 {
+            assert!(held.accept(bound, &lock(2 * n, 2 * n), &through));
+        }
+        let late = lock(1 << 40, 1 << 40);
+        assert!(!held.has_room(&late, &through) && !held.accept(bound, &late, &through));
+        assert!(!held.is_bound(bound), "the leader has it, and is told otherwise");
+        assert_eq!(held.begin_attach().unwrap().locks.len(), TOLD_LOCKS_MAX);
+        assert!(held.has_room(&lock(0, 4), &through), "fewer would be left");
+    }
+
+    #[tokio::test]
+    async fn a_session_opens_no_more_files_than_it_can_tell() {
+        let (held, _) = attached();
+        let mut opened = Vec::new();
+        for number in 0..OPEN_FILES_MAX as u64 {
+            opened.push(held.opening(InodeId(number)).await.unwrap());
+        }
+        let next = InodeId(OPEN_FILES_MAX as u64);
+        assert_eq!(held.opening(next).await.err(), Some(ClientError::TooManyOpenFiles));
+        assert_eq!(held.require_room_to_create(), Err(ClientError::TooManyOpenFiles));
+        assert!(held.opening(InodeId(5)).await.is_ok(), "it is open already");
+        let _for_a_flush = held.opening_to_flush(next).await;
+        assert!(held.state().files.all().len() <= TOLD_FILES_MAX);
+        opened.truncate(10);
+        assert!(held.opening(InodeId(1 << 40)).await.is_ok());
+        assert_eq!(held.require_room_to_create(), Ok(()));
     }
 }

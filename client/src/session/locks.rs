@@ -106,9 +106,10 @@ impl MetaClient {
         .await
     }
 
-    /// Takes the range out of what the owner holds. After an error the leader hears of it when it answers again.
+    /// Takes the range out of what the owner holds. After `TooManyLocks` nothing has changed, after another error the leader hears of
+    /// it when it answers again.
     pub(crate) async fn unlock(&self, inode: InodeId, owner: LockOwner, range: LockRange) -> Result<()> {
-        let untold = Untold { held: &self.held, told_in: self.held.release(inode, owner, range) };
+        let untold = Untold { held: &self.held, told_in: self.held.release(inode, owner, range)? };
         self.require_answering()?;
         self.in_time(self.ask_to_unlock(inode, owner, range, untold.told_in)).await?;
         std::mem::forget(untold);
@@ -147,6 +148,9 @@ impl MetaClient {
 
     async fn ask_to_set(&self, lock: HeldLock, through: &LockLoss, waits: bool) -> Result<Asked> {
         loop {
+            if !self.held.has_room(&lock, through) {
+                return Err(ClientError::TooManyLocks);
+            }
             let bound = self.held.bound().await;
             let turn = self.held.turn(lock.inode).await;
             if !self.held.is_bound(bound) {
@@ -202,10 +206,12 @@ impl MetaClient {
                 continue;
             }
             // Once more, in order with what was asked before.
-            told_in = self.held.release(inode, owner, range);
+            told_in = self.held.release(inode, owner, range)?;
             self.held.disturb(inode, owner, range);
             match self.ask(bound, LockAsk::Unlock { inode, owner, range }).await? {
                 Some(LockReply::Granted) => return Ok(()),
+                // It has more locks of this session than are in the table: it is told those, without this one.
+                Some(LockReply::TooMany) => self.held.doubt(bound.attachment),
                 Some(LockReply::NotYet) => {
                     drop(turn);
                     sleep(NOT_YET_PAUSE).await;

@@ -6,6 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dfs_proto::ids::InodeId;
+use dfs_proto::lock::TOLD_FILES_MAX;
+
+/// Files that one session opens. An attachment may tell of some more: those that are open for a flush after they were closed, and those
+/// that were being made when the bound was reached.
+pub(super) const OPEN_FILES_MAX: usize = TOLD_FILES_MAX - (1 << 16);
 
 /// Closed files that one heartbeat may name. When there are more, all that is open is told anew instead.
 pub(super) const CLOSED_MAX: usize = 10_000;
@@ -45,6 +50,14 @@ impl OpenFiles {
     /// The leader may hear of its close later than of an open that begins now (OF1).
     pub(super) fn is_in_doubt(&self, inode: InodeId) -> bool {
         self.told.contains(&inode)
+    }
+
+    pub(super) fn is_open(&self, inode: InodeId) -> bool {
+        self.open.contains_key(&inode)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.open.len()
     }
 
     pub(super) fn all(&self) -> Vec<InodeId> {

@@ -106,6 +106,10 @@ mod tests {
             let (mut held, mut model) = (Ranges::default(), vec![None; BYTES as usize]);
             for (range, kind, process, file) in steps {
                 let of_range = range.start as usize..=range.end as usize;
+                let told = match kind {
+                    Some(kind) => held.len_with(range, &SetLock { kind, process, through: files[file].clone() }),
+                    None => held.len_without(range),
+                };
                 match kind {
                     Some(kind) => {
                         held.set(range, SetLock { kind, process, through: files[file].clone() });
@@ -118,6 +122,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(&bytes(held.pieces(), &files), &model);
+                prop_assert_eq!(held.pieces().len(), told);
                 for pair in held.pieces().windows(2) {
                     prop_assert!(pair[0].range.end < pair[1].range.start && (pair[0].range.end + 1 < pair[1].range.start || pair[0].what != pair[1].what));
                 }

@@ -8,7 +8,8 @@ use dfs_proto::ids::{ClusterId, InodeId, LockOwner, SessionId};
 use dfs_proto::lock::{HeldLock, LockKind, LockRange};
 use tokio::time::sleep;
 
-use crate::fakes::{Cluster, make, open, wait_for};
+use crate::error::ClientError;
+use crate::fakes::{Cluster, create, make, new_file, open, wait_for};
 use crate::session::meta::MetaClient;
 use crate::session::ranges::LockLoss;
 
@@ -35,7 +36,7 @@ async fn thousands_of_open_files_are_told_in_parts() {
     let session = attached(&cluster).await;
     let mut opened = Vec::new();
     for number in 1..=25_000 {
-        opened.push(meta.held.opening(InodeId(number)).await);
+        opened.push(meta.held.opening(InodeId(number)).await.unwrap());
     }
     for number in 0..3 {
         let range = LockRange { start: 2 * number, end: 2 * number };
@@ -151,4 +152,29 @@ async fn a_file_whose_making_is_answered_after_an_attachment_is_told_with_the_ne
     assert!(cluster.meta.state().leader.open_of(session).is_empty());
     let file = making.await.unwrap();
     wait_for("the next one", || cluster.meta.state().leader.open_of(session).contains(&file.inode())).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_whose_making_was_given_up_is_told_to_be_closed() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let session = attached(&cluster).await;
+    cluster.meta.state().leader.create_answer_delay = Duration::from_secs(3);
+    let maker = client.clone();
+    let making = tokio::spawn(async move { make(&maker, "f").await });
+    wait_for("it to be made", || cluster.meta.state().leader.open_of(session).len() == 1).await;
+    making.abort();
+    wait_for("the close to be told", || cluster.meta.state().leader.open_of(session).is_empty()).await;
+    assert_eq!(cluster.meta.state().leader.attach_parts.len(), 1, "it has not attached anew for it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_whose_making_was_not_answered_is_open_nowhere() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let session = attached(&cluster).await;
+    cluster.meta.state().leader.create_answer_delay = Duration::from_secs(1000);
+    let made = create(&client, new_file("f")).await.map(drop);
+    assert!(matches!(made, Err(ClientError::Unavailable { .. })), "{made:?}");
+    wait_for("the next attachment", || cluster.meta.state().leader.open_of(session).is_empty()).await;
 }

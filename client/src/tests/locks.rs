@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dfs_proto::ids::{Attachment, LockOwner, SessionId, WaitId};
-use dfs_proto::lock::{HeldLock, LockAsk, LockKind, LockRange};
+use dfs_proto::ids::{Attachment, InodeId, LockOwner, SessionId, WaitId};
+use dfs_proto::lock::{HeldLock, LOCK_END_MAX, LOCKS_MAX, LockAsk, LockKind, LockRange};
 use dfs_proto::units::Offset;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -375,4 +375,19 @@ async fn a_file_that_is_dropped_without_a_close_leaves_no_lock() {
     file.set_lock(whole(Exclusive), false).await.unwrap();
     drop(file);
     wait_for("the lock to go", || cluster.meta.state().leader.locks.counts() == (0, 0)).await;
+}
+
+/// The leader has more of the session than the session knows: say, a grant whose answer is on its way.
+#[tokio::test(start_paused = true)]
+async fn an_unlock_for_which_the_leader_has_no_room_is_told_with_an_attachment() {
+    let two = Two::new().await;
+    two.files[0].set_lock(whole(Exclusive), false).await.unwrap();
+    let inode = two.files[0].inode();
+    for byte in 0..LOCKS_MAX as u64 - 1 {
+        let (owner, range) = (LockOwner(9), range(2 * byte, 2 * byte));
+        let unknown = HeldLock { inode: InodeId(inode.0 + 1), owner, range, kind: Shared, process: 1 };
+        two.cluster.meta.state().leader.locks.set(two.sessions[0], unknown, None);
+    }
+    assert_eq!(two.files[0].unlock(OWNER, range(5, 9)).await, Ok(()));
+    assert_eq!(two.held_by(0), [(range(0, 4), Exclusive), (range(10, LOCK_END_MAX), Exclusive)]);
 }

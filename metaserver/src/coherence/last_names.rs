@@ -18,7 +18,7 @@ use dfs_proto::scope::Scope;
 use tokio::time::{sleep, timeout};
 
 use super::gate::{Gate, Landing};
-use super::opens::Opening;
+use super::opens::{Opening, Opens};
 use dfs_state::command::{Answered, Command, Openers, RELEASE_MAX, Reply};
 use dfs_state::kv::Snapshot;
 use dfs_state::read;
@@ -72,19 +72,28 @@ impl Gate {
         let sessions = self.openers(inode).await?; // keeps OP1 and OP4
         let command = with(vec![Openers { inode, sessions: sessions.clone() }]);
         let landing = Landing::of(self, vec![removing]); // keeps OP3
+        let named = Named { opens: &self.opens, inode, sessions };
         let reply = landing.of_command(self, command).await?;
-        // Who has told of a close since the look is no longer in the table, and told it before the file was an orphan.
         let is_orphan = matches!(
             &reply,
             Reply::Changed(Ok(Answered { changed: Changed::Removed { orphan: Some(orphan) }, .. })) if *orphan == inode
         );
-        for session in sessions.into_iter().filter(|_| is_orphan) {
+        let sessions = named.taken();
+        if is_orphan {
+            self.release_for_those_who_closed(inode, sessions);
+        }
+        Ok(reply)
+    }
+
+    /// The file is an orphan that is held by these. Who has told of a close since they were named is no longer in the table, and told
+    /// it before the file was an orphan.
+    fn release_for_those_who_closed(&self, inode: InodeId, named: impl IntoIterator<Item = SessionId>) {
+        for session in named {
             // One that has not told yet releases it when it attaches (`attach_opens`), or ends.
             if self.opens.is_attached(session) && !self.opens.has_open(session, inode) {
                 self.opens.release_later(session, &[inode]);
             }
         }
-        Ok(reply)
     }
 
     /// Those who have the file open, and those who may: sessions that have not told this leader yet (OP4).
@@ -230,6 +239,26 @@ impl Gate {
     /// Releases what sessions have closed; for ever. What is left over when the lead is lost, the next leader finds when the
     /// session attaches there.
     pub(crate) async fn release_closed(&self) {
+        tokio::join!(self.keep_releasing(), self.keep_looking_behind_removals());
+    }
+
+    /// Does for the removals whose callers have given up what these would have done.
+    async fn keep_looking_behind_removals(&self) {
+        loop {
+            let given_up = self.opens.removals_given_up().await;
+            // Behind them, since commands are applied in the order of their proposals: they are applied, or never will be.
+            let nothing = Command::ReleaseFor { session: SessionId(0), inodes: Vec::new() };
+            while self.send(nothing.clone()).await.is_err() {
+                sleep(RELEASE_PAUSE).await;
+            }
+            for (inode, mut sessions) in given_up {
+                self.local(|state| sessions.retain(|session| read::holds_orphan(state, *session, inode)));
+                self.release_for_those_who_closed(inode, sessions);
+            }
+        }
+    }
+
+    async fn keep_releasing(&self) {
         loop {
             let (session, inodes) = self.opens.next_releases(RELEASE_MAX).await;
             if let Err(error) = self.release_for(session, inodes.clone()).await {
@@ -250,6 +279,29 @@ impl Gate {
         match landing.of_command(self, Command::ReleaseFor { session, inodes }).await? {
             Reply::Refused(refused) => Err(refused),
             _ => Ok(()),
+        }
+    }
+}
+
+/// The openers that the command of a removal names. If its caller gives up before it has the answer, somebody else looks who of them
+/// has closed the file meanwhile.
+struct Named<'g> {
+    opens: &'g Opens,
+    inode: InodeId,
+    sessions: Vec<SessionId>,
+}
+
+impl Named<'_> {
+    /// The command was answered.
+    fn taken(mut self) -> Vec<SessionId> {
+        std::mem::take(&mut self.sessions)
+    }
+}
+
+impl Drop for Named<'_> {
+    fn drop(&mut self) {
+        if !self.sessions.is_empty() {
+            self.opens.removal_was_given_up(self.inode, std::mem::take(&mut self.sessions));
         }
     }
 }

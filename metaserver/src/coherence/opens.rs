@@ -61,6 +61,8 @@ pub(crate) struct Opens {
     changed: Notify,
     /// Something is to be released.
     releases: Notify,
+    /// A removal was given up.
+    given_up: Notify,
 }
 
 /// What sessions have told in this term.
@@ -101,6 +103,8 @@ struct UnderWay {
     /// The last inode made before.
     creating: BTreeMap<u64, InodeId>,
     creates: u64,
+    /// Removals that their callers have given up, with the openers that their commands name.
+    given_up: BTreeMap<InodeId, BTreeSet<SessionId>>,
 }
 
 fn lower<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
@@ -180,6 +184,7 @@ impl Opens {
             under_way: Mutex::default(),
             changed: Notify::new(),
             releases: Notify::new(),
+            given_up: Notify::new(),
         }
     }
 
@@ -325,6 +330,27 @@ impl Opens {
         *under_way.removing.entry(inode).or_default() += 1;
         drop(under_way);
         Ok(Removing { opens: self.clone(), inode })
+    }
+
+    /// Whoever has proposed a removal for these openers does not look who of them had closed the file when it was applied.
+    pub(super) fn removal_was_given_up(&self, inode: InodeId, openers: Vec<SessionId>) {
+        let mut under_way = self.under_way();
+        // Beyond the bound the file stays until these sessions attach anew.
+        if under_way.given_up.len() < REMOVALS_MAX {
+            under_way.given_up.entry(inode).or_default().extend(openers);
+            self.given_up.notify_one();
+        }
+    }
+
+    /// Waits for removals that were given up, and takes them.
+    pub(super) async fn removals_given_up(&self) -> BTreeMap<InodeId, BTreeSet<SessionId>> {
+        loop {
+            let given_up = std::mem::take(&mut self.under_way().given_up);
+            if !given_up.is_empty() {
+                return given_up;
+            }
+            self.given_up.notified().await;
+        }
     }
 
     /// Notes a create that opens what it makes. `last`: an inode of its volume, and no later one than any of those that are

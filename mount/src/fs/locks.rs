@@ -130,14 +130,17 @@ impl Fs {
         }
     }
 
-    /// Unlocks what the owner holds of the range. An error says that bytes that were written before are lost.
+    /// Unlocks what the owner holds of the range. An error says that bytes that were written before are lost, or that what would be
+    /// left is more locks than the mount may have: then it stays locked.
     pub(crate) async fn unlock(&self, handle: Handle, owner: KernelOwner, range: LockRange) -> FsResult<()> {
         let open = self.file(handle)?;
         self.lock_owners.settled(open.inode, owner, handle, Instant::now() + ENDING_MAX).await;
         let Some(holder) = self.lock_owners.holder(open.inode, owner) else { return Ok(()) };
         let written = self.written(open.inode, open.file.flush().await); // keeps F7
-        if let Err(error) = open.file.unlock(holder.number, range).await {
-            tracing::warn!("{}: unlock: {error}", open.inode); // the leader is told when it answers again
+        match open.file.unlock(holder.number, range).await {
+            Ok(()) => {}
+            Err(too_many @ ClientError::TooManyLocks) => return written.and(Err(too_many.into())), // it is locked still
+            Err(error) => tracing::warn!("{}: unlock: {error}", open.inode), // the leader is told when it answers again
         }
         if range == LockRange::WHOLE {
             self.lock_owners.unlocked_all(holder);

@@ -9,25 +9,25 @@
 //!      the waits began. As in Linux, who waits does not hold back a later request that conflicts with nothing but the wait.
 //! LT3  The wait that would close a circle of holders that wait for each other is refused. (An owner whose threads lock and wait
 //!      beside each other may close one by a lock that it gets at once. As in Linux, that is not seen.)
-//! LT4  A session that has [`LOCKS_MAX`] locks gets no other one, and it has at most [`WAITS_MAX`] waits. What it waits for when it
-//!      reaches the bound is still granted.
+//! LT4  A session that has [`LOCKS_MAX`] locks gets no other one: neither a lock nor an unlock in the middle of one is done if it
+//!      leaves more than before. It has at most [`WAITS_MAX`] waits. A wait is granted also beyond the bound, and leaves two locks
+//!      more at most, so the locks and twice the waits of a session are never more than [`TOLD_LOCKS_MAX`], which every leader takes.
+//! LT5  A change looks only at waits that may have been kept by what it has freed (`file`).
 //!
 //! Not here: whether a session is alive, and what a new leader does not know yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use dfs_proto::ids::{InodeId, LockOwner, SessionId, WaitId};
-use dfs_proto::lock::{HeldLock, LockKind, LockRange, LockReply};
+use dfs_proto::lock::{HeldLock, LOCKS_MAX, LockKind, LockRange, LockReply, TOLD_LOCKS_MAX, WAITS_MAX};
 
+use dfs_proto::lock_ranges::Piece;
+
+use file::{File, Place, Waiting, met};
+
+mod file;
 #[cfg(test)]
 mod tests;
-
-use dfs_proto::lock_ranges::{Piece, Ranges};
-
-/// Of one session. A process that locks bytes one by one gets as far as this.
-pub const LOCKS_MAX: usize = 16_384;
-/// Of one session: each is a thread that waits.
-pub const WAITS_MAX: usize = 4_096;
 
 /// An owner of a session.
 type Holder = (SessionId, LockOwner);
@@ -44,28 +44,33 @@ fn lock_of(piece: &Piece<Held>, inode: InodeId, owner: LockOwner) -> HeldLock {
     HeldLock { inode, owner, range: piece.range, kind, process }
 }
 
+/// What is done with bytes of one owner: they are locked in place of what it holds of them, or unlocked.
+#[derive(Clone, Copy, Debug)]
+struct Put {
+    inode: InodeId,
+    owner: LockOwner,
+    range: LockRange,
+    what: Option<Held>,
+}
+
+impl Put {
+    fn lock(lock: &HeldLock) -> Put {
+        let HeldLock { inode, owner, range, kind, process } = *lock;
+        Put { inode, owner, range, what: Some(Held { kind, process }) }
+    }
+}
+
 /// The locks of all files.
 #[derive(Debug, Default)]
 pub struct LockTable {
     /// Only those that are locked or waited for.
     files: BTreeMap<InodeId, File>,
     sessions: BTreeMap<SessionId, OfSession>,
-    /// Which files each holder waits for.
-    waiting: BTreeMap<Holder, Vec<InodeId>>,
-}
-
-#[derive(Debug, Default)]
-struct File {
-    held: BTreeMap<Holder, Ranges<Held>>,
-    /// In the order of arrival.
-    line: Vec<Waiting>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Waiting {
-    session: SessionId,
-    wait: WaitId,
-    lock: HeldLock,
+    /// Where each holder waits.
+    waiting: BTreeMap<Holder, BTreeSet<(InodeId, Place)>>,
+    /// The last place in a line.
+    last_place: Place,
+    looks: u64,
 }
 
 /// What the table has of one session.
@@ -74,34 +79,17 @@ struct OfSession {
     locks: usize,
     /// Where it holds a lock.
     files: BTreeSet<InodeId>,
-    waits: BTreeMap<WaitId, InodeId>,
+    waits: BTreeMap<WaitId, (InodeId, Place)>,
 }
+
+/// Waits that may get their locks now.
+type Looks = BTreeMap<InodeId, BTreeSet<Place>>;
 
 /// A wait that has ended with the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Grant {
     pub session: SessionId,
     pub wait: WaitId,
-}
-
-impl File {
-    /// A lock of another holder that keeps `holder` from this lock.
-    fn conflict(&self, holder: Holder, lock: &HeldLock) -> Option<(Holder, HeldLock)> {
-        self.conflicts(holder, lock).next()
-    }
-
-    fn conflicts<'f>(
-        &'f self,
-        holder: Holder,
-        lock: &'f HeldLock,
-    ) -> impl Iterator<Item = (Holder, HeldLock)> + 'f {
-        let others = self.held.iter().filter(move |(other, _)| **other != holder);
-        others.filter_map(move |(other, ranges)| {
-            let is_in_the_way = |held: &Held| [held.kind, lock.kind].contains(&LockKind::Exclusive);
-            let held = ranges.first_overlap(lock.range, is_in_the_way)?;
-            Some((*other, lock_of(held, lock.inode, other.1)))
-        })
-    }
 }
 
 impl LockTable {
@@ -121,25 +109,27 @@ impl LockTable {
         }
         let conflict = self.files.get(&lock.inode).and_then(|file| file.conflict(holder, &lock));
         let Some((other, conflict)) = conflict else {
-            // A range that is cut out of the middle of another one leaves two.
-            if of_session.is_some_and(|of| of.locks + 2 > LOCKS_MAX) {
-                return (LockReply::TooMany, Vec::new()); // keeps LT4
-            }
-            self.hold(session, &lock);
-            return (LockReply::Granted, self.grant(lock.inode));
+            return self.put_if_few(session, &Put::lock(&lock));
         };
         let Some(wait) = wait else {
             return (LockReply::Conflict(shown(other, conflict, session)), Vec::new());
         };
-        if of_session.is_some_and(|of| of.waits.len() >= WAITS_MAX) {
+        let has_room = |of: &OfSession| {
+            let waits = of.waits.len() + 1;
+            waits <= WAITS_MAX && of.locks + 2 * waits <= TOLD_LOCKS_MAX
+        };
+        if !of_session.is_none_or(has_room) {
             return (LockReply::TooMany, Vec::new()); // keeps LT4
         }
         if self.would_wait_for_itself(holder, &lock) {
             return (LockReply::Deadlock, Vec::new()); // keeps LT3
         }
-        self.files.entry(lock.inode).or_default().line.push(Waiting { session, wait, lock });
-        self.sessions.entry(session).or_default().waits.insert(wait, lock.inode);
-        self.waiting.entry(holder).or_default().push(lock.inode);
+        self.last_place.0 += 1;
+        let (inode, place) = (lock.inode, self.last_place);
+        let waiting = Waiting { session, wait, lock, behind: met((other, conflict), &lock) };
+        self.files.entry(inode).or_default().wait(place, waiting);
+        self.sessions.entry(session).or_default().waits.insert(wait, (inode, place));
+        self.waiting.entry(holder).or_default().insert((inode, place));
         (LockReply::Waiting, Vec::new())
     }
 
@@ -150,23 +140,22 @@ impl LockTable {
         conflict.map_or(LockReply::Granted, |(other, held)| LockReply::Conflict(shown(other, held, session)))
     }
 
-    /// Takes the range out of what the owner holds.
+    /// Takes the range out of what the owner holds. Answers `Granted`, or `TooMany`, and then nothing has changed.
     pub fn unlock(
         &mut self,
         session: SessionId,
         inode: InodeId,
         owner: LockOwner,
         range: LockRange,
-    ) -> Vec<Grant> {
-        self.change(session, inode, owner, |ranges| drop(ranges.clear(range)));
-        self.grant(inode)
+    ) -> (LockReply, Vec<Grant>) {
+        self.put_if_few(session, &Put { inode, owner, range, what: None })
     }
 
     /// Ends a wait without the lock. No effect if the wait has ended.
     pub fn cancel(&mut self, session: SessionId, wait: WaitId) {
         let Some(of_session) = self.sessions.get_mut(&session) else { return };
-        if let Some(inode) = of_session.waits.remove(&wait) {
-            self.leave_line(inode, |waiting| waiting.session == session && waiting.wait == wait);
+        if let Some((inode, place)) = of_session.waits.remove(&wait) {
+            self.leave_line(inode, place);
         }
         self.forget_if_empty(session);
     }
@@ -174,24 +163,23 @@ impl LockTable {
     /// Replaces all that the session holds by what it says. Its waits end. The locks in the answer are lost: others are in the
     /// way, or they are more than a session may have.
     pub fn attach(&mut self, session: SessionId, locks: &[HeldLock]) -> (Vec<HeldLock>, Vec<Grant>) {
-        let changed = self.remove(session);
+        let mut looks = self.remove(session);
         let mut lost = Vec::new();
         for lock in locks {
-            let file = self.files.get(&lock.inode);
+            let (put, file) = (Put::lock(lock), self.files.get(&lock.inode));
             let conflict = file.and_then(|file| file.conflict((session, lock.owner), lock));
-            let is_full = self.sessions.get(&session).is_some_and(|of| of.locks >= LOCKS_MAX + WAITS_MAX);
-            match conflict.is_some() || is_full {
-                true => lost.push(*lock),
-                false => self.hold(session, lock),
+            match conflict.is_none() && self.fits(session, &put, TOLD_LOCKS_MAX) {
+                true => looks.entry(lock.inode).or_default().extend(self.put(session, &put)),
+                false => lost.push(*lock),
             }
         }
-        (lost, self.grant_all(changed))
+        (lost, self.grant_all(looks))
     }
 
     /// The session has ended: so have its locks and waits.
     pub fn end(&mut self, session: SessionId) -> Vec<Grant> {
-        let changed = self.remove(session);
-        self.grant_all(changed)
+        let looks = self.remove(session);
+        self.grant_all(looks)
     }
 
     pub fn held_by(&self, session: SessionId) -> Vec<HeldLock> {
@@ -208,12 +196,11 @@ impl LockTable {
 
     /// Sessions that hold what another session waits for.
     pub fn blockers(&self) -> BTreeSet<SessionId> {
-        let files: BTreeSet<InodeId> = self.waiting.values().flatten().copied().collect();
+        let files: BTreeSet<InodeId> = self.waiting.values().flatten().map(|(inode, _)| *inode).collect();
         let lines = files.iter().filter_map(|inode| self.files.get(inode));
         let blockers = lines.flat_map(|file| {
-            file.line.iter().flat_map(move |waiting| {
-                let holder = (waiting.session, waiting.lock.owner);
-                let others = file.conflicts(holder, &waiting.lock).map(|((session, _), _)| session);
+            file.line.values().flat_map(move |waiting| {
+                let others = file.conflicts(waiting.holder(), &waiting.lock).map(|((session, _), _)| session);
                 others.filter(move |session| *session != waiting.session)
             })
         });
@@ -232,104 +219,88 @@ impl LockTable {
         self.sessions.get(&session).map_or((0, 0), |of| (of.locks, of.waits.len()))
     }
 
-    fn hold(&mut self, session: SessionId, lock: &HeldLock) {
-        self.change(session, lock.inode, lock.owner, |ranges| {
-            ranges.set(lock.range, Held { kind: lock.kind, process: lock.process });
-        });
+    /// How often a wait was looked at, to see whether it gets its lock: what changes cost (LT5).
+    pub fn looks(&self) -> u64 {
+        self.looks
     }
 
-    /// Changes what one holder has of one file.
-    fn change(
-        &mut self,
-        session: SessionId,
-        inode: InodeId,
-        owner: LockOwner,
-        change: impl FnOnce(&mut Ranges<Held>),
-    ) {
-        let file = self.files.entry(inode).or_default();
-        let ranges = file.held.entry((session, owner)).or_default();
-        let before = ranges.pieces().len();
-        change(ranges);
-        let after = ranges.pieces().len();
-        if after == 0 {
-            file.held.remove(&(session, owner));
+    /// The session would have at most so many locks after this, or no more than before.
+    fn fits(&self, session: SessionId, put: &Put, locks_max: usize) -> bool {
+        let (holder, file) = ((session, put.owner), self.files.get(&put.inode));
+        let before = file.map_or(0, |file| file.count(holder));
+        let after = file.map_or(usize::from(put.what.is_some()), |file| file.count_after(holder, put));
+        let locks = self.sessions.get(&session).map_or(0, |of| of.locks);
+        after <= before || locks + after - before <= locks_max
+    }
+
+    fn put_if_few(&mut self, session: SessionId, put: &Put) -> (LockReply, Vec<Grant>) {
+        if !self.fits(session, put, LOCKS_MAX) {
+            return (LockReply::TooMany, Vec::new()); // keeps LT4
         }
-        let is_elsewhere = file.held.keys().any(|(of, _)| *of == session);
-        let is_unused = file.held.is_empty() && file.line.is_empty();
+        let looks = self.put(session, put);
+        (LockReply::Granted, self.grant(put.inode, looks))
+    }
+
+    /// Returns the waits that may get their locks now.
+    fn put(&mut self, session: SessionId, put: &Put) -> BTreeSet<Place> {
+        let (holder, file) = ((session, put.owner), self.files.entry(put.inode).or_default());
+        let before = file.count(holder);
+        let looks = file.put(holder, put);
+        let (after, is_held) = (file.count(holder), file.is_held_by(session));
         let of_session = self.sessions.entry(session).or_default();
         of_session.locks = of_session.locks + after - before;
-        match is_elsewhere {
-            true => of_session.files.insert(inode),
-            false => of_session.files.remove(&inode),
+        match is_held {
+            true => of_session.files.insert(put.inode),
+            false => of_session.files.remove(&put.inode),
         };
-        if is_unused {
-            self.files.remove(&inode);
-        }
+        self.forget_if_unused(put.inode);
         self.forget_if_empty(session);
+        looks
     }
 
-    /// Takes all locks and waits of the session out. Returns the files in which others may get theirs now.
-    fn remove(&mut self, session: SessionId) -> BTreeSet<InodeId> {
-        let Some(of_session) = self.sessions.remove(&session) else { return BTreeSet::new() };
-        for inode in of_session.waits.values() {
-            self.leave_line(*inode, |waiting| waiting.session == session);
+    /// Takes all locks and waits of the session out.
+    fn remove(&mut self, session: SessionId) -> Looks {
+        let Some(of_session) = self.sessions.remove(&session) else { return Looks::new() };
+        for (inode, place) in of_session.waits.values() {
+            self.leave_line(*inode, *place);
         }
-        for inode in &of_session.files {
-            let Some(file) = self.files.get_mut(inode) else { continue };
-            file.held.retain(|(of, _), _| *of != session);
-            if file.held.is_empty() && file.line.is_empty() {
-                self.files.remove(inode);
-            }
+        let mut looks = Looks::new();
+        for inode in of_session.files {
+            let Some(file) = self.files.get_mut(&inode) else { continue };
+            looks.insert(inode, file.put_away(session));
+            self.forget_if_unused(inode);
         }
-        of_session.files
+        looks
     }
 
-    /// Takes waits out of the line of a file. They stay in `sessions`.
-    fn leave_line(&mut self, inode: InodeId, leaves: impl Fn(&Waiting) -> bool) {
-        let Some(file) = self.files.get_mut(&inode) else { return };
-        let (gone, line): (Vec<Waiting>, Vec<Waiting>) = file.line.drain(..).partition(leaves);
-        file.line = line;
-        if file.held.is_empty() && file.line.is_empty() {
-            self.files.remove(&inode);
-        }
-        for waiting in gone {
-            self.waits_no_longer((waiting.session, waiting.lock.owner), inode);
-        }
-    }
-
-    /// One wait of this holder for a lock of this file has ended.
-    fn waits_no_longer(&mut self, holder: Holder, inode: InodeId) {
-        let Some(files) = self.waiting.get_mut(&holder) else { return };
-        if let Some(at) = files.iter().position(|file| *file == inode) {
-            files.swap_remove(at);
-        }
-        if files.is_empty() {
-            self.waiting.remove(&holder);
+    /// Takes a wait out of the line of a file. It stays in `sessions`.
+    fn leave_line(&mut self, inode: InodeId, place: Place) {
+        let Some(waiting) = self.files.get_mut(&inode).and_then(|file| file.leave(place)) else { return };
+        self.forget_if_unused(inode);
+        let Some(places) = self.waiting.get_mut(&waiting.holder()) else { return };
+        places.remove(&(inode, place));
+        if places.is_empty() {
+            self.waiting.remove(&waiting.holder());
         }
     }
 
-    fn grant_all(&mut self, files: BTreeSet<InodeId>) -> Vec<Grant> {
-        files.into_iter().flat_map(|inode| self.grant(inode)).collect()
+    fn grant_all(&mut self, looks: Looks) -> Vec<Grant> {
+        looks.into_iter().flat_map(|(inode, looks)| self.grant(inode, looks)).collect()
     }
 
-    /// Gives the locks of a file to those of its line that nothing keeps from them (LT2).
-    fn grant(&mut self, inode: InodeId) -> Vec<Grant> {
+    /// Gives their locks to those of these waits that nothing keeps from them, the first in the line first (LT2).
+    fn grant(&mut self, inode: InodeId, mut looks: BTreeSet<Place>) -> Vec<Grant> {
         let mut grants = Vec::new();
-        let mut at = 0;
-        while let Some(waiting) = self.files.get(&inode).and_then(|file| file.line.get(at)).copied() {
-            let Waiting { session, wait, lock } = waiting;
-            let holder = (session, lock.owner);
-            if self.files[&inode].conflict(holder, &lock).is_some() {
-                at += 1;
-                continue;
-            }
-            self.hold(session, &lock);
-            self.leave_line(inode, |other| other.session == session && other.wait == wait);
+        while let Some(place) = looks.pop_first() {
+            self.looks += 1;
+            let free = self.files.get_mut(&inode).and_then(|file| file.look(place));
+            let Some(Waiting { session, wait, lock, .. }) = free else { continue };
+            looks.extend(self.put(session, &Put::lock(&lock))); // what it held before may have become less
+            self.leave_line(inode, place);
             if let Some(of_session) = self.sessions.get_mut(&session) {
                 of_session.waits.remove(&wait);
             }
             grants.push(Grant { session, wait });
-            at = 0; // what it held before may have become less
         }
         grants
     }
@@ -345,10 +316,9 @@ impl LockTable {
             if !seen.insert(blocker) {
                 continue;
             }
-            for inode in self.waiting.get(&blocker).into_iter().flatten() {
-                let line = self.files.get(inode).into_iter().flat_map(|file| &file.line);
-                let own = line.filter(|waiting| (waiting.session, waiting.lock.owner) == blocker);
-                next.extend(own.flat_map(|waiting| self.blockers_of(blocker, &waiting.lock)));
+            for (inode, place) in self.waiting.get(&blocker).into_iter().flatten() {
+                let waiting = self.files.get(inode).and_then(|file| file.line.get(place));
+                next.extend(waiting.into_iter().flat_map(|waiting| self.blockers_of(blocker, &waiting.lock)));
             }
         }
         false
@@ -357,6 +327,12 @@ impl LockTable {
     fn blockers_of(&self, holder: Holder, lock: &HeldLock) -> Vec<Holder> {
         let file = self.files.get(&lock.inode).into_iter();
         file.flat_map(|file| file.conflicts(holder, lock)).map(|(other, _)| other).collect()
+    }
+
+    fn forget_if_unused(&mut self, inode: InodeId) {
+        if self.files.get(&inode).is_some_and(File::is_unused) {
+            self.files.remove(&inode);
+        }
     }
 
     fn forget_if_empty(&mut self, session: SessionId) {

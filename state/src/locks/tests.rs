@@ -36,10 +36,14 @@ impl LockTable {
     }
 
     fn has_circle(&self) -> bool {
-        let waiting = self.files.values().flat_map(|file| &file.line);
-        waiting
-            .into_iter()
-            .any(|waiting| self.would_wait_for_itself((waiting.session, waiting.lock.owner), &waiting.lock))
+        let mut waiting = self.files.values().flat_map(|file| file.line.values());
+        waiting.any(|waiting| self.would_wait_for_itself(waiting.holder(), &waiting.lock))
+    }
+
+    fn unlock_now(&mut self, session: SessionId, owner: u64, (start, end): (u64, u64)) -> Vec<Grant> {
+        let (reply, grants) = self.unlock(session, FILE, LockOwner(owner), LockRange { start, end });
+        assert_eq!(reply, LockReply::Granted);
+        grants
     }
 
     /// What must always hold.
@@ -62,12 +66,23 @@ impl LockTable {
                     assert_eq!(file.conflict(*holder, &lock), None, "LT1");
                 }
             }
-            for waiting in &file.line {
-                let holder = (waiting.session, waiting.lock.owner);
-                assert!(file.conflict(holder, &waiting.lock).is_some(), "LT2: {waiting:?}");
-                assert_eq!(self.sessions[&waiting.session].waits.get(&waiting.wait), Some(inode));
-                assert!(self.waiting[&holder].contains(inode));
+            for (place, waiting) in &file.line {
+                let at = (*inode, *place);
+                assert_eq!(self.sessions[&waiting.session].waits.get(&waiting.wait), Some(&at));
+                assert!(self.waiting[&waiting.holder()].contains(&at));
+                let ((other, byte), lock) = (waiting.behind, &waiting.lock);
+                assert!(file.behind.contains(&(waiting.behind, *place)), "FL1");
+                assert!(
+                    other != waiting.holder() && (lock.range.start..=lock.range.end).contains(&byte),
+                    "LT2"
+                );
+                let byte = LockRange { start: byte, end: byte };
+                let held = file.held[&other].first_overlap(byte, |held| {
+                    held.kind == LockKind::Exclusive || lock.kind == LockKind::Exclusive
+                });
+                assert!(held.is_some(), "LT2: {waiting:?}");
             }
+            assert_eq!(file.behind.len(), file.line.len(), "FL1");
         }
         let waits = |of: &OfSession| of.waits.len();
         let counted: BTreeMap<_, _> =
@@ -79,7 +94,8 @@ impl LockTable {
         assert_eq!(together, self.counts());
         let in_lines: usize = self.files.values().map(|file| file.line.len()).sum();
         assert_eq!(self.sessions.values().map(waits).sum::<usize>(), in_lines);
-        assert_eq!(self.waiting.values().map(Vec::len).sum::<usize>(), in_lines);
+        assert_eq!(self.waiting.values().map(BTreeSet::len).sum::<usize>(), in_lines);
+        assert!(self.sessions.values().all(|of| of.locks + 2 * waits(of) <= TOLD_LOCKS_MAX), "LT4");
     }
 }
 
@@ -109,9 +125,9 @@ fn whoever_waits_gets_the_lock_in_the_order_of_arrival() {
     }
     assert_eq!(table.blockers(), BTreeSet::from([A]));
     assert_eq!([A, B, C].map(|session| table.counts_of(session)), [(1, 0), (0, 2), (0, 1)]);
-    assert_eq!(table.unlock(A, FILE, LockOwner(1), LockRange { start: 50, end: 99 }), []);
-    assert_eq!(table.unlock(A, FILE, LockOwner(1), LockRange::WHOLE), [grant(B, 10)]);
-    assert_eq!(table.unlock(B, FILE, LockOwner(10), LockRange::WHOLE), [grant(C, 11)]);
+    assert_eq!(table.unlock_now(A, 1, (50, 99)), []);
+    assert_eq!(table.unlock_now(A, 1, (0, 49)), [grant(B, 10)]);
+    assert_eq!(table.unlock_now(B, 10, (0, 9)), [grant(C, 11)]);
     table.verify();
     assert_eq!(table.end(C), [grant(B, 12)]);
     assert_eq!(table.end(B), []);
@@ -162,13 +178,27 @@ fn a_session_that_attaches_has_what_it_says_and_nothing_else() {
     table.verify();
 }
 
+/// Every second byte, so that no two are one lock.
+fn byte(n: usize) -> (u64, u64) {
+    (2 * n as u64, 2 * n as u64)
+}
+
+impl LockTable {
+    /// What the session holds, and its waits if they were granted, are what a leader takes.
+    fn can_be_told(&self, session: SessionId) -> bool {
+        let held = self.held_by(session);
+        held.len() <= TOLD_LOCKS_MAX && LockTable::default().attach(session, &held).0.is_empty()
+    }
+}
+
 #[test]
 fn a_session_has_so_many_locks_and_waits_and_no_more() {
     let mut table = LockTable::default();
-    let byte = |n: usize| (2 * n as u64, 2 * n as u64);
-    let locks: Vec<HeldLock> = (0..LOCKS_MAX + WAITS_MAX + 10).map(|n| exclusive(1, byte(n))).collect();
-    assert_eq!(table.attach(A, &locks[..LOCKS_MAX]), (vec![], vec![]), "as many as a session may have");
-    assert_eq!(table.set_now(A, exclusive(1, byte(LOCKS_MAX * 2))), LockReply::TooMany);
+    let locks: Vec<HeldLock> = (0..TOLD_LOCKS_MAX + 10).map(|n| exclusive(1, byte(n))).collect();
+    for lock in &locks[..LOCKS_MAX] {
+        assert_eq!(table.set_now(A, *lock), LockReply::Granted);
+    }
+    assert_eq!(table.set_now(A, locks[LOCKS_MAX]), LockReply::TooMany);
     assert_eq!(table.attach(A, &locks).0.len(), 10);
     for n in 0..WAITS_MAX as u64 {
         assert_eq!(table.wait(B, exclusive(n, (0, 0)), n + 1), LockReply::Waiting);
@@ -176,6 +206,86 @@ fn a_session_has_so_many_locks_and_waits_and_no_more() {
     assert_eq!(table.wait(B, exclusive(0, (0, 0)), 1 << 40), LockReply::TooMany);
     assert_eq!(table.wait(B, exclusive(3, (0, 0)), 4), LockReply::Waiting, "the same once more");
     table.verify();
+}
+
+#[test]
+fn unlocks_in_the_middle_of_a_lock_leave_no_more_than_can_be_told() {
+    let mut table = LockTable::default();
+    table.set_now(A, exclusive(1, (0, 4 * TOLD_LOCKS_MAX as u64)));
+    let unlock = |table: &mut LockTable, n| {
+        let range = LockRange { start: 2 * n + 1, end: 2 * n + 1 };
+        table.unlock(A, FILE, LockOwner(1), range).0
+    };
+    let replies: Vec<LockReply> = (0..=TOLD_LOCKS_MAX as u64).map(|n| unlock(&mut table, n)).collect();
+    assert!(table.can_be_told(A));
+    assert_eq!(replies[LOCKS_MAX - 2], LockReply::Granted);
+    assert_eq!(replies[LOCKS_MAX - 1], LockReply::TooMany, "it needs one more, as in POSIX");
+    assert_eq!(table.counts().0, LOCKS_MAX, "what was refused has changed nothing");
+    assert_eq!(table.unlock(A, FILE, LockOwner(1), LockRange { start: 0, end: 3 }).0, LockReply::Granted);
+    table.verify();
+}
+
+#[test]
+fn waits_that_end_in_the_middle_of_a_lock_leave_no_more_than_can_be_told() {
+    let mut table = LockTable::default();
+    let whole = (0, 4 * TOLD_LOCKS_MAX as u64);
+    table.set_now(A, shared(1, whole));
+    for n in 0..LOCKS_MAX - 1 {
+        let locked = lock(OTHER_FILE, 1, byte(n), LockKind::Exclusive);
+        assert_eq!(table.set_now(A, locked), LockReply::Granted);
+    }
+    let mut waits = 0;
+    for round in 0..3 {
+        table.set_now(B, shared(1, whole));
+        while table.wait(A, exclusive(1, byte(waits + round)), 1 + waits as u64) == LockReply::Waiting {
+            waits += 1;
+        }
+        table.unlock_now(B, 1, whole);
+        assert!(table.can_be_told(A), "after {waits} waits");
+        table.verify();
+    }
+    assert!(waits >= WAITS_MAX);
+}
+
+#[test]
+fn with_all_locks_that_it_may_have_a_session_changes_and_joins_them_and_splits_none() {
+    let mut table = LockTable::default();
+    let locks: Vec<HeldLock> = (0..LOCKS_MAX as u64).map(|n| exclusive(1, (10 * n, 10 * n + 7))).collect();
+    assert_eq!(table.attach(A, &locks), (vec![], vec![]));
+    assert_eq!(table.set_now(A, shared(1, (0, 7))), LockReply::Granted, "weaker in place");
+    assert_eq!(table.set_now(A, exclusive(1, (0, 7))), LockReply::Granted, "and back");
+    assert_eq!(table.set_now(A, shared(1, (13, 14))), LockReply::TooMany);
+    assert_eq!(table.set_now(A, shared(1, (10, 14))), LockReply::TooMany);
+    assert_eq!(table.held_by(A), locks, "what was refused has changed nothing");
+    assert_eq!(table.set_now(A, exclusive(1, (8, 9))), LockReply::Granted, "two become one");
+    assert_eq!(table.set_now(A, shared(1, (14, 17))), LockReply::Granted);
+    table.verify();
+}
+
+#[test]
+fn a_change_looks_only_at_the_waits_for_what_it_has_freed() {
+    let (mut table, count) = (LockTable::default(), 2000);
+    table.set_now(A, exclusive(1, (0, 10 * count)));
+    for n in 0..count {
+        assert_eq!(table.wait(B, exclusive(n, (2 * n, 2 * n)), n + 1), LockReply::Waiting);
+    }
+    let looks = |table: &mut LockTable, change: &dyn Fn(&mut LockTable) -> Vec<Grant>| {
+        let before = table.looks();
+        let grants = change(table).len() as u64;
+        table.verify();
+        (table.looks() - before, grants)
+    };
+    assert_eq!(looks(&mut table, &|table| table.unlock_now(A, 1, (8 * count, 9 * count))), (0, 0));
+    assert_eq!(looks(&mut table, &|table| table.unlock_now(A, 1, (501, 501))), (0, 0), "nobody waits for it");
+    assert_eq!(looks(&mut table, &|table| table.unlock_now(A, 1, (500, 500))), (1, 1));
+    assert_eq!(looks(&mut table, &|table| table.set(A, exclusive(1, (0, 99)), None).1), (0, 0));
+    assert_eq!(looks(&mut table, &|table| table.unlock_now(A, 1, (600, 619))), (10, 10));
+    for n in 0..count {
+        assert_eq!(table.wait(C, exclusive(n, (700, 700)), n + 1), LockReply::Waiting);
+    }
+    let freed = looks(&mut table, &|table| table.unlock_now(A, 1, (700, 700)));
+    assert_eq!(freed, (1 + count, 1), "each of those that wait for the byte is looked at once");
+    assert_eq!(looks(&mut table, &|table| table.end(A)), (count - 12, count - 12));
 }
 
 /// A lock of each byte: what a holder has of it.
@@ -261,7 +371,9 @@ proptest! {
                         bytes.remove(&(InodeId(inode), (session, owner), byte));
                     }
                     let range = LockRange { start: range.0, end: range.1 };
-                    grants = table.unlock(session, InodeId(inode), owner, range);
+                    let (reply, granted) = table.unlock(session, InodeId(inode), owner, range);
+                    prop_assert_eq!(reply, LockReply::Granted);
+                    grants = granted;
                 }
                 Step::Cancel { session, index } => {
                     if let Some(at) = waits.iter().position(|(of, ..)| of.0 == session).filter(|at| *at <= index) {

@@ -12,8 +12,8 @@
 //!      awaited only after its locks are in the table (`service::lock`).
 //! AT5  The session of every entry was seen alive in the state, and whoever ends a session ends its entry, after the command was
 //!      applied.
-//! AT6  Of one session there are at most `TOLD_LOCKS_MAX` locks and `OPEN_MAX` open files on their way here (`parts`), and as many
-//!      locks in the table as that allows (LT4).
+//! AT6  Of one session there are at most `TOLD_LOCKS_MAX` locks and `TOLD_FILES_MAX` open files on their way here (`parts`), and
+//!      no more locks in the table than that (LT4).
 //!
 //! Not here: open files, and who is awaited (`opens`); when a session was last heard (`sessions`); what is done about its silence
 //! (`worker::expire`).
@@ -252,9 +252,7 @@ impl Held {
         let (reply, grants) = match request.ask {
             LockAsk::Set { lock, wait } => self.locks.set(session, lock, wait),
             LockAsk::Test { lock } => (self.locks.test(session, &lock), Vec::new()),
-            LockAsk::Unlock { inode, owner, range } => {
-                (LockReply::Granted, self.locks.unlock(session, inode, owner, range))
-            }
+            LockAsk::Unlock { inode, owner, range } => self.locks.unlock(session, inode, owner, range),
             LockAsk::Cancel { wait } => {
                 self.locks.cancel(session, wait);
                 (LockReply::Granted, Vec::new())

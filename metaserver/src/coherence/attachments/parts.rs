@@ -5,15 +5,8 @@ use std::collections::BTreeSet;
 use dfs_net::rpc::push::PushSender;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, InodeId};
-use dfs_proto::lock::HeldLock;
+use dfs_proto::lock::{HeldLock, TOLD_FILES_MAX, TOLD_LOCKS_MAX};
 use dfs_proto::meta::{Attach, MetaResult};
-
-use dfs_state::locks::{LOCKS_MAX, WAITS_MAX};
-
-/// Files that one session may say it has open: more than the descriptors of a machine with many users.
-pub(super) const OPEN_MAX: usize = 1 << 20;
-/// Locks that one session may say it holds: those it may have, and its waits, each of which may have become one.
-pub(super) const TOLD_LOCKS_MAX: usize = LOCKS_MAX + WAITS_MAX;
 
 pub(super) struct Parts {
     pub(super) attachment: Attachment,
@@ -49,7 +42,7 @@ impl Parts {
         parts.locks.extend(told.locks);
         parts.open.extend(told.open);
         parts.is_complete = !told.more;
-        if parts.locks.len() > TOLD_LOCKS_MAX || parts.open.len() > OPEN_MAX {
+        if parts.locks.len() > TOLD_LOCKS_MAX || parts.open.len() > TOLD_FILES_MAX {
             return Err(invalid("more locks or open files than one session may have")); // keeps AT6
         }
         Ok(parts)

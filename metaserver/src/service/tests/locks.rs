@@ -7,9 +7,10 @@ use dfs_net::rpc::push::{Push, PushHandler};
 use dfs_net::rpc::unary::UnaryChannel;
 use dfs_proto::convert::LOCK_GRANTED;
 use dfs_proto::ids::{LockOwner, WaitId};
-use dfs_proto::lock::{HeldLock, LockAsk, LockKind, LockRange, LockReply, LockRequest};
+use dfs_proto::lock::{
+    HeldLock, LOCKS_MAX, LockAsk, LockKind, LockRange, LockReply, LockRequest, TOLD_LOCKS_MAX,
+};
 use dfs_proto::meta::{Attach, Attached, SessionRenewed};
-use dfs_state::locks::{LOCKS_MAX, WAITS_MAX};
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -400,7 +401,7 @@ async fn a_session_attaches_with_a_bounded_number_of_locks() {
     mount.attachment.0 += 1;
     assert!(mount.attach_part(0, true, locks(10_000)).await.is_ok());
     assert!(mount.attach_part(1, true, locks(10_000)).await.is_ok());
-    let refused = mount.attach_part(2, false, locks(LOCKS_MAX + WAITS_MAX - 20_000 + 1)).await;
+    let refused = mount.attach_part(2, false, locks(TOLD_LOCKS_MAX - 20_000 + 1)).await;
     assert!(matches!(refused, Err(MetaError::InvalidArgument { .. })), "{refused:?}");
     assert!(!mount.is_attached().await);
     assert_eq!(mount.attach(locks(LOCKS_MAX - 1)).await, Ok(vec![]));

@@ -231,6 +231,30 @@ async fn a_removal_that_its_caller_has_given_up_still_holds_up_opens_until_it_is
     assert_eq!(opener.open(file).await, Err(MetaError::Stale));
 }
 
+/// It is among the openers that the removal has named, and nobody waits for the removal's answer any more.
+#[tokio::test(start_paused = true)]
+async fn who_closes_the_file_while_a_removal_that_was_given_up_is_under_way_does_not_hold_it() {
+    let cluster = Cluster::one().await;
+    let (mut remover, mut opener) = two(&cluster).await;
+    let mut releaser = remover.of(remover.meta.clone());
+    let (file, kept) = (opener.make_and_open("f").await, opener.make_and_open("kept").await);
+    cluster.disks[&1].log.set_sync_time(SLOW_SYNC);
+    let removal = tokio::spawn(async move { remover.unlink("f").await });
+    sleep(SLOW_SYNC / 5).await;
+    removal.abort();
+    sleep(SLOW_SYNC / 5).await;
+    opener.close(file).await;
+    cluster.disks[&1].log.set_sync_time(Duration::ZERO);
+    settle().await;
+    releaser.release(file).await;
+    settle().await;
+    assert_eq!(cluster.status(1).await.map(|status| status.inodes), Ok(2), "the root and the other file");
+    assert_eq!(releaser.unlink("kept").await, orphan(kept));
+    releaser.release(kept).await;
+    settle().await;
+    assert_eq!(opener.nlink(kept).await, Ok(0), "it has it open");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_new_leader_keeps_what_loses_its_last_name_for_those_who_have_not_told_what_they_have_open() {
     let mut cluster = Cluster::one().await;
