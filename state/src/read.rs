@@ -393,8 +393,13 @@ mod tests {
     const ROOT: InodeId = InodeId::ROOT;
 
     fn ask(harness: &Harness, caller: &Caller, read: Read) -> MetaResult<ReadReply> {
-        let request =
-            ReadRequest { cluster: CLUSTER, session: harness.session, caller: caller.clone(), read };
+        let request = ReadRequest {
+            cluster: CLUSTER,
+            session: harness.session,
+            caller: caller.clone(),
+            leases: None,
+            read,
+        };
         harness.view(|view| answer(view, &request))
     }
 

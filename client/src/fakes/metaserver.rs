@@ -9,7 +9,7 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, ClusterId, DirectoryId, InodeId, ServerId, SessionId, VolumeId};
 use dfs_proto::meta::{
     Change, ChangeRequest, Changed, Create, FileExtents, MetaResult, OpenChunk, OpenSession, Read, ReadReply,
-    ReadRequest, RenewSession, Replica, ReplicaReport, SessionOpened, SessionRenewed,
+    ReadRequest, RenewSession, Replica, ReplicaReport, SessionOpened, SessionRenewed, Shown,
 };
 use dfs_proto::units::{COMMIT_EXTENTS_MAX, Offset, REQUEST_WINDOW};
 use dfs_state::command::{
@@ -368,7 +368,12 @@ impl FakeMeta {
         state.require_session(renew.session)?;
         state.closed(renew.session, renew.closed.clone());
         let is_attached = state.leader.renew(renew).ok_or_else(away)?;
-        Ok(SessionRenewed { now: state.now(), metaservers: vec!["meta-1:1".to_owned()], is_attached })
+        Ok(SessionRenewed {
+            now: state.now(),
+            metaservers: vec!["meta-1:1".to_owned()],
+            is_attached,
+            recalls: 0,
+        })
     }
 
     pub(super) fn close_session(&self, session: SessionId) {
@@ -400,8 +405,8 @@ impl FakeMeta {
         }
     }
 
-    pub(super) async fn read(&self, request: ReadRequest) -> MetaResult<ReadReply> {
+    pub(super) async fn read(&self, request: ReadRequest) -> Shown {
         sleep(DELAY).await;
-        self.state().read(&request)
+        Shown::without_leases(self.state().read(&request))
     }
 }

@@ -30,7 +30,7 @@ impl Metaserver {
         let term = self.gate.enter_term()?;
         let told = attachments.stands(term, attachments.attach(attach, pushes)?)?;
         let term_ms = attachments.lease_term.as_millis() as u64;
-        let Some(told) = told else { return Ok(Attached { lost: Vec::new(), term_ms }) };
+        let Some(told) = told else { return Ok(Attached { lost: Vec::new(), term_ms, read_term_ms: 0 }) };
         // After its locks: from here on no lock and no removal is held up by this session.
         self.gate.attach_opens(term, (session, attachment), told.open).await?;
         self.confirm(session).await?; // keeps AT3
@@ -39,7 +39,7 @@ impl Metaserver {
         if !told.lost.is_empty() {
             tracing::warn!("{session} has attached without {} locks that others hold", told.lost.len());
         }
-        Ok(Attached { lost: told.lost, term_ms })
+        Ok(Attached { lost: told.lost, term_ms, read_term_ms: 0 })
     }
 
     pub(super) async fn lock(&self, request: LockRequest) -> MetaResult<LockReply> {

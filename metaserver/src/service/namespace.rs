@@ -3,7 +3,9 @@
 use dfs_proto::attr::{AccessMask, FileKind};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::SessionId;
-use dfs_proto::meta::{Change, ChangeRequest, FileExtents, MetaResult, Read, ReadReply, ReadRequest, StatFs};
+use dfs_proto::meta::{
+    Change, ChangeRequest, FileExtents, MetaResult, Read, ReadReply, ReadRequest, Shown, StatFs,
+};
 use dfs_proto::scope::Scope;
 use tokio::time::Instant;
 
@@ -82,13 +84,13 @@ impl Metaserver {
     }
 
     /// Answers a read from the leader's state.
-    pub(crate) async fn read(&self, request: ReadRequest) -> MetaResult<ReadReply> {
-        let reply = self.try_read(request).await;
+    pub(crate) async fn read(&self, request: ReadRequest) -> Shown {
+        let shown = Shown::without_leases(self.try_read(request).await);
         self.metrics.reads.inc();
-        if reply.is_err() {
+        if shown.answered.is_err() {
             self.metrics.refused_reads.inc();
         }
-        reply
+        shown
     }
 
     async fn try_read(&self, mut request: ReadRequest) -> MetaResult<ReadReply> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use dfs_net::rpc::push::PushSender;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::InodeId;
-use dfs_proto::meta::{MetaResult, OpenSession, RenewSession, SessionOpened, SessionRenewed};
+use dfs_proto::meta::{MetaResult, OpenSession, RecallsDone, RenewSession, SessionOpened, SessionRenewed};
 use dfs_proto::scope::Unleased;
 use tokio::time::Instant;
 
@@ -72,7 +72,12 @@ impl Metaserver {
             self.gate.closed(session, &renew.closed);
         }
         let (now, metaservers) = (self.gate.consensus().wall(), self.metaservers());
-        Ok(SessionRenewed { now, metaservers, is_attached })
+        Ok(SessionRenewed { now, metaservers, is_attached, recalls: 0 })
+    }
+
+    /// The session has handled recalls.
+    pub(super) fn recalled(&self, done: RecallsDone) -> MetaResult<()> {
+        self.gate.check_cluster(done.cluster)
     }
 
     pub(super) async fn close_session(&self, close: RenewSession) -> MetaResult<()> {

@@ -473,6 +473,7 @@ impl World {
                 cluster: CLUSTER,
                 session: self.harness.session,
                 caller: Caller::ROOT,
+                leases: None,
                 read: Read::ReadDir { inode, cookie, limit: 2, plus: true },
             };
             let answer = self.harness.view(|view| read::answer(view, &request));
