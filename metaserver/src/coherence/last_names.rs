@@ -17,7 +17,8 @@ use dfs_proto::meta::{Change, ChangeRequest, Changed, MetaResult};
 use dfs_proto::scope::Scope;
 use tokio::time::{sleep, timeout};
 
-use super::gate::{Gate, Landing};
+use super::gate::Gate;
+use super::landing::Landing;
 use super::opens::Opening;
 use dfs_state::command::{Answered, Command, Openers, RELEASE_MAX, Reply};
 use dfs_state::kv::Snapshot;

@@ -7,12 +7,14 @@
 //! | `opens` | who has which file open |
 //! | `awaited` | sessions that a new leader waits for before it takes what they may hold |
 //! | `last_names` | changes that take the last name of a file, and opens beside them |
+//! | `landing` | what a change keeps until it is applied, also when its caller gives up |
 //! | `leases` | who may cache what: nobody yet |
 //! | `soft` | what a leader learns, and forgets with its term |
 
 mod attachments;
 mod awaited;
 mod gate;
+mod landing;
 mod last_names;
 mod leases;
 pub(crate) mod opens;
