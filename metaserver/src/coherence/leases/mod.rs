@@ -5,6 +5,11 @@
 //! mode, and waits for them (P4.1). Freezing excludes no other change: two changes of one directory may be under way at the
 //! same time, and `apply` orders them. [`Leases::register`] makes the reader a holder, unless what it reads is frozen (P4.2).
 
+#[expect(dead_code, reason = "the gate does not use it yet")]
+mod freezes;
+#[expect(dead_code, reason = "the gate does not use it yet")]
+mod table;
+
 use dfs_proto::ids::SessionId;
 use dfs_proto::scope::Scope;
 
