@@ -13,7 +13,7 @@ use dfs_proto::meta::{
 };
 use dfs_proto::units::{COMMIT_EXTENTS_MAX, Offset, REQUEST_WINDOW};
 use dfs_state::command::{
-    Command, InitCluster, Openers, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses,
+    Command, InitCluster, NamedInode, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses,
 };
 use dfs_state::kv::memory::MemoryKv;
 use dfs_state::kv::{Kv as _, Snapshot, Txn};
@@ -245,10 +245,13 @@ impl State {
             _ => Vec::new(),
         };
         let (change, session) = (request.change.clone(), request.session);
-        let taken = self.view(|view| read::last_name_taken(view, &change));
-        let openers = taken.map(|inode| Openers { inode, sessions: self.openers(inode) });
-        let (volumes, openers) = (Vec::new(), Some(openers.into_iter().collect()));
-        let reply = self.execute(Command::Change { request, placement, volumes, openers });
+        let behind = self.view(|view| read::behind(view, &change));
+        let named = behind.iter().map(|behind| {
+            let openers = || self.openers(behind.inode);
+            NamedInode { inode: behind.inode, openers: behind.loses_last_name.then(openers) }
+        });
+        let (volumes, named) = (Vec::new(), Some(named.collect()));
+        let reply = self.execute(Command::Change { request, placement, volumes, named });
         let result = match reply {
             Reply::Changed(result) => result.map(|answered| answered.changed),
             Reply::Refused(refused) => Err(refused),

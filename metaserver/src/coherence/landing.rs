@@ -1,5 +1,6 @@
 //! What outlives the caller of a change: it ends when the command is applied, or cannot be applied any more.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dfs_proto::error::MetaError;
@@ -9,30 +10,51 @@ use tokio::runtime::Handle;
 use tokio::time::sleep;
 
 use super::gate::Gate;
+use super::leases::Frozen;
 use super::opens::Removing;
 use crate::raft::Consensus;
 use dfs_state::command::{Command, Reply};
 
-/// Between two looks at a command whose outcome is not known.
+/// Between two looks at commands whose outcome is not known.
 const LAND_EVERY: Duration = Duration::from_millis(200);
 
-/// Keeps what is noted of removals until their command is applied, or cannot be applied any more (OP3): also when its caller
-/// gives up, or is told that it may still happen.
+/// What is kept of a change: that it takes last names (OP3), and that nothing is granted on what it touches (P4.1).
+#[derive(Default)]
+pub(super) struct Kept {
+    pub(super) removing: Vec<Removing>,
+    #[expect(dead_code, reason = "dropping it thaws")]
+    pub(super) frozen: Option<Frozen>,
+}
+
+/// Keeps it until the command of a change is applied, or cannot be applied any more: also when its caller gives up, or is told that
+/// it may still happen.
 pub(super) struct Landing {
     consensus: Consensus,
+    landings: Arc<Landings>,
     term: u64,
-    removing: Vec<Removing>,
+    kept: Option<Kept>,
+}
+
+/// What is kept of changes whose outcome nobody knows, and of which terms: one task looks after all of it.
+#[derive(Default)]
+pub(super) struct Landings(Mutex<Unknown>);
+
+#[derive(Default)]
+struct Unknown {
+    kept: Vec<(u64, Kept)>,
+    has_task: bool,
 }
 
 impl Landing {
-    pub(super) fn of(gate: &Gate, removing: Vec<Removing>) -> Landing {
-        Landing { consensus: gate.consensus().clone(), term: gate.term(), removing }
+    pub(super) fn of(gate: &Gate, term: u64, kept: Kept) -> Landing {
+        let (consensus, landings) = (gate.consensus().clone(), gate.landings.clone());
+        Landing { consensus, landings, term, kept: Some(kept) }
     }
 
     pub(super) async fn of_command(mut self, gate: &Gate, command: Command) -> MetaResult<Reply> {
-        let result = gate.send(command).await;
+        let result = gate.send(self.term, command).await;
         if matches!(result, Ok(_) | Err(MetaError::InvalidArgument { .. })) {
-            self.removing.clear(); // applied, or never proposed
+            self.kept = None; // applied, or never proposed
         }
         result
     }
@@ -40,16 +62,32 @@ impl Landing {
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        let removing = std::mem::take(&mut self.removing);
-        if removing.is_empty() {
-            return;
+        let Some(kept) = self.kept.take() else { return };
+        let Ok(runtime) = Handle::try_current() else { return };
+        let mut unknown = self.landings.unknown();
+        unknown.kept.push((self.term, kept));
+        if !std::mem::replace(&mut unknown.has_task, true) {
+            runtime.spawn(self.landings.clone().land(self.consensus.clone()));
         }
-        if let Ok(runtime) = Handle::try_current() {
-            let (consensus, term) = (self.consensus.clone(), self.term);
-            runtime.spawn(async move {
-                has_landed(&consensus, term).await;
-                drop(removing);
-            });
+    }
+}
+
+impl Landings {
+    fn unknown(&self) -> MutexGuard<'_, Unknown> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn land(self: Arc<Landings>, consensus: Consensus) {
+        loop {
+            let kept = {
+                let mut unknown = self.unknown();
+                unknown.has_task = !unknown.kept.is_empty();
+                std::mem::take(&mut unknown.kept)
+            };
+            // In earlier terms than the last one this member leads no longer.
+            let Some(term) = kept.iter().map(|(term, _)| *term).max() else { return };
+            has_landed(&consensus, term).await;
+            drop(kept);
         }
     }
 }
@@ -64,7 +102,7 @@ async fn has_landed(consensus: &Consensus, term: u64) {
             let leadership = leadership.borrow();
             leadership.is_leader && leadership.term == term
         };
-        if !leads || consensus.propose(nothing.clone()).await.is_ok() {
+        if !leads || consensus.propose_in(term, nothing.clone()).await.is_ok() {
             return;
         }
         sleep(LAND_EVERY).await;

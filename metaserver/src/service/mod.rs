@@ -259,6 +259,7 @@ impl Metaserver {
         metrics.sessions_attached.set(attached as u64);
         metrics.locks.set(locks as u64);
         metrics.locks_waited_for.set(waits as u64);
+        metrics.leases.set(if is_leading { self.gate.leases.count() } else { 0 } as u64);
         metrics.chunks_open.set(totals.chunks_open);
         metrics.chunks_sealed.set(totals.chunks_sealed);
         metrics.chunks_dead.set(totals.chunks_dead);

@@ -80,12 +80,12 @@ impl Metaserver {
                 false => Ok(()),
             }
         };
-        self.gate.read(scope, None, look).await // its client is shown nothing
+        self.gate.read(scope, look).await // its client is shown nothing
     }
 
     /// Answers a read from the leader's state.
     pub(crate) async fn read(&self, request: ReadRequest) -> Shown {
-        let shown = Shown::without_leases(self.try_read(request).await);
+        let shown = self.try_read(request).await.unwrap_or_else(|error| Shown::without_leases(Err(error)));
         self.metrics.reads.inc();
         if shown.answered.is_err() {
             self.metrics.refused_reads.inc();
@@ -93,13 +93,14 @@ impl Metaserver {
         shown
     }
 
-    async fn try_read(&self, mut request: ReadRequest) -> MetaResult<ReadReply> {
+    /// An error is a refusal without leases.
+    async fn try_read(&self, mut request: ReadRequest) -> MetaResult<Shown> {
         self.gate.check_cluster(request.cluster)?;
         let shown = request.read.scope();
         bound(&mut request.read);
-        let by = Some(request.session);
         if let Read::StatFs { .. } = request.read {
-            return self.gate.read(&shown, by, |state| self.stat_fs(state, &request)).await;
+            let answered = self.gate.read(&shown, |state| self.stat_fs(state, &request)).await;
+            return answered.map(|reply| Shown::without_leases(Ok(reply)));
         }
         let opening = match request.read {
             Read::Open { inode, mask } if mask != AccessMask::NONE => {
@@ -107,16 +108,21 @@ impl Metaserver {
             }
             _ => None, // nothing else opens a file
         };
-        let reply = self.gate.read(&shown, by, |state| read::answer(state, &request)).await?;
-        if let (Some(opening), ReadReply::Opened { attr, .. }) = (opening, &reply)
+        let look = |state: &dyn Snapshot| read::answer(state, &request);
+        let Shown { answered, leased } = match request.leases {
+            Some(attachment) => self.gate.read_leased(&shown, (request.session, attachment), look).await,
+            None => Shown::without_leases(self.gate.read(&shown, look).await),
+        };
+        if let (Some(opening), Ok(ReadReply::Opened { attr, .. })) = (opening, &answered)
             && attr.kind != FileKind::Directory
         {
             opening.succeeded();
         }
-        Ok(match reply {
+        let answered = answered.map(|reply| match reply {
             ReadReply::Extents(extents) => ReadReply::Extents(self.reachable_first(extents)),
             other => other,
-        })
+        });
+        Ok(Shown { answered, leased })
     }
 
     /// A reader tries the copies in order, so copies on servers that are away come last.

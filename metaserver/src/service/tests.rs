@@ -5,6 +5,7 @@
 mod bounds;
 mod chunks;
 mod clocks;
+mod leases;
 mod locks;
 mod namespace;
 mod opens;

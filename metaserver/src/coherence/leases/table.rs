@@ -3,7 +3,7 @@
 //! LE1  A session holds an inode from its grant until a recall of it is over, or until the session attaches anew or ends. Not until
 //!      the recall is issued: a second change of the same inode waits for the first one's recall.
 //! LE2  A recall is over when the session has answered it or a later one, has attached anew, has ended, or when its lease has run
-//!      out: [`READ_TERM`] and [`MARGIN`] after the receipt of the last heartbeat that was answered before the recall was issued.
+//!      out: [`READ_ENDS`] after the receipt of the last heartbeat that was answered before the recall was issued.
 //!      Heartbeats that are answered afterwards name the recall, and renew nothing at the client before it has handled it (P3.4).
 //! LE3  When a recall has run out, the session is renewed and granted nothing more until it attaches anew, and is told so.
 //! LE4  A recall of names leaves the session a holder of the directory (P3.7). A recall of a directory's attributes does too, because
@@ -24,7 +24,9 @@ use tokio::time::Instant;
 /// For how long a heartbeat renews Read (P3.6).
 pub(crate) const READ_TERM: Duration = Duration::from_secs(2);
 /// How much longer a leader waits, because its clock and the client's may run apart.
-pub(crate) const MARGIN: Duration = Duration::from_millis(200);
+const MARGIN: Duration = Duration::from_millis(200);
+/// So long after the receipt of the last heartbeat that counts, no lease on what was read is used any more.
+pub(crate) const READ_ENDS: Duration = READ_TERM.saturating_add(MARGIN);
 
 /// LE5. A hash map of this many entries is as full as it gets (7/8 of 2^22 places).
 pub(super) const BOUNDS: Bounds = Bounds { leases: 7 << 19, of_session: 7 << 16 };
@@ -44,10 +46,10 @@ pub(super) struct Bounds {
 
 /// An inode that a change alters, and of a directory the names that it alters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Touched {
-    pub(super) inode: InodeId,
-    pub(super) is_directory: bool,
-    pub(super) names: Vec<Vec<u8>>,
+pub(crate) struct Touched {
+    pub(crate) inode: InodeId,
+    pub(crate) is_directory: bool,
+    pub(crate) names: Vec<Vec<u8>>,
 }
 
 /// A recall that is to be sent. Those of one session are sent in the order of their numbers.
@@ -155,7 +157,7 @@ impl OfSession {
     }
 
     fn outstanding(&self, session: SessionId, number: u64) -> Outstanding {
-        let until = self.renewed + READ_TERM + MARGIN; // keeps LE2
+        let until = self.renewed + READ_ENDS; // keeps LE2
         Outstanding { session, attachment: self.attachment, number, until }
     }
 }
@@ -165,13 +167,15 @@ impl Table {
         Table { bounds, holders: HashMap::new(), sessions: BTreeMap::new(), count: 0 }
     }
 
-    /// The session has attached: what it held is void (P3.5). `received`: when its message came.
-    pub(super) fn attach(&mut self, session: SessionId, attachment: Attachment, received: Instant) {
-        if self.sessions.get(&session).is_some_and(|of| of.attachment >= attachment) {
-            return;
+    /// The session has attached: what it held is void (P3.5). `received`: when its message came. False: it was held up, and the
+    /// session has attached by this number or a later one.
+    pub(super) fn attach(&mut self, session: SessionId, attachment: Attachment, received: Instant) -> bool {
+        let is_new = self.sessions.get(&session).is_none_or(|of| of.attachment < attachment);
+        if is_new {
+            self.end(session);
+            self.sessions.insert(session, OfSession::new(attachment, received));
         }
-        self.end(session);
-        self.sessions.insert(session, OfSession::new(attachment, received));
+        is_new
     }
 
     /// The session has ended.

@@ -82,11 +82,11 @@ fn a_recall_is_over_with_a_later_answer_a_new_attachment_or_the_end_of_the_sessi
         let (_, first) = table.recall(&[file(FILE)], None, start);
         let (_, second) = table.recall(&[file(OTHER)], None, start);
         table.answered(A, SECOND, 2);
-        table.attach(A, FIRST, start);
+        assert!(!table.attach(A, FIRST, start));
         assert!(!table.is_over(&first[0]), "that was of another attachment");
         match end {
             0 => table.answered(A, FIRST, 2),
-            1 => table.attach(A, SECOND, start),
+            1 => assert!(table.attach(A, SECOND, start)),
             2 => table.end(A),
             _ => {
                 table.answered(A, FIRST, 1);
@@ -111,8 +111,8 @@ fn a_recall_runs_out_when_the_lease_ends_that_was_renewed_before_it() {
     assert!(table.is_over(&outstanding[0]));
     assert_eq!(table.renew(A, FIRST, start + HEARTBEAT * 6), None, "it has to attach anew");
     assert_eq!(table.grant(A, FIRST, FILE), Granted::No);
-    let (_, other) = table.recall(&[file(OTHER)], None, start + HEARTBEAT * 6);
-    assert_eq!(other, vec![], "its lease ended with its last heartbeat");
+    let (_, other) = table.recall(&[file(OTHER)], None, start + HEARTBEAT * 2 + TERM);
+    assert_eq!(other, vec![], "its lease ended with the last heartbeat that was answered");
     table.attach(A, SECOND, start + HEARTBEAT * 7);
     assert_eq!(table.renew(A, SECOND, start + HEARTBEAT * 8), Some(0));
     assert_eq!(table.grant(A, SECOND, FILE), Granted::Yes);
