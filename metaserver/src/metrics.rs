@@ -10,6 +10,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::coherence::RecallCounts;
+
 type Count = Gauge<u64, AtomicU64>;
 
 /// Cloning gives another handle to the same numbers.
@@ -38,6 +40,8 @@ pub struct Metrics {
     pub sessions_attached: Count,
     pub locks: Count,
     pub locks_waited_for: Count,
+    pub leases: Count,
+    pub(crate) recalls: RecallCounts,
     pub chunks_open: Count,
     pub chunks_sealed: Count,
     pub chunks_dead: Count,
@@ -80,6 +84,8 @@ impl Metrics {
             sessions_attached: Count::default(),
             locks: Count::default(),
             locks_waited_for: Count::default(),
+            leases: Count::default(),
+            recalls: RecallCounts::default(),
             chunks_open: Count::default(),
             chunks_sealed: Count::default(),
             chunks_dead: Count::default(),
@@ -108,6 +114,13 @@ impl Metrics {
             ),
             ("expired_sessions", "Sessions ended for their silence", &self.expired_sessions),
             ("background_failures", "Commands of background work that failed", &self.background_failures),
+            ("recalls", "Recalls of leases that were sent", &self.recalls.issued),
+            ("recalls_waited_for", "Recalls that changes have waited for", &self.recalls.waited_for),
+            (
+                "recalls_run_out",
+                "Recalls that were not answered until the lease ended",
+                &self.recalls.run_out,
+            ),
         ];
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());
@@ -128,6 +141,7 @@ impl Metrics {
             ("sessions_attached", "Sessions that have told what they hold", &self.sessions_attached),
             ("locks", "Locks of files that are held", &self.locks),
             ("locks_waited_for", "Locks of files that somebody waits for", &self.locks_waited_for),
+            ("leases", "Inodes that sessions hold Read of, counted once for each session", &self.leases),
             ("chunks_open", "Chunks being written", &self.chunks_open),
             ("chunks_sealed", "Chunks complete", &self.chunks_sealed),
             ("chunks_dead", "Chunks without a live byte, not yet ordered to be deleted", &self.chunks_dead),

@@ -173,14 +173,15 @@ async fn assemble(
     let view = View::new(config.server_away, now);
     let sessions = Sessions::new(config.session_expiry, now);
     let attachments = Attachments::new(config.lease_term, now);
+    let metrics = Metrics::new();
     Arc::new(Metaserver {
         id: config.id,
         address,
-        gate: Gate::new(groups.cluster.clone(), view, sessions, attachments),
+        gate: Gate::new(groups.cluster.clone(), view, sessions, attachments, metrics.recalls.clone()),
         servers: ServerList::default(),
         federation,
         env,
-        metrics: Metrics::new(),
+        metrics,
         room,
     })
 }

@@ -248,6 +248,8 @@ pub struct ReadRequest {
     pub cluster: ClusterId,
     pub session: SessionId,
     pub caller: Caller,
+    /// The session's present attachment, for leases on what is shown (P3.2). `None`: it wants none.
+    pub leases: Option<Attachment>,
     pub read: Read,
 }
 
@@ -312,6 +314,20 @@ pub enum ReadReply {
     },
     Extents(FileExtents),
     StatFs(StatFs),
+}
+
+/// The answer to a read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    pub answered: MetaResult<ReadReply>,
+    /// The session holds Read of these inodes. A directory's lease covers its names that are shown, and that a name is not there.
+    pub leased: Vec<InodeId>,
+}
+
+impl Shown {
+    pub fn without_leases(answered: MetaResult<ReadReply>) -> Shown {
+        Shown { answered, leased: Vec::new() }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -400,6 +416,8 @@ pub struct SessionRenewed {
     pub metaservers: Vec<String>,
     /// False: the leader does not know the attachment, or its connection has ended. The client attaches again.
     pub is_attached: bool,
+    /// The number of the last recall of this attachment until now: the heartbeat renews the leases once all were handled (P3.4).
+    pub recalls: u64,
 }
 
 /// What a session holds, for a leader that may not know it.
@@ -423,6 +441,34 @@ pub struct Attached {
     pub lost: Vec<HeldLock>,
     /// For how long a silent session keeps its locks against somebody who waits for them.
     pub term_ms: u64,
+    /// For how long this, or a heartbeat, renews the leases on what was read. 0: of a leader that gives none.
+    pub read_term_ms: u64,
+}
+
+/// What the leader takes back, unasked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recall {
+    pub attachment: Attachment,
+    /// Counted from 1 within the attachment.
+    pub number: u64,
+    pub what: Recalled,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recalled {
+    /// Of each inode the attributes, and of a directory what these of its names lead to. Its other names stay.
+    Inodes(Vec<(InodeId, Vec<Vec<u8>>)>),
+    /// All that the session was shown.
+    Everything,
+}
+
+/// This recall was handled, and all before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecallsDone {
+    pub cluster: ClusterId,
+    pub session: SessionId,
+    pub attachment: Attachment,
+    pub number: u64,
 }
 
 /// A copy that did not give the bytes that the metadata promises.

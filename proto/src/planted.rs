@@ -28,6 +28,16 @@ pub enum Bug {
     UncommittedRename,
     /// A Raft log with a segment whose first write was torn by a power cut, and with a later segment, is not opened.
     TornSegmentRefused,
+    /// A lease is given on an inode while a change of it is under way.
+    GrantsWhileFrozen,
+    /// A change is applied first, and then recalls what others hold.
+    RecallsAfterApply,
+    /// A new leader changes what others may still serve under leases of the leader before.
+    ChangesBeforeLeasesEnd,
+    /// A heartbeat renews leases that are being recalled.
+    RenewsWhatIsRecalled,
+    /// A client answers from its copy when its leases have ended.
+    ServesAfterTheLease,
 }
 
 impl Bug {
@@ -52,6 +62,11 @@ impl Bug {
             Bug::WallClockOrders => "wall_clock_orders",
             Bug::UncommittedRename => "uncommitted_rename",
             Bug::TornSegmentRefused => "torn_segment_refused",
+            Bug::GrantsWhileFrozen => "grants_while_frozen",
+            Bug::RecallsAfterApply => "recalls_after_apply",
+            Bug::ChangesBeforeLeasesEnd => "changes_before_leases_end",
+            Bug::RenewsWhatIsRecalled => "renews_what_is_recalled",
+            Bug::ServesAfterTheLease => "serves_after_the_lease",
         }
     }
 }

@@ -58,13 +58,13 @@ pub enum Command {
     /// A client's request. `placement`: the servers of the chunk that an `OpenChunk` opens, primary first; else empty.
     /// `volumes`: what the leader has asked other volumes' clusters for a change in the root directory; when that is not
     /// what the change needs by now, it is `Refused` and leaves no trace: ask again.
-    /// `openers`: of the file that may lose its last name by it. Where another file would lose its last name, the change is
-    /// `Refused` in the same way. `None`: of an entry before version 6, whose leader did not know who has a file open.
+    /// `named`: the inodes that the leader has found behind names which the change alters. Where it would alter another one, it is
+    /// `Refused` in the same way. `None`: of an entry before version 6, whose leader did not look.
     Change {
         request: ChangeRequest,
         placement: Vec<ServerId>,
         volumes: Vec<VolumeRoot>,
-        openers: Option<Vec<Openers>>,
+        named: Option<Vec<NamedInode>>,
     },
     RegisterServer(RegisterServer),
     /// Seals those that are open, at their committed length (P1.5). At most [`SEAL_CHUNKS_MAX`].
@@ -143,17 +143,18 @@ pub enum Command {
 }
 
 impl Command {
-    /// A client's request, without what only the gate knows: who has open what it takes the last name of.
+    /// A client's request, without what only the gate knows: what is behind its names, and who has that open.
     pub fn of_request(request: ChangeRequest, placement: Vec<ServerId>, volumes: Vec<VolumeRoot>) -> Command {
-        Command::Change { request, placement, volumes, openers: Some(Vec::new()) }
+        Command::Change { request, placement, volumes, named: Some(Vec::new()) }
     }
 }
 
-/// The sessions that have a file open, as the leader knows.
+/// An inode behind a name that a change alters, as the leader has found it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Openers {
+pub struct NamedInode {
     pub inode: InodeId,
-    pub sessions: Vec<SessionId>,
+    /// The sessions that have the file open; `None`: the leader did not ask, because it does not lose its last name.
+    pub openers: Option<Vec<SessionId>>,
 }
 
 /// Another volume's root, as its cluster has shown it.

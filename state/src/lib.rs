@@ -82,7 +82,7 @@ pub fn apply(command: &Command, proposed: Proposed, txn: &mut Txn<'_>) -> Reply 
             session::end(txn, *session);
             Reply::Done
         }
-        Command::Change { request, placement, volumes, openers } => {
+        Command::Change { request, placement, volumes, named } => {
             let (session, caller) = (request.session, &request.caller);
             once(txn, request, |txn| {
                 if !ops::volume::fits(txn, &request.change, volumes) {
@@ -103,10 +103,10 @@ pub fn apply(command: &Command, proposed: Proposed, txn: &mut Txn<'_>) -> Reply 
                     caller,
                     placement,
                     volumes,
-                    openers: openers.as_deref(),
+                    named: named.as_deref(),
                 };
                 match ops::execute(&mut context, &request.change) {
-                    Err(MetaError::Undecided { .. }) => Executed::NotNow("another file loses its last name"),
+                    Err(MetaError::Undecided { .. }) => Executed::NotNow("a name leads to another inode"),
                     result => Executed::Answered(result),
                 }
             })

@@ -1,6 +1,8 @@
 //! What may be asked of the state. Each function looks at a bounded part of one snapshot; none scans everything, but those that
 //! say so.
 
+use std::collections::BTreeSet;
+
 use dfs_proto::attr::{AccessMask, Caller, FileKind, InodeAttr, Name};
 use dfs_proto::error::MetaError;
 use dfs_proto::extent::Extent;
@@ -9,8 +11,10 @@ use dfs_proto::meta::{
     Change, ChangeRequest, Changed, Create, DirEntry, FileExtents, MetaResult, Read, ReadReply, ReadRequest,
     StatFs,
 };
+use dfs_proto::scope::Scope;
 use dfs_proto::units::Offset;
 
+pub use super::ops::behind::Behind;
 pub use super::ops::reap::has_work_for_reaper;
 pub use super::ops::volume::NeededVolume;
 
@@ -102,6 +106,31 @@ fn find(view: &dyn Snapshot, caller: &Caller, parent: InodeId, name: &[u8]) -> M
     Ok(found)
 }
 
+/// The inodes on which whoever was shown this may hold a lease: of `shown`, and those that only the answer names. Not what has no name
+/// any more, because that is reaped without a change of it; not what is being reaped behind a cut, because so changes how much it takes; and
+/// not the federation's root, whose names are not this cluster's alone.
+pub fn leasable(view: &dyn Snapshot, shown: &Scope, answered: &MetaResult<ReadReply>) -> Vec<InodeId> {
+    if !matches!(answered, Ok(_) | Err(MetaError::NotFound)) {
+        return Vec::new();
+    }
+    let attrs: Vec<&InodeAttr> = match answered {
+        Ok(ReadReply::Attr(attr) | ReadReply::Opened { attr, .. }) => vec![attr],
+        Ok(ReadReply::Extents(extents)) => vec![&extents.attr],
+        Ok(ReadReply::Entries { entries, .. }) => {
+            entries.iter().filter_map(|entry| entry.attr.as_ref()).collect()
+        }
+        Ok(ReadReply::Granted | ReadReply::Target(_) | ReadReply::StatFs(_) | ReadReply::Elsewhere(_))
+        | Err(_) => Vec::new(),
+    };
+    let seen: BTreeSet<InodeId> =
+        shown.inodes.iter().copied().chain(attrs.iter().map(|attr| attr.inode)).collect();
+    let is_leasable = |inode: &InodeId| {
+        let whole = |record: InodeRecord| record.nlink > 0 && space::of(view, *inode, &record).cuts == 0;
+        *inode != InodeId::ROOT && inode::get(view, *inode).is_some_and(whole)
+    };
+    seen.into_iter().filter(is_leasable).collect()
+}
+
 /// What the leader has to learn before it proposes `change` (P9.2).
 pub fn needed_volumes(view: &dyn Snapshot, change: &Change) -> Vec<NeededVolume> {
     ops::volume::needed(view, change)
@@ -120,15 +149,14 @@ pub fn would_answer(
     now: Proposed,
 ) -> Reply {
     let (request, volumes) = (request.clone(), volumes.to_vec());
-    // Who has it open would only delay the answer.
-    let command = Command::Change { request, placement: Vec::new(), volumes, openers: None };
+    // What is behind its names would only delay the answer.
+    let command = Command::Change { request, placement: Vec::new(), volumes, named: None };
     super::apply(&command, now, &mut Txn::new(view))
 }
 
-/// The file that would lose its last name by `change` now, if nothing else forbids the change: the command has to name those
-/// that have it open (P6.5).
-pub fn last_name_taken(view: &dyn Snapshot, change: &Change) -> Option<InodeId> {
-    ops::last_name::taken_by(view, change)
+/// The inodes that `change` would alter now and knows only by a name: the command has to name them (P4.1, P6.5).
+pub fn behind(view: &dyn Snapshot, change: &Change) -> Vec<Behind> {
+    ops::behind::of(view, change)
 }
 
 /// The highest number that an inode of this volume has been given. The next one that is made has a higher one.
@@ -398,8 +426,13 @@ mod tests {
     const ROOT: InodeId = InodeId::ROOT;
 
     fn ask(harness: &Harness, caller: &Caller, read: Read) -> MetaResult<ReadReply> {
-        let request =
-            ReadRequest { cluster: CLUSTER, session: harness.session, caller: caller.clone(), read };
+        let request = ReadRequest {
+            cluster: CLUSTER,
+            session: harness.session,
+            caller: caller.clone(),
+            leases: None,
+            read,
+        };
         harness.view(|view| answer(view, &request))
     }
 

@@ -11,8 +11,8 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, ClusterId, InodeId, SessionId, WaitId};
 use dfs_proto::lock::{LockAsk, LockReply, LockRequest};
 use dfs_proto::meta::{
-    Attach, Attached, ChangeRequest, MetaResult, OpenSession, ReadReply, ReadRequest, RenewSession,
-    ReplicaReport, SessionOpened, SessionRenewed,
+    Attach, Attached, ChangeRequest, MetaResult, OpenSession, ReadRequest, RecallsDone, RenewSession,
+    ReplicaReport, SessionOpened, SessionRenewed, Shown,
 };
 use dfs_state::locks::{Grant, LockTable};
 use futures::FutureExt as _;
@@ -159,7 +159,7 @@ impl Leader {
         }
         let more = part.more;
         parts.push(part);
-        let mut attached = Attached { lost: Vec::new(), term_ms: 10_000 };
+        let mut attached = Attached { lost: Vec::new(), term_ms: 10_000, read_term_ms: 0 };
         if more {
             return Ok((attached, Pushes::new()));
         }
@@ -277,6 +277,10 @@ impl MetaCalls for Connection {
         *self.pushes.lock().unwrap() = Some(handler);
     }
 
+    async fn recalled(&self, _done: RecallsDone, _timeout: Duration) -> MetaResult<()> {
+        Ok(())
+    }
+
     async fn close_session(&self, close: RenewSession, _timeout: Duration) -> MetaResult<()> {
         self.meta.close_session(close.session);
         Ok(())
@@ -286,7 +290,7 @@ impl MetaCalls for Connection {
         self.meta.change(request, timeout).await
     }
 
-    async fn read(&self, request: ReadRequest, _timeout: Duration) -> MetaResult<ReadReply> {
+    async fn read(&self, request: ReadRequest, _timeout: Duration) -> Shown {
         self.meta.read(request).await
     }
 

@@ -9,11 +9,11 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, ClusterId, DirectoryId, InodeId, ServerId, SessionId, VolumeId};
 use dfs_proto::meta::{
     Change, ChangeRequest, Changed, Create, FileExtents, MetaResult, OpenChunk, OpenSession, Read, ReadReply,
-    ReadRequest, RenewSession, Replica, ReplicaReport, SessionOpened, SessionRenewed,
+    ReadRequest, RenewSession, Replica, ReplicaReport, SessionOpened, SessionRenewed, Shown,
 };
 use dfs_proto::units::{COMMIT_EXTENTS_MAX, Offset, REQUEST_WINDOW};
 use dfs_state::command::{
-    Command, InitCluster, Openers, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses,
+    Command, InitCluster, NamedInode, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses,
 };
 use dfs_state::kv::memory::MemoryKv;
 use dfs_state::kv::{Kv as _, Snapshot, Txn};
@@ -245,10 +245,13 @@ impl State {
             _ => Vec::new(),
         };
         let (change, session) = (request.change.clone(), request.session);
-        let taken = self.view(|view| read::last_name_taken(view, &change));
-        let openers = taken.map(|inode| Openers { inode, sessions: self.openers(inode) });
-        let (volumes, openers) = (Vec::new(), Some(openers.into_iter().collect()));
-        let reply = self.execute(Command::Change { request, placement, volumes, openers });
+        let behind = self.view(|view| read::behind(view, &change));
+        let named = behind.iter().map(|behind| {
+            let openers = || self.openers(behind.inode);
+            NamedInode { inode: behind.inode, openers: behind.loses_last_name.then(openers) }
+        });
+        let (volumes, named) = (Vec::new(), Some(named.collect()));
+        let reply = self.execute(Command::Change { request, placement, volumes, named });
         let result = match reply {
             Reply::Changed(result) => result.map(|answered| answered.changed),
             Reply::Refused(refused) => Err(refused),
@@ -368,7 +371,12 @@ impl FakeMeta {
         state.require_session(renew.session)?;
         state.closed(renew.session, renew.closed.clone());
         let is_attached = state.leader.renew(renew).ok_or_else(away)?;
-        Ok(SessionRenewed { now: state.now(), metaservers: vec!["meta-1:1".to_owned()], is_attached })
+        Ok(SessionRenewed {
+            now: state.now(),
+            metaservers: vec!["meta-1:1".to_owned()],
+            is_attached,
+            recalls: 0,
+        })
     }
 
     pub(super) fn close_session(&self, session: SessionId) {
@@ -398,8 +406,8 @@ impl FakeMeta {
         }
     }
 
-    pub(super) async fn read(&self, request: ReadRequest) -> MetaResult<ReadReply> {
+    pub(super) async fn read(&self, request: ReadRequest) -> Shown {
         sleep(DELAY).await;
-        self.state().read(&request)
+        Shown::without_leases(self.state().read(&request))
     }
 }

@@ -9,8 +9,8 @@ use dfs_proto::attr::InodeAttr;
 use dfs_proto::ids::ClusterId;
 use dfs_proto::lock::{LockReply, LockRequest};
 use dfs_proto::meta::{
-    Attach, Attached, ChangeRequest, Changed, MetaResult, OpenSession, ReadReply, ReadRequest, RenewSession,
-    ReplicaReport, SessionOpened, SessionRenewed,
+    Attach, Attached, ChangeRequest, Changed, MetaResult, OpenSession, ReadRequest, RecallsDone,
+    RenewSession, ReplicaReport, SessionOpened, SessionRenewed, Shown,
 };
 
 /// The answer to a change.
@@ -31,11 +31,13 @@ pub(crate) trait MetaCalls: Send + Sync + 'static {
     /// have got them: an answer that is lost is `Unavailable` at once.
     async fn attach(&self, attach: Attach, timeout: Duration) -> MetaResult<Attached>;
     async fn lock(&self, request: LockRequest, timeout: Duration) -> MetaResult<LockReply>;
+    /// Tells the leader that recalls were handled; over the same connection.
+    async fn recalled(&self, done: RecallsDone, timeout: Duration) -> MetaResult<()>;
     /// What the leader sends unasked goes to this handler, on connections that are made from now on.
     fn handle_pushes(&self, handler: Arc<dyn PushHandler>);
     async fn close_session(&self, close: RenewSession, timeout: Duration) -> MetaResult<()>;
     async fn change(&self, request: ChangeRequest, timeout: Duration) -> Answer;
-    async fn read(&self, request: ReadRequest, timeout: Duration) -> MetaResult<ReadReply>;
+    async fn read(&self, request: ReadRequest, timeout: Duration) -> Shown;
     async fn report(&self, report: ReplicaReport, timeout: Duration) -> MetaResult<()>;
     /// Takes over the addresses of the members that the cluster gave.
     fn learn(&self, cluster: ClusterId, metaservers: &[String]);

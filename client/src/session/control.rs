@@ -99,7 +99,7 @@ impl MetaClient {
     }
 
     async fn send_parts(&self, told: Told) -> MetaResult<Attached> {
-        let mut attached = Attached { lost: Vec::new(), term_ms: 0 };
+        let mut attached = Attached { lost: Vec::new(), term_ms: 0, read_term_ms: 0 };
         for part in parts(self.session().opened.cluster, told) {
             let answered = self.calls.attach(part, self.control_timeout()).await?;
             attached.lost.extend(answered.lost);

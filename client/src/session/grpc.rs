@@ -15,8 +15,8 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::ClusterId;
 use dfs_proto::lock::{LockReply, LockRequest};
 use dfs_proto::meta::{
-    Attach, Attached, ChangeRequest, MetaResult, OpenSession, ReadReply, ReadRequest, RenewSession,
-    ReplicaReport, SessionOpened, SessionRenewed,
+    Attach, Attached, ChangeRequest, MetaResult, OpenSession, ReadRequest, RecallsDone, RenewSession,
+    ReplicaReport, SessionOpened, SessionRenewed, Shown,
 };
 use dfs_proto::wire;
 use tonic::{Code, Status};
@@ -134,6 +134,18 @@ impl MetaCalls for GrpcMeta {
         self.control.handle_pushes(handler);
     }
 
+    async fn recalled(&self, done: RecallsDone, timeout: Duration) -> MetaResult<()> {
+        let message = convert::recalls_done_to_wire(&done);
+        let call = |channel| {
+            let message = message.clone();
+            async move {
+                let reply = client(channel).recalled(message).await?;
+                Ok(convert::refusal(reply.into_inner().error))
+            }
+        };
+        self.control.call(timeout, call).await
+    }
+
     async fn close_session(&self, close: RenewSession, timeout: Duration) -> MetaResult<()> {
         let message = convert::renew_to_wire(&close);
         let call = |channel| {
@@ -162,16 +174,22 @@ impl MetaCalls for GrpcMeta {
         Answer { answered, is_first_try: tries.load(Ordering::Relaxed) <= 1 }
     }
 
-    async fn read(&self, request: ReadRequest, timeout: Duration) -> MetaResult<ReadReply> {
+    async fn read(&self, request: ReadRequest, timeout: Duration) -> Shown {
         let message = convert::read_request_to_wire(&request);
         let call = |channel| {
             let message = message.clone();
             async move {
                 let reply = client(channel).read(message).await?;
-                Ok(convert::read_reply_from_wire(reply.into_inner()))
+                let shown = convert::shown_from_wire(reply.into_inner());
+                let leased = shown.leased;
+                // A refusal goes on its own: whoever repeats calls looks for one that says who leads.
+                Ok(match shown.answered {
+                    Err(MetaError::NotFound) => Ok(Shown { answered: Err(MetaError::NotFound), leased }),
+                    answered => answered.map(|reply| Shown { answered: Ok(reply), leased }),
+                })
             }
         };
-        self.calls.call(timeout, call).await
+        self.calls.call(timeout, call).await.unwrap_or_else(|error| Shown::without_leases(Err(error)))
     }
 
     async fn report(&self, report: ReplicaReport, timeout: Duration) -> MetaResult<()> {

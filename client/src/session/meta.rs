@@ -221,9 +221,10 @@ impl MetaClient {
                 cluster: session.opened.cluster,
                 session: session.id(),
                 caller: caller.clone(),
+                leases: None,
                 read: read.clone(),
             };
-            let answer = self.calls.read(request, self.timeout).await;
+            let answer = self.calls.read(request, self.timeout).await.answered;
             self.note(&answer);
             match answer {
                 Err(MetaError::SessionExpired { .. }) => session = self.replace(session.id()).await?,

@@ -1,15 +1,44 @@
 //! Sessions that a new leader waits for: the state says that they may hold something in a volume, and they have not told this
-//! leader what (P6.5; OP4 of `opens`, AT4 of `attachments`).
+//! leader what (P6.5; OP4 of `opens`, AT4 of `attachments`). An earlier leader may have granted them leases, too (P3.6).
 
 use dfs_proto::ids::{SessionId, VolumeId};
 use dfs_proto::meta::MetaResult;
+use dfs_proto::planted::{self, Bug};
 use dfs_proto::scope::Unleased;
+use tokio::time::{Instant, timeout_at};
 
 use super::gate::Gate;
 use dfs_state::kv::Snapshot;
 use dfs_state::read;
 
 impl Gate {
+    /// Keeps CH4: returns when every session that an earlier leader may have granted something has told this one what it holds, or has
+    /// ended, or its lease has. Reads do not wait.
+    pub(super) async fn earlier_leases_have_ended(&self, term: u64) -> MetaResult<()> {
+        if self.leases.may_change(term) || planted::has(Bug::ChangesBeforeLeasesEnd) {
+            return Ok(());
+        }
+        let end = self.leases.earlier_ones_end();
+        loop {
+            let mut changes = std::pin::pin!(self.opens.changes());
+            changes.as_mut().enable();
+            if Instant::now() >= end || self.is_nobody_awaited().await? {
+                self.leases.earlier_ones_have_ended(term);
+                return Ok(());
+            }
+            let _ = timeout_at(end, changes).await;
+        }
+    }
+
+    async fn is_nobody_awaited(&self) -> MetaResult<bool> {
+        self.awaited(VolumeId(0)).await?; // from here on it is known who is awaited
+        let awaited = self.opens.all_awaited();
+        let (awaited, ended): (Vec<_>, Vec<_>) = self
+            .local(|state| awaited.into_iter().partition(|session| read::session(state, *session).is_some()));
+        ended.into_iter().for_each(|session| self.session_ended(session));
+        Ok(awaited.is_empty())
+    }
+
     /// Nobody is [awaited](Gate::awaited) in the volume. If somebody is, somebody waits for it from now on.
     pub(crate) async fn has_everybody_told(&self, volume: VolumeId) -> MetaResult<bool> {
         let awaited = self.awaited(volume).await?;

@@ -1,11 +1,12 @@
 //! The only way to consensus. Every change passes [`Gate::change`], every read [`Gate::read`] with what its answer shows (P4.4):
-//! these are the places where holders of leases are registered, and leases recalled (there are none yet).
+//! these are the places where holders of leases are registered ([`Gate::read_leased`]), and leases recalled (`changes`).
 //!
-//! G1  Nothing else in this crate calls `propose` or `read` of [`Consensus`]; `tests/tests/tidy/main.rs` searches for it.
+//! G1  Nothing else in this crate calls `propose` or `read` of [`Consensus`], but `landing`; `tests/tests/tidy/main.rs` searches for it.
 //!     [`Gate::local`] is for answers that may be old, on which no client acts: status pages, times that the state has
-//!     certainly reached (`worker::delete`), and guesses that `apply` compares (`last_names`).
-//! G2  A holder is registered, then the leader's lease is checked, then the state is read (P4.3, P7.5).
-//! G3  The soft state (`view`, `sessions`, `opens`, `attachments`) has entered the leader's term before anyone looks at it.
+//!     certainly reached (`worker::delete`), and guesses that `apply` compares (`changes`).
+//! G2  What is being changed is noted, then the leader's lease is checked, then the state is read, then a holder is registered of what
+//!     has not been changed since (P4.3, P7.5).
+//! G3  The soft state (`view`, `sessions`, `opens`, `attachments`, `leases`) has entered the leader's term before anyone looks at it.
 //! G4  When no read was confirmed for [`UNHEARD_MAX`], there was no quorum or this process did not run, and nobody could be
 //!     heard either. Then the soft state begins anew, as after an election (P10.2, P3.1). A leader reads every 250 ms on its
 //!     own (`worker::seal`).
@@ -14,33 +15,33 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{ClusterId, SessionId};
-use dfs_proto::meta::{Change, MetaResult};
+use dfs_proto::ids::{Attachment, ClusterId, SessionId};
+use dfs_proto::meta::{Change, MetaResult, ReadReply, Shown};
 use dfs_proto::planted::{self, Bug};
 use dfs_proto::scope::{Scope, Unleased};
-use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::attachments::Attachments;
-use super::leases::Leases;
-use super::opens::{self, Opens, Removing};
+use super::landing::Landings;
+use super::leases::{Leases, RecallCounts};
+use super::opens::Opens;
 use super::soft::BeginsAnew;
 use crate::raft::Consensus;
 use crate::sessions::Sessions;
 use crate::view::View;
 use dfs_state::command::{Command, Reply};
 use dfs_state::kv::{Snapshot, Txn};
+use dfs_state::read;
 
 /// G4. Below the time after which a silent chunkserver counts as away.
 const UNHEARD_MAX: Duration = Duration::from_secs(1);
-/// Between two looks at a command whose outcome is not known.
-const LAND_EVERY: Duration = Duration::from_millis(200);
 
 pub(crate) struct Gate {
     consensus: Consensus,
     /// The term and time of the newest read that a quorum confirmed.
     last_read: Mutex<(u64, Instant)>,
-    leases: Leases,
+    pub(crate) leases: Arc<Leases>,
+    pub(super) landings: Arc<Landings>,
     pub(crate) opens: Arc<Opens>,
     pub(crate) view: View,
     pub(crate) sessions: Sessions,
@@ -53,26 +54,23 @@ impl Gate {
         view: View,
         sessions: Sessions,
         attachments: Attachments,
+        recalls: RecallCounts,
     ) -> Gate {
-        let (now, leases) = (Instant::now(), Leases::default());
-        let opens = Arc::new(Opens::new(now));
-        Gate { consensus, last_read: Mutex::new((0, now)), leases, opens, view, sessions, attachments }
+        let now = Instant::now();
+        let (opens, leases) = (Arc::new(Opens::new(now)), Arc::new(Leases::new(recalls, now)));
+        let (last_read, landings) = (Mutex::new((0, now)), Arc::default());
+        Gate { consensus, last_read, leases, landings, opens, view, sessions, attachments }
     }
 
     /// Executes a command. What it touches, and who asks, it says itself.
     ///
     /// Errors: a refusal; `NotLeader` or `Unavailable`, after which it may still happen.
     pub(crate) async fn change(&self, command: Command) -> MetaResult<Reply> {
-        self.enter_term()?;
-        let _frozen = self.leases.freeze(&command.scope(), command.asked_by()).await;
-        let reply = match &command {
-            Command::Change { request, .. } if opens::may_take(&request.change) => {
-                self.take_last_name(command).await?
-            }
-            Command::Change { request, .. } if opens::opens_new(&request.change) => {
-                self.create_open(command).await?
-            }
-            _ => self.send(command).await?,
+        let term = self.enter_term()?;
+        let scope = command.scope();
+        let reply = match scope.inodes.is_empty() {
+            true => self.send(term, command).await?,
+            false => self.change_inodes(term, &scope, command).await?,
         };
         match reply {
             Reply::Refused(refused) => Err(refused),
@@ -80,11 +78,11 @@ impl Gate {
         }
     }
 
-    /// A part of [`Gate::change`].
-    pub(super) async fn send(&self, command: Command) -> MetaResult<Reply> {
+    /// A part of [`Gate::change`]. In another term the command is refused.
+    pub(super) async fn send(&self, term: u64, command: Command) -> MetaResult<Reply> {
         match self.reply_too_early(&command) {
             Some(reply) => Ok(reply),
-            None => self.consensus.propose(command).await,
+            None => self.consensus.propose_in(term, command).await,
         }
     }
 
@@ -105,19 +103,39 @@ impl Gate {
         Some(reply)
     }
 
-    /// Calls `look` with a state that contains every change which was answered before. `shown` is what the answer will show,
-    /// `by` the session that asks.
+    /// Calls `look` with a state that contains every change which was answered before. `_shown` is what the answer will show: of that
+    /// nobody holds a lease by this.
     pub(crate) async fn read<T>(
         &self,
-        shown: &Scope,
-        by: Option<SessionId>,
+        _shown: &Scope,
         look: impl FnOnce(&dyn Snapshot) -> MetaResult<T>,
     ) -> MetaResult<T> {
-        self.leases.register(shown, by); // keeps G2
         let state = self.consensus.read().await?;
         let term = self.enter_term()?;
         self.note_read(term, Instant::now());
         look(&*state.snapshot())
+    }
+
+    /// [`Gate::read`] for a session that wants leases on what the answer shows, by this attachment.
+    pub(crate) async fn read_leased(
+        &self,
+        shown: &Scope,
+        by: (SessionId, Attachment),
+        look: impl FnOnce(&dyn Snapshot) -> MetaResult<ReadReply>,
+    ) -> Shown {
+        let term = match self.enter_term() {
+            Ok(term) => term,
+            Err(error) => return Shown::without_leases(Err(error)),
+        };
+        let reading = self.leases.reading(term); // keeps G2
+        let mut seen = Vec::new();
+        let look = |state: &dyn Snapshot| {
+            let answered = look(state);
+            seen = read::leasable(state, shown, &answered);
+            answered
+        };
+        let answered = self.read(shown, look).await;
+        Shown { answered, leased: self.leases.grant(reading, by, seen) }
     }
 
     /// [`Gate::read`] for this leader's own work, which looks only at records that no lease covers.
@@ -126,7 +144,7 @@ impl Gate {
         records: Unleased,
         look: impl FnOnce(&dyn Snapshot) -> MetaResult<T>,
     ) -> MetaResult<T> {
-        self.read(&Scope::unleased(records), None, look).await
+        self.read(&Scope::unleased(records), look).await
     }
 
     /// What this member knows, leader or not.
@@ -139,8 +157,8 @@ impl Gate {
     }
 
     /// All that this leader has learned of others.
-    fn soft(&self) -> [&dyn BeginsAnew; 4] {
-        [self.view.soft(), self.sessions.soft(), self.opens.soft(), &self.attachments]
+    fn soft(&self) -> [&dyn BeginsAnew; 5] {
+        [self.view.soft(), self.sessions.soft(), self.opens.soft(), &self.attachments, &*self.leases]
     }
 
     /// Keeps G4.
@@ -195,60 +213,5 @@ impl Gate {
             return Err(MetaError::InvalidArgument { what });
         }
         Ok(())
-    }
-}
-
-/// Keeps what is noted of removals until their command is applied, or cannot be applied any more (OP3): also when its caller
-/// gives up, or is told that it may still happen.
-pub(super) struct Landing {
-    consensus: Consensus,
-    term: u64,
-    removing: Vec<Removing>,
-}
-
-impl Landing {
-    pub(super) fn of(gate: &Gate, removing: Vec<Removing>) -> Landing {
-        Landing { consensus: gate.consensus.clone(), term: gate.term(), removing }
-    }
-
-    pub(super) async fn of_command(mut self, gate: &Gate, command: Command) -> MetaResult<Reply> {
-        let result = gate.send(command).await;
-        if matches!(result, Ok(_) | Err(MetaError::InvalidArgument { .. })) {
-            self.removing.clear(); // applied, or never proposed
-        }
-        result
-    }
-}
-
-impl Drop for Landing {
-    fn drop(&mut self) {
-        let removing = std::mem::take(&mut self.removing);
-        if removing.is_empty() {
-            return;
-        }
-        if let Ok(runtime) = Handle::try_current() {
-            let (consensus, term) = (self.consensus.clone(), self.term);
-            runtime.spawn(async move {
-                has_landed(&consensus, term).await;
-                drop(removing);
-            });
-        }
-    }
-}
-
-/// Returns when a command that was proposed in `term` before this call is applied, or this member leads in it no longer: what it
-/// reads in a later one contains all that earlier ones have left. Commands are applied in the order of their proposals.
-async fn has_landed(consensus: &Consensus, term: u64) {
-    let nothing = Command::ReleaseFor { session: SessionId(0), inodes: Vec::new() };
-    loop {
-        let leads = {
-            let leadership = consensus.leadership();
-            let leadership = leadership.borrow();
-            leadership.is_leader && leadership.term == term
-        };
-        if !leads || consensus.propose(nothing.clone()).await.is_ok() {
-            return;
-        }
-        sleep(LAND_EVERY).await;
     }
 }

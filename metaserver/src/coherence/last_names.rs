@@ -1,12 +1,11 @@
 //! Files that lose their last name stay for those who have them open (P6.5): what passes the gate for that.
 //!
-//!     unlink   resolve the name → note the removal → wait for creates → who has it open, or may have it open?
+//!     unlink   freeze what is behind the name (`changes`) → note the removal → wait for creates → who has it open, or may have it open?
 //!              → propose → applied
 //!     open     register → wait for removals of this file → read the state
 //!     create   note the last inode → propose → register
 //!
-//! `opens` says why nobody is missed. The name is resolved from the local state, which may be old: `apply` compares (what loses
-//! its last name must be the file that was named), and answers a command that is wrong with a refusal that leaves no trace.
+//! `opens` says why nobody is missed. The name is resolved from the local state, which may be old: `apply` compares (CH3).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,14 +16,14 @@ use dfs_proto::meta::{Change, ChangeRequest, Changed, MetaResult};
 use dfs_proto::scope::Scope;
 use tokio::time::{sleep, timeout};
 
-use super::gate::{Gate, Landing};
+use super::gate::Gate;
+use super::landing::{Kept, Landing};
+use super::leases::Frozen;
 use super::opens::{Opening, Opens};
-use dfs_state::command::{Answered, Command, Openers, RELEASE_MAX, Reply};
+use dfs_state::command::{Answered, Command, NamedInode, RELEASE_MAX, Reply};
 use dfs_state::kv::Snapshot;
-use dfs_state::read;
+use dfs_state::read::{self, Behind};
 
-/// A name that changes at each look is used by many at once: their clients ask again.
-const LOOKS_MAX: usize = 4;
 /// Before a release that failed is tried again.
 const RELEASE_PAUSE: Duration = Duration::from_millis(200);
 /// No volume has this number: a record that a session may hold something there makes nobody wait.
@@ -33,65 +32,47 @@ const NOWHERE: VolumeId = VolumeId((1 << 24) - 1);
 const AWAIT_MAX: Duration = Duration::from_secs(1);
 
 impl Gate {
-    /// Proposes a change that may take a last name, with those who have the file open.
-    pub(super) async fn take_last_name(&self, command: Command) -> MetaResult<Reply> {
-        let Command::Change { request, placement, volumes, .. } = command else {
-            return Err(MetaError::Internal { what: "only a request takes a last name".to_owned() });
-        };
-        let change = request.change.clone();
-        let with = |openers: Vec<Openers>| {
-            let (request, placement, volumes) = (request.clone(), placement.clone(), volumes.clone());
-            Command::Change { request, placement, volumes, openers: Some(openers) }
-        };
-        let look = || self.local(|state| read::last_name_taken(state, &change));
-        let mut taken = look();
-        for _ in 0..LOOKS_MAX {
-            let reply = match taken {
-                Some(inode) => self.take_last_name_of(inode, with).await?,
-                None => self.send(with(Vec::new())).await?,
-            };
-            if !matches!(reply, Reply::Refused(MetaError::Undecided { .. })) {
-                return Ok(reply);
-            }
-            let before = std::mem::replace(&mut taken, look());
-            if taken == before {
-                return Ok(reply); // for another reason
-            }
-        }
-        Err(undecided("the name leads to another file at each look"))
-    }
-
-    async fn take_last_name_of(
+    /// Proposes a change of names with what was found behind them, and with those who have open what may lose its last name.
+    pub(super) async fn take_names(
         &self,
-        inode: InodeId,
-        with: impl Fn(Vec<Openers>) -> Command,
+        term: u64,
+        frozen: Frozen,
+        behind: &[Behind],
+        with: impl Fn(Vec<NamedInode>) -> Command,
     ) -> MetaResult<Reply> {
-        let removing = self.opens.removing(inode)?;
-        let created = timeout(AWAIT_MAX, self.opens.not_being_created(inode)).await; // keeps OP2
-        created.map_err(|_| unavailable("the create of the file is under way"))?;
-        let sessions = self.openers(inode).await?; // keeps OP1 and OP4
-        let command = with(vec![Openers { inode, sessions: sessions.clone() }]);
-        let landing = Landing::of(self, vec![removing]); // keeps OP3
-        let named = Named { opens: &self.opens, inode, sessions };
-        let reply = landing.of_command(self, command).await?;
-        let is_orphan = matches!(
-            &reply,
-            Reply::Changed(Ok(Answered { changed: Changed::Removed { orphan: Some(orphan) }, .. })) if *orphan == inode
-        );
-        let sessions = named.taken();
-        if is_orphan {
-            self.release_for_those_who_closed(inode, sessions);
+        let last = behind.iter().find(|behind| behind.loses_last_name).map(|behind| behind.inode);
+        let mut kept = Kept { frozen: Some(frozen), removing: Vec::new() };
+        let mut openers = Vec::new();
+        if let Some(inode) = last {
+            kept.removing.push(self.opens.removing(inode)?); // keeps OP3
+            let created = timeout(AWAIT_MAX, self.opens.not_being_created(inode)).await; // keeps OP2
+            created.map_err(|_| unavailable("the create of the file is under way"))?;
+            openers = self.openers(inode).await?; // keeps OP1 and OP4
+        }
+        let named = |behind: &Behind| NamedInode {
+            inode: behind.inode,
+            openers: (Some(behind.inode) == last).then(|| openers.clone()),
+        };
+        let command = with(behind.iter().map(named).collect());
+        let proposed = last.map(|inode| ProposedOpeners { opens: &self.opens, inode, sessions: openers });
+        let reply = Landing::of(self, term, kept).of_command(self, command).await?;
+        let openers = proposed.map_or_else(Vec::new, ProposedOpeners::answered);
+        if let Reply::Changed(Ok(Answered { changed: Changed::Removed { orphan: Some(orphan) }, .. })) =
+            &reply
+        {
+            self.leases.forget(*orphan);
+            self.release_for_those_who_closed(*orphan, openers);
         }
         Ok(reply)
     }
 
     /// The file is an orphan that is held by these. Who has told of a close since they were named is no longer in the table, and told
     /// it before the file was an orphan.
-    fn release_for_those_who_closed(&self, inode: InodeId, named: impl IntoIterator<Item = SessionId>) {
+    fn release_for_those_who_closed(&self, orphan: InodeId, named: impl IntoIterator<Item = SessionId>) {
         for session in named {
             // One that has not told yet releases it when it attaches (`attach_opens`), or ends.
-            if self.opens.is_attached(session) && !self.opens.has_open(session, inode) {
-                self.opens.release_later(session, &[inode]);
+            if self.opens.is_attached(session) && !self.opens.has_open(session, orphan) {
+                self.opens.release_later(session, &[orphan]);
             }
         }
     }
@@ -137,7 +118,7 @@ impl Gate {
             return Ok(false);
         }
         if !is_recorded {
-            let recorded = self.send(Command::RecordHolds { session, volume }).await?;
+            let recorded = self.send(self.term(), Command::RecordHolds { session, volume }).await?;
             if let Reply::Refused(refused) = recorded {
                 return Err(refused);
             }
@@ -147,7 +128,7 @@ impl Gate {
     }
 
     /// Proposes a create that opens what it makes.
-    pub(super) async fn create_open(&self, command: Command) -> MetaResult<Reply> {
+    pub(super) async fn create_open(&self, term: u64, frozen: Frozen, command: Command) -> MetaResult<Reply> {
         let Command::Change {
             request: ChangeRequest { session, change: Change::Create(create), .. }, ..
         } = &command
@@ -157,13 +138,13 @@ impl Gate {
         let (session, volume) = (*session, create.parent.volume());
         // Only a client that attaches asks for it.
         if !self.record_holds(session, volume).await? {
-            return self.send(command).await;
+            return self.send_frozen(term, frozen, command).await;
         }
         let Some(last) = self.local(|state| read::last_inode(state, volume)) else {
-            return self.send(command).await;
+            return self.send_frozen(term, frozen, command).await;
         };
         let creating = self.opens.creating(last); // keeps OP2
-        let reply = self.send(command).await?;
+        let reply = self.send_frozen(term, frozen, command).await?;
         let Reply::Changed(Ok(Answered { changed: Changed::Inode { attr, existed: false, .. }, .. })) =
             &reply
         else {
@@ -182,7 +163,7 @@ impl Gate {
             let has_name = read::getattr(state, inode)?.nlink > 0;
             Ok(has_name || read::holds_orphan(state, session, inode))
         };
-        match self.read(&Scope::of_inode(inode), Some(session), look).await? {
+        match self.read(&Scope::of_inode(inode), look).await? {
             true => opening.succeeded(),
             false => return Err(MetaError::Stale),
         }
@@ -201,7 +182,7 @@ impl Gate {
         if !self.local(|state| read::may_hold_something(state, session)) {
             // So the next leader knows that this session tells what it has open, before it has attached there.
             let nothing = Command::RecordHolds { session, volume: NOWHERE };
-            if let Reply::Refused(refused) = self.send(nothing).await? {
+            if let Reply::Refused(refused) = self.send(term, nothing).await? {
                 return Err(refused);
             }
         }
@@ -234,6 +215,7 @@ impl Gate {
         self.sessions.forget(session);
         self.opens.end(session);
         self.attachments.end(session);
+        self.leases.end(session);
     }
 
     /// Releases what sessions have closed; for ever. What is left over when the lead is lost, the next leader finds when the
@@ -248,7 +230,7 @@ impl Gate {
             let given_up = self.opens.removals_given_up().await;
             // Behind them, since commands are applied in the order of their proposals: they are applied, or never will be.
             let nothing = Command::ReleaseFor { session: SessionId(0), inodes: Vec::new() };
-            while self.send(nothing.clone()).await.is_err() {
+            while self.send(self.term(), nothing.clone()).await.is_err() {
                 sleep(RELEASE_PAUSE).await;
             }
             for (inode, mut sessions) in given_up {
@@ -274,7 +256,8 @@ impl Gate {
     async fn release_for(&self, session: SessionId, mut inodes: Vec<InodeId>) -> MetaResult<()> {
         // As a removal: an open of the file waits, and then finds that it is gone.
         let removing = inodes.iter().map(|inode| self.opens.removing(*inode));
-        let landing = Landing::of(self, removing.collect::<MetaResult<Vec<_>>>()?);
+        let removing = removing.collect::<MetaResult<Vec<_>>>()?;
+        let landing = Landing::of(self, self.term(), Kept { removing, frozen: None });
         inodes.retain(|inode| !self.opens.has_open(session, *inode)); // it may have it open again
         match landing.of_command(self, Command::ReleaseFor { session, inodes }).await? {
             Reply::Refused(refused) => Err(refused),
@@ -285,20 +268,20 @@ impl Gate {
 
 /// The openers that the command of a removal names. If its caller gives up before it has the answer, somebody else looks who of them
 /// has closed the file meanwhile.
-struct Named<'g> {
+struct ProposedOpeners<'g> {
     opens: &'g Opens,
     inode: InodeId,
     sessions: Vec<SessionId>,
 }
 
-impl Named<'_> {
+impl ProposedOpeners<'_> {
     /// The command was answered.
-    fn taken(mut self) -> Vec<SessionId> {
+    fn answered(mut self) -> Vec<SessionId> {
         std::mem::take(&mut self.sessions)
     }
 }
 
-impl Drop for Named<'_> {
+impl Drop for ProposedOpeners<'_> {
     fn drop(&mut self) {
         if !self.sessions.is_empty() {
             self.opens.removal_was_given_up(self.inode, std::mem::take(&mut self.sessions));
@@ -308,8 +291,4 @@ impl Drop for Named<'_> {
 
 fn unavailable(what: &str) -> MetaError {
     MetaError::Unavailable { what: what.to_owned() }
-}
-
-fn undecided(what: &str) -> MetaError {
-    MetaError::Undecided { what: what.to_owned() }
 }

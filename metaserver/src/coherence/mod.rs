@@ -3,16 +3,20 @@
 //! | file | what |
 //! |---|---|
 //! | `gate` | the door: changes and reads |
+//! | `changes` | how a change recalls first, and is proposed afterwards |
 //! | `attachments` | which sessions have attached, and the locks that they hold |
 //! | `opens` | who has which file open |
-//! | `awaited` | sessions that a new leader waits for before it takes what they may hold |
+//! | `awaited` | sessions that a new leader waits for before it takes or changes what they may hold |
 //! | `last_names` | changes that take the last name of a file, and opens beside them |
-//! | `leases` | who may cache what: nobody yet |
+//! | `landing` | what a change keeps until it is applied, also when its caller gives up |
+//! | `leases` | who may cache what: Read leases |
 //! | `soft` | what a leader learns, and forgets with its term |
 
 mod attachments;
 mod awaited;
+mod changes;
 mod gate;
+mod landing;
 mod last_names;
 mod leases;
 pub(crate) mod opens;
@@ -20,3 +24,4 @@ pub(crate) mod soft;
 
 pub(crate) use attachments::Attachments;
 pub(crate) use gate::Gate;
+pub(crate) use leases::{READ_ENDS, READ_TERM, RecallCounts};

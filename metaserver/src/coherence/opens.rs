@@ -34,21 +34,6 @@ const OPENS_MAX: usize = 4_000_000;
 /// Removals under way, those among them whose outcome nobody knows: as many as calls that wait.
 const REMOVALS_MAX: usize = 100_000;
 
-/// The change may take the last name of a file.
-pub(super) fn may_take(change: &Change) -> bool {
-    match change {
-        Change::Unlink { .. } | Change::Rename(_) => true,
-        Change::Create(_)
-        | Change::Link { .. }
-        | Change::Rmdir { .. }
-        | Change::SetAttr(_)
-        | Change::OpenChunk(_)
-        | Change::SealChunk { .. }
-        | Change::CommitExtents(_)
-        | Change::ReleaseOrphans { .. } => false,
-    }
-}
-
 /// The change opens what it makes.
 pub(super) fn opens_new(change: &Change) -> bool {
     matches!(change, Change::Create(create) if create.opens)
@@ -384,6 +369,12 @@ impl Opens {
     /// The sessions that are awaited in this volume (OP4). `None`: what the state says was not read in this term.
     pub(crate) fn awaited(&self, term: u64, volume: VolumeId) -> Option<Vec<SessionId>> {
         self.known.lock().known.awaited_in(term, volume)
+    }
+
+    /// All that are awaited in some volume.
+    pub(crate) fn all_awaited(&self) -> Vec<SessionId> {
+        let soft = self.known.lock();
+        soft.known.awaited.iter().flat_map(|awaited| awaited.by_session.keys().copied()).collect()
     }
 
     /// Every session that may hold something, as the state said after this leader was elected.

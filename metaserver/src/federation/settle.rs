@@ -114,7 +114,7 @@ async fn look(metaserver: &Metaserver) -> MetaResult<Root> {
         let attr = RootCopy { mode: attr.mode, uid: attr.uid, gid: attr.gid };
         Ok(Root { attr, named, forbidden })
     };
-    metaserver.gate.read(&Scope::of_inode(InodeId::ROOT), None, look).await
+    metaserver.gate.read(&Scope::of_inode(InodeId::ROOT), look).await
 }
 
 /// `making`: what this process was making when the map was read.

@@ -274,6 +274,7 @@ impl TestClient {
             cluster: self.opened.cluster,
             session: self.opened.session,
             caller: Caller::ROOT,
+            leases: None,
             read,
         };
         let request = convert::read_request_to_wire(&request);
@@ -281,7 +282,7 @@ impl TestClient {
             let request = request.clone();
             async move {
                 let reply = MetaClient::new(channel).read(request).await?;
-                Ok(convert::read_reply_from_wire(reply.into_inner()))
+                Ok(convert::shown_from_wire(reply.into_inner()).answered)
             }
         });
         answer.await

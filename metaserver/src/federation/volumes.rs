@@ -123,7 +123,7 @@ impl Metaserver {
                 },
             })
         };
-        self.gate.read(&request.change.scope(), None, look).await // its client is shown nothing
+        self.gate.read(&request.change.scope(), look).await // its client is shown nothing
     }
 
     /// Looks at the volumes that a rename or removal is about; those that go get no more names from here on. Refuses what
@@ -145,7 +145,7 @@ impl Metaserver {
         let (tried, now) = (roots.clone(), self.gate.consensus().now());
         let look = |state: &dyn Snapshot| Ok(read::would_answer(state, request, &tried, now));
         // Its client is shown nothing by this.
-        if let Reply::Changed(Err(refused)) = self.gate.read(&request.change.scope(), None, look).await? {
+        if let Reply::Changed(Err(refused)) = self.gate.read(&request.change.scope(), look).await? {
             return Err(refused);
         }
         for (need, root) in needed.iter().zip(&mut roots).filter(|(need, _)| need.is_removed) {

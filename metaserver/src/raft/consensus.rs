@@ -97,7 +97,16 @@ impl Consensus {
     /// Has the group apply a command, and returns the reply. After `Unavailable` or `NotLeader` the command may have been applied,
     /// or may still be; request ids make it safe to try again (P8.1).
     pub(crate) async fn propose<C: ReplicatedCommand>(&self, command: C) -> Result<C::Reply, MetaError> {
-        self.inner.proposer.propose(&command).await
+        self.inner.proposer.propose(&command, None).await
+    }
+
+    /// [`Consensus::propose`], for a command that was made for this term: in another one it is refused and never proposed.
+    pub(crate) async fn propose_in<C: ReplicatedCommand>(
+        &self,
+        term: u64,
+        command: C,
+    ) -> Result<C::Reply, MetaError> {
+        self.inner.proposer.propose(&command, Some(term)).await
     }
 
     /// A view that holds everything that was acknowledged before the call. Only the leader can give one.

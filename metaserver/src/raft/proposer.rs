@@ -6,6 +6,8 @@
 //! Q1  A slow quorum is not a lost one. While the disks are slow, the callers wait, for as long as any client would. When this
 //!     leader does not hear a quorum any more, or has been replaced, all callers are told at once and ask another member. Their
 //!     commands may still be applied.
+//! Q2  A command that was made for one term is proposed in that term or refused: what its leader found out for it, such as that nobody
+//!     holds a lease on what it alters, is of that term. Raft compares the term when it takes the entry in.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,7 +51,17 @@ type Answer = oneshot::Sender<Result<AnyReply, MetaError>>;
 
 struct Waiting {
     command: Vec<u8>,
+    /// It is proposed in this term or not at all (Q2).
+    term: Option<u64>,
     answer: Answer,
+}
+
+/// What becomes one entry.
+struct Gathered {
+    /// Of those of its commands that were made for one.
+    term: Option<u64>,
+    commands: Vec<Vec<u8>>,
+    answers: Vec<Answer>,
 }
 
 /// Takes commands in. Clones share one queue.
@@ -89,16 +101,20 @@ impl Proposer {
         (proposer, ProposerTask { raft, log, group, time, waiting, held: None })
     }
 
-    /// After an error, the command may have been applied, or may still be.
-    pub(crate) async fn propose<C: ReplicatedCommand>(&self, command: &C) -> Result<C::Reply, MetaError> {
+    /// After an error, the command may have been applied, or may still be. `term`: Q2.
+    pub(crate) async fn propose<C: ReplicatedCommand>(
+        &self,
+        command: &C,
+        term: Option<u64>,
+    ) -> Result<C::Reply, MetaError> {
         let foreign = || MetaError::Internal { what: "a command of another state machine".to_owned() };
         if C::GROUP != self.group.kind {
             return Err(foreign());
         }
-        C::reply(self.propose_encoded(command.encode()).await?).ok_or_else(foreign)
+        C::reply(self.propose_encoded(command.encode(), term).await?).ok_or_else(foreign)
     }
 
-    async fn propose_encoded(&self, command: Vec<u8>) -> Result<AnyReply, MetaError> {
+    async fn propose_encoded(&self, command: Vec<u8>, term: Option<u64>) -> Result<AnyReply, MetaError> {
         if command.len() > ENTRY_LEN_MAX {
             return Err(MetaError::InvalidArgument {
                 what: format!("a command of {} bytes, at most {ENTRY_LEN_MAX} are possible", command.len()),
@@ -107,7 +123,7 @@ impl Proposer {
         let (answer, answered) = oneshot::channel();
         let propose = async {
             let stopped = || unavailable("this metaserver is shutting down");
-            self.queue.send(Waiting { command, answer }).await.map_err(|_| stopped())?;
+            self.queue.send(Waiting { command, term, answer }).await.map_err(|_| stopped())?;
             answered.await.map_err(|_| stopped())?
         };
         let (mut propose, began) = (std::pin::pin!(propose), Instant::now());
@@ -155,8 +171,8 @@ impl ProposerTask {
             if first.answer.is_closed() {
                 continue; // as in `gather`: by now another term may have begun, for which it was not made
             }
-            let (commands, answers) = self.gather(first);
-            self.propose(commands, answers, place).await;
+            let gathered = self.gather(first);
+            self.propose(gathered, place).await;
         }
     }
 
@@ -167,29 +183,37 @@ impl ProposerTask {
         }
     }
 
-    fn gather(&mut self, first: Waiting) -> (Vec<Vec<u8>>, Vec<Answer>) {
+    fn gather(&mut self, first: Waiting) -> Gathered {
         let mut len = first.command.len();
-        let (mut commands, mut answers) = (vec![first.command], vec![first.answer]);
-        while commands.len() < COMMANDS_MAX {
+        let mut gathered =
+            Gathered { term: first.term, commands: vec![first.command], answers: vec![first.answer] };
+        while gathered.commands.len() < COMMANDS_MAX {
             let Ok(next) = self.waiting.try_recv() else { break };
             if next.answer.is_closed() {
                 continue; // its caller has given up, and it was never proposed: it leaves no trace
             }
             len += next.command.len();
-            if len > ENTRY_LEN_MAX {
+            let is_of_another_term = next.term.is_some_and(|term| gathered.term.is_some_and(|of| of != term));
+            if len > ENTRY_LEN_MAX || is_of_another_term {
                 self.held = Some(next);
                 break;
             }
-            commands.push(next.command);
-            answers.push(next.answer);
+            gathered.term = gathered.term.or(next.term);
+            gathered.commands.push(next.command);
+            gathered.answers.push(next.answer);
         }
-        (commands, answers)
+        gathered
     }
 
-    async fn propose(&self, commands: Vec<Vec<u8>>, answers: Vec<Answer>, place: OwnedSemaphorePermit) {
+    async fn propose(&self, gathered: Gathered, place: OwnedSemaphorePermit) {
+        let Gathered { term, commands, answers } = gathered;
         let proposal = Proposal::join(self.group.clocks.wall(), self.time.now(), &commands);
         let (responder, done) = ProgressResponder::complete_only();
-        if let Err(stopped) = self.raft.client_write_ff(proposal, Some(responder)).await {
+        let mut write = self.raft.write(proposal).responder(responder);
+        if let Some(term) = term {
+            write = write.with_leader(term); // keeps Q2
+        }
+        if let Err(stopped) = write.await {
             return refuse(answers, &unavailable(stopped.to_string()));
         }
         let group = self.group.clone();

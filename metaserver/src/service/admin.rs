@@ -115,7 +115,7 @@ impl Metaserver {
             };
             Ok((found.attr, found.extents.iter().filter_map(placed).collect(), is_cut))
         };
-        let (attr, extents, more) = self.gate.read(&Scope::of_inode(inode), None, look).await?;
+        let (attr, extents, more) = self.gate.read(&Scope::of_inode(inode), look).await?;
         let shown = |(extent, record, replicas): (Extent, ChunkRecord, Vec<Replica>)| {
             self.shown_extent(extent, &record, &replicas)
         };
@@ -135,7 +135,7 @@ impl Metaserver {
         for name in path.split('/').filter(|name| !name.is_empty()) {
             let shown = Read::Lookup { parent: inode, name: name.as_bytes().to_vec() }.scope();
             let look = |state: &dyn Snapshot| read::lookup(state, &Caller::ROOT, inode, name.as_bytes());
-            inode = self.gate.read(&shown, None, look).await?.inode;
+            inode = self.gate.read(&shown, look).await?.inode;
         }
         Ok(inode)
     }

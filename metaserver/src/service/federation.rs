@@ -70,6 +70,6 @@ impl Metaserver {
         let root = InodeId::new(request.volume, InodeId::ROOT.number());
         let root = root.ok_or(MetaError::Stale)?;
         let look = |state: &dyn Snapshot| read::getattr(state, root);
-        self.gate.read(&Scope::of_inode(root), None, look).await.map(VolumeAnswer::Root)
+        self.gate.read(&Scope::of_inode(root), look).await.map(VolumeAnswer::Root)
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::Metaserver;
 use super::namespace::require_session;
+use crate::coherence::READ_TERM;
 use dfs_state::kv::Snapshot;
 use dfs_state::read;
 
@@ -25,21 +26,22 @@ impl Metaserver {
             what: "nothing can be sent unasked over this connection".to_owned(),
         })?;
         let (session, attachments) = (attach.session, &self.gate.attachments);
-        let attachment = attach.attachment;
+        let (attachment, received) = (attach.attachment, Instant::now());
         self.confirm(session).await?; // keeps AT5
         let term = self.gate.enter_term()?;
-        let told = attachments.stands(term, attachments.attach(attach, pushes)?)?;
-        let term_ms = attachments.lease_term.as_millis() as u64;
-        let Some(told) = told else { return Ok(Attached { lost: Vec::new(), term_ms }) };
+        let told = attachments.stands(term, attachments.attach(attach, pushes.clone())?)?;
+        let [term_ms, read_term_ms] = [attachments.lease_term, READ_TERM].map(|term| term.as_millis() as u64);
+        let Some(told) = told else { return Ok(Attached { lost: Vec::new(), term_ms, read_term_ms }) };
         // After its locks: from here on no lock and no removal is held up by this session.
         self.gate.attach_opens(term, (session, attachment), told.open).await?;
+        self.gate.leases.attach(term, (session, attachment), pushes, received); // keeps LS4
         self.confirm(session).await?; // keeps AT3
         attachments.require_term(term)?;
         self.renew(session)?;
         if !told.lost.is_empty() {
             tracing::warn!("{session} has attached without {} locks that others hold", told.lost.len());
         }
-        Ok(Attached { lost: told.lost, term_ms })
+        Ok(Attached { lost: told.lost, term_ms, read_term_ms })
     }
 
     pub(super) async fn lock(&self, request: LockRequest) -> MetaResult<LockReply> {

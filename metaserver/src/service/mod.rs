@@ -24,6 +24,7 @@ use dfs_net::services::cluster_server::{Cluster, ClusterServer};
 use dfs_net::services::federation_server::{Federation as FederationCalls, FederationServer};
 use dfs_net::services::meta_server::{Meta, MetaServer};
 use dfs_proto::convert;
+use dfs_proto::meta::Shown;
 use dfs_proto::wire;
 use tonic::{Request, Response, Status};
 
@@ -109,6 +110,14 @@ impl Meta for MetaService {
         Ok(Response::new(convert::lock_reply_to_wire(result)))
     }
 
+    async fn recalled(&self, request: Request<wire::RecalledRequest>) -> Answer<wire::EmptyReply> {
+        let result = match convert::recalls_done_from_wire(request.into_inner()) {
+            Ok(done) => self.0.recalled(done),
+            Err(error) => Err(error),
+        };
+        Ok(Response::new(convert::empty_to_wire(result)))
+    }
+
     async fn close_session(&self, request: Request<wire::RenewSessionRequest>) -> Answer<wire::EmptyReply> {
         let result = match convert::renew_from_wire(request.into_inner()) {
             Ok(close) => self.0.close_session(close).await,
@@ -135,11 +144,11 @@ impl Meta for MetaService {
     }
 
     async fn read(&self, request: Request<wire::ReadRequest>) -> Answer<wire::ReadReply> {
-        let result = match convert::read_request_from_wire(request.into_inner()) {
+        let shown = match convert::read_request_from_wire(request.into_inner()) {
             Ok(read) => self.0.read(read).await,
-            Err(error) => Err(error),
+            Err(error) => Shown::without_leases(Err(error)),
         };
-        Ok(Response::new(convert::read_reply_to_wire(result)))
+        Ok(Response::new(convert::shown_to_wire(shown)))
     }
 
     async fn report_replica(&self, request: Request<wire::ReportReplicaRequest>) -> Answer<wire::EmptyReply> {
@@ -268,6 +277,7 @@ impl Metaserver {
         metrics.sessions_attached.set(attached as u64);
         metrics.locks.set(locks as u64);
         metrics.locks_waited_for.set(waits as u64);
+        metrics.leases.set(if is_leading { self.gate.leases.count() } else { 0 } as u64);
         metrics.chunks_open.set(totals.chunks_open);
         metrics.chunks_sealed.set(totals.chunks_sealed);
         metrics.chunks_dead.set(totals.chunks_dead);

@@ -3,7 +3,9 @@
 use dfs_proto::attr::{AccessMask, FileKind};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::SessionId;
-use dfs_proto::meta::{Change, ChangeRequest, FileExtents, MetaResult, Read, ReadReply, ReadRequest, StatFs};
+use dfs_proto::meta::{
+    Change, ChangeRequest, FileExtents, MetaResult, Read, ReadReply, ReadRequest, Shown, StatFs,
+};
 use dfs_proto::scope::Scope;
 use tokio::time::Instant;
 
@@ -78,26 +80,27 @@ impl Metaserver {
                 false => Ok(()),
             }
         };
-        self.gate.read(scope, None, look).await // its client is shown nothing
+        self.gate.read(scope, look).await // its client is shown nothing
     }
 
     /// Answers a read from the leader's state.
-    pub(crate) async fn read(&self, request: ReadRequest) -> MetaResult<ReadReply> {
-        let reply = self.try_read(request).await;
+    pub(crate) async fn read(&self, request: ReadRequest) -> Shown {
+        let shown = self.try_read(request).await.unwrap_or_else(|error| Shown::without_leases(Err(error)));
         self.metrics.reads.inc();
-        if reply.is_err() {
+        if shown.answered.is_err() {
             self.metrics.refused_reads.inc();
         }
-        reply
+        shown
     }
 
-    async fn try_read(&self, mut request: ReadRequest) -> MetaResult<ReadReply> {
+    /// An error is a refusal without leases.
+    async fn try_read(&self, mut request: ReadRequest) -> MetaResult<Shown> {
         self.gate.check_cluster(request.cluster)?;
         let shown = request.read.scope();
         bound(&mut request.read);
-        let by = Some(request.session);
         if let Read::StatFs { .. } = request.read {
-            return self.gate.read(&shown, by, |state| self.stat_fs(state, &request)).await;
+            let answered = self.gate.read(&shown, |state| self.stat_fs(state, &request)).await;
+            return answered.map(|reply| Shown::without_leases(Ok(reply)));
         }
         let opening = match request.read {
             Read::Open { inode, mask } if mask != AccessMask::NONE => {
@@ -105,16 +108,21 @@ impl Metaserver {
             }
             _ => None, // nothing else opens a file
         };
-        let reply = self.gate.read(&shown, by, |state| read::answer(state, &request)).await?;
-        if let (Some(opening), ReadReply::Opened { attr, .. }) = (opening, &reply)
+        let look = |state: &dyn Snapshot| read::answer(state, &request);
+        let Shown { answered, leased } = match request.leases {
+            Some(attachment) => self.gate.read_leased(&shown, (request.session, attachment), look).await,
+            None => Shown::without_leases(self.gate.read(&shown, look).await),
+        };
+        if let (Some(opening), Ok(ReadReply::Opened { attr, .. })) = (opening, &answered)
             && attr.kind != FileKind::Directory
         {
             opening.succeeded();
         }
-        Ok(match reply {
+        let answered = answered.map(|reply| match reply {
             ReadReply::Extents(extents) => ReadReply::Extents(self.reachable_first(extents)),
             other => other,
-        })
+        });
+        Ok(Shown { answered, leased })
     }
 
     /// A reader tries the copies in order, so copies on servers that are away come last.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use dfs_net::rpc::push::PushSender;
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::InodeId;
-use dfs_proto::meta::{MetaResult, OpenSession, RenewSession, SessionOpened, SessionRenewed};
+use dfs_proto::ids::{Attachment, InodeId};
+use dfs_proto::meta::{MetaResult, OpenSession, RecallsDone, RenewSession, SessionOpened, SessionRenewed};
 use dfs_proto::scope::Unleased;
 use tokio::time::Instant;
 
@@ -60,19 +60,29 @@ impl Metaserver {
         pushes: Option<PushSender>,
     ) -> MetaResult<SessionRenewed> {
         self.gate.check_cluster(renew.cluster)?;
-        let session = renew.session;
+        let (session, received) = (renew.session, Instant::now());
         self.confirm(session).await?;
         self.renew(session)?;
-        let attachment = renew.attachment.zip(pushes);
-        let is_attached = self.gate.opens.is_attached(session)
-            && attachment.is_some_and(|(attachment, pushes)| {
-                self.gate.attachments.is_attached(session, attachment, &pushes)
-            });
-        if is_attached {
+        let is_known = |(attachment, pushes): &(Attachment, PushSender)| {
+            self.gate.opens.is_attached(session)
+                && self.gate.attachments.is_attached(session, *attachment, pushes)
+        };
+        let attachment = renew.attachment.zip(pushes).filter(is_known).map(|(attachment, _)| attachment);
+        let recalls = attachment.and_then(|attachment| self.gate.leases.renew(session, attachment, received));
+        if recalls.is_some() {
             self.gate.closed(session, &renew.closed);
         }
         let (now, metaservers) = (self.gate.consensus().wall(), self.metaservers());
-        Ok(SessionRenewed { now, metaservers, is_attached })
+        let (is_attached, recalls) = (recalls.is_some(), recalls.unwrap_or(0));
+        Ok(SessionRenewed { now, metaservers, is_attached, recalls })
+    }
+
+    /// The session has handled recalls.
+    pub(super) fn recalled(&self, done: RecallsDone) -> MetaResult<()> {
+        self.gate.check_cluster(done.cluster)?;
+        self.gate.enter_term()?;
+        self.gate.leases.answered(done.session, done.attachment, done.number);
+        Ok(())
     }
 
     pub(super) async fn close_session(&self, close: RenewSession) -> MetaResult<()> {

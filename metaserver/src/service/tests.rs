@@ -5,6 +5,7 @@
 mod bounds;
 mod chunks;
 mod clocks;
+mod leases;
 mod locks;
 mod namespace;
 mod opens;
@@ -309,9 +310,9 @@ impl Client {
 
     async fn read(&mut self, caller: &Caller, read: Read) -> MetaResult<ReadReply> {
         let (cluster, session) = (self.opened.cluster, self.opened.session);
-        let request = ReadRequest { cluster, session, caller: caller.clone(), read };
+        let request = ReadRequest { cluster, session, caller: caller.clone(), leases: None, read };
         let reply = self.meta.read(convert::read_request_to_wire(&request)).await.expect("an answer");
-        convert::read_reply_from_wire(reply.into_inner())
+        convert::shown_from_wire(reply.into_inner()).answered
     }
 
     async fn renew(&mut self) -> MetaResult<Vec<String>> {

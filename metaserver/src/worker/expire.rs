@@ -1,12 +1,14 @@
 //! Ends sessions that were silent for too long (P3.1), and far sooner those that hold what somebody waits for (P3.6, P5.7).
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use dfs_proto::ids::SessionId;
 use dfs_proto::scope::Unleased;
 
 use super::budget::{Budget, EXPIRE};
 use super::work::{Learned, Work};
+use crate::coherence::READ_ENDS;
 use crate::metaserver::Metaserver;
 use dfs_state::command::Command;
 use dfs_state::kv::Snapshot;
@@ -44,7 +46,7 @@ impl Work for Expire {
     /// It may have been renewed while others were ended.
     fn is_still_due(&self, command: &Command, learned: &Learned<'_>) -> bool {
         expired(command).is_some_and(|session| {
-            let is_silent = learned.sessions.is_silent(session, learned.now);
+            let is_silent = is_silent(session, learned);
             let is_proposed = learned.sessions.is_end_proposed(session); // it may end at any time
             is_silent || is_proposed || is_quiet(session, learned) || missing(learned).contains(&session)
         })
@@ -78,27 +80,35 @@ fn plan(alive: &[SessionId], learned: &Learned<'_>) -> Vec<SessionId> {
     let in_the_way = learned.attachments.in_the_way(&quiet);
     let missing = missing(learned);
     let is_due = |session: &SessionId| {
-        let is_silent = learned.sessions.is_silent(*session, learned.now);
+        let is_silent = is_silent(*session, learned);
         let is_ending = learned.sessions.is_ending(*session); // an earlier try has failed
         is_silent || is_ending || in_the_way.contains(session) || missing.contains(session)
     };
     alive.iter().copied().filter(is_due).collect()
 }
 
+fn is_silent(session: SessionId, learned: &Learned<'_>) -> bool {
+    let has_lapsed = learned.sessions.is_silent_for(READ_ENDS, session, learned.now);
+    has_lapsed && learned.sessions.is_silent(session, learned.now)
+}
+
 /// It was silent for a term, and so ends if it is in somebody's way.
 fn is_quiet(session: SessionId, learned: &Learned<'_>) -> bool {
-    learned.sessions.is_silent_for(learned.attachments.lease_term, session, learned.now)
+    learned.sessions.is_silent_for(term(learned), session, learned.now)
+}
+
+/// With the session its leases end, for whoever changes something: so they have to have lapsed (P3.3), however short the settings are.
+fn term(learned: &Learned<'_>) -> Duration {
+    learned.attachments.lease_term.max(READ_ENDS)
 }
 
 /// Somebody waits for them, and they have not told this leader for a term what they hold.
 fn missing(learned: &Learned<'_>) -> BTreeSet<SessionId> {
-    learned.opens.missing(learned.attachments.lease_term, learned.now)
+    learned.opens.missing(term(learned), learned.now)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::time::Instant;
 
     use super::*;

@@ -5,7 +5,7 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::{InodeId, ServerId, SessionId};
 use dfs_proto::meta::MetaResult;
 
-use crate::command::{Openers, VolumeRoot};
+use crate::command::{NamedInode, VolumeRoot};
 use crate::kv::{Snapshot, Txn};
 use crate::permission;
 use crate::table::{inode, orphan, session};
@@ -31,8 +31,8 @@ pub(crate) struct Context<'c, 't> {
     pub placement: &'c [ServerId],
     /// Other volumes' roots that the change is about.
     pub volumes: &'c [VolumeRoot],
-    /// Of the file that loses its last name; `None`: the leader did not know them, and the session alone holds it.
-    pub openers: Option<&'c [Openers]>,
+    /// What the leader has found behind the names; `None`: it did not look, and the session alone holds what loses its last name.
+    pub named: Option<&'c [NamedInode]>,
 }
 
 /// The directory, if names may be looked up in it. One that was removed has none and gets none.
@@ -86,15 +86,29 @@ pub(super) fn entry_removed(directory: &mut InodeRecord, is_directory: bool, now
     directory.ctime = now;
 }
 
+/// Before an inode is altered that was found behind a name: nobody else may hold a lease on it (P4.1).
+///
+/// `Undecided`: the leader has found another one there. It is answered to nobody; the leader looks again.
+pub(super) fn require_named(context: &Context<'_, '_>, inode: InodeId) -> MetaResult<()> {
+    let is_named = |named: &[NamedInode]| named.iter().any(|named| named.inode == inode);
+    match context.named {
+        Some(named) if !is_named(named) => {
+            Err(MetaError::Undecided { what: format!("a name leads to {inode}") })
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// A name of `inode` is gone; with the last one it becomes an orphan of the session and of those that have it open. Returns
 /// it then.
 ///
-/// `Undecided`: the leader has not told who has this one open. It is answered to nobody; the leader looks again.
+/// `Undecided`: as of [`require_named`], or the leader has not told who has this one open.
 pub(super) fn drop_name(
     context: &mut Context<'_, '_>,
     inode: InodeId,
     mut record: InodeRecord,
 ) -> MetaResult<Option<InodeId>> {
+    require_named(context, inode)?;
     let is_directory = record.is_directory();
     record.nlink = if is_directory { 0 } else { record.nlink - 1 };
     record.ctime = context.now;
@@ -102,11 +116,11 @@ pub(super) fn drop_name(
     if record.nlink > 0 {
         return Ok(None);
     }
-    let openers = match context.openers {
+    let openers = match context.named {
         Some(_) if is_directory => &[],
-        Some(all) => match all.iter().find(|openers| openers.inode == inode) {
-            Some(openers) => openers.sessions.as_slice(),
-            None => return Err(MetaError::Undecided { what: format!("who has {inode} open") }),
+        Some(named) => match named.iter().find(|named| named.inode == inode).map(|named| &named.openers) {
+            Some(Some(openers)) => openers.as_slice(),
+            Some(None) | None => return Err(MetaError::Undecided { what: format!("who has {inode} open") }),
         },
         None => &[],
     };

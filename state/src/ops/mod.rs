@@ -5,12 +5,12 @@ use dfs_proto::meta::{Change, Changed, MetaResult};
 use context::Context;
 pub(super) use create::plan_directory;
 
+pub(super) mod behind;
 pub(super) mod cluster;
 mod commit_extents;
 pub(super) mod context;
 mod create;
 pub(super) mod delete;
-pub(super) mod last_name;
 mod link;
 mod open_chunk;
 pub(super) mod reap;

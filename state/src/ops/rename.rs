@@ -8,8 +8,8 @@ use dfs_proto::meta::{Changed, MetaResult, Rename, RenameMode};
 use dfs_proto::units::LINKS_MAX;
 
 use super::context::{
-    Context, drop_name, ensure, entry_added, entry_removed, invalid, is_volume_root, named, require_writable,
-    searchable,
+    Context, drop_name, ensure, entry_added, entry_removed, invalid, is_volume_root, named, require_named,
+    require_writable, searchable,
 };
 use crate::permission;
 use crate::table::{dirent, inode, volume};
@@ -82,6 +82,7 @@ fn exchange(
         });
     }
     for (Found { entry, record: mut moved }, parent) in [(source, new_parent), (target, old_parent)] {
+        require_named(context, entry.record.inode)?;
         moved.ctime = now;
         if moved.is_directory() {
             moved.parent = parent;
@@ -227,6 +228,7 @@ fn move_entry(
         volume::rename_entry(context.txn, inode.volume(), &rename.new_name);
         return Ok(orphan);
     }
+    require_named(context, inode)?;
     moved.ctime = now;
     if is_directory {
         moved.parent = rename.new_parent;
@@ -252,7 +254,7 @@ mod tests {
     use dfs_proto::meta::{Change, NewInode};
 
     use super::*;
-    use crate::command::{Command, Reply};
+    use crate::command::{Command, NamedInode, Reply};
     use crate::tests::{Harness, attr_of, create, name, user};
 
     fn rename(parent: InodeId, from: &str, new_parent: InodeId, to: &str) -> Change {
@@ -306,6 +308,36 @@ mod tests {
         harness.command(Command::ReleaseFor { session: opener, inodes: vec![old] });
         assert!(harness.try_attr(old).is_err());
         harness.check();
+    }
+
+    /// Others may hold leases on them, and the leader has recalled those of what it has found.
+    #[test]
+    fn a_rename_alters_no_inode_that_the_leader_has_not_found_behind_its_names() {
+        let mut harness = Harness::new();
+        let (a, b) = (harness.directory(ROOT, "a"), harness.file(ROOT, "b"));
+        let exchange = Rename {
+            parent: ROOT,
+            name: name("a"),
+            new_parent: ROOT,
+            new_name: name("b"),
+            mode: RenameMode::Exchange,
+        };
+        let of = |inode| NamedInode { inode, openers: None };
+        for (change, needed) in
+            [(Change::Rename(exchange), vec![a, b]), (rename(ROOT, "a", ROOT, "c"), vec![b])]
+        {
+            for left_out in &needed {
+                let named = [a, b].into_iter().filter(|inode| inode != left_out).map(of).collect();
+                let request = harness.next_request(&Caller::ROOT, change.clone());
+                let (placement, volumes) = (Vec::new(), Vec::new());
+                let reply =
+                    harness.command(Command::Change { request, placement, volumes, named: Some(named) });
+                assert!(matches!(reply, Reply::Refused(MetaError::Undecided { .. })), "{reply:?}");
+                harness.check();
+            }
+            harness.change(&Caller::ROOT, change).expect("the leader has found them");
+        }
+        assert_eq!((harness.lookup(ROOT, "b"), harness.lookup(ROOT, "c")), (Ok(a), Ok(b)));
     }
 
     #[test]

@@ -34,7 +34,7 @@ mod tests {
     use dfs_proto::meta::{Change, NewInode};
 
     use super::*;
-    use crate::command::{Command, Openers, Reply};
+    use crate::command::{Command, NamedInode, Reply};
     use crate::read;
     use crate::tests::{Harness, create, name, user};
 
@@ -124,19 +124,20 @@ mod tests {
         let (file, other) = (harness.file(InodeId::ROOT, "f"), harness.file(InodeId::ROOT, "other"));
         let unlink = Change::Unlink { parent: InodeId::ROOT, name: name("f") };
         let request = harness.next_request(&Caller::ROOT, unlink);
-        let with = |openers| Command::Change {
+        let with = |named| Command::Change {
             request: request.clone(),
             placement: Vec::new(),
             volumes: Vec::new(),
-            openers: Some(openers),
+            named: Some(named),
         };
-        for openers in [vec![], vec![Openers { inode: other, sessions: vec![harness.session] }]] {
-            let reply = harness.command(with(openers));
+        let of = |inode, openers| vec![NamedInode { inode, openers }];
+        for named in [vec![], of(other, Some(vec![harness.session])), of(file, None)] {
+            let reply = harness.command(with(named));
             assert!(matches!(reply, Reply::Refused(MetaError::Undecided { .. })), "{reply:?}");
             assert_eq!(harness.lookup(InodeId::ROOT, "f"), Ok(file));
             harness.check();
         }
-        let reply = harness.command(with(vec![Openers { inode: file, sessions: Vec::new() }]));
+        let reply = harness.command(with(of(file, Some(Vec::new()))));
         let Reply::Changed(Ok(answered)) = reply else { panic!("nothing of it was remembered: {reply:?}") };
         assert_eq!(answered.changed, Changed::Removed { orphan: Some(file) });
         harness.check();
@@ -150,7 +151,16 @@ mod tests {
         harness.change(&Caller::ROOT, link).expect("free name");
         let unlink = Change::Unlink { parent: InodeId::ROOT, name: name("f") };
         let request = harness.next_request(&Caller::ROOT, unlink);
-        let reply = harness.command(Command::of_request(request, Vec::new(), Vec::new()));
+        let with = |named| Command::Change {
+            request: request.clone(),
+            placement: Vec::new(),
+            volumes: Vec::new(),
+            named: Some(named),
+        };
+        let reply = harness.command(with(Vec::new()));
+        assert!(matches!(reply, Reply::Refused(MetaError::Undecided { .. })), "it changes: {reply:?}");
+        assert_eq!(harness.attr(file).nlink, 2);
+        let reply = harness.command(with(vec![NamedInode { inode: file, openers: None }]));
         assert!(matches!(reply, Reply::Changed(Ok(_))), "{reply:?}");
         assert_eq!(harness.attr(file).nlink, 1);
     }
@@ -163,7 +173,7 @@ mod tests {
         let unlink = Change::Unlink { parent: InodeId::ROOT, name: name("f") };
         let request = harness.next_request(&Caller::ROOT, unlink);
         let (placement, volumes) = (Vec::new(), Vec::new());
-        let reply = harness.command(Command::Change { request, placement, volumes, openers: None });
+        let reply = harness.command(Command::Change { request, placement, volumes, named: None });
         assert!(matches!(reply, Reply::Changed(Ok(_))), "{reply:?}");
         assert!(harness.view(|view| read::holds_orphan(view, harness.session, file)));
         harness.check();

@@ -1,7 +1,7 @@
 //! What one entry of a cluster's Raft log carries: a version byte, the times, and the commands.
 //!
-//! Version 6: postcard of the leader's wall clock, the state's own time and the commands; a change names those that have the file
-//! open which loses its last name, an `OpenChunk` must name a volume, and a rename may exchange two names. Version 5: a change
+//! Version 6: postcard of the leader's wall clock, the state's own time and the commands; a change names the inodes
+//! behind its names and who has open what loses its last name, an `OpenChunk` must name a volume, and a rename may exchange two names. Version 5: a change
 //! names nobody, an `OpenChunk` may name a volume ([`VERSION_WITH_MIXED`]). Version 4: and no `OpenChunk` names one. Version 3: and
 //! the inodes that are made have no birth time. Version 2: and there is one time for both clocks (P7.1).
 
@@ -17,7 +17,7 @@ use crate::time;
 
 /// Of the entries that are written.
 pub const VERSION: u8 = 6;
-/// The last one in which a change does not name who has a file open, no rename exchanges two names, and an `OpenChunk` may name no
+/// The last one in which a change does not name what is behind its names, no rename exchanges two names, and an `OpenChunk` may name no
 /// volume (P1.8). Its entries, and older ones, are read, and applied as the releases that wrote them did.
 pub const VERSION_WITH_MIXED: u8 = 5;
 /// Of the time when no chunk had a volume. It is read.
@@ -201,7 +201,7 @@ mod commands_6 {
             request: ChangeRequest,
             placement: Vec<u64>,
             volumes: Vec<VolumeRoot>,
-            openers: Option<Vec<Openers>>
+            named: Option<Vec<NamedInode>>
         },
         OpenChunk
     );
@@ -210,17 +210,17 @@ mod commands_6 {
 /// Of version 5.
 mod commands_5 {
     use super::*;
-    commands!({ request: ChangeRequest, placement: Vec<u64>, volumes: Vec<VolumeRoot>; openers }, OpenChunk);
+    commands!({ request: ChangeRequest, placement: Vec<u64>, volumes: Vec<VolumeRoot>; named }, OpenChunk);
 }
 
 /// Of versions 2 to 4.
 mod commands_2 {
     use super::*;
-    commands!({ request: ChangeRequest, placement: Vec<u64>, volumes: Vec<VolumeRoot>; openers }, OpenChunk2);
+    commands!({ request: ChangeRequest, placement: Vec<u64>, volumes: Vec<VolumeRoot>; named }, OpenChunk2);
 }
 
 stored_struct! {
-    Openers = command::Openers { inode: u64, sessions: Vec<u64> }
+    NamedInode = command::NamedInode { inode: u64, openers: Option<Vec<u64>> }
 }
 
 stored_struct! {
@@ -392,7 +392,7 @@ mod tests {
         assert_eq!(decode(&[2, 20, 7, 1, 3, 9]), Ok(Entry { proposed: Proposed::ByOneClock(now), commands }));
     }
 
-    fn unlink(openers: Option<Vec<command::Openers>>) -> command::Command {
+    fn unlink(named: Option<Vec<command::NamedInode>>) -> command::Command {
         let change = meta::Change::Unlink { parent: InodeId(1), name: attr::Name::new("a").expect("valid") };
         let request = meta::ChangeRequest {
             cluster: ClusterId(7),
@@ -402,13 +402,16 @@ mod tests {
             caller: attr::Caller::ROOT,
             change,
         };
-        command::Command::Change { request, placement: Vec::new(), volumes: Vec::new(), openers }
+        command::Command::Change { request, placement: Vec::new(), volumes: Vec::new(), named }
     }
 
     #[test]
-    fn an_entry_says_who_has_the_file_open_and_one_of_version_5_names_nobody() {
+    fn an_entry_says_what_is_behind_its_names_and_who_has_it_open_and_one_of_version_5_does_not() {
         let sessions = vec![SessionId(1), SessionId(4)];
-        let command = unlink(Some(vec![command::Openers { inode: InodeId(900), sessions }]));
+        let command = unlink(Some(vec![
+            command::NamedInode { inode: InodeId(900), openers: Some(sessions) },
+            command::NamedInode { inode: InodeId(901), openers: None },
+        ]));
         let (wall, state) =
             (attr::Timestamp { seconds: 5, nanos: 7 }, time::StateTime { seconds: 3, nanos: 1 });
         let proposed = Proposed::At { wall, state };

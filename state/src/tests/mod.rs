@@ -18,7 +18,7 @@ use dfs_proto::units::{ByteLen, ChunkOffset, Offset};
 use super::time::StateTime;
 use super::{apply, check, federation, read};
 use crate::command::{
-    Answered, Command, Entry, InitCluster, Openers, Proposed, RegisterServer, Reply, RootAttr,
+    Answered, Command, Entry, InitCluster, NamedInode, Proposed, RegisterServer, Reply, RootAttr,
     ServerAddresses, VolumeRoot,
 };
 use crate::kv::memory::MemoryKv;
@@ -252,13 +252,13 @@ impl Harness {
         placement: Vec<ServerId>,
         volumes: Vec<VolumeRoot>,
     ) -> Reply {
-        let taken = self.view(|view| read::last_name_taken(view, &request.change));
-        let named = taken.map(|inode| {
-            let sessions = self.openers.get(&inode).cloned().unwrap_or_default();
-            Openers { inode, sessions }
+        let behind = self.view(|view| read::behind(view, &request.change));
+        let named = behind.iter().map(|behind| {
+            let openers = || self.openers.get(&behind.inode).cloned().unwrap_or_default();
+            NamedInode { inode: behind.inode, openers: behind.loses_last_name.then(openers) }
         });
-        let openers = Some(named.into_iter().collect());
-        self.command(Command::Change { request, placement, volumes, openers })
+        let named = Some(named.collect());
+        self.command(Command::Change { request, placement, volumes, named })
     }
 
     pub(super) fn file(&mut self, parent: InodeId, text: &str) -> InodeId {

@@ -473,6 +473,7 @@ impl World {
                 cluster: CLUSTER,
                 session: self.harness.session,
                 caller: Caller::ROOT,
+                leases: None,
                 read: Read::ReadDir { inode, cookie, limit: 2, plus: true },
             };
             let answer = self.harness.view(|view| read::answer(view, &request));
@@ -536,7 +537,7 @@ fn random_requests_leave_what_they_leave_in_an_obvious_model() {
 #[test]
 fn commands_give_the_same_state_however_they_are_batched() {
     use super::{StateTime, apply, init_command};
-    use crate::command::{Openers, Proposed};
+    use crate::command::{NamedInode, Proposed};
     use crate::kv::memory::MemoryKv;
     use crate::kv::{Kv as _, Txn};
     use dfs_proto::attr::Timestamp;
@@ -559,9 +560,9 @@ fn commands_give_the_same_state_however_they_are_batched() {
             caller: Caller::ROOT,
             change,
         };
-        let opener = |number| Openers { inode: InodeId(number), sessions: vec![SessionId(1)] };
-        let (placement, volumes, openers) = (Vec::new(), Vec::new(), (1..200).map(opener).collect());
-        commands.push(Command::Change { request, placement, volumes, openers: Some(openers) });
+        let named = |number| NamedInode { inode: InodeId(number), openers: Some(vec![SessionId(1)]) };
+        let (placement, volumes, named) = (Vec::new(), Vec::new(), (1..200).map(named).collect());
+        commands.push(Command::Change { request, placement, volumes, named: Some(named) });
     }
     let wall = Timestamp { seconds: 1, nanos: 0 };
     let now = Proposed::At { wall, state: StateTime { seconds: 1, nanos: 0 } };

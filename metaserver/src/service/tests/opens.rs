@@ -14,7 +14,7 @@ impl Client {
         Client { meta, control, attachment: self.attachment, opened, next: self.next + 1000 }
     }
 
-    async fn attach(&mut self, open: Vec<InodeId>) {
+    pub(super) async fn attach(&mut self, open: Vec<InodeId>) {
         self.attachment.0 += 1;
         let attach = Attach {
             cluster: self.opened.cluster,
@@ -60,14 +60,14 @@ impl Client {
         attr_of(self.change(&Caller::ROOT, Change::Create(Create { opens: true, ..made })).await).inode
     }
 
-    async fn open(&mut self, inode: InodeId) -> MetaResult<u32> {
+    pub(super) async fn open(&mut self, inode: InodeId) -> MetaResult<u32> {
         match self.read(&Caller::ROOT, Read::Open { inode, mask: AccessMask::READ }).await? {
             ReadReply::Opened { attr, .. } => Ok(attr.nlink),
             other => panic!("an open answered {other:?}"),
         }
     }
 
-    async fn unlink(&mut self, name: &str) -> MetaResult<Changed> {
+    pub(super) async fn unlink(&mut self, name: &str) -> MetaResult<Changed> {
         let name = Name::new(name).expect("a name");
         self.change(&Caller::ROOT, Change::Unlink { parent: InodeId::ROOT, name }).await
     }

@@ -35,12 +35,12 @@ async fn change(leader: &LeaderChannel, request: &ChangeRequest) -> MetaResult<C
 
 async fn read_root(leader: &LeaderChannel, opened: &SessionOpened) -> MetaResult<ReadReply> {
     let (cluster, session, read) = (opened.cluster, opened.session, Read::GetAttr { inode: InodeId::ROOT });
-    let request = ReadRequest { cluster, session, caller: USER, read };
+    let request = ReadRequest { cluster, session, caller: USER, leases: None, read };
     let message = convert::read_request_to_wire(&request);
     let call = |channel: UnaryChannel| {
         let message = message.clone();
         async move {
-            Ok(convert::read_reply_from_wire(MetaClient::new(channel).read(message).await?.into_inner()))
+            Ok(convert::shown_from_wire(MetaClient::new(channel).read(message).await?.into_inner()).answered)
         }
     };
     leader.call(CALL, call).await

@@ -47,6 +47,7 @@ pub fn attached_to_wire(result: MetaResult<Attached>) -> wire::AttachReply {
             error: None,
             lost: attached.lost.iter().map(held_lock_to_wire).collect(),
             term_ms: attached.term_ms,
+            read_term_ms: attached.read_term_ms,
         },
         Err(error) => wire::AttachReply { error: Some(error_to_wire(&error)), ..Default::default() },
     }
@@ -55,7 +56,7 @@ pub fn attached_to_wire(result: MetaResult<Attached>) -> wire::AttachReply {
 pub fn attached_from_wire(reply: wire::AttachReply) -> MetaResult<Attached> {
     refusal(reply.error)?;
     let lost = reply.lost.into_iter().map(held_lock_from_wire).collect::<MetaResult<_>>()?;
-    Ok(Attached { lost, term_ms: reply.term_ms })
+    Ok(Attached { lost, term_ms: reply.term_ms, read_term_ms: reply.read_term_ms })
 }
 
 fn held_lock_to_wire(lock: &HeldLock) -> wire::HeldLock {

@@ -11,8 +11,8 @@ use super::error::{error_from_wire, error_to_wire};
 use super::replica::{location_from_wire, location_to_wire};
 use crate::attr::AccessMask;
 use crate::convert::{invalid, required};
-use crate::ids::{InodeId, SessionId};
-use crate::meta::{DirEntry, FileExtents, MetaResult, Read, ReadReply, ReadRequest, StatFs};
+use crate::ids::{Attachment, InodeId, SessionId};
+use crate::meta::{DirEntry, FileExtents, MetaResult, Read, ReadReply, ReadRequest, Shown, StatFs};
 use crate::units::{ByteLen, Offset};
 use crate::wire;
 
@@ -39,6 +39,7 @@ pub fn read_request_to_wire(request: &ReadRequest) -> wire::ReadRequest {
         cluster: request.cluster.to_wire().into(),
         session: request.session.0,
         caller: Some(caller_to_wire(&request.caller)),
+        attachment: request.leases.map_or(0, |attachment| attachment.0),
         read: Some(read),
     }
 }
@@ -75,13 +76,14 @@ pub fn read_request_from_wire(request: wire::ReadRequest) -> MetaResult<ReadRequ
         cluster: cluster_from_wire(&request.cluster)?,
         session: SessionId(request.session),
         caller: caller_from_wire(required(request.caller, "caller")?)?,
+        leases: (request.attachment != 0).then_some(Attachment(request.attachment)),
         read,
     })
 }
 
-pub fn read_reply_to_wire(result: MetaResult<ReadReply>) -> wire::ReadReply {
+pub fn shown_to_wire(shown: Shown) -> wire::ReadReply {
     use wire::read_reply::Result as Wire;
-    let result = match result {
+    let result = match shown.answered {
         Err(error) => Wire::Error(error_to_wire(&error)),
         Ok(ReadReply::Attr(attr)) => Wire::Attr(attr_to_wire(&attr)),
         Ok(ReadReply::Elsewhere(inode)) => Wire::Elsewhere(inode.0),
@@ -105,7 +107,7 @@ pub fn read_reply_to_wire(result: MetaResult<ReadReply>) -> wire::ReadReply {
             Wire::StatFs(wire::StatFs { total: stat.total.0, free: stat.free.0, inodes: stat.inodes })
         }
     };
-    wire::ReadReply { result: Some(result) }
+    wire::ReadReply { result: Some(result), leased: shown.leased.iter().map(|inode| inode.0).collect() }
 }
 
 fn entry_to_wire(entry: &DirEntry) -> wire::Entry {
@@ -128,7 +130,12 @@ fn entry_from_wire(entry: wire::Entry) -> MetaResult<DirEntry> {
     })
 }
 
-pub fn read_reply_from_wire(reply: wire::ReadReply) -> MetaResult<ReadReply> {
+pub fn shown_from_wire(reply: wire::ReadReply) -> Shown {
+    let leased = reply.leased.iter().copied().map(InodeId).collect();
+    Shown { answered: read_reply_from_wire(reply), leased }
+}
+
+fn read_reply_from_wire(reply: wire::ReadReply) -> MetaResult<ReadReply> {
     use wire::read_reply::Result as Wire;
     Ok(match required(reply.result, "result")? {
         Wire::Error(error) => return Err(error_from_wire(error)),

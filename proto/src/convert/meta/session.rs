@@ -84,6 +84,7 @@ pub fn renewed_to_wire(result: MetaResult<SessionRenewed>) -> wire::RenewSession
             now: Some(timestamp_to_wire(renewed.now)),
             metaservers: renewed.metaservers,
             attached: renewed.is_attached,
+            recalls: renewed.recalls,
         },
         Err(error) => wire::RenewSessionReply { error: Some(error_to_wire(&error)), ..Default::default() },
     }
@@ -95,5 +96,6 @@ pub fn renewed_from_wire(reply: wire::RenewSessionReply) -> MetaResult<SessionRe
         now: timestamp_from_wire(required(reply.now, "now")?)?,
         metaservers: reply.metaservers,
         is_attached: reply.attached,
+        recalls: reply.recalls,
     })
 }

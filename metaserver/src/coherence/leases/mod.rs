@@ -1,0 +1,278 @@
+//! Who may cache what: Read leases of this leader's term (P3.2 to P3.8, P4.1 to P4.3).
+//!
+//! A read: note the [thaws](Leases::reading) → confirmed read → [grant](Leases::grant) what it showed and nothing has changed since.
+//! A change: [freeze](Leases::freeze) → [recall](Leases::recall) what others hold of it → propose → applied → thaw.
+//!
+//! | file | what |
+//! |---|---|
+//! | `table` | who holds what, and which recalls are not over; pure |
+//! | `freezes` | what is being changed, and what was lately; pure |
+//!
+//! LS1  A holder is registered after the state was read, and only if no change of the inode was under way since before that (FZ2). A
+//!      change that begins later finds the holder.
+//! LS2  All of it is of one term, and stays for the whole term: what was granted or frozen in an earlier one does not count, and a
+//!      change that was frozen in an earlier one is not proposed (`Consensus::propose_in`).
+//! LS3  The recalls of one attachment are pushed in the order of their numbers: under the lock.
+//! LS4  A session is attached here after the state says that it may hold something (P6.5), so the next leader waits for it.
+
+mod freezes;
+mod table;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use dfs_net::rpc::push::PushSender;
+use dfs_proto::convert;
+use dfs_proto::error::MetaError;
+use dfs_proto::ids::{Attachment, InodeId, SessionId};
+use dfs_proto::meta::MetaResult;
+use dfs_proto::planted::{self, Bug};
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use super::soft::{BeginsAnew, Soft};
+use freezes::{Freezes, Thaws};
+use table::{Granted, Issued, Outstanding, Table};
+pub(crate) use table::{READ_ENDS, READ_TERM, Touched};
+
+/// Inodes that are being changed, those among them of which nobody knows whether they still are.
+const FROZEN_MAX: usize = 1_000_000;
+
+pub(crate) struct Leases {
+    known: Soft<Known>,
+    /// A recall may be over.
+    changed: Notify,
+    counts: RecallCounts,
+}
+
+#[derive(Default)]
+struct Known {
+    table: Table,
+    freezes: Freezes,
+    /// Of each attached session.
+    pushes: HashMap<SessionId, PushSender>,
+    /// What earlier leaders granted has ended (P3.6).
+    may_change: bool,
+}
+
+/// For the metrics.
+#[derive(Clone, Default)]
+pub(crate) struct RecallCounts {
+    /// Pushed.
+    pub(crate) issued: Counter,
+    /// Waited for, by a change each.
+    pub(crate) waited_for: Counter,
+    /// Not answered until the lease ended.
+    pub(crate) run_out: Counter,
+}
+
+/// A read that is under way.
+#[derive(Clone, Copy)]
+pub(crate) struct Reading {
+    term: u64,
+    since: Thaws,
+}
+
+/// While it lives, nothing is granted on what a change touches; dropping it thaws.
+pub(crate) struct Frozen {
+    leases: Arc<Leases>,
+    term: u64,
+    inodes: Vec<InodeId>,
+}
+
+impl Leases {
+    pub(crate) fn new(counts: RecallCounts, now: Instant) -> Leases {
+        Leases { known: Soft::new(now), changed: Notify::new(), counts }
+    }
+
+    /// The session has attached over this connection; `received`: when that came.
+    pub(crate) fn attach(
+        &self,
+        term: u64,
+        (session, attachment): (SessionId, Attachment),
+        pushes: PushSender,
+        received: Instant,
+    ) {
+        let mut soft = self.known.lock();
+        if soft.term() == term && soft.known.table.attach(session, attachment, received) {
+            soft.known.pushes.insert(session, pushes);
+        }
+        drop(soft);
+        self.changed.notify_waiters();
+    }
+
+    /// A heartbeat that was received then is about to be answered: with this number of the last recall. `None`: the session has to
+    /// attach again.
+    pub(crate) fn renew(&self, session: SessionId, attachment: Attachment, received: Instant) -> Option<u64> {
+        self.known.lock().known.table.renew(session, attachment, received)
+    }
+
+    /// The session has ended in the state.
+    pub(crate) fn end(&self, session: SessionId) {
+        let mut soft = self.known.lock();
+        soft.known.table.end(session);
+        soft.known.pushes.remove(&session);
+        drop(soft);
+        self.changed.notify_waiters();
+    }
+
+    /// The session has handled this recall and all before it.
+    pub(crate) fn answered(&self, session: SessionId, attachment: Attachment, number: u64) {
+        self.known.lock().known.table.answered(session, attachment, number);
+        self.changed.notify_waiters();
+    }
+
+    /// Before the state is read, in this term.
+    pub(crate) fn reading(&self, term: u64) -> Reading {
+        let soft = self.known.lock();
+        Reading { term, since: soft.known.freezes.thaws() }
+    }
+
+    /// After the state was read: those of the inodes of which the session holds Read from here on (LS1).
+    pub(crate) fn grant(
+        &self,
+        reading: Reading,
+        (session, attachment): (SessionId, Attachment),
+        mut inodes: Vec<InodeId>,
+    ) -> Vec<InodeId> {
+        let mut soft = self.known.lock();
+        if soft.term() != reading.term {
+            return Vec::new(); // keeps LS2
+        }
+        let Known { table, freezes, pushes, .. } = &mut soft.known;
+        let mut are_too_many = false;
+        inodes.retain(|inode| {
+            let is_still = freezes.is_still(*inode, reading.since) || planted::has(Bug::GrantsWhileFrozen);
+            let granted = if is_still { table.grant(session, attachment, *inode) } else { Granted::No };
+            are_too_many |= granted == Granted::TooMany;
+            granted == Granted::Yes
+        });
+        if are_too_many && let Some(issued) = table.make_room(session) {
+            self.push(pushes, &[issued]);
+        }
+        inodes
+    }
+
+    /// Nothing is granted on these inodes until the freeze is dropped.
+    pub(crate) fn freeze(self: &Arc<Leases>, term: u64, inodes: Vec<InodeId>) -> MetaResult<Frozen> {
+        let mut soft = self.known.lock();
+        if soft.term() != term {
+            return Err(MetaError::Unavailable { what: "another member has led meanwhile".to_owned() });
+        }
+        if soft.known.freezes.count() >= FROZEN_MAX {
+            return Err(MetaError::Unavailable { what: format!("{FROZEN_MAX} inodes are being changed") });
+        }
+        inodes.iter().for_each(|inode| soft.known.freezes.freeze(*inode));
+        Ok(Frozen { leases: self.clone(), term, inodes })
+    }
+
+    /// Pushes the recalls under the lock of the table (LS3). One that cannot be sent has lost its connection: the session finds that
+    /// it is not attached any more, or its lease ends.
+    fn push(&self, pushes: &HashMap<SessionId, PushSender>, issued: &[Issued]) {
+        for Issued { session, recall } in issued {
+            self.counts.issued.inc();
+            if let Some(pushes) = pushes.get(session) {
+                let _ = pushes.send(&convert::recall_to_push(recall));
+            }
+        }
+    }
+
+    async fn until_over(&self, mut outstanding: Vec<Outstanding>) {
+        self.counts.waited_for.inc_by(outstanding.len() as u64);
+        loop {
+            let mut changes = std::pin::pin!(self.changed.notified());
+            changes.as_mut().enable();
+            let next = {
+                let mut soft = self.known.lock();
+                let (table, now) = (&mut soft.known.table, Instant::now());
+                outstanding.retain(|recall| !table.is_over(recall));
+                let ended = outstanding.extract_if(.., |recall| recall.until <= now).collect::<Vec<_>>();
+                for recall in &ended {
+                    tracing::debug!(session = %recall.session, "does not answer a recall until its lease has ended");
+                    table.has_run_out(recall);
+                    self.counts.run_out.inc();
+                }
+                if !ended.is_empty() {
+                    self.changed.notify_waiters();
+                }
+                outstanding.iter().map(|recall| recall.until).min()
+            };
+            let Some(next) = next else { return };
+            tokio::select! {
+                () = changes => {}
+                () = sleep_until(next) => {}
+            }
+        }
+    }
+
+    /// What earlier leaders granted has ended, as is known in this term.
+    pub(crate) fn may_change(&self, term: u64) -> bool {
+        let soft = self.known.lock();
+        soft.term() == term && soft.known.may_change
+    }
+
+    /// From here on changes are executed in this term (P3.6).
+    pub(crate) fn earlier_ones_have_ended(&self, term: u64) {
+        let mut soft = self.known.lock();
+        if soft.term() == term {
+            soft.known.may_change = true;
+        }
+    }
+
+    /// When what earlier leaders granted has ended at the latest.
+    pub(crate) fn earlier_ones_end(&self) -> Instant {
+        self.known.lock().since + READ_ENDS
+    }
+
+    pub(crate) fn forget(&self, inode: InodeId) {
+        self.known.lock().known.table.forget(inode);
+    }
+
+    /// Leases that are held.
+    pub(crate) fn count(&self) -> usize {
+        self.known.lock().known.table.count()
+    }
+}
+
+impl Frozen {
+    /// Of the inodes that are frozen, those that others hold.
+    pub(crate) fn held_by_others(&self, than: Option<SessionId>) -> Vec<InodeId> {
+        let soft = self.leases.known.lock();
+        let is_held = |inode: &InodeId| soft.known.table.is_held_by_others(*inode, than);
+        self.inodes.iter().copied().filter(is_held).collect()
+    }
+
+    /// Takes back what others hold of this, and waits until nobody uses it any more.
+    pub(crate) async fn recall(&self, touched: Vec<Touched>, by: Option<SessionId>) {
+        let outstanding = {
+            let mut soft = self.leases.known.lock();
+            if soft.term() != self.term {
+                return; // the change is not proposed (LS2)
+            }
+            let Known { table, pushes, .. } = &mut soft.known;
+            let (issued, outstanding) = table.recall(&touched, by, Instant::now());
+            self.leases.push(pushes, &issued); // keeps LS3
+            outstanding
+        };
+        self.leases.until_over(outstanding).await;
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let mut soft = self.leases.known.lock();
+        if soft.term() == self.term {
+            self.inodes.iter().for_each(|inode| soft.known.freezes.thaw(*inode));
+        }
+    }
+}
+
+impl BeginsAnew for Leases {
+    fn enter_term(&self, term: u64, since: Instant) {
+        self.known.enter_term(term, since);
+    }
+
+    /// A while in which nobody could be heard ends no lease and no term (LS2).
+    fn begin_anew(&self, _now: Instant) {}
+}
