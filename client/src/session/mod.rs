@@ -12,6 +12,7 @@
 //! | `control` | heartbeats, and how the leader is told what the session holds |
 //! | `locks` | requests for locks of files |
 //! | `pushes` | what the leader sends unasked |
+//! | `leases` | what the floor above is told about its leases |
 //!
 //! A request of a caller goes `meta` → `requests` → `calls` → `grpc`. What the leader sends unasked goes
 //! `grpc` → `pushes` → `held`.
@@ -23,6 +24,8 @@ mod clock;
 mod control;
 pub(crate) mod grpc;
 pub(crate) mod held;
+#[allow(dead_code, reason = "nobody uses it yet")]
+pub(crate) mod leases;
 mod locks;
 pub(crate) mod meta;
 mod opens;
