@@ -7,7 +7,6 @@
 //! Uses `session`, to ask for what is not known.
 
 pub(crate) mod cluster_names;
-#[allow(dead_code, unused_imports, reason = "nobody uses it yet")]
 pub(crate) mod copy;
 pub mod interim;
 pub(crate) mod newest;

@@ -6,6 +6,8 @@
 //!      next attachment has another number, and tells what is held then.
 //! AT3  A leader that refuses, or forgets what it was told, is not told again more often than every [`ATTACH_PAUSE`].
 //!
+//! The answers to both say for how long the leases on what was read last (`leases`), counted from when they were sent.
+//!
 //! A session on which nothing changes costs one small request for each heartbeat.
 
 use std::time::Duration;
@@ -61,6 +63,9 @@ impl MetaClient {
         match answer {
             Ok(renewed) => {
                 self.held.heartbeat_answered(attachment, renewed.is_attached);
+                if let Some(attachment) = attachment.filter(|_| renewed.is_attached) {
+                    self.leases.renewed(attachment, sent, renewed.recalls);
+                }
                 self.set_clock(renewed.now, sent);
                 self.calls.learn(cluster, &renewed.metaservers);
                 Ok(())
@@ -76,11 +81,14 @@ impl MetaClient {
     /// Tells the leader what the session holds, if that is to be told (AT1).
     async fn attach(&self) -> MetaResult<()> {
         let Some(told) = self.held.begin_attach() else { return Ok(()) };
+        let sent = self.env.clock.boottime();
         let (bound, locks, files) = (told.bound, told.locks.len(), told.open.len());
         match self.send_parts(told).await {
             Ok(attached) => {
                 tracing::debug!(attachment = %bound.attachment, locks, files, "attached");
                 self.held.attached(bound, &attached.lost);
+                let term = Duration::from_millis(attached.read_term_ms);
+                self.leases.attached(bound.attachment, sent, term);
                 Ok(())
             }
             Err(error) => {
@@ -103,12 +111,13 @@ impl MetaClient {
         for part in parts(self.session().opened.cluster, told) {
             let answered = self.calls.attach(part, self.control_timeout()).await?;
             attached.lost.extend(answered.lost);
+            attached.read_term_ms = answered.read_term_ms;
         }
         Ok(attached)
     }
 
     /// The next heartbeat is not held up for long.
-    fn control_timeout(&self) -> Duration {
+    pub(super) fn control_timeout(&self) -> Duration {
         self.heartbeat_interval().max(REPORT_TIMEOUT)
     }
 }
