@@ -244,6 +244,14 @@ fn a_change_drops_what_it_may_alter_and_keeps_it_out_until_it_is_settled() {
 }
 
 #[test]
+fn neither_attributes_nor_names_that_a_change_may_alter_enter_while_it_is_under_way() {
+    let mut copy = filled();
+    copy.begin_change(unlink("f").scope(), NOW).unwrap();
+    fill(&mut copy);
+    assert_eq!(copy.len(), 1, "the name that is not there");
+}
+
+#[test]
 fn a_change_behind_a_name_that_others_touch_meanwhile_may_alter_any_file() {
     let others: [fn(&mut State); 3] = [
         |copy| assert!(copy.recalled(&recall(1, &[(DIRECTORY, &["f"])]), NOW).is_some()),
