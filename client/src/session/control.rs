@@ -14,10 +14,11 @@ use std::time::Duration;
 
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::ClusterId;
-use dfs_proto::meta::{Attach, Attached, MetaResult, RenewSession};
+use dfs_proto::meta::{Attach, Attached, MetaResult, RecallsDone, RenewSession};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::session::held::Told;
+use crate::session::leases::Handled;
 use crate::session::meta::{MetaClient, REPORT_TIMEOUT};
 
 /// Locks and files that one part of an attachment names.
@@ -47,6 +48,20 @@ impl MetaClient {
             tokio::select! {
                 () = sleep_until(next_heartbeat) => {}
                 () = detached => {}
+            }
+        }
+    }
+
+    /// Tells the leader which recalls were handled, for ever: one call at a time, with the highest number. A call that fails is not
+    /// repeated: the leader waits no longer than the leases last, and the next call tells of this recall, too.
+    pub(crate) async fn run_recalls(&self) {
+        loop {
+            let Handled { attachment, number } = self.recalls.next().await;
+            let session = self.session();
+            let (cluster, session) = (session.opened.cluster, session.id());
+            let done = RecallsDone { cluster, session, attachment, number };
+            if let Err(error) = self.calls.recalled(done, self.control_timeout()).await {
+                tracing::debug!(%error, number, "tell the leader that recalls were handled");
             }
         }
     }
@@ -117,7 +132,7 @@ impl MetaClient {
     }
 
     /// The next heartbeat is not held up for long.
-    pub(super) fn control_timeout(&self) -> Duration {
+    fn control_timeout(&self) -> Duration {
         self.heartbeat_interval().max(REPORT_TIMEOUT)
     }
 }

@@ -12,7 +12,8 @@
 //! | `control` | heartbeats, and how the leader is told what the session holds |
 //! | `locks` | requests for locks of files |
 //! | `pushes` | what the leader sends unasked |
-//! | `leases` | what the floor above is told about its leases; `recalls` tells the leader what was handled |
+//! | `leases` | what the floor above is told about its leases |
+//! | `recalls` | what the leader is to be told of recalls |
 //!
 //! A request of a caller goes `meta` → `requests` → `calls` → `grpc`. What the leader sends unasked goes
 //! `grpc` → `pushes` → `held`, or to the floor above (`leases`).

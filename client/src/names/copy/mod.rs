@@ -1,15 +1,15 @@
 //! The client's copy: attributes and names that it was shown under leases (P3.2), and answers from without a request.
 //!
-//! C1  The copy is used only while the leases of the present attachment last by this client's CLOCK_BOOTTIME (`lease`).
-//! C2  An answer enters only if it was leased under the present attachment, and if neither a recall nor a change of this client
-//!     has touched what it shows since the question began (`drops`).
-//! C3  A recall is handled where it arrives, and waits for nothing.
-//! C4  What a change of this client may alter is in the copy neither while the change is under way nor from before it
-//!     (`own_changes`).
-//! C5  When an attachment begins or ends, or the session is replaced, the copy is empty.
-//! C6  An answer from the copy is what the server would answer now. It passes what the caller's rights clearly allow, and no more
-//!     (`permission`).
-//! C7  The copy is bounded (`kept`). What is forgotten for that is asked for again; the leader may go on recalling it.
+//! CY1  The copy is used only while the leases of the present attachment last by this client's CLOCK_BOOTTIME (`lease`).
+//! CY2  An answer enters only if it was leased under the present attachment, and if neither a recall nor a change of this client
+//!      has touched what it shows since the question began (`drops`).
+//! CY3  A recall is handled where it arrives, and waits for nothing.
+//! CY4  What a change of this client may alter is in the copy neither while the change is under way nor from before it
+//!      (`own_changes`).
+//! CY5  When an attachment begins or ends, or the session is replaced, the copy is empty.
+//! CY6  An answer from the copy is what the server would answer now. It passes what the caller's rights clearly allow, and no more
+//!      (`permission`).
+//! CY7  The copy is bounded (`kept`). What is forgotten for that is asked for again; the leader may go on recalling it.
 //!
 //! | file | what |
 //! |------|------|

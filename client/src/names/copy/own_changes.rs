@@ -1,13 +1,13 @@
 //! The changes of this client that are under way, and what they may alter. Recalls spare the session that asks (P3.7): nobody
 //! tells this client what its own change has altered.
 //!
-//! O1  While a change is under way, nothing that it may alter is kept. It is under way until it is *settled*: it was answered, or
-//!     it is certain that it does not happen any more.
-//! O2  A change without an answer is *in doubt*: it may be executed late. It is settled by the answer to a later request of its
-//!     lane, which says that it was given up (P8.1), and by the end of its session.
-//! O3  A change that alters what stands behind a name alters the inode to which the name led, if that was known under a lease
-//!     when it began, and if nothing has touched the name since (no recall, no other change of this client, no gap in the lease).
-//!     Else it is *out of sight*, and may alter any inode of that kind.
+//! OC1  While a change is under way, nothing that it may alter is kept. It is under way until it is *settled*: it was answered, or
+//!      it is certain that it does not happen any more.
+//! OC2  A change without an answer is *in doubt*: it may be executed late. It is settled by the answer to a later request of its
+//!      lane, which says that it was given up (P8.1), and by the end of its session.
+//! OC3  A change that alters what stands behind a name alters the inode to which the name led, if that was known under a lease
+//!      when it began, and if nothing has touched the name since (no recall, no other change of this client, no gap in the lease).
+//!      Else it is *out of sight*, and may alter any inode of that kind.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -125,7 +125,7 @@ impl OwnChanges {
     /// Returns what the others that touch the same names alter out of sight from now on.
     pub(super) fn begin(&mut self, mut reach: Reach) -> (ChangeNumber, Unseen) {
         let under_way = &self.under_way;
-        reach.lose_sight(|name| under_way.values().any(|other| other.reach.names.contains(name))); // keeps O3
+        reach.lose_sight(|name| under_way.values().any(|other| other.reach.names.contains(name))); // keeps OC3
         let unseen = self.lose_sight(|name| reach.names.contains(name));
         self.last += 1;
         let number = ChangeNumber(self.last);
@@ -165,7 +165,7 @@ impl OwnChanges {
         None
     }
 
-    /// The changes in doubt that a later one, which was executed, has settled (O2).
+    /// The changes in doubt that a later one, which was executed, has settled (OC2).
     pub(super) fn settled_by(&self, later: SentAs) -> Vec<ChangeNumber> {
         let below = later.answered_below;
         let is_settled = |sent: SentAs| {

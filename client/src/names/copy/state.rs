@@ -102,7 +102,7 @@ impl State {
         let is_named = |(directory, name): &NameIn| {
             inodes.iter().any(|(inode, names)| inode == directory && names.contains(name))
         };
-        let unseen = self.changes.lose_sight(is_named); // keeps O3
+        let unseen = self.changes.lose_sight(is_named); // keeps OC3
         self.drop_unseen(unseen);
     }
 
@@ -170,7 +170,7 @@ impl State {
     /// The change was executed, or it certainly does not happen any more.
     pub(super) fn settle(&mut self, number: ChangeNumber, now: Duration) {
         if !self.lease.is_valid(now) {
-            self.drop_everything(); // keeps O3: nothing is in sight over a gap in the lease
+            self.drop_everything(); // keeps OC3: nothing is in sight over a gap in the lease
         }
         if let Some(reach) = self.changes.settle(number) {
             self.drop_reach(&reach);
@@ -184,7 +184,7 @@ impl State {
         }
     }
 
-    /// A change that was sent so was executed: keeps O2.
+    /// A change that was sent so was executed: keeps OC2.
     pub(super) fn executed(&mut self, sent: SentAs, now: Duration) {
         for number in self.changes.settled_by(sent) {
             self.settle(number, now);
@@ -246,7 +246,7 @@ impl State {
 
     fn take_in_attr(&mut self, began: Began, attr: &InodeAttr, leased: &dyn Fn(InodeId) -> bool) {
         let (inode, kind) = (attr.inode, attr.kind);
-        let is_overtaken = self.drops.has_attr_since(began, inode, kind) || self.changes.alter(inode, kind); // keeps O1
+        let is_overtaken = self.drops.has_attr_since(began, inode, kind) || self.changes.alter(inode, kind); // keeps OC1
         if leased(inode) && !is_overtaken {
             self.kept.put_attr(attr.clone());
         }
@@ -257,7 +257,7 @@ impl State {
             return; // `.` and `..` are no entries
         }
         let named = (directory, name.to_vec());
-        let is_overtaken = self.drops.has_name_since(began, &named) || self.changes.alter_name(&named); // keeps O1
+        let is_overtaken = self.drops.has_name_since(began, &named) || self.changes.alter_name(&named); // keeps OC1
         if !is_overtaken {
             self.kept.put_name(directory, name, leads_to);
         }

@@ -1,3 +1,5 @@
+//! The copy, step by step.
+
 use std::sync::Arc;
 use std::time::Duration;
 
