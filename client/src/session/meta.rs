@@ -210,7 +210,7 @@ impl MetaClient {
             caller,
             change,
         };
-        self.calls.change(request, self.timeout).await
+        self.calls.change(request, None, self.timeout).await
     }
 
     pub(crate) async fn read(&self, caller: &Caller, read: Read) -> MetaResult<ReadReply> {
