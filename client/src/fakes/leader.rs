@@ -11,8 +11,8 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, ClusterId, InodeId, SessionId, WaitId};
 use dfs_proto::lock::{LockAsk, LockReply, LockRequest};
 use dfs_proto::meta::{
-    Attach, Attached, ChangeRequest, MetaResult, OpenSession, ReadRequest, RecallsDone, RenewSession,
-    ReplicaReport, SessionOpened, SessionRenewed, Shown,
+    Attach, Attached, ChangeRequest, Dropped, MetaResult, OpenSession, ReadRequest, RecallsDone,
+    RenewSession, ReplicaReport, SessionOpened, SessionRenewed, Shown,
 };
 use dfs_proto::scope::NameIn;
 use dfs_state::locks::{Grant, LockTable};
@@ -337,7 +337,7 @@ impl MetaCalls for Connection {
         Ok(())
     }
 
-    async fn change(&self, request: ChangeRequest, timeout: Duration) -> Answer {
+    async fn change(&self, request: ChangeRequest, _dropped: Option<Dropped>, timeout: Duration) -> Answer {
         self.meta.change(request, timeout).await
     }
 

@@ -231,7 +231,7 @@ impl MetaClient {
             change,
         };
         on_send(sent);
-        self.calls.change(request, self.timeout).await
+        self.calls.change(request, None, self.timeout).await
     }
 
     /// Leases on what the answer shows are asked for under the attachment `leases`.
