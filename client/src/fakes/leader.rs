@@ -14,12 +14,11 @@ use dfs_proto::meta::{
     Attach, Attached, ChangeRequest, Dropped, MetaResult, OpenSession, ReadRequest, RecallsDone,
     RenewSession, ReplicaReport, SessionOpened, SessionRenewed, Shown,
 };
-use dfs_proto::scope::NameIn;
 use dfs_state::locks::{Grant, LockTable};
 use futures::FutureExt as _;
 use tokio::time::sleep;
 
-use crate::fakes::leases::Leases;
+use crate::fakes::leases::{Leases, Touched};
 use crate::fakes::metaserver::FakeMeta;
 use crate::session::calls::{Answer, MetaCalls};
 
@@ -237,10 +236,14 @@ impl Leader {
         inodes.to_vec()
     }
 
-    pub(super) fn recall(&mut self, by: SessionId, inodes: &BTreeSet<InodeId>, names: &BTreeSet<NameIn>) {
+    /// Recalls what others hold of what changes; and from `by` what it has not dropped under its present attachment.
+    pub(super) fn recall(&mut self, by: (SessionId, Option<Dropped>), touched: &Touched) {
+        let (asker, dropped) = by;
+        let is_spared = dropped.as_ref().is_some_and(|dropped| self.is_attached(asker, dropped.attachment));
+        let behind = dropped.filter(|_| is_spared).map(|dropped| dropped.behind);
         let attached = &self.attached;
         let attachment_of = |session| attached.get(&session).map(|of| of.attachment);
-        let recalls = self.leases.recall(by, inodes, names, attachment_of);
+        let recalls = self.leases.recall((asker, behind), touched, attachment_of);
         self.late.extend(recalls.iter().map(|(session, recall)| (*session, convert::recall_to_push(recall))));
         if !self.leases.are_pushes_late {
             self.deliver_late();
@@ -337,8 +340,8 @@ impl MetaCalls for Connection {
         Ok(())
     }
 
-    async fn change(&self, request: ChangeRequest, _dropped: Option<Dropped>, timeout: Duration) -> Answer {
-        self.meta.change(request, timeout).await
+    async fn change(&self, request: ChangeRequest, dropped: Option<Dropped>, timeout: Duration) -> Answer {
+        self.meta.change(request, dropped, timeout).await
     }
 
     async fn read(&self, request: ReadRequest, _timeout: Duration) -> Shown {

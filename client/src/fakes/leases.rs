@@ -7,6 +7,17 @@ use dfs_proto::ids::{Attachment, InodeId, SessionId};
 use dfs_proto::meta::{Recall, Recalled};
 use dfs_proto::scope::NameIn;
 
+type Inodes = Vec<(InodeId, Vec<Vec<u8>>)>;
+
+/// What a change alters.
+pub(crate) struct Touched {
+    /// It gives these by number.
+    pub(super) named: BTreeSet<InodeId>,
+    pub(super) names: BTreeSet<NameIn>,
+    /// The names lead to these.
+    pub(super) behind: BTreeSet<InodeId>,
+}
+
 pub(crate) struct Leases {
     /// 0: of a leader of an earlier release.
     pub(crate) term_ms: u64,
@@ -57,24 +68,29 @@ impl Leases {
         self.given.extend(inodes);
     }
 
-    /// What others than `by` hold of what changes. A name's directory stays leased.
+    /// What is recalled for a change of `asker`. It has dropped by itself what the change names, and these inodes behind names;
+    /// `None`: it has dropped nothing.
     pub(super) fn recall(
         &mut self,
-        by: SessionId,
-        inodes: &BTreeSet<InodeId>,
-        names: &BTreeSet<NameIn>,
+        (asker, behind): (SessionId, Option<Vec<InodeId>>),
+        touched: &Touched,
         attachment_of: impl Fn(SessionId) -> Option<Attachment>,
     ) -> Vec<(SessionId, Recall)> {
-        let mut recalled: BTreeMap<SessionId, Vec<(InodeId, Vec<Vec<u8>>)>> = BTreeMap::new();
-        for inode in inodes {
+        let mut recalled: BTreeMap<SessionId, Inodes> = BTreeMap::new();
+        for inode in touched.named.iter().chain(&touched.behind) {
             let Some(holders) = self.holders.get_mut(inode) else { continue };
-            let in_it: Vec<Vec<u8>> =
-                names.iter().filter(|(of, _)| of == inode).map(|(_, name)| name.clone()).collect();
-            for session in holders.iter().filter(|session| **session != by) {
-                recalled.entry(*session).or_default().push((*inode, in_it.clone()));
+            let of_inode = touched.names.iter().filter(|(directory, _)| directory == inode);
+            let names: Vec<Vec<u8>> = of_inode.map(|(_, name)| name.clone()).collect();
+            let is_spared = |session: SessionId| {
+                let has_dropped =
+                    |behind: &Vec<InodeId>| touched.named.contains(inode) || behind.contains(inode);
+                session == asker && behind.as_ref().is_some_and(has_dropped)
+            };
+            for session in holders.iter().filter(|session| !is_spared(**session)) {
+                recalled.entry(*session).or_default().push((*inode, names.clone()));
             }
-            if in_it.is_empty() {
-                holders.retain(|session| *session == by);
+            if names.is_empty() {
+                holders.clear();
             }
         }
         let mut recalls = Vec::new();

@@ -8,8 +8,8 @@ use dfs_proto::attr::{Caller, InodeAttr, Name, Timestamp};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, ClusterId, DirectoryId, InodeId, ServerId, SessionId, VolumeId};
 use dfs_proto::meta::{
-    Change, ChangeRequest, Changed, Create, FileExtents, MetaResult, OpenChunk, OpenSession, Read, ReadReply,
-    ReadRequest, RenewSession, Replica, ReplicaReport, SessionOpened, SessionRenewed, Shown,
+    Change, ChangeRequest, Changed, Create, Dropped, FileExtents, MetaResult, OpenChunk, OpenSession, Read,
+    ReadReply, ReadRequest, RenewSession, Replica, ReplicaReport, SessionOpened, SessionRenewed, Shown,
 };
 use dfs_proto::scope::NameIn;
 use dfs_proto::units::{COMMIT_EXTENTS_MAX, Offset, REQUEST_WINDOW};
@@ -24,6 +24,7 @@ use dfs_state::value::chunk::{ChunkRecord, ChunkState};
 use tokio::time::sleep;
 
 use crate::fakes::leader::{Leader, away, pause};
+use crate::fakes::leases::Touched;
 use crate::session::calls::Answer;
 
 const CLUSTER: ClusterId = ClusterId(77);
@@ -48,7 +49,7 @@ pub(crate) struct State {
     pub(crate) held: BTreeSet<Name>,
     pub(crate) holds: usize,
     /// Requests that were held.
-    held_requests: Vec<ChangeRequest>,
+    held_requests: Vec<(ChangeRequest, Option<Dropped>)>,
     pub(crate) is_full: bool,
     /// Who has which file open.
     opened: BTreeSet<(InodeId, SessionId)>,
@@ -109,12 +110,12 @@ impl FakeMeta {
     }
 
     /// As long as a name is held; its caller may give up.
-    async fn hold(&self, request: &ChangeRequest) {
+    async fn hold(&self, request: &ChangeRequest, dropped: &Option<Dropped>) {
         let Change::Create(Create { name, .. }) = &request.change else { return };
         if self.state().held.contains(name) {
             let mut state = self.state();
             state.holds += 1;
-            state.held_requests.push(request.clone());
+            state.held_requests.push((request.clone(), dropped.clone()));
         }
         while self.state().held.contains(name) {
             sleep(DELAY).await;
@@ -124,8 +125,8 @@ impl FakeMeta {
     /// The last create that was held arrives now, if it was lost with its caller. Returns what it made.
     pub(crate) fn execute_late(&self) -> InodeId {
         let mut state = self.state();
-        let request = state.held_requests.pop().expect("a request was held");
-        match state.change(request) {
+        let (request, dropped) = state.held_requests.pop().expect("a request was held");
+        match state.change(request, dropped) {
             Ok(Changed::Inode { attr, .. }) => attr.inode,
             other => panic!("a late create is answered {other:?}"),
         }
@@ -252,7 +253,7 @@ impl State {
         (take(&mut self.lost_commits), take(&mut self.lost_commit_answers))
     }
 
-    fn change(&mut self, request: ChangeRequest) -> MetaResult<Changed> {
+    fn change(&mut self, request: ChangeRequest, dropped: Option<Dropped>) -> MetaResult<Changed> {
         self.changes += 1;
         assert!(request.answered_below <= request.request);
         assert_eq!(request.answered_below.lane(), request.request.lane());
@@ -263,8 +264,8 @@ impl State {
         };
         let (change, session) = (request.change.clone(), request.session);
         let taken = self.view(|view| read::last_name_taken(view, &change));
-        let (inodes, names) = self.touched(&change);
-        self.leader.recall(session, &inodes, &names);
+        let touched = self.touched(&change);
+        self.leader.recall((session, dropped), &touched);
         let openers = taken.map(|inode| Openers { inode, sessions: self.openers(inode) });
         let (volumes, openers) = (Vec::new(), Some(openers.into_iter().collect()));
         let reply = self.execute(Command::Change { request, placement, volumes, openers });
@@ -285,14 +286,14 @@ impl State {
         result
     }
 
-    /// The inodes and names that a change alters.
-    fn touched(&self, change: &Change) -> (BTreeSet<InodeId>, BTreeSet<NameIn>) {
+    /// What a change alters.
+    fn touched(&self, change: &Change) -> Touched {
         let scope = change.scope();
         let find = |(directory, name): &NameIn| {
             self.view(|view| read::lookup(view, &Caller::ROOT, *directory, name)).ok().map(|attr| attr.inode)
         };
-        let behind = scope.behind.keys().filter_map(find);
-        (scope.inodes.iter().copied().chain(behind).collect(), scope.names)
+        let behind = scope.behind.keys().filter_map(find).collect();
+        Touched { named: scope.inodes, names: scope.names, behind }
     }
 
     fn openers(&self, inode: InodeId) -> Vec<SessionId> {
@@ -431,15 +432,20 @@ impl FakeMeta {
         state.leader.end(session);
     }
 
-    pub(super) async fn change(&self, request: ChangeRequest, timeout: Duration) -> Answer {
+    pub(super) async fn change(
+        &self,
+        request: ChangeRequest,
+        dropped: Option<Dropped>,
+        timeout: Duration,
+    ) -> Answer {
         sleep(DELAY).await;
         let (is_request_lost, is_answer_lost) = self.state().loses(&request.change);
         if let (Some(refused), Change::Create(_)) = (self.state().refuses_creates.clone(), &request.change) {
             return Answer { answered: Err(refused), is_first_try: true };
         }
-        self.hold(&request).await;
+        self.hold(&request, &dropped).await;
         let is_create = matches!(request.change, Change::Create(_));
-        let result = (!is_request_lost).then(|| self.state().change(request));
+        let result = (!is_request_lost).then(|| self.state().change(request, dropped));
         let delay = self.state().leader.change_answer_delay;
         pause(delay).await;
         if is_create {

@@ -29,16 +29,18 @@ impl ClusterNames {
 
     /// A change that an application asked for. It happens once, however often it had to be sent.
     pub(crate) async fn change(&self, caller: &Caller, change: Change) -> MetaResult<Changed> {
-        let (under_way, changing) = (self.after_change.begin(&change), self.copy.changing(&change));
-        let answer = self.meta.change(caller, &change, &|sent| changing.sent(sent)).await;
+        let (under_way, changing) =
+            (self.after_change.begin(&change), self.copy.changing(&change, &self.meta));
+        let answer = self.meta.change(caller, &change, &changing.sending).await;
         changing.answered(&answer);
         learn(under_way, answer)
     }
 
     /// A change that belongs to `owner`, a session. It is refused once that session has ended.
     pub(crate) async fn change_of(&self, owner: SessionId, change: Change) -> MetaResult<Changed> {
-        let (_under_way, changing) = (self.after_change.begin(&change), self.copy.changing(&change));
-        let answer = self.meta.change_of(owner, change, &|sent| changing.sent(sent)).await;
+        let (_under_way, changing) =
+            (self.after_change.begin(&change), self.copy.changing(&change, &self.meta));
+        let answer = self.meta.change_of(owner, change, &changing.sending).await;
         changing.answered(&answer);
         answer.answered.map(|(changed, _)| changed)
     }

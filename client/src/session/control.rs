@@ -52,8 +52,8 @@ impl MetaClient {
         }
     }
 
-    /// Tells the leader which recalls were handled, for ever: one call at a time, with the highest number. A call that fails is not
-    /// repeated: the leader waits no longer than the leases last, and the next call tells of this recall, too.
+    /// Tells the leader which recalls were handled, for ever: one call at a time, with the highest number. After one
+    /// that failed the session attaches anew, which ends what the leader waits for.
     pub(crate) async fn run_recalls(&self) {
         loop {
             let Handled { attachment, number } = self.recalls.next().await;
@@ -62,6 +62,7 @@ impl MetaClient {
             let done = RecallsDone { cluster, session, attachment, number };
             if let Err(error) = self.calls.recalled(done, self.control_timeout()).await {
                 tracing::debug!(%error, number, "tell the leader that recalls were handled");
+                self.held.doubt(attachment);
             }
         }
     }

@@ -230,6 +230,11 @@ impl Held {
         });
     }
 
+    /// The session is about to be closed.
+    pub(super) fn end(&self) {
+        self.change(State::detach);
+    }
+
     /// Nobody knows what the leader has made of a request under this attachment (H1).
     pub(super) fn doubt(&self, attachment: Attachment) {
         self.change(|state| {
@@ -250,7 +255,6 @@ impl Held {
                 state.detach();
             }
         });
-        self.leases.session_replaced(session);
     }
 
     /// Returns when the leader is to be told something.

@@ -1,9 +1,10 @@
-//! What a session tells the floor above of its leases on what it was shown, and of its changes.
+//! What a session and the floor above tell each other: of leases on what was shown, and of what was dropped for a change.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use dfs_proto::ids::{Attachment, RequestId, SessionId};
-use dfs_proto::meta::Recall;
+use dfs_proto::ids::Attachment;
+use dfs_proto::meta::{Dropped, Recall};
 
 /// Whoever keeps what was shown under leases (`names/copy`). No call waits for anything. Those that name another attachment than
 /// the last one that was begun do nothing.
@@ -17,10 +18,18 @@ pub(crate) trait ReadLeases: Send + Sync + 'static {
     fn detached(&self, attachment: Attachment);
     /// The leader has answered a heartbeat that was sent at `sent`, and had recalled so many times by then.
     fn renewed(&self, attachment: Attachment, sent: Duration, recalls: u64);
-    /// Takes back what the leader recalls. `None`: the recall is not of this attachment.
-    fn recalled(&self, recall: &Recall) -> Option<Handled>;
-    /// Nothing that was sent under sessions before this one happens any more.
-    fn session_replaced(&self, session: SessionId);
+    /// Takes back what the leader recalls.
+    fn recalled(&self, recall: &Recall) -> Taken;
+}
+
+/// What has become of a recall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It is of another attachment, or was handled before.
+    Old,
+    Handled(Handled),
+    /// One before it is missing.
+    Gap,
 }
 
 /// This recall was handled, and all before it.
@@ -30,11 +39,25 @@ pub(crate) struct Handled {
     pub(crate) number: u64,
 }
 
-/// How a change was sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SentAs {
-    pub(crate) session: SessionId,
-    pub(crate) request: RequestId,
-    /// Once this change was executed, no earlier request of its lane happens any more (P8.1).
-    pub(crate) answered_below: RequestId,
+/// How a change is sent.
+#[derive(Debug, Default)]
+pub(crate) struct Sending {
+    /// What was dropped before. `None`: under no attachment.
+    pub(crate) dropped: Option<Dropped>,
+    was_sent: AtomicBool,
+}
+
+impl Sending {
+    pub(crate) fn after(dropped: Option<Dropped>) -> Sending {
+        Sending { dropped, was_sent: AtomicBool::new(false) }
+    }
+
+    pub(super) fn sent(&self) {
+        self.was_sent.store(true, Ordering::Relaxed);
+    }
+
+    /// It may have reached a leader.
+    pub(crate) fn was_sent(&self) -> bool {
+        self.was_sent.load(Ordering::Relaxed)
+    }
 }

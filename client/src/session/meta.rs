@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use crate::session::calls::{Answer, MetaCalls};
 use crate::session::clock::ClusterClock;
 use crate::session::held::Held;
-use crate::session::leases::{ReadLeases, SentAs};
+use crate::session::leases::{ReadLeases, Sending};
 use crate::session::pushes::Pushes;
 use crate::session::recalls::HandledRecalls;
 use crate::session::requests::Session;
@@ -56,9 +56,6 @@ pub(crate) struct MetaClient {
     pub(super) leases: Arc<dyn ReadLeases>,
     pub(super) recalls: Arc<HandledRecalls>,
 }
-
-/// Is called with the numbers of a request before it is sent.
-pub(crate) type OnSend<'s> = &'s (dyn Fn(SentAs) + Send + Sync);
 
 impl MetaClient {
     /// Opens the first session, or fails after `within`. If `cluster` is known, another cluster at the same addresses refuses.
@@ -152,6 +149,7 @@ impl MetaClient {
     }
 
     pub(crate) async fn close(&self, timeout: Duration) -> MetaResult<()> {
+        self.held.end(); // from here on nothing is answered under leases
         let session = self.session();
         let close = RenewSession::of(session.opened.cluster, session.id());
         self.calls.close_session(close, timeout).await
@@ -175,14 +173,14 @@ impl MetaClient {
     }
 
     /// Sends a change until it is answered (M1).
-    pub(crate) async fn change(&self, caller: &Caller, change: &Change, on_send: OnSend<'_>) -> Answer {
+    pub(crate) async fn change(&self, caller: &Caller, change: &Change, sending: &Sending) -> Answer {
         let refused = |error| Answer { answered: Err(error), is_first_try: true };
         if let Err(away) = self.require_answering() {
             return refused(away);
         }
         let mut session = self.session();
         loop {
-            let answer = self.change_under(&session, caller.clone(), change.clone(), on_send).await;
+            let answer = self.change_under(&session, caller.clone(), change.clone(), sending).await;
             self.note(&answer.answered);
             let Err(MetaError::SessionExpired { .. }) = &answer.answered else { return answer };
             let replaced = self.replace(session.id()).await;
@@ -197,13 +195,13 @@ impl MetaClient {
     }
 
     /// Sends a change that belongs to `owner`, a session. It is refused once that session has ended.
-    pub(crate) async fn change_of(&self, owner: SessionId, change: Change, on_send: OnSend<'_>) -> Answer {
+    pub(crate) async fn change_of(&self, owner: SessionId, change: Change, sending: &Sending) -> Answer {
         let refused = |error| Answer { answered: Err(error), is_first_try: true };
         let session = self.session();
         if session.id() != owner {
             return refused(MetaError::SessionExpired { session: owner });
         }
-        let answer = self.change_under(&session, Caller::ROOT, change, on_send).await;
+        let answer = self.change_under(&session, Caller::ROOT, change, sending).await;
         if let Err(MetaError::SessionExpired { .. }) = answer.answered
             && let Err(error) = self.replace(owner).await
         {
@@ -217,21 +215,19 @@ impl MetaClient {
         session: &Arc<Session>,
         caller: Caller,
         change: Change,
-        on_send: OnSend<'_>,
+        sending: &Sending,
     ) -> Answer {
         let ticket = session.begin(&change).await;
-        let sent =
-            SentAs { session: session.id(), request: ticket.id, answered_below: ticket.answered_below() };
         let request = ChangeRequest {
             cluster: session.opened.cluster,
-            session: sent.session,
-            request: sent.request,
-            answered_below: sent.answered_below,
+            session: session.id(),
+            request: ticket.id,
+            answered_below: ticket.answered_below(),
             caller,
             change,
         };
-        on_send(sent);
-        self.calls.change(request, None, self.timeout).await
+        sending.sent();
+        self.calls.change(request, sending.dropped.clone(), self.timeout).await
     }
 
     /// Leases on what the answer shows are asked for under the attachment `leases`.
@@ -256,6 +252,12 @@ impl MetaClient {
                 Err(error) => return Shown::without_leases(Err(error)),
             };
         }
+    }
+
+    /// Nobody knows what has become of a change for which something was dropped. It may be executed late, and the leader spares this
+    /// session only while the attachment lasts that the change names (P3.7).
+    pub(crate) fn change_in_doubt(&self, attachment: Attachment) {
+        self.held.doubt(attachment);
     }
 
     pub(crate) async fn report(&self, chunk: ChunkId, server: ServerId, problem: ReplicaProblem) {

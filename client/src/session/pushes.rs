@@ -8,7 +8,7 @@ use dfs_proto::convert;
 use dfs_proto::meta::MetaResult;
 
 use crate::session::held::Held;
-use crate::session::leases::ReadLeases;
+use crate::session::leases::{ReadLeases, Taken};
 use crate::session::recalls::HandledRecalls;
 
 /// Takes in pushes, which never waits for anything.
@@ -26,8 +26,10 @@ impl Pushes {
             return Ok(true);
         }
         let Some(recall) = convert::recall_from_push(push)? else { return Ok(false) };
-        if let Some(handled) = self.leases.recalled(&recall) {
-            self.recalls.add(handled);
+        match self.leases.recalled(&recall) {
+            Taken::Handled(handled) => self.recalls.add(handled),
+            Taken::Gap => self.held.doubt(recall.attachment),
+            Taken::Old => {}
         }
         Ok(true)
     }

@@ -173,7 +173,8 @@ async fn own_changes_are_seen_at_once_whatever_their_outcome() {
     assert_eq!(mount.find("absent").await, Ok(made));
 }
 
-/// It is executed when its caller has given up, and recalls spare the session that asked.
+/// It is executed when its caller has given up, and recalls spare the session that asked only while the attachment lasts that the
+/// change names.
 #[tokio::test(start_paused = true)]
 async fn a_change_that_happens_after_its_caller_gave_up_is_seen() {
     let mount = Mount::new().await;
@@ -185,6 +186,9 @@ async fn a_change_that_happens_after_its_caller_gave_up_is_seen() {
     wait_for("it to be on its way", || mount.cluster.meta.state().holds > started).await;
     making.abort();
     assert!(making.await.is_err());
+    sleep(Duration::from_millis(100)).await; // the session attaches anew
+    mount.cost().await;
+    assert_eq!(mount.cost().await, 0);
     assert_eq!(mount.find("absent").await, Err(ClientError::NotFound));
     // The fake has lost it with its caller; another member has it still.
     let late = mount.cluster.meta.execute_late();

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use dfs_proto::attr::FileKind;
 use dfs_proto::ids::InodeId;
 use dfs_proto::scope::NameIn;
 
@@ -24,9 +23,8 @@ pub(super) struct Drops {
     /// The last drop of each of them.
     attrs: BTreeMap<InodeId, u64>,
     names: BTreeMap<NameIn, u64>,
-    /// Of the attributes of everything but directories.
-    others: u64,
-    all_attrs: u64,
+    /// Of all names in a directory.
+    directories: BTreeMap<InodeId, u64>,
     everything: u64,
 }
 
@@ -45,9 +43,14 @@ impl Drops {
             }
         }
         if self.asking.is_empty() {
-            self.attrs.clear();
-            self.names.clear();
+            self.forget();
         }
+    }
+
+    fn forget(&mut self) {
+        self.attrs.clear();
+        self.names.clear();
+        self.directories.clear();
     }
 
     /// `None`: nobody asks.
@@ -56,10 +59,9 @@ impl Drops {
             return None;
         }
         self.last += 1;
-        if self.attrs.len() + self.names.len() >= NOTED_MAX {
+        if self.attrs.len() + self.names.len() + self.directories.len() >= NOTED_MAX {
             self.everything = self.last;
-            self.attrs.clear();
-            self.names.clear();
+            self.forget();
         }
         Some(self.last)
     }
@@ -76,26 +78,24 @@ impl Drops {
         }
     }
 
-    pub(super) fn others(&mut self) {
-        self.others = self.next().unwrap_or(self.others);
-    }
-
-    pub(super) fn all_attrs(&mut self) {
-        self.all_attrs = self.next().unwrap_or(self.all_attrs);
+    pub(super) fn names_in(&mut self, directory: InodeId) {
+        if let Some(number) = self.next() {
+            self.directories.insert(directory, number);
+        }
     }
 
     pub(super) fn everything(&mut self) {
         self.everything = self.next().unwrap_or(self.everything);
     }
 
-    pub(super) fn has_attr_since(&self, Began(began): Began, inode: InodeId, kind: FileKind) -> bool {
-        let others = if kind == FileKind::Directory { 0 } else { self.others };
-        let own = self.attrs.get(&inode).copied().unwrap_or(0);
-        began < others.max(own).max(self.all_attrs).max(self.everything)
+    pub(super) fn has_attr_since(&self, Began(began): Began, inode: InodeId) -> bool {
+        began < self.attrs.get(&inode).copied().unwrap_or(0).max(self.everything)
     }
 
     pub(super) fn has_name_since(&self, Began(began): Began, name: &NameIn) -> bool {
-        began < self.names.get(name).copied().unwrap_or(0).max(self.everything)
+        let own = self.names.get(name).copied().unwrap_or(0);
+        let with_all = self.directories.get(&name.0).copied().unwrap_or(0);
+        began < own.max(with_all).max(self.everything)
     }
 }
 
@@ -112,18 +112,18 @@ mod tests {
         let early = drops.begin();
         drops.attr(FILE);
         let late = drops.begin();
-        assert!(drops.has_attr_since(early, FILE, FileKind::File));
-        assert!(!drops.has_attr_since(late, FILE, FileKind::File));
-        assert!(!drops.has_attr_since(early, DIRECTORY, FileKind::Directory));
-        drops.others();
-        assert!(drops.has_attr_since(late, FILE, FileKind::File));
-        assert!(!drops.has_attr_since(early, DIRECTORY, FileKind::Directory));
-        drops.all_attrs();
-        assert!(drops.has_attr_since(late, DIRECTORY, FileKind::Directory));
-        let name = (DIRECTORY, b"f".to_vec());
+        assert!(drops.has_attr_since(early, FILE));
+        assert!(!drops.has_attr_since(late, FILE));
+        assert!(!drops.has_attr_since(early, DIRECTORY));
+        let [name, other] = ["f", "g"].map(|name| (DIRECTORY, name.as_bytes().to_vec()));
         assert!(!drops.has_name_since(early, &name));
         drops.name(DIRECTORY, b"f");
-        assert!(drops.has_name_since(late, &name));
+        assert_eq!([&name, &other].map(|name| drops.has_name_since(late, name)), [true, false]);
+        drops.names_in(DIRECTORY);
+        assert_eq!([&name, &other].map(|name| drops.has_name_since(late, name)), [true, true]);
+        assert!(!drops.has_attr_since(late, DIRECTORY));
+        drops.everything();
+        assert!(drops.has_attr_since(late, DIRECTORY));
     }
 
     #[test]
@@ -134,9 +134,9 @@ mod tests {
             drops.attr(InodeId(5000 + number));
         }
         assert!(drops.attrs.len() <= NOTED_MAX);
-        assert!(drops.has_attr_since(asked, FILE, FileKind::File));
+        assert!(drops.has_attr_since(asked, FILE));
         let later = drops.begin();
-        assert!(!drops.has_attr_since(later, FILE, FileKind::File));
+        assert!(!drops.has_attr_since(later, FILE));
         drops.end(asked);
         drops.end(later);
         assert!(drops.attrs.is_empty());

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use dfs_proto::attr::{FileKind, InodeAttr};
+use dfs_proto::attr::InodeAttr;
 use dfs_proto::ids::InodeId;
 
 /// What a name leads to.
@@ -23,9 +23,7 @@ pub(super) struct Kept {
 
 #[derive(Default)]
 struct Generation {
-    /// Directories are apart, because most changes whose reach is not known alter none.
-    directories: BTreeMap<InodeId, InodeAttr>,
-    others: BTreeMap<InodeId, InodeAttr>,
+    attrs: BTreeMap<InodeId, InodeAttr>,
     names: BTreeMap<InodeId, BTreeMap<Vec<u8>, LeadsTo>>,
     names_len: usize,
 }
@@ -39,7 +37,7 @@ impl Kept {
     pub(super) fn put_attr(&mut self, attr: InodeAttr) {
         self.drop_attr(attr.inode);
         self.make_room();
-        self.young.attrs_of(attr.kind).insert(attr.inode, attr);
+        self.young.attrs.insert(attr.inode, attr);
     }
 
     pub(super) fn put_name(&mut self, directory: InodeId, name: &[u8], leads_to: LeadsTo) {
@@ -56,10 +54,10 @@ impl Kept {
     }
 
     pub(super) fn attr(&mut self, inode: InodeId) -> Option<InodeAttr> {
-        if let Some(attr) = self.young.attr(inode) {
+        if let Some(attr) = self.young.attrs.get(&inode) {
             return Some(attr.clone());
         }
-        let attr = self.old.attr(inode)?.clone();
+        let attr = self.old.attrs.get(&inode)?.clone();
         self.put_attr(attr.clone());
         Some(attr)
     }
@@ -76,8 +74,7 @@ impl Kept {
 
     pub(super) fn drop_attr(&mut self, inode: InodeId) {
         for generation in [&mut self.young, &mut self.old] {
-            generation.directories.remove(&inode);
-            generation.others.remove(&inode);
+            generation.attrs.remove(&inode);
         }
     }
 
@@ -86,16 +83,13 @@ impl Kept {
         self.old.drop_name(directory, name);
     }
 
-    /// The attributes of everything but directories.
-    pub(super) fn drop_others(&mut self) {
-        self.young.others.clear();
-        self.old.others.clear();
-    }
-
-    pub(super) fn drop_attrs(&mut self) {
-        self.drop_others();
-        self.young.directories.clear();
-        self.old.directories.clear();
+    /// All names in a directory.
+    pub(super) fn drop_names_in(&mut self, directory: InodeId) {
+        for generation in [&mut self.young, &mut self.old] {
+            if let Some(names) = generation.names.remove(&directory) {
+                generation.names_len -= names.len();
+            }
+        }
     }
 
     pub(super) fn clear(&mut self) {
@@ -111,15 +105,7 @@ impl Kept {
 
 impl Generation {
     fn len(&self) -> usize {
-        self.directories.len() + self.others.len() + self.names_len
-    }
-
-    fn attrs_of(&mut self, kind: FileKind) -> &mut BTreeMap<InodeId, InodeAttr> {
-        if kind == FileKind::Directory { &mut self.directories } else { &mut self.others }
-    }
-
-    fn attr(&self, inode: InodeId) -> Option<&InodeAttr> {
-        self.others.get(&inode).or_else(|| self.directories.get(&inode))
+        self.attrs.len() + self.names_len
     }
 
     fn name(&self, directory: InodeId, name: &[u8]) -> Option<LeadsTo> {
@@ -139,6 +125,8 @@ impl Generation {
 
 #[cfg(test)]
 mod tests {
+    use dfs_proto::attr::FileKind;
+
     use super::*;
     use crate::names::copy::fixtures::{DIRECTORY, attr};
 
@@ -183,8 +171,7 @@ mod tests {
         };
         assert_eq!(after(|kept| kept.drop_attr(FILE)), [false, true, true]);
         assert_eq!(after(|kept| kept.drop_name(DIRECTORY, b"f")), [true, true, false]);
-        assert_eq!(after(Kept::drop_others), [false, true, true]);
-        assert_eq!(after(Kept::drop_attrs), [false, false, true]);
+        assert_eq!(after(|kept| kept.drop_names_in(DIRECTORY)), [true, true, false]);
         assert_eq!(after(Kept::clear), [false; 3]);
     }
 }

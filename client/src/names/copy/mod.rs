@@ -4,8 +4,9 @@
 //! CY2  An answer enters only if it was leased under the present attachment, and if neither a recall nor a change of this client
 //!      has touched what it shows since the question began (`drops`).
 //! CY3  A recall is handled where it arrives, and waits for nothing.
-//! CY4  What a change of this client may alter is in the copy neither while the change is under way nor from before it
-//!      (`own_changes`).
+//! CY4  What was dropped for a change of this client enters only from answers to questions that began after the change was
+//!      answered (`own_changes`). Of that the leader recalls nothing from this session. A change whose outcome is unknown ends the
+//!      attachment that it names, since it may be executed late; under a later one it is recalled from as anybody is.
 //! CY5  When an attachment begins or ends, or the session is replaced, the copy is empty.
 //! CY6  An answer from the copy is what the server would answer now. It passes what the caller's rights clearly allow, and no more
 //!      (`permission`).
@@ -16,7 +17,7 @@
 //! | `lease` | until when the copy may be used, and which recalls were handled |
 //! | `kept` | attributes and names, in two generations |
 //! | `drops` | what was dropped while questions were under way |
-//! | `own_changes` | what changes of this client may alter |
+//! | `own_changes` | what was dropped for changes of this client |
 //! | `permission` | whom the copy may answer |
 //! | `state` | all of that together; pure |
 //! | `shared` | [`LeasedCopy`]: the same behind a lock, with a clock |

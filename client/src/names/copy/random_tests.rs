@@ -7,23 +7,22 @@ use std::time::Duration;
 use dfs_net::env::Rng;
 use dfs_proto::attr::{Caller, FileKind, InodeAttr, Name};
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{Attachment, InodeId, RequestId, RequestLane, SessionId};
+use dfs_proto::ids::{Attachment, InodeId};
 use dfs_proto::meta::{
-    Change, Create, MetaResult, NewInode, Read, ReadReply, Recall, Recalled, Rename, RenameMode, SetAttr,
-    Shown,
+    Change, Create, Dropped, MetaResult, NewInode, Read, ReadReply, Recall, Recalled, Rename, RenameMode,
+    SetAttr, Shown,
 };
 
 use crate::names::copy::fixtures::{DIRECTORY, attr};
 use crate::names::copy::lease::MARGIN;
 use crate::names::copy::own_changes::ChangeNumber;
 use crate::names::copy::state::{Question, State};
-use crate::session::leases::SentAs;
+use crate::session::leases::Taken;
 
 const SEEDS: u64 = 1500;
 const STEPS: usize = 600;
 const TERM: Duration = Duration::from_secs(2);
 const NAMES: [&[u8]; 4] = [b"a", b"b", b"c", b"d"];
-const SESSION: SessionId = SessionId(1);
 
 /// One directory, and what its names lead to.
 #[derive(Default)]
@@ -46,7 +45,7 @@ impl Files {
     }
 
     fn make(&mut self, name: &[u8]) {
-        let kind = if self.made % 3 == 0 { FileKind::Directory } else { FileKind::File };
+        let kind = if self.made.is_multiple_of(3) { FileKind::Directory } else { FileKind::File };
         self.made += 1;
         let inode = InodeId(1000 + self.made);
         self.attrs.insert(inode, attr(inode, kind, 1));
@@ -103,10 +102,12 @@ impl Files {
     }
 }
 
-/// Another client's change, frozen and not yet executed.
+/// A change that is frozen and not yet executed.
 struct Pending {
     change: Change,
     touched: BTreeSet<InodeId>,
+    /// It is of the client under test: what it has dropped, and the number of its request.
+    own: Option<(Option<Dropped>, u64)>,
     /// The recall that has to be handled, and the attachment that it is of.
     recall: Option<(Attachment, u64)>,
     lapses_at: Duration,
@@ -121,21 +122,15 @@ struct Leader {
     handled: u64,
     renewed_at: Duration,
     pending: Vec<Pending>,
-    /// Requests below this are refused.
-    oldest: u64,
-}
-
-struct Request {
-    number: u64,
-    answered_below: u64,
-    change: Change,
+    /// Requests of the client under test that were executed.
+    executed: BTreeSet<u64>,
 }
 
 /// A request of the client under test, as it knows it.
 struct Waiting {
-    own: Option<ChangeNumber>,
+    own: ChangeNumber,
     number: u64,
-    sent: SentAs,
+    attachment: Option<Attachment>,
 }
 
 enum Flying {
@@ -146,7 +141,7 @@ enum Flying {
     Attach { attachment: Attachment, sent: Duration },
     Attached { attachment: Attachment, sent: Duration },
     Handled { attachment: Attachment, number: u64 },
-    Change(Request),
+    Change { number: u64, change: Change, dropped: Option<Dropped> },
     Changed { number: u64 },
 }
 
@@ -178,7 +173,7 @@ impl World {
             leader,
             flying: Vec::new(),
             pushes: VecDeque::new(),
-            are_pushes_slow: seed % 2 == 0,
+            are_pushes_slow: seed.is_multiple_of(2),
             waiting: Vec::new(),
             last_request: 0,
             last_attachment: 0,
@@ -238,23 +233,21 @@ impl World {
 
     fn changes(&mut self) {
         let change = self.some_change();
-        let own = self.copy.begin_change(change.scope(), self.now);
+        let (own, dropped) = self.copy.begin_change(change.scope(), self.now);
         self.last_request += 1;
         let number = self.last_request;
-        let answered_below = self.waiting.iter().map(|waiting| waiting.number).min().unwrap_or(number);
-        let id = |number| RequestId::new(RequestLane(0), number);
-        let sent = SentAs { session: SESSION, request: id(number), answered_below: id(answered_below) };
-        if let Some(own) = own {
-            self.copy.change_sent(own, sent);
-        }
-        self.waiting.push(Waiting { own, number, sent });
-        self.flying.push(Flying::Change(Request { number, answered_below, change }));
+        let attachment = dropped.as_ref().map(|dropped| dropped.attachment);
+        self.waiting.push(Waiting { own, number, attachment });
+        self.flying.push(Flying::Change { number, change, dropped });
     }
 
     fn gives_up(&mut self) {
         if !self.waiting.is_empty() {
             let given_up = self.waiting.swap_remove(self.rng.below(self.waiting.len() as u64) as usize);
-            given_up.own.into_iter().for_each(|own| self.copy.doubt(own));
+            self.copy.end_change(given_up.own);
+            if given_up.attachment == Some(Attachment(self.last_attachment)) {
+                self.attaches();
+            }
         }
     }
 
@@ -275,31 +268,37 @@ impl World {
     /// Another client's change is frozen, and what it touches is recalled.
     fn other_begins(&mut self) {
         let change = self.some_change();
-        self.freeze(change);
+        self.freeze(change, None);
     }
 
-    fn freeze(&mut self, change: Change) {
+    fn freeze(&mut self, change: Change, own: Option<(Option<Dropped>, u64)>) {
         let leader = &mut self.leader;
         let scope = change.scope();
-        let touched: BTreeSet<InodeId> =
-            scope.inodes.iter().copied().chain(leader.files.behind(&change)).collect();
-        let held: Vec<InodeId> = touched.intersection(&leader.holds).copied().collect();
+        let behind = leader.files.behind(&change);
+        let touched: BTreeSet<InodeId> = scope.inodes.union(&behind).copied().collect();
+        let dropped = own.as_ref().and_then(|(dropped, _)| dropped.as_ref());
+        let spared = match dropped.filter(|dropped| dropped.attachment == leader.attachment) {
+            Some(dropped) => scope.inodes.iter().chain(&dropped.behind).copied().collect(),
+            None => BTreeSet::new(),
+        };
+        let recalled: Vec<InodeId> =
+            touched.intersection(&leader.holds).filter(|inode| !spared.contains(inode)).copied().collect();
         let mut recall = None;
-        if !held.is_empty() {
+        if !recalled.is_empty() {
             leader.issued += 1;
             recall = Some((leader.attachment, leader.issued));
-            let names = |inode: InodeId| match inode == DIRECTORY {
-                true => scope.names.iter().map(|(_, name)| name.clone()).collect(),
-                false => Vec::new(),
+            let names = |inode: InodeId| {
+                let of_inode = scope.names.iter().filter(|(directory, _)| *directory == inode);
+                of_inode.map(|(_, name)| name.clone()).collect()
             };
-            let what = Recalled::Inodes(held.iter().map(|inode| (*inode, names(*inode))).collect());
+            let what = Recalled::Inodes(recalled.iter().map(|inode| (*inode, names(*inode))).collect());
             self.pushes.push_back(Recall { attachment: leader.attachment, number: leader.issued, what });
         }
         let lapses_at = leader.renewed_at + TERM + MARGIN;
-        leader.pending.push(Pending { change, touched, recall, lapses_at });
+        leader.pending.push(Pending { change, touched, own, recall, lapses_at });
     }
 
-    fn other_goes_on(&mut self) {
+    fn frozen_goes_on(&mut self) {
         if self.leader.pending.is_empty() {
             return;
         }
@@ -314,11 +313,18 @@ impl World {
         }
         let pending = leader.pending.swap_remove(at);
         if !leader.files.behind(&pending.change).is_subset(&pending.touched) {
-            return self.freeze(pending.change); // the name leads elsewhere by now
+            return self.freeze(pending.change, pending.own); // the name leads elsewhere by now
         }
-        // Not before: another change of the same inode, which begins meanwhile, has to wait for the recall as well.
-        leader.holds.retain(|inode| *inode == DIRECTORY || !pending.touched.contains(inode));
-        leader.files.execute(&pending.change);
+        // Not before: another change of the same inode, which begins meanwhile, has to wait for the recall as well. Of a directory
+        // of which only names change, the lease stays.
+        let stays = |inode: &InodeId| pending.change.scope().directories().contains(inode);
+        leader.holds.retain(|inode| stays(inode) || !pending.touched.contains(inode));
+        if pending.own.as_ref().is_none_or(|(_, number)| leader.executed.insert(*number)) {
+            leader.files.execute(&pending.change);
+        }
+        if let Some((_, number)) = pending.own {
+            self.flying.push(Flying::Changed { number });
+        }
     }
 
     fn serve_read(&mut self, question: Question, read: Read) {
@@ -333,14 +339,6 @@ impl World {
         leased.retain(|inode| question.attachment == leader.attachment && !is_frozen(inode));
         leader.holds.extend(&leased);
         self.flying.push(Flying::Shown(question, read, Shown { answered, leased }));
-    }
-
-    fn serve_change(&mut self, request: &Request) {
-        if request.number >= self.leader.oldest {
-            self.leader.files.execute(&request.change);
-            self.leader.oldest = self.leader.oldest.max(request.answered_below);
-            self.flying.push(Flying::Changed { number: request.number });
-        }
     }
 
     fn arrives(&mut self, flying: Flying) {
@@ -373,12 +371,11 @@ impl World {
                     self.leader.handled = self.leader.handled.max(number);
                 }
             }
-            Flying::Change(request) => self.serve_change(&request),
+            Flying::Change { number, change, dropped } => self.freeze(change, Some((dropped, number))),
             Flying::Changed { number } => {
                 if let Some(at) = self.waiting.iter().position(|waiting| waiting.number == number) {
-                    let Waiting { own, sent, .. } = self.waiting.swap_remove(at);
-                    own.into_iter().for_each(|own| self.copy.settle(own, self.now));
-                    self.copy.executed(sent, self.now);
+                    let Waiting { own, .. } = self.waiting.swap_remove(at);
+                    self.copy.end_change(own);
                 }
             }
         }
@@ -399,7 +396,8 @@ impl World {
         }
         match flying {
             Flying::Read(question, _) | Flying::Shown(question, ..) => self.copy.given_up(question),
-            Flying::Change(_) => self.flying.push(flying), // late; a request that is lost is as one that is never executed
+            // It comes late; one that is lost is as one that is never executed.
+            Flying::Change { .. } => self.flying.push(flying),
             _ => {}
         }
     }
@@ -409,7 +407,7 @@ impl World {
             return;
         }
         let Some(recall) = self.pushes.pop_front() else { return };
-        if let Some(handled) = self.copy.recalled(&recall, self.now) {
+        if let Taken::Handled(handled) = self.copy.recalled(&recall, self.now) {
             let (attachment, number) = (handled.attachment, handled.number);
             self.flying.push(Flying::Handled { attachment, number });
         }
@@ -423,7 +421,7 @@ impl World {
             428..431 => self.attaches(),
             431..460 => self.beats(),
             460..485 => self.other_begins(),
-            485..545 => self.other_goes_on(),
+            485..545 => self.frozen_goes_on(),
             545..605 => self.push_arrives(),
             605..985 => self.something_arrives(),
             985..993 => self.now += Duration::from_millis(self.rng.below(2000)),

@@ -4,15 +4,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dfs_net::env::Clock;
-use dfs_proto::attr::{Caller, InodeAttr};
+use dfs_proto::attr::{Caller, InodeAttr, Name};
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{Attachment, InodeId, SessionId};
+use dfs_proto::ids::{Attachment, InodeId};
 use dfs_proto::meta::{Change, MetaResult, Read, ReadReply, Recall, Shown};
 
 use crate::names::copy::own_changes::ChangeNumber;
 use crate::names::copy::state::{Question, State};
 use crate::session::calls::Answer;
-use crate::session::leases::{Handled, ReadLeases, SentAs};
+use crate::session::leases::{ReadLeases, Sending, Taken};
+use crate::session::meta::MetaClient;
 
 /// Attributes and names together. An attribute takes some 200 bytes, a name some 100.
 const KEPT_MAX: usize = 200_000;
@@ -29,12 +30,13 @@ pub(crate) struct Asking<'c> {
     question: Option<Question>,
 }
 
-/// A change of this client. If this is dropped without an answer, nobody knows what has become of it.
+/// A change of this client, until this is dropped. Without an answer, nobody knows what has become of it.
 pub(crate) struct Changing<'c> {
     copy: &'c LeasedCopy,
-    /// `None`: it alters nothing that is kept, or it was answered.
-    number: Option<ChangeNumber>,
-    sent: Mutex<Option<SentAs>>,
+    meta: &'c MetaClient,
+    number: ChangeNumber,
+    pub(crate) sending: Sending,
+    is_settled: bool,
 }
 
 impl LeasedCopy {
@@ -59,16 +61,17 @@ impl LeasedCopy {
     /// To be called before a read is sent.
     pub(crate) fn ask(&self, read: &Read) -> Asking<'_> {
         let is_kept = match read {
-            Read::Lookup { .. } | Read::GetAttr { .. } | Read::Open { .. } | Read::ReadDir { .. } => true,
+            Read::Lookup { name, .. } => Name::new(name.as_slice()).is_ok(), // `.` and `..` are no entries
+            Read::GetAttr { .. } | Read::Open { .. } | Read::ReadDir { .. } => true,
             Read::Access { .. } | Read::ReadLink { .. } | Read::Extents { .. } | Read::StatFs { .. } => false,
         };
         Asking { copy: self, question: is_kept.then(|| self.state().ask()).flatten() }
     }
 
-    /// To be called before a change is sent.
-    pub(crate) fn changing(&self, change: &Change) -> Changing<'_> {
-        let number = self.state().begin_change(change.scope(), self.clock.boottime());
-        Changing { copy: self, number, sent: Mutex::default() }
+    /// To be called before a change is sent by `meta`.
+    pub(crate) fn changing<'c>(&'c self, change: &Change, meta: &'c MetaClient) -> Changing<'c> {
+        let (number, dropped) = self.state().begin_change(change.scope(), self.clock.boottime());
+        Changing { copy: self, meta, number, sending: Sending::after(dropped), is_settled: false }
     }
 }
 
@@ -94,29 +97,8 @@ impl Drop for Asking<'_> {
 }
 
 impl Changing<'_> {
-    /// The change is about to be sent so. When it is sent again under another session, it has certainly not happened before.
-    pub(crate) fn sent(&self, sent: SentAs) {
-        *self.sent.lock().unwrap_or_else(PoisonError::into_inner) = Some(sent);
-        if let Some(number) = self.number {
-            self.copy.state().change_sent(number, sent);
-        }
-    }
-
     pub(crate) fn answered(mut self, answer: &Answer) {
-        let (now, sent) =
-            (self.copy.clock.boottime(), *self.sent.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut state = self.copy.state();
-        if let Some(number) = self.number.take() {
-            match is_settled(answer) {
-                true => state.settle(number, now),
-                false => state.doubt(number),
-            }
-        }
-        if answer.answered.is_ok()
-            && let Some(sent) = sent
-        {
-            state.executed(sent, now);
-        }
+        self.is_settled = is_settled(answer);
     }
 }
 
@@ -139,8 +121,12 @@ fn is_settled(answer: &Answer) -> bool {
 
 impl Drop for Changing<'_> {
     fn drop(&mut self) {
-        if let Some(number) = self.number.take() {
-            self.copy.state().doubt(number);
+        self.copy.state().end_change(self.number);
+        if let Some(dropped) = &self.sending.dropped
+            && self.sending.was_sent()
+            && !self.is_settled
+        {
+            self.meta.change_in_doubt(dropped.attachment); // keeps CY4
         }
     }
 }
@@ -162,11 +148,7 @@ impl ReadLeases for LeasedCopy {
         self.state().renewed(attachment, (sent, self.clock.boottime()), recalls);
     }
 
-    fn recalled(&self, recall: &Recall) -> Option<Handled> {
+    fn recalled(&self, recall: &Recall) -> Taken {
         self.state().recalled(recall, self.clock.boottime())
-    }
-
-    fn session_replaced(&self, session: SessionId) {
-        self.state().session_replaced(session);
     }
 }

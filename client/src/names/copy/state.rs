@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use dfs_proto::attr::{Caller, InodeAttr, Name};
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{Attachment, InodeId, SessionId};
-use dfs_proto::meta::{DirEntry, MetaResult, Read, ReadReply, Recall, Recalled, Shown};
+use dfs_proto::ids::{Attachment, InodeId};
+use dfs_proto::meta::{DirEntry, Dropped, MetaResult, Read, ReadReply, Recall, Recalled, Shown};
 use dfs_proto::scope::{NameIn, Scope};
 
 use crate::names::copy::drops::{Began, Drops};
 use crate::names::copy::kept::{Kept, LeadsTo};
 use crate::names::copy::lease::{Counted, Lease, Order};
-use crate::names::copy::own_changes::{ChangeNumber, OwnChanges, Reach, Unseen};
+use crate::names::copy::own_changes::{ChangeNumber, OwnChanges, Reach};
 use crate::names::copy::permission::clearly_may_search;
-use crate::session::leases::{Handled, SentAs};
+use crate::session::leases::{Handled, Taken};
 
 /// A read that asks for leases, and has no answer yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,11 +57,6 @@ impl State {
         }
     }
 
-    pub(super) fn session_replaced(&mut self, session: SessionId) {
-        self.drop_everything();
-        self.changes.session_replaced(session);
-    }
-
     pub(super) fn renewed(
         &mut self,
         attachment: Attachment,
@@ -78,32 +73,33 @@ impl State {
         }
     }
 
-    /// `None`: it is of another attachment.
-    pub(super) fn recalled(&mut self, recall: &Recall, now: Duration) -> Option<Handled> {
+    pub(super) fn recalled(&mut self, recall: &Recall, now: Duration) -> Taken {
         match self.lease.order(recall.attachment, recall.number) {
-            Order::Old => return None,
+            Order::Old => return Taken::Old,
             Order::Next => self.take_back(&recall.what),
-            // The leader sends them in order, over one connection. Whatever the missing one was about is not kept.
-            Order::Gap => self.drop_everything(),
+            // The leader sends them in order, over one connection. Nobody knows what the missing one was about.
+            Order::Gap => {
+                self.detached(recall.attachment);
+                return Taken::Gap;
+            }
         }
         let counted = self.lease.handled(recall.number, now);
         self.counted(counted);
-        Some(Handled { attachment: recall.attachment, number: recall.number })
+        Taken::Handled(Handled { attachment: recall.attachment, number: recall.number })
     }
 
     fn take_back(&mut self, what: &Recalled) {
         let Recalled::Inodes(inodes) = what else { return self.drop_everything() };
         for (inode, names) in inodes {
+            if names.is_empty() {
+                self.drop_whole(*inode);
+                continue;
+            }
             self.drop_attr(*inode);
             for name in names {
                 self.drop_name(&(*inode, name.clone()));
             }
         }
-        let is_named = |(directory, name): &NameIn| {
-            inodes.iter().any(|(inode, names)| inode == directory && names.contains(name))
-        };
-        let unseen = self.changes.lose_sight(is_named); // keeps OC3
-        self.drop_unseen(unseen);
     }
 
     // --- drops ---
@@ -111,7 +107,6 @@ impl State {
     fn drop_everything(&mut self) {
         self.kept.clear();
         self.drops.everything();
-        self.changes.lose_sight(|_| true);
     }
 
     fn drop_attr(&mut self, inode: InodeId) {
@@ -124,70 +119,40 @@ impl State {
         self.drops.name(name.0, &name.1);
     }
 
-    fn drop_unseen(&mut self, unseen: Unseen) {
-        match unseen {
-            Unseen::Nothing => {}
-            Unseen::Others => {
-                self.kept.drop_others();
-                self.drops.others();
-            }
-            Unseen::Anything => {
-                self.kept.drop_attrs();
-                self.drops.all_attrs();
-            }
-        }
+    /// With all names in it.
+    fn drop_whole(&mut self, inode: InodeId) {
+        self.drop_attr(inode);
+        self.kept.drop_names_in(inode);
+        self.drops.names_in(inode);
     }
 
     fn drop_reach(&mut self, reach: &Reach) {
-        reach.inodes.iter().copied().chain(reach.seen()).for_each(|inode| self.drop_attr(inode));
+        reach.whole.iter().for_each(|inode| self.drop_whole(*inode));
+        reach.directories.iter().for_each(|inode| self.drop_attr(*inode));
         reach.names.iter().for_each(|name| self.drop_name(name));
-        self.drop_unseen(reach.unseen());
     }
 
     // --- changes of this client ---
 
-    /// To be called before the change is sent. `None`: it alters nothing that is kept.
-    pub(super) fn begin_change(&mut self, scope: Scope, now: Duration) -> Option<ChangeNumber> {
-        if scope.inodes.is_empty() {
-            return None;
-        }
+    /// To be called before the change is sent, which then says what was dropped for it. It says so only where leases are asked for.
+    pub(super) fn begin_change(&mut self, scope: Scope, now: Duration) -> (ChangeNumber, Option<Dropped>) {
         let is_valid = self.lease.is_valid(now);
         let reach = Reach::of(scope, |(directory, name)| {
-            is_valid.then(|| self.kept.name(*directory, name)).flatten()
+            match is_valid.then(|| self.kept.name(*directory, name)).flatten()? {
+                LeadsTo::Inode(inode) => Some(inode),
+                LeadsTo::Nothing => None,
+            }
         });
         self.drop_reach(&reach);
-        let (number, unseen) = self.changes.begin(reach);
-        self.drop_unseen(unseen);
-        let own = self.changes.reach(number).map_or(Unseen::Nothing, Reach::unseen);
-        self.drop_unseen(own);
-        Some(number)
+        let dropped = |attachment| Dropped { attachment, behind: reach.behind.clone() };
+        let dropped = self.lease.attachment().map(dropped);
+        (self.changes.begin(reach), dropped)
     }
 
-    pub(super) fn change_sent(&mut self, number: ChangeNumber, sent: SentAs) {
-        self.changes.sent(number, sent);
-    }
-
-    /// The change was executed, or it certainly does not happen any more.
-    pub(super) fn settle(&mut self, number: ChangeNumber, now: Duration) {
-        if !self.lease.is_valid(now) {
-            self.drop_everything(); // keeps OC3: nothing is in sight over a gap in the lease
-        }
-        if let Some(reach) = self.changes.settle(number) {
+    /// The change was answered, or nobody waits for its answer any more.
+    pub(super) fn end_change(&mut self, number: ChangeNumber) {
+        if let Some(reach) = self.changes.end(number) {
             self.drop_reach(&reach);
-        }
-    }
-
-    /// The change has no answer, and nobody waits for one.
-    pub(super) fn doubt(&mut self, number: ChangeNumber) {
-        if let Some(reach) = self.changes.doubt(number) {
-            self.drop_reach(&reach);
-        }
-    }
-
-    /// A change that was sent so was executed: keeps OC2.
-    pub(super) fn executed(&mut self, sent: SentAs, now: Duration) {
-        for number in self.changes.settled_by(sent) {
-            self.settle(number, now);
         }
     }
 
@@ -245,8 +210,8 @@ impl State {
     }
 
     fn take_in_attr(&mut self, began: Began, attr: &InodeAttr, leased: &dyn Fn(InodeId) -> bool) {
-        let (inode, kind) = (attr.inode, attr.kind);
-        let is_overtaken = self.drops.has_attr_since(began, inode, kind) || self.changes.alter(inode, kind); // keeps OC1
+        let inode = attr.inode;
+        let is_overtaken = self.drops.has_attr_since(began, inode) || self.changes.have(inode); // keeps CY4
         if leased(inode) && !is_overtaken {
             self.kept.put_attr(attr.clone());
         }
@@ -257,7 +222,7 @@ impl State {
             return; // `.` and `..` are no entries
         }
         let named = (directory, name.to_vec());
-        let is_overtaken = self.drops.has_name_since(began, &named) || self.changes.alter_name(&named); // keeps OC1
+        let is_overtaken = self.drops.has_name_since(began, &named) || self.changes.have_name(&named); // keeps CY4
         if !is_overtaken {
             self.kept.put_name(directory, name, leads_to);
         }
@@ -304,10 +269,5 @@ impl State {
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.kept.len()
-    }
-
-    #[cfg(test)]
-    pub(super) fn changes(&self) -> usize {
-        self.changes.len()
     }
 }

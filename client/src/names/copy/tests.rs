@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use dfs_proto::attr::{Caller, FileKind, InodeAttr, Name};
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{Attachment, InodeId, RequestId, RequestLane, SessionId};
-use dfs_proto::meta::{Change, Read, ReadReply, Recall, Recalled, SetAttr, Shown};
+use dfs_proto::ids::{Attachment, InodeId};
+use dfs_proto::meta::{Change, Dropped, Read, ReadReply, Recall, Recalled, SetAttr, Shown};
 
 use crate::fakes::clock::TokioClock;
 use crate::names::copy::LeasedCopy;
 use crate::names::copy::fixtures::{DIRECTORY, attr};
 use crate::names::copy::lease::MARGIN;
 use crate::names::copy::state::State;
-use crate::session::leases::{Handled, ReadLeases as _, SentAs};
+use crate::session::leases::{Handled, ReadLeases as _, Taken};
 
 const FILE: InodeId = InodeId(1000);
 const OTHER: InodeId = InodeId(1001);
@@ -81,11 +81,6 @@ fn set(inode: InodeId) -> Change {
     Change::SetAttr(SetAttr { inode, ..SetAttr::default() })
 }
 
-fn sent(number: u64, answered_below: u64) -> SentAs {
-    let id = |number| RequestId::new(RequestLane(3), number);
-    SentAs { session: SessionId(1), request: id(number), answered_below: id(answered_below) }
-}
-
 #[test]
 fn what_was_shown_under_leases_is_answered_until_they_end() {
     let mut copy = filled();
@@ -125,36 +120,46 @@ fn a_recall_takes_back_what_it_names_and_nothing_else() {
     for (inodes, left) in [
         (vec![(FILE, &[][..])], [true, false, false, true]),
         (vec![(DIRECTORY, &["g"][..])], [false, true, false, false]),
+        (vec![(DIRECTORY, &[][..])], [false, true, false, false]),
         (vec![(OTHER, &["f"][..])], [true; 4]),
     ] {
         let mut copy = filled();
         let handled = copy.recalled(&recall(1, &inodes), NOW);
-        assert_eq!(handled, Some(Handled { attachment: FIRST, number: 1 }));
+        assert_eq!(handled, Taken::Handled(Handled { attachment: FIRST, number: 1 }));
         assert_eq!(known(&mut copy), left, "{inodes:?}");
     }
     let mut copy = filled();
     copy.recalled(&recall(1, &[(DIRECTORY, &["f"])]), NOW);
     show(&mut copy, attr(DIRECTORY, FileKind::Directory, 2));
     assert_eq!(known(&mut copy), [true, true, false, true], "its other names stay");
+    copy.recalled(&recall(2, &[(DIRECTORY, &[])]), NOW);
+    show(&mut copy, attr(DIRECTORY, FileKind::Directory, 3));
+    assert_eq!(known(&mut copy), [true, true, false, false], "all names go with the whole directory");
 }
 
 #[test]
-fn everything_goes_with_a_recall_of_everything_and_with_a_gap_between_recalls() {
+fn everything_goes_with_a_recall_of_everything() {
+    let mut copy = filled();
     let everything = Recall { attachment: FIRST, number: 1, what: Recalled::Everything };
-    for (recall, handled) in [(everything, 1), (recall(5, &[]), 5)] {
-        let mut copy = filled();
-        assert_eq!(copy.recalled(&recall, NOW), Some(Handled { attachment: FIRST, number: handled }));
-        assert_eq!(known(&mut copy), [false; 4]);
-    }
+    let handled = Handled { attachment: FIRST, number: 1 };
+    assert_eq!(copy.recalled(&everything, NOW), Taken::Handled(handled));
+    assert_eq!(known(&mut copy), [false; 4]);
+}
+
+#[test]
+fn a_gap_between_recalls_ends_the_attachment() {
+    let mut copy = filled();
+    assert_eq!(copy.recalled(&recall(2, &[]), NOW), Taken::Gap);
+    assert_eq!((known(&mut copy), copy.ask()), ([false; 4], None));
 }
 
 #[test]
 fn a_recall_of_another_attachment_or_one_that_comes_again_does_nothing() {
     let mut copy = filled();
     let of_another = Recall { attachment: Attachment(2), ..recall(1, &[(FILE, &[])]) };
-    assert_eq!(copy.recalled(&of_another, NOW), None);
-    assert!(copy.recalled(&recall(1, &[]), NOW).is_some());
-    assert_eq!(copy.recalled(&recall(1, &[(FILE, &[])]), NOW), None);
+    assert_eq!(copy.recalled(&of_another, NOW), Taken::Old);
+    assert_ne!(copy.recalled(&recall(1, &[]), NOW), Taken::Old);
+    assert_eq!(copy.recalled(&recall(1, &[(FILE, &[])]), NOW), Taken::Old);
     assert_eq!(known(&mut copy), [true; 4]);
 }
 
@@ -164,6 +169,7 @@ fn an_answer_that_a_recall_has_overtaken_does_not_enter() {
         ((FILE, &[][..]), [false, false]),
         ((DIRECTORY, &["f"][..]), [true, false]),
         ((DIRECTORY, &["g"][..]), [true, true]),
+        ((DIRECTORY, &[][..]), [true, false]),
     ] {
         let mut copy = filled();
         copy.recalled(&recall(1, &[(FILE, &[]), (DIRECTORY, &["f"])]), NOW);
@@ -193,12 +199,8 @@ fn an_answer_to_a_question_of_an_earlier_attachment_or_without_a_lease_does_not_
 }
 
 #[test]
-fn the_end_of_an_attachment_or_of_the_session_empties_the_copy() {
-    let ends: [fn(&mut State); 3] = [
-        |copy| copy.detached(FIRST),
-        |copy| copy.attaching(Attachment(2)),
-        |copy| copy.session_replaced(SessionId(2)),
-    ];
+fn the_end_of_an_attachment_empties_the_copy() {
+    let ends: [fn(&mut State); 2] = [|copy| copy.detached(FIRST), |copy| copy.attaching(Attachment(2))];
     for end in ends {
         let mut copy = filled();
         end(&mut copy);
@@ -219,102 +221,49 @@ fn from_a_leader_without_leases_nothing_is_asked_and_nothing_is_kept() {
 }
 
 #[test]
-fn a_change_drops_what_it_may_alter_and_keeps_it_out_until_it_is_settled() {
-    for (change, left) in [
-        (unlink("f"), [false, false, false, true]),
-        (unlink("g"), [false, true, false, false]),
-        (set(FILE), [true, false, false, true]),
-        (set(OTHER), [true; 4]),
-        // What the name leads to is not known: it may be any file.
-        (unlink("h"), [false, false, false, true]),
+fn a_change_drops_what_it_names_and_keeps_it_out_until_it_is_answered() {
+    let behind = |inodes: &[InodeId]| Some(Dropped { attachment: FIRST, behind: inodes.to_vec() });
+    for (change, dropped, left) in [
+        (unlink("f"), behind(&[FILE]), [false, false, false, true]),
+        (unlink("g"), behind(&[]), [false, true, false, false]),
+        (set(FILE), behind(&[]), [true, false, false, true]),
+        (set(DIRECTORY), behind(&[]), [false, true, false, false]),
+        (set(OTHER), behind(&[]), [true; 4]),
+        // What the name leads to is not known here: the leader recalls it.
+        (unlink("h"), behind(&[]), [false, true, true, true]),
     ] {
         let mut copy = filled();
-        let own = copy.begin_change(change.scope(), NOW).unwrap();
+        let (own, told) = copy.begin_change(change.scope(), NOW);
+        assert_eq!(told, dropped, "{change:?}");
         fill(&mut copy);
         // Without the directory no name is answered.
-        let with_directory =
-            |[directory, file, f, g]: [bool; 4]| [directory, file, f && directory, g && directory];
-        assert_eq!(known(&mut copy), with_directory(left), "{change:?} is under way");
+        let names = |[directory, file, f, g]: [bool; 4]| [directory, file, f && directory, g && directory];
+        assert_eq!(known(&mut copy), names(left), "{change:?} is under way");
         let early = copy.ask().unwrap();
-        copy.settle(own, NOW);
+        copy.end_change(own);
         let answered = Ok(ReadReply::Attr(file(FILE)));
         copy.answered(early, &lookup("f"), &Shown { answered, leased: vec![DIRECTORY, FILE] });
-        assert_eq!(known(&mut copy), with_directory(left), "{change:?} was settled after the question");
+        assert_eq!(known(&mut copy), names(left), "{change:?} was answered after the question was put");
         fill(&mut copy);
         assert_eq!(known(&mut copy), [true; 4]);
     }
 }
 
 #[test]
-fn neither_attributes_nor_names_that_a_change_may_alter_enter_while_it_is_under_way() {
+fn neither_attributes_nor_names_that_were_dropped_for_a_change_enter_while_it_is_under_way() {
     let mut copy = filled();
-    copy.begin_change(unlink("f").scope(), NOW).unwrap();
+    copy.begin_change(unlink("f").scope(), NOW);
     fill(&mut copy);
     assert_eq!(copy.len(), 1, "the name that is not there");
 }
 
 #[test]
-fn a_change_behind_a_name_that_others_touch_meanwhile_may_alter_any_file() {
-    let others: [fn(&mut State); 3] = [
-        |copy| assert!(copy.recalled(&recall(1, &[(DIRECTORY, &["f"])]), NOW).is_some()),
-        |copy| {
-            let second = copy.begin_change(unlink("f").scope(), NOW).unwrap();
-            copy.settle(second, NOW);
-        },
-        |copy| copy.renewed(FIRST, (SENT + TERM, SENT + TERM), 0),
-    ];
-    for touch in others {
-        let mut copy = filled();
-        show(&mut copy, file(OTHER));
-        copy.begin_change(unlink("f").scope(), NOW).unwrap();
-        assert!(copy.attr(OTHER, NOW).is_some());
-        touch(&mut copy);
-        assert_eq!(copy.attr(OTHER, NOW), None);
-        show(&mut copy, file(OTHER));
-        assert_eq!(copy.attr(OTHER, NOW), None);
-    }
-}
-
-#[test]
-fn a_change_in_doubt_keeps_things_out_until_a_later_one_of_its_lane_was_executed() {
+fn what_a_change_has_dropped_is_told_only_as_far_as_it_is_leased() {
     let mut copy = filled();
-    let doubtful = copy.begin_change(set(FILE).scope(), NOW).unwrap();
-    copy.change_sent(doubtful, sent(7, 7));
-    copy.doubt(doubtful);
-    let knows_file = |copy: &mut State| {
-        fill(copy);
-        copy.attr(FILE, NOW).is_some()
-    };
-    assert!(!knows_file(&mut copy));
-    copy.executed(sent(8, 7), NOW);
-    assert!(!knows_file(&mut copy), "that one was sent while the first was waited for");
-    let of_other_lane = SentAs { answered_below: RequestId::new(RequestLane(4), 9), ..sent(9, 9) };
-    copy.executed(of_other_lane, NOW);
-    assert!(!knows_file(&mut copy));
-    copy.executed(sent(9, 8), NOW);
-    assert!(knows_file(&mut copy));
-    assert_eq!(copy.changes(), 0);
-}
-
-#[test]
-fn a_change_in_doubt_ends_with_its_session_and_one_that_was_not_sent_at_once() {
-    let mut copy = filled();
-    let unsent = copy.begin_change(set(FILE).scope(), NOW).unwrap();
-    copy.doubt(unsent);
-    assert_eq!(copy.changes(), 0);
-    for number in 0..5000 {
-        let own = copy.begin_change(set(FILE).scope(), NOW).unwrap();
-        copy.change_sent(own, sent(number, 0));
-        copy.doubt(own);
-    }
-    assert!(copy.changes() <= 2048);
-    show(&mut copy, file(OTHER));
-    assert_eq!(copy.attr(OTHER, NOW), None, "too much is in doubt to keep anything new");
-    copy.session_replaced(SessionId(2));
+    let (_, dropped) = copy.begin_change(unlink("f").scope(), SENT + TERM);
+    assert_eq!(dropped, Some(Dropped { attachment: FIRST, behind: Vec::new() }), "the leases have ended");
     copy.attaching(Attachment(2));
-    copy.attached(Attachment(2), SENT, TERM);
-    fill(&mut copy);
-    assert_eq!((known(&mut copy), copy.changes()), ([true; 4], 0));
+    assert_eq!(copy.begin_change(unlink("f").scope(), NOW).1, None);
 }
 
 /// Its monotonic clock stands still while a machine sleeps.
