@@ -42,6 +42,12 @@
 //! `File::set_lock` (`data/locks`) → `MetaClient::set_lock` (`session/locks`) asks the leader over the control connection
 //! (`session/control`). What the session holds is in `session/held`; the leader's side is in `metaserver/src/lib.rs`.
 //!
+//! # The way of a look-up that costs no request
+//!
+//! `Lookup` and `GetAttr` (`inode/lookup`) → `ClusterNames::read` (`names/cluster_names`) → `LeasedCopy::answer` (`names/copy`): what
+//! was shown under a lease and is neither recalled nor touched by a change of this client. Recalls arrive in `session/pushes`;
+//! heartbeats (`session/control`) say how long the leases last. Everything else is asked of the leader, and asks for leases.
+//!
 //! # Tests of the way of a write
 //!
 //! The test `a_write_is_seen_here_at_once_and_elsewhere_once_it_was_flushed` shows it with fakes, and with real processes, of which

@@ -456,10 +456,19 @@ pub struct Recall {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recalled {
-    /// Of each inode the attributes, and of a directory what these of its names lead to. Its other names stay.
+    /// With names: the attributes of the directory, and what these names lead to; its other names stay. Without: all that was
+    /// shown of the inode, the names in it too.
     Inodes(Vec<(InodeId, Vec<Vec<u8>>)>),
     /// All that the session was shown.
     Everything,
+}
+
+/// What a session has dropped by itself before it asked for a change: the inodes that the change gives by number, its names, and
+/// `behind`, inodes to which the names led. Nothing of that is recalled from it while this is its present attachment (P4.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    pub attachment: Attachment,
+    pub behind: Vec<InodeId>,
 }
 
 /// This recall was handled, and all before it.

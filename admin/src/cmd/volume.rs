@@ -96,7 +96,7 @@ async fn change_root(env: &Env, map: &FederationMap, change: Change) -> anyhow::
         caller: Caller::ROOT,
         change,
     };
-    let wire = convert::change_request_to_wire(&request);
+    let wire = convert::change_request_to_wire(&request, None);
     let changing = channel.call(CALL_DEADLINE, |channel| {
         let wire = wire.clone();
         async move {

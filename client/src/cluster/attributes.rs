@@ -57,7 +57,7 @@ impl ClusterClient {
 
     /// The same, but attributes that a change of this client brought a moment ago are not asked for again (V4).
     pub(crate) async fn recent_attr(&self, caller: &Caller, inode: InodeId) -> Result<InodeAttr> {
-        match self.core.names.attr_after_change(inode) {
+        match self.core.names.known_attr(inode) {
             Some(attr) => Ok(self.show(attr)),
             None => self.getattr(caller, inode).await,
         }

@@ -22,6 +22,7 @@ use crate::data::nodes::Nodes;
 use crate::data::writer::ChunkWriter;
 use crate::error::Result;
 use crate::names::cluster_names::ClusterNames;
+use crate::names::copy::LeasedCopy;
 use crate::session::calls::MetaCalls;
 use crate::session::grpc::GrpcMeta;
 use crate::session::meta::MetaClient;
@@ -57,9 +58,11 @@ impl ClusterClient {
         transport: Arc<dyn ChunkTransport>,
     ) -> Result<Arc<ClusterClient>> {
         let (name, deadline) = (config.name.clone(), config.metadata_timeout);
-        let connected = MetaClient::connect(calls, env.clone(), name, cluster, (deadline, within));
+        let copy = LeasedCopy::new(env.clock.clone());
+        let (timeouts, leases) = ((deadline, within), copy.clone());
+        let connected = MetaClient::connect(calls, env.clone(), leases, name, cluster, timeouts);
         let meta = Arc::new(connected.await?);
-        let names = ClusterNames::new(meta.clone(), &env);
+        let names = ClusterNames::new(meta.clone(), copy, &env);
         let chores = Chores::new();
         let chunks = Arc::new(ChunkClient::new(transport, chores.clone(), env.rng.clone()));
         let memory = SessionMemory::new(config.session_memory_bytes);

@@ -22,6 +22,7 @@ impl Core {
     pub(crate) fn start_tasks(self: &Arc<Core>) {
         self.start(|core| async move { core.meta.run_control().await });
         self.start(|core| async move { core.meta.run_cancels().await });
+        self.start(|core| async move { core.meta.run_recalls().await });
         self.start(|core| async move { core.chores.run(&core.names).await });
         self.start(|core| async move { core.run_flusher().await });
     }

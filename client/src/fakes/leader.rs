@@ -1,6 +1,6 @@
 //! What the leader of the fake metaserver knows of attached sessions, and the connections of its clients.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,13 +11,14 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, ClusterId, InodeId, SessionId, WaitId};
 use dfs_proto::lock::{LockAsk, LockReply, LockRequest};
 use dfs_proto::meta::{
-    Attach, Attached, ChangeRequest, MetaResult, OpenSession, ReadRequest, RecallsDone, RenewSession,
-    ReplicaReport, SessionOpened, SessionRenewed, Shown,
+    Attach, Attached, ChangeRequest, Dropped, MetaResult, OpenSession, ReadRequest, RecallsDone,
+    RenewSession, ReplicaReport, SessionOpened, SessionRenewed, Shown,
 };
 use dfs_state::locks::{Grant, LockTable};
 use futures::FutureExt as _;
 use tokio::time::sleep;
 
+use crate::fakes::leases::{Leases, Touched};
 use crate::fakes::metaserver::FakeMeta;
 use crate::session::calls::{Answer, MetaCalls};
 
@@ -36,6 +37,13 @@ struct OfSession {
 #[derive(Default)]
 pub(crate) struct Leader {
     pub(crate) locks: LockTable,
+    pub(crate) leases: Leases,
+    /// Recalls that are kept back.
+    late: VecDeque<(SessionId, Push)>,
+    /// Of the answer to a read, behind the pushes that come meanwhile.
+    pub(crate) read_answer_delay: Duration,
+    /// Of the answer to any change.
+    pub(crate) change_answer_delay: Duration,
     attached: BTreeMap<SessionId, OfSession>,
     /// The parts so far of attachments that are being told.
     parts: BTreeMap<SessionId, Vec<Attach>>,
@@ -120,6 +128,7 @@ impl Leader {
         self.awaited.extend(attached.filter(|session| !self.locks.held_by(*session).is_empty()));
         self.locks = LockTable::default();
         self.parts.clear();
+        self.leases = Leases::of_term(self.leases.term_ms);
     }
 
     fn pushes(&mut self, grants: Vec<Grant>) -> Pushes {
@@ -139,6 +148,7 @@ impl Leader {
     pub(crate) fn end(&mut self, session: SessionId) {
         self.attached.remove(&session);
         self.awaited.remove(&session);
+        self.leases.forget(session);
         let grants = self.locks.end(session);
         deliver(self.pushes(grants));
     }
@@ -159,7 +169,8 @@ impl Leader {
         }
         let more = part.more;
         parts.push(part);
-        let mut attached = Attached { lost: Vec::new(), term_ms: 10_000, read_term_ms: 0 };
+        let read_term_ms = self.leases.term_ms;
+        let mut attached = Attached { lost: Vec::new(), term_ms: 10_000, read_term_ms };
         if more {
             return Ok((attached, Pushes::new()));
         }
@@ -168,6 +179,7 @@ impl Leader {
         let open = parts.iter().flat_map(|part| part.open.iter().copied()).collect();
         self.attached.insert(session, OfSession { attachment, open, pushes: handler });
         self.awaited.remove(&session);
+        self.leases.forget(session);
         let (lost, grants) = self.locks.attach(session, &locks);
         attached.lost = lost;
         Ok((attached, self.pushes(grants)))
@@ -205,6 +217,43 @@ impl Leader {
             }
         };
         (reply, self.pushes(grants))
+    }
+
+    /// Leases on these inodes, if the session asks for them under its present attachment.
+    pub(super) fn give_leases(
+        &mut self,
+        session: SessionId,
+        attachment: Option<Attachment>,
+        inodes: &[InodeId],
+    ) -> Vec<InodeId> {
+        let asks = attachment.is_some_and(|attachment| self.is_attached(session, attachment));
+        if !asks || self.leases.term_ms == 0 {
+            return Vec::new();
+        }
+        self.leases.give(session, inodes);
+        inodes.to_vec()
+    }
+
+    /// Recalls what others hold of what changes; and from `by` what it has not dropped under its present attachment.
+    pub(super) fn recall(&mut self, by: (SessionId, Option<Dropped>), touched: &Touched) {
+        let (asker, dropped) = by;
+        let is_spared = dropped.as_ref().is_some_and(|dropped| self.is_attached(asker, dropped.attachment));
+        let behind = dropped.filter(|_| is_spared).map(|dropped| dropped.behind);
+        let attached = &self.attached;
+        let attachment_of = |session| attached.get(&session).map(|of| of.attachment);
+        let recalls = self.leases.recall((asker, behind), touched, attachment_of);
+        self.late.extend(recalls.iter().map(|(session, recall)| (*session, convert::recall_to_push(recall))));
+        if !self.leases.are_pushes_late {
+            self.deliver_late();
+        }
+    }
+
+    /// Delivers the recalls that were kept back.
+    pub(crate) fn deliver_late(&mut self) {
+        for (session, push) in std::mem::take(&mut self.late) {
+            let handler = self.attached.get(&session).and_then(|of| of.pushes.clone());
+            deliver(handler.map(|handler| (handler, push)).into_iter().collect());
+        }
     }
 
     /// Pushes a grant, whoever asked for it.
@@ -277,7 +326,10 @@ impl MetaCalls for Connection {
         *self.pushes.lock().unwrap() = Some(handler);
     }
 
-    async fn recalled(&self, _done: RecallsDone, _timeout: Duration) -> MetaResult<()> {
+    async fn recalled(&self, done: RecallsDone, timeout: Duration) -> MetaResult<()> {
+        self.require_leader(timeout).await?;
+        let RecallsDone { session, attachment, number, .. } = done;
+        self.meta.state().leader.leases.handled.push((session, attachment, number));
         Ok(())
     }
 
@@ -286,8 +338,8 @@ impl MetaCalls for Connection {
         Ok(())
     }
 
-    async fn change(&self, request: ChangeRequest, timeout: Duration) -> Answer {
-        self.meta.change(request, timeout).await
+    async fn change(&self, request: ChangeRequest, dropped: Option<Dropped>, timeout: Duration) -> Answer {
+        self.meta.change(request, dropped, timeout).await
     }
 
     async fn read(&self, request: ReadRequest, _timeout: Duration) -> Shown {

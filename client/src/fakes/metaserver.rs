@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use dfs_proto::attr::{InodeAttr, Name, Timestamp};
+use dfs_proto::attr::{Caller, InodeAttr, Name, Timestamp};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, ClusterId, DirectoryId, InodeId, ServerId, SessionId, VolumeId};
 use dfs_proto::meta::{
-    Change, ChangeRequest, Changed, Create, FileExtents, MetaResult, OpenChunk, OpenSession, Read, ReadReply,
-    ReadRequest, RenewSession, Replica, ReplicaReport, SessionOpened, SessionRenewed, Shown,
+    Change, ChangeRequest, Changed, Create, Dropped, FileExtents, MetaResult, OpenChunk, OpenSession, Read,
+    ReadReply, ReadRequest, RenewSession, Replica, ReplicaReport, SessionOpened, SessionRenewed, Shown,
 };
+use dfs_proto::scope::NameIn;
 use dfs_proto::units::{COMMIT_EXTENTS_MAX, Offset, REQUEST_WINDOW};
 use dfs_state::command::{
     Command, InitCluster, NamedInode, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses,
@@ -23,6 +24,7 @@ use dfs_state::value::chunk::{ChunkRecord, ChunkState};
 use tokio::time::sleep;
 
 use crate::fakes::leader::{Leader, away, pause};
+use crate::fakes::leases::Touched;
 use crate::session::calls::Answer;
 
 const CLUSTER: ClusterId = ClusterId(77);
@@ -46,6 +48,8 @@ pub(crate) struct State {
     /// Creates of these names are not executed yet; how many wait for it.
     pub(crate) held: BTreeSet<Name>,
     pub(crate) holds: usize,
+    /// Requests that were held.
+    held_requests: Vec<(ChangeRequest, Option<Dropped>)>,
     pub(crate) is_full: bool,
     /// Who has which file open.
     opened: BTreeSet<(InodeId, SessionId)>,
@@ -74,6 +78,7 @@ impl FakeMeta {
             refuses_creates: None,
             held: BTreeSet::new(),
             holds: 0,
+            held_requests: Vec::new(),
             is_full: false,
             opened: BTreeSet::new(),
             commit_requests: 0,
@@ -105,12 +110,25 @@ impl FakeMeta {
     }
 
     /// As long as a name is held; its caller may give up.
-    async fn hold(&self, change: &Change) {
-        let Change::Create(Create { name, .. }) = change else { return };
-        let is_held = self.state().held.contains(name);
-        self.state().holds += usize::from(is_held);
+    async fn hold(&self, request: &ChangeRequest, dropped: &Option<Dropped>) {
+        let Change::Create(Create { name, .. }) = &request.change else { return };
+        if self.state().held.contains(name) {
+            let mut state = self.state();
+            state.holds += 1;
+            state.held_requests.push((request.clone(), dropped.clone()));
+        }
         while self.state().held.contains(name) {
             sleep(DELAY).await;
+        }
+    }
+
+    /// The last create that was held arrives now, if it was lost with its caller. Returns what it made.
+    pub(crate) fn execute_late(&self) -> InodeId {
+        let mut state = self.state();
+        let (request, dropped) = state.held_requests.pop().expect("a request was held");
+        match state.change(request, dropped) {
+            Ok(Changed::Inode { attr, .. }) => attr.inode,
+            other => panic!("a late create is answered {other:?}"),
         }
     }
 
@@ -235,7 +253,7 @@ impl State {
         (take(&mut self.lost_commits), take(&mut self.lost_commit_answers))
     }
 
-    fn change(&mut self, request: ChangeRequest) -> MetaResult<Changed> {
+    fn change(&mut self, request: ChangeRequest, dropped: Option<Dropped>) -> MetaResult<Changed> {
         self.changes += 1;
         assert!(request.answered_below <= request.request);
         assert_eq!(request.answered_below.lane(), request.request.lane());
@@ -245,6 +263,8 @@ impl State {
             _ => Vec::new(),
         };
         let (change, session) = (request.change.clone(), request.session);
+        let touched = self.touched(&change);
+        self.leader.recall((session, dropped), &touched);
         let behind = self.view(|view| read::behind(view, &change));
         let named = behind.iter().map(|behind| {
             let openers = || self.openers(behind.inode);
@@ -267,6 +287,16 @@ impl State {
             self.leader.opened(session, attr.inode);
         }
         result
+    }
+
+    /// What a change alters.
+    fn touched(&self, change: &Change) -> Touched {
+        let scope = change.scope();
+        let find = |(directory, name): &NameIn| {
+            self.view(|view| read::lookup(view, &Caller::ROOT, *directory, name)).ok().map(|attr| attr.inode)
+        };
+        let behind = scope.behind.keys().filter_map(find).collect();
+        Touched { named: scope.inodes, names: scope.names, behind }
     }
 
     fn openers(&self, inode: InodeId) -> Vec<SessionId> {
@@ -308,6 +338,26 @@ impl State {
         order.sort_by_key(|server| open.avoid.contains(server));
         order.truncate(COPIES as usize);
         Ok(order)
+    }
+
+    /// Answers a read, with leases on what is shown: not on the root directory, nor on what has no name.
+    fn shown(&mut self, request: &ReadRequest) -> Shown {
+        let answered = self.read(request);
+        let mut shown = request.read.scope().inodes;
+        match &answered {
+            Ok(ReadReply::Attr(attr)) => drop(shown.insert(attr.inode)),
+            Ok(ReadReply::Entries { entries, .. }) => {
+                shown.extend(entries.iter().filter(|entry| entry.attr.is_some()).map(|entry| entry.inode));
+            }
+            Err(error) if *error != MetaError::NotFound => shown.clear(),
+            Ok(_) | Err(_) => {}
+        }
+        let has_name =
+            |inode: InodeId| self.view(|view| read::getattr(view, inode)).is_ok_and(|attr| attr.nlink > 0);
+        shown.retain(|inode| *inode != InodeId::ROOT && has_name(*inode));
+        let shown: Vec<InodeId> = shown.into_iter().collect();
+        let leased = self.leader.give_leases(request.session, request.leases, &shown);
+        Shown { answered, leased }
     }
 
     fn read(&mut self, request: &ReadRequest) -> MetaResult<ReadReply> {
@@ -375,7 +425,7 @@ impl FakeMeta {
             now: state.now(),
             metaservers: vec!["meta-1:1".to_owned()],
             is_attached,
-            recalls: 0,
+            recalls: state.leader.leases.issued(renew.session),
         })
     }
 
@@ -385,15 +435,22 @@ impl FakeMeta {
         state.leader.end(session);
     }
 
-    pub(super) async fn change(&self, request: ChangeRequest, timeout: Duration) -> Answer {
+    pub(super) async fn change(
+        &self,
+        request: ChangeRequest,
+        dropped: Option<Dropped>,
+        timeout: Duration,
+    ) -> Answer {
         sleep(DELAY).await;
         let (is_request_lost, is_answer_lost) = self.state().loses(&request.change);
         if let (Some(refused), Change::Create(_)) = (self.state().refuses_creates.clone(), &request.change) {
             return Answer { answered: Err(refused), is_first_try: true };
         }
-        self.hold(&request.change).await;
+        self.hold(&request, &dropped).await;
         let is_create = matches!(request.change, Change::Create(_));
-        let result = (!is_request_lost).then(|| self.state().change(request));
+        let result = (!is_request_lost).then(|| self.state().change(request, dropped));
+        let delay = self.state().leader.change_answer_delay;
+        pause(delay).await;
         let delay = if is_create { self.state().leader.create_answer_delay } else { Duration::ZERO };
         pause(delay.min(timeout)).await;
         match result.filter(|_| !is_answer_lost && delay < timeout) {
@@ -408,6 +465,11 @@ impl FakeMeta {
 
     pub(super) async fn read(&self, request: ReadRequest) -> Shown {
         sleep(DELAY).await;
-        Shown::without_leases(self.state().read(&request))
+        let (shown, delay) = {
+            let mut state = self.state();
+            (state.shown(&request), state.leader.read_answer_delay)
+        };
+        pause(delay).await;
+        shown
     }
 }

@@ -3,6 +3,7 @@
 mod chunks;
 pub(crate) mod clock;
 mod leader;
+mod leases;
 mod metaserver;
 
 use std::sync::Arc;

@@ -9,6 +9,7 @@ use dfs_proto::attr::{Caller, InodeAttr};
 use dfs_proto::ids::{InodeId, SessionId};
 use dfs_proto::meta::{Change, Changed, MetaResult, Read, ReadReply};
 
+use crate::names::copy::LeasedCopy;
 use crate::names::interim::after_change::{AttrsAfterChange, ChangeUnderWay};
 use crate::session::calls::Answer;
 use crate::session::meta::MetaClient;
@@ -16,33 +17,48 @@ use crate::session::meta::MetaClient;
 /// The names and attributes at one cluster.
 pub(crate) struct ClusterNames {
     pub(crate) meta: Arc<MetaClient>,
+    copy: Arc<LeasedCopy>,
     after_change: AttrsAfterChange,
 }
 
 impl ClusterNames {
-    pub(crate) fn new(meta: Arc<MetaClient>, env: &Env) -> Arc<ClusterNames> {
-        Arc::new(ClusterNames { meta, after_change: AttrsAfterChange::new(env.clock.clone()) })
+    /// `copy` is told of the leases of the same session.
+    pub(crate) fn new(meta: Arc<MetaClient>, copy: Arc<LeasedCopy>, env: &Env) -> Arc<ClusterNames> {
+        Arc::new(ClusterNames { meta, copy, after_change: AttrsAfterChange::new(env.clock.clone()) })
     }
 
     /// A change that an application asked for. It happens once, however often it had to be sent.
     pub(crate) async fn change(&self, caller: &Caller, change: Change) -> MetaResult<Changed> {
-        let under_way = self.after_change.begin(&change);
-        learn(under_way, self.meta.change(caller, &change).await)
+        let (under_way, changing) =
+            (self.after_change.begin(&change), self.copy.changing(&change, &self.meta));
+        let answer = self.meta.change(caller, &change, &changing.sending).await;
+        changing.answered(&answer);
+        learn(under_way, answer)
     }
 
     /// A change that belongs to `owner`, a session. It is refused once that session has ended.
     pub(crate) async fn change_of(&self, owner: SessionId, change: Change) -> MetaResult<Changed> {
-        let _under_way = self.after_change.begin(&change);
-        self.meta.change_of(owner, change).await.answered.map(|(changed, _)| changed)
+        let (_under_way, changing) =
+            (self.after_change.begin(&change), self.copy.changing(&change, &self.meta));
+        let answer = self.meta.change_of(owner, change, &changing.sending).await;
+        changing.answered(&answer);
+        answer.answered.map(|(changed, _)| changed)
     }
 
+    /// The answer of the cluster, or of the copy if that has it.
     pub(crate) async fn read(&self, caller: &Caller, read: Read) -> MetaResult<ReadReply> {
-        self.meta.read(caller, read).await
+        if let Some(answer) = self.copy.answer(caller, &read) {
+            return answer;
+        }
+        let asking = self.copy.ask(&read);
+        let shown = self.meta.read(caller, &read, asking.leases()).await;
+        asking.answered(&read, &shown);
+        shown.answered
     }
 
-    /// The attributes that a change of this client brought a moment ago, if one did (V4).
-    pub(crate) fn attr_after_change(&self, inode: InodeId) -> Option<InodeAttr> {
-        self.after_change.get(inode)
+    /// The attributes that the copy has, or that a change of this client brought a moment ago (V4).
+    pub(crate) fn known_attr(&self, inode: InodeId) -> Option<InodeAttr> {
+        self.copy.attr(inode).or_else(|| self.after_change.get(inode))
     }
 }
 

@@ -9,7 +9,7 @@ use dfs_proto::attr::InodeAttr;
 use dfs_proto::ids::ClusterId;
 use dfs_proto::lock::{LockReply, LockRequest};
 use dfs_proto::meta::{
-    Attach, Attached, ChangeRequest, Changed, MetaResult, OpenSession, ReadRequest, RecallsDone,
+    Attach, Attached, ChangeRequest, Changed, Dropped, MetaResult, OpenSession, ReadRequest, RecallsDone,
     RenewSession, ReplicaReport, SessionOpened, SessionRenewed, Shown,
 };
 
@@ -36,7 +36,8 @@ pub(crate) trait MetaCalls: Send + Sync + 'static {
     /// What the leader sends unasked goes to this handler, on connections that are made from now on.
     fn handle_pushes(&self, handler: Arc<dyn PushHandler>);
     async fn close_session(&self, close: RenewSession, timeout: Duration) -> MetaResult<()>;
-    async fn change(&self, request: ChangeRequest, timeout: Duration) -> Answer;
+    /// `dropped`: what this client has dropped of its own copy before.
+    async fn change(&self, request: ChangeRequest, dropped: Option<Dropped>, timeout: Duration) -> Answer;
     async fn read(&self, request: ReadRequest, timeout: Duration) -> Shown;
     async fn report(&self, report: ReplicaReport, timeout: Duration) -> MetaResult<()>;
     /// Takes over the addresses of the members that the cluster gave.

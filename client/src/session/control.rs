@@ -6,16 +6,19 @@
 //!      next attachment has another number, and tells what is held then.
 //! AT3  A leader that refuses, or forgets what it was told, is not told again more often than every [`ATTACH_PAUSE`].
 //!
+//! The answers to both say for how long the leases on what was read last (`leases`), counted from when they were sent.
+//!
 //! A session on which nothing changes costs one small request for each heartbeat.
 
 use std::time::Duration;
 
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::ClusterId;
-use dfs_proto::meta::{Attach, Attached, MetaResult, RenewSession};
+use dfs_proto::meta::{Attach, Attached, MetaResult, RecallsDone, RenewSession};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::session::held::Told;
+use crate::session::leases::Handled;
 use crate::session::meta::{MetaClient, REPORT_TIMEOUT};
 
 /// Locks and files that one part of an attachment names.
@@ -49,6 +52,21 @@ impl MetaClient {
         }
     }
 
+    /// Tells the leader which recalls were handled, for ever: one call at a time, with the highest number. After one
+    /// that failed the session attaches anew, which ends what the leader waits for.
+    pub(crate) async fn run_recalls(&self) {
+        loop {
+            let Handled { attachment, number } = self.recalls.next().await;
+            let session = self.session();
+            let (cluster, session) = (session.opened.cluster, session.id());
+            let done = RecallsDone { cluster, session, attachment, number };
+            if let Err(error) = self.calls.recalled(done, self.control_timeout()).await {
+                tracing::debug!(%error, number, "tell the leader that recalls were handled");
+                self.held.doubt(attachment);
+            }
+        }
+    }
+
     /// Sends one heartbeat. If the session has ended, the next one is opened.
     async fn renew(&self) -> MetaResult<()> {
         let cluster = self.session().opened.cluster;
@@ -61,6 +79,9 @@ impl MetaClient {
         match answer {
             Ok(renewed) => {
                 self.held.heartbeat_answered(attachment, renewed.is_attached);
+                if let Some(attachment) = attachment.filter(|_| renewed.is_attached) {
+                    self.leases.renewed(attachment, sent, renewed.recalls);
+                }
                 self.set_clock(renewed.now, sent);
                 self.calls.learn(cluster, &renewed.metaservers);
                 Ok(())
@@ -76,11 +97,14 @@ impl MetaClient {
     /// Tells the leader what the session holds, if that is to be told (AT1).
     async fn attach(&self) -> MetaResult<()> {
         let Some(told) = self.held.begin_attach() else { return Ok(()) };
+        let sent = self.env.clock.boottime();
         let (bound, locks, files) = (told.bound, told.locks.len(), told.open.len());
         match self.send_parts(told).await {
             Ok(attached) => {
                 tracing::debug!(attachment = %bound.attachment, locks, files, "attached");
                 self.held.attached(bound, &attached.lost);
+                let term = Duration::from_millis(attached.read_term_ms);
+                self.leases.attached(bound.attachment, sent, term);
                 Ok(())
             }
             Err(error) => {
@@ -103,6 +127,7 @@ impl MetaClient {
         for part in parts(self.session().opened.cluster, told) {
             let answered = self.calls.attach(part, self.control_timeout()).await?;
             attached.lost.extend(answered.lost);
+            attached.read_term_ms = answered.read_term_ms;
         }
         Ok(attached)
     }

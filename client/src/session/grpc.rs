@@ -15,8 +15,8 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::ClusterId;
 use dfs_proto::lock::{LockReply, LockRequest};
 use dfs_proto::meta::{
-    Attach, Attached, ChangeRequest, MetaResult, OpenSession, ReadRequest, RecallsDone, RenewSession,
-    ReplicaReport, SessionOpened, SessionRenewed, Shown,
+    Attach, Attached, ChangeRequest, Dropped, MetaResult, OpenSession, ReadRequest, RecallsDone,
+    RenewSession, ReplicaReport, SessionOpened, SessionRenewed, Shown,
 };
 use dfs_proto::wire;
 use tonic::{Code, Status};
@@ -158,8 +158,8 @@ impl MetaCalls for GrpcMeta {
         self.calls.call(timeout, call).await
     }
 
-    async fn change(&self, request: ChangeRequest, timeout: Duration) -> Answer {
-        let message = convert::change_request_to_wire(&request);
+    async fn change(&self, request: ChangeRequest, dropped: Option<Dropped>, timeout: Duration) -> Answer {
+        let message = convert::change_request_to_wire(&request, dropped.as_ref());
         let tries = AtomicU32::new(0);
         let call = |channel| {
             tries.fetch_add(1, Ordering::Relaxed);

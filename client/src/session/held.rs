@@ -37,6 +37,7 @@ use tokio::sync::{Notify, OwnedMutexGuard, oneshot};
 use tokio::time::timeout;
 
 use crate::error::{ClientError, Result};
+use crate::session::leases::ReadLeases;
 use crate::session::opens::{OPEN_FILES_MAX, OpenFiles};
 use crate::session::ranges::{LockLoss, SetLock, SetRanges, as_held};
 
@@ -126,6 +127,7 @@ struct State {
 /// What the present session at one cluster holds.
 pub(crate) struct Held {
     state: Mutex<State>,
+    leases: Arc<dyn ReadLeases>,
     /// The phase has changed, or a heartbeat was answered.
     moved: Notify,
     detached: Notify,
@@ -150,7 +152,7 @@ pub(super) struct InLine {
 pub(super) type Turn = OwnedMutexGuard<()>;
 
 impl Held {
-    pub(super) fn new(session: SessionId) -> Arc<Held> {
+    pub(super) fn new(session: SessionId, leases: Arc<dyn ReadLeases>) -> Arc<Held> {
         let state = State {
             session,
             phase: Phase::Detached,
@@ -165,22 +167,29 @@ impl Held {
             turns: BTreeMap::new(),
             files: OpenFiles::default(),
         };
-        let state = Mutex::new(state);
-        Arc::new(Held { state, moved: Notify::new(), detached: Notify::new(), was_abandoned: Notify::new() })
+        let (state, moved, detached) = (Mutex::new(state), Notify::new(), Notify::new());
+        Arc::new(Held { state, leases, moved, detached, was_abandoned: Notify::new() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state, and wakes those who wait for another phase.
+    /// Changes the state, and tells those who wait for another phase, and whoever keeps what is leased.
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state();
         let before = state.phase;
         let changed = change(&mut state);
-        if state.phase != before {
-            if state.phase == Phase::Detached {
-                self.detached.notify_one();
+        let (after, attachment) = (state.phase, Attachment(state.attachment));
+        drop(state);
+        if after != before {
+            match after {
+                Phase::Detached => {
+                    self.leases.detached(attachment);
+                    self.detached.notify_one();
+                }
+                Phase::Attaching(attachment) => self.leases.attaching(attachment),
+                Phase::Attached(_) => {} // `control` says since when
             }
             self.moved.notify_waiters();
         }
@@ -227,6 +236,11 @@ impl Held {
                 state.is_attach_in_doubt = is_in_doubt;
             }
         });
+    }
+
+    /// The session is about to be closed.
+    pub(super) fn end(&self) {
+        self.change(State::detach);
     }
 
     /// Nobody knows what the leader has made of a request under this attachment (H1).

@@ -18,17 +18,19 @@ use std::time::Duration;
 use dfs_net::env::Env;
 use dfs_proto::attr::{Caller, Timestamp};
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{ChunkId, ClusterId, ServerId, SessionId, SessionNonce};
+use dfs_proto::ids::{Attachment, ChunkId, ClusterId, ServerId, SessionId, SessionNonce};
 use dfs_proto::meta::{
-    Change, ChangeRequest, MetaResult, OpenSession, Read, ReadReply, ReadRequest, RenewSession,
-    ReplicaProblem, ReplicaReport, SessionOpened,
+    Change, ChangeRequest, MetaResult, OpenSession, Read, ReadRequest, RenewSession, ReplicaProblem,
+    ReplicaReport, SessionOpened, Shown,
 };
 use tokio::time::Instant;
 
 use crate::session::calls::{Answer, MetaCalls};
 use crate::session::clock::ClusterClock;
 use crate::session::held::Held;
+use crate::session::leases::{ReadLeases, Sending};
 use crate::session::pushes::Pushes;
+use crate::session::recalls::HandledRecalls;
 use crate::session::requests::Session;
 
 /// A chunkserver that failed is reported once. The answer is of no use, so it is not waited for long.
@@ -50,6 +52,9 @@ pub(crate) struct MetaClient {
     cluster_clock: Mutex<ClusterClock>,
     /// What the current session holds at the leader.
     pub(crate) held: Arc<Held>,
+    /// Told what becomes of the leases on what was read.
+    pub(super) leases: Arc<dyn ReadLeases>,
+    pub(super) recalls: Arc<HandledRecalls>,
 }
 
 impl MetaClient {
@@ -57,6 +62,7 @@ impl MetaClient {
     pub(crate) async fn connect(
         calls: Arc<dyn MetaCalls>,
         env: Env,
+        leases: Arc<dyn ReadLeases>,
         name: String,
         cluster: ClusterId,
         (timeout, within): (Duration, Duration),
@@ -64,8 +70,9 @@ impl MetaClient {
         let sent = env.clock.boottime();
         let opened = open(calls.as_ref(), &env, &name, cluster, within).await?;
         let cluster_clock = ClusterClock::shown(opened.now, sent, env.clock.boottime());
-        let held = Held::new(opened.session);
-        calls.handle_pushes(Arc::new(Pushes(held.clone())));
+        let (held, recalls) = (Held::new(opened.session, leases.clone()), HandledRecalls::new());
+        let pushes = Pushes { held: held.clone(), leases: leases.clone(), recalls: recalls.clone() };
+        calls.handle_pushes(Arc::new(pushes));
         let client = MetaClient {
             calls,
             env,
@@ -77,6 +84,8 @@ impl MetaClient {
             opening: tokio::sync::Mutex::new(()),
             cluster_clock: Mutex::new(cluster_clock),
             held,
+            leases,
+            recalls,
         };
         Ok(client)
     }
@@ -140,6 +149,7 @@ impl MetaClient {
     }
 
     pub(crate) async fn close(&self, timeout: Duration) -> MetaResult<()> {
+        self.held.end(); // from here on nothing is answered under leases
         let session = self.session();
         let close = RenewSession::of(session.opened.cluster, session.id());
         self.calls.close_session(close, timeout).await
@@ -163,14 +173,14 @@ impl MetaClient {
     }
 
     /// Sends a change until it is answered (M1).
-    pub(crate) async fn change(&self, caller: &Caller, change: &Change) -> Answer {
+    pub(crate) async fn change(&self, caller: &Caller, change: &Change, sending: &Sending) -> Answer {
         let refused = |error| Answer { answered: Err(error), is_first_try: true };
         if let Err(away) = self.require_answering() {
             return refused(away);
         }
         let mut session = self.session();
         loop {
-            let answer = self.change_under(&session, caller.clone(), change.clone()).await;
+            let answer = self.change_under(&session, caller.clone(), change.clone(), sending).await;
             self.note(&answer.answered);
             let Err(MetaError::SessionExpired { .. }) = &answer.answered else { return answer };
             let replaced = self.replace(session.id()).await;
@@ -185,13 +195,13 @@ impl MetaClient {
     }
 
     /// Sends a change that belongs to `owner`, a session. It is refused once that session has ended.
-    pub(crate) async fn change_of(&self, owner: SessionId, change: Change) -> Answer {
+    pub(crate) async fn change_of(&self, owner: SessionId, change: Change, sending: &Sending) -> Answer {
         let refused = |error| Answer { answered: Err(error), is_first_try: true };
         let session = self.session();
         if session.id() != owner {
             return refused(MetaError::SessionExpired { session: owner });
         }
-        let answer = self.change_under(&session, Caller::ROOT, change).await;
+        let answer = self.change_under(&session, Caller::ROOT, change, sending).await;
         if let Err(MetaError::SessionExpired { .. }) = answer.answered
             && let Err(error) = self.replace(owner).await
         {
@@ -200,7 +210,13 @@ impl MetaClient {
         answer
     }
 
-    async fn change_under(&self, session: &Arc<Session>, caller: Caller, change: Change) -> Answer {
+    async fn change_under(
+        &self,
+        session: &Arc<Session>,
+        caller: Caller,
+        change: Change,
+        sending: &Sending,
+    ) -> Answer {
         let ticket = session.begin(&change).await;
         let request = ChangeRequest {
             cluster: session.opened.cluster,
@@ -210,27 +226,38 @@ impl MetaClient {
             caller,
             change,
         };
-        self.calls.change(request, self.timeout).await
+        sending.sent();
+        self.calls.change(request, sending.dropped.clone(), self.timeout).await
     }
 
-    pub(crate) async fn read(&self, caller: &Caller, read: Read) -> MetaResult<ReadReply> {
-        self.require_answering()?;
+    /// Leases on what the answer shows are asked for under the attachment `leases`.
+    pub(crate) async fn read(&self, caller: &Caller, read: &Read, leases: Option<Attachment>) -> Shown {
+        if let Err(away) = self.require_answering() {
+            return Shown::without_leases(Err(away));
+        }
         let mut session = self.session();
         loop {
             let request = ReadRequest {
                 cluster: session.opened.cluster,
                 session: session.id(),
                 caller: caller.clone(),
-                leases: None,
+                leases,
                 read: read.clone(),
             };
-            let answer = self.calls.read(request, self.timeout).await.answered;
-            self.note(&answer);
-            match answer {
-                Err(MetaError::SessionExpired { .. }) => session = self.replace(session.id()).await?,
-                result => return result,
-            }
+            let shown = self.calls.read(request, self.timeout).await;
+            self.note(&shown.answered);
+            let Err(MetaError::SessionExpired { .. }) = shown.answered else { return shown };
+            session = match self.replace(session.id()).await {
+                Ok(session) => session,
+                Err(error) => return Shown::without_leases(Err(error)),
+            };
         }
+    }
+
+    /// Nobody knows what has become of a change for which something was dropped. It may be executed late, and the leader spares this
+    /// session only while the attachment lasts that the change names (P3.7).
+    pub(crate) fn change_in_doubt(&self, attachment: Attachment) {
+        self.held.doubt(attachment);
     }
 
     pub(crate) async fn report(&self, chunk: ChunkId, server: ServerId, problem: ReplicaProblem) {

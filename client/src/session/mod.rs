@@ -12,9 +12,11 @@
 //! | `control` | heartbeats, and how the leader is told what the session holds |
 //! | `locks` | requests for locks of files |
 //! | `pushes` | what the leader sends unasked |
+//! | `leases` | what the floor above is told about its leases |
+//! | `recalls` | what the leader is to be told of recalls |
 //!
 //! A request of a caller goes `meta` → `requests` → `calls` → `grpc`. What the leader sends unasked goes
-//! `grpc` → `pushes` → `held`.
+//! `grpc` → `pushes` → `held`, or to the floor above (`leases`).
 //!
 //! Uses no floor. What an answer means for names and for open files is not known here.
 
@@ -23,11 +25,13 @@ mod clock;
 mod control;
 pub(crate) mod grpc;
 pub(crate) mod held;
+pub(crate) mod leases;
 mod locks;
 pub(crate) mod meta;
 mod opens;
 mod pushes;
 pub(crate) mod ranges;
+mod recalls;
 pub(crate) mod replies;
 pub(crate) mod requests;
 pub(crate) mod retry;

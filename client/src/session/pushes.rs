@@ -5,17 +5,41 @@ use std::sync::Arc;
 use dfs_net::env::BoxFuture;
 use dfs_net::rpc::push::{Push, PushHandler};
 use dfs_proto::convert;
+use dfs_proto::meta::MetaResult;
 
 use crate::session::held::Held;
+use crate::session::leases::{ReadLeases, Taken};
+use crate::session::recalls::HandledRecalls;
 
 /// Takes in pushes, which never waits for anything.
-pub(super) struct Pushes(pub(super) Arc<Held>);
+pub(super) struct Pushes {
+    pub(super) held: Arc<Held>,
+    pub(super) leases: Arc<dyn ReadLeases>,
+    pub(super) recalls: Arc<HandledRecalls>,
+}
+
+impl Pushes {
+    /// False: it is of an unknown kind.
+    fn take(&self, push: &Push) -> MetaResult<bool> {
+        if let Some((attachment, wait)) = convert::lock_granted_from_push(push)? {
+            self.held.granted(attachment, wait);
+            return Ok(true);
+        }
+        let Some(recall) = convert::recall_from_push(push)? else { return Ok(false) };
+        match self.leases.recalled(&recall) {
+            Taken::Handled(handled) => self.recalls.add(handled),
+            Taken::Gap => self.held.doubt(recall.attachment),
+            Taken::Old => {}
+        }
+        Ok(true)
+    }
+}
 
 impl PushHandler for Pushes {
     fn handle(&self, push: Push) -> BoxFuture<'_, ()> {
-        match convert::lock_granted_from_push(&push) {
-            Ok(Some((attachment, wait))) => self.0.granted(attachment, wait),
-            Ok(None) => tracing::debug!(path = %push.path, "a push of an unknown kind"),
+        match self.take(&push) {
+            Ok(true) => {}
+            Ok(false) => tracing::debug!(path = %push.path, "a push of an unknown kind"),
             Err(error) => tracing::warn!(%error, "a push that cannot be read"),
         }
         Box::pin(std::future::ready(()))

@@ -2,6 +2,7 @@
 
 mod append;
 mod attachment;
+mod leases;
 mod locks;
 mod model;
 mod path;

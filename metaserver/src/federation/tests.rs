@@ -236,7 +236,7 @@ impl TestClient {
     }
 
     async fn send(&self, request: &ChangeRequest) -> MetaResult<Changed> {
-        let request = convert::change_request_to_wire(request);
+        let request = convert::change_request_to_wire(request, None);
         let answer = self.channel.call(CALL, |channel| {
             let request = request.clone();
             async move {

@@ -127,13 +127,16 @@ impl Meta for MetaService {
     }
 
     async fn change(&self, request: Request<wire::ChangeRequest>) -> Answer<wire::ChangeReply> {
-        let change = match convert::change_request_from_wire(request.into_inner()) {
+        let request = request.into_inner();
+        let dropped = convert::dropped_from_wire(&request);
+        let change = match convert::change_request_from_wire(request) {
             Ok(change) => change,
             Err(error) => return Ok(Response::new(convert::changed_to_wire(Err(error)))),
         };
         let key = (change.cluster, change.session, change.request);
         let metaserver = self.0.clone();
-        let result = self.1.join(key, || Box::pin(async move { metaserver.change(change).await })).await;
+        let result =
+            self.1.join(key, || Box::pin(async move { metaserver.change(change, dropped).await })).await;
         let (result, directories) = match result {
             Ok(Answered { changed, directories }) => (Ok(changed), directories),
             Err(error) => (Err(error), Vec::new()),

@@ -4,7 +4,7 @@ use dfs_proto::attr::{AccessMask, FileKind};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::SessionId;
 use dfs_proto::meta::{
-    Change, ChangeRequest, FileExtents, MetaResult, Read, ReadReply, ReadRequest, Shown, StatFs,
+    Change, ChangeRequest, Dropped, FileExtents, MetaResult, Read, ReadReply, ReadRequest, Shown, StatFs,
 };
 use dfs_proto::scope::Scope;
 use tokio::time::Instant;
@@ -28,7 +28,13 @@ const _: () = assert!(EXTENTS_MAX as usize * EXTENT_LEN_MAX <= REPLY_LEN_MAX);
 
 impl Metaserver {
     /// Executes a change once, however often it is asked (P8.1).
-    pub(crate) async fn change(&self, request: ChangeRequest) -> MetaResult<Answered> {
+    ///
+    /// `dropped`: what its session has dropped of its own copy before it asked.
+    pub(crate) async fn change(
+        &self,
+        request: ChangeRequest,
+        _dropped: Option<Dropped>,
+    ) -> MetaResult<Answered> {
         let started = Instant::now();
         let changed = self.try_change(request).await;
         self.metrics.changes.inc();

@@ -299,7 +299,8 @@ impl Client {
     }
 
     async fn send(&mut self, request: &ChangeRequest) -> MetaResult<Changed> {
-        let reply = self.meta.change(convert::change_request_to_wire(request)).await.expect("an answer");
+        let reply =
+            self.meta.change(convert::change_request_to_wire(request, None)).await.expect("an answer");
         convert::changed_from_wire(reply.into_inner())
     }
 

@@ -1,7 +1,7 @@
 //! The interim rules: every answer about a name or an attribute that is used more than once, for how long, and why.
 //!
-//! Without leases, an answer may be outdated when it arrives. Each rule here says who uses an older answer nevertheless, and
-//! what keeps that harmless. SEMANTICS.md ("Between mounts") tells applications what follows from them.
+//! Without a lease, an answer may be outdated when it arrives. Each rule here says who uses an older answer nevertheless, and
+//! what keeps that harmless. (What was shown under a lease is in `names/copy` and needs no rule.) SEMANTICS.md ("Between mounts") tells applications what follows from them.
 //!
 //! | rule | what is used again | for how long | file |
 //! |------|--------------------|--------------|------|

@@ -25,7 +25,7 @@ impl Cluster {
 }
 
 async fn change(leader: &LeaderChannel, request: &ChangeRequest) -> MetaResult<Changed> {
-    let message = convert::change_request_to_wire(request);
+    let message = convert::change_request_to_wire(request, None);
     let call = |channel: UnaryChannel| {
         let message = message.clone();
         async move { Ok(convert::changed_from_wire(MetaClient::new(channel).change(message).await?.into_inner())) }

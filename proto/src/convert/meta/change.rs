@@ -11,20 +11,24 @@ use crate::attr::FileKind;
 use crate::convert::federation::volume_from_wire;
 use crate::convert::{invalid, required};
 use crate::error::MetaError;
-use crate::ids::{ChunkId, ClusterId, InodeId, RequestId, ServerId, SessionId};
+use crate::ids::{Attachment, ChunkId, ClusterId, InodeId, RequestId, ServerId, SessionId};
 use crate::meta::{
-    Change, ChangeRequest, Create, MetaResult, NewInode, OpenChunk, Rename, RenameMode, SetAttr, SetTime,
+    Change, ChangeRequest, Create, Dropped, MetaResult, NewInode, OpenChunk, Rename, RenameMode, SetAttr,
+    SetTime,
 };
 use crate::units::{ByteLen, FILE_LEN_MAX, SYMLINK_LEN_MAX};
 use crate::wire;
 
-pub fn change_request_to_wire(request: &ChangeRequest) -> wire::ChangeRequest {
+pub fn change_request_to_wire(request: &ChangeRequest, dropped: Option<&Dropped>) -> wire::ChangeRequest {
     wire::ChangeRequest {
         cluster: request.cluster.to_wire().into(),
         session: request.session.0,
         request: request.request.0,
         answered_below: request.answered_below.0,
         caller: Some(caller_to_wire(&request.caller)),
+        attachment: dropped.map_or(0, |dropped| dropped.attachment.0),
+        dropped: dropped
+            .map_or_else(Vec::new, |dropped| dropped.behind.iter().map(|inode| inode.0).collect()),
         change: Some(change_to_wire(&request.change)),
     }
 }
@@ -38,6 +42,12 @@ pub fn change_request_from_wire(request: wire::ChangeRequest) -> MetaResult<Chan
         caller: caller_from_wire(required(request.caller, "caller")?)?,
         change: change_from_wire(required(request.change, "change")?)?,
     })
+}
+
+/// What a session has dropped before it asked for the change.
+pub fn dropped_from_wire(request: &wire::ChangeRequest) -> Option<Dropped> {
+    let behind = request.dropped.iter().copied().map(InodeId).collect();
+    (request.attachment != 0).then_some(Dropped { attachment: Attachment(request.attachment), behind })
 }
 
 fn change_to_wire(change: &Change) -> wire::change_request::Change {

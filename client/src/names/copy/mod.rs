@@ -1,0 +1,42 @@
+//! The client's copy: attributes and names that it was shown under leases (P3.2), and answers from without a request.
+//!
+//! CY1  The copy is used only while the leases of the present attachment last by this client's CLOCK_BOOTTIME (`lease`).
+//! CY2  An answer enters only if it was leased under the present attachment, and if neither a recall nor a change of this client
+//!      has touched what it shows since the question began (`drops`).
+//! CY3  A recall is handled where it arrives, and waits for nothing.
+//! CY4  What was dropped for a change of this client enters only from answers to questions that began after the change was
+//!      answered (`own_changes`). Of that the leader recalls nothing from this session. A change whose outcome is unknown ends the
+//!      attachment that it names, since it may be executed late; under a later one it is recalled from as anybody is.
+//! CY5  When an attachment begins or ends, or the session is replaced, the copy is empty.
+//! CY6  An answer from the copy is what the server would answer now. It passes what the caller's rights clearly allow, and no more
+//!      (`permission`).
+//! CY7  The copy is bounded (`kept`). What is forgotten for that is asked for again; the leader may go on recalling it.
+//!
+//! | file | what |
+//! |------|------|
+//! | `lease` | until when the copy may be used, and which recalls were handled |
+//! | `kept` | attributes and names, in two generations |
+//! | `drops` | what was dropped while questions were under way |
+//! | `own_changes` | what was dropped for changes of this client |
+//! | `permission` | whom the copy may answer |
+//! | `state` | all of that together; pure |
+//! | `shared` | [`LeasedCopy`]: the same behind a lock, with a clock |
+//!
+//! Not here: names in listings that are whole (a listing is asked for each time), extents, and what the kernel keeps.
+
+mod drops;
+mod kept;
+mod lease;
+mod own_changes;
+mod permission;
+mod shared;
+mod state;
+
+#[cfg(test)]
+mod fixtures;
+#[cfg(test)]
+mod random_tests;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use shared::LeasedCopy;

@@ -1,0 +1,154 @@
+//! The copy behind a lock, which is held for one look and with no other.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dfs_net::env::Clock;
+use dfs_proto::attr::{Caller, InodeAttr, Name};
+use dfs_proto::error::MetaError;
+use dfs_proto::ids::{Attachment, InodeId};
+use dfs_proto::meta::{Change, MetaResult, Read, ReadReply, Recall, Shown};
+
+use crate::names::copy::own_changes::ChangeNumber;
+use crate::names::copy::state::{Question, State};
+use crate::session::calls::Answer;
+use crate::session::leases::{ReadLeases, Sending, Taken};
+use crate::session::meta::MetaClient;
+
+/// Attributes and names together. An attribute takes some 200 bytes, a name some 100.
+const KEPT_MAX: usize = 200_000;
+
+/// What this client was shown under leases at one cluster.
+pub(crate) struct LeasedCopy {
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+}
+
+/// A read that asks for leases, until this is dropped.
+pub(crate) struct Asking<'c> {
+    copy: &'c LeasedCopy,
+    question: Option<Question>,
+}
+
+/// A change of this client, until this is dropped. Without an answer, nobody knows what has become of it.
+pub(crate) struct Changing<'c> {
+    copy: &'c LeasedCopy,
+    meta: &'c MetaClient,
+    number: ChangeNumber,
+    pub(crate) sending: Sending,
+    is_settled: bool,
+}
+
+impl LeasedCopy {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Arc<LeasedCopy> {
+        Arc::new(LeasedCopy { clock, state: Mutex::new(State::with_room(KEPT_MAX)) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the cluster would answer now, if that is known.
+    pub(crate) fn answer(&self, caller: &Caller, read: &Read) -> Option<MetaResult<ReadReply>> {
+        self.state().answer(caller, read, self.clock.boottime())
+    }
+
+    /// The attributes of an inode, if they are known.
+    pub(crate) fn attr(&self, inode: InodeId) -> Option<InodeAttr> {
+        self.state().attr(inode, self.clock.boottime())
+    }
+
+    /// To be called before a read is sent.
+    pub(crate) fn ask(&self, read: &Read) -> Asking<'_> {
+        let is_kept = match read {
+            Read::Lookup { name, .. } => Name::new(name.as_slice()).is_ok(), // `.` and `..` are no entries
+            Read::GetAttr { .. } | Read::Open { .. } | Read::ReadDir { .. } => true,
+            Read::Access { .. } | Read::ReadLink { .. } | Read::Extents { .. } | Read::StatFs { .. } => false,
+        };
+        Asking { copy: self, question: is_kept.then(|| self.state().ask()).flatten() }
+    }
+
+    /// To be called before a change is sent by `meta`.
+    pub(crate) fn changing<'c>(&'c self, change: &Change, meta: &'c MetaClient) -> Changing<'c> {
+        let (number, dropped) = self.state().begin_change(change.scope(), self.clock.boottime());
+        Changing { copy: self, meta, number, sending: Sending::after(dropped), is_settled: false }
+    }
+}
+
+impl Asking<'_> {
+    /// The attachment under which leases are wanted.
+    pub(crate) fn leases(&self) -> Option<Attachment> {
+        self.question.map(|question| question.attachment)
+    }
+
+    pub(crate) fn answered(mut self, read: &Read, shown: &Shown) {
+        if let Some(question) = self.question.take() {
+            self.copy.state().answered(question, read, shown);
+        }
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if let Some(question) = self.question.take() {
+            self.copy.state().given_up(question);
+        }
+    }
+}
+
+impl Changing<'_> {
+    pub(crate) fn answered(mut self, answer: &Answer) {
+        self.is_settled = is_settled(answer);
+    }
+}
+
+/// The change was executed, or does not happen any more.
+fn is_settled(answer: &Answer) -> bool {
+    match &answer.answered {
+        Ok(_) | Err(MetaError::SessionExpired { .. }) => true,
+        // These do not say that nothing was proposed.
+        Err(
+            MetaError::Unavailable { .. }
+            | MetaError::NotLeader { .. }
+            | MetaError::Away { .. }
+            | MetaError::Undecided { .. }
+            | MetaError::Internal { .. },
+        ) => false,
+        // A try before the last one may still be under way at another member.
+        Err(_) => answer.is_first_try,
+    }
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        self.copy.state().end_change(self.number);
+        if let Some(dropped) = &self.sending.dropped
+            && self.sending.was_sent()
+            && !self.is_settled
+        {
+            self.meta.change_in_doubt(dropped.attachment); // keeps CY4
+        }
+    }
+}
+
+impl ReadLeases for LeasedCopy {
+    fn attaching(&self, attachment: Attachment) {
+        self.state().attaching(attachment);
+    }
+
+    fn attached(&self, attachment: Attachment, sent: Duration, term: Duration) {
+        self.state().attached(attachment, sent, term);
+    }
+
+    fn detached(&self, attachment: Attachment) {
+        self.state().detached(attachment);
+    }
+
+    fn renewed(&self, attachment: Attachment, sent: Duration, recalls: u64) {
+        self.state().renewed(attachment, (sent, self.clock.boottime()), recalls);
+    }
+
+    fn recalled(&self, recall: &Recall) -> Taken {
+        self.state().recalled(recall, self.clock.boottime())
+    }
+}

@@ -1,0 +1,273 @@
+//! What the copy knows, and what may enter it. Pure: time comes in as CLOCK_BOOTTIME.
+
+use std::time::Duration;
+
+use dfs_proto::attr::{Caller, InodeAttr, Name};
+use dfs_proto::error::MetaError;
+use dfs_proto::ids::{Attachment, InodeId};
+use dfs_proto::meta::{DirEntry, Dropped, MetaResult, Read, ReadReply, Recall, Recalled, Shown};
+use dfs_proto::scope::{NameIn, Scope};
+
+use crate::names::copy::drops::{Began, Drops};
+use crate::names::copy::kept::{Kept, LeadsTo};
+use crate::names::copy::lease::{Counted, Lease, Order};
+use crate::names::copy::own_changes::{ChangeNumber, OwnChanges, Reach};
+use crate::names::copy::permission::clearly_may_search;
+use crate::session::leases::{Handled, Taken};
+
+/// A read that asks for leases, and has no answer yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Question {
+    pub(super) attachment: Attachment,
+    began: Began,
+}
+
+pub(super) struct State {
+    lease: Lease,
+    kept: Kept,
+    drops: Drops,
+    changes: OwnChanges,
+}
+
+impl State {
+    pub(super) fn with_room(room: usize) -> State {
+        State {
+            lease: Lease::none(),
+            kept: Kept::with_room(room),
+            drops: Drops::default(),
+            changes: OwnChanges::default(),
+        }
+    }
+
+    // --- the session ---
+
+    pub(super) fn attaching(&mut self, attachment: Attachment) {
+        if self.lease.attaching(attachment) {
+            self.drop_everything();
+        }
+    }
+
+    pub(super) fn attached(&mut self, attachment: Attachment, sent: Duration, term: Duration) {
+        self.lease.attached(attachment, sent, term);
+    }
+
+    pub(super) fn detached(&mut self, attachment: Attachment) {
+        if self.lease.detached(attachment) {
+            self.drop_everything();
+        }
+    }
+
+    pub(super) fn renewed(
+        &mut self,
+        attachment: Attachment,
+        sent_and_now: (Duration, Duration),
+        recalls: u64,
+    ) {
+        let counted = self.lease.renewed(attachment, sent_and_now, recalls);
+        self.counted(counted);
+    }
+
+    fn counted(&mut self, counted: Counted) {
+        if counted == Counted::Lapsed {
+            self.drop_everything();
+        }
+    }
+
+    pub(super) fn recalled(&mut self, recall: &Recall, now: Duration) -> Taken {
+        match self.lease.order(recall.attachment, recall.number) {
+            Order::Old => return Taken::Old,
+            Order::Next => self.take_back(&recall.what),
+            // The leader sends them in order, over one connection. Nobody knows what the missing one was about.
+            Order::Gap => {
+                self.detached(recall.attachment);
+                return Taken::Gap;
+            }
+        }
+        let counted = self.lease.handled(recall.number, now);
+        self.counted(counted);
+        Taken::Handled(Handled { attachment: recall.attachment, number: recall.number })
+    }
+
+    fn take_back(&mut self, what: &Recalled) {
+        let Recalled::Inodes(inodes) = what else { return self.drop_everything() };
+        for (inode, names) in inodes {
+            if names.is_empty() {
+                self.drop_whole(*inode);
+                continue;
+            }
+            self.drop_attr(*inode);
+            for name in names {
+                self.drop_name(&(*inode, name.clone()));
+            }
+        }
+    }
+
+    // --- drops ---
+
+    fn drop_everything(&mut self) {
+        self.kept.clear();
+        self.drops.everything();
+    }
+
+    fn drop_attr(&mut self, inode: InodeId) {
+        self.kept.drop_attr(inode);
+        self.drops.attr(inode);
+    }
+
+    fn drop_name(&mut self, name: &NameIn) {
+        self.kept.drop_name(name.0, &name.1);
+        self.drops.name(name.0, &name.1);
+    }
+
+    /// With all names in it.
+    fn drop_whole(&mut self, inode: InodeId) {
+        self.drop_attr(inode);
+        self.kept.drop_names_in(inode);
+        self.drops.names_in(inode);
+    }
+
+    fn drop_reach(&mut self, reach: &Reach) {
+        reach.whole.iter().for_each(|inode| self.drop_whole(*inode));
+        reach.directories.iter().for_each(|inode| self.drop_attr(*inode));
+        reach.names.iter().for_each(|name| self.drop_name(name));
+    }
+
+    // --- changes of this client ---
+
+    /// To be called before the change is sent, which then says what was dropped for it. It says so only where leases are asked for.
+    pub(super) fn begin_change(&mut self, scope: Scope, now: Duration) -> (ChangeNumber, Option<Dropped>) {
+        let is_valid = self.lease.is_valid(now);
+        let reach = Reach::of(scope, |(directory, name)| {
+            match is_valid.then(|| self.kept.name(*directory, name)).flatten()? {
+                LeadsTo::Inode(inode) => Some(inode),
+                LeadsTo::Nothing => None,
+            }
+        });
+        self.drop_reach(&reach);
+        let dropped = |attachment| Dropped { attachment, behind: reach.behind.clone() };
+        let dropped = self.lease.attachment().map(dropped);
+        (self.changes.begin(reach), dropped)
+    }
+
+    /// The change was answered, or nobody waits for its answer any more.
+    pub(super) fn end_change(&mut self, number: ChangeNumber) {
+        if let Some(reach) = self.changes.end(number) {
+            self.drop_reach(&reach);
+        }
+    }
+
+    // --- questions ---
+
+    /// To be called before a read is sent. `None`: there are no leases to ask for.
+    pub(super) fn ask(&mut self) -> Option<Question> {
+        let attachment = self.lease.attachment()?;
+        Some(Question { attachment, began: self.drops.begin() })
+    }
+
+    pub(super) fn given_up(&mut self, question: Question) {
+        self.drops.end(question.began);
+    }
+
+    /// Takes in what the answer shows under leases, if nothing has overtaken it.
+    pub(super) fn answered(&mut self, question: Question, read: &Read, shown: &Shown) {
+        if self.lease.attachment() == Some(question.attachment) && !shown.leased.is_empty() {
+            self.take_in(question.began, read, shown);
+        }
+        self.drops.end(question.began);
+    }
+
+    fn take_in(&mut self, began: Began, read: &Read, shown: &Shown) {
+        let leased = |inode: InodeId| shown.leased.contains(&inode);
+        match &shown.answered {
+            Ok(ReadReply::Attr(attr) | ReadReply::Opened { attr, .. }) => {
+                self.take_in_attr(began, attr, &leased);
+            }
+            Ok(ReadReply::Entries { entries, .. }) => {
+                for DirEntry { attr, .. } in entries {
+                    attr.iter().for_each(|attr| self.take_in_attr(began, attr, &leased));
+                }
+            }
+            _ => {}
+        }
+        let (directory, found) = match (read, &shown.answered) {
+            (Read::Lookup { parent, name }, Ok(ReadReply::Attr(attr))) => {
+                (*parent, vec![(name.as_slice(), LeadsTo::Inode(attr.inode))])
+            }
+            (Read::Lookup { parent, name }, Err(MetaError::NotFound)) => {
+                (*parent, vec![(name.as_slice(), LeadsTo::Nothing)])
+            }
+            (Read::ReadDir { inode, .. }, Ok(ReadReply::Entries { entries, .. })) => {
+                let names = entries.iter();
+                (*inode, names.map(|entry| (entry.name.as_bytes(), LeadsTo::Inode(entry.inode))).collect())
+            }
+            _ => return,
+        };
+        if leased(directory) {
+            found
+                .into_iter()
+                .for_each(|(name, leads_to)| self.take_in_name(began, directory, name, leads_to));
+        }
+    }
+
+    fn take_in_attr(&mut self, began: Began, attr: &InodeAttr, leased: &dyn Fn(InodeId) -> bool) {
+        let inode = attr.inode;
+        let is_overtaken = self.drops.has_attr_since(began, inode) || self.changes.have(inode); // keeps CY4
+        if leased(inode) && !is_overtaken {
+            self.kept.put_attr(attr.clone());
+        }
+    }
+
+    fn take_in_name(&mut self, began: Began, directory: InodeId, name: &[u8], leads_to: LeadsTo) {
+        if Name::new(name).is_err() {
+            return; // `.` and `..` are no entries
+        }
+        let named = (directory, name.to_vec());
+        let is_overtaken = self.drops.has_name_since(began, &named) || self.changes.have_name(&named); // keeps CY4
+        if !is_overtaken {
+            self.kept.put_name(directory, name, leads_to);
+        }
+    }
+
+    // --- answers ---
+
+    /// The attributes of an inode, if they are known now.
+    pub(super) fn attr(&mut self, inode: InodeId, now: Duration) -> Option<InodeAttr> {
+        if !self.lease.is_valid(now) {
+            return None;
+        }
+        self.kept.attr(inode)
+    }
+
+    /// What the server would answer to this read, if that is known now.
+    pub(super) fn answer(
+        &mut self,
+        caller: &Caller,
+        read: &Read,
+        now: Duration,
+    ) -> Option<MetaResult<ReadReply>> {
+        match read {
+            Read::GetAttr { inode } => Some(Ok(ReadReply::Attr(self.attr(*inode, now)?))),
+            Read::Lookup { parent, name } => {
+                let directory = self.attr(*parent, now)?;
+                if !clearly_may_search(&directory, caller) {
+                    return None;
+                }
+                match self.kept.name(*parent, name)? {
+                    LeadsTo::Nothing => Some(Err(MetaError::NotFound)),
+                    LeadsTo::Inode(inode) => Some(Ok(ReadReply::Attr(self.kept.attr(inode)?))),
+                }
+            }
+            Read::Access { .. }
+            | Read::Open { .. }
+            | Read::ReadLink { .. }
+            | Read::ReadDir { .. }
+            | Read::Extents { .. }
+            | Read::StatFs { .. } => None,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.kept.len()
+    }
+}
