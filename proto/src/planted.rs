@@ -28,10 +28,14 @@ pub enum Bug {
     UncommittedRename,
     /// A Raft log with a segment whose first write was torn by a power cut, and with a later segment, is not opened.
     TornSegmentRefused,
+    /// A new leader grants locks before the sessions that may hold some have attached.
+    LocksBeforeAttachments,
+    /// A file that loses its last name is held by nobody but who removed the name.
+    OrphanForgotten,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 8] = [
+    pub const ALL: [Bug; 10] = [
         Bug::SkippedSync,
         Bug::SkippedLogSync,
         Bug::ReplyBeforeCommit,
@@ -40,6 +44,8 @@ impl Bug {
         Bug::WallClockOrders,
         Bug::UncommittedRename,
         Bug::TornSegmentRefused,
+        Bug::LocksBeforeAttachments,
+        Bug::OrphanForgotten,
     ];
 
     pub fn name(self) -> &'static str {
@@ -52,6 +58,8 @@ impl Bug {
             Bug::WallClockOrders => "wall_clock_orders",
             Bug::UncommittedRename => "uncommitted_rename",
             Bug::TornSegmentRefused => "torn_segment_refused",
+            Bug::LocksBeforeAttachments => "locks_before_attachments",
+            Bug::OrphanForgotten => "orphan_forgotten",
         }
     }
 }

@@ -22,6 +22,8 @@ const FINDERS: [(Bug, u64); Bug::ALL.len()] = [
     (Bug::WallClockOrders, 5),
     (Bug::UncommittedRename, 1),
     (Bug::TornSegmentRefused, 15),
+    (Bug::LocksBeforeAttachments, 8),
+    (Bug::OrphanForgotten, 1),
 ];
 const FINDERS_MORE: u64 = 20;
 /// Two cores.
