@@ -38,10 +38,14 @@ pub enum Bug {
     RenewsWhatIsRecalled,
     /// A client answers from its copy when its leases have ended.
     ServesAfterTheLease,
+    /// A new leader grants locks before the sessions that may hold some have attached.
+    LocksBeforeAttachments,
+    /// A file that loses its last name is held by nobody but who removed the name.
+    OrphanForgotten,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 8] = [
+    pub const ALL: [Bug; 10] = [
         Bug::SkippedSync,
         Bug::SkippedLogSync,
         Bug::ReplyBeforeCommit,
@@ -50,6 +54,8 @@ impl Bug {
         Bug::WallClockOrders,
         Bug::UncommittedRename,
         Bug::TornSegmentRefused,
+        Bug::LocksBeforeAttachments,
+        Bug::OrphanForgotten,
     ];
 
     pub fn name(self) -> &'static str {
@@ -67,6 +73,8 @@ impl Bug {
             Bug::ChangesBeforeLeasesEnd => "changes_before_leases_end",
             Bug::RenewsWhatIsRecalled => "renews_what_is_recalled",
             Bug::ServesAfterTheLease => "serves_after_the_lease",
+            Bug::LocksBeforeAttachments => "locks_before_attachments",
+            Bug::OrphanForgotten => "orphan_forgotten",
         }
     }
 }

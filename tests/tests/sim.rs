@@ -22,6 +22,8 @@ const FINDERS: [(Bug, u64); Bug::ALL.len()] = [
     (Bug::WallClockOrders, 5),
     (Bug::UncommittedRename, 1),
     (Bug::TornSegmentRefused, 15),
+    (Bug::LocksBeforeAttachments, 8),
+    (Bug::OrphanForgotten, 1),
 ];
 const FINDERS_MORE: u64 = 20;
 /// Two cores.
@@ -32,7 +34,7 @@ const SHOWN_LINES: usize = 30;
 
 type Figure = fn(&Totals) -> u64;
 /// What ten seeds must have together, on the average; with less the run proves too little. About half of what 200 seeds had.
-const MINIMA: [(&str, u64, Figure); 20] = [
+const MINIMA: [(&str, u64, Figure); 24] = [
     ("operations", 3000, |t| t.operations),
     ("KiB written", 4000, |t| t.bytes_written >> 10),
     ("crashes of servers", 80, |t| t.crashes),
@@ -53,6 +55,10 @@ const MINIMA: [(&str, u64, Figure); 20] = [
     ("chunks deleted", 1, |t| t.chunks_deleted),
     ("copies of chunks read at the end", 140, |t| t.copies_read),
     ("changes of volumes", 50, |t| t.volume_changes),
+    ("silences of a client that shares", 8, |t| t.silences),
+    ("locks held", 80, |t| t.locks),
+    ("records appended under locks", 30, |t| t.records),
+    ("looks at what several clients change", 700, |t| t.looks),
 ];
 /// And in each seed: completed operations, and faults beside the power failure at its end.
 const OPERATIONS_MIN: u64 = 300;
@@ -169,9 +175,10 @@ fn a_hundred_seeds_of_faults_break_no_promise() {
     let runs: Vec<Totals> = results.into_iter().filter_map(Result::ok).collect();
     let sum = |of: Figure| runs.iter().map(of).sum::<u64>();
     say(&format!(
-        "simulation: {count} seeds from {first}, {} s simulated, longest stall {} ms",
+        "simulation: {count} seeds from {first}, {} s simulated, longest stall {} ms, longest wait for a lock {} ms",
         sum(|t| t.simulated_ms) / 1000,
         runs.iter().map(|t| t.longest_stall_ms).max().unwrap_or(0),
+        runs.iter().map(|t| t.longest_wait_ms).max().unwrap_or(0),
     ));
     for (what, least_of_ten, of) in MINIMA {
         say(&format!("simulation: {:>9} {what} (at least {})", sum(of), least_of_ten * count / 10));

@@ -701,12 +701,14 @@ mod tests {
     use dfs_proto::lock::{LockKind, TOLD_FILES_MAX};
 
     use super::*;
+    use crate::fakes::clock::TokioClock;
+    use crate::names::copy::LeasedCopy;
 
     const FILE: InodeId = InodeId(7);
     const OWNER: LockOwner = LockOwner(1);
 
     fn attached() -> (Arc<Held>, Bound) {
-        let held = Held::new(SessionId(1));
+        let held = Held::new(SessionId(1), LeasedCopy::new(Arc::new(TokioClock::stopped())));
         let bound = held.begin_attach().unwrap().bound;
         held.attached(bound, &[]);
         (held, bound)

@@ -1,49 +1,72 @@
-//! Each host's wall clock, which faults step, and what must be true of the times of files (P7.1).
+//! Each host's wall clock, which faults step, and what must be true of the times of files (P7.1); and its CLOCK_BOOTTIME, which
+//! runs a little faster or slower on each client's host than the servers' clocks do, and jumps when the host was suspended.
 //!
-//! CLOCK_BOOTTIME and tokio's clock are the simulation's own: no machine sleeps here.
+//! tokio's clock is the simulation's own.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use dfs_client::inode::{Client, CreateOpen, GetAttr, OpenMode};
-use dfs_net::env::Clock;
+use dfs_net::env::{Clock, Rng};
 use dfs_proto::attr::{Caller, InodeAttr, Name, Timestamp};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Create, NewInode};
 use dfs_proto::units::Offset;
+
+use super::layout::WALKER_HOSTS;
 
 /// Longer than a client needs to hear what time it is, and metaservers who of them is wrong.
 const QUIET: Duration = Duration::from_secs(8);
 /// How far from the true time a file's may be then: the way of an answer, and a pause.
 const TIME_OFF_MAX: Duration = Duration::from_secs(1);
 
-/// How far ahead each host's wall clock is, in seconds; those that are not listed are right.
-#[derive(Clone, Default)]
-pub(super) struct WallClocks(Arc<Mutex<BTreeMap<u64, i64>>>);
+/// The rate of a client's clock is off by up to so many thousandths, which is what leases have to bear.
+const RATE_OFF_MAX: u64 = 30;
 
-impl WallClocks {
-    fn ahead(&self) -> MutexGuard<'_, BTreeMap<u64, i64>> {
+/// How the clocks of hosts are off. Those that are not listed are right.
+#[derive(Clone, Default)]
+pub(super) struct Clocks(Arc<Mutex<Off>>);
+
+#[derive(Default)]
+struct Off {
+    /// By how many seconds the wall clock is ahead.
+    ahead: BTreeMap<u64, i64>,
+    /// For how long the host was suspended.
+    slept: BTreeMap<u64, Duration>,
+}
+
+impl Clocks {
+    fn off(&self) -> MutexGuard<'_, Off> {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     pub(super) fn step(&self, hosts: &[u64], seconds: i64) {
-        self.ahead().extend(hosts.iter().map(|host| (*host, seconds)));
+        self.off().ahead.extend(hosts.iter().map(|host| (*host, seconds)));
     }
 
     pub(super) fn set_right(&self, hosts: &[u64]) {
-        self.ahead().retain(|host, _| !hosts.contains(host));
+        self.off().ahead.retain(|host, _| !hosts.contains(host));
     }
 
-    pub(super) fn of_host(&self, host: u64) -> Arc<SimClock> {
-        Arc::new(SimClock { clocks: self.clone(), host })
+    pub(super) fn slept(&self, host: u64, time: Duration) {
+        *self.off().slept.entry(host).or_default() += time;
+    }
+
+    pub(super) fn of_host(&self, host: u64, seed: u64) -> Arc<SimClock> {
+        let draw = Rng::seeded(seed ^ host.rotate_left(32)).below(2 * RATE_OFF_MAX + 1);
+        let is_client = host >= WALKER_HOSTS;
+        let rate = if is_client { 1000 - RATE_OFF_MAX + draw } else { 1000 };
+        Arc::new(SimClock { clocks: self.clone(), host, rate: rate as u32 })
     }
 }
 
 /// The clocks of one host.
 pub(super) struct SimClock {
-    clocks: WallClocks,
+    clocks: Clocks,
     host: u64,
+    /// Of CLOCK_BOOTTIME, in thousandths of the servers'.
+    rate: u32,
 }
 
 fn true_time() -> Timestamp {
@@ -53,13 +76,14 @@ fn true_time() -> Timestamp {
 
 impl Clock for SimClock {
     fn now(&self) -> Timestamp {
-        let ahead = self.clocks.ahead().get(&self.host).copied().unwrap_or_default();
+        let ahead = self.clocks.off().ahead.get(&self.host).copied().unwrap_or_default();
         let time = true_time();
         Timestamp { seconds: time.seconds + ahead, ..time }
     }
 
     fn boottime(&self) -> Duration {
-        turmoil::sim_elapsed().unwrap_or_default()
+        let slept = self.clocks.off().slept.get(&self.host).copied().unwrap_or_default();
+        turmoil::sim_elapsed().unwrap_or_default() * self.rate / 1000 + slept
     }
 }
 

@@ -6,19 +6,22 @@ use std::time::Duration;
 
 use dfs_chunkserver::machine::{FixedMachine, MachineLoad};
 use dfs_chunkserver::workers::Workers;
-use dfs_client::ClientConfig;
 use dfs_client::inode::Client;
+use dfs_client::{ClientConfig, ClientError};
 use dfs_metaserver::Storage;
 use dfs_metaserver::config::{BootstrapMember, Settings};
 use dfs_metaserver::raft::Consensus;
+use dfs_net::env::{Env, Rng};
 
 use super::disks::{Disks, GroupDisks};
 use super::layout::{
-    CHUNKSERVER_HOSTS, FRAMES_PORT, GRPC_PORT, METASERVER_HOSTS, METASERVERS, MORTAL, MORTAL_HOST, VOLUMES,
-    VOLUMES_HOST, WALKER_HOSTS, members_of, metaserver_addresses, metaserver_name,
+    CHUNKSERVER_HOSTS, FRAMES_PORT, GRPC_PORT, METASERVER_HOSTS, METASERVERS, MORTAL, MORTAL_HOST,
+    SHARER_HOSTS, SHARERS, VOLUMES, VOLUMES_HOST, WALKER_HOSTS, members_of, metaserver_addresses,
+    metaserver_name,
 };
-use super::plan::{OVER_INTERVAL, Plan};
+use super::plan::{LEASE_TERM, OVER_INTERVAL, Plan};
 use super::shared::{Shared, env};
+use super::sharing::{self, Sharer};
 use super::{clocks, directory, missing, mortal, volumes};
 use crate::walk::Walker;
 
@@ -61,6 +64,7 @@ pub(super) fn add_metaserver(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, d
             log_segment_kib: Some(LOG_SEGMENT_KIB),
             // Longer than any fault keeps a client from its leader: those that walk lose no session.
             session_expiry_ms: Some(45_000),
+            lease_term_ms: Some(LEASE_TERM.as_millis() as u64),
             ..Settings::default()
         };
         let shared = shared.clone();
@@ -90,6 +94,9 @@ fn watch_leaders(consensus: &Consensus, shared: &Arc<Shared>, group: usize, memb
             let Some(leader) = now.leader else { continue };
             let index = members[leader.0 as usize - 1];
             let before = shared.leaders().insert((group, now.term), index);
+            if before.is_none() {
+                shared.leader_changed();
+            }
             let is_one = before.is_none_or(|before| before == index);
             assert!(is_one, "two leaders of group {group} in term {}", now.term);
         }
@@ -152,20 +159,21 @@ pub(super) fn add_walker(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan:
         let peer = Client::connect(client_config("peer", plan), env.clone()).await?;
         let directory = directory::in_root(&client, plan.layout, &name).await;
         let mut walker = Walker::start(client.clone(), peer.clone(), rng.clone(), &name, directory);
-        while walker.walked.operations < plan.operations_each {
-            let operation = walker.step().await;
-            shared.note(index as u64, operation);
-            tokio::time::sleep(Duration::from_micros(rng.below(plan.pause_max.as_micros() as u64))).await;
-        }
-        walker.finish().await;
-        {
-            let mut totals = shared.totals();
-            totals.operations += walker.walked.operations;
-            totals.bytes_written += walker.walked.bytes_written;
-            let stall = walker.walked.longest_stall.as_millis() as u64;
-            totals.longest_stall_ms = totals.longest_stall_ms.max(stall);
-        }
-        shared.walking.fetch_sub(1, Ordering::SeqCst);
+        let sharer = Sharer {
+            number: 1 + index as u64,
+            name: name.clone(),
+            shared: shared.clone(),
+            rng: env.rng.clone(),
+            client: client.clone(),
+            locker: peer.clone(),
+            is_mortal: false,
+            directory: directory::in_root(&client, plan.layout, sharing::DIRECTORY).await,
+        };
+        let walking = async {
+            walk(&mut walker, plan, &shared, index as u64, &rng).await;
+            shared.walking.fetch_sub(1, Ordering::SeqCst);
+        };
+        futures::future::join(walking, sharer.clone().live()).await;
         while !shared.is_over.load(Ordering::SeqCst) {
             tokio::time::sleep(OVER_INTERVAL).await;
         }
@@ -175,6 +183,8 @@ pub(super) fn add_walker(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan:
         if index == 0 {
             let promises = shared.promises().clone();
             mortal::check(&reader, plan.layout, &promises).await;
+            sharing::check(Sharer { client: reader.clone(), ..sharer }).await;
+            shared.totals().looks = shared.history().looks();
         }
         let lost = client.shutdown(Duration::from_secs(60)).await;
         assert!(lost.is_empty(), "{name}: not written at shutdown: {lost:?}");
@@ -182,6 +192,56 @@ pub(super) fn add_walker(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan:
         reader.shutdown(Duration::from_secs(60)).await;
         Ok(())
     });
+}
+
+/// All that a walker walks.
+async fn walk(walker: &mut Walker, plan: Plan, shared: &Shared, index: u64, rng: &Rng) {
+    while walker.walked.operations < plan.operations_each {
+        let operation = walker.step().await;
+        shared.note(index, operation);
+        tokio::time::sleep(Duration::from_micros(rng.below(plan.pause_max.as_micros() as u64))).await;
+    }
+    walker.finish().await;
+    let mut totals = shared.totals();
+    totals.operations += walker.walked.operations;
+    totals.bytes_written += walker.walked.bytes_written;
+    let stall = walker.walked.longest_stall.as_millis() as u64;
+    totals.longest_stall_ms = totals.longest_stall_ms.max(stall);
+}
+
+/// A client that only shares, and may be silent for longer than a term.
+pub(super) fn add_sharer(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan: Plan, index: usize) {
+    let shared = shared.clone();
+    sim.client(SHARERS[index], async move {
+        let env = env(&shared, SHARER_HOSTS + index as u64, 0);
+        shared.wait_whole().await;
+        let sharer = mortal_sharer(SHARERS[index], 10 + index as u64, &shared, env, plan).await?;
+        let client = sharer.client.clone();
+        sharer.live().await;
+        client.shutdown(Duration::from_secs(60)).await; // what its session has lost is lost
+        Ok(())
+    });
+}
+
+async fn mortal_sharer(
+    name: &str,
+    number: u64,
+    shared: &Arc<Shared>,
+    env: Env,
+    plan: Plan,
+) -> Result<Sharer, ClientError> {
+    let rng = env.rng.clone();
+    let client = Client::connect(client_config(name, plan), env).await?;
+    Ok(Sharer {
+        number,
+        name: name.to_owned(),
+        shared: shared.clone(),
+        rng,
+        locker: client.clone(),
+        is_mortal: true,
+        directory: directory::in_root(&client, plan.layout, sharing::DIRECTORY).await,
+        client,
+    })
 }
 
 pub(super) fn add_volumes(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan: Plan) {
@@ -216,11 +276,13 @@ pub(super) fn add_mortal(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan:
         async move {
             let rng = env.rng.clone();
             shared.wait_whole().await;
-            let client = Client::connect(client_config(MORTAL, plan), env).await?;
+            let client = Client::connect(client_config(MORTAL, plan), env.clone()).await?;
+            let sharer = mortal_sharer("x1, sharing", 100 + life as u64, &shared, env, plan).await?;
             let is_over = || shared.walking.load(Ordering::SeqCst) == 0;
             let directory = mortal::directory(&client, plan.layout).await;
             let promise = |promise| shared.promises().push(promise);
-            mortal::live(client, directory, rng, life, is_over, promise).await;
+            let living = mortal::live(client, directory, rng, life, is_over, promise);
+            futures::future::join(living, sharer.live()).await;
             std::future::pending().await
         }
     });

@@ -8,6 +8,8 @@ pub(super) const METASERVERS: usize = 3;
 pub(super) const MORTAL: &str = "x1";
 /// The host of the client that makes volumes.
 pub(super) const VOLUMES: &str = "v1";
+/// The hosts of clients that share, and may be silent for long.
+pub(super) const SHARERS: [&str; 1] = ["s1"];
 pub(super) const GRPC_PORT: u16 = 7000;
 pub(super) const FRAMES_PORT: u16 = 7101;
 /// Numbers of hosts, for what each has of its own.
@@ -16,6 +18,7 @@ pub(super) const CHUNKSERVER_HOSTS: u64 = 200;
 pub(super) const WALKER_HOSTS: u64 = 300;
 pub(super) const MORTAL_HOST: u64 = 400;
 pub(super) const VOLUMES_HOST: u64 = 500;
+pub(super) const SHARER_HOSTS: u64 = 600;
 
 /// Which servers there are: `m1`, `m2`, … and `c1`, `c2`, …, counted over all clusters. Metaservers are named by their index
 /// from 0, Raft groups by the index of their cluster, or the number of clusters for the federation group.

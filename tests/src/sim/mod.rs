@@ -19,12 +19,13 @@
 //! * a cut link loses segments, and TCP here does not send them again: such a connection hangs, also afterwards.
 //! * a client's process dies (not one that walks: what that saw is the measure), and another takes its place. Its session
 //!   expires.
+//! * a client that only shares files with others is silent for up to two terms: cut off, or suspended (`silences`).
 //! * the wall clock of a metaserver, mostly the leader, or of a client, or of all metaservers at once (as of one machine), is
 //!   stepped by seconds to years, and back some seconds later.
 //!
-//! Clocks run at one rate, and no machine sleeps. What is checked: every answer equals the model's (waiting is allowed, errors
+//! The CLOCK_BOOTTIME of clients runs up to 3 % faster or slower than the servers' clocks. What is checked: every answer equals the model's (waiting is allowed, errors
 //! are not); another client sees what was closed or synced, and at the end, after the power failure, a fresh one sees every
-//! byte; times of files are right again when the clocks are (`clocks`); no task panics; and what `judge` says about the disks.
+//! byte; clients that share files and names see of each other what they must (`sharing`); times of files are right again when the clocks are (`clocks`); no task panics; and what `judge` says about the disks.
 //! Of changes of volumes an error is allowed, because they need several quorums (P9.4): they are repeated, and must have
 //! happened once.
 
@@ -40,6 +41,8 @@ mod mortal;
 mod net;
 mod plan;
 mod shared;
+mod sharing;
+mod silences;
 mod volumes;
 
 use std::sync::Arc;
@@ -55,6 +58,7 @@ pub use layout::Layout;
 pub use plan::Plan;
 use shared::Shared;
 pub use shared::Totals;
+use silences::Silences;
 
 /// Between two looks at the metaservers' states while clients walk: each costs a pass over all of them.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
@@ -111,6 +115,9 @@ fn simulate(plan: Plan, disks: &Disks) -> Totals {
     for index in 0..plan.walkers {
         hosts::add_walker(&mut sim, &shared, plan, index);
     }
+    for index in 0..layout::SHARERS.len() {
+        hosts::add_sharer(&mut sim, &shared, plan, index);
+    }
     hosts::add_mortal(&mut sim, &shared, plan);
     let snapshots_installed = drive(&mut sim, plan, disks, &shared);
     let simulated_ms = sim.elapsed().as_millis() as u64;
@@ -128,10 +135,12 @@ fn drive(sim: &mut turmoil::Sim<'_>, plan: Plan, disks: &Disks, shared: &Shared)
         Err(error) => panic!("seed {}: {error}", plan.seed),
     };
     let mut faults = Faults::new(Rng::seeded(plan.seed.wrapping_add(1)), plan);
+    let mut silences = Silences::new(Rng::seeded(plan.seed.wrapping_add(3)), plan);
     let mut next_look = LOOK_INTERVAL;
     while shared.walking.load(Ordering::SeqCst) > 0 {
         if shared.is_whole.load(Ordering::SeqCst) {
             faults.tick(sim, disks, shared);
+            silences.tick(sim, shared);
         }
         step(sim);
         if sim.elapsed() >= next_look {
@@ -139,6 +148,7 @@ fn drive(sim: &mut turmoil::Sim<'_>, plan: Plan, disks: &Disks, shared: &Shared)
             next_look += LOOK_INTERVAL;
         }
     }
+    silences.end(sim, shared);
     faults.last_blackout(sim, disks, shared);
     let until = sim.elapsed() + LAST_BLACKOUT;
     while sim.elapsed() < until {

@@ -7,6 +7,9 @@ use super::layout::Layout;
 /// Between two looks of a client whether the last power failure is over, and between two tries of a change of volumes.
 pub(super) const OVER_INTERVAL: Duration = Duration::from_millis(50);
 
+/// Longer than a walker is ever kept from the leader: it loses no session because somebody else waits for a lock.
+pub(super) const LEASE_TERM: Duration = Duration::from_secs(12);
+
 /// What one run is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use dfs_net::env::{Env, Rng};
 use serde::{Deserialize, Serialize};
 
-use super::clocks::WallClocks;
+use super::clocks::Clocks;
 use super::mortal::Promise;
 use super::net::SimNet;
 use super::plan::{OVER_INTERVAL, Plan};
+use super::sharing::History;
 
 /// What one run saw. `trace` covers every operation and fault with its time: equal traces mean equal runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +43,17 @@ pub struct Totals {
     pub client_crashes: u64,
     /// Wall clocks, there and back.
     pub clock_steps: u64,
+    /// Clients that were silent for up to two terms.
+    pub silences: u64,
+    /// Locks that were held and unlocked.
+    pub locks: u64,
+    /// Times that a client was told that it may hold a lock no longer.
+    pub locks_lost: u64,
+    /// Appended under locks.
+    pub records: u64,
+    /// At what several clients change, each compared with everything that had returned before.
+    pub looks: u64,
+    pub longest_wait_ms: u64,
     pub leader_changes: u64,
     /// As seen: at least so many.
     pub snapshots_installed: u64,
@@ -57,7 +70,7 @@ pub struct Totals {
 /// What the hosts share with the driver outside.
 pub(super) struct Shared {
     seed: u64,
-    pub(super) clocks: WallClocks,
+    pub(super) clocks: Clocks,
     /// All clusters have joined, and whoever walks may begin.
     pub(super) is_whole: AtomicBool,
     pub(super) walking: AtomicUsize,
@@ -66,7 +79,10 @@ pub(super) struct Shared {
     totals: Mutex<Totals>,
     /// Who led in each group and term, by index.
     leaders: Mutex<BTreeMap<(usize, u64), usize>>,
+    /// When a leader was last seen for the first time, in any group.
+    led_since: Mutex<Duration>,
     promises: Mutex<Vec<Promise>>,
+    history: Mutex<History>,
 }
 
 /// FNV-1a over times and events: enough to tell two runs apart.
@@ -78,13 +94,15 @@ impl Shared {
     pub(super) fn new(plan: Plan) -> Shared {
         Shared {
             seed: plan.seed,
-            clocks: WallClocks::default(),
+            clocks: Clocks::default(),
             is_whole: AtomicBool::new(!plan.layout.has_federation()),
             walking: AtomicUsize::new(plan.walkers),
             is_over: AtomicBool::new(false),
             totals: Mutex::default(),
             leaders: Mutex::default(),
+            led_since: Mutex::default(),
             promises: Mutex::default(),
+            history: Mutex::new(History::new()),
         }
     }
 
@@ -106,8 +124,23 @@ impl Shared {
         self.leaders.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
+    pub(super) fn leader_changed(&self) {
+        *self.led_since.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) =
+            turmoil::sim_elapsed().unwrap_or_default();
+    }
+
+    /// Since this moment no leader has changed.
+    pub(super) fn led_since(&self) -> Duration {
+        *self.led_since.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
     pub(super) fn promises(&self) -> MutexGuard<'_, Vec<Promise>> {
         self.promises.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// What clients have done to each other's files. Not held over an await.
+    pub(super) fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// The metaserver that led the group last, as far as anybody knows.
@@ -129,5 +162,5 @@ impl Shared {
 /// Each start of each host draws from a stream of its own.
 pub(super) fn env(shared: &Shared, host: u64, start: u64) -> Env {
     let rng = Rng::seeded(shared.seed ^ host.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (start << 32));
-    Env { clock: shared.clocks.of_host(host), rng, net: Arc::new(SimNet) }
+    Env { clock: shared.clocks.of_host(host, shared.seed), rng, net: Arc::new(SimNet) }
 }
