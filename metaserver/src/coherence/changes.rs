@@ -12,7 +12,7 @@
 use dfs_proto::attr::FileKind;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{InodeId, SessionId};
-use dfs_proto::meta::MetaResult;
+use dfs_proto::meta::{Dropped, MetaResult};
 use dfs_proto::planted::{self, Bug};
 use dfs_proto::scope::{self, Scope};
 
@@ -27,30 +27,44 @@ use dfs_state::read::{self, Behind};
 /// A name that changes at each look is used by many at once: their clients ask again.
 const LOOKS_MAX: usize = 4;
 
+/// Who asks for a change, and what it has dropped by itself.
+pub(super) struct Asker {
+    session: SessionId,
+    dropped: Dropped,
+}
+
 impl Gate {
     /// A part of [`Gate::change`]: for a command that touches inodes.
     pub(super) async fn change_inodes(
         &self,
         term: u64,
         scope: &Scope,
+        dropped: Option<Dropped>,
         command: Command,
     ) -> MetaResult<Reply> {
         self.earlier_leases_have_ended(term).await?; // keeps CH4
-        let by = command.asked_by();
+        let asker = command.asked_by().zip(dropped).map(|(session, dropped)| Asker { session, dropped });
+        let asker = asker.as_ref();
         let reply = match scope.behind.values().all(|behind| *behind == scope::Behind::Shown) {
-            true => self.change_known_inodes(term, scope, command).await?,
-            false => self.change_names(term, scope, command).await?,
+            true => self.change_known_inodes(term, scope, asker, command).await?,
+            false => self.change_names(term, scope, asker, command).await?,
         };
         if planted::has(Bug::RecallsAfterApply) {
             let late = self.leases.freeze(term, scope.inodes.iter().copied().collect())?;
-            self.recall(&late, scope, by).await;
+            self.recall(&late, scope, asker).await;
         }
         Ok(reply)
     }
 
     /// None of them is found through a name.
-    async fn change_known_inodes(&self, term: u64, scope: &Scope, command: Command) -> MetaResult<Reply> {
-        let frozen = self.freeze(term, scope, &[], command.asked_by()).await?;
+    async fn change_known_inodes(
+        &self,
+        term: u64,
+        scope: &Scope,
+        asker: Option<&Asker>,
+        command: Command,
+    ) -> MetaResult<Reply> {
+        let frozen = self.freeze(term, scope, &[], asker).await?;
         match &command {
             Command::Change { request, .. } if opens::opens_new(&request.change) => {
                 self.create_open(term, frozen, command).await
@@ -64,7 +78,13 @@ impl Gate {
         Landing::of(self, term, kept).of_command(self, command).await // keeps CH2
     }
 
-    async fn change_names(&self, term: u64, scope: &Scope, command: Command) -> MetaResult<Reply> {
+    async fn change_names(
+        &self,
+        term: u64,
+        scope: &Scope,
+        asker: Option<&Asker>,
+        command: Command,
+    ) -> MetaResult<Reply> {
         let Command::Change { request, placement, volumes, .. } = command else {
             return Err(MetaError::Internal {
                 what: "only a request alters what is behind a name".to_owned(),
@@ -77,7 +97,7 @@ impl Gate {
         };
         let mut behind = look();
         for _ in 0..LOOKS_MAX {
-            let frozen = self.freeze(term, scope, &behind, Some(request.session)).await?;
+            let frozen = self.freeze(term, scope, &behind, asker).await?;
             let reply = self.take_names(term, frozen, &behind, with).await?;
             if !matches!(reply, Reply::Refused(MetaError::Undecided { .. })) {
                 return Ok(reply);
@@ -96,23 +116,29 @@ impl Gate {
         term: u64,
         scope: &Scope,
         behind: &[Behind],
-        by: Option<SessionId>,
+        asker: Option<&Asker>,
     ) -> MetaResult<Frozen> {
         let inodes = scope.inodes.iter().copied().chain(behind.iter().map(|behind| behind.inode));
         let frozen = self.leases.freeze(term, inodes.collect())?;
         if !planted::has(Bug::RecallsAfterApply) {
-            self.recall(&frozen, scope, by).await;
+            self.recall(&frozen, scope, asker).await;
         }
         Ok(frozen)
     }
 
-    async fn recall(&self, frozen: &Frozen, scope: &Scope, by: Option<SessionId>) {
-        let held = frozen.held_by_others(by);
+    /// From whoever asks only what it has not dropped by itself: it may be asked for under an attachment that has ended, and the
+    /// leader may find another inode behind a name than the asker knew.
+    async fn recall(&self, frozen: &Frozen, scope: &Scope, asker: Option<&Asker>) {
+        let has_dropped = |inode: InodeId| {
+            scope.inodes.contains(&inode) || asker.is_some_and(|asker| asker.dropped.behind.contains(&inode))
+        };
+        let by = asker.map(|asker| (asker.session, asker.dropped.attachment));
+        let held = frozen.held_by_others(by, has_dropped);
         if !held.is_empty() {
             // Who was granted it has been shown it: this member has applied what made it, and the kind of an inode stays.
             let touched =
                 self.local(|state| held.iter().map(|inode| touched(state, scope, *inode)).collect());
-            frozen.recall(touched, by).await;
+            frozen.recall(touched, by, has_dropped).await;
         }
     }
 }

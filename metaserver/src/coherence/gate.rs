@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, ClusterId, SessionId};
-use dfs_proto::meta::{Change, MetaResult, ReadReply, Shown};
+use dfs_proto::meta::{Change, Dropped, MetaResult, ReadReply, Shown};
 use dfs_proto::planted::{self, Bug};
 use dfs_proto::scope::{Scope, Unleased};
 use tokio::time::Instant;
@@ -66,11 +66,16 @@ impl Gate {
     ///
     /// Errors: a refusal; `NotLeader` or `Unavailable`, after which it may still happen.
     pub(crate) async fn change(&self, command: Command) -> MetaResult<Reply> {
+        self.change_after(None, command).await
+    }
+
+    /// [`Gate::change`] for a session that has dropped by itself what the command may alter.
+    pub(crate) async fn change_after(&self, dropped: Option<Dropped>, command: Command) -> MetaResult<Reply> {
         let term = self.enter_term()?;
         let scope = command.scope();
         let reply = match scope.inodes.is_empty() {
             true => self.send(term, command).await?,
-            false => self.change_inodes(term, &scope, command).await?,
+            false => self.change_inodes(term, &scope, dropped, command).await?,
         };
         match reply {
             Reply::Refused(refused) => Err(refused),

@@ -33,10 +33,10 @@ impl Metaserver {
     pub(crate) async fn change(
         &self,
         request: ChangeRequest,
-        _dropped: Option<Dropped>,
+        dropped: Option<Dropped>,
     ) -> MetaResult<Answered> {
         let started = Instant::now();
-        let changed = self.try_change(request).await;
+        let changed = self.try_change(request, dropped).await;
         self.metrics.changes.inc();
         self.metrics.change_seconds.observe(started.elapsed().as_secs_f64());
         if changed.is_err() {
@@ -45,7 +45,7 @@ impl Metaserver {
         changed
     }
 
-    async fn try_change(&self, request: ChangeRequest) -> MetaResult<Answered> {
+    async fn try_change(&self, request: ChangeRequest, dropped: Option<Dropped>) -> MetaResult<Answered> {
         self.gate.check_cluster(request.cluster)?;
         let scope = request.change.scope();
         if scope.crosses_volumes() {
@@ -65,7 +65,7 @@ impl Metaserver {
             true => Command::Refuse { request, error: full() },
             false => Command::of_request(request, placement, Vec::new()),
         };
-        match self.gate.change(command).await? {
+        match self.gate.change_after(dropped, command).await? {
             Reply::Changed(answered) => answered,
             other => Err(unexpected(&other)),
         }

@@ -237,21 +237,35 @@ impl Leases {
 
 impl Frozen {
     /// Of the inodes that are frozen, those that others hold.
-    pub(crate) fn held_by_others(&self, than: Option<SessionId>) -> Vec<InodeId> {
+    pub(crate) fn held_by_others(
+        &self,
+        by: Option<(SessionId, Attachment)>,
+        has_dropped: impl Fn(InodeId) -> bool,
+    ) -> Vec<InodeId> {
         let soft = self.leases.known.lock();
-        let is_held = |inode: &InodeId| soft.known.table.is_held_by_others(*inode, than);
+        let by = by.filter(|(session, attachment)| soft.known.table.is_attached(*session, *attachment));
+        let than = |inode| by.map(|(session, _)| session).filter(|_| has_dropped(inode));
+        let is_held = |inode: &InodeId| soft.known.table.is_held_by_others(*inode, than(*inode));
         self.inodes.iter().copied().filter(is_held).collect()
     }
 
     /// Takes back what others hold of this, and waits until nobody uses it any more.
-    pub(crate) async fn recall(&self, touched: Vec<Touched>, by: Option<SessionId>) {
+    pub(crate) async fn recall(
+        &self,
+        touched: Vec<Touched>,
+        by: Option<(SessionId, Attachment)>,
+        has_dropped: impl Fn(InodeId) -> bool,
+    ) {
         let outstanding = {
             let mut soft = self.leases.known.lock();
             if soft.term() != self.term {
                 return; // the change is not proposed (LS2)
             }
             let Known { table, pushes, .. } = &mut soft.known;
-            let (issued, outstanding) = table.recall(&touched, by, Instant::now());
+            // Attachments may have changed since the look at the holders: what counts is the present one.
+            let by = by.filter(|(session, attachment)| table.is_attached(*session, *attachment));
+            let than = |inode| by.map(|(session, _)| session).filter(|_| has_dropped(inode));
+            let (issued, outstanding) = table.recall(&touched, than, Instant::now());
             self.leases.push(pushes, &issued); // keeps LS3
             outstanding
         };

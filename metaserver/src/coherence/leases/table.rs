@@ -235,17 +235,22 @@ impl Table {
         self.holders.get(&inode).is_some_and(|holders| holders.others(than).next().is_some())
     }
 
-    /// Takes back from all others than `by` what they hold of this. What is to be sent, and what is to be waited for.
+    /// This is the session's present attachment.
+    pub(super) fn is_attached(&self, session: SessionId, attachment: Attachment) -> bool {
+        self.sessions.get(&session).is_some_and(|of| of.attachment == attachment)
+    }
+
+    /// Takes back what is held of this, by all others than the one that `than` names for an inode. What is to be sent, and what is to be waited for.
     pub(super) fn recall(
         &mut self,
         touched: &[Touched],
-        by: Option<SessionId>,
+        than: impl Fn(InodeId) -> Option<SessionId>,
         now: Instant,
     ) -> (Vec<Issued>, Vec<Outstanding>) {
         let mut by_session: BTreeMap<SessionId, Vec<&Touched>> = BTreeMap::new();
         for touched in touched {
-            for session in self.holders.get(&touched.inode).into_iter().flat_map(|holders| holders.others(by))
-            {
+            let Some(holders) = self.holders.get(&touched.inode) else { continue };
+            for session in holders.others(than(touched.inode)) {
                 by_session.entry(session).or_default().push(touched);
             }
         }

@@ -51,7 +51,7 @@ fn a_change_recalls_from_all_others_what_they_hold_of_what_it_touches_and_nothin
     granted(&mut table, B, &[FILE]);
     granted(&mut table, C, &[OTHER]);
     assert!(table.is_held_by_others(FILE, Some(A)) && !table.is_held_by_others(DIRECTORY, None));
-    let (issued, outstanding) = table.recall(&[file(FILE)], Some(A), start);
+    let (issued, outstanding) = table.recall(&[file(FILE)], |_| Some(A), start);
     assert_eq!(sent(&issued), [(B, 1, vec![FILE])]);
     assert_eq!(outstanding.len(), 1);
     assert!(!table.is_over(&outstanding[0]));
@@ -66,12 +66,12 @@ fn a_change_recalls_from_all_others_what_they_hold_of_what_it_touches_and_nothin
 fn a_second_change_waits_for_the_recall_of_the_first_and_recalls_nothing_twice() {
     let (mut table, start) = attached(BOUNDS);
     granted(&mut table, A, &[FILE]);
-    let (_, first) = table.recall(&[file(FILE)], Some(B), start);
-    let (issued, second) = table.recall(&[file(FILE)], Some(C), start);
+    let (_, first) = table.recall(&[file(FILE)], |_| Some(B), start);
+    let (issued, second) = table.recall(&[file(FILE)], |_| Some(C), start);
     assert!(issued.is_empty());
     assert_eq!(second, first);
     table.answered(A, FIRST, 1);
-    assert_eq!(table.recall(&[file(FILE)], Some(C), start), (vec![], vec![]));
+    assert_eq!(table.recall(&[file(FILE)], |_| Some(C), start), (vec![], vec![]));
 }
 
 #[test]
@@ -79,8 +79,8 @@ fn a_recall_is_over_with_a_later_answer_a_new_attachment_or_the_end_of_the_sessi
     for end in 0..4 {
         let (mut table, start) = attached(BOUNDS);
         granted(&mut table, A, &[FILE, OTHER]);
-        let (_, first) = table.recall(&[file(FILE)], None, start);
-        let (_, second) = table.recall(&[file(OTHER)], None, start);
+        let (_, first) = table.recall(&[file(FILE)], |_| None, start);
+        let (_, second) = table.recall(&[file(OTHER)], |_| None, start);
         table.answered(A, SECOND, 2);
         assert!(!table.attach(A, FIRST, start));
         assert!(!table.is_over(&first[0]), "that was of another attachment");
@@ -104,14 +104,14 @@ fn a_recall_runs_out_when_the_lease_ends_that_was_renewed_before_it() {
     let (mut table, start) = attached(BOUNDS);
     granted(&mut table, A, &[FILE, OTHER]);
     assert_eq!(table.renew(A, FIRST, start + HEARTBEAT), Some(0));
-    let (_, outstanding) = table.recall(&[file(FILE)], None, start + HEARTBEAT);
+    let (_, outstanding) = table.recall(&[file(FILE)], |_| None, start + HEARTBEAT);
     assert_eq!(outstanding[0].until, start + HEARTBEAT + TERM);
     assert_eq!(table.renew(A, FIRST, start + HEARTBEAT * 2), Some(1), "it names the recall");
     table.has_run_out(&outstanding[0]);
     assert!(table.is_over(&outstanding[0]));
     assert_eq!(table.renew(A, FIRST, start + HEARTBEAT * 6), None, "it has to attach anew");
     assert_eq!(table.grant(A, FIRST, FILE), Granted::No);
-    let (_, other) = table.recall(&[file(OTHER)], None, start + HEARTBEAT * 2 + TERM);
+    let (_, other) = table.recall(&[file(OTHER)], |_| None, start + HEARTBEAT * 2 + TERM);
     assert_eq!(other, vec![], "its lease ended with the last heartbeat that was answered");
     table.attach(A, SECOND, start + HEARTBEAT * 7);
     assert_eq!(table.renew(A, SECOND, start + HEARTBEAT * 8), Some(0));
@@ -123,10 +123,10 @@ fn a_recall_runs_out_when_the_lease_ends_that_was_renewed_before_it() {
 fn after_a_recall_that_ran_out_others_wait_for_what_a_later_heartbeat_may_have_renewed() {
     let (mut table, start) = attached(BOUNDS);
     granted(&mut table, A, &[FILE, OTHER]);
-    let (_, outstanding) = table.recall(&[file(FILE)], None, start);
+    let (_, outstanding) = table.recall(&[file(FILE)], |_| None, start);
     table.renew(A, FIRST, start + HEARTBEAT * 4);
     table.has_run_out(&outstanding[0]);
-    let (_, other) = table.recall(&[file(OTHER)], None, start + TERM);
+    let (_, other) = table.recall(&[file(OTHER)], |_| None, start + TERM);
     assert_eq!(other[0].until, start + HEARTBEAT * 4 + TERM);
 }
 
@@ -134,7 +134,7 @@ fn after_a_recall_that_ran_out_others_wait_for_what_a_later_heartbeat_may_have_r
 fn nobody_waits_for_a_silent_session_whose_lease_has_ended_and_it_has_to_attach_anew() {
     let (mut table, start) = attached(BOUNDS);
     granted(&mut table, A, &[FILE]);
-    assert_eq!(table.recall(&[file(FILE)], None, start + TERM), (vec![], vec![]));
+    assert_eq!(table.recall(&[file(FILE)], |_| None, start + TERM), (vec![], vec![]));
     assert_eq!(table.count(), 0);
     assert_eq!(table.renew(A, FIRST, start + TERM), None);
 }
@@ -143,11 +143,11 @@ fn nobody_waits_for_a_silent_session_whose_lease_has_ended_and_it_has_to_attach_
 fn names_of_a_directory_are_recalled_and_the_directory_stays_leased() {
     let (mut table, start) = attached(BOUNDS);
     granted(&mut table, A, &[DIRECTORY]);
-    let (issued, _) = table.recall(&[name_in(DIRECTORY, "n")], Some(B), start);
+    let (issued, _) = table.recall(&[name_in(DIRECTORY, "n")], |_| Some(B), start);
     let what = Recalled::Inodes(vec![(DIRECTORY, vec![b"n".to_vec()])]);
     assert_eq!(issued[0].recall, Recall { attachment: FIRST, number: 1, what });
     table.answered(A, FIRST, 1);
-    let (issued, outstanding) = table.recall(&[name_in(DIRECTORY, "m")], Some(B), start);
+    let (issued, outstanding) = table.recall(&[name_in(DIRECTORY, "m")], |_| Some(B), start);
     assert_eq!(sent(&issued), [(A, 2, vec![DIRECTORY])]);
     assert_eq!(outstanding[0].number, 2);
 }
@@ -157,7 +157,7 @@ fn who_no_longer_reads_a_directory_in_which_many_names_change_gives_everything_b
     let (mut table, start) = attached(BOUNDS);
     granted(&mut table, A, &[DIRECTORY, FILE]);
     let mut change = |reads: bool| {
-        let (issued, _) = table.recall(&[name_in(DIRECTORY, "n")], Some(B), start);
+        let (issued, _) = table.recall(&[name_in(DIRECTORY, "n")], |_| Some(B), start);
         issued.iter().for_each(|issued| table.answered(A, FIRST, issued.recall.number));
         if reads {
             granted(&mut table, A, &[DIRECTORY]);
@@ -179,10 +179,10 @@ fn who_no_longer_reads_a_directory_in_which_many_names_change_gives_everything_b
 fn what_is_granted_again_after_a_recall_was_issued_is_not_given_back_by_its_answer() {
     let (mut table, start) = attached(BOUNDS);
     granted(&mut table, A, &[FILE]);
-    table.recall(&[file(FILE)], None, start); // and the change was given up
+    table.recall(&[file(FILE)], |_| None, start); // and the change was given up
     granted(&mut table, A, &[FILE]);
     table.answered(A, FIRST, 1);
-    let (issued, _) = table.recall(&[file(FILE)], None, start);
+    let (issued, _) = table.recall(&[file(FILE)], |_| None, start);
     assert_eq!(sent(&issued), [(A, 2, vec![FILE])]);
 }
 
@@ -190,7 +190,7 @@ fn what_is_granted_again_after_a_recall_was_issued_is_not_given_back_by_its_answ
 fn an_attachment_drops_what_the_session_held_and_counts_recalls_from_one_again() {
     let (mut table, start) = attached(BOUNDS);
     granted(&mut table, A, &[FILE]);
-    table.recall(&[file(FILE)], None, start);
+    table.recall(&[file(FILE)], |_| None, start);
     table.attach(A, SECOND, start);
     assert_eq!((table.count(), table.renew(A, SECOND, start)), (0, Some(0)));
     assert_eq!(table.renew(A, FIRST, start), None);
@@ -205,7 +205,7 @@ fn what_loses_its_last_name_has_no_holder_any_more() {
     granted(&mut table, B, &[FILE]);
     table.forget(FILE);
     assert_eq!(table.count(), 1);
-    assert_eq!(table.recall(&[file(FILE)], None, start), (vec![], vec![]));
+    assert_eq!(table.recall(&[file(FILE)], |_| None, start), (vec![], vec![]));
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn who_has_its_share_gives_everything_back_before_it_is_granted_more() {
     assert_eq!((issued.session, issued.recall.what), (A, Recalled::Everything));
     assert_eq!(table.make_room(A), None, "once");
     assert_eq!(table.grant(A, FIRST, FILE), Granted::No);
-    let (issued, outstanding) = table.recall(&[file(FILE)], None, start);
+    let (issued, outstanding) = table.recall(&[file(FILE)], |_| None, start);
     assert!(issued.is_empty() && outstanding[0].number == 1, "a change waits for this recall");
     table.answered(A, FIRST, 1);
     assert!(table.is_over(&outstanding[0]));
@@ -245,7 +245,7 @@ fn a_recall_of_much_is_several_pushes_and_the_last_one_is_waited_for() {
     granted(&mut table, A, &inodes);
     let mut touched: Vec<Touched> = inodes.iter().map(|inode| file(*inode)).collect();
     touched[400].names = vec![vec![b'n'; 255]; 2];
-    let (issued, outstanding) = table.recall(&touched, None, start);
+    let (issued, outstanding) = table.recall(&touched, |_| None, start);
     let numbers: Vec<u64> = issued.iter().map(|issued| issued.recall.number).collect();
     assert_eq!(numbers, (1..=issued.len() as u64).collect::<Vec<_>>());
     assert_eq!(outstanding[0].number, issued.len() as u64);
