@@ -53,6 +53,8 @@ pub(crate) struct Leader {
     pub(crate) lost_lock_answers: u32,
     pub(crate) lost_attach_answers: u32,
     pub(crate) lost_heartbeats: u32,
+    /// Calls that say that recalls were handled.
+    pub(crate) lost_recalled: u32,
     /// Lost with the connection.
     pub(crate) lost_pushes: u32,
     /// Of answers to requests for locks, behind the pushes that come with them.
@@ -329,7 +331,11 @@ impl MetaCalls for Connection {
     async fn recalled(&self, done: RecallsDone, timeout: Duration) -> MetaResult<()> {
         self.require_leader(timeout).await?;
         let RecallsDone { session, attachment, number, .. } = done;
-        self.meta.state().leader.leases.handled.push((session, attachment, number));
+        let leader = &mut self.meta.state().leader;
+        if take(&mut leader.lost_recalled) {
+            return Err(away());
+        }
+        leader.leases.handled.push((session, attachment, number));
         Ok(())
     }
 

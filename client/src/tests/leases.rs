@@ -228,6 +228,20 @@ async fn a_recall_that_has_not_arrived_stops_the_renewal() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn when_the_leader_cannot_be_told_of_a_recall_the_session_attaches_anew() {
+    let mount = Mount::new().await;
+    let other = mount.cluster.client().await;
+    mount.cost().await;
+    sleep(Duration::from_millis(100)).await;
+    mount.cluster.meta.state().leader.lost_recalled = 1;
+    chmod(&other, mount.file, 0o600).await.unwrap();
+    wait_for("an attachment", || mount.cluster.meta.state().leader.attach_parts.len() == 3).await;
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(mount.cost().await, 4);
+    assert_eq!(mount.cost().await, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn another_leader_or_session_ends_the_copy() {
     let mount = Mount::new().await;
     mount.cost().await;

@@ -121,13 +121,13 @@ fn is_settled(answer: &Answer) -> bool {
 
 impl Drop for Changing<'_> {
     fn drop(&mut self) {
-        self.copy.state().end_change(self.number);
         if let Some(dropped) = &self.sending.dropped
             && self.sending.was_sent()
             && !self.is_settled
         {
             self.meta.change_in_doubt(dropped.attachment); // keeps CY4
         }
+        self.copy.state().end_change(self.number); // last: from here on things are kept again
     }
 }
 
