@@ -80,6 +80,78 @@ fn names_of_files_that_one_mount_made_or_removed_the_other_sees_at_once_those_of
     }
 }
 
+/// What the leader has counted, as its metrics page shows it.
+fn counted(cluster: &Cluster, metric: &str) -> u64 {
+    let page = cluster.http_get(&cluster.leader(), "/metrics").unwrap();
+    let start = format!("dfs_metaserver_{metric} ");
+    let value = page.lines().find_map(|line| line.strip_prefix(&start)).unwrap_or_else(|| panic!("{page}"));
+    value.trim().parse().unwrap()
+}
+
+/// A directory of a mount, by a path that leads there without a look-up of its own name.
+fn without_its_name(directory: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()))
+}
+
+#[test]
+fn what_a_mount_has_looked_at_it_answers_itself_until_another_mount_changes_it() {
+    let cluster = Cluster::start(Shape { metaservers: 1, chunkservers: 1, copies: 1, ..Shape::default() });
+    let (a, b) = (cluster.mount("a").join("d"), cluster.mount("b").join("d"));
+    fs::create_dir(&a).unwrap();
+    fs::write(a.join("file"), "x").unwrap();
+    let directory = File::open(&b).unwrap();
+    let b = without_its_name(&directory);
+    let look = || {
+        assert_eq!(fs::symlink_metadata(b.join("file")).unwrap().len(), 1);
+        assert!(fs::symlink_metadata(b.join("absent")).is_err());
+    };
+    let asks = || {
+        let before = counted(&cluster, "reads_total");
+        look();
+        counted(&cluster, "reads_total") - before
+    };
+    wait::until("looking twice to ask nobody", Duration::from_secs(10), || (asks() == 0).then_some(()));
+    let before = counted(&cluster, "reads_total");
+    (0..1000).for_each(|_| look());
+    let asked = counted(&cluster, "reads_total") - before;
+    assert!(asked <= 20, "{asked} questions for 1000 looks at what was known");
+    for round in 0..100 {
+        fs::write(a.join("absent"), "").unwrap();
+        assert!(fs::symlink_metadata(b.join("absent")).is_ok(), "round {round}: made");
+        fs::rename(a.join("absent"), a.join("moved")).unwrap();
+        assert!(fs::symlink_metadata(b.join("absent")).is_err(), "round {round}: moved away");
+        assert!(fs::symlink_metadata(b.join("moved")).is_ok(), "round {round}: moved here");
+        fs::remove_file(a.join("moved")).unwrap();
+        assert!(fs::symlink_metadata(b.join("moved")).is_err(), "round {round}: removed");
+    }
+}
+
+/// The leader waits for the answer to its recall until the stopped mount's leases have ended, and that mount does not believe
+/// them either when it goes on.
+#[test]
+fn a_mount_that_is_stopped_holds_others_up_for_two_seconds_and_shows_nothing_old_afterwards() {
+    let cluster = Cluster::start(Shape { metaservers: 1, chunkservers: 1, copies: 1, ..Shape::default() });
+    let (a, b) = (cluster.mount("a").join("d"), cluster.mount("b").join("d"));
+    fs::create_dir(&a).unwrap();
+    fs::write(a.join("file"), "x").unwrap();
+    let directory = File::open(&b).unwrap();
+    let b = without_its_name(&directory);
+    wait::until("the leader to lease what was looked at", Duration::from_secs(10), || {
+        fs::symlink_metadata(b.join("file")).unwrap();
+        (counted(&cluster, "leases") >= 2).then_some(())
+    });
+    cluster.pause("b");
+    let began = wait::now();
+    fs::remove_file(a.join("file")).unwrap();
+    assert!(began.elapsed() < Duration::from_secs(5), "held up for {:?}", began.elapsed());
+    let began = wait::now();
+    fs::write(a.join("other"), "x").unwrap();
+    assert!(began.elapsed() < Duration::from_secs(2), "held up once more: {:?}", began.elapsed());
+    cluster.resume("b");
+    assert!(fs::symlink_metadata(b.join("file")).is_err(), "it was removed meanwhile");
+    assert!(fs::symlink_metadata(b.join("other")).is_ok(), "it was made meanwhile");
+}
+
 fn number_of_inodes(fs: &Scenario) -> u64 {
     fs.cluster.status().expect("the leader answers").inodes
 }
