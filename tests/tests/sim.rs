@@ -24,6 +24,8 @@ const FINDERS: [(Bug, u64); Bug::ALL.len()] = [
     (Bug::TornSegmentRefused, 15),
     (Bug::LocksBeforeAttachments, 8),
     (Bug::OrphanForgotten, 1),
+    (Bug::GrantsWhileFrozen, 1),
+    (Bug::RecallsAfterApply, 1),
 ];
 const FINDERS_MORE: u64 = 20;
 /// Two cores.

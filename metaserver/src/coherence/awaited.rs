@@ -19,24 +19,25 @@ impl Gate {
             return Ok(());
         }
         let end = self.leases.earlier_ones_end();
+        self.awaited(VolumeId(0)).await?; // from here on it is known who is awaited
+        self.end_awaited_that_have_ended();
         loop {
             let mut changes = std::pin::pin!(self.opens.changes());
             changes.as_mut().enable();
-            if Instant::now() >= end || self.is_nobody_awaited().await? {
+            // All that wait look each time somebody has attached, so the look is cheap.
+            if Instant::now() >= end || self.opens.is_nobody_awaited(term) {
                 self.leases.earlier_ones_have_ended(term);
                 return Ok(());
             }
             let _ = timeout_at(end, changes).await;
+            self.enter_term()?;
         }
     }
 
-    async fn is_nobody_awaited(&self) -> MetaResult<bool> {
-        self.awaited(VolumeId(0)).await?; // from here on it is known who is awaited
-        let awaited = self.opens.all_awaited();
-        let (awaited, ended): (Vec<_>, Vec<_>) = self
-            .local(|state| awaited.into_iter().partition(|session| read::session(state, *session).is_some()));
+    fn end_awaited_that_have_ended(&self) {
+        let mut ended = self.opens.all_awaited();
+        self.local(|state| ended.retain(|session| read::session(state, *session).is_none()));
         ended.into_iter().for_each(|session| self.session_ended(session));
-        Ok(awaited.is_empty())
     }
 
     /// Nobody is [awaited](Gate::awaited) in the volume. If somebody is, somebody waits for it from now on.
@@ -61,6 +62,10 @@ impl Gate {
                 });
                 ended.into_iter().for_each(|session| self.session_ended(session));
                 return Ok(awaited);
+            }
+            let _turn = self.looks_who_is_awaited.lock().await; // one reads all of it, and the others wait for that
+            if self.opens.awaited(term, volume).is_some() {
+                continue;
             }
             let all = |state: &dyn Snapshot| Ok(read::all_holding_sessions(state));
             let may_hold = self.read_unleased(Unleased::Sessions, all).await?;

@@ -42,6 +42,7 @@ pub(crate) struct Gate {
     last_read: Mutex<(u64, Instant)>,
     pub(crate) leases: Arc<Leases>,
     pub(super) landings: Arc<Landings>,
+    pub(super) looks_who_is_awaited: tokio::sync::Mutex<()>,
     pub(crate) opens: Arc<Opens>,
     pub(crate) view: View,
     pub(crate) sessions: Sessions,
@@ -59,7 +60,18 @@ impl Gate {
         let now = Instant::now();
         let (opens, leases) = (Arc::new(Opens::new(now)), Arc::new(Leases::new(recalls, now)));
         let (last_read, landings) = (Mutex::new((0, now)), Arc::default());
-        Gate { consensus, last_read, leases, landings, opens, view, sessions, attachments }
+        let looks_who_is_awaited = tokio::sync::Mutex::default();
+        Gate {
+            consensus,
+            last_read,
+            leases,
+            landings,
+            looks_who_is_awaited,
+            opens,
+            view,
+            sessions,
+            attachments,
+        }
     }
 
     /// Executes a command. What it touches, and who asks, it says itself.

@@ -371,6 +371,13 @@ impl Opens {
         self.known.lock().known.awaited_in(term, volume)
     }
 
+    /// Nobody is awaited in any volume, as is known in this term.
+    pub(super) fn is_nobody_awaited(&self, term: u64) -> bool {
+        let soft = self.known.lock();
+        let awaited = soft.known.awaited.as_ref().filter(|awaited| awaited.term == term);
+        awaited.is_some_and(|awaited| awaited.by_session.is_empty())
+    }
+
     /// All that are awaited in some volume.
     pub(crate) fn all_awaited(&self) -> Vec<SessionId> {
         let soft = self.known.lock();

@@ -14,7 +14,7 @@ use std::time::Duration;
 use dfs_proto::error::MetaError;
 use dfs_proto::federation::{AddedVolume, Federate, RootCopy, VolumeAnswer, VolumeCall};
 use dfs_proto::ids::{ClusterId, InodeId};
-use dfs_proto::meta::{Change, ChangeRequest, Create, MetaResult, NewInode};
+use dfs_proto::meta::{Change, ChangeRequest, Create, Dropped, MetaResult, NewInode};
 use tokio::time::timeout;
 
 use super::{Federation, Making};
@@ -41,8 +41,10 @@ impl Metaserver {
         &self,
         federation: &Federation,
         request: ChangeRequest,
+        dropped: Option<Dropped>,
     ) -> MetaResult<Answered> {
-        let Ok(changed) = timeout(DEADLINE, self.try_to_change_root(federation, request)).await else {
+        let Ok(changed) = timeout(DEADLINE, self.try_to_change_root(federation, request, dropped)).await
+        else {
             return Err(MetaError::Unavailable {
                 what: format!("a change in the root directory did not end within {DEADLINE:?}"),
             });
@@ -54,6 +56,7 @@ impl Metaserver {
         &self,
         federation: &Federation,
         request: ChangeRequest,
+        dropped: Option<Dropped>,
     ) -> MetaResult<Answered> {
         let map = federation.map();
         match map.cluster_of(InodeId::ROOT) {
@@ -86,7 +89,7 @@ impl Metaserver {
                 },
             };
             let command = Command::of_request(request.clone(), Vec::new(), volumes.clone());
-            let answer = self.gate.change(command).await;
+            let answer = self.gate.change_after(dropped.clone(), command).await;
             drop(made);
             federation.root_changed();
             match answer {

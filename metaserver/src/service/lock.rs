@@ -107,6 +107,7 @@ impl Metaserver {
         let decided = attachments.decided();
         let mut sessions: BTreeSet<SessionId> = attachments.sessions().into_iter().collect();
         sessions.extend(self.gate.opens.sessions());
+        sessions.extend(self.gate.leases.sessions());
         if sessions.is_empty() {
             return Ok(());
         }

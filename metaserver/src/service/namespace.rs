@@ -53,7 +53,7 @@ impl Metaserver {
         }
         let is_full = self.room.is_full() && scope.grows; // keeps RO1 of `room`
         if let Some(federation) = self.federation.as_ref().filter(|_| !is_full && scope.enters_root) {
-            return self.change_root(federation, request).await;
+            return self.change_root(federation, request, dropped).await;
         }
         self.require_decided(&request, &scope).await?;
         let placement = match &request.change {

@@ -89,6 +89,7 @@ impl Metaserver {
         self.gate.check_cluster(close.cluster)?;
         let command = Command::CloseSession { session: close.session };
         self.gate.change(command).await?;
+        self.gate.leases.close(close.session);
         self.gate.session_ended(close.session);
         // Its locks go on at once. If this fails, `worker` tells of them.
         let _ = self.forget_ended().await;

@@ -17,6 +17,8 @@ const THAWS_MAX: usize = 65_536;
 pub(super) struct Freezes {
     /// How many changes of each are under way.
     frozen: HashMap<InodeId, u32>,
+    /// Of all together.
+    count: usize,
     /// The number of the last thaw.
     thaws: u64,
     /// Of the thaws in `order`, the last one of each inode.
@@ -37,11 +39,13 @@ impl Freezes {
 
     pub(super) fn freeze(&mut self, inode: InodeId) {
         *self.frozen.entry(inode).or_default() += 1;
+        self.count += 1;
     }
 
     pub(super) fn thaw(&mut self, inode: InodeId) {
         let Some(changes) = self.frozen.get_mut(&inode) else { return };
         *changes -= 1;
+        self.count -= 1;
         if *changes > 0 {
             return;
         }
@@ -66,9 +70,9 @@ impl Freezes {
             && self.last_of.get(&inode).is_none_or(|thaw| *thaw <= since.0)
     }
 
-    /// Inodes of which a change is under way.
+    /// Freezes that have not ended: of two changes of one inode two.
     pub(super) fn count(&self) -> usize {
-        self.frozen.len()
+        self.count
     }
 }
 

@@ -36,8 +36,8 @@ use freezes::{Freezes, Thaws};
 use table::{Granted, Issued, Outstanding, Table};
 pub(crate) use table::{READ_ENDS, READ_TERM, Touched};
 
-/// Inodes that are being changed, those among them of which nobody knows whether they still are.
-const FROZEN_MAX: usize = 1_000_000;
+/// Freezes, those among them of changes of which nobody knows whether they are still under way.
+const FREEZES_MAX: usize = 1_000_000;
 
 pub(crate) struct Leases {
     known: Soft<Known>,
@@ -111,10 +111,25 @@ impl Leases {
     /// The session has ended in the state.
     pub(crate) fn end(&self, session: SessionId) {
         let mut soft = self.known.lock();
-        soft.known.table.end(session);
+        let Known { table, pushes, .. } = &mut soft.known;
+        table.end(session, Instant::now());
+        pushes.retain(|session, _| table.is_known(*session));
+        drop(soft);
+        self.changed.notify_waiters();
+    }
+
+    /// Its client has ended the session, and uses nothing of it any more.
+    pub(crate) fn close(&self, session: SessionId) {
+        let mut soft = self.known.lock();
+        soft.known.table.remove(session);
         soft.known.pushes.remove(&session);
         drop(soft);
         self.changed.notify_waiters();
+    }
+
+    /// All of which something may be known here, those that have ended among them.
+    pub(crate) fn sessions(&self) -> Vec<SessionId> {
+        self.known.lock().known.table.sessions()
     }
 
     /// The session has handled this recall and all before it.
@@ -148,7 +163,7 @@ impl Leases {
             are_too_many |= granted == Granted::TooMany;
             granted == Granted::Yes
         });
-        if are_too_many && let Some(issued) = table.make_room(session) {
+        if are_too_many && let Some(issued) = table.make_room(session, Instant::now()) {
             self.push(pushes, &[issued]);
         }
         inodes
@@ -160,8 +175,10 @@ impl Leases {
         if soft.term() != term {
             return Err(MetaError::Unavailable { what: "another member has led meanwhile".to_owned() });
         }
-        if soft.known.freezes.count() >= FROZEN_MAX {
-            return Err(MetaError::Unavailable { what: format!("{FROZEN_MAX} inodes are being changed") });
+        if soft.known.freezes.count() >= FREEZES_MAX {
+            return Err(MetaError::Unavailable {
+                what: format!("{FREEZES_MAX} changes of inodes are under way"),
+            });
         }
         inodes.iter().for_each(|inode| soft.known.freezes.freeze(*inode));
         Ok(Frozen { leases: self.clone(), term, inodes })
@@ -178,32 +195,39 @@ impl Leases {
         }
     }
 
-    async fn until_over(&self, mut outstanding: Vec<Outstanding>) {
+    /// One after the other: whoever waits for many looks at each of them once.
+    async fn until_over(&self, outstanding: Vec<Outstanding>) {
         self.counts.waited_for.inc_by(outstanding.len() as u64);
-        loop {
-            let mut changes = std::pin::pin!(self.changed.notified());
-            changes.as_mut().enable();
-            let next = {
-                let mut soft = self.known.lock();
-                let (table, now) = (&mut soft.known.table, Instant::now());
-                outstanding.retain(|recall| !table.is_over(recall));
-                let ended = outstanding.extract_if(.., |recall| recall.until <= now).collect::<Vec<_>>();
-                for recall in &ended {
-                    tracing::debug!(session = %recall.session, "does not answer a recall until its lease has ended");
-                    table.has_run_out(recall);
-                    self.counts.run_out.inc();
+        for recall in &outstanding {
+            loop {
+                let mut changes = std::pin::pin!(self.changed.notified());
+                changes.as_mut().enable();
+                if self.is_over(recall) {
+                    break;
                 }
-                if !ended.is_empty() {
-                    self.changed.notify_waiters();
+                tokio::select! {
+                    () = changes => {}
+                    () = sleep_until(recall.until) => {}
                 }
-                outstanding.iter().map(|recall| recall.until).min()
-            };
-            let Some(next) = next else { return };
-            tokio::select! {
-                () = changes => {}
-                () = sleep_until(next) => {}
             }
         }
+    }
+
+    /// It was answered, or has run out.
+    fn is_over(&self, recall: &Outstanding) -> bool {
+        let mut soft = self.known.lock();
+        let table = &mut soft.known.table;
+        if table.is_over(recall) {
+            return true;
+        }
+        let has_run_out = Instant::now() >= recall.until;
+        if has_run_out {
+            tracing::debug!(session = %recall.session, "does not answer a recall until its lease has ended");
+            table.has_run_out(recall);
+            self.counts.run_out.inc();
+            self.changed.notify_waiters();
+        }
+        has_run_out
     }
 
     /// What earlier leaders granted has ended, as is known in this term.

@@ -176,16 +176,34 @@ impl Table {
     pub(super) fn attach(&mut self, session: SessionId, attachment: Attachment, received: Instant) -> bool {
         let is_new = self.sessions.get(&session).is_none_or(|of| of.attachment < attachment);
         if is_new {
-            self.end(session);
+            self.remove(session);
             self.sessions.insert(session, OfSession::new(attachment, received));
         }
         is_new
     }
 
-    /// The session has ended.
-    pub(super) fn end(&mut self, session: SessionId) {
+    /// The session has ended in the state, which its client may not know yet: what it was granted counts until that has run out.
+    pub(super) fn end(&mut self, session: SessionId, now: Instant) {
+        let Some(of) = self.sessions.get_mut(&session) else { return };
+        match now >= of.outstanding(session, 0).until {
+            true => self.remove(session),
+            false => of.has_run_out = true, // keeps LE3 until then
+        }
+    }
+
+    /// Its client has ended the session, and uses nothing of it any more.
+    pub(super) fn remove(&mut self, session: SessionId) {
         self.drop_all(session);
         self.sessions.remove(&session);
+    }
+
+    pub(super) fn is_known(&self, session: SessionId) -> bool {
+        self.sessions.contains_key(&session)
+    }
+
+    /// Those that are attached, or were when they ended.
+    pub(super) fn sessions(&self) -> Vec<SessionId> {
+        self.sessions.keys().copied().collect()
     }
 
     /// A heartbeat that was `received` then is about to be answered: with the number of the last recall. `None`: the session is not
@@ -302,14 +320,17 @@ impl Table {
 
     /// Something was not granted to the session (LE5): recalls everything from it if it has its share, and else from the one that has
     /// most. Nobody waits for that.
-    pub(super) fn make_room(&mut self, asking: SessionId) -> Option<Issued> {
+    pub(super) fn make_room(&mut self, asking: SessionId, now: Instant) -> Option<Issued> {
         let has_its_share =
             self.sessions.get(&asking).is_some_and(|of| of.held.len() >= self.bounds.of_session);
         let most = || self.sessions.iter().max_by_key(|(_, of)| of.held.len()).map(|(session, _)| *session);
         let session = if has_its_share { asking } else { most()? };
         let of = self.sessions.get_mut(&session)?;
-        if of.everything.is_some() {
-            return None; // it is under way
+        if let Some(everything) = of.everything {
+            if everything.until <= now {
+                self.has_run_out(&everything);
+            }
+            return None; // it is under way, or over
         }
         let issued = of.issue(session, Recalled::Everything);
         of.everything = Some(of.outstanding(session, of.issued));

@@ -87,7 +87,7 @@ fn a_recall_is_over_with_a_later_answer_a_new_attachment_or_the_end_of_the_sessi
         match end {
             0 => table.answered(A, FIRST, 2),
             1 => assert!(table.attach(A, SECOND, start)),
-            2 => table.end(A),
+            2 => table.remove(A),
             _ => {
                 table.answered(A, FIRST, 1);
                 assert!(table.is_over(&first[0]) && !table.is_over(&second[0]));
@@ -97,6 +97,25 @@ fn a_recall_is_over_with_a_later_answer_a_new_attachment_or_the_end_of_the_sessi
         assert!(table.is_over(&first[0]) && table.is_over(&second[0]));
         assert_eq!(table.count(), 0);
     }
+}
+
+/// Its client may not know yet that an administrator has ended it.
+#[test]
+fn what_a_session_was_granted_outlives_it_until_that_has_run_out_unless_its_client_ended_it() {
+    let (mut table, start) = attached(BOUNDS);
+    granted(&mut table, A, &[FILE]);
+    granted(&mut table, B, &[FILE]);
+    table.remove(B);
+    table.end(A, start);
+    assert_eq!(table.renew(A, FIRST, start), None);
+    assert_eq!(table.grant(A, FIRST, OTHER), Granted::No);
+    let (_, outstanding) = table.recall(&[file(FILE)], |_| None, start);
+    assert_eq!(
+        outstanding.iter().map(|recall| (recall.session, recall.until)).collect::<Vec<_>>(),
+        [(A, start + TERM)]
+    );
+    table.end(A, start + TERM);
+    assert!(table.is_over(&outstanding[0]) && table.count() == 0 && table.sessions() == [C]);
 }
 
 #[test]
@@ -214,9 +233,9 @@ fn who_has_its_share_gives_everything_back_before_it_is_granted_more() {
     granted(&mut table, A, &[FILE, OTHER]);
     assert_eq!(table.grant(A, FIRST, DIRECTORY), Granted::TooMany);
     assert_eq!(table.grant(A, FIRST, FILE), Granted::Yes, "it holds that already");
-    let issued = table.make_room(A).expect("it has too much");
+    let issued = table.make_room(A, start).expect("it has too much");
     assert_eq!((issued.session, issued.recall.what), (A, Recalled::Everything));
-    assert_eq!(table.make_room(A), None, "once");
+    assert_eq!(table.make_room(A, start), None, "once");
     assert_eq!(table.grant(A, FIRST, FILE), Granted::No);
     let (issued, outstanding) = table.recall(&[file(FILE)], |_| None, start);
     assert!(issued.is_empty() && outstanding[0].number == 1, "a change waits for this recall");
@@ -231,7 +250,7 @@ fn when_there_are_too_many_leases_the_session_that_has_most_gives_them_back() {
     granted(&mut table, A, &[FILE, OTHER]);
     granted(&mut table, B, &[FILE]);
     assert_eq!(table.grant(C, FIRST, FILE), Granted::TooMany);
-    assert_eq!(table.make_room(C).map(|issued| issued.session), Some(A));
+    assert_eq!(table.make_room(C, start).map(|issued| issued.session), Some(A));
     assert_eq!(table.renew(A, FIRST, start + HEARTBEAT), Some(1));
     assert_eq!(table.renew(A, FIRST, start + TERM), None, "it does not answer");
     table.attach(A, SECOND, start + TERM);
