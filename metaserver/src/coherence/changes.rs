@@ -17,7 +17,7 @@ use dfs_proto::planted::{self, Bug};
 use dfs_proto::scope::{self, Scope};
 
 use super::gate::Gate;
-use super::landing::{Kept, Landing};
+use super::landing::Kept;
 use super::leases::{Frozen, Touched};
 use super::opens;
 use dfs_state::command::{Command, Reply};
@@ -75,7 +75,7 @@ impl Gate {
 
     pub(super) async fn send_frozen(&self, term: u64, frozen: Frozen, command: Command) -> MetaResult<Reply> {
         let kept = Kept { frozen: Some(frozen), removing: Vec::new() };
-        Landing::of(self, term, kept).of_command(self, command).await // keeps CH2
+        self.send_keeping(term, kept, command).await // keeps CH2
     }
 
     async fn change_names(

@@ -22,7 +22,7 @@ use dfs_proto::scope::{Scope, Unleased};
 use tokio::time::Instant;
 
 use super::attachments::Attachments;
-use super::landing::Landings;
+use super::landing::{Kept, Landing, Landings};
 use super::leases::{Leases, RecallCounts};
 use super::opens::Opens;
 use super::soft::BeginsAnew;
@@ -41,7 +41,7 @@ pub(crate) struct Gate {
     /// The term and time of the newest read that a quorum confirmed.
     last_read: Mutex<(u64, Instant)>,
     pub(crate) leases: Arc<Leases>,
-    pub(super) landings: Arc<Landings>,
+    landings: Arc<Landings>,
     pub(super) looks_who_is_awaited: tokio::sync::Mutex<()>,
     pub(crate) opens: Arc<Opens>,
     pub(crate) view: View,
@@ -93,6 +93,12 @@ impl Gate {
             Reply::Refused(refused) => Err(refused),
             reply => Ok(reply),
         }
+    }
+
+    /// [`Gate::send`], and what is kept of the change outlives whoever waits for it.
+    pub(super) async fn send_keeping(&self, term: u64, kept: Kept, command: Command) -> MetaResult<Reply> {
+        let landing = Landing::new(self.consensus.clone(), self.landings.clone(), term, kept);
+        landing.answered_by(self.send(term, command)).await
     }
 
     /// A part of [`Gate::change`]. In another term the command is refused.

@@ -9,7 +9,6 @@ use dfs_proto::meta::MetaResult;
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
-use super::gate::Gate;
 use super::leases::Frozen;
 use super::opens::Removing;
 use crate::raft::Consensus;
@@ -46,13 +45,17 @@ struct Unknown {
 }
 
 impl Landing {
-    pub(super) fn of(gate: &Gate, term: u64, kept: Kept) -> Landing {
-        let (consensus, landings) = (gate.consensus().clone(), gate.landings.clone());
+    /// Of a change that is about to be sent in this term.
+    pub(super) fn new(consensus: Consensus, landings: Arc<Landings>, term: u64, kept: Kept) -> Landing {
         Landing { consensus, landings, term, kept: Some(kept) }
     }
 
-    pub(super) async fn of_command(mut self, gate: &Gate, command: Command) -> MetaResult<Reply> {
-        let result = gate.send(self.term, command).await;
+    /// `sent`: the answer to its command.
+    pub(super) async fn answered_by(
+        mut self,
+        sent: impl Future<Output = MetaResult<Reply>>,
+    ) -> MetaResult<Reply> {
+        let result = sent.await;
         if matches!(result, Ok(_) | Err(MetaError::InvalidArgument { .. })) {
             self.kept = None; // applied, or never proposed
         }

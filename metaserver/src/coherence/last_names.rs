@@ -18,7 +18,7 @@ use dfs_proto::scope::Scope;
 use tokio::time::{sleep, timeout};
 
 use super::gate::Gate;
-use super::landing::{Kept, Landing};
+use super::landing::Kept;
 use super::leases::Frozen;
 use super::opens::{Opening, Opens};
 use dfs_state::command::{Answered, Command, NamedInode, RELEASE_MAX, Reply};
@@ -58,7 +58,7 @@ impl Gate {
         };
         let command = with(behind.iter().map(named).collect());
         let proposed = last.map(|inode| ProposedOpeners { opens: &self.opens, inode, sessions: openers });
-        let reply = Landing::of(self, term, kept).of_command(self, command).await?;
+        let reply = self.send_keeping(term, kept, command).await?;
         let openers = proposed.map_or_else(Vec::new, ProposedOpeners::answered);
         if let Reply::Changed(Ok(Answered { changed: Changed::Removed { orphan: Some(orphan) }, .. })) =
             &reply
@@ -260,9 +260,9 @@ impl Gate {
         // As a removal: an open of the file waits, and then finds that it is gone.
         let removing = inodes.iter().map(|inode| self.opens.removing(*inode));
         let removing = removing.collect::<MetaResult<Vec<_>>>()?;
-        let landing = Landing::of(self, self.term(), Kept { removing, frozen: None });
+        let kept = Kept { removing, frozen: None };
         inodes.retain(|inode| !self.opens.has_open(session, *inode)); // it may have it open again
-        match landing.of_command(self, Command::ReleaseFor { session, inodes }).await? {
+        match self.send_keeping(self.term(), kept, Command::ReleaseFor { session, inodes }).await? {
             Reply::Refused(refused) => Err(refused),
             _ => Ok(()),
         }

@@ -32,9 +32,9 @@ use dfs_proto::ids::{
     SetVersion, VolumeId,
 };
 use dfs_proto::meta::{
-    Change, ChangeRequest, Changed, ChunkCommit, CommitExtents, Create, FileCommit, MetaResult, NewInode,
-    OpenChunk, OpenSession, OpenedChunk, Read, ReadReply, ReadRequest, RenewSession, ReplicaProblem,
-    ReplicaReport, SessionOpened,
+    Change, ChangeRequest, Changed, ChunkCommit, CommitExtents, Create, Dropped, FileCommit, MetaResult,
+    NewInode, OpenChunk, OpenSession, OpenedChunk, Read, ReadReply, ReadRequest, RenewSession,
+    ReplicaProblem, ReplicaReport, SessionOpened,
 };
 use dfs_proto::units::{ByteLen, ChunkOffset, GIB, MIB, Offset};
 use dfs_proto::wire;
@@ -182,7 +182,14 @@ impl Cluster {
         let opened = open_session(&channel, ClusterId::UNKNOWN, nonce).await.expect("a session");
         let members = self.disks.keys().map(|id| address(*id)).collect();
         let control = LeaderChannel::anonymous(self.env.clone(), Role::Client, members, DEADLINE);
-        Client { meta: MetaClient::new(channel), control, attachment: Attachment(0), opened, next: 1 }
+        Client {
+            meta: MetaClient::new(channel),
+            control,
+            attachment: Attachment(0),
+            dropped: Vec::new(),
+            opened,
+            next: 1,
+        }
     }
 
     /// A chunkserver that has registered and not yet reported.
@@ -279,6 +286,8 @@ struct Client {
     /// For what takes a connection that is fit for pushes.
     control: LeaderChannel,
     attachment: Attachment,
+    /// What it says that it dropped, beside what a change names by number.
+    dropped: Vec<InodeId>,
     opened: SessionOpened,
     next: u64,
 }
@@ -299,8 +308,10 @@ impl Client {
     }
 
     async fn send(&mut self, request: &ChangeRequest) -> MetaResult<Changed> {
-        let reply =
-            self.meta.change(convert::change_request_to_wire(request, None)).await.expect("an answer");
+        let dropped = Dropped { attachment: self.attachment, behind: self.dropped.clone() };
+        let dropped = (self.attachment.0 != 0).then_some(&dropped);
+        let request = convert::change_request_to_wire(request, dropped);
+        let reply = self.meta.change(request).await.expect("an answer");
         convert::changed_from_wire(reply.into_inner())
     }
 

@@ -10,7 +10,7 @@ use dfs_proto::ids::{LockOwner, SessionId, WaitId};
 use dfs_proto::lock::{HeldLock, LockKind, LockRange};
 use dfs_proto::lock_ranges::Ranges;
 
-use super::{Held, Holder, Put, lock_of};
+use super::put::{Held, Holder, Put, lock_of};
 
 /// A place in a line. A later one is larger, also in another file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -19,46 +19,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dfs_proto::ids::{InodeId, LockOwner, SessionId, WaitId};
-use dfs_proto::lock::{HeldLock, LOCKS_MAX, LockKind, LockRange, LockReply, TOLD_LOCKS_MAX, WAITS_MAX};
-
-use dfs_proto::lock_ranges::Piece;
+use dfs_proto::lock::{HeldLock, LOCKS_MAX, LockRange, LockReply, TOLD_LOCKS_MAX, WAITS_MAX};
 
 use file::{File, Place, Waiting, met};
+use put::{Holder, Put, lock_of};
 
 mod file;
+mod put;
 #[cfg(test)]
 mod tests;
-
-/// An owner of a session.
-type Holder = (SessionId, LockOwner);
-
-/// How bytes are locked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Held {
-    kind: LockKind,
-    process: u32,
-}
-
-fn lock_of(piece: &Piece<Held>, inode: InodeId, owner: LockOwner) -> HeldLock {
-    let Held { kind, process } = piece.what;
-    HeldLock { inode, owner, range: piece.range, kind, process }
-}
-
-/// What is done with bytes of one owner: they are locked in place of what it holds of them, or unlocked.
-#[derive(Clone, Copy, Debug)]
-struct Put {
-    inode: InodeId,
-    owner: LockOwner,
-    range: LockRange,
-    what: Option<Held>,
-}
-
-impl Put {
-    fn lock(lock: &HeldLock) -> Put {
-        let HeldLock { inode, owner, range, kind, process } = *lock;
-        Put { inode, owner, range, what: Some(Held { kind, process }) }
-    }
-}
 
 /// The locks of all files.
 #[derive(Debug, Default)]

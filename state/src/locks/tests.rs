@@ -1,5 +1,6 @@
 //! The table of locks: sentences about it, and at random against a lock for each byte.
 
+use dfs_proto::lock::LockKind;
 use proptest::prelude::*;
 
 use super::*;

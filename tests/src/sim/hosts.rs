@@ -173,7 +173,7 @@ pub(super) fn add_walker(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan:
             walk(&mut walker, plan, &shared, index as u64, &rng).await;
             shared.walking.fetch_sub(1, Ordering::SeqCst);
         };
-        futures::future::join(walking, sharer.clone().live()).await;
+        futures::future::join(walking, sharing::live(sharer.clone())).await;
         while !shared.is_over.load(Ordering::SeqCst) {
             tokio::time::sleep(OVER_INTERVAL).await;
         }
@@ -217,7 +217,7 @@ pub(super) fn add_sharer(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan:
         shared.wait_whole().await;
         let sharer = mortal_sharer(SHARERS[index], 10 + index as u64, &shared, env, plan).await?;
         let client = sharer.client.clone();
-        sharer.live().await;
+        sharing::live(sharer).await;
         client.shutdown(Duration::from_secs(60)).await; // what its session has lost is lost
         Ok(())
     });
@@ -282,7 +282,7 @@ pub(super) fn add_mortal(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan:
             let directory = mortal::directory(&client, plan.layout).await;
             let promise = |promise| shared.promises().push(promise);
             let living = mortal::live(client, directory, rng, life, is_over, promise);
-            futures::future::join(living, sharer.live()).await;
+            futures::future::join(living, sharing::live(sharer)).await;
             std::future::pending().await
         }
     });

@@ -8,12 +8,12 @@
 //! | `table` | who holds what, and which recalls are not over; pure |
 //! | `freezes` | what is being changed, and what was lately; pure |
 //!
-//! LS1  A holder is registered after the state was read, and only if no change of the inode was under way since before that (FZ2). A
+//! RL1  A holder is registered after the state was read, and only if no change of the inode was under way since before that (FZ2). A
 //!      change that begins later finds the holder.
-//! LS2  All of it is of one term, and stays for the whole term: what was granted or frozen in an earlier one does not count, and a
+//! RL2  All of it is of one term, and stays for the whole term: what was granted or frozen in an earlier one does not count, and a
 //!      change that was frozen in an earlier one is not proposed (`Consensus::propose_in`).
-//! LS3  The recalls of one attachment are pushed in the order of their numbers: under the lock.
-//! LS4  A session is attached here after the state says that it may hold something (P6.5), so the next leader waits for it.
+//! RL3  The recalls of one attachment are pushed in the order of their numbers: under the lock.
+//! RL4  A session is attached here after the state says that it may hold something (P6.5), so the next leader waits for it.
 
 mod freezes;
 mod table;
@@ -144,7 +144,7 @@ impl Leases {
         Reading { term, since: soft.known.freezes.thaws() }
     }
 
-    /// After the state was read: those of the inodes of which the session holds Read from here on (LS1).
+    /// After the state was read: those of the inodes of which the session holds Read from here on (RL1).
     pub(crate) fn grant(
         &self,
         reading: Reading,
@@ -153,7 +153,7 @@ impl Leases {
     ) -> Vec<InodeId> {
         let mut soft = self.known.lock();
         if soft.term() != reading.term {
-            return Vec::new(); // keeps LS2
+            return Vec::new(); // keeps RL2
         }
         let Known { table, freezes, pushes, .. } = &mut soft.known;
         let mut are_too_many = false;
@@ -184,7 +184,7 @@ impl Leases {
         Ok(Frozen { leases: self.clone(), term, inodes })
     }
 
-    /// Pushes the recalls under the lock of the table (LS3). One that cannot be sent has lost its connection: the session finds that
+    /// Pushes the recalls under the lock of the table (RL3). One that cannot be sent has lost its connection: the session finds that
     /// it is not attached any more, or its lease ends.
     fn push(&self, pushes: &HashMap<SessionId, PushSender>, issued: &[Issued]) {
         for Issued { session, recall } in issued {
@@ -283,14 +283,14 @@ impl Frozen {
         let outstanding = {
             let mut soft = self.leases.known.lock();
             if soft.term() != self.term {
-                return; // the change is not proposed (LS2)
+                return; // the change is not proposed (RL2)
             }
             let Known { table, pushes, .. } = &mut soft.known;
             // Attachments may have changed since the look at the holders: what counts is the present one.
             let by = by.filter(|(session, attachment)| table.is_attached(*session, *attachment));
             let than = |inode| by.map(|(session, _)| session).filter(|_| has_dropped(inode));
             let (issued, outstanding) = table.recall(&touched, than, Instant::now());
-            self.leases.push(pushes, &issued); // keeps LS3
+            self.leases.push(pushes, &issued); // keeps RL3
             outstanding
         };
         self.leases.until_over(outstanding).await;
@@ -311,6 +311,6 @@ impl BeginsAnew for Leases {
         self.known.enter_term(term, since);
     }
 
-    /// A while in which nobody could be heard ends no lease and no term (LS2).
+    /// A while in which nobody could be heard ends no lease and no term (RL2).
     fn begin_anew(&self, _now: Instant) {}
 }

@@ -14,12 +14,12 @@ const LEASE: Duration = Duration::from_millis(2200);
 /// More than anything takes that waits for nobody.
 const SOON: Duration = Duration::from_millis(100);
 
-struct Recalls(mpsc::UnboundedSender<Recall>);
+struct Recalls(mpsc::Sender<Recall>);
 
 impl PushHandler for Recalls {
     fn handle(&self, push: Push) -> BoxFuture<'_, ()> {
         let recall = convert::recall_from_push(&push).expect("it is sound").expect("nothing else is pushed");
-        drop(self.0.send(recall));
+        drop(self.0.try_send(recall));
         Box::pin(async {})
     }
 }
@@ -27,12 +27,12 @@ impl PushHandler for Recalls {
 /// A session that has attached and wants leases.
 struct Holder {
     client: Client,
-    recalls: mpsc::UnboundedReceiver<Recall>,
+    recalls: mpsc::Receiver<Recall>,
 }
 
 impl Holder {
     async fn of(mut client: Client) -> Holder {
-        let (sender, recalls) = mpsc::unbounded_channel();
+        let (sender, recalls) = mpsc::channel(1000);
         client.control.handle_pushes(Arc::new(Recalls(sender)));
         client.attach(Vec::new()).await;
         Holder { client, recalls }
@@ -302,6 +302,7 @@ async fn another_inode_behind_a_name_is_recalled_at_a_second_look_before_anythin
     let second = writer.make_in(InodeId::ROOT, "second", NewInode::File).await;
     let unlink = tokio::spawn(async move { writer.unlink("f").await });
     assert_eq!(holder.recalled().await.what, of_inode(first));
+    holder.client.dropped = vec![first];
     holder.client.rename("f", "first").await;
     holder.client.rename("second", "f").await;
     let mut late = Holder::new(&cluster, 3).await;
@@ -327,6 +328,7 @@ async fn a_new_leader_changes_nothing_before_all_have_attached_or_their_leases_h
             meta: MetaClient::new(channel.clone()),
             control: client.control.clone(),
             attachment: client.attachment,
+            dropped: Vec::new(),
             opened: client.opened.clone(),
             next: client.next + 1000,
         };

@@ -11,7 +11,14 @@ const SLOW_SYNC: Duration = Duration::from_millis(500);
 impl Client {
     fn of(&self, meta: MetaClient<Channel>) -> Client {
         let (control, opened) = (self.control.clone(), self.opened.clone());
-        Client { meta, control, attachment: self.attachment, opened, next: self.next + 1000 }
+        Client {
+            meta,
+            control,
+            attachment: self.attachment,
+            dropped: Vec::new(),
+            opened,
+            next: self.next + 1000,
+        }
     }
 
     pub(super) async fn attach(&mut self, open: Vec<InodeId>) {

@@ -17,9 +17,10 @@ use dfs_proto::meta::{Create, NewInode};
 use dfs_proto::units::Offset;
 use futures::future::{Either, select};
 
+use super::history::LOCKED;
 use super::lock_history::{HoldingId, Lock, Record};
 use super::register::Moment;
-use super::{LOCKED, Sharer, WAIT_MAX, is_of_lost_session, name_of, now};
+use super::sharer::{Sharer, WAIT_MAX, is_of_lost_session, name_of, now};
 use crate::sim::plan::OVER_INTERVAL;
 
 const PAUSE_MAX: Duration = Duration::from_millis(800);

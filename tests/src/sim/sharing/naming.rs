@@ -13,8 +13,8 @@ use dfs_proto::meta::{Create, NewInode, Rename, RenameMode, SetAttr, SetTime};
 use dfs_proto::units::Offset;
 
 use super::register::{Moment, Span};
+use super::sharer::{Sharer, is_of_lost_session, name_of, now, since};
 use super::shown::{NAMES, PAPERS};
-use super::{Sharer, is_of_lost_session, name_of, now, since};
 
 const PAUSE_MAX: Duration = Duration::from_millis(1400);
 /// Inodes that a client remembers and looks at.

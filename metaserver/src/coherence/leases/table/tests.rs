@@ -1,3 +1,5 @@
+//! Who holds what, which recalls are under way, and when they are over.
+
 use super::*;
 
 const A: SessionId = SessionId(1);
