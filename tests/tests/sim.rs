@@ -17,7 +17,7 @@ const FINDERS: [(Bug, u64); Bug::ALL.len()] = [
     (Bug::SkippedSync, 1),
     (Bug::SkippedLogSync, 1),
     (Bug::ReplyBeforeCommit, 5),
-    (Bug::RetryAppliedTwice, 1),
+    (Bug::RetryAppliedTwice, 2),
     (Bug::SlownessTakenForSilence, 5),
     (Bug::WallClockOrders, 5),
     (Bug::UncommittedRename, 1),
@@ -25,7 +25,7 @@ const FINDERS: [(Bug, u64); Bug::ALL.len()] = [
     (Bug::LocksBeforeAttachments, 8),
     (Bug::OrphanForgotten, 1),
     (Bug::GrantsWhileFrozen, 1),
-    (Bug::RecallsAfterApply, 1),
+    (Bug::RecallsAfterApply, 2),
 ];
 const FINDERS_MORE: u64 = 20;
 /// Two cores.
