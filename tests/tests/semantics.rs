@@ -88,6 +88,14 @@ fn counted(cluster: &Cluster, metric: &str) -> u64 {
     value.trim().parse().unwrap()
 }
 
+/// A directory with the file `file`, at one mount; and the same directory at another one, open.
+fn a_file_of_two_mounts(cluster: &Cluster) -> (PathBuf, File) {
+    let (a, b) = (cluster.mount("a").join("d"), cluster.mount("b").join("d"));
+    fs::create_dir(&a).unwrap();
+    fs::write(a.join("file"), "x").unwrap();
+    (a, File::open(&b).unwrap())
+}
+
 /// A directory of a mount, by a path that leads there without a look-up of its own name.
 fn without_its_name(directory: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()))
@@ -96,10 +104,7 @@ fn without_its_name(directory: &File) -> PathBuf {
 #[test]
 fn what_a_mount_has_looked_at_it_answers_itself_until_another_mount_changes_it() {
     let cluster = Cluster::start(Shape { metaservers: 1, chunkservers: 1, copies: 1, ..Shape::default() });
-    let (a, b) = (cluster.mount("a").join("d"), cluster.mount("b").join("d"));
-    fs::create_dir(&a).unwrap();
-    fs::write(a.join("file"), "x").unwrap();
-    let directory = File::open(&b).unwrap();
+    let (a, directory) = a_file_of_two_mounts(&cluster);
     let b = without_its_name(&directory);
     let look = || {
         assert_eq!(fs::symlink_metadata(b.join("file")).unwrap().len(), 1);
@@ -131,10 +136,7 @@ fn what_a_mount_has_looked_at_it_answers_itself_until_another_mount_changes_it()
 #[test]
 fn a_mount_that_is_stopped_holds_others_up_for_two_seconds_and_shows_nothing_old_afterwards() {
     let cluster = Cluster::start(Shape { metaservers: 1, chunkservers: 1, copies: 1, ..Shape::default() });
-    let (a, b) = (cluster.mount("a").join("d"), cluster.mount("b").join("d"));
-    fs::create_dir(&a).unwrap();
-    fs::write(a.join("file"), "x").unwrap();
-    let directory = File::open(&b).unwrap();
+    let (a, directory) = a_file_of_two_mounts(&cluster);
     let b = without_its_name(&directory);
     wait::until("the leader to lease what was looked at", Duration::from_secs(10), || {
         fs::symlink_metadata(b.join("file")).unwrap();
