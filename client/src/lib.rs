@@ -70,4 +70,4 @@ mod tests;
 
 pub use config::ClientConfig;
 pub use error::ClientError;
-pub use names::interim;
+pub use names::{NoOuterCache, OuterCache, interim};

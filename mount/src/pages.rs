@@ -15,6 +15,7 @@ use fuser::{INodeNo, Notifier};
 use tokio::sync::oneshot;
 
 use crate::fs::{ATTRIBUTES_ONLY, DropPages};
+use crate::kernel_attrs::Invalidate;
 
 /// The most files whose pages wait to be dropped, mostly because their writes failed. So many at once mean that the
 /// whole federation is away. The pages of further files are dropped at the next change that the kernel sees
@@ -27,6 +28,18 @@ struct Pages {
     inode: InodeId,
     from: Offset,
     done: oneshot::Sender<()>,
+}
+
+/// Makes the kernel forget attributes (KA2 of `kernel_attrs`). This waits for nothing that a request of this mount may hold. Only where
+/// the kernel is dropping that very inode from its memory, it waits for the end of that, and so for pages that are still being read:
+/// so it does not keep the runtime's thread from its other tasks.
+pub(crate) fn invalidate_attrs(notifier: Notifier) -> Invalidate {
+    Box::new(move |inode| {
+        let told = tokio::task::block_in_place(|| notifier.inval_inode(INodeNo(inode.0), -1, 0));
+        if let Err(error) = told {
+            tracing::debug!("{inode}: drop attributes: {error}"); // the mount is gone
+        }
+    })
 }
 
 /// Starts the threads. They end when the returned function is dropped. What drops no pages waits for none, so it has a thread of

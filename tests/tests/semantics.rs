@@ -6,7 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
@@ -129,6 +129,118 @@ fn what_a_mount_has_looked_at_it_answers_itself_until_another_mount_changes_it()
         fs::remove_file(a.join("moved")).unwrap();
         assert!(fs::symlink_metadata(b.join("moved")).is_err(), "round {round}: removed");
     }
+}
+
+/// A question of the kernel would wait until the mount goes on.
+#[test]
+fn what_the_kernel_was_told_under_a_lease_it_answers_for_a_while_without_the_mount() {
+    let cluster = Cluster::start(Shape { metaservers: 1, chunkservers: 1, copies: 1, ..Shape::default() });
+    let (_, directory) = a_file_of_two_mounts(&cluster);
+    let file = File::open(without_its_name(&directory).join("file")).unwrap();
+    let look =
+        || assert_eq!((file.metadata().unwrap().len(), directory.metadata().unwrap().is_dir()), (1, true));
+    wait::until("a thousand looks that ask nobody", Duration::from_secs(20), || {
+        look(); // by now the answer may have come with a lease
+        cluster.pause("b");
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                (0..1000).for_each(|_| look());
+                done.send(()).unwrap();
+            });
+            let asked_nobody = is_done.recv_timeout(Duration::from_millis(700));
+            cluster.resume("b");
+            asked_nobody.ok()
+        })
+    });
+}
+
+/// What `stat` shows.
+fn seen(meta: &fs::Metadata) -> (u32, u64, (i64, i64), (i64, i64)) {
+    (meta.mode(), meta.len(), (meta.mtime(), meta.mtime_nsec()), (meta.ctime(), meta.ctime_nsec()))
+}
+
+#[test]
+fn attributes_that_one_mount_changed_another_that_had_looked_at_them_sees_at_once() {
+    let fs = scenario("attributes_at_once");
+    let (ours, theirs) = (fs.dir("a").join("file"), fs.dir("b").join("file"));
+    fs::write(&ours, "x").unwrap();
+    let open = File::open(&theirs).unwrap();
+    let directory = File::open(fs.dir("b")).unwrap();
+    for round in 0..300_u32 {
+        for _ in 0..2 {
+            assert_eq!(
+                seen(&open.metadata().unwrap()),
+                seen(&fs::metadata(&theirs).unwrap()),
+                "round {round}"
+            );
+            directory.metadata().unwrap();
+        }
+        match round % 5 {
+            0 => fs::set_permissions(&ours, fs::Permissions::from_mode(0o600 + round % 64)).unwrap(),
+            1 => OpenOptions::new().write(true).open(&ours).unwrap().set_len(round.into()).unwrap(),
+            2 => fs::write(&ours, vec![b'y'; round as usize]).unwrap(),
+            3 => sys::utimens(&ours, (5, 6), (round.into(), 8)).unwrap(),
+            _ => fs::set_permissions(fs.dir("a"), fs::Permissions::from_mode(0o700 + round % 64)).unwrap(),
+        }
+        let changed = seen(&fs::metadata(&ours).unwrap());
+        assert_eq!(seen(&open.metadata().unwrap()), changed, "round {round}: by a descriptor");
+        assert_eq!(seen(&fs::metadata(&theirs).unwrap()), changed, "round {round}: by its name");
+        let changed = seen(&fs::metadata(fs.dir("a")).unwrap());
+        assert_eq!(seen(&directory.metadata().unwrap()), changed, "round {round}: of the directory");
+    }
+}
+
+/// The pages of a file that are in the kernel's cache.
+fn pages_in_cache(file: &File) -> usize {
+    const PAGE: usize = 4096;
+    let len = file.metadata().unwrap().len() as usize;
+    let mut pages = vec![0_u8; len.div_ceil(PAGE)];
+    // SAFETY: a new mapping of a file that nobody cuts, which is not read; the vector has a byte for each page.
+    unsafe {
+        let at =
+            libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0);
+        assert_ne!(at, libc::MAP_FAILED);
+        assert_eq!(libc::mincore(at, len, pages.as_mut_ptr()), 0);
+        libc::munmap(at, len);
+    }
+    pages.iter().filter(|page| *page & 1 == 1).count()
+}
+
+#[test]
+fn a_thousand_recalls_leave_working_directories_bind_mounts_and_pages_as_they_are() {
+    let fs = scenario("recalls");
+    let (a, b) = (fs.dir("a"), fs.dir("b"));
+    fs::create_dir_all(a.join("below/on")).unwrap();
+    fs::write(a.join("kept"), tree::bytes(5, 100_000)).unwrap();
+    let kept = File::open(b.join("kept")).unwrap();
+    assert_eq!(fs::read(b.join("kept")).unwrap().len(), 100_000);
+    let mut standing = Command::new("sh");
+    standing.args(["-c", "read line; /bin/pwd -P"]).current_dir(b.join("below"));
+    let mut standing = standing.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let bound = fs.cluster.dir().join("bound");
+    fs::create_dir(&bound).unwrap();
+    fs::write(bound.join("here"), "").unwrap();
+    let mount = Command::new("mount").arg("--bind").arg(&bound).arg(b.join("below/on")).status().unwrap();
+    assert!(mount.success());
+    let pages = pages_in_cache(&kept);
+    assert!(pages >= 100_000 / 4096, "{pages} pages in the cache");
+    for round in 0..500_u32 {
+        let mode = fs::Permissions::from_mode(0o700 + round % 64);
+        for path in ["below", "kept"] {
+            fs::metadata(b.join(path)).unwrap();
+            fs::set_permissions(a.join(path), mode.clone()).unwrap();
+        }
+        assert_eq!(fs::metadata(b.join("below")).unwrap().mode() & 0o777, 0o700 + round % 64);
+    }
+    assert_eq!(pages_in_cache(&kept), pages);
+    assert!(b.join("below/on/here").exists());
+    assert!(Command::new("umount").arg(b.join("below/on")).status().unwrap().success());
+    drop(standing.stdin.take());
+    let mut told = String::new();
+    standing.stdout.take().unwrap().read_to_string(&mut told).unwrap();
+    assert_eq!(PathBuf::from(told.trim_end()), fs::canonicalize(b.join("below")).unwrap());
+    assert!(standing.wait().unwrap().success());
 }
 
 /// The leader waits for the answer to its recall until the stopped mount's leases have ended, and that mount does not believe

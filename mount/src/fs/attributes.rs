@@ -1,7 +1,10 @@
 //! Calls about the attributes of an inode.
 
+use std::time::Duration;
+
 use dfs_client::ClientError;
-use dfs_client::inode::{Access, GetRecentAttr, GetSpace};
+use dfs_client::inode::{Access, GetLeasedAttr, GetRecentAttr, GetSpace};
+use dfs_client::interim::ROOT_ATTR_TIMEOUT;
 use dfs_proto::attr::{AccessMask, Caller, InodeAttr};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{SetAttr, StatFs};
@@ -11,6 +14,7 @@ use crate::fs::error::{FsError, FsResult};
 use crate::fs::mounted::Fs;
 use crate::groups::Requester;
 use crate::handles::Handle;
+use crate::kernel_attrs::timeout;
 
 /// A change of attributes, and the handle through which the size is set.
 pub(crate) struct Change {
@@ -18,11 +22,38 @@ pub(crate) struct Change {
     pub(crate) handle: Option<Handle>,
 }
 
+/// The answer to GETATTR.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Attributes {
+    pub(crate) attr: InodeAttr,
+    /// For so long the kernel does not ask again, unless it is told to.
+    pub(crate) timeout: Duration,
+}
+
 impl Fs {
-    pub(crate) async fn getattr(&self, who: Requester, inode: InodeId) -> FsResult<InodeAttr> {
+    pub(crate) async fn getattr(&self, who: Requester, inode: InodeId) -> FsResult<Attributes> {
         let fresh = self.perform(who, GetRecentAttr { inode });
-        let attr = if inode == InodeId::ROOT { self.root.or(fresh).await } else { fresh.await };
-        Ok(self.shown(attr?))
+        if inode == InodeId::ROOT {
+            let attr = self.shown(self.root.or(fresh).await?);
+            return Ok(Attributes { attr, timeout: ROOT_ATTR_TIMEOUT });
+        }
+        if let Some(known) = self.leased(inode).await? {
+            return Ok(known);
+        }
+        let attr = self.shown(fresh.await?);
+        // The answer may have come with a lease.
+        Ok(self.leased(inode).await?.unwrap_or(Attributes { attr, timeout: Duration::ZERO }))
+    }
+
+    /// The attributes that are known under a lease.
+    async fn leased(&self, inode: InodeId) -> FsResult<Option<Attributes>> {
+        let read = || self.client.perform(&Caller::ROOT, GetLeasedAttr { inode });
+        if read().await?.is_none() {
+            return Ok(None); // and nothing is noted
+        }
+        let at_most = self.kernel_attrs.note(inode);
+        let Some(leased) = read().await? else { return Ok(None) }; // after the note: keeps KA1
+        Ok(Some(Attributes { attr: self.shown(leased.attr), timeout: timeout(at_most, leased.valid_for) }))
     }
 
     pub(crate) async fn setattr(&self, who: Requester, change: Change) -> FsResult<InodeAttr> {

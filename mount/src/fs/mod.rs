@@ -11,8 +11,8 @@
 //!
 //! F1  Every call names its caller. The rights to a file's data are checked when the file is opened, and then belong
 //!     to the open file (P2.4), whoever uses it.
-//! F2  Attributes and names are not kept here: until there are leases each call asks the client (P5.2), which follows
-//!     the interim rules.
+//! F2  Attributes and names are not kept here: each call asks the client (P5.2), which answers from what is leased, and
+//!     by the interim rules. What the kernel keeps of attributes is taken back in time (KA1 to KA4 of `kernel_attrs`).
 //! F3  When bytes could not be written, the kernel's pages of that file are dropped, so that nobody reads what was
 //!     never committed (P6.4). They are dropped, too, when the bytes of an append lie elsewhere than where the kernel
 //!     put them in its pages.
@@ -37,7 +37,7 @@ mod mounted;
 mod names;
 mod writing;
 
-pub(crate) use attributes::Change;
+pub(crate) use attributes::{Attributes, Change};
 pub(crate) use directories::Listed;
 pub(crate) use error::{FsError, FsResult};
 pub(crate) use files::{OpenFlags, Opened};

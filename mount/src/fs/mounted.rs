@@ -16,6 +16,7 @@ use crate::fs::error::{FsError, FsResult};
 use crate::groups::{Groups, Requester};
 use crate::handles::{Handle, Handles};
 use crate::inodes::Inodes;
+use crate::kernel_attrs::KernelAttrs;
 use crate::lock_owners::LockOwners;
 
 /// Drops the kernel's pages of a file, from the page with this byte on, and its attributes; with [`ATTRIBUTES_ONLY`] no pages. It must not wait: it is
@@ -51,6 +52,7 @@ pub(crate) struct Fs {
     pub(super) directories: Handles<OpenDirectory>,
     pub(super) inodes: Inodes,
     pub(super) lock_owners: Arc<LockOwners>,
+    pub(super) kernel_attrs: Arc<KernelAttrs>,
     groups: Groups,
     pub(super) root: LastKnown<InodeAttr>,
     pub(super) space: LastKnown<StatFs>,
@@ -59,13 +61,15 @@ pub(crate) struct Fs {
 }
 
 impl Fs {
-    pub(crate) fn new(client: Arc<Client>) -> Fs {
+    /// `kernel_attrs` is the cache in front of the client.
+    pub(crate) fn new(client: Arc<Client>, kernel_attrs: Arc<KernelAttrs>) -> Fs {
         Fs {
             client,
             files: Handles::new(),
             directories: Handles::new(),
             inodes: Inodes::new(),
             lock_owners: LockOwners::new(),
+            kernel_attrs,
             groups: Groups::new(),
             root: LastKnown::default(),
             space: LastKnown::default(),
