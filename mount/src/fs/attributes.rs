@@ -40,20 +40,32 @@ impl Fs {
         if let Some(known) = self.leased(inode).await? {
             return Ok(known);
         }
-        let attr = self.shown(fresh.await?);
+        let attr = fresh.await?;
         // The answer may have come with a lease.
-        Ok(self.leased(inode).await?.unwrap_or(Attributes { attr, timeout: Duration::ZERO }))
+        if let Some(known) = self.leased(inode).await? {
+            return Ok(known);
+        }
+        self.drop_unnoticed(&attr).await;
+        Ok(Attributes { attr: self.shown(attr), timeout: Duration::ZERO })
     }
 
-    /// The attributes that are known under a lease.
+    /// The attributes that are known under a lease. The kernel's pages are not older than they are (V6).
     async fn leased(&self, inode: InodeId) -> FsResult<Option<Attributes>> {
         let read = || self.client.perform(&Caller::ROOT, GetLeasedAttr { inode });
-        if read().await?.is_none() {
-            return Ok(None); // and nothing is noted
-        }
+        let Some(seen) = read().await? else { return Ok(None) }; // and nothing is noted
+        let are_dropped = self.drop_unnoticed(&seen.attr).await;
         let at_most = self.kernel_attrs.note(inode);
         let Some(leased) = read().await? else { return Ok(None) }; // after the note: keeps KA1
+        let is_same = leased.attr.content_version == seen.attr.content_version;
+        let at_most = if are_dropped && is_same { at_most } else { Duration::ZERO };
         Ok(Some(Attributes { attr: self.shown(leased.attr), timeout: timeout(at_most, leased.valid_for) }))
+    }
+
+    /// Drops the kernel's pages if they are older than these attributes, which it is about to get, and it would not notice (V6). False: they
+    /// could not be dropped.
+    async fn drop_unnoticed(&self, attr: &InodeAttr) -> bool {
+        let are_unnoticed = self.inodes.pages_are(attr.inode, |pages| pages.are_older_unnoticed(attr));
+        !are_unnoticed || self.drop_pages_before(attr).await
     }
 
     pub(crate) async fn setattr(&self, who: Requester, change: Change) -> FsResult<InodeAttr> {

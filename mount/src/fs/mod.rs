@@ -25,6 +25,8 @@
 //!     meanwhile. Until it is gone, the kernel does not get the new size.
 //! F7  What was written under a lock is committed before the lock is given up or weakened, and what was committed before a lock is
 //!     granted is read under it: neither the client's caches nor the kernel's have anything older.
+//! F8  Who asks for attributes, opens the file or gets a lock finds no page in the kernel's cache that is older than what he is
+//!     shown (V6).
 //!
 //! Retries, buffers and caches are in the client library, the numbers of errors in `errno`.
 

@@ -9,7 +9,7 @@ use dfs_client::interim::LastKnown;
 use dfs_proto::attr::InodeAttr;
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::StatFs;
-use dfs_proto::units::{ByteLen, Offset};
+use dfs_proto::units::Offset;
 use tokio::sync::oneshot;
 
 use crate::fs::error::{FsError, FsResult};
@@ -108,8 +108,7 @@ impl Fs {
 
     /// The attributes that the kernel may see now (F6).
     pub(super) fn shown(&self, attr: InodeAttr) -> InodeAttr {
-        let size = self.inodes.shown_size(attr.inode, attr.size.0);
-        InodeAttr { size: ByteLen(size), ..attr }
+        self.inodes.show(attr)
     }
 
     pub(super) fn file(&self, handle: Handle) -> FsResult<Arc<OpenFile>> {
