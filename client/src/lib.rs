@@ -47,6 +47,8 @@
 //! `Lookup` and `GetAttr` (`inode/lookup`) → `ClusterNames::read` (`names/cluster_names`) → `LeasedCopy::answer` (`names/copy`): what
 //! was shown under a lease and is neither recalled nor touched by a change of this client. Recalls arrive in `session/pushes`;
 //! heartbeats (`session/control`) say how long the leases last. Everything else is asked of the leader, and asks for leases.
+//! A cache in front of this library, such as the kernel's in front of a mount, uses attributes for as long as `GetLeasedAttr` says,
+//! and is told what to drop (`names/outer`).
 //!
 //! # Tests of the way of a write
 //!
@@ -70,4 +72,4 @@ mod tests;
 
 pub use config::ClientConfig;
 pub use error::ClientError;
-pub use names::interim;
+pub use names::{NoOuterCache, OuterCache, interim};

@@ -2,8 +2,8 @@
 //!
 //! I1  An inode is in this table exactly while the kernel has look-ups of it that it has not taken back (`forget`).
 //!     So the kernel bounds the table, by its own inode cache.
-//! I2  Pages of an inode are in the kernel's cache only while the inode is in this table. Whether an open may keep
-//!     them is decided by [`KeptPages`] (V6).
+//! I2  Pages of an inode are in the kernel's cache only while the inode is in this table. How long it may keep them is
+//!     decided by [`KeptPages`] (V6).
 //! I3  A directory that this mount removed is kept, without a name, while the kernel knows it: a process may stand in
 //!     it, or have it open. (An open file keeps itself; a removed file that is not open may be known to the kernel
 //!     for long.)
@@ -18,8 +18,9 @@ use std::sync::{Mutex, PoisonError};
 
 use dfs_client::inode::Orphan;
 use dfs_client::interim::KeptPages;
-use dfs_proto::attr::FileKind;
+use dfs_proto::attr::{FileKind, InodeAttr};
 use dfs_proto::ids::{InodeId, VolumeId};
+use dfs_proto::units::ByteLen;
 
 /// How many parents are followed for a path. Deeper ones are shown as `…`.
 const PATH_DEPTH_MAX: usize = 64;
@@ -29,7 +30,7 @@ struct Known {
     kind: FileKind,
     parent: InodeId,
     name: Box<[u8]>,
-    /// Whether the kernel may keep its pages over the next open (I2).
+    /// Which content the kernel's pages show (I2).
     pages: KeptPages,
     /// Keeps a removed directory (I3).
     orphan: Option<Orphan>,
@@ -97,9 +98,23 @@ impl Inodes {
         });
     }
 
-    /// An open has found `content_version`. True if the kernel may keep its pages (I2).
-    pub(crate) fn opened_at(&self, inode: InodeId, content_version: u64) -> bool {
-        self.with(|known| known.get_mut(&inode).is_some_and(|entry| entry.pages.opened_at(content_version)))
+    /// An open has found these attributes. True if the kernel may keep its pages (I2).
+    pub(crate) fn opened_at(&self, attr: &InodeAttr) -> bool {
+        self.with(|known| known.get_mut(&attr.inode).is_some_and(|entry| entry.pages.opened_at(attr)))
+    }
+
+    /// Looks at what is known of the kernel's pages (I2). False if the kernel does not know the inode.
+    pub(crate) fn pages_are(&self, inode: InodeId, are: impl FnOnce(&KeptPages) -> bool) -> bool {
+        self.with(|known| known.get(&inode).is_some_and(|entry| are(&entry.pages)))
+    }
+
+    /// All pages that are older than these attributes were dropped, after those had been seen.
+    pub(crate) fn pages_dropped_at(&self, attr: &InodeAttr) {
+        self.with(|known| {
+            if let Some(entry) = known.get_mut(&attr.inode) {
+                entry.pages.dropped_at(attr);
+            }
+        });
     }
 
     /// The kernel's pages show bytes that are not the file's: the next open does not keep them.
@@ -142,10 +157,15 @@ impl Inodes {
         Growing { inodes: self, inode }
     }
 
-    /// The size that the kernel gets instead of `size`.
-    pub(crate) fn shown_size(&self, inode: InodeId, size: u64) -> u64 {
-        let from = self.with(|known| known.get(&inode)?.growing_from);
-        from.map_or(size, |from| size.min(from))
+    /// The kernel gets attributes: these, but perhaps with another size.
+    pub(crate) fn show(&self, mut attr: InodeAttr) -> InodeAttr {
+        self.with(|known| {
+            if let Some(entry) = known.get_mut(&attr.inode) {
+                attr.size = entry.growing_from.map_or(attr.size, |from| attr.size.min(ByteLen(from)));
+                entry.pages.show(&attr);
+            }
+            attr
+        })
     }
 
     /// The page that has to be dropped before the kernel gets `size` as the size of the file.
@@ -224,6 +244,8 @@ impl Inodes {
 
 #[cfg(test)]
 mod tests {
+    use dfs_proto::attr::Timestamp;
+
     use super::*;
 
     #[test]
@@ -240,18 +262,41 @@ mod tests {
         assert_eq!(inodes.count(), 0);
     }
 
+    fn attr(size: u64, content_version: u64) -> InodeAttr {
+        let time = Timestamp::default();
+        InodeAttr {
+            inode: InodeId(5),
+            kind: FileKind::File,
+            mode: 0,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            size: ByteLen(size),
+            allocated: ByteLen(0),
+            rdev: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            content_version,
+        }
+    }
+
     #[test]
-    fn pages_hold_only_over_opens_that_saw_the_same_content() {
+    fn pages_hold_while_the_kernel_knows_the_inode_and_the_content_is_the_same() {
         let inodes = Inodes::new();
-        assert!(!inodes.opened_at(InodeId(5), 1), "unknown to the kernel");
+        assert!(!inodes.opened_at(&attr(0, 1)), "unknown to the kernel");
         inodes.looked_up(InodeId(5), FileKind::File, (InodeId::ROOT, b"five"));
-        assert!(!inodes.opened_at(InodeId(5), 1), "the first open");
-        assert!(inodes.opened_at(InodeId(5), 1));
-        assert!(!inodes.opened_at(InodeId(5), 2), "changed");
-        assert!(inodes.opened_at(InodeId(5), 2));
+        assert!(!inodes.opened_at(&attr(0, 1)), "the first open");
+        assert!(inodes.opened_at(&attr(0, 1)));
+        assert!(!inodes.opened_at(&attr(0, 2)), "changed");
+        let are_older =
+            |version| inodes.pages_are(InodeId(5), |pages| pages.are_older_unnoticed(&attr(0, version)));
+        assert_eq!([2, 3].map(are_older), [false, true]);
+        inodes.pages_dropped_at(&attr(0, 3));
+        assert!(!are_older(3));
         inodes.forget(InodeId(5), 1);
         inodes.looked_up(InodeId(5), FileKind::File, (InodeId::ROOT, b"five"));
-        assert!(!inodes.opened_at(InodeId(5), 2), "the kernel had dropped it");
+        assert!(!inodes.opened_at(&attr(0, 3)), "the kernel had dropped it");
     }
 
     #[test]
@@ -277,10 +322,11 @@ mod tests {
         let inodes = Inodes::new();
         inodes.looked_up(InodeId(5), FileKind::File, (InodeId::ROOT, b"five"));
         let growing = inodes.grow_past_cache(InodeId(5), 10);
-        assert_eq!((inodes.shown_size(InodeId(5), 30), inodes.shown_size(InodeId(5), 7)), (10, 7));
-        assert_eq!(inodes.shown_size(InodeId(6), 30), 30);
+        let shown = |size| inodes.show(attr(size, 1)).size.0;
+        assert_eq!([30, 7].map(shown), [10, 7]);
+        assert_eq!(inodes.show(InodeAttr { inode: InodeId(6), ..attr(30, 1) }).size.0, 30);
         drop(growing);
-        assert_eq!(inodes.shown_size(InodeId(5), 30), 30);
+        assert_eq!(shown(30), 30);
     }
 
     #[test]

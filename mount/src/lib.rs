@@ -14,6 +14,7 @@ mod fuse;
 mod groups;
 mod handles;
 mod inodes;
+mod kernel_attrs;
 mod lock_owners;
 mod log;
 mod mountpoint;

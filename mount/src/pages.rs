@@ -1,12 +1,14 @@
-//! Drops pages and attributes from the kernel's cache, on threads of their own.
+//! Drops pages and attributes from the kernel's cache.
 //!
 //! To drop pages means to wait for those that are being read or written, so no thread that answers the kernel may do
-//! it (P5.4). Requests are queued here; if the queue is full, a request is dropped and logged, and nobody waits. A
-//! caller that wants to know when the pages are dropped waits as a task, and not for long: the very request of the
-//! kernel that this task answers may hold a page.
+//! it (P5.4): it is done on threads of their own, so many that some that are stuck hold up no other inode. Requests are
+//! queued here; if the queue is full, a request is dropped and logged, and nobody waits. A caller that wants to know when
+//! the pages are dropped waits as a task; not for long where the very request of the kernel that this task answers may
+//! hold a page.
 
 use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dfs_proto::ids::InodeId;
 use dfs_proto::units::Offset;
@@ -15,11 +17,15 @@ use fuser::{INodeNo, Notifier};
 use tokio::sync::oneshot;
 
 use crate::fs::{ATTRIBUTES_ONLY, DropPages};
+use crate::kernel_attrs::Invalidate;
 
 /// The most files whose pages wait to be dropped, mostly because their writes failed. So many at once mean that the
 /// whole federation is away. The pages of further files are dropped at the next change that the kernel sees
 /// (AUTO_INVAL_DATA).
 const WAITING_MAX: usize = 4096;
+
+/// The most inodes whose pages are dropped at the same time.
+const THREADS: usize = 16;
 
 /// The pages of a file from the page with this byte on, and the sender for the caller that waits until they are
 /// dropped.
@@ -29,19 +35,35 @@ struct Pages {
     done: oneshot::Sender<()>,
 }
 
+/// Makes the kernel forget attributes (KA2 of `kernel_attrs`). This waits for nothing that a request of this mount may hold. Only where
+/// the kernel is dropping that very inode from its memory, it waits for the end of that, and so for pages that are still being read:
+/// so it does not keep the runtime's thread from its other tasks.
+pub(crate) fn invalidate_attrs(notifier: Notifier) -> Invalidate {
+    Box::new(move |inode| {
+        let told = tokio::task::block_in_place(|| notifier.inval_inode(INodeNo(inode.0), -1, 0));
+        if let Err(error) = told {
+            tracing::debug!("{inode}: drop attributes: {error}"); // the mount is gone
+        }
+    })
+}
+
 /// Starts the threads. They end when the returned function is dropped. What drops no pages waits for none, so it has a thread of
 /// its own and is not held up by those.
 pub(crate) fn start(notifier: Notifier) -> io::Result<DropPages> {
-    let pages = start_thread("dfs-pages", notifier.clone())?;
-    let attributes = start_thread("dfs-attributes", notifier)?;
+    let pages = start_threads("dfs-pages", THREADS, &notifier)?;
+    let attributes = start_threads("dfs-attributes", 1, &notifier)?;
     Ok(Box::new(move |inode, from| {
         enqueue(if from == ATTRIBUTES_ONLY { &attributes } else { &pages }, inode, from)
     }))
 }
 
-fn start_thread(name: &str, notifier: Notifier) -> io::Result<SyncSender<Pages>> {
+fn start_threads(name: &str, number: usize, notifier: &Notifier) -> io::Result<SyncSender<Pages>> {
     let (sender, receiver) = sync_channel(WAITING_MAX);
-    std::thread::Builder::new().name(name.to_owned()).spawn(move || drop_all(&receiver, &notifier))?;
+    let receiver = Arc::new(Mutex::new(receiver));
+    for _ in 0..number {
+        let (receiver, notifier) = (receiver.clone(), notifier.clone());
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || drop_all(&receiver, &notifier))?;
+    }
     Ok(sender)
 }
 
@@ -56,8 +78,10 @@ fn enqueue(sender: &SyncSender<Pages>, inode: InodeId, from: Offset) -> oneshot:
     is_done
 }
 
-fn drop_all(receiver: &Receiver<Pages>, notifier: &Notifier) {
-    for Pages { inode, from, done } in receiver {
+/// Until the sender is gone.
+fn drop_all(receiver: &Mutex<Receiver<Pages>>, notifier: &Notifier) {
+    let next = || receiver.lock().unwrap_or_else(PoisonError::into_inner).recv().ok();
+    while let Some(Pages { inode, from, done }) = next() {
         let from = i64::try_from(from.0).unwrap_or(i64::MAX);
         // A length of 0 means up to the end. Behind the largest offset there are no pages. It fails only when the mount is gone.
         if let Err(error) = notifier.inval_inode(INodeNo(inode.0), from, 0) {

@@ -37,6 +37,7 @@ use crate::config::Settings;
 use crate::daemon::{self, Side, Starter};
 use crate::fs::Fs;
 use crate::fuse::{Deadlines, Edge, REQUEST_LEN_MAX};
+use crate::kernel_attrs::KernelAttrs;
 use crate::mountpoint::{self, Unmount};
 use crate::{log, pages};
 
@@ -99,8 +100,9 @@ fn serve(settings: &Settings, mountpoint: &Path, starter: &mut Starter) -> anyho
         .thread_name("dfs-mount")
         .build()?;
     let served = runtime.block_on(async {
-        let client = connect(settings, mountpoint).await?;
-        let mut mount = match Mount::new(settings, mountpoint, client.clone()) {
+        let kernel_attrs = Arc::new(KernelAttrs::new());
+        let client = connect(settings, mountpoint, kernel_attrs.clone()).await?;
+        let mut mount = match Mount::new(settings, mountpoint, client.clone(), kernel_attrs) {
             Ok(mount) => mount,
             Err(error) => {
                 client.shutdown(DETACH_MAX).await;
@@ -118,7 +120,11 @@ fn serve(settings: &Settings, mountpoint: &Path, starter: &mut Starter) -> anyho
     served
 }
 
-async fn connect(settings: &Settings, mountpoint: &Path) -> anyhow::Result<Arc<Client>> {
+async fn connect(
+    settings: &Settings,
+    mountpoint: &Path,
+    kernel_attrs: Arc<KernelAttrs>,
+) -> anyhow::Result<Arc<Client>> {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let config = ClientConfig {
         metaservers: settings.metaservers.clone(),
@@ -130,7 +136,7 @@ async fn connect(settings: &Settings, mountpoint: &Path) -> anyhow::Result<Arc<C
         copies: settings.copies,
     };
     let connecting = async || format!("connect to the federation at {}", settings.metaservers.join(", "));
-    match timeout(CONNECT_MAX, Client::connect(config, Env::real())).await {
+    match timeout(CONNECT_MAX, Client::connect_with(config, Env::real(), kernel_attrs)).await {
         Ok(Ok(client)) => Ok(client),
         Ok(Err(error)) => Err(error).context(connecting().await),
         Err(_) => bail!("{}: no metaserver answered within {} s", connecting().await, CONNECT_MAX.as_secs()),
@@ -150,15 +156,21 @@ struct Mount {
 }
 
 impl Mount {
-    fn new(settings: &Settings, path: &Path, client: Arc<Client>) -> anyhow::Result<Mount> {
+    fn new(
+        settings: &Settings,
+        path: &Path,
+        client: Arc<Client>,
+        kernel_attrs: Arc<KernelAttrs>,
+    ) -> anyhow::Result<Mount> {
         let signals = Signals::new()?;
-        let fs = Arc::new(Fs::new(client.clone()));
+        let fs = Arc::new(Fs::new(client.clone(), kernel_attrs.clone()));
         let deadlines =
             Deadlines::new(settings.metadata_timeout, settings.data_timeout, settings.session_memory_bytes);
         let edge = Edge::new(fs.clone(), tokio::runtime::Handle::current(), deadlines);
         let session = Session::new(edge, path, &session_config(settings))
             .with_context(|| format!("mount on {}", path.display()))?;
         fs.set_drop_pages(pages::start(session.notifier())?);
+        kernel_attrs.connected(pages::invalidate_attrs(session.notifier()));
         let ended = in_thread("dfs-fuse", move || session.run())?;
         Ok(Mount { client, fs, path: path.to_owned(), ended, is_mounted: true, signals })
     }

@@ -63,6 +63,14 @@ impl ClusterClient {
         }
     }
 
+    /// The attributes that are known under a lease, and for how long an outer cache may use them: not at all while something is
+    /// buffered, which may be moved (N7) or dropped (N4) without a word to outer caches.
+    pub(crate) fn leased_attr(&self, inode: InodeId) -> Option<(InodeAttr, Duration)> {
+        let (attr, left) = self.core.names.leased_attr(inode)?;
+        let left = if self.core.nodes.is_dirty(inode) { Duration::ZERO } else { left };
+        Some((self.show(attr), left))
+    }
+
     /// Changes attributes, in order with the commits of the file if it is open.
     pub(crate) async fn set_attr(&self, caller: &Caller, set: SetAttr) -> Result<InodeAttr> {
         let Some(pin) = self.core.nodes.pin_open(set.inode) else {

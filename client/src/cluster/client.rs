@@ -21,6 +21,7 @@ use crate::data::memory::{ReadAheadBudget, SessionMemory};
 use crate::data::nodes::Nodes;
 use crate::data::writer::ChunkWriter;
 use crate::error::Result;
+use crate::names::OuterCache;
 use crate::names::cluster_names::ClusterNames;
 use crate::names::copy::LeasedCopy;
 use crate::session::calls::MetaCalls;
@@ -38,15 +39,15 @@ impl ClusterClient {
     pub(crate) async fn connect(
         config: ClientConfig,
         env: Env,
-        cluster: ClusterId,
-        within: Duration,
+        (cluster, within): (ClusterId, Duration),
+        outer: Arc<dyn OuterCache>,
     ) -> Result<Arc<ClusterClient>> {
         let own = SharedIdentity::new(Identity { role: Role::Client, id: 0, cluster: ClusterId::UNKNOWN });
         let (addresses, connect_timeout) = (config.metaservers.clone(), config.connect_timeout);
         let channel = || LeaderChannel::new(env.clone(), own.clone(), addresses.clone(), connect_timeout);
         let calls = Arc::new(GrpcMeta::new(channel(), channel()));
         let transport = FrameTransport::new(env.clone(), own, connect_timeout);
-        ClusterClient::assemble(config, env, (cluster, within), calls, Arc::new(transport)).await
+        ClusterClient::assemble(config, env, (cluster, within), calls, (Arc::new(transport), outer)).await
     }
 
     /// The same over any metaservers and chunkservers, so that tests can bring their own.
@@ -55,10 +56,10 @@ impl ClusterClient {
         env: Env,
         (cluster, within): (ClusterId, Duration),
         calls: Arc<dyn MetaCalls>,
-        transport: Arc<dyn ChunkTransport>,
+        (transport, outer): (Arc<dyn ChunkTransport>, Arc<dyn OuterCache>),
     ) -> Result<Arc<ClusterClient>> {
         let (name, deadline) = (config.name.clone(), config.metadata_timeout);
-        let copy = LeasedCopy::new(env.clock.clone());
+        let copy = LeasedCopy::new(env.clock.clone(), outer);
         let (timeouts, leases) = ((deadline, within), copy.clone());
         let connected = MetaClient::connect(calls, env.clone(), leases, name, cluster, timeouts);
         let meta = Arc::new(connected.await?);

@@ -2,8 +2,8 @@
 //!
 //! O1  A write that returned is seen by every read and `stat` of this client that starts later. `flush` and `sync`
 //!     return when all of it is durable on every replica and committed.
-//! O2  What another client closed before is seen by a read that bypasses the kernel's cache after at most
-//!     [`SIZE_TIMEOUT`] (V3), as by all other reads; an append lies behind it (N7 of `node`).
+//! O2  What another client closed before is seen by a read that bypasses the kernel's cache, as by all other reads; an
+//!     append lies behind it (N7 of `node`).
 //! O3  A failure to commit is reported once by each file that was open then: by its next write, flush or sync.
 //! O4  A lost lock is reported once by each open file through which it was set: by its next write, flush or sync, and until then by
 //!     every read (the kernel reads ahead, and drops the errors of that). With a failure to commit it is one report.
@@ -130,9 +130,7 @@ impl File {
 
     /// The same for a reader for whom nobody has asked for the size before (O_DIRECT).
     pub async fn read_direct(&self, offset: Offset, len: u64) -> Result<Bytes> {
-        if self.look(|state| state.is_old(SIZE_TIMEOUT)) {
-            self.ask_for_attr().await?;
-        }
+        self.ask_for_attr().await?; // from the client's own copy, under a lease
         self.read_at(offset, len).await
     }
 

@@ -99,6 +99,12 @@ impl Nodes {
         table.closed.newest(attr)
     }
 
+    /// Something of the inode is buffered.
+    pub(crate) fn is_dirty(&self, inode: InodeId) -> bool {
+        let node = self.table().open.get(&inode).map(|entry| entry.node.clone());
+        node.is_some_and(|node| node.dirty_since().is_some())
+    }
+
     /// The inode has lost its last name: it is released once it is not open here any more.
     pub(crate) fn orphaned(&self, inode: InodeId) {
         let mut table = self.table();

@@ -24,6 +24,7 @@ use crate::cluster::client::ClusterClient;
 use crate::config::ClientConfig;
 use crate::error::Result;
 use crate::inode::{Client, CreateOpen, File, Lookup, Open, OpenMode, Unlink};
+use crate::names::NoOuterCache;
 use crate::route::federation::Federation;
 
 pub(crate) const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false };
@@ -62,7 +63,14 @@ impl Cluster {
         let env = Env { clock, rng: Rng::seeded(seed), ..Env::real() };
         let (wanted, meta, chunks) =
             ((ClusterId::UNKNOWN, config.metadata_timeout), self.calls(), self.chunks.clone());
-        let connected = ClusterClient::assemble(config.clone(), env.clone(), wanted, meta, chunks).await;
+        let connected = ClusterClient::assemble(
+            config.clone(),
+            env.clone(),
+            wanted,
+            meta,
+            (chunks, Arc::new(NoOuterCache)),
+        )
+        .await;
         Client::over(Federation::of_one(config, env, connected.expect("the fake answers")))
     }
 

@@ -10,6 +10,7 @@ use futures::future::join_all;
 use crate::config::ClientConfig;
 use crate::error::Result;
 use crate::inode::operation::Operation;
+use crate::names::{NoOuterCache, OuterCache};
 use crate::route::federation::Federation;
 use crate::route::routes::Routes;
 
@@ -21,7 +22,16 @@ pub struct Client {
 impl Client {
     /// Finds the federation. Sessions are opened where they are needed.
     pub async fn connect(config: ClientConfig, env: Env) -> Result<Arc<Client>> {
-        Ok(Client::over(Federation::connect(config, env).await?))
+        Client::connect_with(config, env, Arc::new(NoOuterCache)).await
+    }
+
+    /// The same with a cache in front of it.
+    pub async fn connect_with(
+        config: ClientConfig,
+        env: Env,
+        outer: Arc<dyn OuterCache>,
+    ) -> Result<Arc<Client>> {
+        Ok(Client::over(Federation::connect(config, env, outer).await?))
     }
 
     pub(crate) fn over(federation: Arc<Federation>) -> Arc<Client> {

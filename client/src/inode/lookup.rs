@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dfs_proto::attr::{Caller, InodeAttr};
 use dfs_proto::ids::InodeId;
@@ -157,6 +158,28 @@ impl Operation for GetRecentAttr {
             inode @ InodeId::ROOT => (GetAttr { inode }).perform(routes, caller).await,
             inode => routes.at(inode).await?.recent_attr(caller, inode).await,
         }
+    }
+}
+
+/// The attributes of an inode that are known under a lease, without a request. `None`: they are not.
+#[derive(Clone, Copy, Debug)]
+pub struct GetLeasedAttr {
+    pub inode: InodeId,
+}
+
+/// Attributes, and for how long an outer cache may use them unless it is told to drop them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeasedAttr {
+    pub attr: InodeAttr,
+    pub valid_for: Duration,
+}
+
+impl Operation for GetLeasedAttr {
+    type Reply = Option<LeasedAttr>;
+
+    async fn perform(self, routes: &Arc<Routes>, _caller: &Caller) -> Result<Option<LeasedAttr>> {
+        let leased = routes.at(self.inode).await?.leased_attr(self.inode);
+        Ok(leased.map(|(attr, valid_for)| LeasedAttr { attr, valid_for }))
     }
 }
 

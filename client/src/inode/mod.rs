@@ -8,7 +8,7 @@
 //! |------|------------|
 //! | `names` | `Create`, [`Link`], [`Unlink`], [`Rmdir`], `Rename` |
 //! | `open` | [`Open`], [`CreateOpen`] |
-//! | `lookup` | [`Resolve`], [`Lookup`], [`GetAttr`], [`GetRecentAttr`], [`ReadDir`]: they may meet several clusters |
+//! | `lookup` | [`Resolve`], [`Lookup`], [`GetAttr`], [`GetRecentAttr`], [`GetLeasedAttr`], [`ReadDir`]: they may meet several clusters |
 //! | `attributes` | `SetAttr`, [`Access`], [`ReadLink`], [`GetSpace`] |
 //!
 //! A new operation of the namespace needs an implementation of `AtOneCluster` here, and a call of it in the mount.
@@ -25,7 +25,7 @@ mod operation;
 
 pub use attributes::{Access, GetSpace, ReadLink};
 pub use client::Client;
-pub use lookup::{GetAttr, GetRecentAttr, Lookup, ReadDir, Resolve, Resolved};
+pub use lookup::{GetAttr, GetLeasedAttr, GetRecentAttr, LeasedAttr, Lookup, ReadDir, Resolve, Resolved};
 pub use names::{Link, Rmdir, Unlink};
 pub use open::{CreateOpen, Open};
 pub use operation::Operation;

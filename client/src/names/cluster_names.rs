@@ -3,6 +3,7 @@
 //! This is the only user of a session's changes and reads: so no change can miss the rules about what it makes outdated.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dfs_net::env::Env;
 use dfs_proto::attr::{Caller, InodeAttr};
@@ -54,6 +55,11 @@ impl ClusterNames {
         let shown = self.meta.read(caller, &read, asking.leases()).await;
         asking.answered(&read, &shown);
         shown.answered
+    }
+
+    /// The attributes that the copy has, and for how long an outer cache may use them.
+    pub(crate) fn leased_attr(&self, inode: InodeId) -> Option<(InodeAttr, Duration)> {
+        self.copy.leased_attr(inode)
     }
 
     /// The attributes that the copy has, or that a change of this client brought a moment ago (V4).

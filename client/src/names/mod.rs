@@ -4,9 +4,14 @@
 //! nobody tells a client that they have become outdated. So whatever is reused of them is reused by a rule of `interim`, and by no
 //! other.
 //!
+//! `outer` is how caches outside of this library are told what the copy has dropped.
+//!
 //! Uses `session`, to ask for what is not known.
 
 pub(crate) mod cluster_names;
 pub(crate) mod copy;
 pub mod interim;
 pub(crate) mod newest;
+mod outer;
+
+pub use outer::{NoOuterCache, OuterCache};

@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::client::ClusterClient;
 use crate::config::ClientConfig;
 use crate::error::{ClientError, Result};
+use crate::names::OuterCache;
 use crate::names::interim::silent::SilentClusters;
 use crate::session::retry::Deadline;
 
@@ -48,6 +49,7 @@ const REFRESH_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) struct Federation {
     config: ClientConfig,
     env: Env,
+    outer: Arc<dyn OuterCache>,
     /// `None` without a federation (R2).
     map: Option<watch::Sender<Arc<FederationMap>>>,
     /// To any metaserver that is known.
@@ -72,13 +74,18 @@ enum Connection {
 const ONLY: ClusterId = ClusterId::UNKNOWN;
 
 impl Federation {
-    pub(crate) async fn connect(config: ClientConfig, env: Env) -> Result<Arc<Federation>> {
+    pub(crate) async fn connect(
+        config: ClientConfig,
+        env: Env,
+        outer: Arc<dyn OuterCache>,
+    ) -> Result<Arc<Federation>> {
         let seats = config.metaservers.clone();
         let channel = LeaderChannel::anonymous(env.clone(), Role::Client, seats, config.connect_timeout);
         let map = first_map(&channel, config.metadata_timeout).await?;
         let federation = Arc::new(Federation {
             config,
             env,
+            outer,
             map: map.map(|map| watch::Sender::new(Arc::new(map))),
             channel,
             connections: Mutex::default(),
@@ -101,6 +108,7 @@ impl Federation {
         Arc::new(Federation {
             config,
             env,
+            outer: Arc::new(crate::names::NoOuterCache),
             map: None,
             channel,
             connections: Mutex::new(BTreeMap::from([(ONLY, Connection::Open(cluster))])),
@@ -274,7 +282,8 @@ impl Federation {
                 return;
             }
             let (config, within) = (self.config_of(cluster), self.config.metadata_timeout);
-            let connection = match ClusterClient::connect(config, self.env.clone(), cluster, within).await {
+            let (env, outer) = (self.env.clone(), self.outer.clone());
+            let connection = match ClusterClient::connect(config, env, (cluster, within), outer).await {
                 Ok(client) => Connection::Open(client),
                 Err(error) => {
                     tracing::warn!(%cluster, %error, "open a session");

@@ -702,13 +702,15 @@ mod tests {
 
     use super::*;
     use crate::fakes::clock::TokioClock;
+    use crate::names::NoOuterCache;
     use crate::names::copy::LeasedCopy;
 
     const FILE: InodeId = InodeId(7);
     const OWNER: LockOwner = LockOwner(1);
 
     fn attached() -> (Arc<Held>, Bound) {
-        let held = Held::new(SessionId(1), LeasedCopy::new(Arc::new(TokioClock::stopped())));
+        let held =
+            Held::new(SessionId(1), LeasedCopy::new(Arc::new(TokioClock::stopped()), Arc::new(NoOuterCache)));
         let bound = held.begin_attach().unwrap().bound;
         held.attached(bound, &[]);
         (held, bound)

@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use crate::error::ClientError;
 use crate::fakes::{Cluster, create, make, new_file, open, wait_for};
+use crate::names::NoOuterCache;
 use crate::names::copy::LeasedCopy;
 use crate::session::meta::MetaClient;
 use crate::session::ranges::LockLoss;
@@ -17,7 +18,7 @@ use crate::session::ranges::LockLoss;
 async fn session(cluster: &Cluster) -> Arc<MetaClient> {
     let env = Env { rng: Rng::seeded(1), ..Env::real() };
     let timeout = Duration::from_secs(30);
-    let (copy, name) = (LeasedCopy::new(env.clock.clone()), "test".to_owned());
+    let (copy, name) = (LeasedCopy::new(env.clock.clone(), Arc::new(NoOuterCache)), "test".to_owned());
     let (cluster, timeouts) = (cluster.calls(), (timeout, timeout));
     let connected = MetaClient::connect(cluster, env, copy, name, ClusterId::UNKNOWN, timeouts);
     let meta = Arc::new(connected.await.unwrap());

@@ -1,7 +1,10 @@
 //! Calls about the attributes of an inode.
 
+use std::time::Duration;
+
 use dfs_client::ClientError;
-use dfs_client::inode::{Access, GetRecentAttr, GetSpace};
+use dfs_client::inode::{Access, GetLeasedAttr, GetRecentAttr, GetSpace};
+use dfs_client::interim::ROOT_ATTR_TIMEOUT;
 use dfs_proto::attr::{AccessMask, Caller, InodeAttr};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{SetAttr, StatFs};
@@ -11,6 +14,7 @@ use crate::fs::error::{FsError, FsResult};
 use crate::fs::mounted::Fs;
 use crate::groups::Requester;
 use crate::handles::Handle;
+use crate::kernel_attrs::timeout;
 
 /// A change of attributes, and the handle through which the size is set.
 pub(crate) struct Change {
@@ -18,11 +22,50 @@ pub(crate) struct Change {
     pub(crate) handle: Option<Handle>,
 }
 
+/// The answer to GETATTR.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Attributes {
+    pub(crate) attr: InodeAttr,
+    /// For so long the kernel does not ask again, unless it is told to.
+    pub(crate) timeout: Duration,
+}
+
 impl Fs {
-    pub(crate) async fn getattr(&self, who: Requester, inode: InodeId) -> FsResult<InodeAttr> {
+    pub(crate) async fn getattr(&self, who: Requester, inode: InodeId) -> FsResult<Attributes> {
         let fresh = self.perform(who, GetRecentAttr { inode });
-        let attr = if inode == InodeId::ROOT { self.root.or(fresh).await } else { fresh.await };
-        Ok(self.shown(attr?))
+        if inode == InodeId::ROOT {
+            let attr = self.shown(self.root.or(fresh).await?);
+            return Ok(Attributes { attr, timeout: ROOT_ATTR_TIMEOUT });
+        }
+        if let Some(known) = self.leased(inode).await? {
+            return Ok(known);
+        }
+        let attr = fresh.await?;
+        // The answer may have come with a lease.
+        if let Some(known) = self.leased(inode).await? {
+            return Ok(known);
+        }
+        self.drop_unnoticed(&attr).await;
+        Ok(Attributes { attr: self.shown(attr), timeout: Duration::ZERO })
+    }
+
+    /// The attributes that are known under a lease. The kernel's pages are not older than they are (V6).
+    async fn leased(&self, inode: InodeId) -> FsResult<Option<Attributes>> {
+        let read = || self.client.perform(&Caller::ROOT, GetLeasedAttr { inode });
+        let Some(seen) = read().await? else { return Ok(None) }; // and nothing is noted
+        let are_dropped = self.drop_unnoticed(&seen.attr).await;
+        let at_most = self.kernel_attrs.note(inode);
+        let Some(leased) = read().await? else { return Ok(None) }; // after the note: keeps KA1
+        let is_same = leased.attr.content_version == seen.attr.content_version;
+        let at_most = if are_dropped && is_same { at_most } else { Duration::ZERO };
+        Ok(Some(Attributes { attr: self.shown(leased.attr), timeout: timeout(at_most, leased.valid_for) }))
+    }
+
+    /// Drops the kernel's pages if they are older than these attributes, which it is about to get, and it would not notice (V6). False: they
+    /// could not be dropped.
+    async fn drop_unnoticed(&self, attr: &InodeAttr) -> bool {
+        let are_unnoticed = self.inodes.pages_are(attr.inode, |pages| pages.are_older_unnoticed(attr));
+        !are_unnoticed || self.drop_pages_before(attr).await
     }
 
     pub(crate) async fn setattr(&self, who: Requester, change: Change) -> FsResult<InodeAttr> {

@@ -39,13 +39,13 @@ pub(crate) struct Opened {
     /// In the cache the bytes are in the page before the file is longer. The kernel places them by the size that it
     /// has cached; this mount places them, and drops the pages that differ ([`Fs::append`]).
     pub(crate) direct: bool,
-    /// The content is the same as at the open before, so the kernel may keep its pages (V6).
+    /// The kernel may keep its pages (V6).
     pub(crate) pages_hold: bool,
 }
 
 impl Fs {
     fn opened(&self, file: Arc<File>, inode: InodeId, flags: OpenFlags) -> Opened {
-        let pages_hold = self.inodes.opened_at(inode, file.attr().content_version);
+        let pages_hold = self.inodes.opened_at(&file.attr());
         let (mode, direct) = (flags.mode, flags.direct);
         let handle = self.files.insert(OpenFile { file, inode, mode, direct });
         Opened { handle, direct, pages_hold }

@@ -13,7 +13,6 @@ use dfs_client::inode::{File, GetAttr, LockWanted};
 use dfs_proto::attr::Caller;
 use dfs_proto::ids::LockOwner;
 use dfs_proto::lock::{HeldLock, LockKind, LockRange};
-use dfs_proto::units::Offset;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::fs::error::{FsError, FsResult};
@@ -186,13 +185,11 @@ impl Fs {
     async fn drop_what_is_old(&self, open: &OpenFile) -> FsResult<()> {
         let inode = open.inode;
         let attr = self.client.perform(&Caller::ROOT, GetAttr { inode }).await?;
-        let pages_hold = self.inodes.opened_at(inode, attr.content_version);
+        if self.inodes.pages_are(inode, |pages| pages.are_older_than(&attr)) {
+            return if self.drop_pages_before(&attr).await { Ok(()) } else { Err(FsError::PagesStay) };
+        }
         let Some(drop_pages) = self.drop_pages.get() else { return Ok(()) };
-        let from = if pages_hold { ATTRIBUTES_ONLY } else { Offset(0) };
-        drop_pages(inode, from).await.map_err(|_| {
-            self.inodes.pages_differ(inode);
-            FsError::PagesStay
-        })
+        drop_pages(inode, ATTRIBUTES_ONLY).await.map_err(|_| FsError::PagesStay)
     }
 }
 

@@ -11,8 +11,8 @@
 //!
 //! F1  Every call names its caller. The rights to a file's data are checked when the file is opened, and then belong
 //!     to the open file (P2.4), whoever uses it.
-//! F2  Attributes and names are not kept here: until there are leases each call asks the client (P5.2), which follows
-//!     the interim rules.
+//! F2  Attributes and names are not kept here: each call asks the client (P5.2), which answers from what is leased, and
+//!     by the interim rules. What the kernel keeps of attributes is taken back in time (KA1 to KA4 of `kernel_attrs`).
 //! F3  When bytes could not be written, the kernel's pages of that file are dropped, so that nobody reads what was
 //!     never committed (P6.4). They are dropped, too, when the bytes of an append lie elsewhere than where the kernel
 //!     put them in its pages.
@@ -25,6 +25,8 @@
 //!     meanwhile. Until it is gone, the kernel does not get the new size.
 //! F7  What was written under a lock is committed before the lock is given up or weakened, and what was committed before a lock is
 //!     granted is read under it: neither the client's caches nor the kernel's have anything older.
+//! F8  Who asks for attributes, opens the file or gets a lock finds no page in the kernel's cache that is older than what he is
+//!     shown (V6).
 //!
 //! Retries, buffers and caches are in the client library, the numbers of errors in `errno`.
 
@@ -37,7 +39,7 @@ mod mounted;
 mod names;
 mod writing;
 
-pub(crate) use attributes::Change;
+pub(crate) use attributes::{Attributes, Change};
 pub(crate) use directories::Listed;
 pub(crate) use error::{FsError, FsResult};
 pub(crate) use files::{OpenFlags, Opened};

@@ -9,13 +9,14 @@ use dfs_client::interim::LastKnown;
 use dfs_proto::attr::InodeAttr;
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::StatFs;
-use dfs_proto::units::{ByteLen, Offset};
+use dfs_proto::units::Offset;
 use tokio::sync::oneshot;
 
 use crate::fs::error::{FsError, FsResult};
 use crate::groups::{Groups, Requester};
 use crate::handles::{Handle, Handles};
 use crate::inodes::Inodes;
+use crate::kernel_attrs::KernelAttrs;
 use crate::lock_owners::LockOwners;
 
 /// Drops the kernel's pages of a file, from the page with this byte on, and its attributes; with [`ATTRIBUTES_ONLY`] no pages. It must not wait: it is
@@ -51,6 +52,7 @@ pub(crate) struct Fs {
     pub(super) directories: Handles<OpenDirectory>,
     pub(super) inodes: Inodes,
     pub(super) lock_owners: Arc<LockOwners>,
+    pub(super) kernel_attrs: Arc<KernelAttrs>,
     groups: Groups,
     pub(super) root: LastKnown<InodeAttr>,
     pub(super) space: LastKnown<StatFs>,
@@ -59,13 +61,15 @@ pub(crate) struct Fs {
 }
 
 impl Fs {
-    pub(crate) fn new(client: Arc<Client>) -> Fs {
+    /// `kernel_attrs` is the cache in front of the client.
+    pub(crate) fn new(client: Arc<Client>, kernel_attrs: Arc<KernelAttrs>) -> Fs {
         Fs {
             client,
             files: Handles::new(),
             directories: Handles::new(),
             inodes: Inodes::new(),
             lock_owners: LockOwners::new(),
+            kernel_attrs,
             groups: Groups::new(),
             root: LastKnown::default(),
             space: LastKnown::default(),
@@ -104,8 +108,7 @@ impl Fs {
 
     /// The attributes that the kernel may see now (F6).
     pub(super) fn shown(&self, attr: InodeAttr) -> InodeAttr {
-        let size = self.inodes.shown_size(attr.inode, attr.size.0);
-        InodeAttr { size: ByteLen(size), ..attr }
+        self.inodes.show(attr)
     }
 
     pub(super) fn file(&self, handle: Handle) -> FsResult<Arc<OpenFile>> {

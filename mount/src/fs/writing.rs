@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dfs_client::ClientError;
-use dfs_proto::attr::Caller;
+use dfs_proto::attr::{Caller, InodeAttr};
 use dfs_proto::ids::InodeId;
 use dfs_proto::units::{FILE_LEN_MAX, Offset};
 use tokio::time::timeout;
@@ -113,6 +113,17 @@ impl Fs {
             }
         }
         Ok(())
+    }
+
+    /// Drops all pages of the kernel that are older than these attributes. It waits for those that are being read or written, so only a
+    /// question for attributes or a lock may wait for it (P5.4). False: they could not be dropped.
+    pub(super) async fn drop_pages_before(&self, attr: &InodeAttr) -> bool {
+        let Some(drop_pages) = self.drop_pages.get() else { return true };
+        let are_dropped = drop_pages(attr.inode, Offset(0)).await.is_ok();
+        if are_dropped {
+            self.inodes.pages_dropped_at(attr);
+        }
+        are_dropped
     }
 
     /// If bytes could not be written, drops the kernel's pages of the file (F3).

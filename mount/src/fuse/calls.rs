@@ -8,7 +8,6 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use dfs_client::inode::Resolved;
-use dfs_client::interim::{FILE_NAME_TIMEOUT, UNKNOWN_TIMEOUT, name_timeout};
 use dfs_proto::attr::AccessMask;
 use dfs_proto::meta::{NewInode, SetAttr};
 use dfs_proto::units::{ByteLen, Offset};
@@ -26,8 +25,8 @@ use crate::convert::{
 use crate::fs::{self, FsError};
 use crate::fuse::edge::{Edge, REQUEST_LEN_MAX};
 use crate::fuse::replies::{
-    GENERATION, fill, handle, number, open_flags, opened_flags, owned, reply_attr, reply_empty, reply_entry,
-    reply_statfs,
+    GENERATION, NO_TIMEOUT, fill, handle, number, open_flags, opened_flags, owned, reply_attr, reply_empty,
+    reply_entry, reply_getattr, reply_statfs,
 };
 use crate::lock_owners::KernelOwner;
 
@@ -76,12 +75,7 @@ impl Filesystem for Edge {
         self.metadata(call, move |resolved| match resolved {
             Ok(Resolved::Attr(attr)) => reply_entry("look up a name", reply)(Ok(attr)),
             Ok(Resolved::Unanswered(inode)) => {
-                reply.entry_with_ttls(
-                    &UNKNOWN_TIMEOUT,
-                    &UNKNOWN_TIMEOUT,
-                    &directory_placeholder(inode),
-                    GENERATION,
-                );
+                reply.entry_with_ttls(&NO_TIMEOUT, &NO_TIMEOUT, &directory_placeholder(inode), GENERATION);
             }
             Err(error) => reply_entry("look up a name", reply)(Err(error)),
         });
@@ -167,7 +161,7 @@ impl Filesystem for Edge {
     fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let (fs, who) = (self.fs.clone(), requester(request));
         let call = async move { fs.getattr(who, inode_id(ino)).await };
-        self.metadata(call, reply_attr("get attributes", reply));
+        self.metadata(call, reply_getattr(reply));
     }
 
     fn setattr(
@@ -247,13 +241,7 @@ impl Filesystem for Edge {
         self.metadata(call, |answer| match answer {
             Ok((opened, attr)) => {
                 let number = FileHandle(opened.handle.0);
-                reply.created(
-                    &FILE_NAME_TIMEOUT,
-                    &file_attr(&attr),
-                    GENERATION,
-                    number,
-                    opened_flags(opened),
-                );
+                reply.created(&NO_TIMEOUT, &file_attr(&attr), GENERATION, number, opened_flags(opened));
             }
             Err(error) => reply.error(number("create", &error)),
         });
@@ -378,8 +366,7 @@ impl Filesystem for Edge {
                     let attr =
                         entry.attr.as_ref().map_or_else(|| directory_placeholder(entry.inode), file_attr);
                     let inode = INodeNo(entry.inode.0);
-                    let timeout = entry.attr.as_ref().map_or(UNKNOWN_TIMEOUT, |_| name_timeout(entry.kind));
-                    let is_full = reply.add(inode, entry.cookie, name, &timeout, &attr, GENERATION);
+                    let is_full = reply.add(inode, entry.cookie, name, &NO_TIMEOUT, &attr, GENERATION);
                     if !is_full && !entry.is_dot() {
                         fs.entry_looked_up(directory, entry);
                     }

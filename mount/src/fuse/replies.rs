@@ -2,10 +2,11 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use dfs_client::inode::OpenMode;
-use dfs_client::interim::{ATTR_TIMEOUT, name_timeout};
+use dfs_client::interim::name_timeout;
 use dfs_proto::attr::InodeAttr;
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::StatFs;
@@ -16,11 +17,13 @@ use fuser::{
 
 use crate::convert::{BLOCK_LEN_BYTES, file_attr};
 use crate::errno::errno;
-use crate::fs::{self, FsError, FsResult, Listed, Opened};
+use crate::fs::{self, Attributes, FsError, FsResult, Listed, Opened};
 use crate::handles::Handle;
 
 /// Inode numbers are never reused, so their first generation is their only one.
 pub(super) const GENERATION: Generation = Generation(0);
+/// What the kernel gets with it, it asks for at each use.
+pub(super) const NO_TIMEOUT: Duration = Duration::ZERO;
 /// The kernel's mark on an open for execve(2). It is not in libc.
 const FMODE_EXEC: i32 = 0x20;
 
@@ -52,7 +55,7 @@ pub(super) fn reply_entry(
 ) -> impl FnOnce(FsResult<InodeAttr>) + Send + 'static {
     move |answer| match answer {
         Ok(attr) => {
-            reply.entry_with_ttls(&ATTR_TIMEOUT, &name_timeout(attr.kind), &file_attr(&attr), GENERATION)
+            reply.entry_with_ttls(&NO_TIMEOUT, &name_timeout(attr.kind), &file_attr(&attr), GENERATION)
         }
         Err(error) => reply.error(number(what, &error)),
     }
@@ -63,8 +66,16 @@ pub(super) fn reply_attr(
     reply: ReplyAttr,
 ) -> impl FnOnce(FsResult<InodeAttr>) + Send + 'static {
     move |answer| match answer {
-        Ok(attr) => reply.attr(&ATTR_TIMEOUT, &file_attr(&attr)),
+        Ok(attr) => reply.attr(&NO_TIMEOUT, &file_attr(&attr)),
         Err(error) => reply.error(number(what, &error)),
+    }
+}
+
+/// The only answer that has a time-out for attributes (KA1 of `kernel_attrs`).
+pub(super) fn reply_getattr(reply: ReplyAttr) -> impl FnOnce(FsResult<Attributes>) + Send + 'static {
+    move |answer| match answer {
+        Ok(Attributes { attr, timeout }) => reply.attr(&timeout, &file_attr(&attr)),
+        Err(error) => reply.error(number("get attributes", &error)),
     }
 }
 

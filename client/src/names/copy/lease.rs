@@ -141,6 +141,11 @@ impl Lease {
         matches!(self.phase, Phase::Attached { .. }).then_some(self.attachment)
     }
 
+    /// For how long it is valid from `now` on, unless it is renewed.
+    pub(super) fn left(&self, now: Duration) -> Duration {
+        if self.is_valid(now) { self.valid_until.saturating_sub(now) } else { Duration::ZERO }
+    }
+
     pub(super) fn is_valid(&self, now: Duration) -> bool {
         let lasts = now < self.valid_until || planted::has(Bug::ServesAfterTheLease);
         lasts && self.attachment().is_some()

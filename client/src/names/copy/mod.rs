@@ -11,6 +11,9 @@
 //! CY6  An answer from the copy is what the server would answer now. It passes what the caller's rights clearly allow, and no more
 //!      (`permission`).
 //! CY7  The copy is bounded (`kept`). What is forgotten for that is asked for again; the leader may go on recalling it.
+//! CY8  Outer caches may use attributes from the copy for as long as the lease lasts (`leased_attr`). Whatever the copy drops, they
+//!      are told, and have dropped it, before a recall counts as handled, before a change of this client is sent, and before an
+//!      attachment is sent. They are told after the copy has dropped it, so what they ask for meanwhile is not what was dropped.
 //!
 //! | file | what |
 //! |------|------|
@@ -22,7 +25,7 @@
 //! | `state` | all of that together; pure |
 //! | `shared` | [`LeasedCopy`]: the same behind a lock, with a clock |
 //!
-//! Not here: names in listings that are whole (a listing is asked for each time), extents, and what the kernel keeps.
+//! Not here: names in listings that are whole (a listing is asked for each time), extents, and which attributes an outer cache keeps.
 
 mod drops;
 mod kept;

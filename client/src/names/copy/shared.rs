@@ -10,7 +10,8 @@ use dfs_proto::ids::{Attachment, InodeId};
 use dfs_proto::meta::{Change, MetaResult, Read, ReadReply, Recall, Shown};
 
 use crate::names::copy::own_changes::ChangeNumber;
-use crate::names::copy::state::{Question, State};
+use crate::names::copy::state::{DroppedAttrs, Question, State};
+use crate::names::outer::OuterCache;
 use crate::session::calls::Answer;
 use crate::session::leases::{ReadLeases, Sending, Taken};
 use crate::session::meta::MetaClient;
@@ -21,6 +22,7 @@ const KEPT_MAX: usize = 200_000;
 /// What this client was shown under leases at one cluster.
 pub(crate) struct LeasedCopy {
     clock: Arc<dyn Clock>,
+    outer: Arc<dyn OuterCache>,
     state: Mutex<State>,
 }
 
@@ -40,12 +42,27 @@ pub(crate) struct Changing<'c> {
 }
 
 impl LeasedCopy {
-    pub(crate) fn new(clock: Arc<dyn Clock>) -> Arc<LeasedCopy> {
-        Arc::new(LeasedCopy { clock, state: Mutex::new(State::with_room(KEPT_MAX)) })
+    /// `outer` is told what is dropped.
+    pub(crate) fn new(clock: Arc<dyn Clock>, outer: Arc<dyn OuterCache>) -> Arc<LeasedCopy> {
+        Arc::new(LeasedCopy { clock, outer, state: Mutex::new(State::with_room(KEPT_MAX)) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something that may drop attributes. Keeps CY8.
+    fn dropping<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        let (acted, dropped) = {
+            let mut state = self.state();
+            (act(&mut state), state.take_untold())
+        };
+        match dropped {
+            DroppedAttrs::Of(inodes) if inodes.is_empty() => {}
+            DroppedAttrs::Of(inodes) => self.outer.drop_attrs(&inodes),
+            DroppedAttrs::Everything => self.outer.drop_all_attrs(),
+        }
+        acted
     }
 
     /// What the cluster would answer now, if that is known.
@@ -56,6 +73,11 @@ impl LeasedCopy {
     /// The attributes of an inode, if they are known.
     pub(crate) fn attr(&self, inode: InodeId) -> Option<InodeAttr> {
         self.state().attr(inode, self.clock.boottime())
+    }
+
+    /// The same, and for how long an outer cache may use them (CY8).
+    pub(crate) fn leased_attr(&self, inode: InodeId) -> Option<(InodeAttr, Duration)> {
+        self.state().leased_attr(inode, self.clock.boottime())
     }
 
     /// To be called before a read is sent.
@@ -70,7 +92,8 @@ impl LeasedCopy {
 
     /// To be called before a change is sent by `meta`.
     pub(crate) fn changing<'c>(&'c self, change: &Change, meta: &'c MetaClient) -> Changing<'c> {
-        let (number, dropped) = self.state().begin_change(change.scope(), self.clock.boottime());
+        let now = self.clock.boottime();
+        let (number, dropped) = self.dropping(|state| state.begin_change(change.scope(), now));
         Changing { copy: self, meta, number, sending: Sending::after(dropped), is_settled: false }
     }
 }
@@ -127,13 +150,13 @@ impl Drop for Changing<'_> {
         {
             self.meta.change_in_doubt(dropped.attachment); // keeps CY4
         }
-        self.copy.state().end_change(self.number); // last: from here on things are kept again
+        self.copy.dropping(|state| state.end_change(self.number)); // last: from here on things are kept again
     }
 }
 
 impl ReadLeases for LeasedCopy {
     fn attaching(&self, attachment: Attachment) {
-        self.state().attaching(attachment);
+        self.dropping(|state| state.attaching(attachment));
     }
 
     fn attached(&self, attachment: Attachment, sent: Duration, term: Duration) {
@@ -141,14 +164,16 @@ impl ReadLeases for LeasedCopy {
     }
 
     fn detached(&self, attachment: Attachment) {
-        self.state().detached(attachment);
+        self.dropping(|state| state.detached(attachment));
     }
 
     fn renewed(&self, attachment: Attachment, sent: Duration, recalls: u64) {
-        self.state().renewed(attachment, (sent, self.clock.boottime()), recalls);
+        let now = self.clock.boottime();
+        self.dropping(|state| state.renewed(attachment, (sent, now), recalls));
     }
 
     fn recalled(&self, recall: &Recall) -> Taken {
-        self.state().recalled(recall, self.clock.boottime())
+        let now = self.clock.boottime();
+        self.dropping(|state| state.recalled(recall, now))
     }
 }

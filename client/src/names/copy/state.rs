@@ -22,11 +22,24 @@ pub(super) struct Question {
     began: Began,
 }
 
+/// Inodes whose attributes were dropped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum DroppedAttrs {
+    Of(Vec<InodeId>),
+    Everything,
+}
+
+impl DroppedAttrs {
+    const NONE: DroppedAttrs = DroppedAttrs::Of(Vec::new());
+}
+
 pub(super) struct State {
     lease: Lease,
     kept: Kept,
     drops: Drops,
     changes: OwnChanges,
+    /// Outer caches are to be told of these (CY8).
+    untold: DroppedAttrs,
 }
 
 impl State {
@@ -36,6 +49,7 @@ impl State {
             kept: Kept::with_room(room),
             drops: Drops::default(),
             changes: OwnChanges::default(),
+            untold: DroppedAttrs::NONE,
         }
     }
 
@@ -107,11 +121,21 @@ impl State {
     fn drop_everything(&mut self) {
         self.kept.clear();
         self.drops.everything();
+        self.untold = DroppedAttrs::Everything;
     }
 
+    /// Outer caches may have attributes that were forgotten here for want of room, so they are told in any case.
     fn drop_attr(&mut self, inode: InodeId) {
         self.kept.drop_attr(inode);
         self.drops.attr(inode);
+        if let DroppedAttrs::Of(inodes) = &mut self.untold {
+            inodes.push(inode);
+        }
+    }
+
+    /// What was dropped since this was last called.
+    pub(super) fn take_untold(&mut self) -> DroppedAttrs {
+        std::mem::replace(&mut self.untold, DroppedAttrs::NONE)
     }
 
     fn drop_name(&mut self, name: &NameIn) {
@@ -231,6 +255,12 @@ impl State {
     }
 
     // --- answers ---
+
+    /// The attributes of an inode, if they are known now, and for how long they may be used unless they are dropped before.
+    pub(super) fn leased_attr(&mut self, inode: InodeId, now: Duration) -> Option<(InodeAttr, Duration)> {
+        let attr = self.attr(inode, now)?;
+        Some((attr, self.lease.left(now)))
+    }
 
     /// The attributes of an inode, if they are known now.
     pub(super) fn attr(&mut self, inode: InodeId, now: Duration) -> Option<InodeAttr> {

@@ -12,7 +12,8 @@ use crate::fakes::clock::TokioClock;
 use crate::names::copy::LeasedCopy;
 use crate::names::copy::fixtures::{DIRECTORY, attr};
 use crate::names::copy::lease::MARGIN;
-use crate::names::copy::state::State;
+use crate::names::copy::state::{DroppedAttrs, State};
+use crate::names::outer::NoOuterCache;
 use crate::session::leases::{Handled, ReadLeases as _, Taken};
 
 const FILE: InodeId = InodeId(1000);
@@ -270,7 +271,7 @@ fn what_a_change_has_dropped_is_told_only_as_far_as_it_is_leased() {
 #[test]
 fn what_was_known_before_the_machine_slept_is_not_answered_after_it() {
     let clock = Arc::new(TokioClock::stopped());
-    let copy = LeasedCopy::new(clock.clone());
+    let copy = LeasedCopy::new(clock.clone(), Arc::new(NoOuterCache));
     copy.attaching(FIRST);
     copy.attached(FIRST, Duration::ZERO, TERM);
     let read = Read::GetAttr { inode: FILE };
@@ -279,4 +280,32 @@ fn what_was_known_before_the_machine_slept_is_not_answered_after_it() {
     assert!(copy.answer(&Caller::ROOT, &read).is_some());
     clock.sleep_through(TERM);
     assert_eq!(copy.answer(&Caller::ROOT, &read), None);
+}
+
+#[test]
+fn outer_caches_are_told_whatever_is_dropped_also_what_was_forgotten_here_before() {
+    let mut copy = filled();
+    assert_eq!(copy.take_untold(), DroppedAttrs::Everything, "the attachment");
+    assert_eq!(copy.take_untold(), DroppedAttrs::Of(Vec::new()), "once");
+    copy.recalled(&recall(1, &[(FILE, &[]), (OTHER, &[])]), NOW);
+    assert_eq!(copy.take_untold(), DroppedAttrs::Of(vec![FILE, OTHER]));
+    copy.recalled(&recall(2, &[(DIRECTORY, &["f"])]), NOW);
+    assert_eq!(copy.take_untold(), DroppedAttrs::Of(vec![DIRECTORY]));
+    let (number, _) = copy.begin_change(set(FILE).scope(), NOW);
+    assert_eq!(copy.take_untold(), DroppedAttrs::Of(vec![FILE]));
+    copy.end_change(number);
+    assert_eq!(copy.take_untold(), DroppedAttrs::Of(vec![FILE]));
+    copy.recalled(&recall(4, &[(FILE, &[])]), NOW);
+    assert_eq!(copy.take_untold(), DroppedAttrs::Everything, "one recall is missing");
+}
+
+#[test]
+fn outer_caches_may_use_attributes_for_as_long_as_the_lease_lasts() {
+    let mut copy = filled();
+    let until = SENT + TERM - MARGIN;
+    assert_eq!(copy.leased_attr(FILE, NOW), Some((file(FILE), until - NOW)));
+    assert_eq!(copy.leased_attr(FILE, until), None);
+    assert_eq!(copy.leased_attr(OTHER, NOW), None);
+    let _ = copy.recalled(&recall(1, &[(FILE, &[])]), NOW);
+    assert_eq!(copy.leased_attr(FILE, NOW), None);
 }

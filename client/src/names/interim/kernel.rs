@@ -7,23 +7,18 @@ use dfs_proto::attr::FileKind;
 /// V1. The kernel asks for the name of a file at each use (P5.2). So a program that opens or cuts a path gets the
 /// file that has that name now, also when it has just been listed: if the kernel kept the name, `> log` right after
 /// another mount's `mv log log.1` would empty `log.1`.
-pub const FILE_NAME_TIMEOUT: Duration = Duration::ZERO;
+const FILE_NAME_TIMEOUT: Duration = Duration::ZERO;
 
 /// V1. With this, a path of four components costs one look-up instead of four. It is harmless because the operation names
 /// the directory's inode: in a directory that is gone it is refused, in one that has moved it happens where the directory is now.
 const DIRECTORY_NAME_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// V2. The kernel asks for the attributes of a directory up to three times per component and call. Only what needs no
-/// look-up can be outdated by this: `fstat`, and cached reads of a file that was open before (see
-/// docs/measurements.md and SEMANTICS.md).
-pub const ATTR_TIMEOUT: Duration = Duration::from_millis(50);
+/// V2. The root directory is never leased (P3.2). The kernel asks for its attributes up to three times per path that begins there.
+pub const ROOT_ATTR_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// V3. The kernel asks for no attributes before a direct read, nor before an append. Within this time the client does not ask
-/// either. It is as long as [`ATTR_TIMEOUT`], so that a direct read is no older than any other.
-pub const SIZE_TIMEOUT: Duration = ATTR_TIMEOUT;
-
-/// V1 and V2 for a volume whose cluster does not answer. The kernel gets a placeholder, which it must not keep.
-pub const UNKNOWN_TIMEOUT: Duration = Duration::ZERO;
+/// V3. The kernel asks for no attributes before an append. Within this time the client does not ask either: the cluster is asked for
+/// the end once more before what was appended is committed (N7 of `data/node`).
+pub const SIZE_TIMEOUT: Duration = ROOT_ATTR_TIMEOUT;
 
 /// How long the kernel may keep the name of an inode of this kind (V1).
 pub fn name_timeout(kind: FileKind) -> Duration {

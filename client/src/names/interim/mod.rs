@@ -6,17 +6,17 @@
 //! | rule | what is used again | for how long | file |
 //! |------|--------------------|--------------|------|
 //! | V1 | the inode that a name leads to, by the kernel | files: never; directories: 50 ms | `kernel` |
-//! | V2 | the attributes of an inode, by the kernel | 50 ms | `kernel` |
-//! | V3 | the size of an open file, where the kernel does not ask for it | 50 ms | `kernel` |
+//! | V2 | the attributes of the root directory, which is never leased, by the kernel | 50 ms | `kernel` |
+//! | V3 | the end of an open file, for the place of an append until it is committed | 50 ms | `kernel` |
 //! | V4 | the attributes that the answer to a change of this client brought | 10 ms | `after_change` |
 //! | V5 | the content's version of an inode that was closed | as long as there is room | `closed` |
-//! | V6 | the kernel's pages of a file, over an open | while the content's version is the same | `kept_pages` |
+//! | V6 | the kernel's pages of a file | while they show the version of the content that is known | `kept_pages` |
 //! | V7 | names of volumes, from the federation map, while the root directory's cluster is silent | until this client changes the name | `changed_names` |
 //! | V8 | that a cluster is silent | until it answers | `silent` |
 //! | V9 | the root directory's attributes and the space, while no metaserver answers | until one answers | `last_known` |
 //!
-//! The mount applies V1, V2, V6 and V9, the other floors of this library apply the rest. Leases replace V1 to V4 and V6. To
-//! delete a rule, delete its file: the compiler then names its users.
+//! The mount applies V1, V2, V6 and V9, the other floors of this library apply the rest. Leases have replaced V2 for all other
+//! inodes, and will replace V1 and V4. To delete a rule, delete its file: the compiler then names its users.
 //!
 //! Uses the clock and the error type, and no floor.
 
@@ -30,5 +30,5 @@ mod kernel;
 mod last_known;
 
 pub use kept_pages::KeptPages;
-pub use kernel::{ATTR_TIMEOUT, FILE_NAME_TIMEOUT, SIZE_TIMEOUT, UNKNOWN_TIMEOUT, name_timeout};
+pub use kernel::{ROOT_ATTR_TIMEOUT, SIZE_TIMEOUT, name_timeout};
 pub use last_known::LastKnown;
