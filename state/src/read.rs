@@ -431,6 +431,7 @@ mod tests {
             session: harness.session,
             caller: caller.clone(),
             leases: None,
+            wants_write: None,
             read,
         };
         harness.view(|view| answer(view, &request))

@@ -184,8 +184,10 @@ impl MetaCalls for GrpcMeta {
                 let leased = shown.leased;
                 // A refusal goes on its own: whoever repeats calls looks for one that says who leads.
                 Ok(match shown.answered {
-                    Err(MetaError::NotFound) => Ok(Shown { answered: Err(MetaError::NotFound), leased }),
-                    answered => answered.map(|reply| Shown { answered: Ok(reply), leased }),
+                    Err(MetaError::NotFound) => {
+                        Ok(Shown { answered: Err(MetaError::NotFound), leased, writes: false })
+                    }
+                    answered => answered.map(|reply| Shown { answered: Ok(reply), leased, writes: false }),
                 })
             }
         };

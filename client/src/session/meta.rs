@@ -242,6 +242,7 @@ impl MetaClient {
                 session: session.id(),
                 caller: caller.clone(),
                 leases,
+                wants_write: None,
                 read: read.clone(),
             };
             let shown = self.calls.read(request, self.timeout).await;

@@ -118,6 +118,22 @@ impl Meta for MetaService {
         Ok(Response::new(convert::empty_to_wire(result)))
     }
 
+    async fn acquire(&self, request: Request<wire::AcquireRequest>) -> Answer<wire::AcquireReply> {
+        let result = match convert::acquire_from_wire(request.into_inner()) {
+            Ok(acquire) => self.0.acquire(acquire).await,
+            Err(error) => Err(error),
+        };
+        Ok(Response::new(convert::acquired_to_wire(result)))
+    }
+
+    async fn return_writes(&self, request: Request<wire::ReturnWritesRequest>) -> Answer<wire::EmptyReply> {
+        let result = match convert::return_writes_from_wire(request.into_inner()) {
+            Ok(returned) => self.0.return_writes(returned),
+            Err(error) => Err(error),
+        };
+        Ok(Response::new(convert::empty_to_wire(result)))
+    }
+
     async fn close_session(&self, request: Request<wire::RenewSessionRequest>) -> Answer<wire::EmptyReply> {
         let result = match convert::renew_from_wire(request.into_inner()) {
             Ok(close) => self.0.close_session(close).await,

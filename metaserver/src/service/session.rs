@@ -5,7 +5,10 @@ use std::time::Duration;
 use dfs_net::rpc::push::PushSender;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, InodeId};
-use dfs_proto::meta::{MetaResult, OpenSession, RecallsDone, RenewSession, SessionOpened, SessionRenewed};
+use dfs_proto::meta::{
+    Acquire, Acquired, MetaResult, OpenSession, RecallsDone, RenewSession, ReturnWrites, SessionOpened,
+    SessionRenewed,
+};
 use dfs_proto::scope::Unleased;
 use tokio::time::Instant;
 
@@ -83,6 +86,15 @@ impl Metaserver {
         self.gate.enter_term()?;
         self.gate.leases.answered(done.session, done.attachment, done.number);
         Ok(())
+    }
+
+    pub(super) async fn acquire(&self, acquire: Acquire) -> MetaResult<Acquired> {
+        self.gate.check_cluster(acquire.cluster)?;
+        Err(MetaError::InvalidArgument { what: "this metaserver gives no Write leases".to_owned() })
+    }
+
+    pub(super) fn return_writes(&self, returned: ReturnWrites) -> MetaResult<()> {
+        self.gate.check_cluster(returned.cluster)
     }
 
     pub(super) async fn close_session(&self, close: RenewSession) -> MetaResult<()> {

@@ -144,7 +144,7 @@ impl State {
             }
         });
         self.drop_reach(&reach);
-        let dropped = |attachment| Dropped { attachment, behind: reach.behind.clone() };
+        let dropped = |attachment| Dropped { attachment, behind: reach.behind.clone(), wants_write: None };
         let dropped = self.lease.attachment().map(dropped);
         (self.changes.begin(reach), dropped)
     }

@@ -31,6 +31,7 @@ impl Client {
             more: false,
             locks: Vec::new(),
             open,
+            writes: Vec::new(),
         };
         let message = convert::attach_to_wire(&attach);
         let call = |channel: UnaryChannel| {
