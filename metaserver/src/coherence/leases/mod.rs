@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `table` | who holds what, and which recalls are not over; pure |
 //! | `freezes` | what is being changed, and what was lately; pure |
+//! | `past` | what has happened to which inode, for whoever has looked before; pure |
 //!
 //! RL1  A holder is registered after the state was read, and only if no change of the inode was under way since before that (FZ2). A
 //!      change that begins later finds the holder.
@@ -16,6 +17,7 @@
 //! RL4  A session is attached here after the state says that it may hold something (P6.5), so the next leader waits for it.
 
 mod freezes;
+mod past;
 mod table;
 
 use std::collections::HashMap;
@@ -32,7 +34,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::soft::{BeginsAnew, Soft};
-use freezes::{Freezes, Thaws};
+use freezes::Freezes;
+use past::Moment;
 use table::{Granted, Issued, Outstanding, Table};
 pub(crate) use table::{READ_ENDS, READ_TERM, Touched};
 
@@ -71,7 +74,7 @@ pub(crate) struct RecallCounts {
 #[derive(Clone, Copy)]
 pub(crate) struct Reading {
     term: u64,
-    since: Thaws,
+    since: Moment,
 }
 
 /// While it lives, nothing is granted on what a change touches; dropping it thaws.
@@ -141,7 +144,7 @@ impl Leases {
     /// Before the state is read, in this term.
     pub(crate) fn reading(&self, term: u64) -> Reading {
         let soft = self.known.lock();
-        Reading { term, since: soft.known.freezes.thaws() }
+        Reading { term, since: soft.known.freezes.now() }
     }
 
     /// After the state was read: those of the inodes of which the session holds Read from here on (RL1).
