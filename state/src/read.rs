@@ -442,7 +442,6 @@ mod tests {
             session: harness.session,
             caller: caller.clone(),
             leases: None,
-            wants_write: None,
             read,
         };
         harness.view(|view| answer(view, &request))

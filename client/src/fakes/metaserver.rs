@@ -357,7 +357,7 @@ impl State {
         shown.retain(|inode| *inode != InodeId::ROOT && has_name(*inode));
         let shown: Vec<InodeId> = shown.into_iter().collect();
         let leased = self.leader.give_leases(request.session, request.leases, &shown);
-        Shown { answered, leased, writes: false }
+        Shown { answered, leased }
     }
 
     fn read(&mut self, request: &ReadRequest) -> MetaResult<ReadReply> {

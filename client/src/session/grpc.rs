@@ -184,10 +184,8 @@ impl MetaCalls for GrpcMeta {
                 let leased = shown.leased;
                 // A refusal goes on its own: whoever repeats calls looks for one that says who leads.
                 Ok(match shown.answered {
-                    Err(MetaError::NotFound) => {
-                        Ok(Shown { answered: Err(MetaError::NotFound), leased, writes: false })
-                    }
-                    answered => answered.map(|reply| Shown { answered: Ok(reply), leased, writes: false }),
+                    Err(MetaError::NotFound) => Ok(Shown { answered: Err(MetaError::NotFound), leased }),
+                    answered => answered.map(|reply| Shown { answered: Ok(reply), leased }),
                 })
             }
         };

@@ -242,7 +242,6 @@ impl MetaClient {
                 session: session.id(),
                 caller: caller.clone(),
                 leases,
-                wants_write: None,
                 read: read.clone(),
             };
             let shown = self.calls.read(request, self.timeout).await;

@@ -392,14 +392,7 @@ fn answered(result: MetaResult<Changed>) -> String {
 fn entries(view: &dyn Snapshot, directory: InodeId) -> Vec<(String, InodeId, FileKind)> {
     let session = dfs_proto::ids::SessionId(0);
     let read = Read::ReadDir { inode: directory, cookie: 0, limit: 1000, plus: false };
-    let request = ReadRequest {
-        cluster: CLUSTER,
-        session,
-        caller: Caller::ROOT,
-        leases: None,
-        wants_write: None,
-        read,
-    };
+    let request = ReadRequest { cluster: CLUSTER, session, caller: Caller::ROOT, leases: None, read };
     let session = read::sessions(view).first().map_or(session, |(id, _)| *id);
     match read::answer(view, &ReadRequest { session, ..request }) {
         Ok(ReadReply::Entries { entries, .. }) => {
