@@ -32,13 +32,17 @@ pub enum Bug {
     GrantsWhileFrozen,
     /// A change is applied first, and then recalls what others hold.
     RecallsAfterApply,
-    // No seed has found the next three yet, so they are not among `ALL`.
+    // No seed has found the next five yet, so they are not among `ALL`.
     /// A new leader changes what others may still serve under leases of the leader before.
     ChangesBeforeLeasesEnd,
     /// A heartbeat renews leases that are being recalled.
     RenewsWhatIsRecalled,
     /// A client answers from its copy when its leases have ended.
     ServesAfterTheLease,
+    /// A read does not wait for what another session has written and not committed.
+    WritesUnseen,
+    /// A new leader shows and changes files before those that may have written them have told it so.
+    LapsedWriterComesBack,
     /// A new leader grants locks before the sessions that may hold some have attached.
     LocksBeforeAttachments,
     /// A file that loses its last name is held by nobody but who removed the name.
@@ -76,6 +80,8 @@ impl Bug {
             Bug::ChangesBeforeLeasesEnd => "changes_before_leases_end",
             Bug::RenewsWhatIsRecalled => "renews_what_is_recalled",
             Bug::ServesAfterTheLease => "serves_after_the_lease",
+            Bug::WritesUnseen => "writes_unseen",
+            Bug::LapsedWriterComesBack => "lapsed_writer_comes_back",
             Bug::LocksBeforeAttachments => "locks_before_attachments",
             Bug::OrphanForgotten => "orphan_forgotten",
         }

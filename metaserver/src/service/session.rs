@@ -88,13 +88,19 @@ impl Metaserver {
         Ok(())
     }
 
+    /// `confirm` → `Gate::acquire` (coherence/writes.rs) → reply.
     pub(super) async fn acquire(&self, acquire: Acquire) -> MetaResult<Acquired> {
         self.gate.check_cluster(acquire.cluster)?;
-        Err(MetaError::InvalidArgument { what: "this metaserver gives no Write leases".to_owned() })
+        self.confirm(acquire.session).await?; // keeps SS2
+        self.gate.acquire(&acquire).await
     }
 
+    /// What was written under these is committed.
     pub(super) fn return_writes(&self, returned: ReturnWrites) -> MetaResult<()> {
-        self.gate.check_cluster(returned.cluster)
+        self.gate.check_cluster(returned.cluster)?;
+        self.gate.enter_term()?;
+        self.gate.leases.return_writes(returned.session, &returned.writes);
+        Ok(())
     }
 
     pub(super) async fn close_session(&self, close: RenewSession) -> MetaResult<()> {

@@ -320,9 +320,15 @@ impl Client {
         convert::changed_from_wire(reply.into_inner())
     }
 
+    /// Asked again, as clients do, while it waits for somebody else.
     async fn change(&mut self, caller: &Caller, change: Change) -> MetaResult<Changed> {
         let request = self.request(caller, change);
-        self.send(&request).await
+        loop {
+            match self.send(&request).await {
+                Err(MetaError::Undecided { .. }) => {}
+                answered => return answered,
+            }
+        }
     }
 
     async fn read(&mut self, caller: &Caller, read: Read) -> MetaResult<ReadReply> {

@@ -40,6 +40,10 @@ impl Freezes {
         }
     }
 
+    pub(super) fn is_frozen(&self, inode: InodeId) -> bool {
+        self.frozen.contains_key(&inode)
+    }
+
     /// Nothing has changed the inode since, and nothing is about to (FZ2).
     pub(super) fn is_still(&self, inode: InodeId, since: Moment) -> bool {
         !self.frozen.contains_key(&inode) && self.thaws.is_still(inode, since)
