@@ -19,6 +19,8 @@ use crate::status::{ClusterStatus, FederationStatus, judge};
 
 /// The time for one call; an election fits into it.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
+/// What a session may write counts for a term of the leases (10 s, if nobody has set another) before it ends.
+const END_DEADLINE: Duration = Duration::from_secs(30);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 /// Sessions that are asked for in one call, and as many as a leader gives.
 const PAGE: u32 = 1000;
@@ -32,12 +34,14 @@ pub struct SessionStatus {
     pub client: String,
     /// How long ago the leader heard of it; `None`: not since its election.
     pub heard_ms: Option<u64>,
-    /// It has told the leader what it holds. If it has not, the four below are not complete.
+    /// It has told the leader what it holds. If it has not, the five below are not complete.
     pub attached: bool,
     pub open_files: u64,
     pub locks: u64,
     /// Its requests that wait for locks of others.
     pub waits: u64,
+    /// Files that it may write without asking.
+    pub write_leases: u64,
     /// Others wait for what it holds, or for it to tell what it holds.
     pub waited_for: bool,
     /// It is being ended.
@@ -136,7 +140,7 @@ impl Leader {
     }
 
     async fn expire(&self, session: u64) -> Result<wire::SessionStatus, MetaError> {
-        let calling = self.channel.call(CALL_DEADLINE, |channel| {
+        let calling = self.channel.call(END_DEADLINE, |channel| {
             let request = wire::ExpireSessionRequest { cluster: self.cluster.to_wire().into(), session };
             async move {
                 let mut reply = AdminClient::new(channel).expire_session(request).await?.into_inner();
@@ -156,6 +160,7 @@ fn session(session: wire::SessionStatus) -> SessionStatus {
         open_files: session.open_files,
         locks: session.locks,
         waits: session.waits,
+        write_leases: session.write_leases,
         waited_for: session.is_waited_for,
         ending: session.is_ending,
     }

@@ -41,6 +41,7 @@ pub struct Metrics {
     pub locks: Count,
     pub locks_waited_for: Count,
     pub leases: Count,
+    pub write_leases: Count,
     pub(crate) recalls: RecallCounts,
     pub chunks_open: Count,
     pub chunks_sealed: Count,
@@ -85,6 +86,7 @@ impl Metrics {
             locks: Count::default(),
             locks_waited_for: Count::default(),
             leases: Count::default(),
+            write_leases: Count::default(),
             recalls: RecallCounts::default(),
             chunks_open: Count::default(),
             chunks_sealed: Count::default(),
@@ -121,6 +123,13 @@ impl Metrics {
                 "Recalls that were not answered until the lease ended",
                 &self.recalls.run_out,
             ),
+            ("writes_granted", "Grants of Write", &self.recalls.writes_granted),
+            ("writes_recalled", "Write leases that were asked for", &self.recalls.writes_recalled),
+            (
+                "writes_waited_for",
+                "Reads and changes that have waited for Write to come back",
+                &self.recalls.writes_waited_for,
+            ),
         ];
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());
@@ -142,6 +151,7 @@ impl Metrics {
             ("locks", "Locks of files that are held", &self.locks),
             ("locks_waited_for", "Locks of files that somebody waits for", &self.locks_waited_for),
             ("leases", "Inodes that sessions hold Read of, counted once for each session", &self.leases),
+            ("write_leases", "Files that sessions hold Write of", &self.write_leases),
             ("chunks_open", "Chunks being written", &self.chunks_open),
             ("chunks_sealed", "Chunks complete", &self.chunks_sealed),
             ("chunks_dead", "Chunks without a live byte, not yet ordered to be deleted", &self.chunks_dead),

@@ -7,6 +7,9 @@
 //!      renewed no longer, and gets no locks. Otherwise a heartbeat could be answered just before the end is applied, and its
 //!      client would go on for a term beside whoever waited for the end. The mark stays while the end may still be applied. An
 //!      end that an administrator asks for (`service::admin::sessions`) is marked too; there is no silence to look at.
+//! SS3  The end of a session that holds Write of files is not proposed before it was silent for a term, whoever asks for its end:
+//!      what its last answered heartbeat has renewed has lapsed by then. *An end that is proposed at once would be all that the next
+//!      leader knows, and it would show files beside who still writes them.*
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,8 +28,18 @@ pub(crate) struct Sessions {
 #[derive(Default)]
 struct Heard {
     renewed: BTreeMap<SessionId, Instant>,
-    /// SS2: and whether its end was proposed.
-    ending: BTreeMap<SessionId, bool>,
+    /// SS2.
+    ending: BTreeMap<SessionId, Ending>,
+}
+
+/// How certain the end of a session is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Ending {
+    /// It is looked at once more.
+    Marked,
+    /// It ends, as soon as what it was granted has lapsed.
+    Certain,
+    Proposed,
 }
 
 impl BeginsAnew for Sessions {
@@ -62,24 +75,35 @@ impl Sessions {
     }
 
     pub(crate) fn mark_ending(&self, session: SessionId) {
-        self.heard.lock().known.ending.entry(session).or_insert(false);
+        self.ends(session, Ending::Marked);
+    }
+
+    /// It ends, however it is heard from now on: once it was silent for as long as what it holds counts (SS3).
+    pub(crate) fn end_is_certain(&self, session: SessionId) {
+        self.ends(session, Ending::Certain);
+    }
+
+    fn ends(&self, session: SessionId, ending: Ending) {
+        let mut soft = self.heard.lock();
+        let present = soft.known.ending.entry(session).or_insert(ending);
+        *present = ending.max(*present);
     }
 
     /// Its end is proposed now: it may be applied, whatever becomes of the answer.
     pub(crate) fn end_is_proposed(&self, session: SessionId) {
-        self.heard.lock().known.ending.insert(session, true);
+        self.ends(session, Ending::Proposed);
     }
 
-    /// It is not due any more. If its end was proposed before, it stays marked.
+    /// It is not due any more. If its end was certain before, it stays marked.
     pub(crate) fn spare(&self, session: SessionId) {
         let mut soft = self.heard.lock();
-        if soft.known.ending.get(&session) == Some(&false) {
+        if soft.known.ending.get(&session) == Some(&Ending::Marked) {
             soft.known.ending.remove(&session);
         }
     }
 
     pub(crate) fn is_end_proposed(&self, session: SessionId) -> bool {
-        self.heard.lock().known.ending.get(&session) == Some(&true)
+        self.heard.lock().known.ending.get(&session) == Some(&Ending::Proposed)
     }
 
     pub(crate) fn is_ending(&self, session: SessionId) -> bool {
@@ -143,6 +167,20 @@ mod tests {
         sessions.mark_ending(SESSION);
         sessions.soft().enter_term(1, start);
         assert!(sessions.renewed(SESSION, start + EXPIRY), "a new leader knows nothing of it");
+    }
+
+    #[test]
+    fn a_session_whose_end_is_certain_is_not_spared() {
+        let start = Instant::now();
+        let sessions = Sessions::new(EXPIRY, start);
+        sessions.end_is_certain(SESSION);
+        sessions.mark_ending(SESSION);
+        sessions.spare(SESSION);
+        assert!(sessions.is_ending(SESSION) && !sessions.is_end_proposed(SESSION));
+        assert!(!sessions.renewed(SESSION, start));
+        sessions.end_is_proposed(SESSION);
+        sessions.end_is_certain(SESSION);
+        assert!(sessions.is_end_proposed(SESSION));
     }
 
     #[test]

@@ -45,6 +45,10 @@ id! {
     Attachment(u64), "attachment "
 }
 id! {
+    /// A grant of Write, or the wish for one. Made by the client, each larger than the one before in its session. Never 0.
+    WriteGrant(u64), "grant "
+}
+id! {
     /// A lock that its client waits for. Made by the client, each larger than the one before in its session. Never 0.
     WaitId(u64), "wait "
 }

@@ -11,7 +11,7 @@ use crate::error::MetaError;
 use crate::extent::Extent;
 use crate::ids::{
     Attachment, ChunkId, ClusterId, Incarnation, InodeId, RequestId, ServerId, SessionId, SessionNonce,
-    SetVersion, VolumeId,
+    SetVersion, VolumeId, WriteGrant,
 };
 use crate::lock::HeldLock;
 use crate::units::{ByteLen, Offset};
@@ -433,6 +433,14 @@ pub struct Attach {
     pub locks: Vec<HeldLock>,
     /// Files that the session has open.
     pub open: Vec<InodeId>,
+    pub writes: Vec<HeldWrite>,
+}
+
+/// A Write lease of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HeldWrite {
+    pub inode: InodeId,
+    pub grant: WriteGrant,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -443,6 +451,40 @@ pub struct Attached {
     pub term_ms: u64,
     /// For how long this, or a heartbeat, renews the leases on what was read. 0: of a leader that gives none.
     pub read_term_ms: u64,
+    /// The leader grants Write of files, which a heartbeat renews for `term_ms`.
+    pub gives_writes: bool,
+}
+
+/// Asks for Write of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acquire {
+    pub cluster: ClusterId,
+    pub session: SessionId,
+    pub attachment: Attachment,
+    pub write: HeldWrite,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Acquired {
+    /// The session holds Write of the file, which nobody else has written since.
+    Granted { attr: InodeAttr, next_commit: u64 },
+    /// The request names another attachment than the session's present one.
+    NotAttached,
+}
+
+/// The leader wants these back, unasked: once what was written under them is committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WriteRecall {
+    pub attachment: Attachment,
+    pub writes: Vec<HeldWrite>,
+}
+
+/// What was written under these leases is committed, and the session holds them no longer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReturnWrites {
+    pub cluster: ClusterId,
+    pub session: SessionId,
+    pub writes: Vec<HeldWrite>,
 }
 
 /// What the leader takes back, unasked.
@@ -469,6 +511,10 @@ pub enum Recalled {
 pub struct Dropped {
     pub attachment: Attachment,
     pub behind: Vec<InodeId>,
+    /// The session wants Write of the file that the change makes and opens.
+    pub wants_write: Option<WriteGrant>,
+    /// Under which the files of a commit were written.
+    pub writes: Vec<HeldWrite>,
 }
 
 /// This recall was handled, and all before it.

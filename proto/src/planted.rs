@@ -38,6 +38,11 @@ pub enum Bug {
     RenewsWhatIsRecalled,
     /// A client answers from its copy when its leases have ended.
     ServesAfterTheLease,
+    // No seed has found the next two yet, so they are not among `ALL`.
+    /// A read does not wait for what another session has written and not committed.
+    WritesUnseen,
+    /// A new leader shows and changes files before those that may have written them have told it so.
+    LapsedWriterComesBack,
     /// A new leader grants locks before the sessions that may hold some have attached.
     LocksBeforeAttachments,
     /// A file that loses its last name is held by nobody but who removed the name.
@@ -78,6 +83,8 @@ impl Bug {
             Bug::ChangesBeforeLeasesEnd => "changes_before_leases_end",
             Bug::RenewsWhatIsRecalled => "renews_what_is_recalled",
             Bug::ServesAfterTheLease => "serves_after_the_lease",
+            Bug::WritesUnseen => "writes_unseen",
+            Bug::LapsedWriterComesBack => "lapsed_writer_comes_back",
             Bug::LocksBeforeAttachments => "locks_before_attachments",
             Bug::OrphanForgotten => "orphan_forgotten",
         }

@@ -31,8 +31,18 @@ pub async fn list(env: &Env, source: &Source, limit: u64, json: bool) -> anyhow:
 }
 
 fn page(clusters: &[ClusterSessions]) -> String {
-    let mut table =
-        Table::new(["session", "cluster", "client", "heard", "attached", "open files", "locks", "waits", ""]);
+    let mut table = Table::new([
+        "session",
+        "cluster",
+        "client",
+        "heard",
+        "attached",
+        "open files",
+        "locks",
+        "waits",
+        "writes",
+        "",
+    ]);
     for of in clusters {
         for session in &of.sessions {
             table.row(row(&of.cluster, session));
@@ -55,7 +65,7 @@ fn page(clusters: &[ClusterSessions]) -> String {
     text
 }
 
-fn row(cluster: &str, session: &SessionStatus) -> [String; 9] {
+fn row(cluster: &str, session: &SessionStatus) -> [String; 10] {
     let heard = session.heard_ms.map_or_else(|| "not yet".to_owned(), age);
     let note = match (session.ending, session.waited_for) {
         (true, _) => "is being ended",
@@ -71,6 +81,7 @@ fn row(cluster: &str, session: &SessionStatus) -> [String; 9] {
         session.open_files.to_string(),
         session.locks.to_string(),
         session.waits.to_string(),
+        session.write_leases.to_string(),
         note.to_owned(),
     ]
 }
@@ -153,7 +164,12 @@ fn question(cluster: &str, session: &SessionStatus) -> String {
 fn holds(session: &SessionStatus) -> String {
     let count = |number: u64, noun: &str| format!("{number} {noun}{}", if number == 1 { "" } else { "s" });
     let known = if session.attached { "" } else { ", as far as its leader knows" };
-    format!("{}, {}{known}", count(session.open_files, "open file"), count(session.locks, "lock"))
+    format!(
+        "{}, {}, {}{known}",
+        count(session.open_files, "open file"),
+        count(session.locks, "lock"),
+        count(session.write_leases, "Write lease")
+    )
 }
 
 #[cfg(test)]
@@ -170,6 +186,7 @@ mod tests {
             open_files: 2,
             locks: 1,
             waits: 0,
+            write_leases: 4,
             waited_for: false,
             ending: false,
         }
@@ -185,10 +202,10 @@ mod tests {
         let steering = SessionStatus { client: "\u{1b}[2Jx".to_owned(), attached: false, ..session(3) };
         let text = page(&[of("alpha", 2, vec![session(7), waited_for]), of("beta", 9, vec![steering])]);
         let expected = "\
-session  cluster  client         heard    attached  open files  locks  waits
-      7  alpha    host:/mnt      0.3 s    yes                2      1      0
-     12  alpha    host:/mnt      not yet  yes                2      1      0  others wait for it
-      3  beta     \\u{1b}[2Jx     0.3 s    no                 2      1      0
+session  cluster  client         heard    attached  open files  locks  waits  writes
+      7  alpha    host:/mnt      0.3 s    yes                2      1      0       4
+     12  alpha    host:/mnt      not yet  yes                2      1      0       4  others wait for it
+      3  beta     \\u{1b}[2Jx     0.3 s    no                 2      1      0       4
 cluster beta: the first 1 of 9 sessions; --limit 9 shows all
 ";
         let squeezed = |text: &str| -> Vec<Vec<String>> {
@@ -233,7 +250,7 @@ cluster beta: the first 1 of 9 sessions; --limit 9 shows all
         for part in [
             "session 7 of cluster alpha: host:/mnt, not heard since",
             "others wait for it",
-            "2 open files, 1 lock, as far as its leader knows",
+            "2 open files, 1 lock, 4 Write leases, as far as its leader knows",
             "EIO once",
         ] {
             assert!(text.contains(part), "{part} is missing: {text}");

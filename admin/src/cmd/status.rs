@@ -82,8 +82,8 @@ fn sessions(leader: &LeaderReport) -> String {
         count => format!("; others wait for {count} ({}{more})", ids.join(", ")),
     };
     format!(
-        "sessions  {}, {} attached{waited_for}\nlocks     {} held, {} waited for\n",
-        leader.sessions, held.sessions_attached, held.locks, held.waits
+        "sessions  {}, {} attached{waited_for}\nlocks     {} held, {} waited for\nwrites    {} files leased\n",
+        leader.sessions, held.sessions_attached, held.locks, held.waits, held.write_leases
     )
 }
 
@@ -169,10 +169,14 @@ mod tests {
             sessions_attached: 29,
             locks: 7,
             waits: 5,
+            write_leases: 3,
             sessions_waited_for: count,
             waited_for: (1..=count.min(100)).collect(),
         };
-        assert_eq!(said(Some(held(0))), "sessions  30, 29 attached\nlocks     7 held, 5 waited for\n");
+        assert_eq!(
+            said(Some(held(0))),
+            "sessions  30, 29 attached\nlocks     7 held, 5 waited for\nwrites    3 files leased\n"
+        );
         let [first, last] = [1, 8].map(|count| said(Some(held(count))));
         assert!(first.starts_with("sessions  30, 29 attached; others wait for 1 (1)\n"), "{first}");
         assert!(last.contains("others wait for 8 (1, 2, 3, 4, 5, 6, 7, 8)\n"), "{last}");

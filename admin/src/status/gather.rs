@@ -235,6 +235,7 @@ fn held(held: &wire::HeldStatus) -> Held {
         sessions_attached: held.sessions_attached,
         locks: held.locks,
         waits: held.waits,
+        write_leases: held.write_leases,
         sessions_waited_for: held.sessions_waited_for,
         waited_for: held.waited_for.clone(),
     }

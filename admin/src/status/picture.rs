@@ -110,6 +110,8 @@ pub struct Held {
     pub locks: u64,
     /// Requests that wait for a lock.
     pub waits: u64,
+    /// Files that a session may write without asking.
+    pub write_leases: u64,
     /// Sessions that others wait for.
     pub sessions_waited_for: u64,
     /// Which these are; if they are many, the first of them.

@@ -172,7 +172,7 @@ impl Leader {
         let more = part.more;
         parts.push(part);
         let read_term_ms = self.leases.term_ms;
-        let mut attached = Attached { lost: Vec::new(), term_ms: 10_000, read_term_ms };
+        let mut attached = Attached { lost: Vec::new(), term_ms: 10_000, read_term_ms, gives_writes: false };
         if more {
             return Ok((attached, Pushes::new()));
         }

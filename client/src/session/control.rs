@@ -123,7 +123,7 @@ impl MetaClient {
     }
 
     async fn send_parts(&self, told: Told) -> MetaResult<Attached> {
-        let mut attached = Attached { lost: Vec::new(), term_ms: 0, read_term_ms: 0 };
+        let mut attached = Attached { lost: Vec::new(), term_ms: 0, read_term_ms: 0, gives_writes: false };
         for part in parts(self.session().opened.cluster, told) {
             let answered = self.calls.attach(part, self.control_timeout()).await?;
             attached.lost.extend(answered.lost);
@@ -155,6 +155,7 @@ fn parts(cluster: ClusterId, told: Told) -> Vec<Attach> {
             more,
             locks: part_locks,
             open: part_open,
+            writes: Vec::new(),
         });
         if !more {
             return parts;

@@ -1,6 +1,7 @@
 //! A change of what may be leased (P4.1):
 //!
-//!     resolve its names → freeze → recall what others hold → propose with what was found behind the names → applied → thaw
+//!     resolve its names → freeze → recall Write from others → recall Read → propose with what was found behind the names → applied
+//!     → thaw
 //!
 //! CH1  Nobody else uses what the change alters from before it is proposed until it is applied: nothing is granted on it meanwhile, and
 //!      what was granted is recalled first.
@@ -8,15 +9,20 @@
 //! CH3  `apply` refuses, without a trace, a change that would alter another inode behind a name than was found. It is frozen and
 //!      recalled anew then.
 //! CH4  A new leader executes no such change before all that earlier leaders granted has ended (P3.6; `awaited`).
+//! CH5  Write comes back before Read is recalled: what its holder commits meanwhile is a change itself, which passes the freeze and recalls
+//!      Read. The asker keeps its own Write.
+//! CH6  A commit recalls no Write, and waits for no session that has yet to attach: it is executed under the leases under which it was
+//!      written, or refused (WG4 of `leases::writing`). *A flush waits for nobody; and what its client has given up must not be laid
+//!      over what somebody else has written since.*
 
 use dfs_proto::attr::FileKind;
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{InodeId, SessionId};
-use dfs_proto::meta::{Dropped, MetaResult};
+use dfs_proto::ids::{Attachment, InodeId, SessionId};
+use dfs_proto::meta::{Change, Dropped, MetaResult};
 use dfs_proto::planted::{self, Bug};
 use dfs_proto::scope::{self, Scope};
 
-use super::gate::Gate;
+use super::gate::{Executed, Gate};
 use super::landing::Kept;
 use super::leases::{Frozen, Touched};
 use super::opens;
@@ -30,7 +36,14 @@ const LOOKS_MAX: usize = 4;
 /// Who asks for a change, and what it has dropped by itself.
 pub(super) struct Asker {
     session: SessionId,
-    dropped: Dropped,
+    dropped: Option<Dropped>,
+}
+
+impl Asker {
+    /// It has dropped this by itself, if `attachment` is its present one.
+    fn dropped(&self) -> Option<(SessionId, Attachment)> {
+        self.dropped.as_ref().map(|dropped| (self.session, dropped.attachment))
+    }
 }
 
 impl Gate {
@@ -41,19 +54,22 @@ impl Gate {
         scope: &Scope,
         dropped: Option<Dropped>,
         command: Command,
-    ) -> MetaResult<Reply> {
-        self.earlier_leases_have_ended(term).await?; // keeps CH4
-        let asker = command.asked_by().zip(dropped).map(|(session, dropped)| Asker { session, dropped });
+    ) -> MetaResult<Executed> {
+        if dropped.as_ref().is_none_or(|dropped| dropped.writes.is_empty()) || !is_commit(&command) {
+            self.earlier_leases_have_ended(term).await?; // keeps CH4
+            self.writers_have_told(term, &scope.volumes).await?; // keeps WS1
+        }
+        let asker = command.asked_by().map(|session| Asker { session, dropped });
         let asker = asker.as_ref();
-        let reply = match scope.behind.values().all(|behind| *behind == scope::Behind::Shown) {
+        let executed = match scope.behind.values().all(|behind| *behind == scope::Behind::Shown) {
             true => self.change_known_inodes(term, scope, asker, command).await?,
-            false => self.change_names(term, scope, asker, command).await?,
+            false => Executed::from(self.change_names(term, scope, asker, command).await?),
         };
         if planted::has(Bug::RecallsAfterApply) {
             let late = self.leases.freeze(term, scope.inodes.iter().copied().collect())?;
             self.recall(&late, scope, asker).await;
         }
-        Ok(reply)
+        Ok(executed)
     }
 
     /// None of them is found through a name.
@@ -63,14 +79,22 @@ impl Gate {
         scope: &Scope,
         asker: Option<&Asker>,
         command: Command,
-    ) -> MetaResult<Reply> {
-        let frozen = self.freeze(term, scope, &[], asker).await?;
-        match &command {
+    ) -> MetaResult<Executed> {
+        let frozen = match is_commit(&command) {
+            true => self.freeze_commit(term, scope, asker).await?, // keeps CH6
+            false => self.freeze(term, scope, &[], asker, releases(&command)).await?,
+        };
+        let reading = self.leases.reading(term);
+        let mut executed = match &command {
             Command::Change { request, .. } if opens::opens_new(&request.change) => {
-                self.create_open(term, frozen, command).await
+                let wanted = asker.and_then(|asker| asker.dropped.as_ref());
+                self.create_open(term, frozen, command, wanted).await?
             }
-            _ => self.send_frozen(term, frozen, command).await,
-        }
+            _ => Executed::from(self.send_frozen(term, frozen, command).await?),
+        };
+        let session = asker.map(|asker| asker.session);
+        self.show_existing(term, reading, session, &mut executed.reply).await?;
+        Ok(executed)
     }
 
     pub(super) async fn send_frozen(&self, term: u64, frozen: Frozen, command: Command) -> MetaResult<Reply> {
@@ -97,7 +121,7 @@ impl Gate {
         };
         let mut behind = look();
         for _ in 0..LOOKS_MAX {
-            let frozen = self.freeze(term, scope, &behind, asker).await?;
+            let frozen = self.freeze(term, scope, &behind, asker, false).await?;
             let reply = self.take_names(term, frozen, &behind, with).await?;
             if !matches!(reply, Reply::Refused(MetaError::Undecided { .. })) {
                 return Ok(reply);
@@ -117,9 +141,27 @@ impl Gate {
         scope: &Scope,
         behind: &[Behind],
         asker: Option<&Asker>,
+        only_releases: bool,
     ) -> MetaResult<Frozen> {
         let inodes = scope.inodes.iter().copied().chain(behind.iter().map(|behind| behind.inode));
-        let frozen = self.leases.freeze(term, inodes.collect())?;
+        let inodes: Vec<InodeId> = inodes.collect();
+        let frozen = self.leases.freeze(term, inodes.clone())?;
+        if !only_releases {
+            self.writes_come_back(term, asker.map(|asker| asker.session), &inodes).await?; // keeps CH5
+        }
+        if !planted::has(Bug::RecallsAfterApply) {
+            self.recall(&frozen, scope, asker).await;
+        }
+        Ok(frozen)
+    }
+
+    async fn freeze_commit(&self, term: u64, scope: &Scope, asker: Option<&Asker>) -> MetaResult<Frozen> {
+        let inodes = scope.inodes.iter().copied().collect();
+        let asker_is_known = || MetaError::Internal { what: "a commit is of a session".to_owned() };
+        let session = asker.ok_or_else(asker_is_known)?.session;
+        let dropped = asker.and_then(|asker| asker.dropped.as_ref());
+        let under = dropped.map_or(&[][..], |dropped| &dropped.writes);
+        let frozen = self.leases.freeze_commit(term, session, inodes, under)?;
         if !planted::has(Bug::RecallsAfterApply) {
             self.recall(&frozen, scope, asker).await;
         }
@@ -130,9 +172,10 @@ impl Gate {
     /// leader may find another inode behind a name than the asker knew.
     async fn recall(&self, frozen: &Frozen, scope: &Scope, asker: Option<&Asker>) {
         let has_dropped = |inode: InodeId| {
-            scope.inodes.contains(&inode) || asker.is_some_and(|asker| asker.dropped.behind.contains(&inode))
+            let dropped = asker.and_then(|asker| asker.dropped.as_ref());
+            scope.inodes.contains(&inode) || dropped.is_some_and(|dropped| dropped.behind.contains(&inode))
         };
-        let by = asker.map(|asker| (asker.session, asker.dropped.attachment));
+        let by = asker.and_then(Asker::dropped);
         let held = frozen.held_by_others(by, has_dropped);
         if !held.is_empty() {
             // Who was granted it has been shown it: this member has applied what made it, and the kind of an inode stays.
@@ -141,6 +184,15 @@ impl Gate {
             frozen.recall(touched, by, has_dropped).await;
         }
     }
+}
+
+fn is_commit(command: &Command) -> bool {
+    matches!(command, Command::Change { request, .. } if matches!(request.change, Change::CommitExtents(_)))
+}
+
+/// What has no name is released: whoever else writes it holds it.
+fn releases(command: &Command) -> bool {
+    matches!(command, Command::Change { request, .. } if matches!(request.change, Change::ReleaseOrphans { .. }))
 }
 
 /// What the change alters of this inode: names, if it is a directory.

@@ -1,5 +1,5 @@
 //! The only way to consensus. Every change passes [`Gate::change`], every read [`Gate::read`] with what its answer shows (P4.4):
-//! these are the places where holders of leases are registered ([`Gate::read_leased`]), and leases recalled (`changes`).
+//! these are the places where holders of leases are registered ([`Gate::read_for`]), and leases recalled (`changes`, `writes`).
 //!
 //! G1  Nothing else in this crate calls `propose` or `read` of [`Consensus`], but `landing`; `tests/tests/tidy/main.rs` searches for it.
 //!     [`Gate::local`] is for answers that may be old, on which no client acts: status pages, times that the state has
@@ -15,15 +15,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{Attachment, ClusterId, InodeId, SessionId};
-use dfs_proto::meta::{Change, Dropped, MetaResult, ReadReply, Shown};
+use dfs_proto::ids::ClusterId;
+use dfs_proto::meta::{Change, Dropped, MetaResult};
 use dfs_proto::planted::{self, Bug};
 use dfs_proto::scope::{Scope, Unleased};
 use tokio::time::Instant;
 
 use super::attachments::Attachments;
 use super::landing::{Kept, Landing, Landings};
-use super::leases::{Leases, RecallCounts};
+use super::leases::{Leases, RecallCounts, led_by_another};
 use super::opens::Opens;
 use super::soft::BeginsAnew;
 use crate::raft::Consensus;
@@ -46,6 +46,19 @@ pub(crate) struct Gate {
     pub(crate) view: View,
     pub(crate) sessions: Sessions,
     pub(crate) attachments: Attachments,
+}
+
+/// What became of a change.
+pub(crate) struct Executed {
+    pub(crate) reply: Reply,
+    /// The session that asked for it holds Write of the file that it has made.
+    pub(crate) writes: bool,
+}
+
+impl From<Reply> for Executed {
+    fn from(reply: Reply) -> Executed {
+        Executed { reply, writes: false }
+    }
 }
 
 impl Gate {
@@ -77,20 +90,24 @@ impl Gate {
     ///
     /// Errors: a refusal; `NotLeader` or `Unavailable`, after which it may still happen.
     pub(crate) async fn change(&self, command: Command) -> MetaResult<Reply> {
-        self.change_after(None, command).await
+        self.change_after(None, command).await.map(|executed| executed.reply)
     }
 
-    /// [`Gate::change`] for a session that has dropped by itself what the command may alter.
-    pub(crate) async fn change_after(&self, dropped: Option<Dropped>, command: Command) -> MetaResult<Reply> {
+    /// [`Gate::change`] for a session that has dropped by itself what the command may alter, and may want Write of what it makes.
+    pub(crate) async fn change_after(
+        &self,
+        dropped: Option<Dropped>,
+        command: Command,
+    ) -> MetaResult<Executed> {
         let term = self.enter_term()?;
         let scope = command.scope();
-        let reply = match scope.inodes.is_empty() {
-            true => self.send(term, command).await?,
+        let executed = match scope.inodes.is_empty() {
+            true => Executed::from(self.send(term, command).await?),
             false => self.change_inodes(term, &scope, dropped, command).await?,
         };
-        match reply {
+        match executed.reply {
             Reply::Refused(refused) => Err(refused),
-            reply => Ok(reply),
+            _ => Ok(executed),
         }
     }
 
@@ -138,29 +155,6 @@ impl Gate {
         look(&*state.snapshot())
     }
 
-    /// [`Gate::read`] for a session that wants leases on what the answer shows, by this attachment. `look` says of which inodes it may
-    /// have them.
-    pub(crate) async fn read_leased(
-        &self,
-        shown: &Scope,
-        by: (SessionId, Attachment),
-        look: impl FnOnce(&dyn Snapshot) -> (MetaResult<ReadReply>, Vec<InodeId>),
-    ) -> Shown {
-        let term = match self.enter_term() {
-            Ok(term) => term,
-            Err(error) => return Shown::without_leases(Err(error)),
-        };
-        let reading = self.leases.reading(term); // keeps G2
-        let mut leasable = Vec::new();
-        let look = |state: &dyn Snapshot| {
-            let (answered, may_be_leased) = look(state);
-            leasable = may_be_leased;
-            answered
-        };
-        let answered = self.read(shown, look).await;
-        Shown { answered, leased: self.leases.grant(reading, by, leasable) }
-    }
-
     /// [`Gate::read`] for this leader's own work, which looks only at records that no lease covers.
     pub(crate) async fn read_unleased<T>(
         &self,
@@ -194,6 +188,14 @@ impl Gate {
                 "nobody could be heard for {gap:?}: no quorum answered, or this process did not run"
             );
             self.soft().into_iter().for_each(|soft| soft.begin_anew(now));
+        }
+    }
+
+    /// This member leads in this term still.
+    pub(crate) fn require_term(&self, term: u64) -> MetaResult<()> {
+        match self.enter_term()? == term {
+            true => Ok(()),
+            false => Err(led_by_another()),
         }
     }
 

@@ -10,14 +10,16 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use dfs_net::rpc::push::PushSender;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, InodeId, SessionId, VolumeId};
-use dfs_proto::meta::{Change, ChangeRequest, Changed, MetaResult};
+use dfs_proto::meta::{Change, ChangeRequest, Changed, Dropped, HeldWrite, MetaResult};
 use dfs_proto::planted::{self, Bug};
 use dfs_proto::scope::Scope;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::gate::Gate;
+use super::attachments::Told;
+use super::gate::{Executed, Gate};
 use super::landing::Kept;
 use super::leases::Frozen;
 use super::opens::{Opening, Opens};
@@ -130,8 +132,14 @@ impl Gate {
         Ok(true)
     }
 
-    /// Proposes a create that opens what it makes.
-    pub(super) async fn create_open(&self, term: u64, frozen: Frozen, command: Command) -> MetaResult<Reply> {
+    /// Proposes a create that opens what it makes. Its session may want Write of that.
+    pub(super) async fn create_open(
+        &self,
+        term: u64,
+        frozen: Frozen,
+        command: Command,
+        wants: Option<&Dropped>,
+    ) -> MetaResult<Executed> {
         let Command::Change {
             request: ChangeRequest { session, change: Change::Create(create), .. }, ..
         } = &command
@@ -141,22 +149,32 @@ impl Gate {
         let (session, volume) = (*session, create.parent.volume());
         // Only a client that attaches asks for it.
         if !self.record_holds(session, volume).await? {
-            return self.send_frozen(term, frozen, command).await;
+            return self.send_frozen(term, frozen, command).await.map(Executed::from);
+        }
+        let wants = wants.and_then(|wants| Some((wants.attachment, wants.wants_write?)));
+        if wants.is_some() {
+            self.record_writes(term, session, volume).await?; // keeps WS2
         }
         let Some(last) = self.local(|state| read::last_inode(state, volume)) else {
-            return self.send_frozen(term, frozen, command).await;
+            return self.send_frozen(term, frozen, command).await.map(Executed::from);
         };
         let creating = self.opens.creating(last); // keeps OP2
+        let reading = self.leases.reading(term);
         let reply = self.send_frozen(term, frozen, command).await?;
         let Reply::Changed(Ok(Answered { changed: Changed::Inode { attr, existed: false, .. }, .. })) =
             &reply
         else {
-            return Ok(reply);
+            return Ok(Executed::from(reply));
         };
-        if !creating.made(session, attr.inode) {
-            self.open_what_was_made(session, attr.inode).await?;
+        let inode = attr.inode;
+        if !creating.made(session, inode) {
+            self.open_what_was_made(session, inode).await?;
+            return Ok(Executed::from(reply)); // somebody else may use it by now
         }
-        Ok(reply)
+        let grant = |(attachment, grant)| {
+            self.grant_new(term, reading, (session, attachment), HeldWrite { inode, grant })
+        };
+        Ok(Executed { reply, writes: wants.is_some_and(grant) })
     }
 
     /// An earlier try has made it, and its answer was lost: somebody may have removed it since.
@@ -173,13 +191,14 @@ impl Gate {
         Ok(())
     }
 
-    /// The session has attached in this term, and told its locks: it has these files open and no others, and holds what it has
-    /// open. From here on it is not awaited.
-    pub(crate) async fn attach_opens(
+    /// The session has attached in this term, and told its locks: it has the files open that it names and no others, holds what it has
+    /// open, and holds Write of the files that it names. From here on it is not awaited.
+    pub(crate) async fn attach(
         &self,
         term: u64,
         (session, attachment): (SessionId, Attachment),
-        open: Vec<InodeId>,
+        Told { open, writes, .. }: &Told,
+        (pushes, received): (PushSender, Instant),
     ) -> MetaResult<()> {
         self.enter_term()?;
         if !self.local(|state| read::may_hold_something(state, session)) {
@@ -193,7 +212,16 @@ impl Gate {
         for volume in volumes {
             self.record_holds(session, volume).await?;
         }
-        self.opens.attach(term, (session, attachment), &open)?;
+        let volumes: BTreeSet<VolumeId> = writes.iter().map(|write| write.inode.volume()).collect();
+        for volume in volumes {
+            self.record_writes(term, session, volume).await?; // keeps WS2
+        }
+        // Keeps RL4. Before it is not awaited any more: from then on somebody else may be shown what it has written.
+        let lost = self.leases.attach(term, (session, attachment), writes, pushes, received);
+        if lost > 0 {
+            tracing::warn!("{session} has attached without {lost} Write leases that others hold");
+        }
+        self.opens.attach(term, (session, attachment), open)?;
         self.release_what_is_closed(session, self.local(|state| read::orphaned_files_of(state, session)));
         Ok(())
     }
@@ -215,10 +243,10 @@ impl Gate {
 
     /// The session has ended in the state.
     pub(crate) fn session_ended(&self, session: SessionId) {
+        self.leases.end(session);
         self.sessions.forget(session);
         self.opens.end(session);
         self.attachments.end(session);
-        self.leases.end(session);
     }
 
     /// Releases what sessions have closed; for ever. What is left over when the lead is lost, the next leader finds when the

@@ -9,7 +9,8 @@
 //! | `awaited` | sessions that a new leader waits for before it takes or changes what they may hold |
 //! | `last_names` | changes that take the last name of a file, and opens beside them |
 //! | `landing` | what a change keeps until it is applied, also when its caller gives up |
-//! | `leases` | who may cache what: Read leases |
+//! | `leases` | who may cache what, and who may write what |
+//! | `writes` | reads and changes beside those who write, and how a session acquires a file |
 //! | `soft` | what a leader learns, and forgets with its term |
 
 mod attachments;
@@ -21,7 +22,8 @@ mod last_names;
 mod leases;
 pub(crate) mod opens;
 pub(crate) mod soft;
+mod writes;
 
 pub(crate) use attachments::Attachments;
-pub(crate) use gate::Gate;
-pub(crate) use leases::{READ_ENDS, READ_TERM, RecallCounts};
+pub(crate) use gate::{Executed, Gate};
+pub(crate) use leases::{Leases, READ_ENDS, READ_TERM, Reader, RecallCounts};

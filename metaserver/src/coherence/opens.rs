@@ -69,8 +69,40 @@ struct Known {
 
 struct Awaited {
     term: u64,
+    /// They may hold something.
+    holders: Those,
+    /// They may hold Write of files.
+    writers: Those,
+}
+
+/// Sessions, each in some volumes.
+#[derive(Default)]
+struct Those {
     by_volume: BTreeSet<(VolumeId, SessionId)>,
     by_session: BTreeMap<SessionId, Vec<VolumeId>>,
+}
+
+impl Those {
+    fn of(pairs: impl Iterator<Item = (VolumeId, SessionId)>) -> Those {
+        let mut those = Those::default();
+        for (volume, session) in pairs {
+            if those.by_volume.insert((volume, session)) {
+                those.by_session.entry(session).or_default().push(volume);
+            }
+        }
+        those
+    }
+
+    fn within(&self, volume: VolumeId) -> impl Iterator<Item = SessionId> {
+        let of_volume = (volume, SessionId(0))..=(volume, SessionId(u64::MAX));
+        self.by_volume.range(of_volume).map(|(_, session)| *session)
+    }
+
+    fn remove(&mut self, session: SessionId) {
+        for volume in self.by_session.remove(&session).unwrap_or_default() {
+            self.by_volume.remove(&(volume, session));
+        }
+    }
 }
 
 #[derive(Default)]
@@ -130,10 +162,12 @@ impl Known {
         }
     }
 
+    fn awaited(&self, term: u64) -> Option<&Awaited> {
+        self.awaited.as_ref().filter(|awaited| awaited.term == term)
+    }
+
     fn awaited_in(&self, term: u64, volume: VolumeId) -> Option<Vec<SessionId>> {
-        let awaited = self.awaited.as_ref().filter(|awaited| awaited.term == term)?;
-        let of_volume = (volume, SessionId(0))..=(volume, SessionId(u64::MAX));
-        Some(awaited.by_volume.range(of_volume).map(|(_, session)| *session).collect())
+        Some(self.awaited(term)?.holders.within(volume).collect())
     }
 
     fn waited_for(&self) -> BTreeSet<SessionId> {
@@ -145,9 +179,8 @@ impl Known {
     fn no_longer_awaited(&mut self, session: SessionId) {
         self.waited_for.remove(&session);
         if let Some(awaited) = &mut self.awaited {
-            for volume in awaited.by_session.remove(&session).unwrap_or_default() {
-                awaited.by_volume.remove(&(volume, session));
-            }
+            awaited.holders.remove(session);
+            awaited.writers.remove(session);
         }
     }
 }
@@ -374,28 +407,49 @@ impl Opens {
     /// Nobody is awaited in any volume, as is known in this term.
     pub(super) fn is_nobody_awaited(&self, term: u64) -> bool {
         let soft = self.known.lock();
-        let awaited = soft.known.awaited.as_ref().filter(|awaited| awaited.term == term);
-        awaited.is_some_and(|awaited| awaited.by_session.is_empty())
+        soft.known.awaited(term).is_some_and(|awaited| awaited.holders.by_session.is_empty())
+    }
+
+    /// Of the sessions that may hold Write of files in these volumes, those that are awaited. `None`: what the state says was not read
+    /// in this term.
+    pub(super) fn awaited_writers(&self, term: u64, volumes: &BTreeSet<VolumeId>) -> Option<Vec<SessionId>> {
+        let soft = self.known.lock();
+        let awaited = soft.known.awaited(term)?;
+        Some(volumes.iter().flat_map(|volume| awaited.writers.within(*volume)).collect())
+    }
+
+    /// Nobody is awaited who may hold Write of files, in whatever volume, as is known in this term.
+    pub(super) fn is_no_writer_awaited(&self, term: u64) -> bool {
+        let soft = self.known.lock();
+        soft.known.awaited(term).is_some_and(|awaited| awaited.writers.by_session.is_empty())
     }
 
     /// All that are awaited in some volume.
     pub(crate) fn all_awaited(&self) -> Vec<SessionId> {
         let soft = self.known.lock();
-        soft.known.awaited.iter().flat_map(|awaited| awaited.by_session.keys().copied()).collect()
+        let awaited = soft.known.awaited.iter();
+        awaited
+            .flat_map(|awaited| awaited.holders.by_session.keys().chain(awaited.writers.by_session.keys()))
+            .copied()
+            .collect()
     }
 
-    /// Every session that may hold something, as the state said after this leader was elected.
-    pub(crate) fn await_those(&self, term: u64, may_hold: Vec<(VolumeId, SessionId)>) {
+    /// Every session that may hold something, or may hold Write of files, as the state said after this leader was elected.
+    pub(crate) fn await_those(
+        &self,
+        term: u64,
+        may_hold: Vec<(VolumeId, SessionId)>,
+        may_write: Vec<(VolumeId, SessionId)>,
+    ) {
         let mut soft = self.known.lock();
         let known = &mut soft.known;
         let has_told =
             |session: &SessionId| known.sessions.get(session).is_some_and(|open| open.attached.is_some());
-        let by_volume: BTreeSet<_> = may_hold.into_iter().filter(|(_, session)| !has_told(session)).collect();
-        let mut by_session: BTreeMap<SessionId, Vec<VolumeId>> = BTreeMap::new();
-        for (volume, session) in &by_volume {
-            by_session.entry(*session).or_default().push(*volume);
-        }
-        known.awaited = Some(Awaited { term, by_volume, by_session });
+        let awaited = |those: Vec<(VolumeId, SessionId)>| {
+            Those::of(those.into_iter().filter(|(_, session)| !has_told(session)))
+        };
+        let (holders, writers) = (awaited(may_hold), awaited(may_write));
+        known.awaited = Some(Awaited { term, holders, writers });
     }
 
     /// Somebody waits for these.
@@ -528,7 +582,7 @@ mod tests {
 
     fn opens() -> Arc<Opens> {
         let opens = Arc::new(Opens::new(Instant::now()));
-        opens.await_those(1, Vec::new());
+        opens.await_those(1, Vec::new(), Vec::new());
         opens
     }
 
@@ -589,7 +643,7 @@ mod tests {
         let opens = Arc::new(Opens::new(Instant::now()));
         assert_eq!(opens.awaited(1, VOLUME), None, "the state was not asked");
         assert_eq!(opens.openers(1, FILE), None);
-        opens.await_those(1, vec![(VOLUME, A), (VOLUME, B), (VolumeId(3), A)]);
+        opens.await_those(1, vec![(VOLUME, A), (VOLUME, B), (VolumeId(3), A)], Vec::new());
         assert_eq!(opens.awaited(1, VOLUME), Some(vec![A, B]));
         assert_eq!(opens.openers(1, FILE), Some(vec![A, B]), "they may have it open");
         assert_eq!(opens.awaited(1, VolumeId(2)), Some(vec![]));
@@ -601,7 +655,7 @@ mod tests {
         assert_eq!((opens.awaited(1, VOLUME), missing()), (Some(vec![B]), BTreeSet::from([B])));
         opens.end(B);
         assert_eq!((opens.awaited(1, VOLUME), missing()), (Some(vec![]), BTreeSet::new()));
-        opens.await_those(2, vec![(VOLUME, A), (VOLUME, B)]);
+        opens.await_those(2, vec![(VOLUME, A), (VOLUME, B)], Vec::new());
         assert_eq!(opens.awaited(2, VOLUME), Some(vec![B]), "who has told is not awaited");
         opens.soft().enter_term(3, Instant::now());
         assert_eq!(opens.awaited(3, VOLUME), None);
@@ -623,7 +677,7 @@ mod tests {
         const TERM: Duration = Duration::from_secs(10);
         let (opens, start) = (opens(), Instant::now());
         opens.soft().enter_term(1, start);
-        opens.await_those(1, Vec::new());
+        opens.await_those(1, Vec::new(), Vec::new());
         opens.attach(1, (A, Attachment(4)), &[FILE]).expect("few");
         opens.wait_for(&[B]);
         opens.soft().begin_anew(start + TERM / 2);

@@ -89,7 +89,8 @@ impl Metaserver {
                 },
             };
             let command = Command::of_request(request.clone(), Vec::new(), volumes.clone());
-            let answer = self.gate.change_after(dropped.clone(), command).await;
+            let answer =
+                self.gate.change_after(dropped.clone(), command).await.map(|executed| executed.reply);
             drop(made);
             federation.root_changed();
             match answer {

@@ -32,17 +32,18 @@ impl Metaserver {
         let term = self.gate.enter_term()?;
         let told = attachments.stands(term, attachments.attach(attach, pushes.clone())?)?;
         let [term_ms, read_term_ms] = [attachments.lease_term, READ_TERM].map(|term| term.as_millis() as u64);
-        let Some(told) = told else { return Ok(Attached { lost: Vec::new(), term_ms, read_term_ms }) };
+        let Some(told) = told else {
+            return Ok(Attached { lost: Vec::new(), term_ms, read_term_ms, gives_writes: true });
+        };
         // After its locks: from here on no lock and no removal is held up by this session.
-        self.gate.attach_opens(term, (session, attachment), told.open).await?;
-        self.gate.leases.attach(term, (session, attachment), pushes, received); // keeps LS4
+        self.gate.attach(term, (session, attachment), &told, (pushes, received)).await?;
         self.confirm(session).await?; // keeps AT3
         attachments.require_term(term)?;
         self.renew(session)?;
         if !told.lost.is_empty() {
             tracing::warn!("{session} has attached without {} locks that others hold", told.lost.len());
         }
-        Ok(Attached { lost: told.lost, term_ms, read_term_ms })
+        Ok(Attached { lost: told.lost, term_ms, read_term_ms, gives_writes: true })
     }
 
     pub(super) async fn lock(&self, request: LockRequest) -> MetaResult<LockReply> {

@@ -33,6 +33,7 @@ use crate::metaserver::Metaserver;
 use crate::view::ServerState;
 use dfs_state::command::Answered;
 use dfs_state::read;
+use namespace::ChangeAnswer;
 use under_way::UnderWay;
 
 /// `Meta`, for the gRPC port.
@@ -118,6 +119,22 @@ impl Meta for MetaService {
         Ok(Response::new(convert::empty_to_wire(result)))
     }
 
+    async fn acquire(&self, request: Request<wire::AcquireRequest>) -> Answer<wire::AcquireReply> {
+        let result = match convert::acquire_from_wire(request.into_inner()) {
+            Ok(acquire) => self.0.acquire(acquire).await,
+            Err(error) => Err(error),
+        };
+        Ok(Response::new(convert::acquired_to_wire(result)))
+    }
+
+    async fn return_writes(&self, request: Request<wire::ReturnWritesRequest>) -> Answer<wire::EmptyReply> {
+        let result = match convert::return_writes_from_wire(request.into_inner()) {
+            Ok(returned) => self.0.return_writes(returned),
+            Err(error) => Err(error),
+        };
+        Ok(Response::new(convert::empty_to_wire(result)))
+    }
+
     async fn close_session(&self, request: Request<wire::RenewSessionRequest>) -> Answer<wire::EmptyReply> {
         let result = match convert::renew_from_wire(request.into_inner()) {
             Ok(close) => self.0.close_session(close).await,
@@ -137,11 +154,14 @@ impl Meta for MetaService {
         let metaserver = self.0.clone();
         let result =
             self.1.join(key, || Box::pin(async move { metaserver.change(change, dropped).await })).await;
-        let (result, directories) = match result {
-            Ok(Answered { changed, directories }) => (Ok(changed), directories),
-            Err(error) => (Err(error), Vec::new()),
+        let (result, directories, writes) = match result {
+            Ok(ChangeAnswer { answered: Answered { changed, directories }, writes }) => {
+                (Ok(changed), directories, writes)
+            }
+            Err(error) => (Err(error), Vec::new(), false),
         };
         let mut reply = convert::changed_to_wire(result);
+        reply.writes = writes;
         reply.directories = directories.iter().map(convert::attr_to_wire).collect();
         Ok(Response::new(reply))
     }
@@ -281,6 +301,7 @@ impl Metaserver {
         metrics.locks.set(locks as u64);
         metrics.locks_waited_for.set(waits as u64);
         metrics.leases.set(if is_leading { self.gate.leases.count() } else { 0 } as u64);
+        metrics.write_leases.set(if is_entered { self.gate.leases.write_count() } else { 0 } as u64);
         metrics.chunks_open.set(totals.chunks_open);
         metrics.chunks_sealed.set(totals.chunks_sealed);
         metrics.chunks_dead.set(totals.chunks_dead);

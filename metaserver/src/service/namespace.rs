@@ -9,6 +9,7 @@ use dfs_proto::meta::{
 use dfs_proto::scope::Scope;
 use tokio::time::Instant;
 
+use crate::coherence::{Executed, Reader};
 use crate::metaserver::Metaserver;
 use crate::view::ServerState;
 use dfs_state::command::{Answered, Command, Reply};
@@ -26,6 +27,14 @@ const EXTENT_LEN_MAX: usize = 1024;
 const _: () = assert!(ENTRIES_MAX as usize * ENTRY_LEN_MAX <= REPLY_LEN_MAX);
 const _: () = assert!(EXTENTS_MAX as usize * EXTENT_LEN_MAX <= REPLY_LEN_MAX);
 
+/// What a client's change is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ChangeAnswer {
+    pub(crate) answered: Answered,
+    /// The session holds Write of the file that it has made.
+    pub(crate) writes: bool,
+}
+
 impl Metaserver {
     /// Executes a change once, however often it is asked (P8.1).
     ///
@@ -34,7 +43,7 @@ impl Metaserver {
         &self,
         request: ChangeRequest,
         dropped: Option<Dropped>,
-    ) -> MetaResult<Answered> {
+    ) -> MetaResult<ChangeAnswer> {
         let started = Instant::now();
         let changed = self.try_change(request, dropped).await;
         self.metrics.changes.inc();
@@ -45,7 +54,7 @@ impl Metaserver {
         changed
     }
 
-    async fn try_change(&self, request: ChangeRequest, dropped: Option<Dropped>) -> MetaResult<Answered> {
+    async fn try_change(&self, request: ChangeRequest, dropped: Option<Dropped>) -> MetaResult<ChangeAnswer> {
         self.gate.check_cluster(request.cluster)?;
         let scope = request.change.scope();
         if scope.crosses_volumes() {
@@ -53,7 +62,8 @@ impl Metaserver {
         }
         let is_full = self.room.is_full() && scope.grows; // keeps RO1 of `room`
         if let Some(federation) = self.federation.as_ref().filter(|_| !is_full && scope.enters_root) {
-            return self.change_root(federation, request, dropped).await;
+            let answered = self.change_root(federation, request, dropped).await?;
+            return Ok(ChangeAnswer { answered, writes: false }); // it makes no file
         }
         self.require_decided(&request, &scope).await?;
         let placement = match &request.change {
@@ -65,8 +75,9 @@ impl Metaserver {
             true => Command::Refuse { request, error: full() },
             false => Command::of_request(request, placement, Vec::new()),
         };
-        match self.gate.change_after(dropped, command).await? {
-            Reply::Changed(answered) => answered,
+        let Executed { reply, writes } = self.gate.change_after(dropped, command).await?;
+        match reply {
+            Reply::Changed(answered) => answered.map(|answered| ChangeAnswer { answered, writes }),
             other => Err(unexpected(&other)),
         }
     }
@@ -114,16 +125,12 @@ impl Metaserver {
             }
             _ => None, // nothing else opens a file
         };
-        let Shown { answered, leased } = match request.leases {
-            Some(attachment) => {
-                let look = |state: &dyn Snapshot| read::answer_leasable(state, &request);
-                self.gate.read_leased(&shown, (request.session, attachment), look).await
-            }
-            None => {
-                let look = |state: &dyn Snapshot| read::answer(state, &request);
-                Shown::without_leases(self.gate.read(&shown, look).await)
-            }
+        let look = |state: &dyn Snapshot| match request.leases {
+            Some(_) => read::answer_leasable(state, &request),
+            None => (read::answer(state, &request), Vec::new()),
         };
+        let reader = Reader { session: request.session, leases: request.leases };
+        let Shown { answered, leased } = self.gate.read_for(&shown, reader, look).await;
         if let (Some(opening), Ok(ReadReply::Opened { attr, .. })) = (opening, &answered)
             && attr.kind != FileKind::Directory
         {

@@ -5,7 +5,10 @@ use std::time::Duration;
 use dfs_net::rpc::push::PushSender;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, InodeId};
-use dfs_proto::meta::{MetaResult, OpenSession, RecallsDone, RenewSession, SessionOpened, SessionRenewed};
+use dfs_proto::meta::{
+    Acquire, Acquired, MetaResult, OpenSession, RecallsDone, RenewSession, ReturnWrites, SessionOpened,
+    SessionRenewed,
+};
 use dfs_proto::scope::Unleased;
 use tokio::time::Instant;
 
@@ -82,6 +85,21 @@ impl Metaserver {
         self.gate.check_cluster(done.cluster)?;
         self.gate.enter_term()?;
         self.gate.leases.answered(done.session, done.attachment, done.number);
+        Ok(())
+    }
+
+    /// `confirm` → `Gate::acquire` (coherence/writes.rs) → reply.
+    pub(super) async fn acquire(&self, acquire: Acquire) -> MetaResult<Acquired> {
+        self.gate.check_cluster(acquire.cluster)?;
+        self.confirm(acquire.session).await?; // keeps SS2
+        self.gate.acquire(&acquire).await
+    }
+
+    /// What was written under these is committed.
+    pub(super) fn return_writes(&self, returned: ReturnWrites) -> MetaResult<()> {
+        self.gate.check_cluster(returned.cluster)?;
+        self.gate.enter_term()?;
+        self.gate.leases.return_writes(returned.session, &returned.writes);
         Ok(())
     }
 

@@ -308,16 +308,27 @@ impl Client {
     }
 
     async fn send(&mut self, request: &ChangeRequest) -> MetaResult<Changed> {
-        let dropped = Dropped { attachment: self.attachment, behind: self.dropped.clone() };
+        let dropped = Dropped {
+            attachment: self.attachment,
+            behind: self.dropped.clone(),
+            wants_write: None,
+            writes: Vec::new(),
+        };
         let dropped = (self.attachment.0 != 0).then_some(&dropped);
         let request = convert::change_request_to_wire(request, dropped);
         let reply = self.meta.change(request).await.expect("an answer");
         convert::changed_from_wire(reply.into_inner())
     }
 
+    /// Asked again, as clients do, while it waits for somebody else.
     async fn change(&mut self, caller: &Caller, change: Change) -> MetaResult<Changed> {
         let request = self.request(caller, change);
-        self.send(&request).await
+        loop {
+            match self.send(&request).await {
+                Err(MetaError::Undecided { .. }) => {}
+                answered => return answered,
+            }
+        }
     }
 
     async fn read(&mut self, caller: &Caller, read: Read) -> MetaResult<ReadReply> {

@@ -16,11 +16,11 @@ use dfs_proto::planted::{self, Bug};
 use futures::FutureExt as _;
 use futures::future::Shared;
 
-use dfs_state::command::Answered;
+use super::namespace::ChangeAnswer;
 
 /// Which request; the session is one of that cluster.
 pub(super) type Key = (ClusterId, SessionId, RequestId);
-type Change = BoxFuture<'static, MetaResult<Answered>>;
+type Change = BoxFuture<'static, MetaResult<ChangeAnswer>>;
 
 /// See the module.
 #[derive(Default)]
@@ -37,7 +37,7 @@ impl UnderWay {
     }
 
     /// The answer to the request: of the try that is under way, or of the one that begins.
-    pub(super) async fn join(&self, key: Key, begin: impl FnOnce() -> Change) -> MetaResult<Answered> {
+    pub(super) async fn join(&self, key: Key, begin: impl FnOnce() -> Change) -> MetaResult<ChangeAnswer> {
         if planted::has(Bug::SlownessTakenForSilence) {
             return begin().await;
         }
@@ -73,14 +73,16 @@ impl Drop for Waits<'_> {
 #[cfg(test)]
 mod tests {
     use dfs_proto::meta::Changed;
+    use dfs_state::command::Answered;
     use tokio::sync::oneshot;
 
     use super::*;
 
     const KEY: Key = (ClusterId(7), SessionId(1), RequestId(9));
 
-    fn done() -> MetaResult<Answered> {
-        Ok(Answered { changed: Changed::Done, directories: Vec::new() })
+    fn done() -> MetaResult<ChangeAnswer> {
+        let answered = Answered { changed: Changed::Done, directories: Vec::new() };
+        Ok(ChangeAnswer { answered, writes: false })
     }
 
     fn never() -> Change {
@@ -109,7 +111,7 @@ mod tests {
     #[tokio::test]
     async fn what_nobody_waits_for_any_more_is_dropped() {
         let under_way = UnderWay::default();
-        let (answer, answered) = oneshot::channel::<MetaResult<Answered>>();
+        let (answer, answered) = oneshot::channel::<MetaResult<ChangeAnswer>>();
         let mut only = Box::pin(under_way.join(KEY, || Box::pin(async { answered.await.expect("never") })));
         assert!(futures::poll!(&mut only).is_pending());
         drop(only);

@@ -1,10 +1,12 @@
-//! Ends sessions that were silent for too long (P3.1), and far sooner those that hold what somebody waits for (P3.6, P5.7).
+//! Ends sessions that were silent for too long (P3.1), and far sooner those that hold what somebody waits for (P3.4, P3.6, P5.7): a lock,
+//! or Write of a file.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use dfs_proto::ids::SessionId;
 use dfs_proto::scope::Unleased;
+use tokio::time::Instant;
 
 use super::budget::{Budget, EXPIRE};
 use super::work::{Learned, Work};
@@ -32,8 +34,10 @@ impl Work for Expire {
 
     /// Keeps SS2 of `sessions`.
     fn begin(&self, command: &Command, metaserver: &Metaserver) {
-        if let Some(session) = expired(command) {
-            metaserver.gate.sessions.mark_ending(session);
+        let Some(session) = expired(command) else { return };
+        metaserver.gate.sessions.mark_ending(session);
+        if metaserver.gate.leases.writers_in_the_way(Instant::now()).1.contains(&session) {
+            metaserver.gate.sessions.end_is_certain(session); // keeps SS3
         }
     }
 
@@ -77,7 +81,10 @@ fn expired(command: &Command) -> Option<SessionId> {
 /// Which of the sessions that are alive have lost their life.
 fn plan(alive: &[SessionId], learned: &Learned<'_>) -> Vec<SessionId> {
     let quiet: Vec<SessionId> = alive.iter().copied().filter(|session| is_quiet(*session, learned)).collect();
-    let in_the_way = learned.attachments.in_the_way(&quiet);
+    let mut in_the_way = learned.attachments.in_the_way(&quiet);
+    let (writing, late) = learned.leases.writers_in_the_way(learned.now);
+    in_the_way.extend(quiet.into_iter().filter(|session| writing.contains(session)));
+    in_the_way.extend(late);
     let missing = missing(learned);
     let is_due = |session: &SessionId| {
         let is_silent = is_silent(*session, learned);
@@ -88,8 +95,7 @@ fn plan(alive: &[SessionId], learned: &Learned<'_>) -> Vec<SessionId> {
 }
 
 fn is_silent(session: SessionId, learned: &Learned<'_>) -> bool {
-    let has_lapsed = learned.sessions.is_silent_for(READ_ENDS, session, learned.now);
-    has_lapsed && learned.sessions.is_silent(session, learned.now)
+    is_quiet(session, learned) && learned.sessions.is_silent(session, learned.now)
 }
 
 /// It was silent for a term, and so ends if it is in somebody's way.
@@ -109,11 +115,9 @@ fn missing(learned: &Learned<'_>) -> BTreeSet<SessionId> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
-    use crate::coherence::Attachments;
     use crate::coherence::opens::Opens;
+    use crate::coherence::{Attachments, Leases, RecallCounts};
     use crate::sessions::Sessions;
     use crate::view::View;
 
@@ -132,8 +136,9 @@ mod tests {
         sessions.renewed(TWO, start + SECOND * 5);
         opens.wait_for(awaited);
         let now = start + time;
+        let leases = Leases::new(RecallCounts::default(), start);
         let (view, sessions, opens, attachments) = (&view, &sessions, &opens, &attachments);
-        plan(&[ONE, TWO], &Learned { now, view, sessions, opens, attachments })
+        plan(&[ONE, TWO], &Learned { now, view, sessions, opens, attachments, leases: &leases })
     }
 
     #[test]

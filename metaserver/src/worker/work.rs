@@ -4,8 +4,8 @@ use dfs_proto::scope::Unleased;
 use tokio::time::Instant;
 
 use super::budget::Budget;
-use crate::coherence::Attachments;
 use crate::coherence::opens::Opens;
+use crate::coherence::{Attachments, Leases};
 use crate::metaserver::Metaserver;
 use crate::sessions::Sessions;
 use crate::view::View;
@@ -47,6 +47,7 @@ pub(super) struct Learned<'m> {
     pub(super) sessions: &'m Sessions,
     pub(super) opens: &'m Opens,
     pub(super) attachments: &'m Attachments,
+    pub(super) leases: &'m Leases,
 }
 
 impl Learned<'_> {
@@ -58,6 +59,7 @@ impl Learned<'_> {
             sessions: &gate.sessions,
             opens: &gate.opens,
             attachments: &gate.attachments,
+            leases: &gate.leases,
         }
     }
 }

@@ -177,7 +177,12 @@ impl State {
             }
         });
         self.drop_reach(&reach);
-        let dropped = |attachment| Dropped { attachment, behind: reach.behind.clone() };
+        let dropped = |attachment| Dropped {
+            attachment,
+            behind: reach.behind.clone(),
+            wants_write: None,
+            writes: Vec::new(),
+        };
         let dropped = self.lease.attachment().map(dropped);
         (self.changes.begin(reach), dropped)
     }

@@ -223,7 +223,9 @@ fn from_a_leader_without_leases_nothing_is_asked_and_nothing_is_kept() {
 
 #[test]
 fn a_change_drops_what_it_names_and_keeps_it_out_until_it_is_answered() {
-    let behind = |inodes: &[InodeId]| Some(Dropped { attachment: FIRST, behind: inodes.to_vec() });
+    let behind = |inodes: &[InodeId]| {
+        Some(Dropped { attachment: FIRST, behind: inodes.to_vec(), wants_write: None, writes: Vec::new() })
+    };
     for (change, dropped, left) in [
         (unlink("f"), behind(&[FILE]), [false, false, false, true]),
         (unlink("g"), behind(&[]), [false, true, false, false]),
@@ -262,7 +264,11 @@ fn neither_attributes_nor_names_that_were_dropped_for_a_change_enter_while_it_is
 fn what_a_change_has_dropped_is_told_only_as_far_as_it_is_leased() {
     let mut copy = filled();
     let (_, dropped) = copy.begin_change(unlink("f").scope(), SENT + TERM);
-    assert_eq!(dropped, Some(Dropped { attachment: FIRST, behind: Vec::new() }), "the leases have ended");
+    assert_eq!(
+        dropped,
+        Some(Dropped { attachment: FIRST, behind: Vec::new(), wants_write: None, writes: Vec::new() }),
+        "the leases have ended"
+    );
     copy.attaching(Attachment(2));
     assert_eq!(copy.begin_change(unlink("f").scope(), NOW).1, None);
 }

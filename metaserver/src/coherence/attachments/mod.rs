@@ -12,10 +12,10 @@
 //!      awaited only after its locks are in the table (`service::lock`).
 //! AT5  The session of every entry was seen alive in the state, and whoever ends a session ends its entry, after the command was
 //!      applied.
-//! AT6  Of one session there are at most `TOLD_LOCKS_MAX` locks and `TOLD_FILES_MAX` open files on their way here (`parts`), and
-//!      no more locks in the table than that (LT4).
+//! AT6  Of one session there are at most `TOLD_LOCKS_MAX` locks, `TOLD_FILES_MAX` open files and `WRITES_OF_SESSION_MAX` Write leases
+//!      on their way here (`parts`), and no more locks in the table than that (LT4).
 //!
-//! Not here: open files, and who is awaited (`opens`); when a session was last heard (`sessions`); what is done about its silence
+//! Not here: open files, and who is awaited (`opens`); leases (`leases`); when a session was last heard (`sessions`); what is done about its silence
 //! (`worker::expire`).
 
 mod parts;
@@ -29,7 +29,7 @@ use dfs_proto::convert::LOCK_GRANTED;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, InodeId, SessionId, WaitId};
 use dfs_proto::lock::{HeldLock, LockAsk, LockKind, LockReply, LockRequest};
-use dfs_proto::meta::{Attach, MetaResult};
+use dfs_proto::meta::{Attach, HeldWrite, MetaResult};
 use dfs_proto::wire;
 use dfs_state::locks::{Grant, LockTable};
 use prost::Message as _;
@@ -77,6 +77,8 @@ pub(crate) struct Told {
     pub(crate) lost: Vec<HeldLock>,
     /// Files that the session has open.
     pub(crate) open: Vec<InodeId>,
+    /// Files that it holds Write of.
+    pub(crate) writes: Vec<HeldWrite>,
 }
 
 /// Grants in the order in which they were decided (AT3). Each was decided under this attachment of the session.
@@ -237,11 +239,11 @@ impl Held {
             of_session.parts = Some(parts);
             return Ok(None);
         }
-        let Parts { attachment, pushes, locks, open, .. } = parts;
+        let Parts { attachment, pushes, locks, open, writes, .. } = parts;
         of_session.current = Some(Current { attachment, pushes });
         let (lost, grants) = self.locks.attach(session, &locks); // keeps AT1
         self.decide(grants);
-        Ok(Some(Told { lost, open: open.into_iter().collect() }))
+        Ok(Some(Told { lost, open: open.into_iter().collect(), writes }))
     }
 
     fn lock(&mut self, request: &LockRequest) -> LockReply {

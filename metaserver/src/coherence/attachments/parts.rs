@@ -6,13 +6,16 @@ use dfs_net::rpc::push::PushSender;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, InodeId};
 use dfs_proto::lock::{HeldLock, TOLD_FILES_MAX, TOLD_LOCKS_MAX};
-use dfs_proto::meta::{Attach, MetaResult};
+use dfs_proto::meta::{Attach, HeldWrite, MetaResult};
+
+use crate::coherence::leases::WRITES_OF_SESSION_MAX;
 
 pub(super) struct Parts {
     pub(super) attachment: Attachment,
     pub(super) pushes: PushSender,
     pub(super) locks: Vec<HeldLock>,
     pub(super) open: BTreeSet<InodeId>,
+    pub(super) writes: Vec<HeldWrite>,
     pub(super) is_complete: bool,
     /// The number of the part that comes next.
     next: u32,
@@ -41,14 +44,26 @@ impl Parts {
         parts.next += 1;
         parts.locks.extend(told.locks);
         parts.open.extend(told.open);
+        parts.writes.extend(told.writes);
         parts.is_complete = !told.more;
-        if parts.locks.len() > TOLD_LOCKS_MAX || parts.open.len() > TOLD_FILES_MAX {
-            return Err(invalid("more locks or open files than one session may have")); // keeps AT6
+        if parts.locks.len() > TOLD_LOCKS_MAX
+            || parts.open.len() > TOLD_FILES_MAX
+            || parts.writes.len() > WRITES_OF_SESSION_MAX
+        {
+            return Err(invalid("more locks, open files or Write leases than one session may have")); // keeps AT6
         }
         Ok(parts)
     }
 
     fn none(attachment: Attachment, pushes: PushSender) -> Parts {
-        Parts { attachment, pushes, locks: Vec::new(), open: BTreeSet::new(), is_complete: false, next: 0 }
+        Parts {
+            attachment,
+            pushes,
+            locks: Vec::new(),
+            open: BTreeSet::new(),
+            writes: Vec::new(),
+            is_complete: false,
+            next: 0,
+        }
     }
 }

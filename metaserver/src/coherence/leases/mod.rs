@@ -1,12 +1,16 @@
-//! Who may cache what: Read leases of this leader's term (P3.2 to P3.8, P4.1 to P4.3).
+//! Who may cache what, and who may write what: leases of this leader's term (P3.2 to P3.8, P4.1 to P4.3).
 //!
-//! A read: note the [thaws](Leases::reading) → confirmed read → [grant](Leases::grant) what it showed and nothing has changed since.
-//! A change: [freeze](Leases::freeze) → [recall](Leases::recall) what others hold of it → propose → applied → thaw.
+//! A read: note the [thaws](Leases::reading) → confirmed read → grant what it [showed](Leases::show) and nothing has changed since.
+//! A change: [freeze](Leases::freeze) → [recall](Frozen::recall) what others hold of it → propose → applied → thaw.
 //!
 //! | file | what |
 //! |---|---|
 //! | `table` | who holds what, and which recalls are not over; pure |
 //! | `freezes` | what is being changed, and what was lately; pure |
+//! | `past` | what has happened to which inode, for whoever has looked before; pure |
+//! | `writers` | who holds Write of what, and who waits for it; pure |
+//! | `writing` | grants of Write, and who wants it back |
+//! | `turns` | who acquires Write of a file next |
 //!
 //! RL1  A holder is registered after the state was read, and only if no change of the inode was under way since before that (FZ2). A
 //!      change that begins later finds the holder.
@@ -16,33 +20,50 @@
 //! RL4  A session is attached here after the state says that it may hold something (P6.5), so the next leader waits for it.
 
 mod freezes;
+mod past;
 mod table;
+mod turns;
+mod writers;
+mod writing;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use dfs_net::rpc::push::PushSender;
 use dfs_proto::convert;
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{Attachment, InodeId, SessionId};
-use dfs_proto::meta::MetaResult;
+use dfs_proto::ids::{Attachment, InodeId, SessionId, VolumeId};
+use dfs_proto::meta::{HeldWrite, MetaResult, WriteRecall};
 use dfs_proto::planted::{self, Bug};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::soft::{BeginsAnew, Soft};
-use freezes::{Freezes, Thaws};
+use super::soft::{BeginsAnew, OfTerm, Soft};
+use freezes::Freezes;
+use past::Moment;
 use table::{Granted, Issued, Outstanding, Table};
 pub(crate) use table::{READ_ENDS, READ_TERM, Touched};
+use turns::Turns;
+pub(crate) use writers::WRITES_OF_SESSION_MAX;
+use writers::Writers;
+pub(crate) use writing::{Acquiring, Look, Reader, Seen, Wanted};
 
 /// Freezes, those among them of changes of which nobody knows whether they are still under way.
 const FREEZES_MAX: usize = 1_000_000;
+/// In one push.
+const LOST_MAX: usize = 128;
 
 pub(crate) struct Leases {
     known: Soft<Known>,
     /// A recall may be over.
     changed: Notify,
+    /// Write was given back, or nobody waits for it any more, or what was frozen can be acquired.
+    moved: Notify,
+    turns: Arc<Turns>,
+    /// The last term in which all have told what they hold for Write.
+    told_in: AtomicU64,
     counts: RecallCounts,
 }
 
@@ -50,6 +71,9 @@ pub(crate) struct Leases {
 struct Known {
     table: Table,
     freezes: Freezes,
+    writers: Writers,
+    /// Where it is recorded that a session may write; a cache of the state.
+    recorded: BTreeSet<(SessionId, VolumeId)>,
     /// Of each attached session.
     pushes: HashMap<SessionId, PushSender>,
     /// What earlier leaders granted has ended (P3.6).
@@ -65,13 +89,21 @@ pub(crate) struct RecallCounts {
     pub(crate) waited_for: Counter,
     /// Not answered until the lease ended.
     pub(crate) run_out: Counter,
+    /// Grants of Write.
+    pub(crate) writes_granted: Counter,
+    /// Write leases that were asked for.
+    pub(crate) writes_recalled: Counter,
+    /// Reads and changes that have waited for Write to come back.
+    pub(crate) writes_waited_for: Counter,
 }
 
-/// A read that is under way.
+/// A read that is under way, or a change that shows something.
 #[derive(Clone, Copy)]
 pub(crate) struct Reading {
     term: u64,
-    since: Thaws,
+    since: Moment,
+    /// Of Write leases that have ended.
+    ends: Moment,
 }
 
 /// While it lives, nothing is granted on what a change touches; dropping it thaws.
@@ -83,23 +115,39 @@ pub(crate) struct Frozen {
 
 impl Leases {
     pub(crate) fn new(counts: RecallCounts, now: Instant) -> Leases {
-        Leases { known: Soft::new(now), changed: Notify::new(), counts }
+        let (changed, moved) = (Notify::new(), Notify::new());
+        let (turns, told_in) = (Arc::default(), AtomicU64::new(0));
+        Leases { known: Soft::new(now), changed, moved, turns, told_in, counts }
     }
 
-    /// The session has attached over this connection; `received`: when that came.
+    /// The session has attached over this connection, and holds these for Write; `received`: when that came. How many of them others
+    /// hold: it does not get those, and is asked for them.
     pub(crate) fn attach(
         &self,
         term: u64,
         (session, attachment): (SessionId, Attachment),
+        writes: &[HeldWrite],
         pushes: PushSender,
         received: Instant,
-    ) {
+    ) -> usize {
         let mut soft = self.known.lock();
+        let mut count = 0;
         if soft.term() == term && soft.known.table.attach(session, attachment, received) {
             soft.known.pushes.insert(session, pushes);
+            let lost = soft.known.writers.attach(session, writes);
+            count = lost.len();
+            for part in lost.chunks(LOST_MAX) {
+                self.push_write(&soft.known, session, &WriteRecall { attachment, writes: part.to_vec() });
+            }
         }
         drop(soft);
+        self.has_changed();
+        count
+    }
+
+    fn has_changed(&self) {
         self.changed.notify_waiters();
+        self.moved.notify_waiters();
     }
 
     /// A heartbeat that was received then is about to be answered: with this number of the last recall. `None`: the session has to
@@ -108,14 +156,16 @@ impl Leases {
         self.known.lock().known.table.renew(session, attachment, received)
     }
 
-    /// The session has ended in the state.
+    /// The session has ended in the state. If it held Write, its end was proposed when that had lapsed (`worker::expire`).
     pub(crate) fn end(&self, session: SessionId) {
         let mut soft = self.known.lock();
-        let Known { table, pushes, .. } = &mut soft.known;
+        let Known { table, pushes, writers, recorded, .. } = &mut soft.known;
+        writers.end(session);
         table.end(session, Instant::now());
         pushes.retain(|session, _| table.is_known(*session));
+        recorded.retain(|(recorded, _)| *recorded != session);
         drop(soft);
-        self.changed.notify_waiters();
+        self.has_changed();
     }
 
     /// Its client has ended the session, and uses nothing of it any more.
@@ -123,13 +173,17 @@ impl Leases {
         let mut soft = self.known.lock();
         soft.known.table.remove(session);
         soft.known.pushes.remove(&session);
+        soft.known.writers.end(session);
         drop(soft);
-        self.changed.notify_waiters();
+        self.has_changed();
     }
 
     /// All of which something may be known here, those that have ended among them.
     pub(crate) fn sessions(&self) -> Vec<SessionId> {
-        self.known.lock().known.table.sessions()
+        let soft = self.known.lock();
+        let mut sessions = soft.known.table.sessions();
+        sessions.extend(soft.known.writers.sessions());
+        sessions
     }
 
     /// The session has handled this recall and all before it.
@@ -141,47 +195,55 @@ impl Leases {
     /// Before the state is read, in this term.
     pub(crate) fn reading(&self, term: u64) -> Reading {
         let soft = self.known.lock();
-        Reading { term, since: soft.known.freezes.thaws() }
+        Reading { term, since: soft.known.freezes.now(), ends: soft.known.writers.now() }
     }
 
-    /// After the state was read: those of the inodes of which the session holds Read from here on (RL1).
-    pub(crate) fn grant(
+    /// Those of the inodes of which the session holds Read from here on (RL1).
+    fn grant(
         &self,
+        known: &mut Known,
         reading: Reading,
         (session, attachment): (SessionId, Attachment),
         mut inodes: Vec<InodeId>,
     ) -> Vec<InodeId> {
-        let mut soft = self.known.lock();
-        if soft.term() != reading.term {
-            return Vec::new(); // keeps RL2
-        }
-        let Known { table, freezes, pushes, .. } = &mut soft.known;
+        let Known { table, freezes, writers, .. } = known;
         let mut are_too_many = false;
         inodes.retain(|inode| {
             let is_still = freezes.is_still(*inode, reading.since) || planted::has(Bug::GrantsWhileFrozen);
-            let granted = if is_still { table.grant(session, attachment, *inode) } else { Granted::No };
+            let may_be = is_still && writers.may_read(*inode, session);
+            let granted = if may_be { table.grant(session, attachment, *inode) } else { Granted::No };
             are_too_many |= granted == Granted::TooMany;
             granted == Granted::Yes
         });
-        if are_too_many && let Some(issued) = table.make_room(session, Instant::now()) {
-            self.push(pushes, &[issued]);
+        if are_too_many {
+            self.make_room(known, session);
         }
         inodes
+    }
+
+    fn make_room(&self, known: &mut Known, asking: SessionId) {
+        if let Some(issued) = known.table.make_room(asking, Instant::now()) {
+            self.push(&known.pushes, &[issued]);
+        }
     }
 
     /// Nothing is granted on these inodes until the freeze is dropped.
     pub(crate) fn freeze(self: &Arc<Leases>, term: u64, inodes: Vec<InodeId>) -> MetaResult<Frozen> {
         let mut soft = self.known.lock();
-        if soft.term() != term {
-            return Err(MetaError::Unavailable { what: "another member has led meanwhile".to_owned() });
+        match soft.term() == term {
+            true => self.freeze_in(&mut soft, inodes),
+            false => Err(led_by_another()),
         }
+    }
+
+    fn freeze_in(self: &Arc<Leases>, soft: &mut OfTerm<Known>, inodes: Vec<InodeId>) -> MetaResult<Frozen> {
         if soft.known.freezes.count() >= FREEZES_MAX {
             return Err(MetaError::Unavailable {
                 what: format!("{FREEZES_MAX} changes of inodes are under way"),
             });
         }
         inodes.iter().for_each(|inode| soft.known.freezes.freeze(*inode));
-        Ok(Frozen { leases: self.clone(), term, inodes })
+        Ok(Frozen { leases: self.clone(), term: soft.term(), inodes })
     }
 
     /// Pushes the recalls under the lock of the table (RL3). One that cannot be sent has lost its connection: the session finds that
@@ -196,7 +258,7 @@ impl Leases {
     }
 
     /// One after the other: whoever waits for many looks at each of them once.
-    async fn until_over(&self, outstanding: Vec<Outstanding>) {
+    pub(crate) async fn until_over(&self, outstanding: Vec<Outstanding>) {
         self.counts.waited_for.inc_by(outstanding.len() as u64);
         for recall in &outstanding {
             loop {
@@ -300,10 +362,23 @@ impl Frozen {
 impl Drop for Frozen {
     fn drop(&mut self) {
         let mut soft = self.leases.known.lock();
-        if soft.term() == self.term {
-            self.inodes.iter().for_each(|inode| soft.known.freezes.thaw(*inode));
+        if soft.term() != self.term {
+            return;
+        }
+        let mut is_acquired = false;
+        for inode in &self.inodes {
+            soft.known.freezes.thaw(*inode);
+            is_acquired |= soft.known.writers.is_acquired(*inode);
+        }
+        drop(soft);
+        if is_acquired {
+            self.leases.moved.notify_waiters();
         }
     }
+}
+
+pub(super) fn led_by_another() -> MetaError {
+    MetaError::Unavailable { what: "another member has led meanwhile".to_owned() }
 }
 
 impl BeginsAnew for Leases {
@@ -311,6 +386,6 @@ impl BeginsAnew for Leases {
         self.known.enter_term(term, since);
     }
 
-    /// A while in which nobody could be heard ends no lease and no term (RL2).
+    /// A while in which nobody could be heard ends no lease, of Write neither, and no term (RL2).
     fn begin_anew(&self, _now: Instant) {}
 }

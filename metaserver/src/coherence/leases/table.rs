@@ -61,7 +61,7 @@ pub(super) struct Issued {
 
 /// What a change waits for: this recall, and all before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Outstanding {
+pub(crate) struct Outstanding {
     pub(super) session: SessionId,
     pub(super) attachment: Attachment,
     pub(super) number: u64,
@@ -256,6 +256,16 @@ impl Table {
     /// This is the session's present attachment.
     pub(super) fn is_attached(&self, session: SessionId, attachment: Attachment) -> bool {
         self.sessions.get(&session).is_some_and(|of| of.attachment == attachment)
+    }
+
+    /// The session's present attachment.
+    pub(super) fn attachment_of(&self, session: SessionId) -> Option<Attachment> {
+        self.sessions.get(&session).map(|of| of.attachment)
+    }
+
+    /// This is the session's present attachment, it has not ended, and does not have to attach anew (LE3).
+    pub(super) fn may_be_granted(&self, session: SessionId, attachment: Attachment) -> bool {
+        self.sessions.get(&session).is_some_and(|of| of.attachment == attachment && !of.has_run_out)
     }
 
     /// Takes back what is held of this, by all others than the one that `than` names for an inode. What is to be sent, and what is to be waited for.

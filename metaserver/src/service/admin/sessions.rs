@@ -3,6 +3,7 @@
 //! Beside the replicated state this shows what this leader has heard since its election.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use dfs_proto::convert;
 use dfs_proto::error::MetaError;
@@ -10,8 +11,9 @@ use dfs_proto::ids::SessionId;
 use dfs_proto::meta::MetaResult;
 use dfs_proto::scope::Unleased;
 use dfs_proto::wire;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
+use crate::coherence::READ_ENDS;
 use crate::metaserver::Metaserver;
 use dfs_state::command::Command;
 use dfs_state::kv::Snapshot;
@@ -20,6 +22,8 @@ use dfs_state::value::session::SessionRecord;
 
 /// Sessions in one answer: about 100 KiB, and four times that if all their clients have long names.
 const LISTED_SESSIONS_MAX: usize = 1000;
+/// Between two looks whether what a session was granted has lapsed.
+const LAPSE_EVERY: Duration = Duration::from_millis(100);
 /// Ids of sessions that others wait for, in one status.
 const WAITED_FOR_SHOWN_MAX: usize = 100;
 
@@ -34,6 +38,7 @@ impl Metaserver {
             waits: waits as u64,
             sessions_waited_for: waited_for.len() as u64,
             waited_for: waited_for.iter().take(WAITED_FOR_SHOWN_MAX).map(|session| session.0).collect(),
+            write_leases: self.gate.leases.write_count() as u64,
         }
     }
 
@@ -62,7 +67,8 @@ impl Metaserver {
         Ok(wire::ListSessionsReply { error: None, sessions: sessions.collect(), more, total })
     }
 
-    /// Ends a session that is alive, whether or not its client is heard. What it held goes on to others at once.
+    /// Ends a session that is alive, whether or not its client is heard. What it held goes on to others at once; if it holds Write of
+    /// files, when that has lapsed.
     ///
     /// Errors: `SessionExpired` if there is no such session. After `NotLeader` or `Unavailable` it may end all the same: as long
     /// as this member leads, `worker::expire` goes on with what is marked.
@@ -77,11 +83,16 @@ impl Metaserver {
         let record = record.ok_or(MetaError::SessionExpired { session })?;
         let is_waited_for = self.waited_for().contains(&session);
         let ended = self.session_status(session, &record, is_waited_for, Instant::now());
-        self.gate.enter_term()?;
+        let term = self.gate.enter_term()?;
         // Keeps SS2. There is nothing to look at once more: it does not end for its silence.
-        self.gate.sessions.mark_ending(session);
+        self.gate.sessions.end_is_certain(session);
+        self.until_writes_have_lapsed(term, session).await?; // keeps SS3
         self.gate.sessions.end_is_proposed(session);
-        self.gate.change(Command::ExpireSession { session }).await?;
+        match self.gate.change(Command::ExpireSession { session }).await {
+            // While its leases lapsed, `worker::expire` has done it.
+            Ok(_) | Err(MetaError::SessionExpired { .. }) => {}
+            Err(error) => return Err(error),
+        }
         tracing::warn!(client = record.client, "{session} was ended by an administrator");
         self.gate.session_ended(session);
         // Its locks go on at once. If this fails, `worker` tells of them.
@@ -89,10 +100,24 @@ impl Metaserver {
         Ok(ended)
     }
 
+    async fn until_writes_have_lapsed(&self, term: u64, session: SessionId) -> MetaResult<()> {
+        let lapses = self.gate.attachments.lease_term.max(READ_ENDS);
+        let counts = || {
+            let is_silent = self.gate.sessions.is_silent_for(lapses, session, Instant::now());
+            self.gate.leases.write_count_of(session) > 0 && !is_silent
+        };
+        while counts() {
+            sleep(LAPSE_EVERY).await;
+            self.gate.require_term(term)?;
+        }
+        Ok(())
+    }
+
     /// Those that hold what others wait for, or have to tell what they hold before others go on.
     fn waited_for(&self) -> BTreeSet<SessionId> {
         let mut waited_for = self.gate.attachments.waited_for();
         waited_for.extend(self.gate.opens.waited_for());
+        waited_for.extend(self.gate.leases.writers_in_the_way(Instant::now()).0);
         waited_for
     }
 
@@ -114,6 +139,7 @@ impl Metaserver {
             waits: locks.waits as u64,
             is_waited_for,
             is_ending: sessions.is_ending(session),
+            write_leases: self.gate.leases.write_count_of(session) as u64,
         }
     }
 }

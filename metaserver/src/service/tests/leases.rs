@@ -1,9 +1,13 @@
 //! Read leases: whoever was shown something is asked before it changes (P3.2 to P3.8, P4.1 to P4.3).
 
+mod writes;
+
 use dfs_net::env::BoxFuture;
 use dfs_net::rpc::push::{Push, PushHandler};
 use dfs_net::rpc::unary::UnaryChannel;
-use dfs_proto::meta::{Recall, Recalled, RecallsDone, Rename, RenameMode, SessionRenewed, SetAttr, Shown};
+use dfs_proto::meta::{
+    Recall, Recalled, RecallsDone, Rename, RenameMode, SessionRenewed, SetAttr, Shown, WriteRecall,
+};
 use tokio::sync::mpsc;
 
 use super::*;
@@ -14,12 +18,20 @@ const LEASE: Duration = Duration::from_millis(2200);
 /// More than anything takes that waits for nobody.
 const SOON: Duration = Duration::from_millis(100);
 
-struct Recalls(mpsc::Sender<Recall>);
+struct Recalls {
+    reads: mpsc::Sender<Recall>,
+    writes: mpsc::Sender<WriteRecall>,
+}
 
 impl PushHandler for Recalls {
     fn handle(&self, push: Push) -> BoxFuture<'_, ()> {
-        let recall = convert::recall_from_push(&push).expect("it is sound").expect("nothing else is pushed");
-        drop(self.0.try_send(recall));
+        match convert::recall_from_push(&push).expect("it is sound") {
+            Some(recall) => drop(self.reads.try_send(recall)),
+            None => {
+                let recall = convert::write_recall_from_push(&push).expect("it is sound");
+                drop(self.writes.try_send(recall.expect("nothing else is pushed")));
+            }
+        }
         Box::pin(async {})
     }
 }
@@ -28,14 +40,17 @@ impl PushHandler for Recalls {
 struct Holder {
     client: Client,
     recalls: mpsc::Receiver<Recall>,
+    /// Recalls of Write.
+    asked: mpsc::Receiver<WriteRecall>,
 }
 
 impl Holder {
     async fn of(mut client: Client) -> Holder {
-        let (sender, recalls) = mpsc::channel(1000);
-        client.control.handle_pushes(Arc::new(Recalls(sender)));
+        let (reads, recalls) = mpsc::channel(1000);
+        let (writes, asked) = mpsc::channel(1000);
+        client.control.handle_pushes(Arc::new(Recalls { reads, writes }));
         client.attach(Vec::new()).await;
-        Holder { client, recalls }
+        Holder { client, recalls, asked }
     }
 
     async fn new(cluster: &Cluster, nonce: u128) -> Holder {
@@ -51,8 +66,14 @@ impl Holder {
             leases: Some(*attachment),
             read,
         };
-        let reply = self.client.meta.read(convert::read_request_to_wire(&request)).await.expect("an answer");
-        convert::shown_from_wire(reply.into_inner())
+        let message = convert::read_request_to_wire(&request);
+        loop {
+            let reply = self.client.meta.read(message.clone()).await.expect("an answer");
+            match convert::shown_from_wire(reply.into_inner()) {
+                Shown { answered: Err(MetaError::Undecided { .. }), .. } => {} // it waits for somebody else
+                shown => return shown,
+            }
+        }
     }
 
     /// What it holds after it was shown the attributes of this.

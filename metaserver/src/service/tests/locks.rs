@@ -108,6 +108,7 @@ impl Mount {
             more,
             locks,
             open: vec![],
+            writes: vec![],
         };
         let reply = self.meta.attach(convert::attach_to_wire(&attach)).await.expect("an answer");
         convert::attached_from_wire(reply.into_inner())
@@ -314,6 +315,7 @@ async fn a_connection_that_takes_no_pushes_is_none_to_attach_over() {
         more: false,
         locks: vec![],
         open: vec![],
+        writes: vec![],
     };
     let reply = client.meta.attach(convert::attach_to_wire(&attach)).await.expect("an answer").into_inner();
     assert!(matches!(convert::attached_from_wire(reply), Err(MetaError::InvalidArgument { .. })));

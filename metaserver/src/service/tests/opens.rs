@@ -1,7 +1,7 @@
 //! Files that lose their last name while sessions have them open (P6.5).
 
 use dfs_net::rpc::unary::UnaryChannel;
-use dfs_proto::meta::{Attach, Rename, RenameMode};
+use dfs_proto::meta::{Attach, HeldWrite, Rename, RenameMode};
 use futures::FutureExt as _;
 
 use super::*;
@@ -9,7 +9,7 @@ use super::*;
 const SLOW_SYNC: Duration = Duration::from_millis(500);
 
 impl Client {
-    fn of(&self, meta: MetaClient<Channel>) -> Client {
+    pub(super) fn of(&self, meta: MetaClient<Channel>) -> Client {
         let (control, opened) = (self.control.clone(), self.opened.clone());
         Client {
             meta,
@@ -22,6 +22,10 @@ impl Client {
     }
 
     pub(super) async fn attach(&mut self, open: Vec<InodeId>) {
+        self.attach_writing(open, Vec::new()).await;
+    }
+
+    pub(super) async fn attach_writing(&mut self, open: Vec<InodeId>, writes: Vec<HeldWrite>) {
         self.attachment.0 += 1;
         let attach = Attach {
             cluster: self.opened.cluster,
@@ -31,6 +35,7 @@ impl Client {
             more: false,
             locks: Vec::new(),
             open,
+            writes,
         };
         let message = convert::attach_to_wire(&attach);
         let call = |channel: UnaryChannel| {

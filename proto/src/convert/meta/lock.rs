@@ -4,6 +4,7 @@ use prost::Message as _;
 
 use super::attr::cluster_from_wire;
 use super::error::{error_to_wire, refusal};
+use super::write::{held_write_from_wire, held_write_to_wire};
 use crate::convert::{invalid, required};
 use crate::ids::{Attachment, InodeId, LockOwner, SessionId, WaitId};
 use crate::lock::{HeldLock, LOCK_END_MAX, LockAsk, LockKind, LockRange, LockReply, LockRequest};
@@ -22,6 +23,7 @@ pub fn attach_to_wire(attach: &Attach) -> wire::AttachRequest {
         more: attach.more,
         locks: attach.locks.iter().map(held_lock_to_wire).collect(),
         open: attach.open.iter().map(|inode| inode.0).collect(),
+        writes: attach.writes.iter().map(held_write_to_wire).collect(),
     }
 }
 
@@ -34,6 +36,7 @@ pub fn attach_from_wire(attach: wire::AttachRequest) -> MetaResult<Attach> {
         more: attach.more,
         locks: attach.locks.into_iter().map(held_lock_from_wire).collect::<MetaResult<_>>()?,
         open: attach.open.into_iter().map(InodeId).collect(),
+        writes: attach.writes.into_iter().map(held_write_from_wire).collect::<MetaResult<_>>()?,
     })
 }
 
@@ -48,6 +51,7 @@ pub fn attached_to_wire(result: MetaResult<Attached>) -> wire::AttachReply {
             lost: attached.lost.iter().map(held_lock_to_wire).collect(),
             term_ms: attached.term_ms,
             read_term_ms: attached.read_term_ms,
+            gives_writes: attached.gives_writes,
         },
         Err(error) => wire::AttachReply { error: Some(error_to_wire(&error)), ..Default::default() },
     }
@@ -56,7 +60,8 @@ pub fn attached_to_wire(result: MetaResult<Attached>) -> wire::AttachReply {
 pub fn attached_from_wire(reply: wire::AttachReply) -> MetaResult<Attached> {
     refusal(reply.error)?;
     let lost = reply.lost.into_iter().map(held_lock_from_wire).collect::<MetaResult<_>>()?;
-    Ok(Attached { lost, term_ms: reply.term_ms, read_term_ms: reply.read_term_ms })
+    let wire::AttachReply { term_ms, read_term_ms, gives_writes, .. } = reply;
+    Ok(Attached { lost, term_ms, read_term_ms, gives_writes })
 }
 
 fn held_lock_to_wire(lock: &HeldLock) -> wire::HeldLock {

@@ -10,6 +10,7 @@ mod recall;
 mod replica;
 mod reply;
 mod session;
+mod write;
 
 pub use attr::*;
 pub use change::*;
@@ -20,3 +21,4 @@ pub use recall::*;
 pub use replica::*;
 pub use reply::*;
 pub use session::*;
+pub use write::*;

@@ -107,7 +107,8 @@ pub fn shown_to_wire(shown: Shown) -> wire::ReadReply {
             Wire::StatFs(wire::StatFs { total: stat.total.0, free: stat.free.0, inodes: stat.inodes })
         }
     };
-    wire::ReadReply { result: Some(result), leased: shown.leased.iter().map(|inode| inode.0).collect() }
+    let leased = shown.leased.iter().map(|inode| inode.0).collect();
+    wire::ReadReply { result: Some(result), leased }
 }
 
 fn entry_to_wire(entry: &DirEntry) -> wire::Entry {

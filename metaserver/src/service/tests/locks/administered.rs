@@ -43,6 +43,7 @@ async fn the_status_and_the_list_say_who_holds_what_and_who_is_waited_for() {
         waits: 1,
         sessions_waited_for: 1,
         waited_for: vec![one.session().0],
+        write_leases: 0,
     };
     assert_eq!(cluster.held().await, expected);
     pass(Duration::from_secs(2), &mut [&mut two]).await;
