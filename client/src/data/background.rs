@@ -23,6 +23,8 @@ impl Core {
         self.start(|core| async move { core.meta.run_control().await });
         self.start(|core| async move { core.meta.run_cancels().await });
         self.start(|core| async move { core.meta.run_recalls().await });
+        self.start(|core| async move { core.run_recalled_writes().await });
+        self.start(|core| async move { core.run_returned_writes().await });
         self.start(|core| async move { core.chores.run(&core.names).await });
         self.start(|core| async move { core.run_flusher().await });
     }
@@ -63,6 +65,7 @@ impl Core {
                 }
                 self.flush_all(dirty).await;
             }
+            self.return_idle_writes();
             let old = self.dirty().into_iter();
             let is_old = |(since, _): &(Instant, Arc<Node>)| since.elapsed() >= DIRTY_FOR_MAX;
             self.flush_all(old.take_while(is_old).collect()).await;

@@ -11,14 +11,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use dfs_proto::attr::{Caller, InodeAttr};
 use dfs_proto::ids::InodeId;
-use dfs_proto::meta::{Change, Read, SetAttr};
-use dfs_proto::units::{FILE_LEN_MAX, Offset};
-use tokio::time::{Instant, timeout};
+use dfs_proto::meta::Read;
+use dfs_proto::units::Offset;
+use tokio::time::Instant;
 
 use crate::data::core::Core;
 use crate::data::node::{Node, NodeState};
@@ -30,13 +29,6 @@ use crate::session::held::Opened;
 use crate::session::ranges::LockLoss;
 use crate::session::replies;
 use crate::session::retry::Deadline;
-
-/// The longest time for which an append asks where the end is. Its commit asks again.
-const END_ANSWER_MAX: Duration = Duration::from_secs(1);
-
-const SET_UID: u32 = 0o4000;
-const SET_GID: u32 = 0o2000;
-const GROUP_EXECUTE: u32 = 0o0010;
 
 /// The rights that a file is opened with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,10 +42,10 @@ pub struct OpenMode {
 /// One open file. If it is dropped without [`File::release`], the background commits what is buffered.
 pub struct File {
     pub(super) core: Arc<Core>,
-    node: Arc<Node>,
+    pub(super) node: Arc<Node>,
     /// Until the last close.
     pin: Mutex<Option<(Pin, Opened)>>,
-    mode: OpenMode,
+    pub(super) mode: OpenMode,
     /// How many failures of the inode this file has reported, or came before it was opened.
     reported: AtomicU64,
     /// Whether a lock that was set through this file is lost (O4).
@@ -85,7 +77,7 @@ impl File {
         self.mode
     }
 
-    fn look<T>(&self, look: impl FnOnce(&mut NodeState) -> T) -> T {
+    pub(super) fn look<T>(&self, look: impl FnOnce(&mut NodeState) -> T) -> T {
         self.node.with(self.core.meta.session_id(), look)
     }
 
@@ -114,8 +106,12 @@ impl File {
         }
     }
 
-    /// Reads up to the end of the file that is known.
+    /// Who holds Write of the file knows what it is; others ask, and whoever holds it commits first (P6.1).
     async fn read_known(&self, offset: Offset, len: u64) -> Result<Bytes> {
+        let deadline = Deadline::after(self.core.config.data_timeout);
+        if !self.core.writes.is_held(self.inode(), deadline).await? {
+            self.ask_for_attr().await?;
+        }
         let size = self.look(|state| state.size());
         let (from, to) = (offset.0, offset.0.saturating_add(len).min(size));
         if from >= to {
@@ -137,7 +133,7 @@ impl File {
     }
 
     /// Asks the cluster for the attributes.
-    async fn ask_for_attr(&self) -> Result<()> {
+    pub(super) async fn ask_for_attr(&self) -> Result<()> {
         let asked_at = Instant::now();
         let read = Read::GetAttr { inode: self.inode() };
         let attr = replies::attr(self.core.names.read(&Caller::ROOT, read).await?)?;
@@ -145,83 +141,6 @@ impl File {
             state.observe(&attr);
             state.answered(asked_at);
         });
-        Ok(())
-    }
-
-    /// Finds out where the end is before an append, unless it is behind what was appended here before.
-    async fn ask_for_end(&self) -> Result<()> {
-        let is_known = |state: &mut NodeState| state.has_appended() || !state.is_old(SIZE_TIMEOUT);
-        if !self.look(is_known) {
-            match timeout(END_ANSWER_MAX, self.ask_for_attr()).await {
-                Ok(Err(ClientError::Unavailable { .. })) | Err(_) => {} // its commit will ask again
-                Ok(answered) => answered?,
-            }
-        }
-        if self.look(|state| state.is_outgrown()) {
-            self.noting(self.core.move_behind(&self.node).await)?;
-        }
-        Ok(())
-    }
-
-    /// Buffers the bytes, and sends long runs meanwhile. It waits while the session's memory is full.
-    pub async fn write_at(&self, caller: &Caller, offset: Offset, data: &[u8]) -> Result<()> {
-        self.put(caller, Some(offset), data).await.map(drop)
-    }
-
-    /// O_APPEND: puts the bytes at the end of the file, and returns where that was. Appends of several processes on
-    /// this client never overlap, neither with each other nor with what another client closed before.
-    pub async fn append(&self, caller: &Caller, data: &[u8]) -> Result<Offset> {
-        self.put(caller, None, data).await
-    }
-
-    async fn put(&self, caller: &Caller, at: Option<Offset>, data: &[u8]) -> Result<Offset> {
-        if !self.mode.write {
-            return Err(ClientError::NotOpenFor { inode: self.inode(), wanted: "writing" });
-        }
-        self.report()?;
-        let len = data.len() as u64;
-        let fits = |offset: u64| offset.checked_add(len).is_some_and(|end| end <= FILE_LEN_MAX);
-        if !fits(at.map_or(0, |offset| offset.0)) {
-            return Err(ClientError::FileTooLarge);
-        }
-        if at.is_none() {
-            self.ask_for_end().await?;
-        }
-        self.kill_privileges(caller).await?;
-        let deadline = Deadline::after(self.core.config.data_timeout);
-        let room = self.core.memory.reserve(len, deadline).await?;
-        let now = self.core.meta.cluster_now();
-        let written = self.look(|state| {
-            let offset = at.map_or_else(|| state.append_end(), |offset| offset.0);
-            let kills = !caller.is_root();
-            let has_full = match at {
-                _ if !fits(offset) => return Err(ClientError::FileTooLarge),
-                _ if len == 0 => false,
-                Some(_) => state.write(offset, data, now, kills),
-                None => state.append(data, now, kills),
-            };
-            Ok((Offset(offset), has_full))
-        });
-        drop(room); // what the buffer really took is counted now
-        let (offset, has_full) = written?;
-        if has_full {
-            self.noting(self.core.send(&self.node).await)?;
-        }
-        Ok(offset)
-    }
-
-    /// A write by a user other than root clears set-uid and set-gid, and `stat` shows it at once.
-    async fn kill_privileges(&self, caller: &Caller) -> Result<()> {
-        let is_set =
-            |mode: u32| mode & SET_UID != 0 || mode & (SET_GID | GROUP_EXECUTE) == SET_GID | GROUP_EXECUTE;
-        if caller.is_root() || !self.look(|state| state.base().is_some_and(|base| is_set(base.mode))) {
-            return Ok(());
-        }
-        let set =
-            SetAttr { inode: self.inode(), by_handle: true, kill_privileges: true, ..SetAttr::default() };
-        let changed = self.core.names.change(&Caller::ROOT, Change::SetAttr(set)).await?;
-        let done = replies::inode(changed)?;
-        self.look(|state| state.observe(&done.attr));
         Ok(())
     }
 
@@ -262,7 +181,7 @@ impl File {
     }
 
     /// Reports a failure that this file has not reported yet (O3), or a lost lock.
-    fn report(&self) -> Result<()> {
+    pub(super) fn report(&self) -> Result<()> {
         let lost_lock = self.report_lost_lock();
         let (failures, last) = self.look(|state| state.failure());
         if self.reported.swap(failures, Ordering::Relaxed) >= failures {
@@ -278,7 +197,7 @@ impl File {
     }
 
     /// Notes that this file reports a failure now, so that it does not report it again.
-    fn noting(&self, result: Result<()>) -> Result<()> {
+    pub(super) fn noting(&self, result: Result<()>) -> Result<()> {
         if result.is_err() {
             let (failures, _) = self.look(|state| {
                 state.failure_was_reported();

@@ -194,6 +194,11 @@ impl NodeState {
         }
     }
 
+    /// What is buffered is of this session.
+    pub(crate) fn is_of(&self, session: SessionId) -> bool {
+        self.session == session
+    }
+
     pub(crate) fn knows_next_commit(&self) -> bool {
         self.next_commit.is_some()
     }

@@ -81,6 +81,11 @@ impl Nodes {
         Some(Pin { node: entry.node.clone(), nodes: self.clone() })
     }
 
+    /// An inode that is open or kept here, or has something buffered.
+    pub(crate) fn get(&self, inode: InodeId) -> Option<Arc<Node>> {
+        self.table().open.get(&inode).map(|entry| entry.node.clone())
+    }
+
     pub(crate) fn all(&self) -> Vec<Arc<Node>> {
         self.table().open.values().map(|entry| entry.node.clone()).collect()
     }

@@ -42,7 +42,10 @@ impl AtOneCluster for Open {
         let write = if mode.write { AccessMask::WRITE } else { AccessMask::NONE };
         let asked_at = Instant::now();
         let open = Read::Open { inode, mask: read.union(write) };
-        let (attr, next_commit) = replies::opened(core.names.read(caller, open).await?)?;
+        let wish = mode.write.then(|| core.writes.opening(inode)).flatten();
+        let grant = wish.as_ref().map(|wish| wish.grant());
+        let (reply, writes) = core.names.read_wanting(caller, open, grant).await?;
+        let (attr, next_commit) = replies::opened(reply)?;
         match core.chores.take_back(session, inode) {
             Reopened::NotWaiting => {}
             Reopened::TakenBack => core.nodes.reopened_orphan(inode),
@@ -53,6 +56,9 @@ impl AtOneCluster for Open {
             state.observe(&attr);
             state.learn_next_commit(session, next_commit);
         });
+        if let Some(wish) = wish {
+            wish.answered(writes);
+        }
         cluster.settled(&pin.node, asked_at).await;
         let file = File::new(core.clone(), (pin, opened), mode);
         if mode.truncate && mode.write {
@@ -109,12 +115,15 @@ async fn make(core: &Arc<Core>, caller: &Caller, create: Create, mode: OpenMode)
     core.meta.require_answering()?;
     held.require_room_to_create()?;
     let attachment = held.attachment();
-    let created = core.names.change(caller, Change::Create(create)).await.inspect_err(|error| {
+    let wish = mode.write.then(|| core.writes.creating()).flatten();
+    let grant = wish.as_ref().map(|wish| wish.grant());
+    let created = core.names.change_wanting(caller, Change::Create(create), grant).await.inspect_err(|error| {
         if let MetaError::Unavailable { .. } = error {
             held.may_have_created(attachment);
         }
     });
-    let created = replies::inode(created?)?;
+    let (created, writes) = created?;
+    let created = replies::inode(created)?;
     let inode = created.attr.inode;
     if created.existed {
         return Ok(Made::Existed(inode));
@@ -132,6 +141,9 @@ async fn make(core: &Arc<Core>, caller: &Caller, create: Create, mode: OpenMode)
         state.answered(asked_at);
         state.learn_next_commit(session, created.next_commit);
     });
+    if let Some(wish) = wish {
+        wish.answered(writes.then_some(inode));
+    }
     let file = File::new(core.clone(), (pin, opened), mode);
     let attr = file.attr();
     Ok(Made::New(file, attr))

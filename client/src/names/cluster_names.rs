@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use dfs_net::env::Env;
 use dfs_proto::attr::{Caller, InodeAttr};
-use dfs_proto::ids::{InodeId, SessionId};
+use dfs_proto::ids::{InodeId, SessionId, WriteGrant};
 use dfs_proto::meta::{Change, Changed, MetaResult, Read, ReadReply};
 
 use crate::names::copy::LeasedCopy;
@@ -29,11 +29,23 @@ impl ClusterNames {
 
     /// A change that an application asked for. It happens once, however often it had to be sent.
     pub(crate) async fn change(&self, caller: &Caller, change: Change) -> MetaResult<Changed> {
-        let (under_way, changing) =
+        self.change_wanting(caller, change, None).await.map(|(changed, _)| changed)
+    }
+
+    /// The same for a create that opens, which may bring Write of the new file: then true.
+    pub(crate) async fn change_wanting(
+        &self,
+        caller: &Caller,
+        change: Change,
+        write: Option<WriteGrant>,
+    ) -> MetaResult<(Changed, bool)> {
+        let (under_way, mut changing) =
             (self.after_change.begin(&change), self.copy.changing(&change, &self.meta));
+        changing.sending.want(write);
         let answer = self.meta.change(caller, &change, &changing.sending).await;
         changing.answered(&answer);
-        learn(under_way, answer)
+        let writes = answer.writes;
+        learn(under_way, answer).map(|changed| (changed, writes))
     }
 
     /// A change that belongs to `owner`, a session. It is refused once that session has ended.
@@ -47,13 +59,24 @@ impl ClusterNames {
 
     /// The answer of the cluster, or of the copy if that has it.
     pub(crate) async fn read(&self, caller: &Caller, read: Read) -> MetaResult<ReadReply> {
+        self.read_wanting(caller, read, None).await.map(|(reply, _)| reply)
+    }
+
+    /// The same for an open, which may bring Write of the file: then true.
+    pub(crate) async fn read_wanting(
+        &self,
+        caller: &Caller,
+        read: Read,
+        write: Option<WriteGrant>,
+    ) -> MetaResult<(ReadReply, bool)> {
         if let Some(answer) = self.copy.answer(caller, &read) {
-            return answer;
+            return answer.map(|reply| (reply, false));
         }
         let asking = self.copy.ask(&read);
-        let shown = self.meta.read(caller, &read, asking.leases()).await;
+        let shown = self.meta.read(caller, &read, asking.leases(), write).await;
         asking.answered(&read, &shown);
-        shown.answered
+        let writes = shown.writes;
+        shown.answered.map(|reply| (reply, writes))
     }
 
     /// The attributes that the copy has, or that a change of this client brought a moment ago (V4).

@@ -48,11 +48,11 @@ const OPENING_MAX: Duration = Duration::from_secs(1);
 /// When there are more turns than this, those that nobody has are dropped.
 const TURNS_KEPT: usize = 1024;
 
-/// To what a request for a lock is bound (H2).
+/// To what a request for a lock (H2), or for Write of a file, is bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Bound {
-    pub(super) session: SessionId,
-    pub(super) attachment: Attachment,
+pub(crate) struct Bound {
+    pub(crate) session: SessionId,
+    pub(crate) attachment: Attachment,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,7 +244,7 @@ impl Held {
     }
 
     /// Nobody knows what the leader has made of a request under this attachment (H1).
-    pub(super) fn doubt(&self, attachment: Attachment) {
+    pub(crate) fn doubt(&self, attachment: Attachment) {
         self.change(|state| {
             if state.phase == Phase::Attached(attachment) {
                 state.detach();
@@ -281,7 +281,7 @@ impl Held {
     }
 
     /// The present attachment, as soon as there is one.
-    pub(super) async fn bound(&self) -> Bound {
+    pub(crate) async fn bound(&self) -> Bound {
         loop {
             let moved = self.moved.notified();
             if let Some(bound) = self.bound_now() {

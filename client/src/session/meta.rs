@@ -18,7 +18,7 @@ use std::time::Duration;
 use dfs_net::env::Env;
 use dfs_proto::attr::{Caller, Timestamp};
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{Attachment, ChunkId, ClusterId, ServerId, SessionId, SessionNonce};
+use dfs_proto::ids::{Attachment, ChunkId, ClusterId, ServerId, SessionId, SessionNonce, WriteGrant};
 use dfs_proto::meta::{
     Change, ChangeRequest, MetaResult, OpenSession, Read, ReadRequest, RenewSession, ReplicaProblem,
     ReplicaReport, SessionOpened, Shown,
@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use crate::session::calls::{Answer, MetaCalls};
 use crate::session::clock::ClusterClock;
 use crate::session::held::Held;
-use crate::session::leases::{ReadLeases, Sending};
+use crate::session::leases::{Leases, Sending};
 use crate::session::pushes::Pushes;
 use crate::session::recalls::HandledRecalls;
 use crate::session::requests::Session;
@@ -52,8 +52,8 @@ pub(crate) struct MetaClient {
     cluster_clock: Mutex<ClusterClock>,
     /// What the current session holds at the leader.
     pub(crate) held: Arc<Held>,
-    /// Told what becomes of the leases on what was read.
-    pub(super) leases: Arc<dyn ReadLeases>,
+    /// Told what becomes of the leases.
+    pub(super) leases: Leases,
     pub(super) recalls: Arc<HandledRecalls>,
 }
 
@@ -62,7 +62,7 @@ impl MetaClient {
     pub(crate) async fn connect(
         calls: Arc<dyn MetaCalls>,
         env: Env,
-        leases: Arc<dyn ReadLeases>,
+        leases: Leases,
         name: String,
         cluster: ClusterId,
         (timeout, within): (Duration, Duration),
@@ -70,7 +70,7 @@ impl MetaClient {
         let sent = env.clock.boottime();
         let opened = open(calls.as_ref(), &env, &name, cluster, within).await?;
         let cluster_clock = ClusterClock::shown(opened.now, sent, env.clock.boottime());
-        let (held, recalls) = (Held::new(opened.session, leases.clone()), HandledRecalls::new());
+        let (held, recalls) = (Held::new(opened.session, leases.reads.clone()), HandledRecalls::new());
         let pushes = Pushes { held: held.clone(), leases: leases.clone(), recalls: recalls.clone() };
         calls.handle_pushes(Arc::new(pushes));
         let client = MetaClient {
@@ -167,6 +167,7 @@ impl MetaClient {
         let opened = open(self.calls.as_ref(), &self.env, &self.name, cluster, self.timeout).await?;
         self.set_clock(opened.now, sent);
         let session = Session::new(opened);
+        self.leases.writes.session_ended(); // before anything is written under the next one
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = session.clone();
         self.held.session_replaced(session.id());
         Ok(session)
@@ -174,7 +175,7 @@ impl MetaClient {
 
     /// Sends a change until it is answered (M1).
     pub(crate) async fn change(&self, caller: &Caller, change: &Change, sending: &Sending) -> Answer {
-        let refused = |error| Answer { answered: Err(error), is_first_try: true };
+        let refused = |error| Answer { answered: Err(error), is_first_try: true, writes: false };
         if let Err(away) = self.require_answering() {
             return refused(away);
         }
@@ -196,7 +197,7 @@ impl MetaClient {
 
     /// Sends a change that belongs to `owner`, a session. It is refused once that session has ended.
     pub(crate) async fn change_of(&self, owner: SessionId, change: Change, sending: &Sending) -> Answer {
-        let refused = |error| Answer { answered: Err(error), is_first_try: true };
+        let refused = |error| Answer { answered: Err(error), is_first_try: true, writes: false };
         let session = self.session();
         if session.id() != owner {
             return refused(MetaError::SessionExpired { session: owner });
@@ -230,8 +231,14 @@ impl MetaClient {
         self.calls.change(request, sending.dropped.clone(), self.timeout).await
     }
 
-    /// Leases on what the answer shows are asked for under the attachment `leases`.
-    pub(crate) async fn read(&self, caller: &Caller, read: &Read, leases: Option<Attachment>) -> Shown {
+    /// Leases on what the answer shows are asked for under the attachment `leases`; with an open perhaps also Write.
+    pub(crate) async fn read(
+        &self,
+        caller: &Caller,
+        read: &Read,
+        leases: Option<Attachment>,
+        wants_write: Option<WriteGrant>,
+    ) -> Shown {
         if let Err(away) = self.require_answering() {
             return Shown::without_leases(Err(away));
         }
@@ -242,7 +249,7 @@ impl MetaClient {
                 session: session.id(),
                 caller: caller.clone(),
                 leases,
-                wants_write: None,
+                wants_write: wants_write.filter(|_| leases.is_some()),
                 read: read.clone(),
             };
             let shown = self.calls.read(request, self.timeout).await;

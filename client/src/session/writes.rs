@@ -1,0 +1,38 @@
+//! Requests for Write leases of files, and their return.
+
+use std::time::Duration;
+
+use dfs_proto::error::MetaError;
+use dfs_proto::meta::{Acquire, Acquired, HeldWrite, MetaResult, ReturnWrites};
+
+use crate::session::held::Bound;
+use crate::session::meta::MetaClient;
+
+impl MetaClient {
+    /// Asks for Write of a file. If the session has ended, the next one is opened first.
+    pub(crate) async fn acquire(
+        &self,
+        write: HeldWrite,
+        bound: Bound,
+        timeout: Duration,
+    ) -> MetaResult<Acquired> {
+        self.require_answering()?;
+        let cluster = self.session().opened.cluster;
+        let Bound { session, attachment } = bound;
+        let acquire = Acquire { cluster, session, attachment, write };
+        let acquired = self.calls.acquire(acquire, timeout.min(self.timeout)).await;
+        match acquired {
+            Ok(Acquired::NotAttached) => self.held.doubt(attachment),
+            Err(MetaError::SessionExpired { session }) => drop(self.replace(session).await?),
+            _ => {}
+        }
+        acquired
+    }
+
+    /// Gives these back, which are held no longer.
+    pub(crate) async fn return_writes(&self, writes: Vec<HeldWrite>) -> MetaResult<()> {
+        let session = self.session();
+        let returned = ReturnWrites { cluster: session.opened.cluster, session: session.id(), writes };
+        self.calls.return_writes(returned, self.control_timeout()).await
+    }
+}
