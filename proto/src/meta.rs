@@ -250,8 +250,6 @@ pub struct ReadRequest {
     pub caller: Caller,
     /// The session's present attachment, for leases on what is shown (P3.2). `None`: it wants none.
     pub leases: Option<Attachment>,
-    /// Of an open: the session wants Write, if nobody else uses the file.
-    pub wants_write: Option<WriteGrant>,
     pub read: Read,
 }
 
@@ -324,13 +322,11 @@ pub struct Shown {
     pub answered: MetaResult<ReadReply>,
     /// The session holds Read of these inodes. A directory's lease covers its names that are shown, and that a name is not there.
     pub leased: Vec<InodeId>,
-    /// The session holds Write of the file that was opened.
-    pub writes: bool,
 }
 
 impl Shown {
     pub fn without_leases(answered: MetaResult<ReadReply>) -> Shown {
-        Shown { answered, leased: Vec::new(), writes: false }
+        Shown { answered, leased: Vec::new() }
     }
 }
 
@@ -517,6 +513,8 @@ pub struct Dropped {
     pub behind: Vec<InodeId>,
     /// The session wants Write of the file that the change makes and opens.
     pub wants_write: Option<WriteGrant>,
+    /// Under which the files of a commit were written.
+    pub writes: Vec<HeldWrite>,
 }
 
 /// This recall was handled, and all before it.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dfs_proto::attr::FileKind;
 use dfs_proto::ids::{ChunkId, InodeId, RequestId, SessionId, VolumeId};
 
-use super::keys;
+use super::keys::{self, May};
 use super::record::chunk::Chunks;
 use super::record::decode;
 use super::record::inode::Inodes;
@@ -344,10 +344,14 @@ impl<'v> Check<'v> {
             let id = SessionId(number);
             self.expect(self.is_known(id), || format!("S7: a commit number of {id}, which is gone"));
         }
-        let of_sessions = self.index(keys::HOLDS);
+        May::ALL.into_iter().for_each(|may| self.what_sessions_may(may));
+    }
+
+    fn what_sessions_may(&mut self, may: May) {
+        let of_sessions = self.index(may.by_session());
         let pairs: BTreeSet<(u64, u64)> =
             of_sessions.iter().map(|(session, key)| (*session, keys::number(key, 1))).collect();
-        let of_volumes = self.index(keys::HOLDS_BY_VOLUME);
+        let of_volumes = self.index(may.by_volume());
         let by_volume = of_volumes.iter().map(|(volume, key)| (keys::number(key, 1), *volume)).collect();
         for (session, _) in &pairs {
             let id = SessionId(*session);

@@ -140,6 +140,12 @@ pub enum Command {
         session: SessionId,
         volume: VolumeId,
     },
+    /// From here on this session may hold Write of files in this volume: a new leader shows and changes nothing there before it
+    /// has learned from the session what (P3.6).
+    RecordWrites {
+        session: SessionId,
+        volume: VolumeId,
+    },
 }
 
 impl Command {
@@ -237,7 +243,7 @@ pub struct ServerAddresses {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// InitCluster, RecordMembers, CloseSession, ExpireSession, ReportDamage, ConfirmDeleted, UndoRemoval, ForbidVolume,
-    /// ReleaseFor, RecordHolds.
+    /// ReleaseFor, RecordHolds, RecordWrites.
     Done,
     /// Any command: nothing was changed and nothing remembered.
     Refused(MetaError),

@@ -35,6 +35,8 @@
 //! | 34 | session | -: ended; what it left is being reaped | reaper |
 //! | 35 | session, volume | -: it may hold locks and open files there (P6.5) | end of a session |
 //! | 36 | volume, session | -: the same by volume | a new leader |
+//! | 37 | session, volume | -: it may hold Write of files there (P3.6) | end of a session |
+//! | 38 | volume, session | -: the same by volume | a new leader |
 //! | 40 | server | `ServerRecord` | view, status |
 //! | 41 | directory UUID | `ServerId` | |
 //!
@@ -81,8 +83,10 @@ pub(super) const SESSION_BY_NONCE: u8 = 0x31;
 pub(super) const RESULT: u8 = 0x32;
 pub(super) const COMMIT: u8 = 0x33;
 pub(super) const ENDED: u8 = 0x34;
-pub(super) const HOLDS: u8 = 0x35;
-pub(super) const HOLDS_BY_VOLUME: u8 = 0x36;
+const HOLDS: u8 = 0x35;
+const HOLDS_BY_VOLUME: u8 = 0x36;
+const WRITES: u8 = 0x37;
+const WRITES_BY_VOLUME: u8 = 0x38;
 pub(super) const SERVER: u8 = 0x40;
 pub(super) const SERVER_BY_DIRECTORY: u8 = 0x41;
 const FEDERATION: u8 = 0x50;
@@ -275,20 +279,47 @@ pub(super) fn ended(session: SessionId) -> Vec<u8> {
     key(ENDED, &[session.0])
 }
 
-pub(super) fn holds(session: SessionId, volume: VolumeId) -> Vec<u8> {
-    key(HOLDS, &[session.0, u64::from(volume.0)])
+/// What a session may hold in a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum May {
+    /// Locks, and open files.
+    Hold,
+    /// Write of files.
+    Write,
 }
 
-pub(super) fn holds_of(session: SessionId) -> Vec<u8> {
-    key(HOLDS, &[session.0])
+impl May {
+    pub(super) const ALL: [May; 2] = [May::Hold, May::Write];
+
+    pub(super) fn by_session(self) -> u8 {
+        match self {
+            May::Hold => HOLDS,
+            May::Write => WRITES,
+        }
+    }
+
+    pub(super) fn by_volume(self) -> u8 {
+        match self {
+            May::Hold => HOLDS_BY_VOLUME,
+            May::Write => WRITES_BY_VOLUME,
+        }
+    }
 }
 
-pub(super) fn holds_by_volume(volume: VolumeId, session: SessionId) -> Vec<u8> {
-    key(HOLDS_BY_VOLUME, &[u64::from(volume.0), session.0])
+pub(super) fn may(may: May, session: SessionId, volume: VolumeId) -> Vec<u8> {
+    key(may.by_session(), &[session.0, u64::from(volume.0)])
 }
 
-pub(super) fn holds_in(volume: VolumeId) -> Vec<u8> {
-    key(HOLDS_BY_VOLUME, &[u64::from(volume.0)])
+pub(super) fn may_of(may: May, session: SessionId) -> Vec<u8> {
+    key(may.by_session(), &[session.0])
+}
+
+pub(super) fn may_by_volume(may: May, volume: VolumeId, session: SessionId) -> Vec<u8> {
+    key(may.by_volume(), &[u64::from(volume.0), session.0])
+}
+
+pub(super) fn may_in(may: May, volume: VolumeId) -> Vec<u8> {
+    key(may.by_volume(), &[u64::from(volume.0)])
 }
 
 pub(super) fn server(server: ServerId) -> Vec<u8> {
@@ -320,12 +351,12 @@ pub(super) fn map_volume(volume: VolumeId) -> Vec<u8> {
     key(MAP_VOLUME, &[u64::from(volume.0)])
 }
 
-/// Which volume, of a key that [`holds`] made.
-pub(super) fn volume_of_holds(key: &[u8]) -> VolumeId {
+/// Which volume, of a key that [`may`] made.
+pub(super) fn volume_of_may(key: &[u8]) -> VolumeId {
     VolumeId(number(key, 1) as u32)
 }
 
-/// Which, of a key that [`volume`], [`volume_entry`], [`holds_by_volume`] or [`map_volume`] made.
+/// Which, of a key that [`volume`], [`volume_entry`], [`may_by_volume`] or [`map_volume`] made.
 pub(super) fn volume_in(key: &[u8]) -> VolumeId {
     VolumeId(number(key, 0) as u32)
 }

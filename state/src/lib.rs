@@ -39,6 +39,7 @@ use dfs_proto::units::REQUEST_LANES;
 
 use crate::command::{Answered, Command, Proposed, Reply};
 use crate::kv::Txn;
+use keys::May;
 use now::{Now, advance_time};
 use table::session::Admission;
 use table::{cluster, inode, session};
@@ -128,7 +129,12 @@ pub fn apply(command: &Command, proposed: Proposed, txn: &mut Txn<'_>) -> Reply 
         Command::ForbidVolume { volume } => ops::volume::forbid(txn, *volume),
         Command::FenceVolume { volume } => ops::volume::fence(txn, *volume),
         Command::ReleaseFor { session, inodes } => ops::release_orphans::release_for(txn, *session, inodes),
-        Command::RecordHolds { session, volume } => ops::session::record_holds(txn, *session, *volume),
+        Command::RecordHolds { session, volume } => {
+            ops::session::record_may(txn, May::Hold, *session, *volume)
+        }
+        Command::RecordWrites { session, volume } => {
+            ops::session::record_may(txn, May::Write, *session, *volume)
+        }
     }
 }
 

@@ -21,6 +21,7 @@ pub use super::ops::volume::NeededVolume;
 use super::time::StateTime;
 use super::{ops, permission};
 use crate::command::{Command, Member, Proposed, Reply, RootAttr, VolumeRoot};
+use crate::keys::May;
 use crate::kv::{Snapshot, Txn};
 use crate::table::{chunk, cluster, dirent, extent, inode, orphan, server, session, space, volume};
 use crate::value::chunk::ChunkRecord;
@@ -166,12 +167,12 @@ pub fn last_inode(view: &dyn Snapshot, volume: VolumeId) -> Option<InodeId> {
 
 /// It is recorded that the session may hold something in some volume.
 pub fn may_hold_something(view: &dyn Snapshot, session: SessionId) -> bool {
-    session::has_holds_somewhere(view, session)
+    session::may_hold_somewhere(view, session)
 }
 
 /// It is recorded that the session may hold locks and open files in the volume.
 pub fn has_holds(view: &dyn Snapshot, session: SessionId, volume: VolumeId) -> bool {
-    session::has_holds(view, session, volume)
+    session::may(view, May::Hold, session, volume)
 }
 
 /// The sessions that are alive and may hold locks and open files in the volume: what these are, each of them tells a new
@@ -182,7 +183,17 @@ pub fn holding_sessions(view: &dyn Snapshot, volume: VolumeId) -> Vec<SessionId>
 
 /// The same for every volume: as many as there are sessions, times the volumes that each uses. For a new leader, once.
 pub fn all_holding_sessions(view: &dyn Snapshot) -> Vec<(VolumeId, SessionId)> {
-    session::all_holding(view).collect()
+    session::all_that_may(view, May::Hold).collect()
+}
+
+/// It is recorded that the session may hold Write of files in the volume.
+pub fn may_write(view: &dyn Snapshot, session: SessionId, volume: VolumeId) -> bool {
+    session::may(view, May::Write, session, volume)
+}
+
+/// The sessions that are alive and may hold Write of files, by volume. For a new leader, once (P3.6).
+pub fn all_writing_sessions(view: &dyn Snapshot) -> Vec<(VolumeId, SessionId)> {
+    session::all_that_may(view, May::Write).collect()
 }
 
 /// The inode has no name, and this session holds it.
@@ -431,7 +442,6 @@ mod tests {
             session: harness.session,
             caller: caller.clone(),
             leases: None,
-            wants_write: None,
             read,
         };
         harness.view(|view| answer(view, &request))

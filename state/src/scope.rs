@@ -37,7 +37,7 @@ impl Command {
                 Scope::unleased(Unleased::Volumes).volume(*volume)
             }
             Command::ReleaseFor { inodes, .. } => Change::ReleaseOrphans { inodes: inodes.clone() }.scope(),
-            Command::RecordHolds { .. } => Scope::unleased(Unleased::Sessions),
+            Command::RecordHolds { .. } | Command::RecordWrites { .. } => Scope::unleased(Unleased::Sessions),
         }
     }
 
@@ -48,7 +48,8 @@ impl Command {
             // What it closed, or is about to hold.
             Command::CloseSession { session }
             | Command::ReleaseFor { session, .. }
-            | Command::RecordHolds { session, .. } => Some(*session),
+            | Command::RecordHolds { session, .. }
+            | Command::RecordWrites { session, .. } => Some(*session),
             // It has none yet.
             Command::OpenSession { .. } => None,
             Command::ExpireSession { .. }
@@ -132,6 +133,7 @@ mod tests {
             (Command::StartDeleting { before: StateTime::default(), limit: 1 }, None),
             (Command::ConfirmDeleted { server, chunks: Vec::new() }, None),
             (Command::RecordHolds { session: SESSION, volume: VOLUME }, Some(SESSION)),
+            (Command::RecordWrites { session: SESSION, volume: VOLUME }, Some(SESSION)),
         ]
     }
 

@@ -357,14 +357,7 @@ impl State {
         shown.retain(|inode| *inode != InodeId::ROOT && has_name(*inode));
         let shown: Vec<InodeId> = shown.into_iter().collect();
         let leased = self.leader.give_leases(request.session, request.leases, &shown);
-        let mut writes = false;
-        if let (Ok(ReadReply::Opened { attr, .. }), Some(grant)) = (&answered, request.wants_write)
-            && attr.nlink > 0
-        {
-            let write = HeldWrite { inode: attr.inode, grant };
-            writes = self.leader.give_write(request.session, request.leases, write);
-        }
-        Shown { answered, leased, writes }
+        Shown { answered, leased }
     }
 
     fn read(&mut self, request: &ReadRequest) -> MetaResult<ReadReply> {

@@ -42,10 +42,7 @@ impl AtOneCluster for Open {
         let write = if mode.write { AccessMask::WRITE } else { AccessMask::NONE };
         let asked_at = Instant::now();
         let open = Read::Open { inode, mask: read.union(write) };
-        let wish = mode.write.then(|| core.writes.opening(inode)).flatten();
-        let grant = wish.as_ref().map(|wish| wish.grant());
-        let (reply, writes) = core.names.read_wanting(caller, open, grant).await?;
-        let (attr, next_commit) = replies::opened(reply)?;
+        let (attr, next_commit) = replies::opened(core.names.read(caller, open).await?)?;
         match core.chores.take_back(session, inode) {
             Reopened::NotWaiting => {}
             Reopened::TakenBack => core.nodes.reopened_orphan(inode),
@@ -56,9 +53,6 @@ impl AtOneCluster for Open {
             state.observe(&attr);
             state.learn_next_commit(session, next_commit);
         });
-        if let Some(wish) = wish {
-            wish.answered(writes);
-        }
         cluster.settled(&pin.node, asked_at).await;
         let file = File::new(core.clone(), (pin, opened), mode);
         if mode.truncate && mode.write {

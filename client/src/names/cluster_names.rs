@@ -59,24 +59,13 @@ impl ClusterNames {
 
     /// The answer of the cluster, or of the copy if that has it.
     pub(crate) async fn read(&self, caller: &Caller, read: Read) -> MetaResult<ReadReply> {
-        self.read_wanting(caller, read, None).await.map(|(reply, _)| reply)
-    }
-
-    /// The same for an open, which may bring Write of the file: then true.
-    pub(crate) async fn read_wanting(
-        &self,
-        caller: &Caller,
-        read: Read,
-        write: Option<WriteGrant>,
-    ) -> MetaResult<(ReadReply, bool)> {
         if let Some(answer) = self.copy.answer(caller, &read) {
-            return answer.map(|reply| (reply, false));
+            return answer;
         }
         let asking = self.copy.ask(&read);
-        let shown = self.meta.read(caller, &read, asking.leases(), write).await;
+        let shown = self.meta.read(caller, &read, asking.leases()).await;
         asking.answered(&read, &shown);
-        let writes = shown.writes;
-        shown.answered.map(|reply| (reply, writes))
+        shown.answered
     }
 
     /// The attributes that the copy has, or that a change of this client brought a moment ago (V4).

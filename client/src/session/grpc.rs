@@ -229,13 +229,11 @@ impl MetaCalls for GrpcMeta {
             async move {
                 let reply = client(channel).read(message).await?;
                 let shown = convert::shown_from_wire(reply.into_inner());
-                let (leased, writes) = (shown.leased, shown.writes);
+                let leased = shown.leased;
                 // A refusal goes on its own: whoever repeats calls looks for one that says who leads.
                 Ok(match shown.answered {
-                    Err(MetaError::NotFound) => {
-                        Ok(Shown { answered: Err(MetaError::NotFound), leased, writes })
-                    }
-                    answered => answered.map(|reply| Shown { answered: Ok(reply), leased, writes }),
+                    Err(MetaError::NotFound) => Ok(Shown { answered: Err(MetaError::NotFound), leased }),
+                    answered => answered.map(|reply| Shown { answered: Ok(reply), leased }),
                 })
             }
         };

@@ -18,7 +18,7 @@ use std::time::Duration;
 use dfs_net::env::Env;
 use dfs_proto::attr::{Caller, Timestamp};
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{Attachment, ChunkId, ClusterId, ServerId, SessionId, SessionNonce, WriteGrant};
+use dfs_proto::ids::{Attachment, ChunkId, ClusterId, ServerId, SessionId, SessionNonce};
 use dfs_proto::meta::{
     Change, ChangeRequest, MetaResult, OpenSession, Read, ReadRequest, RenewSession, ReplicaProblem,
     ReplicaReport, SessionOpened, Shown,
@@ -231,14 +231,8 @@ impl MetaClient {
         self.calls.change(request, sending.dropped.clone(), self.timeout).await
     }
 
-    /// Leases on what the answer shows are asked for under the attachment `leases`; with an open perhaps also Write.
-    pub(crate) async fn read(
-        &self,
-        caller: &Caller,
-        read: &Read,
-        leases: Option<Attachment>,
-        wants_write: Option<WriteGrant>,
-    ) -> Shown {
+    /// Leases on what the answer shows are asked for under the attachment `leases`.
+    pub(crate) async fn read(&self, caller: &Caller, read: &Read, leases: Option<Attachment>) -> Shown {
         if let Err(away) = self.require_answering() {
             return Shown::without_leases(Err(away));
         }
@@ -249,7 +243,6 @@ impl MetaClient {
                 session: session.id(),
                 caller: caller.clone(),
                 leases,
-                wants_write: wants_write.filter(|_| leases.is_some()),
                 read: read.clone(),
             };
             let shown = self.calls.read(request, self.timeout).await;

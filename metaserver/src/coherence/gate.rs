@@ -158,7 +158,7 @@ impl Gate {
             answered
         };
         let answered = self.read(shown, look).await;
-        Shown { answered, leased: self.leases.grant(reading, by, seen), writes: false }
+        Shown { answered, leased: self.leases.grant(reading, by, seen) }
     }
 
     /// [`Gate::read`] for this leader's own work, which looks only at records that no lease covers.

@@ -275,7 +275,6 @@ impl TestClient {
             session: self.opened.session,
             caller: Caller::ROOT,
             leases: None,
-            wants_write: None,
             read,
         };
         let request = convert::read_request_to_wire(&request);

@@ -92,14 +92,8 @@ impl Shown<'_> {
         let inode = if path.is_empty() { ROOT } else { self.find(path) };
         let read = Read::ReadDir { inode, cookie: 0, limit: 1000, plus: false };
         let cluster = read::cluster(self.view).unwrap().cluster;
-        let request = ReadRequest {
-            cluster,
-            session: self.session,
-            caller: Caller::ROOT,
-            leases: None,
-            wants_write: None,
-            read,
-        };
+        let request =
+            ReadRequest { cluster, session: self.session, caller: Caller::ROOT, leases: None, read };
         let Ok(ReadReply::Entries { entries, .. }) = read::answer(self.view, &request) else {
             panic!("{path} is not listed");
         };

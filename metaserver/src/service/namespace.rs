@@ -115,7 +115,7 @@ impl Metaserver {
             _ => None, // nothing else opens a file
         };
         let look = |state: &dyn Snapshot| read::answer(state, &request);
-        let Shown { answered, leased, .. } = match request.leases {
+        let Shown { answered, leased } = match request.leases {
             Some(attachment) => self.gate.read_leased(&shown, (request.session, attachment), look).await,
             None => Shown::without_leases(self.gate.read(&shown, look).await),
         };
@@ -128,7 +128,7 @@ impl Metaserver {
             ReadReply::Extents(extents) => ReadReply::Extents(self.reachable_first(extents)),
             other => other,
         });
-        Ok(Shown { answered, leased, writes: false })
+        Ok(Shown { answered, leased })
     }
 
     /// A reader tries the copies in order, so copies on servers that are away come last.

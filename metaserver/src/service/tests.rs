@@ -308,8 +308,12 @@ impl Client {
     }
 
     async fn send(&mut self, request: &ChangeRequest) -> MetaResult<Changed> {
-        let dropped =
-            Dropped { attachment: self.attachment, behind: self.dropped.clone(), wants_write: None };
+        let dropped = Dropped {
+            attachment: self.attachment,
+            behind: self.dropped.clone(),
+            wants_write: None,
+            writes: Vec::new(),
+        };
         let dropped = (self.attachment.0 != 0).then_some(&dropped);
         let request = convert::change_request_to_wire(request, dropped);
         let reply = self.meta.change(request).await.expect("an answer");
@@ -323,8 +327,7 @@ impl Client {
 
     async fn read(&mut self, caller: &Caller, read: Read) -> MetaResult<ReadReply> {
         let (cluster, session) = (self.opened.cluster, self.opened.session);
-        let request =
-            ReadRequest { cluster, session, caller: caller.clone(), leases: None, wants_write: None, read };
+        let request = ReadRequest { cluster, session, caller: caller.clone(), leases: None, read };
         let reply = self.meta.read(convert::read_request_to_wire(&request)).await.expect("an answer");
         convert::shown_from_wire(reply.into_inner()).answered
     }

@@ -3,6 +3,7 @@
 use dfs_proto::ids::{SessionId, SessionNonce, VolumeId};
 
 use crate::command::{OpenedSession, Reply};
+use crate::keys::May;
 use crate::kv::Txn;
 use crate::table::{cluster, session};
 
@@ -24,10 +25,10 @@ pub(crate) fn open(txn: &mut Txn<'_>, nonce: SessionNonce, client: &str) -> Repl
     })
 }
 
-/// Before the session holds a lock or has a file open in the volume.
-pub(crate) fn record_holds(txn: &mut Txn<'_>, id: SessionId, volume: VolumeId) -> Reply {
+/// Before the session holds in the volume what it may hold from here on.
+pub(crate) fn record_may(txn: &mut Txn<'_>, may: May, id: SessionId, volume: VolumeId) -> Reply {
     match session::require(txn, id) {
-        Ok(_) => session::record_holds(txn, id, volume),
+        Ok(_) => session::record_may(txn, may, id, volume),
         Err(refused) => return Reply::Refused(refused),
     }
     Reply::Done
@@ -155,6 +156,29 @@ mod tests {
         harness.reap();
         assert!(!harness.view(|view| read::may_hold_something(view, first)));
         assert!(harness.view(|view| read::may_hold_something(view, second)));
+        harness.check();
+    }
+
+    #[test]
+    fn who_may_write_in_a_volume_is_known_apart_from_who_may_hold_something_there() {
+        let mut harness = Harness::new();
+        let (first, second) = (harness.session, harness.open_session(2));
+        let volume = VolumeId(5);
+        for (session, volume) in [(first, volume), (second, VolumeId(0)), (second, volume), (first, volume)] {
+            assert_eq!(harness.command(Command::RecordWrites { session, volume }), Reply::Done);
+        }
+        harness.check();
+        let all = |harness: &Harness| harness.view(read::all_writing_sessions);
+        assert_eq!(all(&harness), [(VolumeId(0), second), (volume, first), (volume, second)]);
+        assert!(harness.view(|view| read::may_write(view, first, volume)));
+        assert!(!harness.view(|view| read::may_write(view, first, VolumeId(0))));
+        assert!(!harness.view(|view| read::has_holds(view, first, volume)));
+        harness.command(Command::ExpireSession { session: first });
+        assert_eq!(all(&harness), [(VolumeId(0), second), (volume, second)]);
+        let late = Command::RecordWrites { session: first, volume };
+        assert_eq!(harness.command(late), Reply::Refused(MetaError::SessionExpired { session: first }));
+        harness.reap();
+        assert!(!harness.view(|view| read::may_write(view, first, volume)));
         harness.check();
     }
 

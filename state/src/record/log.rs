@@ -1,7 +1,8 @@
 //! What one entry of a cluster's Raft log carries: a version byte, the times, and the commands.
 //!
-//! Version 6: postcard of the leader's wall clock, the state's own time and the commands; a change names the inodes
-//! behind its names and who has open what loses its last name, an `OpenChunk` must name a volume, and a rename may exchange two names. Version 5: a change
+//! Version 7: postcard of the leader's wall clock, the state's own time and the commands. Version 6: no session is recorded as one that
+//! may hold Write. A change names the inodes behind its names and who has open what loses its last name, an `OpenChunk` must name
+//! a volume, and a rename may exchange two names. Version 5: a change
 //! names nobody, an `OpenChunk` may name a volume ([`VERSION_WITH_MIXED`]). Version 4: and no `OpenChunk` names one. Version 3: and
 //! the inodes that are made have no birth time. Version 2: and there is one time for both clocks (P7.1).
 
@@ -16,7 +17,9 @@ use crate::command::{self, Entry, Proposed};
 use crate::time;
 
 /// Of the entries that are written.
-pub const VERSION: u8 = 6;
+pub const VERSION: u8 = 7;
+/// Of the time before Write leases. It is read.
+pub const VERSION_BEFORE_WRITES: u8 = 6;
 /// The last one in which a change does not name what is behind its names, no rename exchanges two names, and an `OpenChunk` may name no
 /// volume (P1.8). Its entries, and older ones, are read, and applied as the releases that wrote them did.
 pub const VERSION_WITH_MIXED: u8 = 5;
@@ -40,7 +43,7 @@ pub enum EntryError {
     Empty,
 }
 
-/// Of versions 5 and 6.
+/// Of versions 6 and 7: those of 6 lack the last command.
 #[derive(Serialize, Deserialize)]
 struct Entry6 {
     wall: Timestamp,
@@ -100,7 +103,7 @@ pub(super) fn parse<'b, T: Deserialize<'b>>(bytes: &'b [u8]) -> Result<T, EntryE
 pub fn decode(bytes: &[u8]) -> Result<Entry, EntryError> {
     let (proposed, commands) = match bytes.split_first() {
         None => return Err(EntryError::Empty),
-        Some((&version @ VERSION, encoded)) => {
+        Some((&version @ (VERSION | VERSION_BEFORE_WRITES), encoded)) => {
             let Entry6 { wall, state, commands } = parse(encoded)?;
             (proposed(version, live(wall)?, live(state)?), live(commands)?)
         }
@@ -134,8 +137,8 @@ pub(super) fn live<T>(stored: impl Stored<T>) -> Result<T, EntryError> {
     stored.live().map_err(|broken| EntryError::Damaged { what: broken.to_string() })
 }
 
-/// The commands, with a `Change` and an `OpenChunk` of one of their layouts. The last variants came with version 6: no entry
-/// before it has them. (The commands of the federation group, in logs of their own, have the number 20 too: `federation_log`.)
+/// The commands, with a `Change` and an `OpenChunk` of one of their layouts. The last variants came with versions 6 and 7: no entry
+/// before them has them. (The commands of the federation group, in logs of their own, have the number 20 too: `federation_log`.)
 macro_rules! commands {
     ({ $($change:tt)* }, $open_chunk:ty) => {
         stored_enum! {
@@ -162,6 +165,7 @@ macro_rules! commands {
                 FenceVolume { volume: u32 },
                 ReleaseFor { session: u64, inodes: Vec<u64> },
                 RecordHolds { session: u64, volume: u32 },
+                RecordWrites { session: u64, volume: u32 },
             }
         }
 
@@ -432,7 +436,7 @@ mod tests {
         for actual in [0, 1, VERSION + 1, VERSION ^ 0x80] {
             let refused = decode(&[actual, 0, 0, 0, 0, 0]).unwrap_err();
             assert_eq!(refused, EntryError::Version { actual });
-            let line = format!("a log entry has version {actual}; this version of dfs reads 2 to 6");
+            let line = format!("a log entry has version {actual}; this version of dfs reads 2 to 7");
             assert_eq!(refused.to_string(), line);
         }
     }

@@ -15,7 +15,7 @@ use dfs_proto::meta::{Changed, MetaResult};
 use dfs_proto::units::REQUEST_WINDOW;
 
 use super::cluster;
-use crate::keys;
+use crate::keys::{self, May};
 use crate::kv::{Snapshot, Txn, prefix_end, scan_prefix};
 use crate::record::result::Results;
 use crate::record::session::{Commits, Nonces, Sessions};
@@ -81,14 +81,14 @@ pub(crate) fn first_ended(view: &dyn Snapshot) -> Option<SessionId> {
 pub(crate) fn reap(txn: &mut Txn<'_>, session: SessionId, limit: usize) -> usize {
     let left: Vec<Vec<u8>> = scan_prefix(txn, &keys::results_of(session))
         .chain(scan_prefix(txn, &keys::commits_of(session)))
-        .chain(scan_prefix(txn, &keys::holds_of(session)))
+        .chain(May::ALL.into_iter().flat_map(|may| scan_prefix(txn, &keys::may_of(may, session))))
         .map(|(key, _)| key)
         .take(limit)
         .collect();
     let count = left.len();
     for key in left {
-        if key.first() == Some(&keys::HOLDS) {
-            txn.delete(keys::holds_by_volume(keys::volume_of_holds(&key), session));
+        if let Some(may) = May::ALL.into_iter().find(|may| key.first() == Some(&may.by_session())) {
+            txn.delete(keys::may_by_volume(may, keys::volume_of_may(&key), session));
         }
         txn.delete(key);
     }
@@ -98,32 +98,35 @@ pub(crate) fn reap(txn: &mut Txn<'_>, session: SessionId, limit: usize) -> usize
     count
 }
 
-/// The session may hold locks and open files in the volume. No effect when it is recorded.
-pub(crate) fn record_holds(txn: &mut Txn<'_>, session: SessionId, volume: VolumeId) {
-    txn.put(keys::holds(session, volume), PRESENT);
-    txn.put(keys::holds_by_volume(volume, session), PRESENT);
+/// No effect when it is recorded.
+pub(crate) fn record_may(txn: &mut Txn<'_>, may: May, session: SessionId, volume: VolumeId) {
+    txn.put(keys::may(may, session, volume), PRESENT);
+    txn.put(keys::may_by_volume(may, volume, session), PRESENT);
 }
 
-pub(crate) fn has_holds(view: &dyn Snapshot, session: SessionId, volume: VolumeId) -> bool {
-    view.get(&keys::holds(session, volume)).is_some()
+pub(crate) fn may(view: &dyn Snapshot, may: May, session: SessionId, volume: VolumeId) -> bool {
+    view.get(&keys::may(may, session, volume)).is_some()
 }
 
-pub(crate) fn has_holds_somewhere(view: &dyn Snapshot, session: SessionId) -> bool {
-    scan_prefix(view, &keys::holds_of(session)).next().is_some()
+pub(crate) fn may_hold_somewhere(view: &dyn Snapshot, session: SessionId) -> bool {
+    scan_prefix(view, &keys::may_of(May::Hold, session)).next().is_some()
 }
 
 /// Those that are alive and may hold something in the volume.
 pub(crate) fn holding(view: &dyn Snapshot, volume: VolumeId) -> impl Iterator<Item = SessionId> + '_ {
-    scan_prefix(view, &keys::holds_in(volume))
+    scan_prefix(view, &keys::may_in(May::Hold, volume))
         .map(|(key, _)| SessionId(keys::number(&key, 1)))
         .filter(|session| is_alive(view, *session))
 }
 
 /// All of them, with the volumes.
-pub(crate) fn all_holding(view: &dyn Snapshot) -> impl Iterator<Item = (VolumeId, SessionId)> + '_ {
+pub(crate) fn all_that_may(
+    view: &dyn Snapshot,
+    may: May,
+) -> impl Iterator<Item = (VolumeId, SessionId)> + '_ {
     // Each session is looked at once: it may hold something in many volumes.
     let mut alive = BTreeMap::new();
-    scan_prefix(view, &keys::table(keys::HOLDS_BY_VOLUME))
+    scan_prefix(view, &keys::table(may.by_volume()))
         .map(|(key, _)| (keys::volume_in(&key), SessionId(keys::number(&key, 1))))
         .filter(move |(_, session)| *alive.entry(*session).or_insert_with(|| is_alive(view, *session)))
 }

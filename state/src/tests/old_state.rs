@@ -33,7 +33,7 @@ use dfs_proto::attr::Timestamp;
 const ROOT: InodeId = InodeId::ROOT;
 
 /// Kept in `tests/formats`. The last ones are of today's formats.
-const CLUSTER_STATES: [&str; 4] = ["cluster.1", "cluster.2", "cluster.3", "cluster.4"];
+const CLUSTER_STATES: [&str; 5] = ["cluster.1", "cluster.2", "cluster.3", "cluster.4", "cluster.5"];
 const FEDERATION_STATES: [&str; 1] = ["federation.1"];
 
 fn file(name: &str) -> PathBuf {
@@ -228,6 +228,7 @@ fn sessions(harness: &mut Harness) {
 fn holds(harness: &mut Harness) {
     let opener = harness.open_session(5);
     harness.command(Command::RecordHolds { session: opener, volume: VolumeId(0) });
+    harness.command(Command::RecordWrites { session: opener, volume: VolumeId(0) });
     for text in ["held by two", "closed by one"] {
         let file = harness.file(ROOT, text);
         harness.openers.insert(file, vec![opener]);
@@ -391,14 +392,7 @@ fn answered(result: MetaResult<Changed>) -> String {
 fn entries(view: &dyn Snapshot, directory: InodeId) -> Vec<(String, InodeId, FileKind)> {
     let session = dfs_proto::ids::SessionId(0);
     let read = Read::ReadDir { inode: directory, cookie: 0, limit: 1000, plus: false };
-    let request = ReadRequest {
-        cluster: CLUSTER,
-        session,
-        caller: Caller::ROOT,
-        leases: None,
-        wants_write: None,
-        read,
-    };
+    let request = ReadRequest { cluster: CLUSTER, session, caller: Caller::ROOT, leases: None, read };
     let session = read::sessions(view).first().map_or(session, |(id, _)| *id);
     match read::answer(view, &ReadRequest { session, ..request }) {
         Ok(ReadReply::Entries { entries, .. }) => {

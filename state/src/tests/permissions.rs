@@ -44,14 +44,8 @@ impl Tree {
 
     fn read(&self, read: Read) -> MetaResult<ReadReply> {
         let caller = user(STRANGER);
-        let request = ReadRequest {
-            cluster: CLUSTER,
-            session: self.harness.session,
-            caller,
-            leases: None,
-            wants_write: None,
-            read,
-        };
+        let request =
+            ReadRequest { cluster: CLUSTER, session: self.harness.session, caller, leases: None, read };
         self.harness.view(|view| read::answer(view, &request))
     }
 
@@ -181,14 +175,7 @@ fn groups_that_were_not_sent_are_asked_for_before_a_listing_is_refused_or_cut_sh
         tree.harness.chmod(&user(OWNER), tree.d, mode).expect("the owner may");
         let read = Read::ReadDir { inode: tree.d, cookie: 0, limit: 10, plus: true };
         let session = tree.harness.session;
-        let request = ReadRequest {
-            cluster: CLUSTER,
-            session,
-            caller: unknown.clone(),
-            leases: None,
-            wants_write: None,
-            read,
-        };
+        let request = ReadRequest { cluster: CLUSTER, session, caller: unknown.clone(), leases: None, read };
         let answer = tree.harness.view(|view| read::answer(view, &request));
         assert_eq!(answer, Err(MetaError::GroupsNeeded), "{mode:o}");
     }

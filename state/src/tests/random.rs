@@ -474,7 +474,6 @@ impl World {
                 session: self.harness.session,
                 caller: Caller::ROOT,
                 leases: None,
-                wants_write: None,
                 read: Read::ReadDir { inode, cookie, limit: 2, plus: true },
             };
             let answer = self.harness.view(|view| read::answer(view, &request));

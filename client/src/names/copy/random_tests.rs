@@ -338,7 +338,7 @@ impl World {
             |inode: &InodeId| leader.pending.iter().any(|pending| pending.touched.contains(inode));
         leased.retain(|inode| question.attachment == leader.attachment && !is_frozen(inode));
         leader.holds.extend(&leased);
-        self.flying.push(Flying::Shown(question, read, Shown { answered, leased, writes: false }));
+        self.flying.push(Flying::Shown(question, read, Shown { answered, leased }));
     }
 
     fn arrives(&mut self, flying: Flying) {

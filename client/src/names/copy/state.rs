@@ -144,7 +144,12 @@ impl State {
             }
         });
         self.drop_reach(&reach);
-        let dropped = |attachment| Dropped { attachment, behind: reach.behind.clone(), wants_write: None };
+        let dropped = |attachment| Dropped {
+            attachment,
+            behind: reach.behind.clone(),
+            wants_write: None,
+            writes: Vec::new(),
+        };
         let dropped = self.lease.attachment().map(dropped);
         (self.changes.begin(reach), dropped)
     }

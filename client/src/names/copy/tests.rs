@@ -28,7 +28,7 @@ fn file(inode: InodeId) -> InodeAttr {
 
 fn answer(copy: &mut State, read: Read, shown: ReadReply, leased: &[InodeId]) {
     let question = copy.ask().unwrap();
-    copy.answered(question, &read, &Shown { answered: Ok(shown), leased: leased.to_vec(), writes: false });
+    copy.answered(question, &read, &Shown { answered: Ok(shown), leased: leased.to_vec() });
 }
 
 fn show(copy: &mut State, attr: InodeAttr) {
@@ -53,7 +53,7 @@ fn fill(copy: &mut State) {
     show(copy, attr(DIRECTORY, FileKind::Directory, 1));
     answer(copy, lookup("f"), ReadReply::Attr(file(FILE)), &[DIRECTORY, FILE]);
     let question = copy.ask().unwrap();
-    let absent = Shown { answered: Err(MetaError::NotFound), leased: vec![DIRECTORY], writes: false };
+    let absent = Shown { answered: Err(MetaError::NotFound), leased: vec![DIRECTORY] };
     copy.answered(question, &lookup("g"), &absent);
 }
 
@@ -176,11 +176,7 @@ fn an_answer_that_a_recall_has_overtaken_does_not_enter() {
         let question = copy.ask().unwrap();
         copy.recalled(&recall(2, &[recalled]), NOW);
         let answered = Ok(ReadReply::Attr(file(FILE)));
-        copy.answered(
-            question,
-            &lookup("f"),
-            &Shown { answered, leased: vec![DIRECTORY, FILE], writes: false },
-        );
+        copy.answered(question, &lookup("f"), &Shown { answered, leased: vec![DIRECTORY, FILE] });
         show(&mut copy, attr(DIRECTORY, FileKind::Directory, 2));
         let [_, is_file, is_name, _] = known(&mut copy);
         assert_eq!([is_file, is_name], left, "{recalled:?}");
@@ -194,7 +190,7 @@ fn an_answer_to_a_question_of_an_earlier_attachment_or_without_a_lease_does_not_
     copy.attaching(Attachment(2));
     assert_eq!(copy.ask(), None, "the leader has not taken it yet");
     copy.attached(Attachment(2), SENT, TERM);
-    let shown = Shown { answered: Ok(ReadReply::Attr(file(FILE))), leased: vec![FILE], writes: false };
+    let shown = Shown { answered: Ok(ReadReply::Attr(file(FILE))), leased: vec![FILE] };
     copy.answered(question, &Read::GetAttr { inode: FILE }, &shown);
     answer(&mut copy, lookup("f"), ReadReply::Attr(file(FILE)), &[DIRECTORY]);
     assert_eq!(known(&mut copy), [false; 4]);
@@ -226,8 +222,9 @@ fn from_a_leader_without_leases_nothing_is_asked_and_nothing_is_kept() {
 
 #[test]
 fn a_change_drops_what_it_names_and_keeps_it_out_until_it_is_answered() {
-    let behind =
-        |inodes: &[InodeId]| Some(Dropped { attachment: FIRST, behind: inodes.to_vec(), wants_write: None });
+    let behind = |inodes: &[InodeId]| {
+        Some(Dropped { attachment: FIRST, behind: inodes.to_vec(), wants_write: None, writes: Vec::new() })
+    };
     for (change, dropped, left) in [
         (unlink("f"), behind(&[FILE]), [false, false, false, true]),
         (unlink("g"), behind(&[]), [false, true, false, false]),
@@ -247,7 +244,7 @@ fn a_change_drops_what_it_names_and_keeps_it_out_until_it_is_answered() {
         let early = copy.ask().unwrap();
         copy.end_change(own);
         let answered = Ok(ReadReply::Attr(file(FILE)));
-        copy.answered(early, &lookup("f"), &Shown { answered, leased: vec![DIRECTORY, FILE], writes: false });
+        copy.answered(early, &lookup("f"), &Shown { answered, leased: vec![DIRECTORY, FILE] });
         assert_eq!(known(&mut copy), names(left), "{change:?} was answered after the question was put");
         fill(&mut copy);
         assert_eq!(known(&mut copy), [true; 4]);
@@ -268,7 +265,7 @@ fn what_a_change_has_dropped_is_told_only_as_far_as_it_is_leased() {
     let (_, dropped) = copy.begin_change(unlink("f").scope(), SENT + TERM);
     assert_eq!(
         dropped,
-        Some(Dropped { attachment: FIRST, behind: Vec::new(), wants_write: None }),
+        Some(Dropped { attachment: FIRST, behind: Vec::new(), wants_write: None, writes: Vec::new() }),
         "the leases have ended"
     );
     copy.attaching(Attachment(2));
@@ -283,7 +280,7 @@ fn what_was_known_before_the_machine_slept_is_not_answered_after_it() {
     copy.attaching(FIRST);
     copy.attached(FIRST, Duration::ZERO, TERM);
     let read = Read::GetAttr { inode: FILE };
-    let shown = Shown { answered: Ok(ReadReply::Attr(file(FILE))), leased: vec![FILE], writes: false };
+    let shown = Shown { answered: Ok(ReadReply::Attr(file(FILE))), leased: vec![FILE] };
     copy.ask(&read).answered(&read, &shown);
     assert!(copy.answer(&Caller::ROOT, &read).is_some());
     clock.sleep_through(TERM);

@@ -21,10 +21,10 @@ use crate::raft::log::recover::Reached;
 /// The format of a metaserver's data directory as a whole. It is raised whenever an earlier release could not read what is written
 /// now, so that it refuses the directory before it reads anything.
 ///
-/// 6: the log may have entries of version 6, and an orphan several holders. 5: the second versions of inodes, extents and chunks,
-/// and the table of space. 4: the stamp says how far the log has come, and each segment whose it is. 3: volumes can be made and
-/// removed. 2: names of entries are values, not keys.
-const DIRECTORY_FORMAT: u32 = 6;
+/// 7: the log may have entries of version 7, and the state the table of who may write. 6: entries of version 6, and an orphan several
+/// holders. 5: the second versions of inodes, extents and chunks, and the table of space. 4: the stamp says how far the log has
+/// come, and each segment whose it is. 3: volumes can be made and removed. 2: names of entries are values, not keys.
+const DIRECTORY_FORMAT: u32 = 7;
 /// The oldest format that can be read. The first start makes it [`DIRECTORY_FORMAT`] (ST2).
 const DIRECTORY_FORMAT_BEFORE: u32 = 3;
 const KIND: &str = "dfs-metaserver";

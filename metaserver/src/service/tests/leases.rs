@@ -49,7 +49,6 @@ impl Holder {
             session: opened.session,
             caller: Caller::ROOT,
             leases: Some(*attachment),
-            wants_write: None,
             read,
         };
         let reply = self.client.meta.read(convert::read_request_to_wire(&request)).await.expect("an answer");
@@ -151,7 +150,7 @@ async fn a_change_waits_until_the_holder_has_answered_the_recall_and_no_longer()
     let recall = holder.recalled().await;
     assert_eq!(recall, Recall { attachment: Attachment(1), number: 1, what: of_inode(file) });
     sleep(SOON).await;
-    let Shown { answered, leased, .. } = holder.shown(Read::GetAttr { inode: file }).await;
+    let Shown { answered, leased } = holder.shown(Read::GetAttr { inode: file }).await;
     let Ok(ReadReply::Attr(attr)) = answered else { panic!("attributes are {answered:?}") };
     assert!(!change.is_finished() && attr.mode & 0o777 == 0o755, "nothing is changed yet");
     assert_eq!(leased, [], "a read does not wait, and is granted nothing");
@@ -228,7 +227,7 @@ async fn nothing_is_granted_while_a_change_is_on_its_way_to_the_disks_also_when_
         } else {
             change.await.expect("no panic");
         }
-        let Shown { answered, leased, .. } = holder.shown(Read::GetAttr { inode: file }).await;
+        let Shown { answered, leased } = holder.shown(Read::GetAttr { inode: file }).await;
         let Ok(ReadReply::Attr(attr)) = answered else { panic!("attributes are {answered:?}") };
         assert_eq!((attr.mode & 0o777, leased), (0o600, vec![file]));
     }
@@ -238,7 +237,7 @@ async fn nothing_is_granted_while_a_change_is_on_its_way_to_the_disks_also_when_
 async fn names_are_recalled_and_the_directory_stays_leased_with_the_names_that_are_absent() {
     let (cluster, mut writer, mut holder, _) = held_file().await;
     let directory = writer.make_in(InodeId::ROOT, "d", NewInode::Directory).await;
-    let Shown { answered, leased, .. } = holder.lookup(directory, "n").await;
+    let Shown { answered, leased } = holder.lookup(directory, "n").await;
     assert_eq!((answered, leased), (Err(MetaError::NotFound), vec![directory]));
     let mut change =
         tokio::spawn(async move { (writer.make_in(directory, "n", NewInode::File).await, writer) });
@@ -278,7 +277,7 @@ async fn the_federations_root_and_what_has_no_name_are_never_leased() {
     holder.answer(1).await;
     let (removed, _) = unlink.await.expect("no panic");
     assert_eq!(removed, Ok(Changed::Removed { orphan: Some(file) }));
-    let Shown { answered, leased, .. } = holder.shown(Read::GetAttr { inode: file }).await;
+    let Shown { answered, leased } = holder.shown(Read::GetAttr { inode: file }).await;
     assert!(answered.is_ok() && leased.is_empty(), "it has it open: {answered:?}");
 }
 

@@ -7,7 +7,7 @@ use super::attr::{
     timestamp_from_wire, timestamp_to_wire,
 };
 use super::commit::{commit_from_wire, commit_to_wire};
-use super::write::{write_grant_from_wire, write_grant_to_wire};
+use super::write::{held_write_from_wire, held_write_to_wire, write_grant_from_wire, write_grant_to_wire};
 use crate::attr::FileKind;
 use crate::convert::federation::volume_from_wire;
 use crate::convert::{invalid, required};
@@ -31,6 +31,8 @@ pub fn change_request_to_wire(request: &ChangeRequest, dropped: Option<&Dropped>
         dropped: dropped
             .map_or_else(Vec::new, |dropped| dropped.behind.iter().map(|inode| inode.0).collect()),
         write_grant: write_grant_to_wire(dropped.and_then(|dropped| dropped.wants_write)),
+        writes: dropped
+            .map_or_else(Vec::new, |dropped| dropped.writes.iter().map(held_write_to_wire).collect()),
         change: Some(change_to_wire(&request.change)),
     }
 }
@@ -50,8 +52,10 @@ pub fn change_request_from_wire(request: wire::ChangeRequest) -> MetaResult<Chan
 pub fn dropped_from_wire(request: &wire::ChangeRequest) -> Option<Dropped> {
     let behind = request.dropped.iter().copied().map(InodeId).collect();
     let wants_write = write_grant_from_wire(request.write_grant);
+    // One that cannot be read is not held.
+    let writes = request.writes.iter().filter_map(|held| held_write_from_wire(*held).ok()).collect();
     let attachment = Attachment(request.attachment);
-    (request.attachment != 0).then_some(Dropped { attachment, behind, wants_write })
+    (request.attachment != 0).then_some(Dropped { attachment, behind, wants_write, writes })
 }
 
 fn change_to_wire(change: &Change) -> wire::change_request::Change {

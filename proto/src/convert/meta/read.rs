@@ -9,7 +9,6 @@ use super::attr::{
 use super::commit::{extent_from_wire, extent_to_wire};
 use super::error::{error_from_wire, error_to_wire};
 use super::replica::{location_from_wire, location_to_wire};
-use super::write::{write_grant_from_wire, write_grant_to_wire};
 use crate::attr::AccessMask;
 use crate::convert::{invalid, required};
 use crate::ids::{Attachment, InodeId, SessionId};
@@ -41,7 +40,6 @@ pub fn read_request_to_wire(request: &ReadRequest) -> wire::ReadRequest {
         session: request.session.0,
         caller: Some(caller_to_wire(&request.caller)),
         attachment: request.leases.map_or(0, |attachment| attachment.0),
-        write_grant: write_grant_to_wire(request.wants_write),
         read: Some(read),
     }
 }
@@ -79,7 +77,6 @@ pub fn read_request_from_wire(request: wire::ReadRequest) -> MetaResult<ReadRequ
         session: SessionId(request.session),
         caller: caller_from_wire(required(request.caller, "caller")?)?,
         leases: (request.attachment != 0).then_some(Attachment(request.attachment)),
-        wants_write: write_grant_from_wire(request.write_grant),
         read,
     })
 }
@@ -111,7 +108,7 @@ pub fn shown_to_wire(shown: Shown) -> wire::ReadReply {
         }
     };
     let leased = shown.leased.iter().map(|inode| inode.0).collect();
-    wire::ReadReply { result: Some(result), leased, writes: shown.writes }
+    wire::ReadReply { result: Some(result), leased }
 }
 
 fn entry_to_wire(entry: &DirEntry) -> wire::Entry {
@@ -136,8 +133,7 @@ fn entry_from_wire(entry: wire::Entry) -> MetaResult<DirEntry> {
 
 pub fn shown_from_wire(reply: wire::ReadReply) -> Shown {
     let leased = reply.leased.iter().copied().map(InodeId).collect();
-    let writes = reply.writes;
-    Shown { answered: read_reply_from_wire(reply), leased, writes }
+    Shown { answered: read_reply_from_wire(reply), leased }
 }
 
 fn read_reply_from_wire(reply: wire::ReadReply) -> MetaResult<ReadReply> {
