@@ -1,10 +1,11 @@
 //! One open file: reading, writing, flushing and closing.
 //!
-//! O1  A write that returned is seen by every read and `stat` of this client that starts later. `flush` and `sync`
-//!     return when all of it is durable on every replica and committed.
-//! O2  What another client closed before is seen by a read that bypasses the kernel's cache after at most
-//!     [`SIZE_TIMEOUT`] (V3), as by all other reads; an append lies behind it (N7 of `node`).
-//! O3  A failure to commit is reported once by each file that was open then: by its next write, flush or sync.
+//! O1  A write that returned is seen by every read and `stat` of any client that starts later (P6.1). `sync` returns when all of it
+//!     is durable on every replica and committed.
+//! O2  A close commits nothing of a file of which this client holds Write: whoever asks for the file has it committed, and the
+//!     background does so after a while (`commit_interval`). With [`Durability::Operation`] each close commits.
+//! O3  A failure to commit is reported once by each file that was open then: by its next write, flush or sync. If all were closed,
+//!     the next one that is opened reports it.
 //! O4  A lost lock is reported once by each open file through which it was set: by its next write, flush or sync, and until then by
 //!     every read (the kernel reads ahead, and drops the errors of that). With a failure to commit it is one report.
 //! O5  The cluster knows that the file is open, from before it was asked to open it (H6 of `held`) until the last close.
@@ -17,14 +18,13 @@ use dfs_proto::attr::{Caller, InodeAttr};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::Read;
 use dfs_proto::units::Offset;
-use tokio::time::Instant;
 
+use crate::config::Durability;
 use crate::data::core::Core;
 use crate::data::node::{Node, NodeState};
 use crate::data::nodes::Pin;
 use crate::data::readahead::ReadAhead;
 use crate::error::{ClientError, Result};
-use crate::names::interim::SIZE_TIMEOUT;
 use crate::session::held::Opened;
 use crate::session::ranges::LockLoss;
 use crate::session::replies;
@@ -56,8 +56,8 @@ pub struct File {
 impl File {
     pub(crate) fn new(core: Arc<Core>, (pin, opened): (Pin, Opened), mode: OpenMode) -> Arc<File> {
         let node = pin.node.clone();
-        let (failures, _) = node.with(core.meta.session_id(), |state| state.failure());
-        let reported = AtomicU64::new(failures);
+        let reported = node.with(core.meta.session_id(), |state| state.reported_failures());
+        let reported = AtomicU64::new(reported);
         Arc::new(File {
             core,
             node,
@@ -124,32 +124,24 @@ impl File {
         Ok(bytes)
     }
 
-    /// The same for a reader for whom nobody has asked for the size before (O_DIRECT).
-    pub async fn read_direct(&self, offset: Offset, len: u64) -> Result<Bytes> {
-        if self.look(|state| state.is_old(SIZE_TIMEOUT)) {
-            self.ask_for_attr().await?;
-        }
-        self.read_at(offset, len).await
-    }
-
     /// Asks the cluster for the attributes.
     pub(super) async fn ask_for_attr(&self) -> Result<()> {
-        let asked_at = Instant::now();
         let read = Read::GetAttr { inode: self.inode() };
         let attr = replies::attr(self.core.names.read(&Caller::ROOT, read).await?)?;
-        self.look(|state| {
-            state.observe(&attr);
-            state.answered(asked_at);
-        });
+        self.look(|state| state.observe(&attr));
         Ok(())
     }
 
-    /// close(2): as [`File::sync`], except for a file without a name, which nobody can open again.
+    /// close(2): keeps O2. What was written to a file without a name is never committed for that: nobody can open it again.
     pub async fn flush(&self) -> Result<()> {
-        if self.core.nodes.is_orphan(self.inode()) {
+        if self.core.nodes.is_orphan(self.inode()) || self.is_committed_later() {
             return self.report();
         }
         self.sync().await
+    }
+
+    fn is_committed_later(&self) -> bool {
+        self.core.config.durability == Durability::Fsync && self.core.writes.has(self.inode())
     }
 
     /// fsync(2): everything written to the file until now, through whichever open file, is durable and visible.
@@ -158,16 +150,16 @@ impl File {
         self.report()
     }
 
-    /// The last close: commits what is left (pages that mmap wrote back), and releases a file without a name.
+    /// The last close: commits what is left (pages that mmap wrote back) as a close does, and releases a file without a name.
     ///
-    /// An error means that what was written after the last `close` is lost. No other call reports it.
+    /// An error means that what was written after the last `close` is lost.
     pub async fn release(&self) -> Result<()> {
         let inode = self.inode();
         let mut released = Ok(());
         if self.core.nodes.is_last(inode) {
             if self.core.nodes.is_orphan(inode) {
                 self.look(|state| state.drop_buffered());
-            } else {
+            } else if !self.is_committed_later() {
                 released = self.core.flush(&self.node).await;
             }
         }
@@ -177,6 +169,7 @@ impl File {
         }
         let pin = self.pin.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(pin);
+        self.core.return_unused_write(inode);
         released
     }
 

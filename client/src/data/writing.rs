@@ -4,23 +4,16 @@
 //! writes the file, everybody else who reads it is asked to wait until the bytes are committed, and the end of the file is known
 //! (P6.3).
 
-use std::time::Duration;
-
 use dfs_proto::attr::Caller;
 use dfs_proto::meta::{Change, SetAttr};
 use dfs_proto::units::{FILE_LEN_MAX, Offset};
-use tokio::time::timeout;
 
 use crate::data::file::File;
-use crate::data::node::NodeState;
+use crate::data::memory::Reservation;
 use crate::data::writes::Hold;
 use crate::error::{ClientError, Result};
-use crate::names::interim::SIZE_TIMEOUT;
 use crate::session::replies;
 use crate::session::retry::Deadline;
-
-/// The longest time for which an append asks where the end is. Its commit asks again.
-const END_ANSWER_MAX: Duration = Duration::from_secs(1);
 
 const SET_UID: u32 = 0o4000;
 const SET_GID: u32 = 0o2000;
@@ -38,21 +31,6 @@ struct Written<'d> {
 type Laid = (Offset, bool);
 
 impl File {
-    /// Finds out where the end is before an append, unless it is behind what was appended here before.
-    async fn ask_for_end(&self) -> Result<()> {
-        let is_known = |state: &mut NodeState| state.has_appended() || !state.is_old(SIZE_TIMEOUT);
-        if !self.look(is_known) {
-            match timeout(END_ANSWER_MAX, self.ask_for_attr()).await {
-                Ok(Err(ClientError::Unavailable { .. })) | Err(_) => {} // its commit will ask again
-                Ok(answered) => answered?,
-            }
-        }
-        if self.look(|state| state.is_outgrown()) {
-            self.noting(self.core.move_behind(&self.node).await)?;
-        }
-        Ok(())
-    }
-
     /// Buffers the bytes, and sends long runs meanwhile. It waits while the session's memory is full, and while others give the file
     /// back.
     pub async fn write_at(&self, caller: &Caller, offset: Offset, data: &[u8]) -> Result<()> {
@@ -77,9 +55,8 @@ impl File {
         }
         self.kill_privileges(caller).await?;
         let deadline = Deadline::after(self.core.config.data_timeout);
-        let room = self.core.memory.reserve(len, deadline).await?;
-        let (offset, has_full) = self.lay(&Written { at, data, kills: !caller.is_root() }, deadline).await?;
-        drop(room); // what the buffer really took is counted now
+        let written = Written { at, data, kills: !caller.is_root() };
+        let (offset, has_full) = self.lay(&written, deadline).await?;
         if has_full {
             self.noting(self.core.send(&self.node).await)?;
         }
@@ -88,19 +65,36 @@ impl File {
 
     /// Lays the bytes into the buffer under Write of the file.
     async fn lay(&self, written: &Written<'_>, deadline: Deadline) -> Result<Laid> {
-        let (writes, meta) = (&self.core.writes, &self.core.meta);
         loop {
-            let hold = writes.hold(&self.node, meta, deadline).await?;
-            if !hold.is_exclusive() && written.at.is_none() {
-                self.ask_for_end().await?;
+            let (room, hold) = self.room_and_hold(written.data.len() as u64, deadline).await?;
+            if hold.write().is_none() && written.at.is_none() {
+                self.ask_for_attr().await?;
             }
             let session = hold.session();
             let laid = self.lay_under(&hold, written);
             drop(hold);
+            drop(room); // what the buffer really took is counted now
             if let Some(laid) = laid {
                 // Who was stopped in between may have lost the file: then nobody is told that it was written.
-                writes.wait_until_valid(session, deadline).await?;
+                self.core.writes.wait_until_valid(session, deadline).await?;
                 return laid;
+            }
+        }
+    }
+
+    /// Room in the memory, and then the hold (P4.5). Who waits for room has made sure before that the file can be had, so that
+    /// files which cannot be had do not fill the memory.
+    async fn room_and_hold(&self, len: u64, deadline: Deadline) -> Result<(Reservation, Hold)> {
+        let (memory, writes, meta) = (&self.core.memory, &self.core.writes, &self.core.meta);
+        loop {
+            let hold = writes.hold(&self.node, meta, deadline).await?;
+            if let Some(room) = memory.reserve_now(len) {
+                return Ok((room, hold));
+            }
+            drop(hold);
+            let room = memory.reserve(len, deadline).await?;
+            if let Some(hold) = writes.hold_now(self.inode(), meta) {
+                return Ok((room, hold));
             }
         }
     }
@@ -113,15 +107,12 @@ impl File {
             if !state.is_of(hold.session()) {
                 return None;
             }
-            let offset = at.map_or_else(|| state.append_end(), |offset| offset.0);
+            let offset = at.map_or_else(|| state.size(), |offset| offset.0);
             if let Err(too_large) = require_to_fit(offset, data.len() as u64) {
                 return Some(Err(too_large));
             }
-            let has_full = match at.is_none() && !hold.is_exclusive() {
-                true => state.append(data, now, kills),
-                false => state.write(offset, data, now, kills),
-            };
-            Some(Ok((Offset(offset), has_full)))
+            state.lies_under(hold.write());
+            Some(Ok((Offset(offset), state.write(offset, data, now, kills))))
         })
     }
 

@@ -12,7 +12,8 @@ use dfs_proto::ids::{Attachment, ClusterId, InodeId, SessionId, WaitId};
 use dfs_proto::lock::{LockAsk, LockReply, LockRequest};
 use dfs_proto::meta::{
     Acquire, Acquired, Attach, Attached, ChangeRequest, Dropped, HeldWrite, MetaResult, OpenSession,
-    ReadRequest, RecallsDone, RenewSession, ReplicaReport, ReturnWrites, SessionOpened, SessionRenewed, Shown,
+    ReadRequest, RecallsDone, RenewSession, ReplicaReport, ReturnWrites, SessionOpened, SessionRenewed,
+    Shown,
 };
 use dfs_state::locks::{Grant, LockTable};
 use futures::FutureExt as _;
@@ -282,7 +283,7 @@ impl Leader {
             && !self.writers.is_anybody_asking(inode)
             && !others_have_it_open
             && !self.leases.is_held_by_others(session, inode);
-        let gives = self.writers.gives && asks && is_free;
+        let gives = self.writers.gives && self.writers.may_grant() && asks && is_free;
         if gives {
             self.writers.grant(session, write);
             self.leases.give(session, &[inode]);

@@ -8,7 +8,7 @@ use dfs_proto::attr::{Caller, InodeAttr, Name, Timestamp};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, ClusterId, DirectoryId, InodeId, ServerId, SessionId, VolumeId};
 use dfs_proto::meta::{
-    Change, ChangeRequest, Changed, Create, Dropped, FileExtents, HeldWrite, MetaResult, OpenChunk, OpenSession, Read,
+    Change, ChangeRequest, Changed, Create, Dropped, FileExtents, MetaResult, OpenChunk, OpenSession, Read,
     ReadReply, ReadRequest, RenewSession, Replica, ReplicaReport, SessionOpened, SessionRenewed, Shown,
 };
 use dfs_proto::scope::NameIn;
@@ -455,7 +455,8 @@ impl FakeMeta {
         let session = request.session;
         let result = (!is_request_lost).then(|| {
             let mut state = self.state();
-            let result = state.change(request, dropped);
+            let is_covered = state.require_written_under(&request, &dropped);
+            let result = is_covered.and_then(|()| state.change(request, dropped));
             let writes = state.give_write_of_new(session, &result, wish);
             (result, writes)
         });

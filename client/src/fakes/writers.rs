@@ -1,9 +1,14 @@
 //! Who may write which file, at the leader of the fake metaserver.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use dfs_proto::ids::{Attachment, InodeId, SessionId, WriteGrant};
 use dfs_proto::meta::{HeldWrite, WriteRecall};
+use tokio::time::Instant;
+
+/// Of the leases on what was read.
+const EARLIER_LEASES: Duration = Duration::from_millis(2200);
 
 pub(crate) struct Writers {
     /// The leader is not of an earlier release.
@@ -14,8 +19,12 @@ pub(crate) struct Writers {
     lines: BTreeMap<InodeId, VecDeque<SessionId>>,
     /// What was recalled, so that it is pushed once under an attachment.
     pushed: BTreeSet<(SessionId, Attachment, HeldWrite)>,
+    /// Of these nothing is recalled yet.
+    pub(crate) kept_back: BTreeSet<InodeId>,
     /// Sessions that held some at the leader before this one, and have not attached to this one.
     pub(crate) awaited: BTreeSet<SessionId>,
+    /// When the leases on what was read have ended that the leader before this one gave.
+    earlier_leases_end: Option<Instant>,
     /// For the tests that count.
     pub(crate) acquired: Vec<(SessionId, InodeId)>,
     pub(crate) returned: Vec<(SessionId, HeldWrite)>,
@@ -29,7 +38,9 @@ impl Default for Writers {
             held: BTreeMap::new(),
             lines: BTreeMap::new(),
             pushed: BTreeSet::new(),
+            kept_back: BTreeSet::new(),
             awaited: BTreeSet::new(),
+            earlier_leases_end: None,
             acquired: Vec::new(),
             returned: Vec::new(),
         }
@@ -43,6 +54,12 @@ impl Writers {
         self.awaited.extend(held.into_values().map(|(session, _)| session));
         self.lines.clear();
         self.pushed.clear();
+        self.earlier_leases_end = Some(Instant::now() + EARLIER_LEASES);
+    }
+
+    /// Nothing is changed and granted while a client may serve what the leader before this one gave it.
+    pub(super) fn may_grant(&self) -> bool {
+        self.earlier_leases_end.is_none_or(|end| Instant::now() >= end)
     }
 
     pub(super) fn end(&mut self, session: SessionId) {
@@ -60,6 +77,10 @@ impl Writers {
 
     pub(crate) fn holder(&self, inode: InodeId) -> Option<SessionId> {
         self.held.get(&inode).map(|(session, _)| *session)
+    }
+
+    pub(super) fn is_held(&self, session: SessionId, write: &HeldWrite) -> bool {
+        self.held.get(&write.inode) == Some(&(session, write.grant))
     }
 
     pub(super) fn is_anybody_asking(&self, inode: InodeId) -> bool {
@@ -88,19 +109,23 @@ impl Writers {
         attachment: Attachment,
         mut writes: Vec<HeldWrite>,
     ) -> Option<WriteRecall> {
+        writes.retain(|write| !self.kept_back.contains(&write.inode));
         writes.retain(|write| self.pushed.insert((session, attachment, *write)));
         (!writes.is_empty()).then_some(WriteRecall { attachment, writes })
     }
 
     pub(super) fn grant(&mut self, session: SessionId, write: HeldWrite) {
-        let known = self.held.insert(write.inode, (session, write.grant));
-        assert!(known.is_none_or(|known| known.0 == session && known.1 <= write.grant), "{known:?}");
+        let known = self.held.get(&write.inode).copied();
+        assert!(known.is_none_or(|known| known.0 == session), "{known:?}");
+        let grant = known.map_or(write.grant, |known| known.1.max(write.grant));
+        self.held.insert(write.inode, (session, grant));
     }
 
     pub(super) fn returned(&mut self, session: SessionId, writes: Vec<HeldWrite>) {
         for write in writes {
             self.returned.push((session, write));
-            if self.held.get(&write.inode) == Some(&(session, write.grant)) {
+            let is_of = |held: &(SessionId, WriteGrant)| held.0 == session && held.1 <= write.grant;
+            if self.held.get(&write.inode).is_some_and(is_of) {
                 self.held.remove(&write.inode);
             }
         }

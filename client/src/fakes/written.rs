@@ -54,9 +54,40 @@ impl State {
         }
     }
 
-    /// Whether nobody else writes what changes.
+    /// A commit names the leases under which its files were written, and the session holds exactly these.
+    pub(super) fn require_written_under(
+        &self,
+        request: &ChangeRequest,
+        dropped: &Option<Dropped>,
+    ) -> MetaResult<()> {
+        let Change::CommitExtents(commit) = &request.change else { return Ok(()) };
+        if !self.leader.writers.gives {
+            return Ok(());
+        }
+        let attachment = dropped.as_ref().map(|dropped| dropped.attachment);
+        if attachment.is_none() || self.leader.attachment(request.session) != attachment {
+            return Err(MetaError::Unavailable { what: "attach first".to_owned() });
+        }
+        let named = dropped.iter().flat_map(|dropped| &dropped.writes);
+        let named: BTreeSet<InodeId> = named
+            .filter(|write| self.leader.writers.is_held(request.session, write))
+            .map(|write| write.inode)
+            .collect();
+        match commit.files.iter().find(|file| !named.contains(&file.inode)) {
+            Some(file) => Err(MetaError::CommitRefused { what: format!("{} is not held", file.inode) }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether nobody else writes what changes. A commit waits for nobody.
     pub(super) fn may_change(&mut self, session: SessionId, change: &Change) -> bool {
-        let Touched { named, behind, .. } = self.touched(change);
+        if let Change::CommitExtents(_) = change {
+            return true;
+        }
+        let Touched { named, names, behind } = self.touched(change);
+        if !(named.is_empty() && names.is_empty()) && !self.leader.writers.may_grant() {
+            return false;
+        }
         self.leader.is_written_by_nobody_but(session, named.into_iter().chain(behind))
     }
 
@@ -69,22 +100,23 @@ impl State {
         if self.leader.attachment(session) != Some(attachment) {
             return Some(Ok(Acquired::NotAttached));
         }
-        if !self.leader.writers.is_first(write.inode, session)
+        if !self.leader.writers.may_grant()
+            || !self.leader.writers.is_first(write.inode, session)
             || !self.leader.is_written_by_nobody_but(session, [write.inode])
         {
             return None;
         }
         let (cluster, caller, inode) = (acquire.cluster, Caller::ROOT, write.inode);
         let read = Read::Open { inode, mask: AccessMask::NONE };
-        let open = ReadRequest { cluster, session, caller, leases: None, wants_write: None, read };
+        let open = ReadRequest { cluster, session, caller, leases: None, read };
         let (attr, next_commit) = match self.view(|view| read::answer(view, &open)) {
-            Ok(ReadReply::Opened { attr, next_commit }) if attr.nlink > 0 => (attr, next_commit),
-            Ok(_) => return Some(Err(MetaError::Stale)),
+            Ok(ReadReply::Opened { attr, next_commit }) => (attr, next_commit),
+            Ok(other) => panic!("an open is answered {other:?}"),
             Err(error) => return Some(Err(error)),
         };
         let named = BTreeSet::from([write.inode]);
         let touched = Touched { named, names: BTreeSet::new(), behind: BTreeSet::new() };
-        let dropped = Dropped { attachment, behind: Vec::new(), wants_write: None };
+        let dropped = Dropped { attachment, behind: Vec::new(), wants_write: None, writes: Vec::new() };
         self.leader.recall((session, Some(dropped)), &touched);
         self.leader.writers.grant(session, write);
         self.leader.leases.give(session, &[write.inode]);

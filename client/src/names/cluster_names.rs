@@ -7,7 +7,7 @@ use std::sync::Arc;
 use dfs_net::env::Env;
 use dfs_proto::attr::{Caller, InodeAttr};
 use dfs_proto::ids::{InodeId, SessionId, WriteGrant};
-use dfs_proto::meta::{Change, Changed, MetaResult, Read, ReadReply};
+use dfs_proto::meta::{Change, Changed, HeldWrite, MetaResult, Read, ReadReply};
 
 use crate::names::copy::LeasedCopy;
 use crate::names::interim::after_change::{AttrsAfterChange, ChangeUnderWay};
@@ -50,8 +50,25 @@ impl ClusterNames {
 
     /// A change that belongs to `owner`, a session. It is refused once that session has ended.
     pub(crate) async fn change_of(&self, owner: SessionId, change: Change) -> MetaResult<Changed> {
-        let (_under_way, changing) =
+        self.commit_of(owner, change, Vec::new()).await
+    }
+
+    /// The same for a commit of what was written under these leases.
+    pub(crate) async fn commit_of(
+        &self,
+        owner: SessionId,
+        change: Change,
+        writes: Vec<HeldWrite>,
+    ) -> MetaResult<Changed> {
+        let bound = match writes.is_empty() {
+            true => None,
+            false => Some(self.meta.bound_of(owner).await?),
+        };
+        let (_under_way, mut changing) =
             (self.after_change.begin(&change), self.copy.changing(&change, &self.meta));
+        if let Some(bound) = bound {
+            changing.sending.write_under(bound.attachment, writes);
+        }
         let answer = self.meta.change_of(owner, change, &changing.sending).await;
         changing.answered(&answer);
         answer.answered.map(|(changed, _)| changed)

@@ -10,7 +10,8 @@ use dfs_proto::ids::ClusterId;
 use dfs_proto::lock::{LockReply, LockRequest};
 use dfs_proto::meta::{
     Acquire, Acquired, Attach, Attached, ChangeRequest, Changed, Dropped, MetaResult, OpenSession,
-    ReadRequest, RecallsDone, RenewSession, ReplicaReport, ReturnWrites, SessionOpened, SessionRenewed, Shown,
+    ReadRequest, RecallsDone, RenewSession, ReplicaReport, ReturnWrites, SessionOpened, SessionRenewed,
+    Shown,
 };
 
 /// The answer to a change.

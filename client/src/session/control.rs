@@ -70,12 +70,12 @@ impl MetaClient {
     /// Sends one heartbeat. If the session has ended, the next one is opened.
     async fn renew(&self) -> MetaResult<()> {
         let cluster = self.session().opened.cluster;
-        let sent = self.env.clock.boottime();
+        let (sent, sent_at) = (self.env.clock.boottime(), Instant::now());
         let heartbeat = self.held.begin_heartbeat();
         let (session, attachment) = (heartbeat.session, heartbeat.attachment);
         let renew = RenewSession { cluster, session, attachment, closed: heartbeat.closed };
         let answer = self.calls.renew(renew, self.control_timeout()).await;
-        self.note_heartbeat(&answer);
+        self.note_heartbeat(sent_at, &answer);
         match answer {
             Ok(renewed) => {
                 self.held.heartbeat_answered(attachment, renewed.is_attached);

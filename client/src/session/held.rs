@@ -37,7 +37,7 @@ use tokio::sync::{Notify, OwnedMutexGuard, oneshot};
 use tokio::time::timeout;
 
 use crate::error::{ClientError, Result};
-use crate::session::leases::ReadLeases;
+use crate::session::leases::{Bound, ReadLeases};
 use crate::session::opens::{OPEN_FILES_MAX, OpenFiles};
 use crate::session::ranges::{LockLoss, SetLock, SetRanges, as_held};
 
@@ -47,13 +47,6 @@ const ABANDONED_MAX: usize = 1024;
 const OPENING_MAX: Duration = Duration::from_secs(1);
 /// When there are more turns than this, those that nobody has are dropped.
 const TURNS_KEPT: usize = 1024;
-
-/// To what a request for a lock (H2), or for Write of a file, is bound.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Bound {
-    pub(crate) session: SessionId,
-    pub(crate) attachment: Attachment,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {

@@ -4,10 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use dfs_proto::ids::{Attachment, WriteGrant};
+use dfs_proto::ids::{Attachment, SessionId, WriteGrant};
 use dfs_proto::meta::{Dropped, HeldWrite, Recall, WriteRecall};
 
-use crate::session::held::Bound;
+/// To what a request for a lock (H2 of `held`), or for Write of a file, is bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bound {
+    pub(crate) session: SessionId,
+    pub(crate) attachment: Attachment,
+}
 
 /// Whoever keeps the leases of a session, on the floors above.
 #[derive(Clone)]
@@ -83,6 +88,14 @@ impl Sending {
         if let Some(dropped) = &mut self.dropped {
             dropped.wants_write = write;
         }
+    }
+
+    /// What a commit names was written under these leases, which the leader knows under this attachment.
+    pub(crate) fn write_under(&mut self, attachment: Attachment, writes: Vec<HeldWrite>) {
+        let (behind, wants_write) = (Vec::new(), None);
+        let dropped =
+            self.dropped.get_or_insert(Dropped { attachment, behind, wants_write, writes: Vec::new() });
+        dropped.writes = writes;
     }
 
     pub(super) fn sent(&self) {

@@ -6,7 +6,7 @@
 //!     happen.
 //! M2  The first request that is refused because its session has ended opens the next session; the others wait for
 //!     that.
-//! M3  When a request got no answer by its deadline, or no heartbeat did for as long, later requests of callers fail
+//! M3  When a request got no answer by its deadline (and no heartbeat after it did), or no heartbeat did for as long, later requests of callers fail
 //!     at once. This ends when a heartbeat, which goes on, is answered. Requests of a flush do not fail so: the bytes
 //!     they commit are worth waiting for.
 //! Every request ends by `metadata_timeout`. What the answers mean for names and open files is not known here.
@@ -46,6 +46,8 @@ pub(crate) struct MetaClient {
     is_away: AtomicBool,
     /// When the first of the heartbeats that got no answer was sent.
     silent_since: Mutex<Option<Instant>>,
+    /// When the last heartbeat that got an answer was sent.
+    heard_since: Mutex<Option<Instant>>,
     current: Mutex<Arc<Session>>,
     /// Held while a session is opened (M2). Never taken with another lock.
     opening: tokio::sync::Mutex<()>,
@@ -80,6 +82,7 @@ impl MetaClient {
             timeout,
             is_away: AtomicBool::new(false),
             silent_since: Mutex::new(None),
+            heard_since: Mutex::new(None),
             current: Mutex::new(Session::new(opened)),
             opening: tokio::sync::Mutex::new(()),
             cluster_clock: Mutex::new(cluster_clock),
@@ -99,7 +102,16 @@ impl MetaClient {
     }
 
     /// Notes whether the cluster answers, from the result of one request (M3). A request is `Unavailable` only if no
-    /// answer came by its deadline, since calls try again until then.
+    /// answer came by its deadline, since calls try again until then. If a heartbeat that was sent after it was answered, the cluster
+    /// answers, and the request has waited for another client.
+    fn note_request<T>(&self, sent: Instant, result: &MetaResult<T>) {
+        let heard_since = *self.heard_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_waited = result.is_err() && heard_since.is_some_and(|heard| heard > sent);
+        if !has_waited {
+            self.note(result);
+        }
+    }
+
     fn note<T>(&self, result: &MetaResult<T>) {
         let is_away = matches!(result, Err(MetaError::Unavailable { .. }));
         if self.is_away.swap(is_away, Ordering::Relaxed) != is_away {
@@ -108,7 +120,10 @@ impl MetaClient {
     }
 
     /// Notes whether a heartbeat was answered (M3).
-    pub(super) fn note_heartbeat<T>(&self, answer: &MetaResult<T>) {
+    pub(super) fn note_heartbeat<T>(&self, sent: Instant, answer: &MetaResult<T>) {
+        if answer.is_ok() {
+            *self.heard_since.lock().unwrap_or_else(PoisonError::into_inner) = Some(sent);
+        }
         let mut silent_since = self.silent_since.lock().unwrap_or_else(PoisonError::into_inner);
         if !matches!(answer, Err(MetaError::Unavailable { .. })) {
             *silent_since = None;
@@ -121,6 +136,11 @@ impl MetaClient {
     /// Takes over the addresses of the cluster's metaservers from the federation map.
     pub(crate) fn learn(&self, metaservers: &[String]) {
         self.calls.learn(self.session().opened.cluster, metaservers);
+    }
+
+    /// Every request has an answer, or fails, by then.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     pub(crate) fn session(&self) -> Arc<Session> {
@@ -181,8 +201,9 @@ impl MetaClient {
         }
         let mut session = self.session();
         loop {
+            let sent = Instant::now();
             let answer = self.change_under(&session, caller.clone(), change.clone(), sending).await;
-            self.note(&answer.answered);
+            self.note_request(sent, &answer.answered);
             let Err(MetaError::SessionExpired { .. }) = &answer.answered else { return answer };
             let replaced = self.replace(session.id()).await;
             if !answer.is_first_try {
@@ -245,8 +266,9 @@ impl MetaClient {
                 leases,
                 read: read.clone(),
             };
+            let sent = Instant::now();
             let shown = self.calls.read(request, self.timeout).await;
-            self.note(&shown.answered);
+            self.note_request(sent, &shown.answered);
             let Err(MetaError::SessionExpired { .. }) = shown.answered else { return shown };
             session = match self.replace(session.id()).await {
                 Ok(session) => session,

@@ -8,8 +8,8 @@ use dfs_net::env::Rng;
 use dfs_proto::ids::{Attachment, InodeId, SessionId, WriteGrant};
 use dfs_proto::meta::{HeldWrite, WriteRecall};
 
-use crate::data::writes::state::{Decision, State};
-use crate::session::held::Bound;
+use crate::data::writes::state::{Decision, State, Ticket};
+use crate::session::leases::Bound;
 
 const FILES: u64 = 2;
 const CLIENTS: usize = 3;
@@ -22,9 +22,9 @@ enum Message {
     Acquire(Attachment, HeldWrite),
     Granted(HeldWrite),
     Refused(HeldWrite),
-    /// An open, which is answered at once.
-    Open(Attachment, HeldWrite),
-    Opened(HeldWrite, bool),
+    /// Of a file; the client does not know which before the answer.
+    Create(Attachment, HeldWrite),
+    Created(HeldWrite, bool),
     Recall(WriteRecall),
     Return(Vec<HeldWrite>),
 }
@@ -40,6 +40,8 @@ struct Leader {
 struct Client {
     state: State,
     attachment: u64,
+    /// Writers that wait for a grant.
+    waiting: Vec<HeldWrite>,
     holds: Vec<HeldWrite>,
     flushing: Vec<HeldWrite>,
 }
@@ -56,7 +58,13 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> World {
-        let client = |_| Client { state: State::new(), attachment: 0, holds: Vec::new(), flushing: Vec::new() };
+        let client = |_| Client {
+            state: State::new(),
+            attachment: 0,
+            waiting: Vec::new(),
+            holds: Vec::new(),
+            flushing: Vec::new(),
+        };
         let clients = (0..CLIENTS).map(client).collect();
         let (rng, leader) = (Rng::seeded(seed), Leader::default());
         let mut world = World { rng, leader, clients, up: Vec::new(), down: Vec::new(), writes: 0 };
@@ -76,20 +84,23 @@ impl World {
     fn write(&mut self, who: usize) {
         let inode = InodeId(1 + self.rng.below(FILES));
         let client = &mut self.clients[who];
-        match client.state.hold(inode, Duration::ZERO) {
+        match client.state.hold(inode, Duration::ZERO, None) {
             Decision::Hold(write, _) => client.holds.push(write),
-            Decision::Ask(write) => {
+            Decision::Ask(Ticket { write, .. }) => {
+                client.waiting.push(write);
                 self.up.push((who, Message::Acquire(Attachment(client.attachment), write)));
             }
+            Decision::WaitWith(ticket) => client.waiting.push(ticket.write),
             Decision::Wait | Decision::Free => {}
         }
     }
 
-    fn open(&mut self, who: usize) {
+    fn create(&mut self, who: usize) {
         let inode = InodeId(1 + self.rng.below(FILES));
         let client = &mut self.clients[who];
-        if let Some(write) = client.state.wish_to_open(inode, Duration::ZERO) {
-            self.up.push((who, Message::Open(Attachment(client.attachment), write)));
+        if let Some(grant) = client.state.wish_to_create() {
+            let write = HeldWrite { inode, grant };
+            self.up.push((who, Message::Create(Attachment(client.attachment), write)));
         }
     }
 
@@ -98,6 +109,19 @@ impl World {
         if let Some(write) = client.holds.pop() {
             self.writes += 1;
             client.state.end_hold(write);
+        }
+        if let Some(write) = client.waiting.pop() {
+            match client.state.hold(write.inode, Duration::ZERO, Some(write.grant)) {
+                Decision::Hold(held, _) => client.holds.push(held),
+                Decision::Ask(Ticket { write, .. }) => {
+                    client.waiting.push(write);
+                    self.up.push((who, Message::Acquire(Attachment(client.attachment), write)));
+                }
+                Decision::WaitWith(ticket) => client.waiting.push(ticket.write),
+                Decision::Wait if self.rng.below(8) == 0 => client.state.leave(write),
+                Decision::Wait => client.waiting.insert(0, write),
+                Decision::Free => {}
+            }
         }
         client.flushing.extend(client.state.take_to_flush());
         if let Some(write) = client.flushing.pop() {
@@ -123,24 +147,25 @@ impl World {
                 leader.attached.insert(who, attachment);
                 leader.held.retain(|_, (holder, _)| *holder != who);
                 for write in held {
-                    // A return of it may have come before.
-                    leader.held.entry(write.inode).or_insert((who, write.grant));
+                    let other = leader.held.insert(write.inode, (who, write.grant));
+                    assert_eq!(other, None, "two hold {}", write.inode);
                 }
                 self.down.push((who, Message::Attached(attachment)));
             }
             Message::Acquire(attachment, write) => leader.waiting.push((who, attachment, write)),
-            Message::Open(attachment, write) => {
+            Message::Create(attachment, write) => {
                 let is_free = leader.attached.get(&who) == Some(&attachment)
                     && !leader.held.contains_key(&write.inode)
                     && !leader.waiting.iter().any(|(_, _, waiting)| waiting.inode == write.inode);
                 if is_free {
                     leader.held.insert(write.inode, (who, write.grant));
                 }
-                self.down.push((who, Message::Opened(write, is_free)));
+                self.down.push((who, Message::Created(write, is_free)));
             }
             Message::Return(writes) => {
                 for write in writes {
-                    if leader.held.get(&write.inode) == Some(&(who, write.grant)) {
+                    let held = leader.held.get(&write.inode);
+                    if held.is_some_and(|(holder, grant)| *holder == who && *grant <= write.grant) {
                         leader.held.remove(&write.inode);
                     }
                 }
@@ -169,7 +194,8 @@ impl World {
                     self.down.push((holder, Message::Recall(recall)));
                 }
             } else {
-                leader.held.insert(write.inode, (who, write.grant));
+                let known = leader.held.get(&write.inode).map_or(write.grant, |(_, grant)| *grant);
+                leader.held.insert(write.inode, (who, write.grant.max(known)));
                 self.down.push((who, Message::Granted(write)));
             }
         }
@@ -186,13 +212,13 @@ impl World {
                 client.state.attached(attachment, Duration::ZERO, Some(TERM));
             }
             Message::Granted(write) => {
-                if client.state.acquired(write, Duration::ZERO).is_some() {
-                    client.holds.push(write);
-                }
+                client.state.acquired(write, Duration::ZERO);
             }
             Message::Refused(write) => client.state.given_up(write),
-            Message::Opened(write, true) => client.state.opened(write, Duration::ZERO),
-            Message::Opened(write, false) => client.state.given_up(write),
+            Message::Created(write, is_held) => {
+                let made = is_held.then_some(write.inode);
+                client.state.created(write.grant, made, Duration::ZERO);
+            }
             Message::Recall(recall) => client.state.recalled(&recall),
             other => panic!("{other:?}"),
         }
@@ -210,7 +236,7 @@ impl World {
         let who = self.rng.below(CLIENTS as u64) as usize;
         match self.rng.below(16) {
             0..=2 => self.write(who),
-            3 => self.open(who),
+            3 => self.create(who),
             4..=6 => self.work(who),
             7..=10 => self.deliver_up(),
             11..=14 => self.deliver_down(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::SessionId;
+use dfs_proto::ids::{InodeId, SessionId};
 use dfs_proto::meta::HeldWrite;
 use tokio::time::sleep;
 
@@ -54,10 +54,16 @@ impl Core {
         }
     }
 
+    /// Gives a file back that nobody has open here any more, and of which everything is committed.
+    pub(crate) fn return_unused_write(&self, inode: InodeId) {
+        if self.nodes.get(inode).is_none() && self.writes.has(inode) {
+            self.writes.change(|state| state.return_unused(inode));
+        }
+    }
+
     /// Gives back what was not used for a while.
     pub(crate) fn return_idle_writes(&self) {
-        let is_clean =
-            |inode| self.nodes.get(inode).is_none_or(|node| node.dirty_since().is_none());
+        let is_clean = |inode| self.nodes.get(inode).is_none_or(|node| node.dirty_since().is_none());
         let now = self.env.clock.boottime();
         self.writes.change(|state| state.return_idle(now, IDLE_MAX, is_clean));
     }

@@ -1,19 +1,21 @@
 //! The table of Write leases: what is held, asked for and recalled. Pure; the time is handed in.
 //!
 //! ```text
-//!             ask                  granted               recalled, or idle; no holds      flushed
-//!   (nothing) ───▶ Acquiring ──────────────▶ Held ──────────────────────────────▶ Returning ──────▶ (nothing)
-//!       │                                     ▲
-//!       └── with an open or a create ─────────┘
+//!             ask                granted            recalled, or idle; no holds      flushed
+//!   (nothing) ───▶ Acquiring ────────────▶ Held ──────────────────────────────▶ Returning ──────▶ (nothing)
+//!       │                                   ▲
+//!       └── with a create ──────────────────┘
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, InodeId, SessionId, WriteGrant};
 use dfs_proto::meta::{HeldWrite, WriteRecall};
 
-use crate::session::held::Bound;
+use crate::session::leases::Bound;
 
 /// The clocks of two machines may run apart by less than this in one term: a tenth of it, but no more than this.
 const MARGIN_MAX: Duration = Duration::from_millis(500);
@@ -29,15 +31,13 @@ enum Leader {
     /// No attachment was taken yet.
     Unknown,
     GivesNone,
-    Gives { term: Duration },
+    Gives {
+        term: Duration,
+    },
 }
 
-/// How a lease is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// With an open, which needs no Write itself.
-    Opening,
-    /// For a write.
     Acquiring,
     Held,
     /// Nothing is written under it any more: what was is being flushed.
@@ -48,23 +48,49 @@ enum Stage {
 struct File {
     grant: WriteGrant,
     stage: Stage,
-    is_recalled: bool,
+    /// The largest number of a recall.
+    recalled: Option<WriteGrant>,
     /// Writes that are being laid into the buffer.
     holds: u32,
-    /// When the last of them began, by CLOCK_BOOTTIME.
+    /// Writers that were there before the grant: each has one hold, whatever is recalled (WL3).
+    waiting: u32,
+    /// When the last hold began, by CLOCK_BOOTTIME.
     used: Duration,
+    failure: Failure,
+}
+
+impl File {
+    fn new(grant: WriteGrant, stage: Stage, now: Duration) -> File {
+        let failure = Failure::default();
+        File { grant, stage, recalled: None, holds: 0, waiting: 0, used: now, failure }
+    }
+
+    fn is_unused(&self) -> bool {
+        self.stage == Stage::Held && self.holds == 0 && self.waiting == 0
+    }
+}
+
+/// Why a question was not answered with a grant.
+pub(super) type Failure = Arc<OnceLock<MetaError>>;
+
+/// The place of a writer among those who wait for one grant.
+#[derive(Clone, Debug)]
+pub(super) struct Ticket {
+    pub(super) write: HeldWrite,
+    pub(super) failure: Failure,
 }
 
 /// What a writer is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum Decision {
-    /// It may write, and says when it has.
+    /// It may write, and says when it has. Its ticket is used up.
     Hold(HeldWrite, SessionId),
     /// The leader gives no Write: everybody writes as they like.
     Free,
-    /// It asks the leader.
-    Ask(HeldWrite),
+    /// It has the leader asked, and waits with this ticket.
+    Ask(Ticket),
     /// It looks again when something has changed.
+    WaitWith(Ticket),
     Wait,
 }
 
@@ -73,6 +99,8 @@ pub(super) struct State {
     session: SessionId,
     /// The last one that was begun.
     attachment: Attachment,
+    /// The leader has taken it.
+    is_attached: bool,
     leader: Leader,
     /// By CLOCK_BOOTTIME.
     valid_until: Duration,
@@ -91,6 +119,7 @@ impl State {
         State {
             session: SessionId(0),
             attachment: Attachment(0),
+            is_attached: false,
             leader: Leader::Unknown,
             valid_until: Duration::ZERO,
             last_grant: 0,
@@ -105,9 +134,9 @@ impl State {
 
     /// Returns what the attachment tells.
     pub(super) fn attaching(&mut self, bound: Bound) -> Vec<HeldWrite> {
-        (self.session, self.attachment) = (bound.session, bound.attachment);
+        (self.session, self.attachment, self.is_attached) = (bound.session, bound.attachment, false);
         self.creating.clear();
-        self.files.retain(|_, file| matches!(file.stage, Stage::Held | Stage::Returning)); // keeps WL4
+        self.files.retain(|_, file| file.stage != Stage::Acquiring); // keeps WL4
         self.held()
     }
 
@@ -120,6 +149,7 @@ impl State {
         if attachment != self.attachment {
             return;
         }
+        self.is_attached = true;
         match term.filter(|term| !term.is_zero()) {
             Some(term) => {
                 self.leader = Leader::Gives { term };
@@ -170,28 +200,37 @@ impl State {
 
     // --- writers ---
 
-    pub(super) fn hold(&mut self, inode: InodeId, now: Duration) -> Decision {
+    /// `ticket`: the writer's place, if it has one.
+    pub(super) fn hold(&mut self, inode: InodeId, now: Duration, ticket: Option<WriteGrant>) -> Decision {
         if self.leader == Leader::GivesNone {
             return Decision::Free;
         }
-        let is_valid = self.is_valid(now);
+        let (is_valid, session) = (self.is_valid(now), self.session);
         let has_no_room = self.leader == Leader::Unknown || self.files.len() >= HELD_MAX;
-        match self.files.get_mut(&inode) {
-            Some(file) if file.stage == Stage::Held && !file.is_recalled && is_valid => {
+        let Some(file) = self.files.get_mut(&inode) else {
+            return if has_no_room { Decision::Wait } else { self.ask(inode, now) };
+        };
+        let (write, has_turn) = (HeldWrite { inode, grant: file.grant }, ticket == Some(file.grant));
+        match file.stage {
+            Stage::Held if is_valid && (has_turn || file.recalled.is_none()) => {
+                file.waiting -= u32::from(has_turn);
                 file.holds += 1;
                 file.used = now;
-                Decision::Hold(HeldWrite { inode, grant: file.grant }, self.session)
+                Decision::Hold(write, session)
             }
-            Some(_) => Decision::Wait,
-            None if has_no_room => Decision::Wait,
-            None => Decision::Ask(self.ask(inode, Stage::Acquiring, now)),
+            Stage::Acquiring if !has_turn => {
+                file.waiting += 1;
+                Decision::WaitWith(Ticket { write, failure: file.failure.clone() })
+            }
+            Stage::Acquiring | Stage::Held | Stage::Returning => Decision::Wait,
         }
     }
 
-    fn ask(&mut self, inode: InodeId, stage: Stage, now: Duration) -> HeldWrite {
-        let grant = self.next_grant();
-        self.files.insert(inode, File { grant, stage, is_recalled: false, holds: 0, used: now });
-        HeldWrite { inode, grant }
+    fn ask(&mut self, inode: InodeId, now: Duration) -> Decision {
+        let file = File { waiting: 1, ..File::new(self.next_grant(), Stage::Acquiring, now) };
+        let ticket = Ticket { write: HeldWrite { inode, grant: file.grant }, failure: file.failure.clone() };
+        self.files.insert(inode, file);
+        Decision::Ask(ticket)
     }
 
     fn next_grant(&mut self) -> WriteGrant {
@@ -203,24 +242,29 @@ impl State {
         self.files.get_mut(&write.inode).filter(|file| file.grant == write.grant)
     }
 
-    /// The leader has granted what a writer asked for: it may write once, whatever was recalled meanwhile (P3.5). `None`: it is void.
-    pub(super) fn acquired(&mut self, write: HeldWrite, now: Duration) -> Option<SessionId> {
-        let session = self.session;
-        let file = self.of(write).filter(|file| file.stage == Stage::Acquiring)?;
-        (file.stage, file.holds, file.used) = (Stage::Held, 1, now);
-        Some(session)
+    /// A writer does not wait any more.
+    pub(super) fn leave(&mut self, write: HeldWrite) {
+        if let Some(file) = self.of(write) {
+            file.waiting = file.waiting.saturating_sub(1);
+            self.end_if_recalled(write);
+        }
     }
 
-    /// Nobody waits for the answer any more, or there is none.
-    pub(super) fn given_up(&mut self, write: HeldWrite) {
-        let Some(file) = self.of(write) else { return };
-        let is_asked = matches!(file.stage, Stage::Opening | Stage::Acquiring);
-        let is_recalled = file.is_recalled;
-        if is_asked {
-            self.files.remove(&write.inode);
+    /// The leader has granted what writers asked for.
+    pub(super) fn acquired(&mut self, write: HeldWrite, now: Duration) {
+        if let Some(file) = self.of(write).filter(|file| file.stage == Stage::Acquiring) {
+            (file.stage, file.used) = (Stage::Held, now);
+            self.end_if_recalled(write);
         }
-        if is_asked && is_recalled {
-            self.returned.insert(write);
+    }
+
+    /// The question has ended without a grant that anybody knows of.
+    pub(super) fn given_up(&mut self, write: HeldWrite) {
+        let Some(file) = self.of(write).filter(|file| file.stage == Stage::Acquiring) else { return };
+        let recalled = file.recalled;
+        self.files.remove(&write.inode);
+        if let Some(grant) = recalled {
+            self.give_back(HeldWrite { inode: write.inode, grant });
         }
     }
 
@@ -234,49 +278,28 @@ impl State {
     }
 
     fn end_if_recalled(&mut self, write: HeldWrite) {
-        if let Some(file) = self.of(write)
-            && file.is_recalled
-            && file.stage == Stage::Held
-            && file.holds == 0
-        {
+        if let Some(file) = self.of(write).filter(|file| file.is_unused() && file.recalled.is_some()) {
             file.stage = Stage::Returning;
             self.to_flush.push(write);
         }
     }
 
-    // --- opens and creates ---
+    // --- creates ---
 
-    /// An open asks for Write with this, if it is of use.
-    pub(super) fn wish_to_open(&mut self, inode: InodeId, now: Duration) -> Option<HeldWrite> {
-        let asks = self.wishes() && !self.files.contains_key(&inode);
-        asks.then(|| self.ask(inode, Stage::Opening, now))
-    }
-
-    /// The same for a create.
+    /// A create asks for Write with this, if it is of use.
     pub(super) fn wish_to_create(&mut self) -> Option<WriteGrant> {
-        let grant = self.wishes().then(|| self.next_grant())?;
+        let has_room = self.files.len() + self.creating.len() < HELD_MANY;
+        let wishes = has_room && matches!(self.leader, Leader::Gives { .. });
+        let grant = wishes.then(|| self.next_grant())?;
         self.creating.insert(grant);
         Some(grant)
-    }
-
-    fn wishes(&self) -> bool {
-        matches!(self.leader, Leader::Gives { .. }) && self.files.len() + self.creating.len() < HELD_MANY
-    }
-
-    pub(super) fn opened(&mut self, write: HeldWrite, now: Duration) {
-        if let Some(file) = self.of(write).filter(|file| file.stage == Stage::Opening) {
-            (file.stage, file.used) = (Stage::Held, now);
-        }
     }
 
     /// `made`: the new file, if the session got Write of it.
     pub(super) fn created(&mut self, grant: WriteGrant, made: Option<InodeId>, now: Duration) {
         let is_void = !self.creating.remove(&grant);
         if let Some(inode) = made.filter(|inode| !is_void && !self.files.contains_key(inode)) {
-            self.files.insert(
-                inode,
-                File { grant, stage: Stage::Held, is_recalled: false, holds: 0, used: now },
-            );
+            self.files.insert(inode, File::new(grant, Stage::Held, now));
         }
     }
 
@@ -291,39 +314,43 @@ impl State {
         }
     }
 
+    /// Ends everything of the inode that is numbered so or lower.
     fn recall(&mut self, write: HeldWrite) {
-        let stage = self.of(write).map(|file| {
-            file.is_recalled = true;
-            file.stage
-        });
-        match stage {
-            Some(Stage::Held) => self.end_if_recalled(write),
-            Some(Stage::Acquiring | Stage::Returning) => {}
-            Some(Stage::Opening) => {
-                self.files.remove(&write.inode); // keeps WL3
-                self.returned.insert(write);
+        let file = self.files.get_mut(&write.inode).filter(|file| file.grant <= write.grant);
+        match file {
+            Some(file) => {
+                file.recalled = file.recalled.max(Some(write.grant));
+                let of_file = HeldWrite { grant: file.grant, ..write };
+                self.end_if_recalled(of_file);
             }
-            None => {
-                self.creating.remove(&write.grant); // keeps WL3
-                self.returned.insert(write);
-            }
+            None => self.give_back(write),
         }
+    }
+
+    /// It is not held. A create with such a number may be of this inode: nobody knows before its answer, which then means nothing.
+    fn give_back(&mut self, write: HeldWrite) {
+        self.creating.retain(|creating| *creating > write.grant); // keeps WL3
+        self.returned.insert(write);
     }
 
     /// Gives back what nobody has used for `age` and has nothing buffered, and what is too much.
     pub(super) fn return_idle(&mut self, now: Duration, age: Duration, is_clean: impl Fn(InodeId) -> bool) {
-        let unused = |file: &File| file.stage == Stage::Held && file.holds == 0 && !file.is_recalled;
-        let mut idle: Vec<(Duration, HeldWrite)> = Vec::new();
-        for (inode, file) in self.files.iter().filter(|(_, file)| unused(file)) {
-            idle.push((file.used, HeldWrite { inode: *inode, grant: file.grant }));
-        }
+        let unused = self.files.iter().filter(|(_, file)| file.is_unused());
+        let mut idle: Vec<(Duration, InodeId)> = unused.map(|(inode, file)| (file.used, *inode)).collect();
         idle.sort_unstable();
         let too_many = self.files.len().saturating_sub(HELD_MANY);
-        for (number, (used, write)) in idle.into_iter().enumerate() {
+        for (number, (used, inode)) in idle.into_iter().enumerate() {
             let is_old = now.saturating_sub(used) >= age;
-            if number < too_many || (is_old && is_clean(write.inode)) {
-                self.recall(write);
+            if number < too_many || (is_old && is_clean(inode)) {
+                self.return_unused(inode);
             }
+        }
+    }
+
+    /// Gives back what nobody has open any more, unless it is being used.
+    pub(super) fn return_unused(&mut self, inode: InodeId) {
+        if let Some(file) = self.files.get(&inode).filter(|file| file.is_unused()) {
+            self.recall(HeldWrite { inode, grant: file.grant });
         }
     }
 
@@ -333,14 +360,18 @@ impl State {
 
     /// What was written under it is committed, or lost and noted.
     pub(super) fn flushed(&mut self, write: HeldWrite) {
-        if self.of(write).is_some_and(|file| file.stage == Stage::Returning) {
-            self.files.remove(&write.inode); // before it is sent: keeps WL5
-            self.returned.insert(write);
-        }
+        let Some(file) = self.of(write).filter(|file| file.stage == Stage::Returning) else { return };
+        let grant = file.recalled.unwrap_or(write.grant);
+        self.files.remove(&write.inode); // before it is sent: keeps WL5
+        self.give_back(HeldWrite { inode: write.inode, grant });
     }
 
+    /// Nothing while an attachment is on its way, which may name them (WL5).
     pub(super) fn take_returned(&mut self) -> Vec<HeldWrite> {
-        std::mem::take(&mut self.returned).into_iter().collect()
+        match self.is_attached {
+            true => std::mem::take(&mut self.returned).into_iter().collect(),
+            false => Vec::new(),
+        }
     }
 
     /// The leader was not told.
@@ -362,14 +393,13 @@ impl State {
 
     /// The question stands.
     pub(super) fn is_asked(&self, write: HeldWrite) -> bool {
-        self.files.get(&write.inode).is_some_and(|file| {
-            file.grant == write.grant && matches!(file.stage, Stage::Opening | Stage::Acquiring)
-        })
+        let file = self.files.get(&write.inode);
+        file.is_some_and(|file| file.grant == write.grant && file.stage == Stage::Acquiring)
     }
 
     /// Nobody else writes the file, and this client shows what it has written.
     pub(super) fn is_held(&self, inode: InodeId) -> bool {
-        self.files.get(&inode).is_some_and(|file| matches!(file.stage, Stage::Held | Stage::Returning))
+        self.files.get(&inode).is_some_and(|file| file.stage != Stage::Acquiring)
     }
 
     #[cfg(test)]

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use dfs_proto::ids::{Attachment, InodeId, SessionId};
+use dfs_proto::ids::{Attachment, InodeId, SessionId, WriteGrant};
 use dfs_proto::meta::{HeldWrite, WriteRecall};
 
 use crate::data::writes::state::{Decision, HELD_MANY, HELD_MAX, State};
-use crate::session::held::Bound;
+use crate::session::leases::Bound;
 
 const FILE: InodeId = InodeId(7);
 const SESSION: SessionId = SessionId(3);
@@ -32,17 +32,36 @@ fn attached() -> State {
 }
 
 fn ask(state: &mut State, inode: InodeId) -> HeldWrite {
-    match state.hold(inode, START) {
-        Decision::Ask(write) => write,
+    match state.hold(inode, START, None) {
+        Decision::Ask(ticket) => ticket.write,
         other => panic!("{other:?}"),
     }
+}
+
+/// A writer without a ticket.
+fn hold(state: &mut State, inode: InodeId, now: Duration) -> Option<HeldWrite> {
+    match state.hold(inode, now, None) {
+        Decision::Hold(write, session) => {
+            assert_eq!(session, SESSION);
+            Some(write)
+        }
+        Decision::Wait => None,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A writer that has asked, or has waited for the answer.
+fn take_turn(state: &mut State, write: HeldWrite) -> bool {
+    let held = state.hold(write.inode, START, Some(write.grant));
+    matches!(held, Decision::Hold(held, SESSION) if held == write)
 }
 
 /// It has been written once.
 fn holding() -> (State, HeldWrite) {
     let mut state = attached();
     let write = ask(&mut state, FILE);
-    assert_eq!(state.acquired(write, START), Some(SESSION));
+    state.acquired(write, START);
+    assert!(take_turn(&mut state, write));
     state.end_hold(write);
     (state, write)
 }
@@ -55,10 +74,10 @@ fn recall(state: &mut State, attachment: u64, write: HeldWrite) {
 fn what_was_asked_for_once_is_held_until_it_is_recalled_and_flushed() {
     let (mut state, write) = holding();
     for _ in 0..3 {
-        assert_eq!(state.hold(FILE, START), Decision::Hold(write, SESSION));
+        assert_eq!(hold(&mut state, FILE, START), Some(write));
     }
     recall(&mut state, 1, write);
-    assert_eq!(state.hold(FILE, START), Decision::Wait, "no hold begins any more");
+    assert_eq!(hold(&mut state, FILE, START), None, "no hold begins any more");
     assert!(!state.end_hold(write) && !state.end_hold(write));
     assert!(state.end_hold(write), "the last one has ended");
     assert_eq!(state.take_to_flush(), [write]);
@@ -70,15 +89,18 @@ fn what_was_asked_for_once_is_held_until_it_is_recalled_and_flushed() {
 }
 
 #[test]
-fn a_recall_that_overtakes_its_grant_leaves_time_for_one_write() {
+fn a_recall_that_overtakes_its_grant_leaves_time_for_one_write_of_everybody_who_waited() {
     let mut state = attached();
     let write = ask(&mut state, FILE);
-    assert_eq!(state.hold(FILE, START), Decision::Wait, "one question at a time");
+    let waits = |state: &mut State| matches!(state.hold(FILE, START, None), Decision::WaitWith(_));
+    assert!(waits(&mut state) && waits(&mut state), "one question at a time");
     recall(&mut state, 1, write);
     assert!(state.take_returned().is_empty());
-    assert_eq!(state.acquired(write, START), Some(SESSION));
-    assert_eq!(state.hold(FILE, START), Decision::Wait);
-    assert!(state.end_hold(write));
+    state.acquired(write, START);
+    assert_eq!(hold(&mut state, FILE, START), None, "who comes later waits for the next one");
+    assert!(take_turn(&mut state, write) && take_turn(&mut state, write));
+    assert!(!state.end_hold(write) && !state.end_hold(write), "one still waits for its turn");
+    state.leave(write);
     assert_eq!(state.take_to_flush(), [write]);
 }
 
@@ -89,74 +111,102 @@ fn a_recalled_question_that_is_given_up_is_given_back() {
     recall(&mut state, 1, write);
     state.given_up(write);
     assert_eq!(state.take_returned(), [write]);
-    assert_eq!(state.acquired(write, START), None, "its answer means nothing");
+    state.acquired(write, START);
+    assert!(state.all_held().is_empty(), "its answer means nothing");
 }
 
 #[test]
-fn what_an_open_or_a_create_asked_for_is_given_back_at_once_and_its_answer_means_nothing() {
+fn what_a_create_asked_for_is_given_back_at_once_and_its_answer_means_nothing() {
     let mut state = attached();
-    let opened = state.wish_to_open(FILE, START).unwrap();
-    assert_eq!(state.wish_to_open(FILE, START), None, "it is asked for");
-    recall(&mut state, 1, opened);
     let grant = state.wish_to_create().unwrap();
-    let created = HeldWrite { inode: InodeId(8), grant };
+    let created = HeldWrite { inode: FILE, grant };
     recall(&mut state, 1, created);
-    state.opened(opened, START);
-    state.created(grant, Some(created.inode), START);
+    assert_eq!(state.take_returned(), [created]);
+    state.created(grant, Some(FILE), START);
     assert!(state.all_held().is_empty());
-    let mut returned = state.take_returned();
-    returned.sort_by_key(|write| write.grant);
-    assert_eq!(returned, [opened, created]);
+}
+
+/// The file was found by its name, written and given back, before the answer to its create came.
+#[test]
+fn the_answer_to_a_create_that_comes_behind_a_later_return_of_its_file_means_nothing() {
+    let mut state = attached();
+    let grant = state.wish_to_create().unwrap();
+    let later = ask(&mut state, FILE);
+    state.acquired(later, START);
+    assert!(take_turn(&mut state, later));
+    recall(&mut state, 1, later);
+    state.end_hold(later);
+    state.flushed(later);
+    state.created(grant, Some(FILE), START);
+    assert!(state.all_held().is_empty());
 }
 
 #[test]
-fn opens_and_creates_bring_what_is_held() {
+fn a_create_brings_what_is_held() {
     let mut state = attached();
-    let opened = state.wish_to_open(FILE, START).unwrap();
-    state.opened(opened, START);
-    assert_eq!(state.hold(FILE, START), Decision::Hold(opened, SESSION));
     let grant = state.wish_to_create().unwrap();
-    state.created(grant, Some(InodeId(8)), START);
-    assert!(matches!(state.hold(InodeId(8), START), Decision::Hold(..)));
+    state.created(grant, Some(FILE), START);
+    assert_eq!(hold(&mut state, FILE, START), Some(HeldWrite { inode: FILE, grant }));
     let refused = state.wish_to_create().unwrap();
     state.created(refused, None, START);
-    assert!(matches!(state.hold(InodeId(9), START), Decision::Ask(_)));
+    ask(&mut state, InodeId(9));
+}
+
+/// The leader may know the last one only.
+#[test]
+fn a_recall_ends_what_has_its_number_or_a_lower_one_and_is_answered_with_its_own() {
+    let (mut state, write) = holding();
+    let later = HeldWrite { grant: WriteGrant(write.grant.0 + 1), ..write };
+    recall(&mut state, 1, later);
+    assert_eq!(state.take_to_flush(), [write]);
+    state.flushed(write);
+    assert_eq!(state.take_returned(), [later]);
 }
 
 #[test]
 fn what_is_not_held_is_given_back_at_once_and_another_grant_stays() {
     let (mut state, write) = holding();
-    let earlier = HeldWrite { inode: FILE, grant: dfs_proto::ids::WriteGrant(0) };
+    let earlier = HeldWrite { inode: FILE, grant: WriteGrant(0) };
     recall(&mut state, 1, earlier);
     assert_eq!(state.take_returned(), [earlier]);
-    assert_eq!(state.hold(FILE, START), Decision::Hold(write, SESSION));
+    assert_eq!(hold(&mut state, FILE, START), Some(write));
     recall(&mut state, 9, write);
     state.end_hold(write);
-    assert!(matches!(state.hold(FILE, START), Decision::Hold(..)), "of another attachment");
+    assert_eq!(hold(&mut state, FILE, START), Some(write), "it is of another attachment");
 }
 
 #[test]
 fn a_lapsed_lease_is_not_written_under_until_the_leader_has_answered() {
     let (mut state, write) = holding();
-    assert_eq!(state.hold(FILE, LAPSED), Decision::Wait);
+    assert_eq!(hold(&mut state, FILE, LAPSED), None);
     assert!(!state.is_valid(LAPSED));
     state.renewed(Attachment(7), LAPSED);
-    assert_eq!(state.hold(FILE, LAPSED), Decision::Wait, "of another attachment");
+    assert_eq!(hold(&mut state, FILE, LAPSED), None, "it is of another attachment");
     assert_eq!(attach(&mut state, 2, LAPSED), [write]);
-    assert_eq!(state.hold(FILE, LAPSED), Decision::Hold(write, SESSION), "as if nothing had been");
+    assert_eq!(hold(&mut state, FILE, LAPSED), Some(write), "as if nothing had been");
 }
 
 #[test]
 fn a_question_of_an_earlier_attachment_is_void_and_what_is_held_goes_on() {
     let (mut state, write) = holding();
     let asked = ask(&mut state, InodeId(8));
-    let opened = state.wish_to_open(InodeId(9), START).unwrap();
     let created = state.wish_to_create().unwrap();
     assert_eq!(attach(&mut state, 2, START), [write]);
-    assert_eq!(state.acquired(asked, START), None);
-    state.opened(opened, START);
+    state.acquired(asked, START);
     state.created(created, Some(InodeId(10)), START);
     assert_eq!(state.all_held(), [write]);
+}
+
+#[test]
+fn nothing_is_given_back_while_an_attachment_is_on_its_way() {
+    let (mut state, write) = holding();
+    state.attaching(bound(2));
+    state.return_unused(FILE);
+    state.take_to_flush();
+    state.flushed(write);
+    assert!(state.take_returned().is_empty(), "it names the lease");
+    state.attached(Attachment(2), START, Some(TERM));
+    assert_eq!(state.take_returned(), [write]);
 }
 
 #[test]
@@ -166,11 +216,11 @@ fn with_the_session_all_ends() {
     state.session_ended();
     state.flushed(write);
     assert!(state.take_to_flush().is_empty() && state.take_returned().is_empty());
-    assert_eq!(state.hold(FILE, START), Decision::Wait, "until the next one has attached");
+    assert_eq!(hold(&mut state, FILE, START), None, "until the next one has attached");
     let next = Bound { session: SessionId(4), attachment: Attachment(2) };
     assert!(state.attaching(next).is_empty());
     state.attached(Attachment(2), START, Some(TERM));
-    assert!(matches!(state.hold(FILE, START), Decision::Ask(asked) if asked.grant > write.grant));
+    assert!(ask(&mut state, FILE).grant > write.grant);
 }
 
 #[test]
@@ -178,7 +228,7 @@ fn a_leader_that_gives_none_lets_everybody_write() {
     let (mut state, _) = holding();
     state.attaching(bound(2));
     state.attached(Attachment(2), START, None);
-    assert_eq!(state.hold(FILE, LAPSED), Decision::Free);
+    assert!(matches!(state.hold(FILE, LAPSED, None), Decision::Free));
     assert!(state.is_valid(LAPSED) && !state.is_held(FILE));
     assert_eq!(state.wish_to_create(), None);
 }
@@ -198,10 +248,10 @@ fn what_is_not_used_and_clean_is_given_back_and_so_is_the_oldest_of_too_many() {
     for number in 0..HELD_MAX as u64 {
         let write = ask(&mut state, InodeId(1000 + number));
         state.acquired(write, START + Duration::from_millis(number));
-        state.end_hold(write);
+        state.leave(write);
     }
-    assert_eq!(state.hold(FILE, START), Decision::Wait, "there is no room");
-    assert_eq!(state.wish_to_open(FILE, START), None);
+    assert_eq!(hold(&mut state, FILE, START), None, "there is no room");
+    assert_eq!(state.wish_to_create(), None);
     state.return_idle(START, Duration::MAX, |_| false);
     let oldest = state.take_to_flush();
     assert_eq!(oldest.len(), HELD_MAX - HELD_MANY);

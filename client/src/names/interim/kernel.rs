@@ -1,4 +1,4 @@
-//! V1, V2 and V3: how long the kernel's caches, and what goes past them, may use an answer.
+//! V1 and V2: how long the kernel's caches, and what goes past them, may use an answer.
 
 use std::time::Duration;
 
@@ -17,10 +17,6 @@ const DIRECTORY_NAME_TIMEOUT: Duration = Duration::from_millis(50);
 /// look-up can be outdated by this: `fstat`, and cached reads of a file that was open before (see
 /// docs/measurements.md and SEMANTICS.md).
 pub const ATTR_TIMEOUT: Duration = Duration::from_millis(50);
-
-/// V3. The kernel asks for no attributes before a direct read, nor before an append. Within this time the client does not ask
-/// either. It is as long as [`ATTR_TIMEOUT`], so that a direct read is no older than any other.
-pub const SIZE_TIMEOUT: Duration = ATTR_TIMEOUT;
 
 /// V1 and V2 for a volume whose cluster does not answer. The kernel gets a placeholder, which it must not keep.
 pub const UNKNOWN_TIMEOUT: Duration = Duration::ZERO;
