@@ -2,6 +2,16 @@
 
 use std::time::Duration;
 
+/// What survives when a client dies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// What fsync(2) returned for; the rest is committed after `commit_interval`, or when somebody asks for it.
+    #[default]
+    Fsync,
+    /// What close(2) returned for, too.
+    Operation,
+}
+
 /// How a client finds the federation, and what it may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientConfig {
@@ -16,6 +26,9 @@ pub struct ClientConfig {
     pub connect_timeout: Duration,
     /// The most bytes of all files that are written and not committed. Writers wait while it is reached (P1.6).
     pub session_memory_bytes: u64,
+    /// Written bytes are committed after this time, also if nobody asks for it.
+    pub commit_interval: Duration,
+    pub durability: Durability,
     /// How many copies this client's bytes get; 0 is the cluster's default.
     pub copies: u32,
 }
@@ -29,6 +42,8 @@ impl Default for ClientConfig {
             data_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(2),
             session_memory_bytes: 256 << 20,
+            commit_interval: Duration::from_secs(1),
+            durability: Durability::Fsync,
             copies: 0,
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! There are two faces. A mount uses [`inode`]: operations on inode numbers, and open files. A gateway uses [`path`]: operations
 //! on paths. Operations on names and attributes are answered by the leader of one cluster and are durable when they return;
-//! each happens once, however often it had to be sent. An open [`File`](inode::File) buffers what is written, and makes it
-//! durable and visible to others by `flush` (at close, and after a while) and `sync`. Every call has a deadline.
+//! each happens once, however often it had to be sent. An open [`File`](inode::File) buffers what is written while this
+//! client holds Write of the file, and makes it durable by `sync`, after a while, and when another client asks for the file. Every call has a deadline.
 //!
 //! # The floors
 //!
@@ -24,9 +24,11 @@
 //!
 //! To where its bytes are durable and visible, in the order in which they get there:
 //!
-//! 1. `File::write_at` (`data/file`) checks the size, reserves memory, and lays the bytes into the buffer of the inode
-//!    (`NodeState::write`, `data/node`; `data/buffer`). From here on this client shows them.
-//! 2. `Core::send` (`data/flush`), when a run is full, or `Core::flush`, by `flush` and `sync`, finds the runs (bytes that follow
+//! 1. `File::write_at` (`data/writing`) checks the size, waits for Write of the file (`Writes::hold`, `data/writes`), reserves memory, and
+//!    lays the bytes into the buffer of the inode (`NodeState::write`, `data/node`; `data/buffer`). From here on this client shows
+//!    them, and whoever else asks for the file has them committed first.
+//! 2. `Core::send` (`data/flush`), when a run is full, or `Core::flush`, by `sync`, by the background, or because the leader wants the
+//!    file back (`data/writes/returning`), finds the runs (bytes that follow
 //!    each other) that were not sent yet: `place_below`.
 //! 3. `ChunkWriter::append` (`data/writer`) chooses a chunk of the file's volume. `ChunkStream` (`data/stream`) sends the bytes to
 //!    its primary, which passes them on to the other replicas.
@@ -42,6 +44,12 @@
 //! `File::set_lock` (`data/locks`) → `MetaClient::set_lock` (`session/locks`) asks the leader over the control connection
 //! (`session/control`). What the session holds is in `session/held`; the leader's side is in `metaserver/src/lib.rs`.
 //!
+//! # The way of a file from one writer to the next
+//!
+//! `Writes::hold` → `MetaClient::acquire` (`session/writes`) asks the leader, which pushes a recall to whoever holds the file:
+//! `session/pushes` → `Writes::recalled` → `Core::flush_recalled` (`data/writes/returning`) → `MetaClient::return_writes`. What is held is told
+//! with each attachment (`session/control`).
+//!
 //! # The way of a look-up that costs no request
 //!
 //! `Lookup` and `GetAttr` (`inode/lookup`) → `ClusterNames::read` (`names/cluster_names`) → `LeasedCopy::answer` (`names/copy`): what
@@ -52,7 +60,7 @@
 //!
 //! # Tests of the way of a write
 //!
-//! The test `a_write_is_seen_here_at_once_and_elsewhere_once_it_was_flushed` shows it with fakes, and with real processes, of which
+//! The test `a_write_is_seen_here_and_elsewhere_at_once` shows it with fakes, and with real processes, of which
 //! every one is killed, `what_fsync_and_close_returned_for_survives_the_death_of_every_process`.
 
 mod cluster;
@@ -70,6 +78,6 @@ mod fakes;
 #[cfg(test)]
 mod tests;
 
-pub use config::ClientConfig;
+pub use config::{ClientConfig, Durability};
 pub use error::ClientError;
 pub use names::{NoOuterCache, OuterCache, interim};

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
+use dfs_client::Durability;
 use thiserror::Error;
 
 /// Mounts a dfs federation.
@@ -28,8 +29,9 @@ pub(crate) struct Cli {
     #[arg(short = 'f', long)]
     pub(crate) foreground: bool,
 
-    /// Mount options as in fstab: ro, rw, dev, nodev, suid, nosuid, exec, noexec, atime, noatime [default:
-    /// rw,nodev,nosuid,exec,atime]. Those that only matter to mount(8), such as _netdev or x-…, are accepted.
+    /// Mount options as in fstab: ro, rw, dev, nodev, suid, nosuid, exec, noexec, atime, noatime, durability=fsync (a file is
+    /// committed at fsync, or a moment after it was written) or durability=operation (at each close, too) [default:
+    /// rw,nodev,nosuid,exec,atime,durability=fsync]. Those that only matter to mount(8), such as _netdev or x-…, are accepted.
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
     pub(crate) options: Vec<String>,
 
@@ -58,6 +60,10 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "MIB")]
     pub(crate) session_memory_mib: Option<u64>,
 
+    /// Milliseconds after which what was written is committed, if nobody asks for it before [default: 1000, min: 10]
+    #[arg(long, value_name = "MS")]
+    pub(crate) commit_interval_ms: Option<u64>,
+
     /// Copies of what is written through this mount; 0 is the cluster's default [default: 0]
     #[arg(long, value_name = "N")]
     pub(crate) copies: Option<u32>,
@@ -67,9 +73,11 @@ pub(crate) struct Cli {
     pub(crate) threads: Option<usize>,
 }
 
-/// What `-o` asks of the kernel.
+/// What `-o` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MountFlags {
+    /// `None`: as the configuration says.
+    pub(crate) durability: Option<Durability>,
     pub(crate) read_only: bool,
     pub(crate) devices: bool,
     pub(crate) set_uid: bool,
@@ -79,7 +87,14 @@ pub(crate) struct MountFlags {
 
 impl Default for MountFlags {
     fn default() -> MountFlags {
-        MountFlags { read_only: false, devices: false, set_uid: false, execute: true, access_times: true }
+        MountFlags {
+            durability: None,
+            read_only: false,
+            devices: false,
+            set_uid: false,
+            execute: true,
+            access_times: true,
+        }
     }
 }
 
@@ -105,6 +120,8 @@ impl MountFlags {
                 "noexec" => flags.execute = false,
                 "atime" => flags.access_times = true,
                 "noatime" => flags.access_times = false,
+                "durability=fsync" => flags.durability = Some(Durability::Fsync),
+                "durability=operation" => flags.durability = Some(Durability::Operation),
                 // These two are always on, and the rest is read by mount(8) and systemd only.
                 "allow_other" | "default_permissions" => {}
                 "" | "defaults" | "_netdev" | "auto" | "noauto" | "nofail" | "user" | "nouser" => {}
@@ -129,8 +146,10 @@ mod tests {
 
     #[test]
     fn options_of_fstab_are_understood_and_the_last_one_wins() {
-        let flags = MountFlags::parse("defaults,ro,suid,rw,_netdev,x-systemd.automount,noatime".split(','));
-        let expected = MountFlags { set_uid: true, access_times: false, ..MountFlags::default() };
+        let options = "defaults,ro,suid,rw,_netdev,x-systemd.automount,durability=operation,noatime";
+        let flags = MountFlags::parse(options.split(','));
+        let durability = Some(Durability::Operation);
+        let expected = MountFlags { durability, set_uid: true, access_times: false, ..MountFlags::default() };
         assert_eq!(flags, Ok(expected));
     }
 
@@ -138,5 +157,6 @@ mod tests {
     fn an_unknown_option_is_refused_by_name() {
         let error = MountFlags::parse(["ro", "kernel_cache"]).unwrap_err();
         assert!(error.to_string().contains("kernel_cache"), "{error}");
+        assert!(MountFlags::parse(["durability=never"]).is_err());
     }
 }

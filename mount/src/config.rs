@@ -3,12 +3,30 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use dfs_client::Durability;
 use dfs_net::config::{ConfigError, ConfigFile};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use thiserror::Error;
 
 use crate::cli::{Cli, MountFlags, UnknownOption};
+
+/// The values of `durability`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum DurabilityKey {
+    Fsync,
+    Operation,
+}
+
+impl From<DurabilityKey> for Durability {
+    fn from(key: DurabilityKey) -> Durability {
+        match key {
+            DurabilityKey::Fsync => Durability::Fsync,
+            DurabilityKey::Operation => Durability::Operation,
+        }
+    }
+}
 
 /// The section `[mount]`, key by key as in the file. A key that is not given is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -18,6 +36,8 @@ pub(crate) struct MountSection {
     data_timeout_ms: Option<u64>,
     connect_timeout_ms: Option<u64>,
     session_memory_mib: Option<u64>,
+    commit_interval_ms: Option<u64>,
+    durability: Option<DurabilityKey>,
     copies: Option<u32>,
     threads: Option<usize>,
 }
@@ -34,6 +54,8 @@ pub(crate) struct Settings {
     pub(crate) data_timeout: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) session_memory_bytes: u64,
+    pub(crate) commit_interval: Duration,
+    pub(crate) durability: Durability,
     pub(crate) copies: u32,
     /// How many threads take requests from the kernel.
     pub(crate) threads: usize,
@@ -59,6 +81,8 @@ pub(crate) enum SettingsError {
 /// Longer than any time-out that makes sense. It keeps sums of time-outs from overflowing.
 const TIMEOUT_MS_MAX: u64 = 3_600_000;
 const TIMEOUT_MS_MIN: u64 = 100;
+/// Below it, each write would soon be a commit of its own.
+const COMMIT_INTERVAL_MS_MIN: u64 = 10;
 /// Memory for the writes in flight of several files, each of 1 MiB.
 const SESSION_MEMORY_MIB_MIN: u64 = 16;
 const SESSION_MEMORY_MIB_MAX: u64 = 1 << 20;
@@ -95,10 +119,13 @@ impl Settings {
                 .map(Duration::from_millis)
         };
         let memory_mib = cli.session_memory_mib.or(section.session_memory_mib).unwrap_or(256);
+        let flags = MountFlags::parse(cli.options.iter().map(String::as_str))?;
+        let commit_interval_ms = cli.commit_interval_ms.or(section.commit_interval_ms).unwrap_or(1_000);
+        let durability = flags.durability.or(section.durability.map(Durability::from)).unwrap_or_default();
         let threads = cli.threads.or(section.threads).unwrap_or_else(default_threads);
         Ok(Settings {
             metaservers,
-            flags: MountFlags::parse(cli.options.iter().map(String::as_str))?,
+            flags,
             metadata_timeout: timeout(
                 "metadata_timeout_ms",
                 cli.metadata_timeout_ms,
@@ -118,6 +145,14 @@ impl Settings {
                 SESSION_MEMORY_MIB_MIN,
                 SESSION_MEMORY_MIB_MAX,
             )? << 20,
+            commit_interval: in_range(
+                "commit_interval_ms",
+                commit_interval_ms,
+                COMMIT_INTERVAL_MS_MIN,
+                TIMEOUT_MS_MAX,
+            )
+            .map(Duration::from_millis)?,
+            durability,
             copies: cli.copies.or(section.copies).unwrap_or(0),
             threads: in_range("threads", threads as u64, 1, THREADS_MAX as u64)? as usize,
         })
@@ -159,6 +194,19 @@ mod tests {
         assert_eq!(settings.data_timeout, Duration::from_millis(900));
         assert_eq!(settings.metadata_timeout, Duration::from_millis(700));
         assert_eq!(settings.connect_timeout, Duration::from_millis(2000));
+    }
+
+    #[test]
+    fn durability_is_an_option_or_a_key_and_its_default_is_fsync() {
+        let federation = ["--federation", "b:2"];
+        let durability = |arguments: &[&str], toml: &str| {
+            settings(&[&federation, arguments].concat(), toml).map(|settings| settings.durability).ok()
+        };
+        assert_eq!(durability(&[], ""), Some(Durability::Fsync));
+        let operation = "[mount]\ndurability = \"operation\"\ncommit_interval_ms = 20\n";
+        assert_eq!(durability(&[], operation), Some(Durability::Operation));
+        assert_eq!(durability(&["-o", "durability=fsync"], operation), Some(Durability::Fsync));
+        assert_eq!(durability(&[], "[mount]\ndurability = \"never\"\n"), None);
     }
 
     #[test]

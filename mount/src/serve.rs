@@ -134,6 +134,8 @@ async fn connect(
         data_timeout: settings.data_timeout,
         connect_timeout: settings.connect_timeout,
         session_memory_bytes: settings.session_memory_bytes,
+        commit_interval: settings.commit_interval,
+        durability: settings.durability,
         copies: settings.copies,
     };
     let connecting = async || format!("connect to the federation at {}", settings.metaservers.join(", "));

@@ -20,12 +20,14 @@ use crate::data::core::Core;
 use crate::data::memory::{ReadAheadBudget, SessionMemory};
 use crate::data::nodes::Nodes;
 use crate::data::writer::ChunkWriter;
+use crate::data::writes::Writes;
 use crate::error::Result;
 use crate::names::OuterCache;
 use crate::names::cluster_names::ClusterNames;
 use crate::names::copy::LeasedCopy;
 use crate::session::calls::MetaCalls;
 use crate::session::grpc::GrpcMeta;
+use crate::session::leases::Leases;
 use crate::session::meta::MetaClient;
 
 /// A client at one cluster. If it is dropped without a shutdown, its session expires.
@@ -45,7 +47,7 @@ impl ClusterClient {
         let own = SharedIdentity::new(Identity { role: Role::Client, id: 0, cluster: ClusterId::UNKNOWN });
         let (addresses, connect_timeout) = (config.metaservers.clone(), config.connect_timeout);
         let channel = || LeaderChannel::new(env.clone(), own.clone(), addresses.clone(), connect_timeout);
-        let calls = Arc::new(GrpcMeta::new(channel(), channel()));
+        let calls = Arc::new(GrpcMeta::new([channel(), channel(), channel()]));
         let transport = FrameTransport::new(env.clone(), own, connect_timeout);
         ClusterClient::assemble(config, env, (cluster, within), calls, (Arc::new(transport), outer)).await
     }
@@ -60,7 +62,9 @@ impl ClusterClient {
     ) -> Result<Arc<ClusterClient>> {
         let (name, deadline) = (config.name.clone(), config.metadata_timeout);
         let copy = LeasedCopy::new(env.clock.clone(), outer);
-        let (timeouts, leases) = ((deadline, within), copy.clone());
+        let writes = Writes::new(env.clock.clone());
+        let leases = Leases { reads: copy.clone(), writes: writes.clone() };
+        let timeouts = (deadline, within);
         let connected = MetaClient::connect(calls, env.clone(), leases, name, cluster, timeouts);
         let meta = Arc::new(connected.await?);
         let names = ClusterNames::new(meta.clone(), copy, &env);
@@ -82,6 +86,7 @@ impl ClusterClient {
             names,
             chunks,
             memory,
+            writes,
             chores,
         });
         core.start_tasks();

@@ -29,7 +29,7 @@ impl ClusterClient {
         self.commit_open(inode).await
     }
 
-    /// Commits what is buffered of an inode, if it is open here.
+    /// Commits what is buffered of an inode, whether it is open here or was closed.
     pub(crate) async fn commit_open(&self, inode: InodeId) -> Result<()> {
         match self.core.nodes.pin_open(inode) {
             Some(pin) => self.commit_whole(&pin.node).await,
@@ -42,6 +42,14 @@ impl ClusterClient {
     async fn commit_whole(&self, node: &Arc<Node>) -> Result<()> {
         self.core.flush(node).await?;
         let session = self.core.meta.session_id();
-        node.with(session, |state| state.unreported_failure()).map_or(Ok(()), Err)
+        let is_open = !self.core.nodes.is_last(node.inode);
+        let failure = node.with(session, |state| {
+            let failure = state.unreported_failure();
+            if !is_open {
+                state.failure_was_reported(); // by this operation
+            }
+            failure
+        });
+        failure.map_or(Ok(()), Err)
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use dfs_proto::error::MetaError;
+use dfs_proto::units::COMMIT_FILES_MAX;
 use futures::StreamExt;
 use tokio::time::timeout;
 
@@ -10,7 +11,7 @@ use crate::cluster::client::ClusterClient;
 use crate::session::retry::Deadline;
 
 /// Inodes that are flushed at the same time.
-const FLUSHES_MAX: usize = 16;
+const FLUSHES_MAX: usize = COMMIT_FILES_MAX;
 /// The part of the deadline that is kept for closing the session.
 const CLOSE_TIMEOUT_MAX: Duration = Duration::from_secs(2);
 

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use dfs_proto::units::{COMMIT_FILES_MAX, MIB};
 use futures::StreamExt;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
 use crate::data::core::Core;
@@ -12,18 +14,22 @@ use crate::data::node::Node;
 use crate::data::seen_through::SeenThrough;
 use crate::error::{ClientError, Result};
 
-/// What was written is committed after this time, even if nobody asks for it: a client that dies loses no more than
-/// that.
-const DIRTY_FOR_MAX: Duration = Duration::from_secs(10);
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Inodes that are flushed at the same time in the background.
-const FLUSHES_MAX: usize = 4;
+/// How often what is old is looked for, in the time after which it is old.
+const LOOKS: u32 = 4;
+const LOOK_EVERY_MIN: Duration = Duration::from_millis(10);
+const LOOK_EVERY_MAX: Duration = Duration::from_secs(1);
+/// Inodes that are flushed at the same time in the background: small files share appends, syncs, and a commit.
+const FLUSHES_MAX: usize = COMMIT_FILES_MAX;
+/// While the memory is half full, the oldest files are flushed until this much of it is on its way.
+const FLUSH_LEN_MAX: u64 = 32 * MIB;
 
 impl Core {
     pub(crate) fn start_tasks(self: &Arc<Core>) {
         self.start(|core| async move { core.meta.run_control().await });
         self.start(|core| async move { core.meta.run_cancels().await });
         self.start(|core| async move { core.meta.run_recalls().await });
+        self.start(|core| async move { core.run_recalled_writes().await });
+        self.start(|core| async move { core.run_returned_writes().await });
         self.start(|core| async move { core.chores.run(&core.names).await });
         self.start(|core| async move { core.run_flusher().await });
     }
@@ -44,25 +50,53 @@ impl Core {
         SeenThrough::new(self.tasks.clone(), working).await.unwrap_or_else(ends)
     }
 
-    /// Commits the oldest buffers while the memory is half full (P1.6), and those that are older than
-    /// [`DIRTY_FOR_MAX`].
+    /// Commits the oldest buffers while the memory is half full (P1.6), and those that are older than `commit_interval`.
     async fn run_flusher(self: Arc<Core>) {
+        let look_every = (self.config.commit_interval / LOOKS).clamp(LOOK_EVERY_MIN, LOOK_EVERY_MAX);
+        let places = Arc::new(Semaphore::new(FLUSHES_MAX));
         loop {
             tokio::select! {
                 () = self.memory.half_full() => {}
-                () = sleep(LOOK_EVERY) => {}
+                () = sleep(look_every) => {}
             }
             while self.memory.is_half_full() {
-                let mut dirty = self.dirty();
-                dirty.truncate(FLUSHES_MAX);
-                if dirty.is_empty() {
+                let oldest = self.oldest();
+                if oldest.is_empty() {
                     break;
                 }
-                self.flush_all(dirty).await;
+                self.flush_all(oldest).await;
             }
-            let old = self.dirty().into_iter();
-            let is_old = |(since, _): &(Instant, Arc<Node>)| since.elapsed() >= DIRTY_FOR_MAX;
-            self.flush_all(old.take_while(is_old).collect()).await;
+            self.return_idle_writes();
+            self.flush_old(&places);
+        }
+    }
+
+    /// Those that have been dirty for longest, as many as are worth a flush.
+    fn oldest(&self) -> Vec<Arc<Node>> {
+        let (session, mut len) = (self.meta.session_id(), 0);
+        let is_enough = |(_, node): &(Instant, Arc<Node>)| {
+            let is_enough = len >= FLUSH_LEN_MAX;
+            len += node.with(session, |state| state.buffer.dirty_bytes());
+            !is_enough
+        };
+        let oldest = self.dirty().into_iter().take(FLUSHES_MAX).take_while(is_enough);
+        oldest.map(|(_, node)| node).collect()
+    }
+
+    /// Begins to flush what is old. One that takes long holds back no other.
+    fn flush_old(self: &Arc<Core>, places: &Arc<Semaphore>) {
+        let is_old = |(since, _): &(Instant, Arc<Node>)| since.elapsed() >= self.config.commit_interval;
+        for (_, node) in self.dirty().into_iter().take_while(is_old) {
+            if node.flushing.try_lock().is_err() {
+                continue; // it is being flushed
+            }
+            let Ok(place) = places.clone().try_acquire_owned() else { return };
+            let (core, ended) = (self.clone(), self.ended.clone());
+            let flushing = async move {
+                core.flush_one(&node).await;
+                drop(place);
+            };
+            self.tasks.spawn(async move { ended.run_until_cancelled_owned(flushing).await });
         }
     }
 
@@ -74,14 +108,17 @@ impl Core {
         dirty
     }
 
-    /// Flushes these inodes. A failure stays with its inode, and the open files report it.
-    async fn flush_all(self: &Arc<Core>, dirty: Vec<(Instant, Arc<Node>)>) {
-        let flushes = dirty.into_iter().map(|(_, node)| async move {
-            if !self.nodes.is_orphan(node.inode) || self.memory.is_half_full() {
-                let _ = self.flush(&node).await;
-            }
-            self.nodes.forget_if_closed(node.inode);
-        });
+    async fn flush_all(self: &Arc<Core>, nodes: Vec<Arc<Node>>) {
+        let flushes = nodes.into_iter().map(|node| async move { self.flush_one(&node).await });
         futures::stream::iter(flushes).buffer_unordered(FLUSHES_MAX).collect::<()>().await;
+    }
+
+    /// A failure stays with its inode, and the open files report it, or the next one that is opened.
+    async fn flush_one(self: &Arc<Core>, node: &Arc<Node>) {
+        if !self.nodes.is_orphan(node.inode) || self.memory.is_half_full() {
+            let _ = self.flush(node).await;
+        }
+        self.nodes.forget_if_closed(node.inode);
+        self.return_unused_write(node.inode);
     }
 }

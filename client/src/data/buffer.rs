@@ -91,26 +91,6 @@ impl WriteBuffer {
         self.pieces.last_key_value().map(|(start, piece)| start + piece.len())
     }
 
-    /// The same, of the pieces that start before `at`.
-    pub(crate) fn end_before(&self, at: u64) -> Option<u64> {
-        self.pieces.range(..at).next_back().map(|(start, piece)| start + piece.len())
-    }
-
-    /// Where the first piece from `at` on starts.
-    pub(crate) fn start_from(&self, at: u64) -> Option<u64> {
-        self.pieces.range(at..).next().map(|(start, _)| *start)
-    }
-
-    /// Moves everything behind `from` so that it begins at `to`, behind all that stays. No piece lies across `from`.
-    pub(crate) fn shift(&mut self, from: u64, to: u64) {
-        let moved = |offset: u64| to + (offset - from);
-        let pieces = self.pieces.split_off(&from);
-        self.pieces.extend(pieces.into_iter().map(|(start, piece)| (moved(start), piece)));
-        for run in self.runs.values_mut().filter(|run| run.offset >= from) {
-            run.offset = moved(run.offset);
-        }
-    }
-
     /// How many bytes of the file are buffered.
     pub(crate) fn dirty_bytes(&self) -> u64 {
         self.piece_bytes
@@ -384,27 +364,6 @@ mod tests {
         buffer.forget(RunId(end.0 - 1));
         assert_eq!(shown(&buffer, 4), [None, Some(b'b'), Some(b'b'), None]);
         assert_eq!(buffer.dirty_bytes(), 2);
-    }
-
-    #[test]
-    fn what_is_shifted_begins_elsewhere_and_what_lies_before_it_stays() {
-        let mut buffer = WriteBuffer::default();
-        buffer.write(0, b"stays");
-        buffer.freeze_all();
-        buffer.write(5, b"sent");
-        buffer.freeze_all();
-        buffer.write(9, b"open");
-        assert_eq!((buffer.end_before(5), buffer.start_from(5)), (Some(5), Some(5)));
-        for (from, to) in [(5, 8), (8, 5), (5, 7)] {
-            buffer.shift(from, to);
-        }
-        let expected = b"stays\0\0sentopen".map(|byte| (byte != 0).then_some(byte));
-        assert_eq!(shown(&buffer, 15), expected);
-        let end = buffer.freeze_all();
-        let runs: Vec<_> = buffer.runs_below(end).map(|(_, run)| (run.offset, &run.data[..])).collect();
-        assert_eq!(runs, [(0, &b"stays"[..]), (7, b"sent"), (11, b"open")]);
-        buffer.forget(RunId(1));
-        assert_eq!(buffer.dirty_bytes(), 9);
     }
 
     proptest! {

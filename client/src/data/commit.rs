@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use dfs_proto::attr::InodeAttr;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{ChunkId, SessionId};
-use dfs_proto::meta::{Change, ChunkCommit, CommitExtents, FileCommit, MetaResult};
+use dfs_proto::meta::{Change, ChunkCommit, CommitExtents, FileCommit, HeldWrite, MetaResult};
 use dfs_proto::units::COMMIT_FILES_MAX;
 use tokio::sync::oneshot;
 
@@ -29,6 +29,8 @@ pub(crate) struct FilePart {
     pub(crate) session: SessionId,
     pub(crate) file: FileCommit,
     pub(crate) chunks: Vec<ChunkCommit>,
+    /// The lease under which it was written: a commit that arrives behind its return is refused.
+    pub(crate) written_under: Option<HeldWrite>,
 }
 
 struct Waiting {
@@ -92,7 +94,7 @@ impl Committer {
 
     async fn send(&self, mut batch: Vec<Waiting>) {
         while let Some(first) = batch.first() {
-            let result = self.request(first.part.session, request_of(&batch)).await;
+            let result = self.request(first.part.session, &batch).await;
             let error = match result {
                 Ok(attrs) => {
                     for (waiting, attr) in batch.drain(..).zip(attrs) {
@@ -118,16 +120,16 @@ impl Committer {
 
     /// Here bytes become durable and visible: the answer says that a majority of the metaservers has the commit on
     /// disk.
-    async fn request(&self, owner: SessionId, commit: CommitExtents) -> MetaResult<Vec<InodeAttr>> {
-        let files = commit.files.len();
-        let changed = self.names.change_of(owner, Change::CommitExtents(commit)).await?;
-        replies::committed(changed, files)
+    async fn request(&self, owner: SessionId, batch: &[Waiting]) -> MetaResult<Vec<InodeAttr>> {
+        let writes = batch.iter().filter_map(|waiting| waiting.part.written_under).collect();
+        let commit = Change::CommitExtents(request_of(batch));
+        replies::committed(self.names.commit_of(owner, commit, writes).await?, batch.len())
     }
 
     async fn send_each(&self, batch: Vec<Waiting>) {
         for waiting in batch {
             let alone = std::slice::from_ref(&waiting);
-            let result = self.request(waiting.part.session, request_of(alone)).await;
+            let result = self.request(waiting.part.session, alone).await;
             let first = result.map(|attrs| attrs.into_iter().next());
             let none = || MetaError::Internal { what: "a commit without an answer".to_owned() };
             let _ = waiting.answer.send(first.and_then(|attr| attr.ok_or_else(none)));

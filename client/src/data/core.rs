@@ -13,6 +13,7 @@ use crate::data::commit::Committer;
 use crate::data::memory::{ReadAheadBudget, SessionMemory};
 use crate::data::nodes::Nodes;
 use crate::data::writer::ChunkWriter;
+use crate::data::writes::Writes;
 use crate::names::cluster_names::ClusterNames;
 use crate::session::meta::MetaClient;
 
@@ -27,6 +28,7 @@ pub(crate) struct Core {
     pub(crate) committer: Arc<Committer>,
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) memory: Arc<SessionMemory>,
+    pub(crate) writes: Arc<Writes>,
     pub(crate) chores: Arc<Chores>,
     pub(crate) read_ahead: ReadAheadBudget,
     /// Cancelled when the client is shut down or dropped.

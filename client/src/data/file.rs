@@ -1,42 +1,34 @@
 //! One open file: reading, writing, flushing and closing.
 //!
-//! O1  A write that returned is seen by every read and `stat` of this client that starts later. `flush` and `sync`
-//!     return when all of it is durable on every replica and committed.
-//! O2  What another client closed before is seen by a read that bypasses the kernel's cache, as by all other reads; an
-//!     append lies behind it (N7 of `node`).
-//! O3  A failure to commit is reported once by each file that was open then: by its next write, flush or sync.
+//! O1  A write that returned is seen by every read and `stat` of any client that starts later (P6.1). `sync` returns when all of it
+//!     is durable on every replica and committed.
+//! O2  A close commits nothing of a file of which this client holds Write: whoever asks for the file has it committed, and the
+//!     background does so after a while (`commit_interval`). With [`Durability::Operation`] each close commits.
+//! O3  A failure to commit is reported once by each file that was open then: by its next write, flush or sync. If all were closed,
+//!     the next one that is opened reports it.
 //! O4  A lost lock is reported once by each open file through which it was set: by its next write, flush or sync, and until then by
 //!     every read (the kernel reads ahead, and drops the errors of that). With a failure to commit it is one report.
 //! O5  The cluster knows that the file is open, from before it was asked to open it (H6 of `held`) until the last close.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use dfs_proto::attr::{Caller, InodeAttr};
 use dfs_proto::ids::InodeId;
-use dfs_proto::meta::{Change, Read, SetAttr};
-use dfs_proto::units::{FILE_LEN_MAX, Offset};
-use tokio::time::{Instant, timeout};
+use dfs_proto::meta::Read;
+use dfs_proto::units::Offset;
 
+use crate::config::Durability;
 use crate::data::core::Core;
 use crate::data::node::{Node, NodeState};
 use crate::data::nodes::Pin;
 use crate::data::readahead::ReadAhead;
 use crate::error::{ClientError, Result};
-use crate::names::interim::SIZE_TIMEOUT;
 use crate::session::held::Opened;
 use crate::session::ranges::LockLoss;
 use crate::session::replies;
 use crate::session::retry::Deadline;
-
-/// The longest time for which an append asks where the end is. Its commit asks again.
-const END_ANSWER_MAX: Duration = Duration::from_secs(1);
-
-const SET_UID: u32 = 0o4000;
-const SET_GID: u32 = 0o2000;
-const GROUP_EXECUTE: u32 = 0o0010;
 
 /// The rights that a file is opened with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,10 +42,10 @@ pub struct OpenMode {
 /// One open file. If it is dropped without [`File::release`], the background commits what is buffered.
 pub struct File {
     pub(super) core: Arc<Core>,
-    node: Arc<Node>,
+    pub(super) node: Arc<Node>,
     /// Until the last close.
     pin: Mutex<Option<(Pin, Opened)>>,
-    mode: OpenMode,
+    pub(super) mode: OpenMode,
     /// How many failures of the inode this file has reported, or came before it was opened.
     reported: AtomicU64,
     /// Whether a lock that was set through this file is lost (O4).
@@ -64,8 +56,8 @@ pub struct File {
 impl File {
     pub(crate) fn new(core: Arc<Core>, (pin, opened): (Pin, Opened), mode: OpenMode) -> Arc<File> {
         let node = pin.node.clone();
-        let (failures, _) = node.with(core.meta.session_id(), |state| state.failure());
-        let reported = AtomicU64::new(failures);
+        let reported = node.with(core.meta.session_id(), |state| state.reported_failures());
+        let reported = AtomicU64::new(reported);
         Arc::new(File {
             core,
             node,
@@ -85,7 +77,7 @@ impl File {
         self.mode
     }
 
-    fn look<T>(&self, look: impl FnOnce(&mut NodeState) -> T) -> T {
+    pub(super) fn look<T>(&self, look: impl FnOnce(&mut NodeState) -> T) -> T {
         self.node.with(self.core.meta.session_id(), look)
     }
 
@@ -114,8 +106,12 @@ impl File {
         }
     }
 
-    /// Reads up to the end of the file that is known.
+    /// Who holds Write of the file knows what it is; others ask, and whoever holds it commits first (P6.1).
     async fn read_known(&self, offset: Offset, len: u64) -> Result<Bytes> {
+        let deadline = Deadline::after(self.core.config.data_timeout);
+        if !self.core.writes.is_held(self.inode(), deadline).await? {
+            self.ask_for_attr().await?;
+        }
         let size = self.look(|state| state.size());
         let (from, to) = (offset.0, offset.0.saturating_add(len).min(size));
         if from >= to {
@@ -128,107 +124,24 @@ impl File {
         Ok(bytes)
     }
 
-    /// The same for a reader for whom nobody has asked for the size before (O_DIRECT).
-    pub async fn read_direct(&self, offset: Offset, len: u64) -> Result<Bytes> {
-        self.ask_for_attr().await?; // from the client's own copy, under a lease
-        self.read_at(offset, len).await
-    }
-
     /// Asks the cluster for the attributes.
-    async fn ask_for_attr(&self) -> Result<()> {
-        let asked_at = Instant::now();
+    pub(super) async fn ask_for_attr(&self) -> Result<()> {
         let read = Read::GetAttr { inode: self.inode() };
         let attr = replies::attr(self.core.names.read(&Caller::ROOT, read).await?)?;
-        self.look(|state| {
-            state.observe(&attr);
-            state.answered(asked_at);
-        });
+        self.look(|state| state.observe(&attr));
         Ok(())
     }
 
-    /// Finds out where the end is before an append, unless it is behind what was appended here before.
-    async fn ask_for_end(&self) -> Result<()> {
-        let is_known = |state: &mut NodeState| state.has_appended() || !state.is_old(SIZE_TIMEOUT);
-        if !self.look(is_known) {
-            match timeout(END_ANSWER_MAX, self.ask_for_attr()).await {
-                Ok(Err(ClientError::Unavailable { .. })) | Err(_) => {} // its commit will ask again
-                Ok(answered) => answered?,
-            }
-        }
-        if self.look(|state| state.is_outgrown()) {
-            self.noting(self.core.move_behind(&self.node).await)?;
-        }
-        Ok(())
-    }
-
-    /// Buffers the bytes, and sends long runs meanwhile. It waits while the session's memory is full.
-    pub async fn write_at(&self, caller: &Caller, offset: Offset, data: &[u8]) -> Result<()> {
-        self.put(caller, Some(offset), data).await.map(drop)
-    }
-
-    /// O_APPEND: puts the bytes at the end of the file, and returns where that was. Appends of several processes on
-    /// this client never overlap, neither with each other nor with what another client closed before.
-    pub async fn append(&self, caller: &Caller, data: &[u8]) -> Result<Offset> {
-        self.put(caller, None, data).await
-    }
-
-    async fn put(&self, caller: &Caller, at: Option<Offset>, data: &[u8]) -> Result<Offset> {
-        if !self.mode.write {
-            return Err(ClientError::NotOpenFor { inode: self.inode(), wanted: "writing" });
-        }
-        self.report()?;
-        let len = data.len() as u64;
-        let fits = |offset: u64| offset.checked_add(len).is_some_and(|end| end <= FILE_LEN_MAX);
-        if !fits(at.map_or(0, |offset| offset.0)) {
-            return Err(ClientError::FileTooLarge);
-        }
-        if at.is_none() {
-            self.ask_for_end().await?;
-        }
-        self.kill_privileges(caller).await?;
-        let deadline = Deadline::after(self.core.config.data_timeout);
-        let room = self.core.memory.reserve(len, deadline).await?;
-        let now = self.core.meta.cluster_now();
-        let written = self.look(|state| {
-            let offset = at.map_or_else(|| state.append_end(), |offset| offset.0);
-            let kills = !caller.is_root();
-            let has_full = match at {
-                _ if !fits(offset) => return Err(ClientError::FileTooLarge),
-                _ if len == 0 => false,
-                Some(_) => state.write(offset, data, now, kills),
-                None => state.append(data, now, kills),
-            };
-            Ok((Offset(offset), has_full))
-        });
-        drop(room); // what the buffer really took is counted now
-        let (offset, has_full) = written?;
-        if has_full {
-            self.noting(self.core.send(&self.node).await)?;
-        }
-        Ok(offset)
-    }
-
-    /// A write by a user other than root clears set-uid and set-gid, and `stat` shows it at once.
-    async fn kill_privileges(&self, caller: &Caller) -> Result<()> {
-        let is_set =
-            |mode: u32| mode & SET_UID != 0 || mode & (SET_GID | GROUP_EXECUTE) == SET_GID | GROUP_EXECUTE;
-        if caller.is_root() || !self.look(|state| state.base().is_some_and(|base| is_set(base.mode))) {
-            return Ok(());
-        }
-        let set =
-            SetAttr { inode: self.inode(), by_handle: true, kill_privileges: true, ..SetAttr::default() };
-        let changed = self.core.names.change(&Caller::ROOT, Change::SetAttr(set)).await?;
-        let done = replies::inode(changed)?;
-        self.look(|state| state.observe(&done.attr));
-        Ok(())
-    }
-
-    /// close(2): as [`File::sync`], except for a file without a name, which nobody can open again.
+    /// close(2): keeps O2. What was written to a file without a name is never committed for that: nobody can open it again.
     pub async fn flush(&self) -> Result<()> {
-        if self.core.nodes.is_orphan(self.inode()) {
+        if self.core.nodes.is_orphan(self.inode()) || self.is_committed_later() {
             return self.report();
         }
         self.sync().await
+    }
+
+    fn is_committed_later(&self) -> bool {
+        self.core.config.durability == Durability::Fsync && self.core.writes.has(self.inode())
     }
 
     /// fsync(2): everything written to the file until now, through whichever open file, is durable and visible.
@@ -237,16 +150,16 @@ impl File {
         self.report()
     }
 
-    /// The last close: commits what is left (pages that mmap wrote back), and releases a file without a name.
+    /// The last close: commits what is left (pages that mmap wrote back) as a close does, and releases a file without a name.
     ///
-    /// An error means that what was written after the last `close` is lost. No other call reports it.
+    /// An error means that what was written after the last `close` is lost.
     pub async fn release(&self) -> Result<()> {
         let inode = self.inode();
         let mut released = Ok(());
         if self.core.nodes.is_last(inode) {
             if self.core.nodes.is_orphan(inode) {
                 self.look(|state| state.drop_buffered());
-            } else {
+            } else if !self.is_committed_later() {
                 released = self.core.flush(&self.node).await;
             }
         }
@@ -256,11 +169,12 @@ impl File {
         }
         let pin = self.pin.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(pin);
+        self.core.return_unused_write(inode);
         released
     }
 
     /// Reports a failure that this file has not reported yet (O3), or a lost lock.
-    fn report(&self) -> Result<()> {
+    pub(super) fn report(&self) -> Result<()> {
         let lost_lock = self.report_lost_lock();
         let (failures, last) = self.look(|state| state.failure());
         if self.reported.swap(failures, Ordering::Relaxed) >= failures {
@@ -276,7 +190,7 @@ impl File {
     }
 
     /// Notes that this file reports a failure now, so that it does not report it again.
-    fn noting(&self, result: Result<()>) -> Result<()> {
+    pub(super) fn noting(&self, result: Result<()>) -> Result<()> {
         if result.is_err() {
             let (failures, _) = self.look(|state| {
                 state.failure_was_reported();

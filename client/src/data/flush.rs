@@ -48,28 +48,10 @@ impl Core {
             // What another flush is committing just now counts as clean only when it is committed.
             return Ok(());
         }
-        self.flush_if(node, |_| true).await
-    }
-
-    /// Moves what was appended behind what another client has written meanwhile, now that this is known (N7 of
-    /// `node`).
-    pub(crate) async fn move_behind(self: &Arc<Core>, node: &Arc<Node>) -> Result<(), ClientError> {
-        self.flush_if(node, NodeState::is_outgrown).await
-    }
-
-    /// Flushes if `is_wanted` says so once nothing of this inode is under way (F5).
-    async fn flush_if(
-        self: &Arc<Core>,
-        node: &Arc<Node>,
-        is_wanted: fn(&NodeState) -> bool,
-    ) -> Result<(), ClientError> {
         let (core, node) = (self.clone(), node.clone());
         let flushing = tokio::spawn(async move {
             let flushing = node.flushing.lock().await;
-            let flushed = match node.with(core.meta.session_id(), |state| is_wanted(state)) {
-                true => core.flush_locked(&node).await,
-                false => Ok(()),
-            };
+            let flushed = core.flush_locked(&node).await;
             drop(flushing);
             core.nodes.forget_if_closed(node.inode); // its last open file may be gone by now
             flushed
@@ -96,6 +78,11 @@ impl Core {
     /// Drops what was written under `session` and notes the failure (F3). If another session has taken its place, the
     /// bytes were dropped already (N5).
     fn fail(&self, node: &Node, session: SessionId, error: ClientError) -> ClientError {
+        let is_gone = matches!(error, ClientError::NotFound | ClientError::Stale);
+        if is_gone && self.nodes.is_unlinked(node.inode) {
+            node.with(self.meta.session_id(), NodeState::drop_buffered);
+            return error; // nobody can read it, and nobody is told
+        }
         tracing::warn!(inode = %node.inode, %error, "what was written cannot be committed and is dropped");
         node.with(self.meta.session_id(), |state| state.fail_of(session, error.clone()));
         error
@@ -181,20 +168,13 @@ impl Core {
 
     /// Commits the runs below `end`, which are all durable, in as few commits as they need.
     async fn commit_parts(&self, node: &Arc<Node>, session: SessionId, end: RunId) -> MetaResult<()> {
-        // The answer to a commit is as good as a question.
-        let mut must_ask = node.with(session, |state| state.has_appended());
         loop {
-            if must_ask || !node.with(session, |state| state.knows_next_commit()) {
-                let asked_at = Instant::now();
+            if !node.with(session, |state| state.knows_next_commit()) {
                 // For the cluster the question opens the file, which may be closed here already.
                 let _opened = self.meta.held.opening_to_flush(node.inode).await;
                 let open = Read::Open { inode: node.inode, mask: AccessMask::NONE };
                 let (attr, next) = replies::opened(self.names.read(&Caller::ROOT, open).await?)?;
-                node.with(session, |state| {
-                    state.learn_of_commits(session, &attr, next);
-                    state.answered(asked_at);
-                });
-                must_ask = false;
+                node.with(session, |state| state.learn_of_commits(session, &attr, next));
             }
             let Some(part) = node.with(session, |state| state.part(end)) else {
                 let is_done = node.with(session, |state| state.buffer.runs_below(end).next().is_none());

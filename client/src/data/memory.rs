@@ -63,6 +63,11 @@ impl SessionMemory {
         *self.used() == 0 && self.unreported.load(Ordering::Relaxed) == 0
     }
 
+    /// How many inodes have lost bytes that no open file has reported.
+    pub(crate) fn unreported(&self) -> usize {
+        self.unreported.load(Ordering::Relaxed)
+    }
+
     /// Whether an inode had, and has now, lost bytes that no open file has reported.
     pub(crate) fn unreported_moved(&self, before: bool, after: bool) {
         match (before, after) {
@@ -89,6 +94,12 @@ impl SessionMemory {
                 return Err(ClientError::Unavailable { what });
             }
         }
+    }
+
+    /// The same, if there is room now.
+    pub(crate) fn reserve_now(self: &Arc<SessionMemory>, bytes: u64) -> Option<Reservation> {
+        let bytes = bytes.min(self.capacity);
+        self.try_take(bytes).then(|| Reservation { memory: self.clone(), bytes })
     }
 
     fn try_take(&self, bytes: u64) -> bool {

@@ -2,12 +2,13 @@
 //!
 //! | file | what |
 //! |------|------|
-//! | `file`, `locks` | one open file; the locks that are set through it |
+//! | `file`, `writing`, `locks` | one open file; what is written through it; the locks that are set through it |
 //! | `node`, `nodes` | one inode, which all its open files share; the table of these |
 //! | `buffer`, `memory` | what was written and is not committed, and how much memory that takes |
 //! | `flush`, `commit` | from the buffer to the commit, of one file and of many in one request |
 //! | `writer`, `slots`, `stream` | where bytes go; the open chunks of a session; one of them |
 //! | `reader`, `readahead`, `extents`, `chunk` | from a range of a file to the bytes of chunks |
+//! | `writes` | which files this client may write: the leases on them, and how they are given back |
 //! | `core`, `background`, `seen_through`, `chores` | the parts put together, and the tasks that run beside callers |
 //!
 //! Uses `names` and `session`. Nobody below knows it.
@@ -31,3 +32,5 @@ pub(crate) mod seen_through;
 pub(crate) mod slots;
 pub(crate) mod stream;
 pub(crate) mod writer;
+pub(crate) mod writes;
+mod writing;

@@ -9,10 +9,6 @@
 //! N6  When a read has waited for its whole deadline in vain, the reads that follow soon have a short one: one
 //!     read(2) is several requests (read-ahead, the kernel's second try), and its caller gets one error, promptly
 //!     (promise 4).
-//! N7  What was appended (O_APPEND) lies at the end until it is committed: if another client made the file longer or
-//!     shorter meanwhile, it is moved before it is committed, and nothing of the other client's is overwritten. So
-//!     the cluster is asked for the size before each such commit. A commit of this client that may have happened is
-//!     never taken for another client's.
 //! Locks, in the order in which they are taken: `flushing`, `sending`, the table (`nodes`), `state` or the chores.
 //! The last three are never held over an `await`.
 
@@ -21,11 +17,10 @@ mod sending;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use dfs_proto::attr::{InodeAttr, Timestamp};
 use dfs_proto::ids::{InodeId, SessionId};
-use dfs_proto::meta::ChunkLocation;
+use dfs_proto::meta::{ChunkLocation, HeldWrite};
 use dfs_proto::units::ByteLen;
 use tokio::time::Instant;
 
@@ -42,7 +37,7 @@ pub(crate) struct Node {
     pub(crate) inode: InodeId,
     memory: Arc<SessionMemory>,
     state: Mutex<NodeState>,
-    /// Held during a commit, a truncation or a change of attributes, so that the changes of one inode stay in order.
+    /// Held during a flush, so that the commits of one inode stay in order.
     pub(crate) flushing: tokio::sync::Mutex<()>,
     /// Held while runs are sent, so that none is sent twice.
     pub(crate) sending: tokio::sync::Mutex<()>,
@@ -60,16 +55,14 @@ pub(crate) struct NodeState {
     kill_privileges: bool,
     places: BTreeMap<RunId, Place>,
     next_commit: Option<u64>,
+    /// The lease under which what is buffered was written. All of it is committed before the lease is given back.
+    written_under: Option<HeldWrite>,
     failures: u64,
     /// No open file has reported the last failure yet.
     is_unreported: bool,
     last_failure: Option<ClientError>,
     cache: ExtentCache,
     dirty_since: Option<Instant>,
-    /// Behind this position the buffer holds what was appended, and nothing else (N7).
-    appended: Option<u64>,
-    /// `base` is as new as an answer to a question that was asked at this time.
-    asked_at: Option<Instant>,
     /// A commit that has no answer: it may have happened.
     uncertain: Option<Arc<Part>>,
     /// When a read last waited for its whole deadline in vain (N6).
@@ -94,13 +87,12 @@ impl Node {
             kill_privileges: false,
             places: BTreeMap::new(),
             next_commit: None,
+            written_under: None,
             failures: 0,
             is_unreported: false,
             last_failure: None,
             cache: ExtentCache::default(),
             dirty_since: None,
-            appended: None,
-            asked_at: None,
             uncertain: None,
             unreachable_since: None,
         };
@@ -123,6 +115,11 @@ impl Node {
     /// The newest committed attributes that are known, whichever session they are of.
     pub(crate) fn base(&self) -> Option<InodeAttr> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).base.clone()
+    }
+
+    /// No open file has reported the last failure yet.
+    pub(crate) fn has_unreported_failure(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).is_unreported
     }
 
     /// Since when something is buffered; `None` if nothing is.
@@ -194,6 +191,11 @@ impl NodeState {
         }
     }
 
+    /// What is buffered is of this session.
+    pub(crate) fn is_of(&self, session: SessionId) -> bool {
+        self.session == session
+    }
+
     pub(crate) fn knows_next_commit(&self) -> bool {
         self.next_commit.is_some()
     }
@@ -204,6 +206,11 @@ impl NodeState {
         self.places.clear();
         self.uncertain = None;
         self.settle();
+    }
+
+    /// How many failures somebody has reported.
+    pub(crate) fn reported_failures(&self) -> u64 {
+        self.failures - u64::from(self.is_unreported)
     }
 
     /// The number of failures so far, and the last failure.
@@ -221,16 +228,6 @@ impl NodeState {
             self.cache.reset(merged.content_version);
         }
         self.base = Some(merged);
-    }
-
-    /// The node has taken in the answer to a question that was asked at this time.
-    pub(crate) fn answered(&mut self, asked_at: Instant) {
-        self.asked_at = self.asked_at.max(Some(asked_at));
-    }
-
-    /// The last question that was answered was asked longer than `age` ago.
-    pub(crate) fn is_old(&self, age: Duration) -> bool {
-        self.asked_at.is_none_or(|at| at.elapsed() > age)
     }
 
     /// What `stat` shows now (N1). `None` before any attributes are known.
@@ -260,51 +257,6 @@ impl NodeState {
 
     /// Buffers a write. True if there is something that can be sent.
     pub(crate) fn write(&mut self, offset: u64, data: &[u8], mtime: Timestamp, kills: bool) -> bool {
-        if self.appended.is_some_and(|from| from < offset + data.len() as u64) {
-            self.appended = None; // bytes that were written by their position stay there
-        }
-        self.lay(offset, data, mtime, kills)
-    }
-
-    /// Buffers an append behind everything (N7). True if there is something that can be sent.
-    pub(crate) fn append(&mut self, data: &[u8], mtime: Timestamp, kills: bool) -> bool {
-        let end = self.append_end();
-        if self.appended.is_none() {
-            self.buffer.freeze_all(); // so no piece lies across the end
-            self.appended = Some(end);
-        }
-        self.lay(end, data, mtime, kills)
-    }
-
-    /// The position of the next append.
-    pub(crate) fn append_end(&self) -> u64 {
-        let appended = self.appended.and_then(|_| self.buffer.end());
-        appended.unwrap_or_else(|| self.size())
-    }
-
-    pub(crate) fn has_appended(&self) -> bool {
-        self.appended.is_some()
-    }
-
-    /// The file has become longer since the appended bytes got their place.
-    pub(crate) fn is_outgrown(&self) -> bool {
-        let committed = self.base.as_ref().map_or(0, |base| base.size.0);
-        self.appended.is_some_and(|from| from < committed)
-    }
-
-    /// Moves what was appended to the end of the file (N7). No commit may be under way: `base` may show its effect on
-    /// the size already.
-    fn move_appended(&mut self) {
-        let Some(from) = self.appended else { return };
-        let committed = self.base.as_ref().map_or(0, |base| base.size.0);
-        let to = committed.max(self.buffer.end_before(from).unwrap_or(0));
-        if from != to {
-            self.buffer.shift(from, to);
-            self.appended = Some(to);
-        }
-    }
-
-    fn lay(&mut self, offset: u64, data: &[u8], mtime: Timestamp, kills: bool) -> bool {
         let has_full = self.buffer.write(offset, data);
         self.mtime = Some(mtime);
         self.kill_privileges |= kills;
@@ -330,12 +282,17 @@ impl NodeState {
         }
     }
 
+    /// Bytes are laid under this lease.
+    pub(crate) fn lies_under(&mut self, write: Option<HeldWrite>) {
+        self.written_under = write;
+    }
+
     fn settle(&mut self) {
         if self.buffer.is_empty() {
+            self.written_under = None;
             self.mtime = None;
             self.kill_privileges = false;
             self.dirty_since = None;
-            self.appended = None;
         } else if self.dirty_since.is_some() {
             self.dirty_since = Some(Instant::now());
         }

@@ -12,8 +12,11 @@ use dfs_proto::attr::InodeAttr;
 use dfs_proto::ids::{InodeId, SessionId};
 
 use crate::data::memory::SessionMemory;
-use crate::data::node::Node;
+use crate::data::node::{Node, NodeState};
 use crate::names::interim::closed::ClosedAttrs;
+
+/// Inodes that nobody has open and that are kept for a failure that nobody has reported.
+const UNREPORTED_MAX: usize = 1024;
 
 struct Entry {
     node: Arc<Node>,
@@ -21,6 +24,8 @@ struct Entry {
     pins: u32,
     /// The inode has no name left. It is released with the last pin.
     is_orphan: bool,
+    /// It had no pin when this client removed its last name, and is being flushed.
+    is_unlinked: bool,
 }
 
 /// The inodes of one session.
@@ -68,7 +73,7 @@ impl Nodes {
             if let Some(attr) = closed.reopened(inode) {
                 node.with(session, |state| state.observe(&attr));
             }
-            Entry { node, pins: 0, is_orphan: false }
+            Entry { node, pins: 0, is_orphan: false, is_unlinked: false }
         });
         entry.pins += 1;
         Pin { node: entry.node.clone(), nodes: self.clone() }
@@ -79,6 +84,11 @@ impl Nodes {
         let entry = table.open.get_mut(&inode)?;
         entry.pins += 1;
         Some(Pin { node: entry.node.clone(), nodes: self.clone() })
+    }
+
+    /// An inode that is open or kept here, or has something buffered.
+    pub(crate) fn get(&self, inode: InodeId) -> Option<Arc<Node>> {
+        self.table().open.get(&inode).map(|entry| entry.node.clone())
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Node>> {
@@ -110,8 +120,22 @@ impl Nodes {
         let mut table = self.table();
         match table.open.get_mut(&inode) {
             Some(entry) if entry.pins > 0 => entry.is_orphan = true,
-            Some(_) | None => (self.on_orphan)(inode),
+            Some(entry) => {
+                // Nobody can read what is buffered any more: it is dropped, now or when the flush under way has ended.
+                entry.is_unlinked = true;
+                if entry.node.flushing.try_lock().is_ok() {
+                    entry.node.with(SessionId(0), NodeState::drop_buffered);
+                    table.open.remove(&inode);
+                }
+                (self.on_orphan)(inode);
+            }
+            None => (self.on_orphan)(inode),
         }
+    }
+
+    /// Nobody had the inode open when this client removed its last name.
+    pub(crate) fn is_unlinked(&self, inode: InodeId) -> bool {
+        self.table().open.get(&inode).is_some_and(|entry| entry.is_unlinked)
     }
 
     /// The same for an inode that is being opened: its last pin releases it.
@@ -135,7 +159,8 @@ impl Nodes {
         let mut table = self.table();
         let Some(entry) = table.open.get(&inode) else { return };
         let is_dirty = entry.node.dirty_since().is_some();
-        if entry.pins > 0 || (is_dirty && !entry.is_orphan) {
+        let is_needed = is_dirty || (entry.node.has_unreported_failure() && self.has_room_for_failures());
+        if entry.pins > 0 || (is_needed && !entry.is_orphan && !entry.is_unlinked) {
             return;
         }
         let Some(entry) = table.open.remove(&inode) else { return };
@@ -146,6 +171,11 @@ impl Nodes {
         if entry.is_orphan {
             (self.on_orphan)(inode);
         }
+    }
+
+    /// A failure that nobody has reported stays with its inode (P6.4), unless there are too many.
+    fn has_room_for_failures(&self) -> bool {
+        self.memory.unreported() <= UNREPORTED_MAX
     }
 
     fn unpin(&self, inode: InodeId) {

@@ -11,8 +11,9 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, ClusterId, InodeId, SessionId, WaitId};
 use dfs_proto::lock::{LockAsk, LockReply, LockRequest};
 use dfs_proto::meta::{
-    Attach, Attached, ChangeRequest, Dropped, MetaResult, OpenSession, ReadRequest, RecallsDone,
-    RenewSession, ReplicaReport, SessionOpened, SessionRenewed, Shown,
+    Acquire, Acquired, Attach, Attached, ChangeRequest, Dropped, HeldWrite, MetaResult, OpenSession,
+    ReadRequest, RecallsDone, RenewSession, ReplicaReport, ReturnWrites, SessionOpened, SessionRenewed,
+    Shown,
 };
 use dfs_state::locks::{Grant, LockTable};
 use futures::FutureExt as _;
@@ -20,6 +21,7 @@ use tokio::time::sleep;
 
 use crate::fakes::leases::{Leases, Touched};
 use crate::fakes::metaserver::FakeMeta;
+use crate::fakes::writers::Writers;
 use crate::session::calls::{Answer, MetaCalls};
 
 /// A client's connection to the fake metaserver.
@@ -38,10 +40,13 @@ struct OfSession {
 pub(crate) struct Leader {
     pub(crate) locks: LockTable,
     pub(crate) leases: Leases,
+    pub(crate) writers: Writers,
     /// Recalls that are kept back.
     late: VecDeque<(SessionId, Push)>,
     /// Of the answer to a read, behind the pushes that come meanwhile.
     pub(crate) read_answer_delay: Duration,
+    /// Of the answer to a request for Write, behind the pushes that come meanwhile.
+    pub(crate) acquire_answer_delay: Duration,
     /// Of the answer to any change.
     pub(crate) change_answer_delay: Duration,
     attached: BTreeMap<SessionId, OfSession>,
@@ -55,6 +60,8 @@ pub(crate) struct Leader {
     pub(crate) lost_heartbeats: u32,
     /// Calls that say that recalls were handled.
     pub(crate) lost_recalled: u32,
+    /// Calls that give Write back.
+    pub(crate) lost_returns: u32,
     /// Lost with the connection.
     pub(crate) lost_pushes: u32,
     /// Of answers to requests for locks, behind the pushes that come with them.
@@ -131,6 +138,7 @@ impl Leader {
         self.locks = LockTable::default();
         self.parts.clear();
         self.leases = Leases::of_term(self.leases.term_ms);
+        self.writers.replace();
     }
 
     fn pushes(&mut self, grants: Vec<Grant>) -> Pushes {
@@ -151,6 +159,7 @@ impl Leader {
         self.attached.remove(&session);
         self.awaited.remove(&session);
         self.leases.forget(session);
+        self.writers.end(session);
         let grants = self.locks.end(session);
         deliver(self.pushes(grants));
     }
@@ -162,7 +171,7 @@ impl Leader {
     ) -> MetaResult<(Attached, Pushes)> {
         let (session, attachment) = (part.session, part.attachment);
         assert!(self.attachment(session).is_none_or(|last| last < attachment), "attachments ascend");
-        assert!(part.locks.len() + part.open.len() <= 10_000);
+        assert!(part.locks.len() + part.open.len() + part.writes.len() <= 10_000);
         self.attach_parts.push((part.locks.len(), part.open.len()));
         let parts = self.parts.entry(session).or_default();
         parts.retain(|earlier| earlier.attachment == attachment);
@@ -172,7 +181,8 @@ impl Leader {
         let more = part.more;
         parts.push(part);
         let read_term_ms = self.leases.term_ms;
-        let mut attached = Attached { lost: Vec::new(), term_ms: 10_000, read_term_ms, gives_writes: false };
+        let (term_ms, gives_writes) = (self.writers.term_ms, self.writers.gives);
+        let mut attached = Attached { lost: Vec::new(), term_ms, read_term_ms, gives_writes };
         if more {
             return Ok((attached, Pushes::new()));
         }
@@ -182,6 +192,7 @@ impl Leader {
         self.attached.insert(session, OfSession { attachment, open, pushes: handler });
         self.awaited.remove(&session);
         self.leases.forget(session);
+        self.writers.attach(session, parts.iter().flat_map(|part| part.writes.iter().copied()));
         let (lost, grants) = self.locks.attach(session, &locks);
         attached.lost = lost;
         Ok((attached, self.pushes(grants)))
@@ -232,8 +243,52 @@ impl Leader {
         if !asks || self.leases.term_ms == 0 {
             return Vec::new();
         }
-        self.leases.give(session, inodes);
-        inodes.to_vec()
+        let is_asked_for = |inode: &InodeId| self.writers.is_anybody_asking(*inode);
+        let inodes: Vec<InodeId> = inodes.iter().copied().filter(|inode| !is_asked_for(inode)).collect();
+        self.leases.give(session, &inodes);
+        inodes
+    }
+
+    /// Whether nobody else writes these; who does is asked for it.
+    pub(super) fn is_written_by_nobody_but(
+        &mut self,
+        session: SessionId,
+        inodes: impl IntoIterator<Item = InodeId>,
+    ) -> bool {
+        let others = self.writers.of_others(session, inodes);
+        for (holder, writes) in &others {
+            let Some(of) = self.attached.get(holder) else { continue };
+            let (attachment, handler) = (of.attachment, of.pushes.clone());
+            if let (Some(recall), Some(handler)) =
+                (self.writers.recall(*holder, attachment, writes.clone()), handler)
+            {
+                deliver(vec![(handler, convert::write_recall_to_push(&recall))]);
+            }
+        }
+        others.is_empty() && self.writers.awaited.is_empty()
+    }
+
+    /// Write of a file that nobody else uses, if the session asks for it under its present attachment.
+    pub(super) fn give_write(
+        &mut self,
+        session: SessionId,
+        attachment: Option<Attachment>,
+        write: HeldWrite,
+    ) -> bool {
+        let asks = attachment.is_some_and(|attachment| self.is_attached(session, attachment));
+        let inode = write.inode;
+        let others_have_it_open =
+            self.attached.iter().any(|(other, of)| *other != session && of.open.contains(&inode));
+        let is_free = self.writers.holder(inode).is_none()
+            && !self.writers.is_anybody_asking(inode)
+            && !others_have_it_open
+            && !self.leases.is_held_by_others(session, inode);
+        let gives = self.writers.gives && self.writers.may_grant() && asks && is_free;
+        if gives {
+            self.writers.grant(session, write);
+            self.leases.give(session, &[inode]);
+        }
+        gives
     }
 
     /// Recalls what others hold of what changes; and from `by` what it has not dropped under its present attachment.
@@ -339,6 +394,21 @@ impl MetaCalls for Connection {
         Ok(())
     }
 
+    async fn acquire(&self, acquire: Acquire, timeout: Duration) -> MetaResult<Acquired> {
+        self.require_leader(timeout).await?;
+        self.meta.acquire(acquire, timeout).await
+    }
+
+    async fn return_writes(&self, returned: ReturnWrites, timeout: Duration) -> MetaResult<()> {
+        self.require_leader(timeout).await?;
+        let leader = &mut self.meta.state().leader;
+        if take(&mut leader.lost_returns) {
+            return Err(away());
+        }
+        leader.writers.returned(returned.session, returned.writes);
+        Ok(())
+    }
+
     async fn close_session(&self, close: RenewSession, _timeout: Duration) -> MetaResult<()> {
         self.meta.close_session(close.session);
         Ok(())
@@ -348,8 +418,8 @@ impl MetaCalls for Connection {
         self.meta.change(request, dropped, timeout).await
     }
 
-    async fn read(&self, request: ReadRequest, _timeout: Duration) -> Shown {
-        self.meta.read(request).await
+    async fn read(&self, request: ReadRequest, timeout: Duration) -> Shown {
+        self.meta.read(request, timeout).await
     }
 
     async fn report(&self, report: ReplicaReport, _timeout: Duration) -> MetaResult<()> {

@@ -68,6 +68,10 @@ impl Leases {
         self.given.extend(inodes);
     }
 
+    pub(super) fn is_held_by_others(&self, session: SessionId, inode: InodeId) -> bool {
+        self.holders.get(&inode).is_some_and(|holders| holders.iter().any(|holder| *holder != session))
+    }
+
     /// What is recalled for a change of `asker`. It has dropped by itself what the change names, and these inodes behind names;
     /// `None`: it has dropped nothing.
     pub(super) fn recall(

@@ -21,7 +21,7 @@ use dfs_state::kv::{Kv as _, Snapshot, Txn};
 use dfs_state::read;
 use dfs_state::time::StateTime;
 use dfs_state::value::chunk::{ChunkRecord, ChunkState};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::fakes::leader::{Leader, away, pause};
 use crate::fakes::leases::Touched;
@@ -29,7 +29,7 @@ use crate::session::calls::Answer;
 
 const CLUSTER: ClusterId = ClusterId(77);
 /// Of every answer, so that requests overlap.
-const DELAY: Duration = Duration::from_millis(1);
+pub(super) const DELAY: Duration = Duration::from_millis(1);
 /// Replicas of a chunk.
 const COPIES: u32 = 2;
 
@@ -217,7 +217,7 @@ impl State {
         Timestamp { seconds: self.clock, nanos: 0 }
     }
 
-    fn view<T>(&self, look: impl FnOnce(&dyn Snapshot) -> T) -> T {
+    pub(super) fn view<T>(&self, look: impl FnOnce(&dyn Snapshot) -> T) -> T {
         look(&*self.kv.snapshot())
     }
 
@@ -290,7 +290,7 @@ impl State {
     }
 
     /// What a change alters.
-    fn touched(&self, change: &Change) -> Touched {
+    pub(super) fn touched(&self, change: &Change) -> Touched {
         let scope = change.scope();
         let find = |(directory, name): &NameIn| {
             self.view(|view| read::lookup(view, &Caller::ROOT, *directory, name)).ok().map(|attr| attr.inode)
@@ -341,7 +341,7 @@ impl State {
     }
 
     /// Answers a read, with leases on what is shown: not on the root directory, nor on what has no name.
-    fn shown(&mut self, request: &ReadRequest) -> Shown {
+    pub(super) fn shown(&mut self, request: &ReadRequest) -> Shown {
         let answered = self.read(request);
         let mut shown = request.read.scope().inodes;
         match &answered {
@@ -444,32 +444,52 @@ impl FakeMeta {
         sleep(DELAY).await;
         let (is_request_lost, is_answer_lost) = self.state().loses(&request.change);
         if let (Some(refused), Change::Create(_)) = (self.state().refuses_creates.clone(), &request.change) {
-            return Answer { answered: Err(refused), is_first_try: true };
+            return Answer { answered: Err(refused), is_first_try: true, writes: false };
         }
         self.hold(&request, &dropped).await;
+        if !self.wait_for_writers(&request, timeout).await {
+            return Answer { answered: Err(away()), is_first_try: true, writes: false };
+        }
         let is_create = matches!(request.change, Change::Create(_));
-        let result = (!is_request_lost).then(|| self.state().change(request, dropped));
+        let wish = dropped.clone();
+        let session = request.session;
+        let result = (!is_request_lost).then(|| {
+            let mut state = self.state();
+            let is_covered = state.require_written_under(&request, &dropped);
+            let result = is_covered.and_then(|()| state.change(request, dropped));
+            let writes = state.give_write_of_new(session, &result, wish);
+            (result, writes)
+        });
         let delay = self.state().leader.change_answer_delay;
         pause(delay).await;
         let delay = if is_create { self.state().leader.create_answer_delay } else { Duration::ZERO };
         pause(delay.min(timeout)).await;
         match result.filter(|_| !is_answer_lost && delay < timeout) {
-            Some(result) => Answer { answered: told(result), is_first_try: true },
+            Some((result, writes)) => Answer { answered: told(result), is_first_try: true, writes },
             None => {
                 sleep(timeout).await;
                 let result = Err(MetaError::Unavailable { what: "no answer in time".to_owned() });
-                Answer { answered: told(result), is_first_try: false }
+                Answer { answered: told(result), is_first_try: false, writes: false }
             }
         }
     }
 
-    pub(super) async fn read(&self, request: ReadRequest) -> Shown {
+    pub(super) async fn read(&self, request: ReadRequest, timeout: Duration) -> Shown {
+        let deadline = Instant::now() + timeout;
         sleep(DELAY).await;
-        let (shown, delay) = {
-            let mut state = self.state();
-            (state.shown(&request), state.leader.read_answer_delay)
-        };
-        pause(delay).await;
-        shown
+        loop {
+            let (shown, delay) = {
+                let mut state = self.state();
+                (state.shown_if_unwritten(&request), state.leader.read_answer_delay)
+            };
+            if let Some(shown) = shown {
+                pause(delay).await;
+                return shown;
+            }
+            if Instant::now() >= deadline {
+                return Shown::without_leases(Err(away()));
+            }
+            sleep(DELAY).await;
+        }
     }
 }

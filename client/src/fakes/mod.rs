@@ -5,6 +5,8 @@ pub(crate) mod clock;
 mod leader;
 mod leases;
 mod metaserver;
+mod writers;
+mod written;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

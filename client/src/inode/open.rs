@@ -7,7 +7,6 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Change, Create, Read, SetAttr};
 use dfs_proto::units::ByteLen;
-use tokio::time::Instant;
 
 use crate::cluster::client::ClusterClient;
 use crate::data::chores::Reopened;
@@ -40,7 +39,6 @@ impl AtOneCluster for Open {
         let opened = core.meta.held.opening(inode).await?;
         let read = if mode.read { AccessMask::READ } else { AccessMask::NONE };
         let write = if mode.write { AccessMask::WRITE } else { AccessMask::NONE };
-        let asked_at = Instant::now();
         let open = Read::Open { inode, mask: read.union(write) };
         let (attr, next_commit) = replies::opened(core.names.read(caller, open).await?)?;
         match core.chores.take_back(session, inode) {
@@ -53,7 +51,6 @@ impl AtOneCluster for Open {
             state.observe(&attr);
             state.learn_next_commit(session, next_commit);
         });
-        cluster.settled(&pin.node, asked_at).await;
         let file = File::new(core.clone(), (pin, opened), mode);
         if mode.truncate && mode.write {
             let size = Some(ByteLen(0));
@@ -105,16 +102,20 @@ enum Made {
 }
 
 async fn make(core: &Arc<Core>, caller: &Caller, create: Create, mode: OpenMode) -> Result<Made> {
-    let (asked_at, held) = (Instant::now(), &core.meta.held);
+    let held = &core.meta.held;
     core.meta.require_answering()?;
     held.require_room_to_create()?;
     let attachment = held.attachment();
-    let created = core.names.change(caller, Change::Create(create)).await.inspect_err(|error| {
-        if let MetaError::Unavailable { .. } = error {
-            held.may_have_created(attachment);
-        }
-    });
-    let created = replies::inode(created?)?;
+    let wish = mode.write.then(|| core.writes.creating()).flatten();
+    let grant = wish.as_ref().map(|wish| wish.grant());
+    let created =
+        core.names.change_wanting(caller, Change::Create(create), grant).await.inspect_err(|error| {
+            if let MetaError::Unavailable { .. } = error {
+                held.may_have_created(attachment);
+            }
+        });
+    let (created, writes) = created?;
+    let created = replies::inode(created)?;
     let inode = created.attr.inode;
     if created.existed {
         return Ok(Made::Existed(inode));
@@ -129,9 +130,11 @@ async fn make(core: &Arc<Core>, caller: &Caller, create: Create, mode: OpenMode)
     }
     pin.node.with(session, |state| {
         state.was_created(&created.attr);
-        state.answered(asked_at);
         state.learn_next_commit(session, created.next_commit);
     });
+    if let Some(wish) = wish {
+        wish.answered(writes.then_some(inode));
+    }
     let file = File::new(core.clone(), (pin, opened), mode);
     let attr = file.attr();
     Ok(Made::New(file, attr))

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use dfs_net::env::Env;
 use dfs_proto::attr::{Caller, InodeAttr};
-use dfs_proto::ids::{InodeId, SessionId};
-use dfs_proto::meta::{Change, Changed, MetaResult, Read, ReadReply};
+use dfs_proto::ids::{InodeId, SessionId, WriteGrant};
+use dfs_proto::meta::{Change, Changed, HeldWrite, MetaResult, Read, ReadReply};
 
 use crate::names::copy::LeasedCopy;
 use crate::names::interim::after_change::{AttrsAfterChange, ChangeUnderWay};
@@ -30,20 +30,49 @@ impl ClusterNames {
 
     /// A change that an application asked for. It happens once, however often it had to be sent.
     pub(crate) async fn change(&self, caller: &Caller, change: Change) -> MetaResult<Changed> {
-        let (under_way, changing) =
+        self.change_wanting(caller, change, None).await.map(|(changed, _)| changed)
+    }
+
+    /// The same for a create that opens, which may bring Write of the new file: then true.
+    pub(crate) async fn change_wanting(
+        &self,
+        caller: &Caller,
+        change: Change,
+        write: Option<WriteGrant>,
+    ) -> MetaResult<(Changed, bool)> {
+        let (under_way, mut changing) =
             (self.after_change.begin(&change), self.copy.changing(&change, &self.meta));
+        changing.sending.want(write);
         let answer = self.meta.change(caller, &change, &changing.sending).await;
         if let Ok((changed, _)) = &answer.answered {
             changing.executed(&change, changed);
         }
         changing.answered(&answer);
-        learn(under_way, answer)
+        let writes = answer.writes;
+        learn(under_way, answer).map(|changed| (changed, writes))
     }
 
     /// A change that belongs to `owner`, a session. It is refused once that session has ended.
     pub(crate) async fn change_of(&self, owner: SessionId, change: Change) -> MetaResult<Changed> {
-        let (_under_way, changing) =
+        self.commit_of(owner, change, Vec::new()).await
+    }
+
+    /// The same for a commit of what was written under these leases.
+    pub(crate) async fn commit_of(
+        &self,
+        owner: SessionId,
+        change: Change,
+        writes: Vec<HeldWrite>,
+    ) -> MetaResult<Changed> {
+        let bound = match writes.is_empty() {
+            true => None,
+            false => Some(self.meta.bound_of(owner).await?),
+        };
+        let (_under_way, mut changing) =
             (self.after_change.begin(&change), self.copy.changing(&change, &self.meta));
+        if let Some(bound) = bound {
+            changing.sending.write_under(bound.attachment, writes);
+        }
         let answer = self.meta.change_of(owner, change, &changing.sending).await;
         changing.answered(&answer);
         answer.answered.map(|(changed, _)| changed)

@@ -9,8 +9,9 @@ use dfs_proto::attr::InodeAttr;
 use dfs_proto::ids::ClusterId;
 use dfs_proto::lock::{LockReply, LockRequest};
 use dfs_proto::meta::{
-    Attach, Attached, ChangeRequest, Changed, Dropped, MetaResult, OpenSession, ReadRequest, RecallsDone,
-    RenewSession, ReplicaReport, SessionOpened, SessionRenewed, Shown,
+    Acquire, Acquired, Attach, Attached, ChangeRequest, Changed, Dropped, MetaResult, OpenSession,
+    ReadRequest, RecallsDone, RenewSession, ReplicaReport, ReturnWrites, SessionOpened, SessionRenewed,
+    Shown,
 };
 
 /// The answer to a change.
@@ -19,6 +20,8 @@ pub(crate) struct Answer {
     pub(crate) answered: MetaResult<(Changed, Vec<InodeAttr>)>,
     /// The request was sent once only, so a refusal means that nothing happened.
     pub(crate) is_first_try: bool,
+    /// The session holds Write of the file that the change made.
+    pub(crate) writes: bool,
 }
 
 /// Each call is repeated until it is answered or `timeout` is over; only then its answer is `Unavailable`.
@@ -33,6 +36,10 @@ pub(crate) trait MetaCalls: Send + Sync + 'static {
     async fn lock(&self, request: LockRequest, timeout: Duration) -> MetaResult<LockReply>;
     /// Tells the leader that recalls were handled; over the same connection.
     async fn recalled(&self, done: RecallsDone, timeout: Duration) -> MetaResult<()>;
+    /// Asks for Write of a file. It waits until whoever else holds something of the file has given it back.
+    async fn acquire(&self, acquire: Acquire, timeout: Duration) -> MetaResult<Acquired>;
+    /// Gives Write leases back; over the same connection as `attach`.
+    async fn return_writes(&self, returned: ReturnWrites, timeout: Duration) -> MetaResult<()>;
     /// What the leader sends unasked goes to this handler, on connections that are made from now on.
     fn handle_pushes(&self, handler: Arc<dyn PushHandler>);
     async fn close_session(&self, close: RenewSession, timeout: Duration) -> MetaResult<()>;

@@ -14,14 +14,14 @@ use std::time::Duration;
 
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::ClusterId;
-use dfs_proto::meta::{Attach, Attached, MetaResult, RecallsDone, RenewSession};
+use dfs_proto::meta::{Attach, Attached, HeldWrite, MetaResult, RecallsDone, RenewSession};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::session::held::Told;
 use crate::session::leases::Handled;
 use crate::session::meta::{MetaClient, REPORT_TIMEOUT};
 
-/// Locks and files that one part of an attachment names.
+/// Locks, files and Write leases that one part of an attachment names.
 const ATTACH_ITEMS_MAX: usize = 10_000;
 /// AT3.
 const ATTACH_PAUSE: Duration = Duration::from_millis(50);
@@ -70,17 +70,18 @@ impl MetaClient {
     /// Sends one heartbeat. If the session has ended, the next one is opened.
     async fn renew(&self) -> MetaResult<()> {
         let cluster = self.session().opened.cluster;
-        let sent = self.env.clock.boottime();
+        let (sent, sent_at) = (self.env.clock.boottime(), Instant::now());
         let heartbeat = self.held.begin_heartbeat();
         let (session, attachment) = (heartbeat.session, heartbeat.attachment);
         let renew = RenewSession { cluster, session, attachment, closed: heartbeat.closed };
         let answer = self.calls.renew(renew, self.control_timeout()).await;
-        self.note_heartbeat(&answer);
+        self.note_heartbeat(sent_at, &answer);
         match answer {
             Ok(renewed) => {
                 self.held.heartbeat_answered(attachment, renewed.is_attached);
                 if let Some(attachment) = attachment.filter(|_| renewed.is_attached) {
-                    self.leases.renewed(attachment, sent, renewed.recalls);
+                    self.leases.reads.renewed(attachment, sent, renewed.recalls);
+                    self.leases.writes.renewed(attachment, sent);
                 }
                 self.set_clock(renewed.now, sent);
                 self.calls.learn(cluster, &renewed.metaservers);
@@ -99,12 +100,15 @@ impl MetaClient {
         let Some(told) = self.held.begin_attach() else { return Ok(()) };
         let sent = self.env.clock.boottime();
         let (bound, locks, files) = (told.bound, told.locks.len(), told.open.len());
-        match self.send_parts(told).await {
+        let writes = self.leases.writes.attaching(bound);
+        match self.send_parts(told, writes).await {
             Ok(attached) => {
                 tracing::debug!(attachment = %bound.attachment, locks, files, "attached");
                 self.held.attached(bound, &attached.lost);
-                let term = Duration::from_millis(attached.read_term_ms);
-                self.leases.attached(bound.attachment, sent, term);
+                let read_term = Duration::from_millis(attached.read_term_ms);
+                self.leases.reads.attached(bound.attachment, sent, read_term);
+                let write_term = attached.gives_writes.then(|| Duration::from_millis(attached.term_ms));
+                self.leases.writes.attached(bound.attachment, sent, write_term);
                 Ok(())
             }
             Err(error) => {
@@ -122,31 +126,33 @@ impl MetaClient {
         }
     }
 
-    async fn send_parts(&self, told: Told) -> MetaResult<Attached> {
+    async fn send_parts(&self, told: Told, writes: Vec<HeldWrite>) -> MetaResult<Attached> {
         let mut attached = Attached { lost: Vec::new(), term_ms: 0, read_term_ms: 0, gives_writes: false };
-        for part in parts(self.session().opened.cluster, told) {
+        for part in parts(self.session().opened.cluster, told, writes) {
             let answered = self.calls.attach(part, self.control_timeout()).await?;
-            attached.lost.extend(answered.lost);
-            attached.read_term_ms = answered.read_term_ms;
+            let lost = [attached.lost, answered.lost].concat();
+            attached = Attached { lost, ..answered };
         }
         Ok(attached)
     }
 
     /// The next heartbeat is not held up for long.
-    fn control_timeout(&self) -> Duration {
+    pub(super) fn control_timeout(&self) -> Duration {
         self.heartbeat_interval().max(REPORT_TIMEOUT)
     }
 }
 
 /// At least one.
-fn parts(cluster: ClusterId, told: Told) -> Vec<Attach> {
+fn parts(cluster: ClusterId, told: Told, writes: Vec<HeldWrite>) -> Vec<Attach> {
     let Told { bound, locks, open } = told;
-    let (mut locks, mut open, mut parts) = (locks.into_iter(), open.into_iter(), Vec::new());
+    let (mut locks, mut open, mut writes) = (locks.into_iter(), open.into_iter(), writes.into_iter());
+    let mut parts = Vec::new();
     loop {
         let part_locks: Vec<_> = locks.by_ref().take(ATTACH_ITEMS_MAX).collect();
         let room = ATTACH_ITEMS_MAX - part_locks.len();
-        let part_open = open.by_ref().take(room).collect();
-        let more = locks.len() + open.len() > 0;
+        let part_open: Vec<_> = open.by_ref().take(room).collect();
+        let part_writes = writes.by_ref().take(room - part_open.len()).collect();
+        let more = locks.len() + open.len() + writes.len() > 0;
         parts.push(Attach {
             cluster,
             session: bound.session,
@@ -155,7 +161,7 @@ fn parts(cluster: ClusterId, told: Told) -> Vec<Attach> {
             more,
             locks: part_locks,
             open: part_open,
-            writes: Vec::new(),
+            writes: part_writes,
         });
         if !more {
             return parts;

@@ -10,13 +10,15 @@ use dfs_net::rpc::leader::LeaderChannel;
 use dfs_net::rpc::push::PushHandler;
 use dfs_net::rpc::unary::UnaryChannel;
 use dfs_net::services::meta_client::MetaClient;
+use dfs_proto::attr::AccessMask;
 use dfs_proto::convert;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::ClusterId;
 use dfs_proto::lock::{LockReply, LockRequest};
 use dfs_proto::meta::{
-    Attach, Attached, ChangeRequest, Dropped, MetaResult, OpenSession, ReadRequest, RecallsDone,
-    RenewSession, ReplicaReport, SessionOpened, SessionRenewed, Shown,
+    Acquire, Acquired, Attach, Attached, Change, ChangeRequest, Dropped, MetaResult, OpenSession, Read,
+    ReadRequest, RecallsDone, RenewSession, ReplicaReport, ReturnWrites, SessionOpened, SessionRenewed,
+    Shown,
 };
 use dfs_proto::wire;
 use tonic::{Code, Status};
@@ -28,12 +30,32 @@ pub(crate) struct GrpcMeta {
     calls: LeaderChannel,
     /// For what no other call may hold up (P4.5): it has connections of its own.
     control: LeaderChannel,
+    /// For what a flush needs (P4.5): no call over it waits for another client.
+    data: LeaderChannel,
 }
 
 impl GrpcMeta {
-    /// Both find the same members; they share no connection.
-    pub(crate) fn new(calls: LeaderChannel, control: LeaderChannel) -> GrpcMeta {
-        GrpcMeta { calls, control }
+    /// All find the same members; they share no connection.
+    pub(crate) fn new([calls, control, data]: [LeaderChannel; 3]) -> GrpcMeta {
+        GrpcMeta { calls, control, data }
+    }
+
+    fn for_change(&self, change: &Change) -> &LeaderChannel {
+        match change {
+            Change::CommitExtents(_)
+            | Change::OpenChunk(_)
+            | Change::SealChunk { .. }
+            | Change::ReleaseOrphans { .. } => &self.data,
+            _ => &self.calls,
+        }
+    }
+
+    fn for_read(&self, read: &Read) -> &LeaderChannel {
+        match read {
+            // A flush asks for the number of its commit: applications ask for a right.
+            Read::Open { mask, .. } if *mask == AccessMask::NONE => &self.data,
+            _ => &self.calls,
+        }
     }
 
     /// A call that is sent again only if a member has refused it because it does not lead. Else its outcome is unknown, and what
@@ -146,6 +168,30 @@ impl MetaCalls for GrpcMeta {
         self.control.call(timeout, call).await
     }
 
+    async fn acquire(&self, acquire: Acquire, timeout: Duration) -> MetaResult<Acquired> {
+        let message = convert::acquire_to_wire(&acquire);
+        let call = |channel| {
+            let message = message.clone();
+            async move {
+                let reply = client(channel).acquire(message).await?;
+                Ok(convert::acquired_from_wire(reply.into_inner()))
+            }
+        };
+        self.calls.call(timeout, call).await
+    }
+
+    async fn return_writes(&self, returned: ReturnWrites, timeout: Duration) -> MetaResult<()> {
+        let message = convert::return_writes_to_wire(&returned);
+        let call = |channel| {
+            let message = message.clone();
+            async move {
+                let reply = client(channel).return_writes(message).await?;
+                Ok(convert::refusal(reply.into_inner().error))
+            }
+        };
+        self.control.call(timeout, call).await
+    }
+
     async fn close_session(&self, close: RenewSession, timeout: Duration) -> MetaResult<()> {
         let message = convert::renew_to_wire(&close);
         let call = |channel| {
@@ -166,12 +212,14 @@ impl MetaCalls for GrpcMeta {
             let message = message.clone();
             async move {
                 let mut reply = client(channel).change(message).await?.into_inner();
-                let directories = convert::directories_from_wire(&mut reply);
-                Ok(convert::changed_from_wire(reply).map(|changed| (changed, directories)))
+                let (directories, writes) = (convert::directories_from_wire(&mut reply), reply.writes);
+                Ok(convert::changed_from_wire(reply).map(|changed| ((changed, directories), writes)))
             }
         };
-        let answered = self.calls.call(timeout, call).await;
-        Answer { answered, is_first_try: tries.load(Ordering::Relaxed) <= 1 }
+        let answered = self.for_change(&request.change).call(timeout, call).await;
+        let writes = matches!(answered, Ok((_, true)));
+        let is_first_try = tries.load(Ordering::Relaxed) <= 1;
+        Answer { answered: answered.map(|(answered, _)| answered), is_first_try, writes }
     }
 
     async fn read(&self, request: ReadRequest, timeout: Duration) -> Shown {
@@ -189,7 +237,8 @@ impl MetaCalls for GrpcMeta {
                 })
             }
         };
-        self.calls.call(timeout, call).await.unwrap_or_else(|error| Shown::without_leases(Err(error)))
+        let channel = self.for_read(&request.read);
+        channel.call(timeout, call).await.unwrap_or_else(|error| Shown::without_leases(Err(error)))
     }
 
     async fn report(&self, report: ReplicaReport, timeout: Duration) -> MetaResult<()> {
@@ -205,7 +254,7 @@ impl MetaCalls for GrpcMeta {
     }
 
     fn learn(&self, cluster: ClusterId, metaservers: &[String]) {
-        for channel in [&self.calls, &self.control] {
+        for channel in [&self.calls, &self.control, &self.data] {
             channel.bind_cluster(cluster);
             channel.learn(metaservers);
         }

@@ -37,7 +37,7 @@ use tokio::sync::{Notify, OwnedMutexGuard, oneshot};
 use tokio::time::timeout;
 
 use crate::error::{ClientError, Result};
-use crate::session::leases::ReadLeases;
+use crate::session::leases::{Bound, ReadLeases};
 use crate::session::opens::{OPEN_FILES_MAX, OpenFiles};
 use crate::session::ranges::{LockLoss, SetLock, SetRanges, as_held};
 
@@ -47,13 +47,6 @@ const ABANDONED_MAX: usize = 1024;
 const OPENING_MAX: Duration = Duration::from_secs(1);
 /// When there are more turns than this, those that nobody has are dropped.
 const TURNS_KEPT: usize = 1024;
-
-/// To what a request for a lock is bound (H2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Bound {
-    pub(super) session: SessionId,
-    pub(super) attachment: Attachment,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -244,7 +237,7 @@ impl Held {
     }
 
     /// Nobody knows what the leader has made of a request under this attachment (H1).
-    pub(super) fn doubt(&self, attachment: Attachment) {
+    pub(crate) fn doubt(&self, attachment: Attachment) {
         self.change(|state| {
             if state.phase == Phase::Attached(attachment) {
                 state.detach();
@@ -281,7 +274,7 @@ impl Held {
     }
 
     /// The present attachment, as soon as there is one.
-    pub(super) async fn bound(&self) -> Bound {
+    pub(crate) async fn bound(&self) -> Bound {
         loop {
             let moved = self.moved.notified();
             if let Some(bound) = self.bound_now() {

@@ -19,7 +19,8 @@ use futures::StreamExt;
 use tokio::time::{sleep, timeout};
 
 use crate::error::{ClientError, Result};
-use crate::session::held::{Abandoned, Bound, Held, InLine, Waited};
+use crate::session::held::{Abandoned, Held, InLine, Waited};
+use crate::session::leases::Bound;
 use crate::session::meta::MetaClient;
 use crate::session::ranges::LockLoss;
 

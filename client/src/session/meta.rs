@@ -6,7 +6,7 @@
 //!     happen.
 //! M2  The first request that is refused because its session has ended opens the next session; the others wait for
 //!     that.
-//! M3  When a request got no answer by its deadline, or no heartbeat did for as long, later requests of callers fail
+//! M3  When a request got no answer by its deadline (and no heartbeat after it did), or no heartbeat did for as long, later requests of callers fail
 //!     at once. This ends when a heartbeat, which goes on, is answered. Requests of a flush do not fail so: the bytes
 //!     they commit are worth waiting for.
 //! Every request ends by `metadata_timeout`. What the answers mean for names and open files is not known here.
@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use crate::session::calls::{Answer, MetaCalls};
 use crate::session::clock::ClusterClock;
 use crate::session::held::Held;
-use crate::session::leases::{ReadLeases, Sending};
+use crate::session::leases::{Leases, Sending};
 use crate::session::pushes::Pushes;
 use crate::session::recalls::HandledRecalls;
 use crate::session::requests::Session;
@@ -46,14 +46,16 @@ pub(crate) struct MetaClient {
     is_away: AtomicBool,
     /// When the first of the heartbeats that got no answer was sent.
     silent_since: Mutex<Option<Instant>>,
+    /// When the last heartbeat that got an answer was sent.
+    heard_since: Mutex<Option<Instant>>,
     current: Mutex<Arc<Session>>,
     /// Held while a session is opened (M2). Never taken with another lock.
     opening: tokio::sync::Mutex<()>,
     cluster_clock: Mutex<ClusterClock>,
     /// What the current session holds at the leader.
     pub(crate) held: Arc<Held>,
-    /// Told what becomes of the leases on what was read.
-    pub(super) leases: Arc<dyn ReadLeases>,
+    /// Told what becomes of the leases.
+    pub(super) leases: Leases,
     pub(super) recalls: Arc<HandledRecalls>,
 }
 
@@ -62,7 +64,7 @@ impl MetaClient {
     pub(crate) async fn connect(
         calls: Arc<dyn MetaCalls>,
         env: Env,
-        leases: Arc<dyn ReadLeases>,
+        leases: Leases,
         name: String,
         cluster: ClusterId,
         (timeout, within): (Duration, Duration),
@@ -70,7 +72,7 @@ impl MetaClient {
         let sent = env.clock.boottime();
         let opened = open(calls.as_ref(), &env, &name, cluster, within).await?;
         let cluster_clock = ClusterClock::shown(opened.now, sent, env.clock.boottime());
-        let (held, recalls) = (Held::new(opened.session, leases.clone()), HandledRecalls::new());
+        let (held, recalls) = (Held::new(opened.session, leases.reads.clone()), HandledRecalls::new());
         let pushes = Pushes { held: held.clone(), leases: leases.clone(), recalls: recalls.clone() };
         calls.handle_pushes(Arc::new(pushes));
         let client = MetaClient {
@@ -80,6 +82,7 @@ impl MetaClient {
             timeout,
             is_away: AtomicBool::new(false),
             silent_since: Mutex::new(None),
+            heard_since: Mutex::new(None),
             current: Mutex::new(Session::new(opened)),
             opening: tokio::sync::Mutex::new(()),
             cluster_clock: Mutex::new(cluster_clock),
@@ -99,7 +102,16 @@ impl MetaClient {
     }
 
     /// Notes whether the cluster answers, from the result of one request (M3). A request is `Unavailable` only if no
-    /// answer came by its deadline, since calls try again until then.
+    /// answer came by its deadline, since calls try again until then. If a heartbeat that was sent after it was answered, the cluster
+    /// answers, and the request has waited for another client.
+    fn note_request<T>(&self, sent: Instant, result: &MetaResult<T>) {
+        let heard_since = *self.heard_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_waited = result.is_err() && heard_since.is_some_and(|heard| heard > sent);
+        if !has_waited {
+            self.note(result);
+        }
+    }
+
     fn note<T>(&self, result: &MetaResult<T>) {
         let is_away = matches!(result, Err(MetaError::Unavailable { .. }));
         if self.is_away.swap(is_away, Ordering::Relaxed) != is_away {
@@ -108,7 +120,10 @@ impl MetaClient {
     }
 
     /// Notes whether a heartbeat was answered (M3).
-    pub(super) fn note_heartbeat<T>(&self, answer: &MetaResult<T>) {
+    pub(super) fn note_heartbeat<T>(&self, sent: Instant, answer: &MetaResult<T>) {
+        if answer.is_ok() {
+            *self.heard_since.lock().unwrap_or_else(PoisonError::into_inner) = Some(sent);
+        }
         let mut silent_since = self.silent_since.lock().unwrap_or_else(PoisonError::into_inner);
         if !matches!(answer, Err(MetaError::Unavailable { .. })) {
             *silent_since = None;
@@ -121,6 +136,11 @@ impl MetaClient {
     /// Takes over the addresses of the cluster's metaservers from the federation map.
     pub(crate) fn learn(&self, metaservers: &[String]) {
         self.calls.learn(self.session().opened.cluster, metaservers);
+    }
+
+    /// Every request has an answer, or fails, by then.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     pub(crate) fn session(&self) -> Arc<Session> {
@@ -167,6 +187,7 @@ impl MetaClient {
         let opened = open(self.calls.as_ref(), &self.env, &self.name, cluster, self.timeout).await?;
         self.set_clock(opened.now, sent);
         let session = Session::new(opened);
+        self.leases.writes.session_ended(); // before anything is written under the next one
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = session.clone();
         self.held.session_replaced(session.id());
         Ok(session)
@@ -174,14 +195,15 @@ impl MetaClient {
 
     /// Sends a change until it is answered (M1).
     pub(crate) async fn change(&self, caller: &Caller, change: &Change, sending: &Sending) -> Answer {
-        let refused = |error| Answer { answered: Err(error), is_first_try: true };
+        let refused = |error| Answer { answered: Err(error), is_first_try: true, writes: false };
         if let Err(away) = self.require_answering() {
             return refused(away);
         }
         let mut session = self.session();
         loop {
+            let sent = Instant::now();
             let answer = self.change_under(&session, caller.clone(), change.clone(), sending).await;
-            self.note(&answer.answered);
+            self.note_request(sent, &answer.answered);
             let Err(MetaError::SessionExpired { .. }) = &answer.answered else { return answer };
             let replaced = self.replace(session.id()).await;
             if !answer.is_first_try {
@@ -196,7 +218,7 @@ impl MetaClient {
 
     /// Sends a change that belongs to `owner`, a session. It is refused once that session has ended.
     pub(crate) async fn change_of(&self, owner: SessionId, change: Change, sending: &Sending) -> Answer {
-        let refused = |error| Answer { answered: Err(error), is_first_try: true };
+        let refused = |error| Answer { answered: Err(error), is_first_try: true, writes: false };
         let session = self.session();
         if session.id() != owner {
             return refused(MetaError::SessionExpired { session: owner });
@@ -244,8 +266,9 @@ impl MetaClient {
                 leases,
                 read: read.clone(),
             };
+            let sent = Instant::now();
             let shown = self.calls.read(request, self.timeout).await;
-            self.note(&shown.answered);
+            self.note_request(sent, &shown.answered);
             let Err(MetaError::SessionExpired { .. }) = shown.answered else { return shown };
             session = match self.replace(session.id()).await {
                 Ok(session) => session,

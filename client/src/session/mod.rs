@@ -12,8 +12,9 @@
 //! | `control` | heartbeats, and how the leader is told what the session holds |
 //! | `locks` | requests for locks of files |
 //! | `pushes` | what the leader sends unasked |
-//! | `leases` | what the floor above is told about its leases |
+//! | `leases` | what the floors above are told about their leases |
 //! | `recalls` | what the leader is to be told of recalls |
+//! | `writes` | requests for Write leases of files, and their return |
 //!
 //! A request of a caller goes `meta` → `requests` → `calls` → `grpc`. What the leader sends unasked goes
 //! `grpc` → `pushes` → `held`, or to the floor above (`leases`).
@@ -35,3 +36,4 @@ mod recalls;
 pub(crate) mod replies;
 pub(crate) mod requests;
 pub(crate) mod retry;
+mod writes;

@@ -8,13 +8,13 @@ use dfs_proto::convert;
 use dfs_proto::meta::MetaResult;
 
 use crate::session::held::Held;
-use crate::session::leases::{ReadLeases, Taken};
+use crate::session::leases::{Leases, Taken};
 use crate::session::recalls::HandledRecalls;
 
 /// Takes in pushes, which never waits for anything.
 pub(super) struct Pushes {
     pub(super) held: Arc<Held>,
-    pub(super) leases: Arc<dyn ReadLeases>,
+    pub(super) leases: Leases,
     pub(super) recalls: Arc<HandledRecalls>,
 }
 
@@ -25,8 +25,12 @@ impl Pushes {
             self.held.granted(attachment, wait);
             return Ok(true);
         }
+        if let Some(recall) = convert::write_recall_from_push(push)? {
+            self.leases.writes.recalled(&recall);
+            return Ok(true);
+        }
         let Some(recall) = convert::recall_from_push(push)? else { return Ok(false) };
-        match self.leases.recalled(&recall) {
+        match self.leases.reads.recalled(&recall) {
             Taken::Handled(handled) => self.recalls.add(handled),
             Taken::Gap => self.held.doubt(recall.attachment),
             Taken::Old => {}

@@ -8,19 +8,22 @@ use dfs_proto::ids::{ClusterId, InodeId, LockOwner, SessionId};
 use dfs_proto::lock::{HeldLock, LockKind, LockRange};
 use tokio::time::sleep;
 
+use crate::data::writes::Writes;
 use crate::error::ClientError;
 use crate::fakes::{Cluster, create, make, new_file, open, wait_for};
 use crate::names::NoOuterCache;
 use crate::names::copy::LeasedCopy;
+use crate::session::leases::Leases;
 use crate::session::meta::MetaClient;
 use crate::session::ranges::LockLoss;
 
 async fn session(cluster: &Cluster) -> Arc<MetaClient> {
     let env = Env { rng: Rng::seeded(1), ..Env::real() };
     let timeout = Duration::from_secs(30);
-    let (copy, name) = (LeasedCopy::new(env.clock.clone(), Arc::new(NoOuterCache)), "test".to_owned());
+    let (reads, writes) = (LeasedCopy::new(env.clock.clone(), Arc::new(NoOuterCache)), Writes::new(env.clock.clone()));
+    let (leases, name) = (Leases { reads, writes }, "test".to_owned());
     let (cluster, timeouts) = (cluster.calls(), (timeout, timeout));
-    let connected = MetaClient::connect(cluster, env, copy, name, ClusterId::UNKNOWN, timeouts);
+    let connected = MetaClient::connect(cluster, env, leases, name, ClusterId::UNKNOWN, timeouts);
     let meta = Arc::new(connected.await.unwrap());
     let running = meta.clone();
     tokio::spawn(async move { running.run_control().await });

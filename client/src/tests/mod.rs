@@ -10,3 +10,4 @@ mod read;
 mod session;
 mod volumes;
 mod write;
+mod writes;

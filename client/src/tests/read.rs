@@ -16,7 +16,7 @@ async fn a_damaged_copy_is_passed_over_and_reported() {
     let file = make(&writer, "f").await;
     let data = pattern(1, MIB);
     file.write_at(&USER, Offset(0), &data).await.unwrap();
-    file.flush().await.unwrap();
+    file.sync().await.unwrap();
     let (chunk, at) = cluster.meta.first_extent(file.inode());
     let bad = cluster.meta.replicas(chunk)[0];
     cluster.chunks.damage(bad, chunk, at + 5000);
@@ -43,7 +43,7 @@ async fn damage_in_every_copy_fails_only_the_blocks_that_it_is_in() {
     let file = make(&writer, "f").await;
     let data = pattern(1, MIB);
     file.write_at(&USER, Offset(0), &data).await.unwrap();
-    file.flush().await.unwrap();
+    file.sync().await.unwrap();
     let (chunk, at) = cluster.meta.first_extent(file.inode());
     let copies = cluster.meta.replicas(chunk);
     // Different blocks: put together from both.
@@ -72,7 +72,7 @@ async fn a_read_of_any_length_is_put_together_from_copies_that_are_damaged_in_di
     let file = make(&writer, "f").await;
     let data = pattern(3, BLOCKS * 4096);
     file.write_at(&USER, Offset(0), &data).await.unwrap();
-    file.flush().await.unwrap();
+    file.sync().await.unwrap();
     let (chunk, at) = cluster.meta.first_extent(file.inode());
     let copies = cluster.meta.replicas(chunk);
     for block in 0..BLOCKS {
@@ -104,7 +104,7 @@ async fn a_silent_copy_costs_less_than_a_second() {
     let file = make(&writer, "f").await;
     let data = pattern(1, 100_000);
     file.write_at(&USER, Offset(0), &data).await.unwrap();
-    file.flush().await.unwrap();
+    file.sync().await.unwrap();
     for silent in 1..=3 {
         cluster.chunks.silence(ServerId(silent), true);
         let started = Instant::now();
@@ -120,7 +120,7 @@ async fn with_all_copies_silent_a_read_waits_for_them_until_its_deadline_and_the
     let client = cluster.client().await;
     let file = make(&client, "f").await;
     file.write_at(&USER, Offset(0), b"data").await.unwrap();
-    file.flush().await.unwrap();
+    file.sync().await.unwrap();
     (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), true));
     let started = Instant::now();
     let told = file.read_at(Offset(0), 4).await;
@@ -147,7 +147,7 @@ async fn a_chunk_that_moved_is_found_again_and_one_that_is_nowhere_is_lost() {
     let client = cluster.client().await;
     let file = make(&client, "f").await;
     file.write_at(&USER, Offset(0), b"data").await.unwrap();
-    file.flush().await.unwrap();
+    file.sync().await.unwrap();
     assert_eq!(&file.read_at(Offset(0), 4).await.unwrap()[..], b"data");
     let (chunk, _) = cluster.meta.first_extent(file.inode());
     let holders = cluster.chunks.holders(chunk);
@@ -172,7 +172,7 @@ async fn what_another_client_closed_is_seen_by_the_next_open() {
     for round in 0..50u64 {
         let data = pattern(round, 100 + round * 10);
         file.write_at(&USER, Offset(0), &data).await.unwrap();
-        file.flush().await.unwrap();
+        file.sync().await.unwrap();
         let again = open(&reader, inode).await.unwrap();
         assert!(again.read_at(Offset(0), MIB).await.unwrap() == data);
         assert!(seen.read_at(Offset(0), MIB).await.unwrap() == data, "the same inode, the same content");
@@ -186,7 +186,7 @@ async fn a_file_that_another_client_cuts_gives_fewer_bytes_and_never_zeros() {
     let (writer, reader) = (cluster.client().await, cluster.client().await);
     let file = make(&writer, "f").await;
     file.write_at(&USER, Offset(0), b"0123456789").await.unwrap();
-    file.flush().await.unwrap();
+    file.sync().await.unwrap();
     let seen = open(&reader, file.inode()).await.unwrap();
     let cut = SetAttr { inode: file.inode(), size: Some(ByteLen(4)), ..SetAttr::default() };
     writer.perform(&USER, cut).await.unwrap();
@@ -206,7 +206,7 @@ async fn a_range_of_more_extents_than_are_remembered_is_read() {
         data[at] = at as u8 | 1;
         file.write_at(&USER, Offset(at as u64), &data[at..=at]).await.unwrap();
     }
-    file.flush().await.unwrap();
+    file.sync().await.unwrap();
     let read = cluster.read_elsewhere(file.inode()).await;
     assert!(read == data[..39_999]);
 }
@@ -217,7 +217,7 @@ async fn a_file_that_loses_its_name_while_it_is_being_opened_stays_until_it_is_c
     let client = cluster.client().await;
     let file = make(&client, "f").await;
     file.write_at(&USER, Offset(0), b"data").await.unwrap();
-    file.flush().await.unwrap();
+    file.sync().await.unwrap();
     let inode = file.inode();
     file.release().await.unwrap();
     // The open was under way: it has looked the name up before.
@@ -239,7 +239,7 @@ async fn a_stream_is_read_ahead_and_shows_what_is_written_meanwhile() {
     let file = make(&client, "f").await;
     let mut data = pattern(4, 10 * MIB);
     file.write_at(&USER, Offset(0), &data).await.unwrap();
-    file.flush().await.unwrap();
+    file.sync().await.unwrap();
     let reader = open(&client, file.inode()).await.unwrap();
     let step = 128u64 << 10;
     for at in (0..10 * MIB).step_by(step as usize) {
@@ -252,7 +252,7 @@ async fn a_stream_is_read_ahead_and_shows_what_is_written_meanwhile() {
             let new = pattern(78, 50_000);
             file.write_at(&USER, Offset(6 * MIB), &new).await.unwrap();
             data[(6 * MIB) as usize..][..50_000].copy_from_slice(&new);
-            file.flush().await.unwrap();
+            file.sync().await.unwrap();
         }
         let bytes = reader.read_at(Offset(at), step).await.unwrap();
         assert!(bytes == data[at as usize..(at + step) as usize], "at {at}");

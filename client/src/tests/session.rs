@@ -19,8 +19,8 @@ async fn an_expired_session_fails_unflushed_files_once_and_a_new_one_goes_on() {
     let (dirty, clean) = (make(&client, "dirty").await, make(&client, "clean").await);
     dirty.write_at(&USER, Offset(0), b"kept").await.unwrap();
     clean.write_at(&USER, Offset(0), b"kept").await.unwrap();
-    dirty.flush().await.unwrap();
-    clean.flush().await.unwrap();
+    dirty.sync().await.unwrap();
+    clean.sync().await.unwrap();
     dirty.write_at(&USER, Offset(0), b"lost").await.unwrap();
     cluster.meta.expire_all();
     assert_eq!(dirty.sync().await, Err(ClientError::SessionLost));
@@ -28,7 +28,7 @@ async fn an_expired_session_fails_unflushed_files_once_and_a_new_one_goes_on() {
     assert_eq!(&dirty.read_at(Offset(0), 9).await.unwrap()[..], b"kept");
     for file in [&dirty, &clean] {
         file.write_at(&USER, Offset(4), b" and new").await.unwrap();
-        file.flush().await.unwrap();
+        file.sync().await.unwrap();
         assert_eq!(cluster.read_elsewhere(file.inode()).await, b"kept and new");
     }
     make(&client, "more").await;
@@ -78,13 +78,13 @@ async fn a_file_unlinked_while_open_stays_usable_and_is_released_at_the_last_clo
     let second = open(&client, first.inode()).await.unwrap();
     first.write_at(&USER, Offset(0), b"still").await.unwrap();
     client.perform(&USER, unlink("f")).await.unwrap();
-    first.flush().await.unwrap();
+    first.sync().await.unwrap();
     first.release().await.unwrap();
     second.write_at(&USER, Offset(5), b" here").await.unwrap();
     assert_eq!(&second.read_at(Offset(0), 99).await.unwrap()[..], b"still here");
     assert!(cluster.meta.state().released.is_empty());
     let commits = cluster.meta.state().commit_requests;
-    second.flush().await.unwrap();
+    second.sync().await.unwrap();
     second.release().await.unwrap();
     wait_for("the release", || cluster.meta.state().released == [second.inode()]).await;
     assert_eq!(cluster.meta.state().commit_requests, commits, "nobody can ever read it");

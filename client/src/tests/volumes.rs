@@ -32,7 +32,7 @@ async fn bytes_of_two_volumes_never_share_a_chunk() {
         }
     }
     for file in &files {
-        file.flush().await.unwrap();
+        file.sync().await.unwrap();
     }
 
     let chunks: Vec<_> = files.iter().map(|file| cluster.meta.chunks_of(file.inode())).collect();

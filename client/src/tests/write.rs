@@ -14,7 +14,7 @@ use crate::inode::{GetAttr, Link};
 use crate::{ClientConfig, ClientError};
 
 #[tokio::test(start_paused = true)]
-async fn a_write_is_seen_here_at_once_and_elsewhere_once_it_was_flushed() {
+async fn a_write_is_seen_here_and_elsewhere_at_once() {
     let cluster = Cluster::new();
     let client = cluster.client().await;
     let file = make(&client, "f").await;
@@ -25,8 +25,7 @@ async fn a_write_is_seen_here_at_once_and_elsewhere_once_it_was_flushed() {
     assert!(attr.mtime.seconds > 0);
     let by_name = client.perform(&USER, lookup("f")).await.unwrap();
     assert_eq!((by_name.size, by_name.mtime), (attr.size, attr.mtime));
-    assert_eq!(cluster.read_elsewhere(file.inode()).await, b"");
-    file.flush().await.unwrap();
+    assert_eq!(cluster.meta.attr(file.inode()).size, ByteLen(0), "nobody has asked for it");
     assert_eq!(cluster.read_elsewhere(file.inode()).await, b"hello");
     assert_eq!(client.perform(&USER, GetAttr { inode: file.inode() }).await.unwrap().mtime, attr.mtime);
 }
@@ -35,16 +34,16 @@ async fn a_write_is_seen_here_at_once_and_elsewhere_once_it_was_flushed() {
 async fn a_small_file_costs_a_create_and_a_commit_and_an_empty_one_only_the_create() {
     let cluster = Cluster::new();
     let client = cluster.client().await;
-    make(&client, "first").await.flush().await.unwrap();
+    make(&client, "first").await.sync().await.unwrap();
     assert_eq!(cluster.meta.state().changes, 1);
     let file = make(&client, "second").await;
     file.write_at(&USER, Offset(0), b"x").await.unwrap();
-    file.flush().await.unwrap();
+    file.sync().await.unwrap();
     file.release().await.unwrap();
     let before = cluster.meta.state().changes;
     let file = make(&client, "third").await;
     file.write_at(&USER, Offset(0), b"x").await.unwrap();
-    file.flush().await.unwrap();
+    file.sync().await.unwrap();
     file.release().await.unwrap();
     assert_eq!(cluster.meta.state().changes - before, 2, "the chunk was open");
     assert_eq!(cluster.meta.chunks_made(), 1, "small files share a chunk");
@@ -61,7 +60,7 @@ async fn files_closed_at_the_same_time_share_commits() {
     .await;
     join_all(files.iter().map(|file| async move {
         file.write_at(&USER, Offset(0), b"data").await.unwrap();
-        file.flush().await.unwrap();
+        file.sync().await.unwrap();
     }))
     .await;
     let requests = cluster.meta.state().commit_requests;
@@ -77,7 +76,7 @@ async fn a_large_stream_uses_several_chunks_and_reads_back() {
     for (index, part) in data.chunks(300_000).enumerate() {
         file.write_at(&USER, Offset(index as u64 * 300_000), part).await.unwrap();
     }
-    file.flush().await.unwrap();
+    file.sync().await.unwrap();
     assert!(cluster.meta.chunks_made() >= 4);
     assert!(cluster.read_elsewhere(file.inode()).await == data);
     assert!(file.read_at(Offset(0), 40 * MIB).await.unwrap() == data);
@@ -167,7 +166,7 @@ async fn a_flush_that_fails_is_reported_once_by_each_open_file_and_drops_its_byt
     (1..=3).for_each(|id| cluster.chunks.silence(ServerId(id), false));
     assert_eq!(first.sync().await, Ok(()), "reported once");
     assert!(matches!(second.sync().await, Err(ClientError::Unavailable { .. })), "and once here");
-    assert_eq!(second.flush().await, Ok(()));
+    assert_eq!(second.sync().await, Ok(()));
     let third = open(&client, first.inode()).await.unwrap();
     assert_eq!(third.sync().await, Ok(()), "opened later");
     assert_eq!(&first.read_at(Offset(0), 100).await.unwrap()[..], b"kept");
@@ -188,7 +187,7 @@ async fn what_was_written_before_a_rename_is_committed_by_it() {
     let client = cluster.client().await;
     let old = make(&client, "real").await;
     old.write_at(&USER, Offset(0), b"old").await.unwrap();
-    old.flush().await.unwrap();
+    old.sync().await.unwrap();
     for (target, content) in [("real", "new"), ("fresh", "newer")] {
         let tmp = make(&client, "tmp").await;
         tmp.write_at(&USER, Offset(0), content.as_bytes()).await.unwrap();
@@ -283,7 +282,7 @@ async fn full_disks_are_enospc_and_cost_nothing_that_was_acknowledged() {
         cluster.chunks.fill(true);
         cluster.meta.state().is_full = metaserver_knows;
         file.write_at(&USER, Offset(100), b"too much").await.unwrap();
-        let told = file.flush().await;
+        let told = file.sync().await;
         assert!(matches!(told, Err(ClientError::NoSpace { .. })), "{told:?}");
         assert_eq!(size_of(&file.attr()), 12);
         cluster.chunks.fill(false);
@@ -291,7 +290,7 @@ async fn full_disks_are_enospc_and_cost_nothing_that_was_acknowledged() {
     }
     assert_eq!(cluster.read_elsewhere(file.inode()).await, b"acknowledged");
     file.write_at(&USER, Offset(12), b"!").await.unwrap();
-    file.flush().await.unwrap();
+    file.sync().await.unwrap();
     assert_eq!(cluster.read_elsewhere(file.inode()).await, b"acknowledged!");
 }
 
@@ -336,10 +335,10 @@ async fn times_set_after_a_write_survive_its_commit() {
     let attr = client.perform(&USER, set).await.unwrap();
     assert_eq!((size_of(&attr), attr.mtime), (7, then));
     assert_eq!(client.perform(&USER, GetAttr { inode: file.inode() }).await.unwrap().mtime, then);
-    file.flush().await.unwrap();
+    file.sync().await.unwrap();
     assert_eq!(cluster.meta.attr(file.inode()).mtime, then);
     file.write_at(&USER, Offset(0), b"again").await.unwrap();
-    file.flush().await.unwrap();
+    file.sync().await.unwrap();
     assert_ne!(cluster.meta.attr(file.inode()).mtime, then, "a write after it counts");
 }
 
@@ -353,7 +352,7 @@ async fn a_write_has_the_time_of_the_clusters_clock_whatever_this_machines_shows
     file.write_at(&USER, Offset(0), b"first").await.unwrap();
     let (shown, written) = (file.attr().mtime, Instant::now());
     assert!((before.seconds - shown.seconds).abs() < 10, "{shown:?}, when it was {before:?}");
-    file.flush().await.unwrap();
+    file.sync().await.unwrap();
     assert_eq!(cluster.meta.attr(file.inode()).mtime, shown);
     advance(Duration::from_millis(500)).await;
     file.write_at(&USER, Offset(0), b"later").await.unwrap();
@@ -368,7 +367,7 @@ async fn a_mode_set_after_a_write_keeps_its_set_uid() {
     file.write_at(&USER, Offset(0), b"binary").await.unwrap();
     let set = SetAttr { inode: file.inode(), mode: Some(0o4755), ..SetAttr::default() };
     client.perform(&Caller::ROOT, set).await.unwrap();
-    file.flush().await.unwrap();
+    file.sync().await.unwrap();
     assert_eq!(cluster.meta.attr(file.inode()).mode, 0o4755);
     file.write_at(&USER, Offset(0), b"changed").await.unwrap();
     assert_eq!(file.attr().mode, 0o755, "seen at once");
@@ -391,7 +390,7 @@ async fn a_truncation_is_ordered_with_the_writes_around_it() {
     assert_eq!(&file.read_at(Offset(0), 100).await.unwrap()[..], b"0123\0\0\0\0");
     file.write_at(&USER, Offset(6), b"xyz").await.unwrap();
     assert_eq!(&file.read_at(Offset(0), 100).await.unwrap()[..], b"0123\0\0xyz");
-    file.flush().await.unwrap();
+    file.sync().await.unwrap();
     assert_eq!(cluster.read_elsewhere(file.inode()).await, b"0123\0\0xyz");
 }
 
@@ -410,7 +409,7 @@ async fn appends_of_several_writers_do_not_lie_over_each_other() {
         }
     }))
     .await;
-    file.flush().await.unwrap();
+    file.sync().await.unwrap();
     let bytes = cluster.read_elsewhere(file.inode()).await;
     assert_eq!(bytes.len(), 4000);
     assert!(bytes.chunks(10).all(|line| line.iter().all(|b| *b == line[0])));
@@ -427,7 +426,7 @@ async fn a_file_written_at_random_places_is_committed_in_several_requests_of_bou
         expected[index as usize * 200..index as usize * 200 + 100].fill(index as u8 | 1);
     }
     expected.truncate(1999 * 200 + 100);
-    file.flush().await.unwrap();
+    file.sync().await.unwrap();
     assert!(cluster.meta.state().commits_extents.len() >= 4);
     assert!(cluster.chunks.appends() <= 4, "small runs are packed");
     assert!(cluster.read_elsewhere(file.inode()).await == expected);
@@ -443,7 +442,7 @@ async fn writers_wait_for_memory_and_everything_arrives() {
     for (index, part) in data.chunks(128 << 10).enumerate() {
         file.write_at(&USER, Offset(index as u64 * (128 << 10)), part).await.unwrap();
     }
-    file.flush().await.unwrap();
+    file.sync().await.unwrap();
     assert!(cluster.read_elsewhere(file.inode()).await == data);
 }
 
@@ -512,11 +511,11 @@ async fn what_stays_open_is_committed_after_a_while_and_chunks_left_behind_are_s
     for index in 0..70u64 {
         file.write_at(&USER, Offset(index * MIB), &pattern(index, MIB)).await.unwrap();
     }
-    file.flush().await.unwrap();
+    file.sync().await.unwrap();
     for index in 0..300u64 {
         file.write_at(&USER, Offset(index * MIB), &pattern(index, MIB)).await.unwrap();
     }
-    file.flush().await.unwrap();
+    file.sync().await.unwrap();
     let open = crate::data::slots::SLOTS_OF_VOLUME;
     wait_for("full chunks to be sealed", || cluster.meta.open_chunks() <= open).await;
 }

@@ -101,10 +101,7 @@ impl Fs {
     async fn read_open(&self, open: &OpenFile, offset: Offset, len: u64) -> Result<Bytes, ClientError> {
         let mut tries = 1;
         loop {
-            let bytes = match open.direct {
-                true => open.file.read_direct(offset, len).await?,
-                false => open.file.read_at(offset, len).await?, // the kernel has asked for attributes
-            };
+            let bytes = open.file.read_at(offset, len).await?;
             let end = offset.0 + bytes.len() as u64;
             // A read of whole pages fills pages, also of a file that is open for direct I/O: it may be mapped.
             let fills_last_page =

@@ -55,7 +55,6 @@ impl NodeState {
     /// The next commit of runs below `end`, the oldest first, with as many as one commit may name. `None` when all
     /// are committed. All of them must be in chunks, and `next_commit` must be known.
     pub(crate) fn part(&mut self, end: RunId) -> Option<Arc<Part>> {
-        self.move_appended();
         let mut map = ExtentMap::default();
         let mut streams: BTreeMap<ChunkId, Arc<ChunkStream>> = BTreeMap::new();
         let (mut runs, mut size) = (Vec::new(), 0);
@@ -88,7 +87,11 @@ impl NodeState {
         };
         let chunks = streams.values().map(|stream| named(stream)).collect();
         let locations = streams.values().map(|stream| stream.location.clone()).collect();
-        Some(Arc::new(Part { commit: FilePart { session: self.session, file, chunks }, runs, locations }))
+        Some(Arc::new(Part {
+            commit: FilePart { session: self.session, file, chunks, written_under: self.written_under },
+            runs,
+            locations,
+        }))
     }
 
     /// The cluster has answered which commit is the next. If that is a later one than the commit without an answer,
@@ -133,7 +136,6 @@ impl NodeState {
             self.places.remove(run);
         }
         self.uncertain = None;
-        self.appended = self.appended.and_then(|from| self.buffer.start_from(from));
         self.settle();
     }
 }

@@ -1,4 +1,4 @@
-//! V1, V2 and V3: how long the kernel's caches, and what goes past them, may use an answer.
+//! V1 and V2: how long the kernel's caches, and what goes past them, may use an answer.
 
 use std::time::Duration;
 
@@ -16,9 +16,6 @@ const DIRECTORY_NAME_TIMEOUT: Duration = Duration::from_millis(50);
 /// V2. The root directory is never leased (P3.2). The kernel asks for its attributes up to three times per path that begins there.
 pub const ROOT_ATTR_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// V3. The kernel asks for no attributes before an append. Within this time the client does not ask either: the cluster is asked for
-/// the end once more before what was appended is committed (N7 of `data/node`).
-pub const SIZE_TIMEOUT: Duration = ROOT_ATTR_TIMEOUT;
 
 /// How long the kernel may keep the name of an inode of this kind (V1).
 pub fn name_timeout(kind: FileKind) -> Duration {

@@ -7,7 +7,6 @@
 //! |------|--------------------|--------------|------|
 //! | V1 | the inode that a name leads to, by the kernel | files: never; directories: 50 ms | `kernel` |
 //! | V2 | the attributes of the root directory, which is never leased, by the kernel | 50 ms | `kernel` |
-//! | V3 | the end of an open file, for the place of an append until it is committed | 50 ms | `kernel` |
 //! | V4 | the attributes that the answer to a change of this client brought | 10 ms | `after_change` |
 //! | V5 | the content's version of an inode that was closed | as long as there is room | `closed` |
 //! | V6 | the kernel's pages of a file | while they show the version of the content that is known | `kept_pages` |
@@ -30,5 +29,5 @@ mod kernel;
 mod last_known;
 
 pub use kept_pages::KeptPages;
-pub use kernel::{ROOT_ATTR_TIMEOUT, SIZE_TIMEOUT, name_timeout};
+pub use kernel::{ROOT_ATTR_TIMEOUT, name_timeout};
 pub use last_known::LastKnown;

@@ -1,0 +1,138 @@
+//! Writing to an open file: from write(2) into the buffer.
+//!
+//! A write first gets its room in the memory, then Write of the file (P4.5), and lays its bytes while it holds that. So nobody else
+//! writes the file, everybody else who reads it is asked to wait until the bytes are committed, and the end of the file is known
+//! (P6.3).
+
+use dfs_proto::attr::Caller;
+use dfs_proto::meta::{Change, SetAttr};
+use dfs_proto::units::{FILE_LEN_MAX, Offset};
+
+use crate::data::file::File;
+use crate::data::memory::Reservation;
+use crate::data::writes::Hold;
+use crate::error::{ClientError, Result};
+use crate::session::replies;
+use crate::session::retry::Deadline;
+
+const SET_UID: u32 = 0o4000;
+const SET_GID: u32 = 0o2000;
+const GROUP_EXECUTE: u32 = 0o0010;
+
+/// What is written, and where: `None`: at the end.
+struct Written<'d> {
+    at: Option<Offset>,
+    data: &'d [u8],
+    /// It clears set-uid and set-gid.
+    kills: bool,
+}
+
+/// Where the bytes lie, and whether there is something that can be sent.
+type Laid = (Offset, bool);
+
+impl File {
+    /// Buffers the bytes, and sends long runs meanwhile. It waits while the session's memory is full, and while others give the file
+    /// back.
+    pub async fn write_at(&self, caller: &Caller, offset: Offset, data: &[u8]) -> Result<()> {
+        self.put(caller, Some(offset), data).await.map(drop)
+    }
+
+    /// O_APPEND: puts the bytes at the end of the file, and returns where that was. Appends never lie over each other, whichever
+    /// clients they are of.
+    pub async fn append(&self, caller: &Caller, data: &[u8]) -> Result<Offset> {
+        self.put(caller, None, data).await
+    }
+
+    async fn put(&self, caller: &Caller, at: Option<Offset>, data: &[u8]) -> Result<Offset> {
+        if !self.mode.write {
+            return Err(ClientError::NotOpenFor { inode: self.inode(), wanted: "writing" });
+        }
+        self.report()?;
+        let len = data.len() as u64;
+        require_to_fit(at.map_or(0, |offset| offset.0), len)?;
+        if len == 0 {
+            return Ok(at.unwrap_or_else(|| Offset(self.size())));
+        }
+        self.kill_privileges(caller).await?;
+        let deadline = Deadline::after(self.core.config.data_timeout);
+        let written = Written { at, data, kills: !caller.is_root() };
+        let (offset, has_full) = self.lay(&written, deadline).await?;
+        if has_full {
+            self.noting(self.core.send(&self.node).await)?;
+        }
+        Ok(offset)
+    }
+
+    /// Lays the bytes into the buffer under Write of the file.
+    async fn lay(&self, written: &Written<'_>, deadline: Deadline) -> Result<Laid> {
+        loop {
+            let (room, hold) = self.room_and_hold(written.data.len() as u64, deadline).await?;
+            if hold.write().is_none() && written.at.is_none() {
+                self.ask_for_attr().await?;
+            }
+            let session = hold.session();
+            let laid = self.lay_under(&hold, written);
+            drop(hold);
+            drop(room); // what the buffer really took is counted now
+            if let Some(laid) = laid {
+                // Who was stopped in between may have lost the file: then nobody is told that it was written.
+                self.core.writes.wait_until_valid(session, deadline).await?;
+                return laid;
+            }
+        }
+    }
+
+    /// Room in the memory, and then the hold (P4.5). Who waits for room has made sure before that the file can be had, so that
+    /// files which cannot be had do not fill the memory.
+    async fn room_and_hold(&self, len: u64, deadline: Deadline) -> Result<(Reservation, Hold)> {
+        let (memory, writes, meta) = (&self.core.memory, &self.core.writes, &self.core.meta);
+        loop {
+            let hold = writes.hold(&self.node, meta, deadline).await?;
+            if let Some(room) = memory.reserve_now(len) {
+                return Ok((room, hold));
+            }
+            drop(hold);
+            let room = memory.reserve(len, deadline).await?;
+            if let Some(hold) = writes.hold_now(self.inode(), meta) {
+                return Ok((room, hold));
+            }
+        }
+    }
+
+    /// `None`: the hold is of a session that has ended.
+    fn lay_under(&self, hold: &Hold, written: &Written<'_>) -> Option<Result<Laid>> {
+        let now = self.core.meta.cluster_now();
+        let Written { at, data, kills } = *written;
+        self.look(|state| {
+            if !state.is_of(hold.session()) {
+                return None;
+            }
+            let offset = at.map_or_else(|| state.size(), |offset| offset.0);
+            if let Err(too_large) = require_to_fit(offset, data.len() as u64) {
+                return Some(Err(too_large));
+            }
+            state.lies_under(hold.write());
+            Some(Ok((Offset(offset), state.write(offset, data, now, kills))))
+        })
+    }
+
+    /// A write by a user other than root clears set-uid and set-gid, and `stat` shows it at once.
+    async fn kill_privileges(&self, caller: &Caller) -> Result<()> {
+        let is_set =
+            |mode: u32| mode & SET_UID != 0 || mode & (SET_GID | GROUP_EXECUTE) == SET_GID | GROUP_EXECUTE;
+        if caller.is_root() || !self.look(|state| state.base().is_some_and(|base| is_set(base.mode))) {
+            return Ok(());
+        }
+        let set =
+            SetAttr { inode: self.inode(), by_handle: true, kill_privileges: true, ..SetAttr::default() };
+        let changed = self.core.names.change(&Caller::ROOT, Change::SetAttr(set)).await?;
+        let done = replies::inode(changed)?;
+        self.look(|state| state.observe(&done.attr));
+        Ok(())
+    }
+}
+
+fn require_to_fit(offset: u64, len: u64) -> Result<()> {
+    let fits = offset.checked_add(len).is_some_and(|end| end <= FILE_LEN_MAX);
+    if fits { Ok(()) } else { Err(ClientError::FileTooLarge) }
+}
