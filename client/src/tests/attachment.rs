@@ -20,7 +20,8 @@ use crate::session::ranges::LockLoss;
 async fn session(cluster: &Cluster) -> Arc<MetaClient> {
     let env = Env { rng: Rng::seeded(1), ..Env::real() };
     let timeout = Duration::from_secs(30);
-    let (reads, writes) = (LeasedCopy::new(env.clock.clone(), Arc::new(NoOuterCache)), Writes::new(env.clock.clone()));
+    let (reads, writes) =
+        (LeasedCopy::new(env.clock.clone(), Arc::new(NoOuterCache)), Writes::new(env.clock.clone()));
     let (leases, name) = (Leases { reads, writes }, "test".to_owned());
     let (cluster, timeouts) = (cluster.calls(), (timeout, timeout));
     let connected = MetaClient::connect(cluster, env, leases, name, ClusterId::UNKNOWN, timeouts);

@@ -16,7 +16,6 @@ const DIRECTORY_NAME_TIMEOUT: Duration = Duration::from_millis(50);
 /// V2. The root directory is never leased (P3.2). The kernel asks for its attributes up to three times per path that begins there.
 pub const ROOT_ATTR_TIMEOUT: Duration = Duration::from_millis(50);
 
-
 /// How long the kernel may keep the name of an inode of this kind (V1).
 pub fn name_timeout(kind: FileKind) -> Duration {
     if kind == FileKind::Directory { DIRECTORY_NAME_TIMEOUT } else { FILE_NAME_TIMEOUT }
