@@ -1,5 +1,7 @@
 //! Names and attributes at one cluster, as this client sees them: the cluster's answer, under what is buffered here.
 
+use std::time::Duration;
+
 use dfs_proto::attr::{Caller, FileKind, InodeAttr};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Change, MetaResult, Read, SetAttr};

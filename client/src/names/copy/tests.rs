@@ -286,7 +286,10 @@ fn a_name_that_this_client_has_made_is_dropped_with_the_file_and_never_answered(
     show(&mut copy, file(inode));
     assert_eq!(copy.answer(&Caller::ROOT, &lookup("new"), NOW), None);
     let (_, dropped) = copy.begin_change(unlink("new").scope(), NOW);
-    assert_eq!(dropped, Some(Dropped { attachment: FIRST, behind: vec![inode] }));
+    assert_eq!(
+        dropped,
+        Some(Dropped { attachment: FIRST, behind: vec![inode], wants_write: None, writes: Vec::new() })
+    );
     assert_eq!(copy.attr(inode, NOW), None);
     show(&mut copy, file(inode));
     assert_eq!(copy.attr(inode, NOW), None, "the change is under way");
