@@ -7,6 +7,7 @@ use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Change, MetaResult, Read, SetAttr};
 
 use crate::cluster::client::ClusterClient;
+use crate::data::node::NodeState;
 use crate::error::Result;
 use crate::session::replies::{self, Found};
 
@@ -59,21 +60,22 @@ impl ClusterClient {
     /// committed before a change of size. A later one changes no time and no mode that is set here. Nothing of the file is locked
     /// while the cluster is asked, which may wait for other clients (P4.5).
     pub(crate) async fn set_attr(&self, caller: &Caller, set: SetAttr) -> Result<InodeAttr> {
-        if let Some(pin) = self.core.nodes.pin_open(set.inode) {
+        let Some(pin) = self.core.nodes.pin_open(set.inode) else {
+            let changed = self.core.names.change(caller, Change::SetAttr(set)).await?;
+            return Ok(self.show(replies::inode(changed)?.attr));
+        };
+        let look = |look: &mut dyn FnMut(&mut NodeState)| pin.node.with(self.core.meta.session_id(), look);
+        let mut before = (None, false);
+        {
             let _flushing = pin.node.flushing.lock().await;
             if set.size.is_some() && pin.node.dirty_since().is_some() {
                 self.core.flush_locked(&pin.node).await?;
             }
-            pin.node.with(self.core.meta.session_id(), |state| {
-                if set.mtime.is_some() {
-                    state.times_were_set();
-                }
-                if set.mode.is_some() {
-                    state.mode_was_set();
-                }
-            });
+            look(&mut |state| before = state.are_being_set(set.mtime.is_some(), set.mode.is_some()));
         }
-        let changed = self.core.names.change(caller, Change::SetAttr(set)).await?;
+        let changed = self.core.names.change(caller, Change::SetAttr(set)).await.inspect_err(|_| {
+            look(&mut |state| state.were_not_set(before));
+        })?;
         Ok(self.show(replies::inode(changed)?.attr))
     }
 }

@@ -264,14 +264,20 @@ impl NodeState {
         has_full
     }
 
-    /// Times were set explicitly: a later commit of earlier writes does not change them (P2.3).
-    pub(crate) fn times_were_set(&mut self) {
-        self.mtime = None;
+    /// Times, or the mode, are being set explicitly: a later commit of earlier writes does not change them (P2.3), and does not clear
+    /// set-uid and set-gid. Returns what it would have done.
+    pub(crate) fn are_being_set(&mut self, times: bool, mode: bool) -> (Option<Timestamp>, bool) {
+        let mtime = if times { self.mtime.take() } else { None };
+        let kills = mode && std::mem::take(&mut self.kill_privileges);
+        (mtime, kills)
     }
 
-    /// The mode was set: a later commit of earlier writes does not clear its set-uid and set-gid.
-    pub(crate) fn mode_was_set(&mut self) {
-        self.kill_privileges = false;
+    /// They were not set.
+    pub(crate) fn were_not_set(&mut self, (mtime, kills): (Option<Timestamp>, bool)) {
+        if !self.buffer.is_empty() {
+            self.mtime = self.mtime.or(mtime);
+            self.kill_privileges |= kills;
+        }
     }
 
     /// This client has just made the file: it has no bytes anywhere.

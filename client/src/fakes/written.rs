@@ -85,7 +85,8 @@ impl State {
             return true;
         }
         let Touched { named, names, behind } = self.touched(change);
-        if !(named.is_empty() && names.is_empty()) && !self.leader.writers.may_grant() {
+        let alters_nothing = named.is_empty() && names.is_empty();
+        if !alters_nothing && !self.leader.writers.may_grant() {
             return false;
         }
         self.leader.is_written_by_nobody_but(session, named.into_iter().chain(behind))

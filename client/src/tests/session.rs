@@ -78,13 +78,13 @@ async fn a_file_unlinked_while_open_stays_usable_and_is_released_at_the_last_clo
     let second = open(&client, first.inode()).await.unwrap();
     first.write_at(&USER, Offset(0), b"still").await.unwrap();
     client.perform(&USER, unlink("f")).await.unwrap();
-    first.sync().await.unwrap();
+    first.flush().await.unwrap();
     first.release().await.unwrap();
     second.write_at(&USER, Offset(5), b" here").await.unwrap();
     assert_eq!(&second.read_at(Offset(0), 99).await.unwrap()[..], b"still here");
     assert!(cluster.meta.state().released.is_empty());
     let commits = cluster.meta.state().commit_requests;
-    second.sync().await.unwrap();
+    second.flush().await.unwrap();
     second.release().await.unwrap();
     wait_for("the release", || cluster.meta.state().released == [second.inode()]).await;
     assert_eq!(cluster.meta.state().commit_requests, commits, "nobody can ever read it");
