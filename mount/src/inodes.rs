@@ -98,6 +98,11 @@ impl Inodes {
         });
     }
 
+    /// The kernel has look-ups of it that it has not taken back.
+    pub(crate) fn is_known(&self, inode: InodeId) -> bool {
+        self.with(|known| known.contains_key(&inode))
+    }
+
     /// An open has found these attributes. True if the kernel may keep its pages (I2).
     pub(crate) fn opened_at(&self, attr: &InodeAttr) -> bool {
         self.with(|known| known.get_mut(&attr.inode).is_some_and(|entry| entry.pages.opened_at(attr)))

@@ -1,11 +1,14 @@
 //! Attributes that the kernel may be using without asking, because it was given a time-out for them; and how they are taken back.
 //!
 //! KA1  An answer with a time-out shows attributes that were read from the client's copy (CY1 to CY7) after their inode was noted here. If
-//!      there is no room to note it, the answer has no time-out. Only answers to GETATTR have one: their inode is in the kernel already.
+//!      there is no room to note it, the answer has no time-out. Only answers to GETATTR and LOOKUP have one.
 //! KA2  When the copy drops attributes, an invalidation of each noted inode is written to the kernel after that, and before whoever
 //!      dropped them goes on: before a recall is answered, before a change or an attachment is sent.
 //! KA3  A time-out is at most [`TIMEOUT_MAX`], and ends [`LATE_MAX`] before the lease.
 //! KA4  A note stays until the inode was invalidated, or for [`NOTED_FOR`]: no time-out that it was made for runs any longer.
+//! KA5  The inode of a LOOKUP may not be in the kernel yet when it is invalidated. It was counted as looked up before it was noted, so
+//!      while it is counted and the kernel does not know it, either the answer or a FORGET is on its way: the invalidation is repeated
+//!      until the kernel knows the inode, or has taken its look-ups back.
 //!
 //! From KA1 and KA2 it follows that the kernel uses nothing that the copy has dropped, once whoever dropped it goes on. Either an answer
 //! was read from the copy after the drop; then it has no time-out (or one by a newer lease). Or it was read before the drop; then its

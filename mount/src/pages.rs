@@ -6,9 +6,11 @@
 //! the pages are dropped waits as a task; not for long where the very request of the kernel that this task answers may
 //! hold a page.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use dfs_proto::ids::InodeId;
 use dfs_proto::units::Offset;
@@ -16,7 +18,7 @@ use fuser::{INodeNo, Notifier};
 
 use tokio::sync::oneshot;
 
-use crate::fs::{ATTRIBUTES_ONLY, DropPages};
+use crate::fs::{ATTRIBUTES_ONLY, DropPages, Fs};
 use crate::kernel_attrs::Invalidate;
 
 /// The most files whose pages wait to be dropped, mostly because their writes failed. So many at once mean that the
@@ -27,6 +29,12 @@ const WAITING_MAX: usize = 4096;
 /// The most inodes whose pages are dropped at the same time.
 const THREADS: usize = 16;
 
+/// How often the kernel is told again to forget the attributes of an inode that it does not know yet (KA5), for a fifth of a second in all:
+/// a thread that has its answer is scheduled by then.
+const REPEATED_MAX: u32 = 400;
+const REPEAT_INTERVAL: Duration = Duration::from_micros(500);
+const _: () = assert!(cfg!(target_endian = "little"), "messages to the kernel are in its byte order");
+
 /// The pages of a file from the page with this byte on, and the sender for the caller that waits until they are
 /// dropped.
 struct Pages {
@@ -35,16 +43,42 @@ struct Pages {
     done: oneshot::Sender<()>,
 }
 
-/// Makes the kernel forget attributes (KA2 of `kernel_attrs`). This waits for nothing that a request of this mount may hold. Only where
-/// the kernel is dropping that very inode from its memory, it waits for the end of that, and so for pages that are still being read:
-/// so it does not keep the runtime's thread from its other tasks.
-pub(crate) fn invalidate_attrs(notifier: Notifier) -> Invalidate {
+/// Makes the kernel forget attributes (KA2 of `kernel_attrs`), through a duplicate of the mount's descriptor: fuser hides whether the
+/// kernel knows the inode. This waits for nothing that a request of this mount may hold. Only where the kernel is dropping that very inode
+/// from its memory, it waits for the end of that, and so for pages that are still being read; and it may have to be repeated (KA5). So it
+/// does not keep the runtime's thread from its other tasks.
+pub(crate) fn invalidate_attrs(device: File, fs: &Arc<Fs>) -> Invalidate {
+    let fs = Arc::downgrade(fs);
+    // After the unmount the kernel knows no inode, and takes no look-ups back.
+    let is_looked_up =
+        move |inode| fs.upgrade().is_some_and(|fs| !fs.is_closed() && fs.inodes().is_known(inode));
     Box::new(move |inode| {
-        let told = tokio::task::block_in_place(|| notifier.inval_inode(INodeNo(inode.0), -1, 0));
-        if let Err(error) = told {
-            tracing::debug!("{inode}: drop attributes: {error}"); // the mount is gone
-        }
+        tokio::task::block_in_place(|| {
+            for _ in 0..REPEATED_MAX {
+                match invalidate(&device, inode) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound && is_looked_up(inode) => {
+                        std::thread::park_timeout(REPEAT_INTERVAL); // keeps KA5
+                    }
+                    _ => return, // the kernel does not know it, or the mount is gone, or it is done
+                }
+            }
+            tracing::warn!("{inode}: the kernel has looked it up and does not know it");
+        });
     })
+}
+
+fn invalidate(mut device: &File, inode: InodeId) -> io::Result<()> {
+    const LEN: u32 = 40;
+    const INVAL_INODE: i32 = 2;
+    const NO_PAGES: i64 = -1;
+    let mut message = Vec::with_capacity(LEN as usize);
+    message.extend_from_slice(&LEN.to_le_bytes());
+    message.extend_from_slice(&INVAL_INODE.to_le_bytes());
+    message.extend_from_slice(&0_u64.to_le_bytes()); // it answers nothing
+    message.extend_from_slice(&inode.0.to_le_bytes());
+    message.extend_from_slice(&NO_PAGES.to_le_bytes());
+    message.extend_from_slice(&0_i64.to_le_bytes());
+    device.write_all(&message)
 }
 
 /// Starts the threads. They end when the returned function is dropped. What drops no pages waits for none, so it has a thread of

@@ -17,6 +17,7 @@
 //!     `/dev/fuse` open.
 
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -170,7 +171,8 @@ impl Mount {
         let session = Session::new(edge, path, &session_config(settings))
             .with_context(|| format!("mount on {}", path.display()))?;
         fs.set_drop_pages(pages::start(session.notifier())?);
-        kernel_attrs.connected(pages::invalidate_attrs(session.notifier()));
+        let device = session.as_fd().try_clone_to_owned()?;
+        kernel_attrs.connected(pages::invalidate_attrs(device.into(), &fs));
         let ended = in_thread("dfs-fuse", move || session.run())?;
         Ok(Mount { client, fs, path: path.to_owned(), ended, is_mounted: true, signals })
     }

@@ -219,6 +219,23 @@ fn attributes_that_other_processes_of_a_mount_ask_for_all_the_time_it_sees_chang
     });
 }
 
+/// The kernel does not know the inode yet when it is told to forget its attributes, and gets the answer to its look-up afterwards.
+#[test]
+fn attributes_of_a_file_that_is_opened_while_another_mount_changes_it_are_never_those_of_before() {
+    let fs = scenario("opened_while_changed");
+    for round in 0..200 {
+        let (ours, theirs) = ["a", "b"].map(|mount| fs.dir(mount).join(format!("f{round}"))).into();
+        fs::write(&ours, "x").unwrap();
+        let mode = 0o600 + round % 64;
+        let open = std::thread::scope(|scope| {
+            let opening = scope.spawn(|| File::open(&theirs).unwrap());
+            fs::set_permissions(&ours, fs::Permissions::from_mode(mode)).unwrap();
+            opening.join().unwrap()
+        });
+        assert_eq!(open.metadata().unwrap().mode() & 0o777, mode, "round {round}");
+    }
+}
+
 /// As `rsync --times` writes. The kernel compares sizes and times only.
 #[test]
 fn bytes_that_another_mount_wrote_with_the_size_and_time_of_before_are_read_through_a_descriptor_that_was_open()

@@ -51,14 +51,25 @@ impl Fs {
 
     /// The attributes that are known under a lease. The kernel's pages are not older than they are (V6).
     async fn leased(&self, inode: InodeId) -> FsResult<Option<Attributes>> {
+        let seen = self.client.perform(&Caller::ROOT, GetLeasedAttr { inode }).await?;
+        let Some(seen) = seen else { return Ok(None) };
+        self.drop_unnoticed(&seen.attr).await;
+        self.noted(inode).await
+    }
+
+    /// The attributes that are known under a lease, with a time-out unless the kernel would then use old pages. It waits for nothing
+    /// that is known already.
+    pub(super) async fn noted(&self, inode: InodeId) -> FsResult<Option<Attributes>> {
         let read = || self.client.perform(&Caller::ROOT, GetLeasedAttr { inode });
-        let Some(seen) = read().await? else { return Ok(None) }; // and nothing is noted
-        let are_dropped = self.drop_unnoticed(&seen.attr).await;
+        if read().await?.is_none() {
+            return Ok(None); // and nothing is noted
+        }
         let at_most = self.kernel_attrs.note(inode);
         let Some(leased) = read().await? else { return Ok(None) }; // after the note: keeps KA1
-        let is_same = leased.attr.content_version == seen.attr.content_version;
-        let at_most = if are_dropped && is_same { at_most } else { Duration::ZERO };
-        Ok(Some(Attributes { attr: self.shown(leased.attr), timeout: timeout(at_most, leased.valid_for) }))
+        let (attr, valid_for) = (leased.attr, leased.valid_for);
+        let are_old = self.inodes.pages_are(inode, |pages| pages.are_older_unnoticed(&attr));
+        let timeout = if are_old { Duration::ZERO } else { timeout(at_most, valid_for) };
+        Ok(Some(Attributes { attr: self.shown(attr), timeout }))
     }
 
     /// Drops the kernel's pages if they are older than these attributes, which it is about to get, and it would not notice (V6). False: they

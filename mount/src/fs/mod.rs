@@ -45,4 +45,5 @@ pub(crate) use error::{FsError, FsResult};
 pub(crate) use files::{OpenFlags, Opened};
 pub(crate) use locks::{LockAsked, Waiter};
 pub(crate) use mounted::{ATTRIBUTES_ONLY, DropPages, Fs};
+pub(crate) use names::LookedUp;
 pub(crate) use writing::Write;

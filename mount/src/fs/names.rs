@@ -1,16 +1,27 @@
 //! Calls that find and change names.
 
+use std::time::Duration;
+
 use dfs_client::inode::{Link, ReadLink, Resolve, Resolved, Rmdir, Unlink};
 use dfs_proto::attr::{BadName, FileKind, InodeAttr, Name};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Create, NewInode, Rename, RenameMode};
 
+use crate::fs::attributes::Attributes;
 use crate::fs::error::{FsError, FsResult};
 use crate::fs::mounted::Fs;
 use crate::groups::Requester;
 
+/// What a name leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LookedUp {
+    Found(Attributes),
+    /// The root directory of a volume whose cluster does not answer.
+    Unanswered(InodeId),
+}
+
 impl Fs {
-    pub(crate) async fn lookup(&self, who: Requester, parent: InodeId, name: &[u8]) -> FsResult<Resolved> {
+    pub(crate) async fn lookup(&self, who: Requester, parent: InodeId, name: &[u8]) -> FsResult<LookedUp> {
         let checked = entry_name(name)?;
         let resolve = Resolve { parent, name: checked.as_bytes().to_vec() };
         let resolved = self.perform(who, resolve).await?;
@@ -19,10 +30,11 @@ impl Fs {
             Resolved::Unanswered(volume) => (*volume, FileKind::Directory),
         };
         self.inodes.looked_up(inode, kind, (parent, name));
-        Ok(match resolved {
-            Resolved::Attr(attr) => Resolved::Attr(self.shown(attr)),
-            unanswered => unanswered,
-        })
+        let Resolved::Attr(attr) = resolved else { return Ok(LookedUp::Unanswered(inode)) };
+        // After it was counted, which keeps KA5; so from here on the answer is no error.
+        let known = self.noted(inode).await.unwrap_or(None);
+        let fresh = || Attributes { attr: self.shown(attr), timeout: Duration::ZERO };
+        Ok(LookedUp::Found(known.unwrap_or_else(fresh)))
     }
 
     pub(crate) fn forget(&self, inode: InodeId, count: u64) {

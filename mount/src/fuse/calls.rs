@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use dfs_client::inode::Resolved;
+use dfs_client::interim::name_timeout;
 use dfs_proto::attr::AccessMask;
 use dfs_proto::meta::{NewInode, SetAttr};
 use dfs_proto::units::{ByteLen, Offset};
@@ -22,7 +22,7 @@ use crate::convert::{
     LockWish, MODE_BITS, directory_placeholder, file_attr, file_type, inode_id, lock_range, lock_type,
     lock_wish, new_node, requester, set_time,
 };
-use crate::fs::{self, FsError};
+use crate::fs::{self, Attributes, FsError, LookedUp};
 use crate::fuse::edge::{Edge, REQUEST_LEN_MAX};
 use crate::fuse::replies::{
     GENERATION, NO_TIMEOUT, fill, handle, number, open_flags, opened_flags, owned, reply_attr, reply_empty,
@@ -72,12 +72,15 @@ impl Filesystem for Edge {
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (fs, who, name) = (self.fs.clone(), requester(request), owned(name));
         let call = async move { fs.lookup(who, inode_id(parent), &name).await };
-        self.metadata(call, move |resolved| match resolved {
-            Ok(Resolved::Attr(attr)) => reply_entry("look up a name", reply)(Ok(attr)),
-            Ok(Resolved::Unanswered(inode)) => {
+        self.metadata(call, move |found| match found {
+            Ok(LookedUp::Found(Attributes { attr, timeout })) => {
+                let name_timeout = name_timeout(attr.kind);
+                reply.entry_with_ttls(&timeout, &name_timeout, &file_attr(&attr), GENERATION);
+            }
+            Ok(LookedUp::Unanswered(inode)) => {
                 reply.entry_with_ttls(&NO_TIMEOUT, &NO_TIMEOUT, &directory_placeholder(inode), GENERATION);
             }
-            Err(error) => reply_entry("look up a name", reply)(Err(error)),
+            Err(error) => reply.error(number("look up a name", &error)),
         });
     }
 

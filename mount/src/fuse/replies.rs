@@ -71,7 +71,7 @@ pub(super) fn reply_attr(
     }
 }
 
-/// The only answer that has a time-out for attributes (KA1 of `kernel_attrs`).
+/// Only this answer and that of a look-up have a time-out for attributes (KA1 of `kernel_attrs`).
 pub(super) fn reply_getattr(reply: ReplyAttr) -> impl FnOnce(FsResult<Attributes>) + Send + 'static {
     move |answer| match answer {
         Ok(Attributes { attr, timeout }) => reply.attr(&timeout, &file_attr(&attr)),
