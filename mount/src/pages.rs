@@ -49,7 +49,9 @@ struct Pages {
 /// does not keep the runtime's thread from its other tasks.
 pub(crate) fn invalidate_attrs(device: File, fs: &Arc<Fs>) -> Invalidate {
     let fs = Arc::downgrade(fs);
-    let is_looked_up = move |inode| fs.upgrade().is_some_and(|fs| fs.inodes().is_known(inode));
+    // After the unmount the kernel knows no inode, and takes no look-ups back.
+    let is_looked_up =
+        move |inode| fs.upgrade().is_some_and(|fs| !fs.is_closed() && fs.inodes().is_known(inode));
     Box::new(move |inode| {
         tokio::task::block_in_place(|| {
             for _ in 0..REPEATED_MAX {

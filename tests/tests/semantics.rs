@@ -236,6 +236,20 @@ fn attributes_of_a_file_that_is_opened_while_another_mount_changes_it_are_never_
     }
 }
 
+/// After the unmount the kernel was told to forget each inode again and again, and knew none: it took minutes.
+#[test]
+fn regression_a_mount_that_has_shown_many_files_ends_in_time() {
+    let cluster = Cluster::start(Shape { metaservers: 1, chunkservers: 1, copies: 1, ..Shape::default() });
+    let directory = cluster.mount("a").join("d");
+    fs::create_dir(&directory).unwrap();
+    let paths: Vec<PathBuf> = (0..300).map(|number| directory.join(format!("f{number}"))).collect();
+    paths.iter().for_each(|path| fs::write(path, "x").unwrap());
+    paths.iter().for_each(|path| assert_eq!(fs::metadata(path).unwrap().len(), 1));
+    let began = wait::now();
+    cluster.unmount("a");
+    assert!(began.elapsed() < Duration::from_secs(10), "it took {:?}", began.elapsed());
+}
+
 /// As `rsync --times` writes. The kernel compares sizes and times only.
 #[test]
 fn bytes_that_another_mount_wrote_with_the_size_and_time_of_before_are_read_through_a_descriptor_that_was_open()

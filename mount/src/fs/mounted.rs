@@ -88,6 +88,10 @@ impl Fs {
         self.is_closing.store(true, Ordering::Relaxed);
     }
 
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closing.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn inodes(&self) -> &Inodes {
         &self.inodes
     }
