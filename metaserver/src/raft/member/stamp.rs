@@ -262,9 +262,9 @@ mod tests {
         let error = Stamp::read(&*disk, MemberId(1)).await.unwrap_err().to_string();
         assert!(error.contains("metaserver 2") && error.contains("metaserver 1"), "{error}");
         for (stamp, expected) in [
-            ("kind = \"dfs-metaserver\"\nformat = 9\nnew = true\n", "format 9, this release reads 6: update"),
+            ("kind = \"dfs-metaserver\"\nformat = 9\nnew = true\n", "format 9, this release reads 7: update"),
             ("kind = \"dfs-chunkserver\"\nformat = 1\n", "dfs-chunkserver"),
-            ("kind = \"dfs-metaserver\"\nformat = 1\n", "format 1, this release reads 6 and converts none"),
+            ("kind = \"dfs-metaserver\"\nformat = 1\n", "format 1, this release reads 7 and converts none"),
             ("\u{1}garbage", "cannot be read"),
             ("", "is empty"),
         ] {
