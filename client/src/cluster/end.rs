@@ -24,7 +24,7 @@ impl ClusterClient {
         let flushes = self.core.dirty().into_iter().map(|(_, node)| async move {
             let bytes = node.with(self.core.meta.session_id(), |state| state.buffer.dirty_bytes());
             let lost = |why: String| format!("{}: {bytes} bytes: {why}", node.inode);
-            if self.core.nodes.is_orphan(node.inode) {
+            if self.core.nodes.is_unread_orphan(node.inode) {
                 return None;
             }
             match timeout(flush_timeout, self.core.flush(&node)).await {

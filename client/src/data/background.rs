@@ -115,7 +115,7 @@ impl Core {
 
     /// A failure stays with its inode, and the open files report it, or the next one that is opened.
     async fn flush_one(self: &Arc<Core>, node: &Arc<Node>) {
-        if !self.nodes.is_orphan(node.inode) || self.memory.is_half_full() {
+        if !self.nodes.is_unread_orphan(node.inode) || self.memory.is_half_full() {
             let _ = self.flush(node).await;
         }
         self.nodes.forget_if_closed(node.inode);

@@ -132,9 +132,9 @@ impl File {
         Ok(())
     }
 
-    /// close(2): keeps O2. What was written to a file without a name is never committed for that: nobody can open it again.
+    /// close(2): keeps O2. What was written to a file without a name is never committed for that if nobody else has it open.
     pub async fn flush(&self) -> Result<()> {
-        if self.core.nodes.is_orphan(self.inode()) || self.is_committed_later() {
+        if self.core.nodes.is_unread_orphan(self.inode()) || self.is_committed_later() {
             return self.report();
         }
         self.sync().await
@@ -157,7 +157,7 @@ impl File {
         let inode = self.inode();
         let mut released = Ok(());
         if self.core.nodes.is_last(inode) {
-            if self.core.nodes.is_orphan(inode) {
+            if self.core.nodes.is_unread_orphan(inode) {
                 self.look(|state| state.drop_buffered());
             } else if !self.is_committed_later() {
                 released = self.core.flush(&self.node).await;

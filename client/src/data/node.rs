@@ -67,6 +67,8 @@ pub(crate) struct NodeState {
     uncertain: Option<Arc<Part>>,
     /// When a read last waited for its whole deadline in vain (N6).
     unreachable_since: Option<Instant>,
+    /// [`Node::was_acquired_without_name`].
+    was_acquired_without_name: bool,
 }
 
 /// A commit that was sent, and what it commits.
@@ -95,6 +97,7 @@ impl Node {
             dirty_since: None,
             uncertain: None,
             unreachable_since: None,
+            was_acquired_without_name: false,
         };
         let (flushing, sending) = (tokio::sync::Mutex::new(()), tokio::sync::Mutex::new(()));
         Node { inode, memory, state: Mutex::new(state), flushing, sending }
@@ -120,6 +123,12 @@ impl Node {
     /// No open file has reported the last failure yet.
     pub(crate) fn has_unreported_failure(&self) -> bool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).is_unreported
+    }
+
+    /// Write of it was asked for when it had no name any more. Who removes the last name of a file that others have open loses its Write
+    /// by that: so others may have it open.
+    pub(crate) fn was_acquired_without_name(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).was_acquired_without_name
     }
 
     /// Since when something is buffered; `None` if nothing is.
@@ -228,6 +237,12 @@ impl NodeState {
             self.cache.reset(merged.content_version);
         }
         self.base = Some(merged);
+    }
+
+    /// Write of it was granted, with these attributes.
+    pub(crate) fn acquired(&mut self, attr: &InodeAttr) {
+        self.observe(attr);
+        self.was_acquired_without_name |= attr.nlink == 0;
     }
 
     /// What `stat` shows now (N1). `None` before any attributes are known.

@@ -149,6 +149,12 @@ impl Nodes {
         self.table().open.get(&inode).is_some_and(|entry| entry.is_orphan)
     }
 
+    /// It has no name left, and nobody else has it open: what is buffered of it is never read.
+    pub(crate) fn is_unread_orphan(&self, inode: InodeId) -> bool {
+        let table = self.table();
+        table.open.get(&inode).is_some_and(|entry| entry.is_orphan && !entry.node.was_acquired_without_name())
+    }
+
     /// At most one pin keeps the inode.
     pub(crate) fn is_last(&self, inode: InodeId) -> bool {
         self.table().open.get(&inode).is_none_or(|entry| entry.pins <= 1)

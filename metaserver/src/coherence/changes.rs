@@ -122,7 +122,7 @@ impl Gate {
         let mut behind = look();
         for _ in 0..LOOKS_MAX {
             let frozen = self.freeze(term, scope, &behind, asker, false).await?;
-            let reply = self.take_names(term, frozen, &behind, with).await?;
+            let reply = self.take_names(term, frozen, &behind, request.session, with).await?;
             if !matches!(reply, Reply::Refused(MetaError::Undecided { .. })) {
                 return Ok(reply);
             }

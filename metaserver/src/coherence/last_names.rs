@@ -41,6 +41,7 @@ impl Gate {
         term: u64,
         frozen: Frozen,
         behind: &[Behind],
+        asker: SessionId,
         with: impl Fn(Vec<NamedInode>) -> Command,
     ) -> MetaResult<Reply> {
         let last = behind.iter().find(|behind| behind.loses_last_name).map(|behind| behind.inode);
@@ -53,6 +54,7 @@ impl Gate {
             if !planted::has(Bug::OrphanForgotten) {
                 openers = self.openers(inode).await?; // keeps OP1 and OP4
             }
+            self.writes_for_openers_come_back(term, asker, inode, &openers).await?;
         }
         let named = |behind: &Behind| NamedInode {
             inode: behind.inode,
@@ -69,6 +71,20 @@ impl Gate {
             self.release_for_those_who_closed(*orphan, openers);
         }
         Ok(reply)
+    }
+
+    /// Whoever removes the last name of a file drops what it has not committed of it. So it commits that first if others have the file open.
+    async fn writes_for_openers_come_back(
+        &self,
+        term: u64,
+        asker: SessionId,
+        inode: InodeId,
+        openers: &[SessionId],
+    ) -> MetaResult<()> {
+        match openers.iter().any(|opener| *opener != asker) {
+            true => self.writes_come_back(term, None, &[inode]).await,
+            false => Ok(()),
+        }
     }
 
     /// The file is an orphan that is held by these. Who has told of a close since they were named is no longer in the table, and told

@@ -149,7 +149,7 @@ impl Writes {
         match answer {
             Ok(Acquired::Granted { attr, next_commit }) => {
                 node.with(bound.session, |state| {
-                    state.observe(&attr);
+                    state.acquired(&attr);
                     state.learn_next_commit(bound.session, next_commit);
                 });
                 Ok(true)
