@@ -145,10 +145,6 @@ impl Nodes {
         }
     }
 
-    pub(crate) fn is_orphan(&self, inode: InodeId) -> bool {
-        self.table().open.get(&inode).is_some_and(|entry| entry.is_orphan)
-    }
-
     /// It has no name left, and nobody else has it open: what is buffered of it is never read.
     pub(crate) fn is_unread_orphan(&self, inode: InodeId) -> bool {
         let table = self.table();

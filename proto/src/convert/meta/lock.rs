@@ -4,6 +4,7 @@ use prost::Message as _;
 
 use super::attr::cluster_from_wire;
 use super::error::{error_to_wire, refusal};
+use super::session::attachment_from_wire;
 use super::write::{held_write_from_wire, held_write_to_wire};
 use crate::convert::{invalid, required};
 use crate::ids::{Attachment, InodeId, LockOwner, SessionId, WaitId};
@@ -38,10 +39,6 @@ pub fn attach_from_wire(attach: wire::AttachRequest) -> MetaResult<Attach> {
         open: attach.open.into_iter().map(InodeId).collect(),
         writes: attach.writes.into_iter().map(held_write_from_wire).collect::<MetaResult<_>>()?,
     })
-}
-
-pub(super) fn attachment_from_wire(attachment: u64) -> MetaResult<Attachment> {
-    required((attachment != 0).then_some(Attachment(attachment)), "attachment")
 }
 
 pub fn attached_to_wire(result: MetaResult<Attached>) -> wire::AttachReply {

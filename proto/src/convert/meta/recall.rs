@@ -3,7 +3,7 @@
 use prost::Message as _;
 
 use super::attr::cluster_from_wire;
-use super::lock::attachment_from_wire;
+use super::session::attachment_from_wire;
 use crate::convert::invalid;
 use crate::ids::{InodeId, SessionId};
 use crate::meta::{MetaResult, Recall, Recalled, RecallsDone};

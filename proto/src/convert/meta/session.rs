@@ -77,6 +77,10 @@ pub fn renew_from_wire(renew: wire::RenewSessionRequest) -> MetaResult<RenewSess
     })
 }
 
+pub(super) fn attachment_from_wire(attachment: u64) -> MetaResult<Attachment> {
+    required((attachment != 0).then_some(Attachment(attachment)), "attachment")
+}
+
 pub fn renewed_to_wire(result: MetaResult<SessionRenewed>) -> wire::RenewSessionReply {
     match result {
         Ok(renewed) => wire::RenewSessionReply {

@@ -4,7 +4,7 @@ use prost::Message as _;
 
 use super::attr::{attr_from_wire, attr_to_wire, cluster_from_wire};
 use super::error::{error_from_wire, error_to_wire};
-use super::lock::attachment_from_wire;
+use super::session::attachment_from_wire;
 use crate::convert::{invalid, required};
 use crate::ids::{InodeId, SessionId, WriteGrant};
 use crate::meta::{Acquire, Acquired, HeldWrite, MetaResult, ReturnWrites, WriteRecall};

@@ -1,3 +1,5 @@
+//! Who holds Write, and who gets it next.
+
 use super::*;
 
 const A: SessionId = SessionId(1);
