@@ -6,12 +6,14 @@
 //! | `changes` | every operation that changes something, seen by a mount that has looked before |
 //! | `turns` | two mounts take turns on one file, compared with a model |
 //! | `appends` | processes of two mounts append to one file |
+//! | `unlinked` | a file that one mount writes and unlinks, and the other one has open |
 
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 mod appends;
 mod changes;
 mod turns;
+mod unlinked;
 
 use dfs_tests::cluster::Shape;
 use dfs_tests::shared::{Scenario, Shared};

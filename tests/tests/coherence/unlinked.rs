@@ -1,0 +1,46 @@
+//! A file that one mount writes and unlinks, and that the other one has open.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt as _;
+
+use super::scenario;
+
+fn bytes_of(file: &File) -> Vec<u8> {
+    let mut seen = vec![0; 10_000];
+    let len = file.read_at(&mut seen, 0).unwrap();
+    seen.truncate(len);
+    seen
+}
+
+#[test]
+fn what_a_mount_wrote_and_closed_before_it_unlinked_the_file_another_one_reads_that_has_it_open() {
+    let fs = scenario("closed_and_unlinked");
+    let (ours, theirs) = (fs.dir("a").join("file"), fs.dir("b").join("file"));
+    for round in 0..20_u8 {
+        fs::write(&ours, "old").unwrap();
+        let open = File::open(&theirs).unwrap();
+        fs::write(&ours, [round; 5000]).unwrap();
+        fs::remove_file(&ours).unwrap();
+        assert!(bytes_of(&open) == [round; 5000], "round {round}");
+    }
+}
+
+#[test]
+fn what_a_mount_writes_to_a_file_that_it_has_unlinked_another_one_reads_that_has_it_open() {
+    let fs = scenario("unlinked_and_written");
+    let (ours, theirs) = (fs.dir("a").join("file"), fs.dir("b").join("file"));
+    for round in 0..20_u8 {
+        fs::write(&ours, "old").unwrap();
+        let (open, writing) =
+            (File::open(&theirs).unwrap(), OpenOptions::new().write(true).open(&ours).unwrap());
+        writing.write_all_at(&[1; 100], 0).unwrap();
+        fs::remove_file(&ours).unwrap();
+        writing.write_all_at(&[round; 5000], 0).unwrap();
+        if round % 2 == 0 {
+            assert!(bytes_of(&open) == [round; 5000], "round {round}: before the close");
+        }
+        writing.write_all_at(&[7; 10], 5000).unwrap();
+        drop(writing);
+        assert!(bytes_of(&open) == [&[round; 5000][..], &[7; 10]].concat(), "round {round}: after the close");
+    }
+}
