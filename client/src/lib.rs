@@ -61,7 +61,7 @@
 //! # Tests of the way of a write
 //!
 //! The test `a_write_is_seen_here_and_elsewhere_at_once` shows it with fakes, and with real processes, of which
-//! every one is killed, `what_fsync_and_close_returned_for_survives_the_death_of_every_process`.
+//! every one is killed, `what_fsync_returned_for_and_close_where_it_is_asked_to_survives_the_death_of_every_process`.
 
 mod cluster;
 mod config;

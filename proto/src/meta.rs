@@ -418,6 +418,8 @@ pub struct SessionRenewed {
     pub is_attached: bool,
     /// The number of the last recall of this attachment until now: the heartbeat renews the leases once all were handled (P3.4).
     pub recalls: u64,
+    /// There is room for all that sessions may have buffered, so that a close need not commit.
+    pub has_room: bool,
 }
 
 /// What a session holds, for a leader that may not know it.

@@ -533,6 +533,13 @@ impl Cluster {
         self.daemons().insert(name.to_owned(), daemon);
     }
 
+    /// Adds lines to the `[mount]` part of a mount's configuration, for its next start.
+    pub fn configure_mount(&self, name: &str, lines: &str) {
+        let path = self.config_path(name);
+        let text = fs::read_to_string(&path).expect("read a mount's configuration");
+        fs::write(&path, text + lines).expect("write a mount's configuration");
+    }
+
     /// Mounts under `name` (again, if it was mounted before) and waits until it answers.
     #[track_caller]
     pub fn mount(&self, name: &str) -> PathBuf {

@@ -526,8 +526,10 @@ fn what_fsync_returned_for_another_mount_reads_while_it_is_still_open() {
 }
 
 #[test]
-fn what_fsync_and_close_returned_for_survives_the_death_of_every_process() {
+fn what_fsync_returned_for_and_close_where_it_is_asked_to_survives_the_death_of_every_process() {
     let cluster = Cluster::start(Shape::default());
+    cluster.add_mount("a");
+    cluster.configure_mount("a", "durability = \"operation\"\n");
     let dir = cluster.mount("a");
     fs::create_dir(dir.join("closed")).unwrap();
     for number in 0..100_u64 {
@@ -553,6 +555,13 @@ fn what_fsync_and_close_returned_for_survives_the_death_of_every_process() {
         assert!(fs::read(path).unwrap() == tree::bytes(number, 3000), "closed file {number}");
     }
     assert!(fs::read(dir.join("synced")).unwrap() == tree::bytes(7, 3_000_000));
+}
+
+/// What is only written and closed is not on the chunkservers yet.
+fn write_durably(path: &Path, bytes: &[u8]) {
+    let mut file = File::create(path).unwrap();
+    file.write_all(bytes).unwrap();
+    file.sync_all().unwrap();
 }
 
 /// The chunkservers' files that hold `pattern`, with its place in them.
@@ -607,7 +616,7 @@ fn a_flipped_byte_in_one_copy_is_noticed_and_the_other_copy_is_read_and_in_both_
     let dir = cluster.mount("a");
     let made = tree::bytes(99, 1 << 20);
     let flipped = 123 * 4096 + 77;
-    fs::write(dir.join("file"), &made).unwrap();
+    write_durably(&dir.join("file"), &made);
     let copies = copies_of(&cluster, &made[flipped..flipped + 64]);
     assert_eq!(copies.len(), 2, "two copies on disk: {copies:?}");
     assert_eq!(cluster.status().unwrap().chunks_damaged, 0);
@@ -727,7 +736,7 @@ fn a_mount_that_was_stopped_until_its_session_expired_says_so_once_and_works_on(
         ..Shape::default()
     });
     let (a, b) = (cluster.mount("a"), cluster.mount("b"));
-    fs::write(a.join("kept"), "kept").unwrap();
+    write_durably(&a.join("kept"), b"kept");
     let unwritten = Buffering::start(&a.join("unwritten"));
     let mut idle = File::open(a.join("kept")).unwrap();
     let sessions = cluster.status().unwrap().sessions;

@@ -24,6 +24,7 @@ use crate::data::core::Core;
 use crate::data::node::{Node, NodeState};
 use crate::data::nodes::Pin;
 use crate::data::readahead::ReadAhead;
+use crate::data::unfinished::Unfinished;
 use crate::error::{ClientError, Result};
 use crate::session::held::Opened;
 use crate::session::ranges::LockLoss;
@@ -51,6 +52,7 @@ pub struct File {
     /// Whether a lock that was set through this file is lost (O4).
     pub(super) lock_loss: LockLoss,
     read_ahead: ReadAhead,
+    pub(super) unfinished: Arc<Unfinished>,
 }
 
 impl File {
@@ -66,6 +68,7 @@ impl File {
             reported,
             lock_loss: LockLoss::default(),
             read_ahead: ReadAhead::default(),
+            unfinished: Arc::default(),
         })
     }
 
@@ -108,6 +111,9 @@ impl File {
 
     /// Who holds Write of the file knows what it is; others ask, and whoever holds it commits first (P6.1).
     async fn read_known(&self, offset: Offset, len: u64) -> Result<Bytes> {
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
         let deadline = Deadline::after(self.core.config.data_timeout);
         if !self.core.writes.is_held(self.inode(), deadline).await? {
             self.ask_for_attr().await?;
@@ -141,7 +147,7 @@ impl File {
     }
 
     fn is_committed_later(&self) -> bool {
-        self.core.config.durability == Durability::Fsync && self.core.writes.has(self.inode())
+        self.core.config.durability == Durability::Fsync && self.core.writes.may_commit_later(self.inode())
     }
 
     /// fsync(2): everything written to the file until now, through whichever open file, is durable and visible.

@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |------|------|
-//! | `file`, `writing`, `locks` | one open file; what is written through it; the locks that are set through it |
+//! | `file`, `writing`, `unfinished`, `locks` | one open file; what is written through it; the locks that are set through it |
 //! | `node`, `nodes` | one inode, which all its open files share; the table of these |
 //! | `buffer`, `memory` | what was written and is not committed, and how much memory that takes |
 //! | `flush`, `commit` | from the buffer to the commit, of one file and of many in one request |
@@ -31,6 +31,7 @@ pub(crate) mod reader;
 pub(crate) mod seen_through;
 pub(crate) mod slots;
 pub(crate) mod stream;
+mod unfinished;
 pub(crate) mod writer;
 pub(crate) mod writes;
 mod writing;

@@ -162,7 +162,8 @@ impl Nodes {
         let Some(entry) = table.open.get(&inode) else { return };
         let is_dirty = entry.node.dirty_since().is_some();
         let is_needed = is_dirty || (entry.node.has_unreported_failure() && self.has_room_for_failures());
-        if entry.pins > 0 || (is_needed && !entry.is_orphan && !entry.is_unlinked) {
+        let is_unread = entry.is_unlinked || (entry.is_orphan && !entry.node.was_acquired_without_name());
+        if entry.pins > 0 || (is_needed && !is_unread) {
             return;
         }
         let Some(entry) = table.open.remove(&inode) else { return };

@@ -25,6 +25,8 @@ struct Written<'d> {
     data: &'d [u8],
     /// It clears set-uid and set-gid.
     kills: bool,
+    /// The rest of it may follow.
+    goes_on: bool,
 }
 
 /// Where the bytes lie, and whether there is something that can be sent.
@@ -34,16 +36,22 @@ impl File {
     /// Buffers the bytes, and sends long runs meanwhile. It waits while the session's memory is full, and while others give the file
     /// back.
     pub async fn write_at(&self, caller: &Caller, offset: Offset, data: &[u8]) -> Result<()> {
-        self.put(caller, Some(offset), data).await.map(drop)
+        self.put(caller, Some(offset), data, false).await.map(drop)
     }
 
     /// O_APPEND: puts the bytes at the end of the file, and returns where that was. Appends never lie over each other, whichever
     /// clients they are of.
     pub async fn append(&self, caller: &Caller, data: &[u8]) -> Result<Offset> {
-        self.put(caller, None, data).await
+        self.put(caller, None, data, false).await
     }
 
-    async fn put(&self, caller: &Caller, at: Option<Offset>, data: &[u8]) -> Result<Offset> {
+    /// The same for a part of what is to be appended: the rest follows at once through the same open file, if there is one, and lies
+    /// behind this (U1 of `unfinished`).
+    pub async fn append_part(&self, caller: &Caller, data: &[u8]) -> Result<Offset> {
+        self.put(caller, None, data, true).await
+    }
+
+    async fn put(&self, caller: &Caller, at: Option<Offset>, data: &[u8], goes_on: bool) -> Result<Offset> {
         if !self.mode.write {
             return Err(ClientError::NotOpenFor { inode: self.inode(), wanted: "writing" });
         }
@@ -55,7 +63,7 @@ impl File {
         }
         self.kill_privileges(caller).await?;
         let deadline = Deadline::after(self.core.config.data_timeout);
-        let written = Written { at, data, kills: !caller.is_root() };
+        let written = Written { at, data, kills: !caller.is_root(), goes_on };
         let (offset, has_full) = self.lay(&written, deadline).await?;
         if has_full {
             self.noting(self.core.send(&self.node).await)?;
@@ -72,7 +80,10 @@ impl File {
             }
             let session = hold.session();
             let laid = self.lay_under(&hold, written);
-            drop(hold);
+            match written.goes_on {
+                true => self.unfinished.keep(hold),
+                false => drop(hold),
+            }
             drop(room); // what the buffer really took is counted now
             if let Some(laid) = laid {
                 // Who was stopped in between may have lost the file: then nobody is told that it was written.
@@ -86,6 +97,11 @@ impl File {
     /// files which cannot be had do not fill the memory.
     async fn room_and_hold(&self, len: u64, deadline: Deadline) -> Result<(Reservation, Hold)> {
         let (memory, writes, meta) = (&self.core.memory, &self.core.writes, &self.core.meta);
+        if let Some(hold) = self.unfinished.take()
+            && let Some(room) = memory.reserve_now(len)
+        {
+            return Ok((room, hold)); // keeps U1 of `unfinished`
+        }
         loop {
             let hold = writes.hold(&self.node, meta, deadline).await?;
             if let Some(room) = memory.reserve_now(len) {
@@ -102,7 +118,7 @@ impl File {
     /// `None`: the hold is of a session that has ended.
     fn lay_under(&self, hold: &Hold, written: &Written<'_>) -> Option<Result<Laid>> {
         let now = self.core.meta.cluster_now();
-        let Written { at, data, kills } = *written;
+        let Written { at, data, kills, .. } = *written;
         self.look(|state| {
             if !state.is_of(hold.session()) {
                 return None;

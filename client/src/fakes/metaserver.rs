@@ -426,6 +426,7 @@ impl FakeMeta {
             metaservers: vec!["meta-1:1".to_owned()],
             is_attached,
             recalls: state.leader.leases.issued(renew.session),
+            has_room: true,
         })
     }
 

@@ -83,6 +83,7 @@ impl MetaClient {
                     self.leases.reads.renewed(attachment, sent, renewed.recalls);
                     self.leases.writes.renewed(attachment, sent);
                 }
+                self.leases.writes.has_room(renewed.has_room);
                 self.set_clock(renewed.now, sent);
                 self.calls.learn(cluster, &renewed.metaservers);
                 Ok(())

@@ -47,6 +47,8 @@ pub(crate) trait WriteLeases: Send + Sync + 'static {
     fn attached(&self, attachment: Attachment, sent: Duration, term: Option<Duration>);
     /// The leader has answered a heartbeat that was sent at `sent`.
     fn renewed(&self, attachment: Attachment, sent: Duration);
+    /// The servers have room for what is buffered here, or may not have it.
+    fn has_room(&self, has_room: bool);
     /// Notes what the leader wants back.
     fn recalled(&self, recall: &WriteRecall);
     /// The session has ended, and all that it held.

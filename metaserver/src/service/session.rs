@@ -10,6 +10,7 @@ use dfs_proto::meta::{
     SessionRenewed,
 };
 use dfs_proto::scope::Unleased;
+use dfs_proto::units::MIB;
 use tokio::time::Instant;
 
 use super::namespace::unexpected;
@@ -25,6 +26,9 @@ pub(crate) const RENEW_INTERVAL: Duration = Duration::from_millis(500);
 /// Each is a record until it ends, which one that is not renewed does after minutes: more than any cluster has mounts,
 /// and no more than a new leader takes in at once.
 pub(super) const SESSIONS_MAX: u64 = 65_536;
+
+/// What one session buffers at most, unless its client is told otherwise (`session_memory_bytes`).
+const BUFFERED_MAX: u64 = 256 * MIB;
 
 impl Metaserver {
     /// Idempotent by nonce.
@@ -77,7 +81,15 @@ impl Metaserver {
         }
         let (now, metaservers) = (self.gate.consensus().wall(), self.metaservers());
         let (is_attached, recalls) = (recalls.is_some(), recalls.unwrap_or(0));
-        Ok(SessionRenewed { now, metaservers, is_attached, recalls })
+        let has_room = self.has_room();
+        Ok(SessionRenewed { now, metaservers, is_attached, recalls, has_room })
+    }
+
+    /// What all sessions that write may have buffered has a place (P12.1): else a close commits, and says that the disk is full.
+    fn has_room(&self) -> bool {
+        let copies = self.gate.local(|state| read::cluster(state).map_or(1, |info| info.copies));
+        let writers = self.gate.leases.writing_sessions().max(1) as u64;
+        self.gate.view.space(copies, 0).free.0 / BUFFERED_MAX >= writers
     }
 
     /// The session has handled recalls.

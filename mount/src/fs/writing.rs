@@ -37,6 +37,15 @@ pub(crate) struct Write {
     pub(crate) kill_privileges: bool,
 }
 
+impl Write {
+    /// The kernel sends a write through the page cache in two requests when it begins in a page that it does not have whole: the first
+    /// one ends with that page.
+    fn may_go_on(&self, is_direct: bool) -> bool {
+        let end = self.offset.0 + self.data.len() as u64;
+        !is_direct && !self.direct && end.is_multiple_of(PAGE_LEN)
+    }
+}
+
 impl Fs {
     pub(crate) async fn write(&self, who: Requester, handle: Handle, write: Write) -> FsResult<u32> {
         if self.is_closing.load(Ordering::Relaxed) {
@@ -100,7 +109,10 @@ impl Fs {
     /// another mount wrote, its pages from there on are not the file's. They are dropped before the answer, which
     /// makes the file longer for the kernel.
     async fn append(&self, open: &OpenFile, caller: &Caller, write: &Write) -> Result<(), ClientError> {
-        let at = open.file.append(caller, &write.data).await?;
+        let at = match write.may_go_on(open.direct) {
+            true => open.file.append_part(caller, &write.data).await?,
+            false => open.file.append(caller, &write.data).await?,
+        };
         if at != write.offset {
             self.inodes.pages_differ(open.inode);
             if let Some(drop_pages) = self.drop_pages.get() {

@@ -7,8 +7,9 @@ use super::layout::Layout;
 /// Between two looks of a client whether the last power failure is over, and between two tries of a change of volumes.
 pub(super) const OVER_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Longer than a walker is ever kept from the leader: it loses no session because somebody else waits for a lock.
-pub(super) const LEASE_TERM: Duration = Duration::from_secs(12);
+/// Longer than a walker is ever kept from the leader: it loses no session because somebody else waits for a lock, or for what it has
+/// written. Not longer than that: with each election the silence of a client counts anew.
+pub(super) const LEASE_TERM: Duration = Duration::from_secs(8);
 
 /// What one run is made of.
 #[derive(Clone, Copy, Debug)]
@@ -32,8 +33,9 @@ impl Plan {
         Plan { seed, walkers: 3, operations_each: 110, layout, pause_max, has_slow_logs }
     }
 
-    /// Of clients, for one answer: long enough for any fault of the model, then an error is a bug.
+    /// Of clients, for one answer: long enough for any fault of the model, then an error is a bug. A client that is silent and may have
+    /// written holds others up for a term after each election.
     pub(super) fn patience(self) -> Duration {
-        Duration::from_secs(if self.has_slow_logs { 30 } else { 60 })
+        Duration::from_secs(if self.has_slow_logs { 45 } else { 60 })
     }
 }

@@ -25,6 +25,7 @@ fn a_mountpoint_whose_daemon_was_killed_is_cleaned_up_and_mounted_again() {
     let dir = cluster.mount("a");
     fs::write(dir.join("file"), "kept").unwrap();
     let open = File::open(dir.join("file")).unwrap();
+    open.sync_all().unwrap();
     cluster.kill("a");
     assert_eq!(errno(fs::metadata(dir.join("file"))), libc::ENOTCONN);
     // It answers others before it has its own first answer, without which it does not end well.

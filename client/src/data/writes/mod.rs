@@ -27,6 +27,7 @@ mod random_tests;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ pub(crate) struct Writes {
     moved: Notify,
     to_flush: Notify,
     returned: Notify,
+    /// As the last heartbeat said, and before it.
+    has_room: AtomicBool,
 }
 
 /// Bytes may be laid into the buffer, until this is dropped.
@@ -68,7 +71,8 @@ pub(crate) struct Creating {
 impl Writes {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Arc<Writes> {
         let (moved, to_flush, returned) = (Notify::new(), Notify::new(), Notify::new());
-        Arc::new(Writes { clock, state: Mutex::new(State::new()), moved, to_flush, returned })
+        let (state, has_room) = (Mutex::new(State::new()), AtomicBool::new(true));
+        Arc::new(Writes { clock, state, moved, to_flush, returned, has_room })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -123,6 +127,11 @@ impl Writes {
     /// The same, whether it has lapsed or not.
     pub(crate) fn has(&self, inode: InodeId) -> bool {
         self.state().is_held(inode)
+    }
+
+    /// What was written to the file may be committed later than its close: it is held, and the servers have room for it.
+    pub(crate) fn may_commit_later(&self, inode: InodeId) -> bool {
+        self.has_room.load(Ordering::Relaxed) && self.has(inode)
     }
 
     /// To be called before a create that opens for writing is sent.
@@ -188,6 +197,10 @@ impl WriteLeases for Writes {
 
     fn renewed(&self, attachment: Attachment, sent: Duration) {
         self.change(|state| state.renewed(attachment, sent));
+    }
+
+    fn has_room(&self, has_room: bool) {
+        self.has_room.store(has_room, Ordering::Relaxed);
     }
 
     fn recalled(&self, recall: &WriteRecall) {

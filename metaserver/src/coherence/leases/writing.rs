@@ -203,6 +203,11 @@ impl Leases {
         Ok(Wanted { leases: self.clone(), term, by, inodes })
     }
 
+    /// How many hold Write of something.
+    pub(crate) fn writing_sessions(&self) -> usize {
+        self.known.lock().known.writers.sessions().count()
+    }
+
     /// Those of which somebody else than `by` holds Write.
     pub(crate) fn written_by_others(&self, by: Option<SessionId>, inodes: &[InodeId]) -> Vec<InodeId> {
         let soft = self.known.lock();

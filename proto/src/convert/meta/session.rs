@@ -89,6 +89,7 @@ pub fn renewed_to_wire(result: MetaResult<SessionRenewed>) -> wire::RenewSession
             metaservers: renewed.metaservers,
             attached: renewed.is_attached,
             recalls: renewed.recalls,
+            room: renewed.has_room,
         },
         Err(error) => wire::RenewSessionReply { error: Some(error_to_wire(&error)), ..Default::default() },
     }
@@ -101,5 +102,6 @@ pub fn renewed_from_wire(reply: wire::RenewSessionReply) -> MetaResult<SessionRe
         metaservers: reply.metaservers,
         is_attached: reply.attached,
         recalls: reply.recalls,
+        has_room: reply.room,
     })
 }

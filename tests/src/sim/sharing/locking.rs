@@ -320,9 +320,13 @@ impl Locking {
             records.try_to_append(record);
         }
         let bytes = [record.0.to_le_bytes(), record.1.to_le_bytes()].concat();
-        if let Err(error) = file.write_at(&Caller::ROOT, Offset(len), &bytes).await {
-            self.lost(number, "write under a lock", &error).await;
-            return Err(Lost);
+        match file.write_at(&Caller::ROOT, Offset(len), &bytes).await {
+            Ok(()) => {}
+            Err(ClientError::Unavailable { .. }) => return Ok(()), // the file could not be had: it may be there, or not
+            Err(error) => {
+                self.lost(number, "write under a lock", &error).await;
+                return Err(Lost);
+            }
         }
         self.keep(held).await?;
         // Before the lock ends.

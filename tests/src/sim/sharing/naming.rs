@@ -288,7 +288,8 @@ impl Naming {
             let mode = OpenMode { read: true, write: true, ..OpenMode::default() };
             let (file, _) = self.sharer.client.perform(&Caller::ROOT, CreateOpen { create, mode }).await?;
             let written = file.write_at(&Caller::ROOT, Offset(0), &value.to_le_bytes()).await;
-            let flushed = file.flush().await;
+            // What is only written is lost with the session, also when it was closed.
+            let flushed = file.sync().await;
             drop(file.release().await); // it was flushed
             written.and(flushed)
         };

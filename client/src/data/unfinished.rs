@@ -1,0 +1,60 @@
+//! An append of which the kernel sends the rest in another request.
+//!
+//! U1  What one write(2) appends lies together, whoever appends on other clients (P6.3): the hold under which its first part was laid is
+//!     kept for the next one.
+//! U2  It is kept for [`REST_MAX`] at most, because whether there is a rest is a guess: nobody waits longer for that.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::data::writes::Hold;
+
+/// The kernel sends the rest as soon as it has the answer to the part before it.
+const REST_MAX: Duration = Duration::from_millis(50);
+
+/// Of one open file.
+#[derive(Default)]
+pub(super) struct Unfinished(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    /// How often something was kept.
+    count: u64,
+    hold: Option<Hold>,
+}
+
+impl Unfinished {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For the next part.
+    pub(super) fn take(&self) -> Option<Hold> {
+        self.kept().hold.take()
+    }
+
+    pub(super) fn keep(self: &Arc<Unfinished>, hold: Hold) {
+        let count = {
+            let mut kept = self.kept();
+            kept.count += 1;
+            kept.hold = Some(hold);
+            kept.count
+        };
+        let unfinished = Arc::downgrade(self);
+        tokio::spawn(async move {
+            sleep(REST_MAX).await; // keeps U2
+            if let Some(unfinished) = unfinished.upgrade() {
+                unfinished.end(count);
+            }
+        });
+    }
+
+    fn end(&self, count: u64) {
+        let mut kept = self.kept();
+        if kept.count == count {
+            kept.hold = None;
+        }
+    }
+}
