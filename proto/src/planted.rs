@@ -32,7 +32,6 @@ pub enum Bug {
     GrantsWhileFrozen,
     /// A change is applied first, and then recalls what others hold.
     RecallsAfterApply,
-    // No seed has found the next three yet, so they are not among `ALL`.
     /// A new leader changes what others may still serve under leases of the leader before.
     ChangesBeforeLeasesEnd,
     /// A heartbeat renews leases that are being recalled.
@@ -46,7 +45,7 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Bug; 12] = [
+    pub const ALL: [Bug; 15] = [
         Bug::SkippedSync,
         Bug::SkippedLogSync,
         Bug::ReplyBeforeCommit,
@@ -59,6 +58,9 @@ impl Bug {
         Bug::OrphanForgotten,
         Bug::GrantsWhileFrozen,
         Bug::RecallsAfterApply,
+        Bug::ChangesBeforeLeasesEnd,
+        Bug::RenewsWhatIsRecalled,
+        Bug::ServesAfterTheLease,
     ];
 
     pub fn name(self) -> &'static str {

@@ -49,6 +49,7 @@ pub mod federation;
 mod hash;
 pub mod keys;
 pub mod kv;
+mod leasable;
 pub mod locks;
 mod now;
 mod ops;

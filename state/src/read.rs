@@ -1,8 +1,6 @@
 //! What may be asked of the state. Each function looks at a bounded part of one snapshot; none scans everything, but those that
 //! say so.
 
-use std::collections::BTreeSet;
-
 use dfs_proto::attr::{AccessMask, Caller, FileKind, InodeAttr, Name};
 use dfs_proto::error::MetaError;
 use dfs_proto::extent::Extent;
@@ -11,13 +9,13 @@ use dfs_proto::meta::{
     Change, ChangeRequest, Changed, Create, DirEntry, FileExtents, MetaResult, Read, ReadReply, ReadRequest,
     StatFs,
 };
-use dfs_proto::scope::Scope;
 use dfs_proto::units::Offset;
 
 pub use super::ops::behind::Behind;
 pub use super::ops::reap::has_work_for_reaper;
 pub use super::ops::volume::NeededVolume;
 
+use super::leasable::Leasable;
 use super::time::StateTime;
 use super::{ops, permission};
 use crate::command::{Command, Member, Proposed, Reply, RootAttr, VolumeRoot};
@@ -43,6 +41,18 @@ const HIDDEN_MAX: usize = 4096;
 ///
 /// Of `StatFs` only the number of inodes is known here; the space is for the view of the servers.
 pub fn answer(view: &dyn Snapshot, request: &ReadRequest) -> MetaResult<ReadReply> {
+    look(view, request, &mut Leasable::not_asked_for())
+}
+
+/// [`answer`], and the inodes that it shows and on which a lease may be held.
+pub fn answer_leasable(view: &dyn Snapshot, request: &ReadRequest) -> (MetaResult<ReadReply>, Vec<InodeId>) {
+    let mut leasable = Leasable::asked_for();
+    let answered = look(view, request, &mut leasable);
+    let leasable = leasable.shown_by(&answered);
+    (answered, leasable)
+}
+
+fn look(view: &dyn Snapshot, request: &ReadRequest, leasable: &mut Leasable) -> MetaResult<ReadReply> {
     if cluster::require(view)?.cluster != request.cluster {
         return Err(MetaError::WrongCluster { map_version: 0 });
     }
@@ -50,23 +60,32 @@ pub fn answer(view: &dyn Snapshot, request: &ReadRequest) -> MetaResult<ReadRepl
     let caller = &request.caller;
     match &request.read {
         Read::Lookup { parent, name } => {
-            let found = find(view, caller, *parent, name)?;
+            let found = find(view, caller, *parent, name, leasable)?;
             match is_elsewhere(view, *parent, found) {
                 true => Ok(ReadReply::Elsewhere(found)),
-                false => getattr(view, found).map(ReadReply::Attr),
+                false => attr_of(view, found, leasable).map(ReadReply::Attr),
             }
         }
-        Read::GetAttr { inode } => getattr(view, *inode).map(ReadReply::Attr),
+        Read::GetAttr { inode } => attr_of(view, *inode, leasable).map(ReadReply::Attr),
         Read::Access { inode, mask } => {
-            permission::require(&inode::require(view, *inode)?, caller, *mask)?;
+            let record = inode::require(view, *inode)?;
+            leasable.note(view, *inode, &record);
+            permission::require(&record, caller, *mask)?;
             Ok(ReadReply::Granted)
         }
-        Read::Open { inode, mask } => open(view, caller, request.session, *inode, *mask),
-        Read::ReadLink { inode } => readlink(view, *inode).map(ReadReply::Target),
-        Read::ReadDir { inode, cookie, limit, plus } => readdir(view, caller, *inode, *cookie, *limit, *plus),
+        Read::Open { inode, mask } => open(view, caller, request.session, (*inode, *mask), leasable),
+        Read::ReadLink { inode } => {
+            let record = inode::require(view, *inode)?;
+            leasable.note(view, *inode, &record);
+            target(record).map(ReadReply::Target)
+        }
+        Read::ReadDir { inode, cookie, limit, plus } => {
+            let page = Page { after: *cookie, limit: *limit, plus: *plus };
+            readdir(view, caller, *inode, page, leasable)
+        }
         Read::Extents { inode, offset, len, limit } => {
             permission::require(&inode::require(view, *inode)?, caller, AccessMask::READ)?;
-            extents(view, *inode, *offset, *len, *limit).map(ReadReply::Extents)
+            extents_noting(view, *inode, (*offset, *len, *limit), leasable).map(ReadReply::Extents)
         }
         Read::StatFs { inode } => {
             inode::require(view, *inode)?;
@@ -77,7 +96,7 @@ pub fn answer(view: &dyn Snapshot, request: &ReadRequest) -> MetaResult<ReadRepl
 
 /// `name` may be `.` or `..`. Only within a volume, or to one that is here too.
 pub fn lookup(view: &dyn Snapshot, caller: &Caller, parent: InodeId, name: &[u8]) -> MetaResult<InodeAttr> {
-    getattr(view, find(view, caller, parent, name)?)
+    getattr(view, find(view, caller, parent, name, &mut Leasable::not_asked_for())?)
 }
 
 /// The root of a volume that another cluster has; or of none any more, which whoever goes there is told.
@@ -86,8 +105,15 @@ fn is_elsewhere(view: &dyn Snapshot, directory: InodeId, inode: InodeId) -> bool
     inode.volume() != directory.volume() && matches!(state, None | Some(VolumeState::Dropped))
 }
 
-fn find(view: &dyn Snapshot, caller: &Caller, parent: InodeId, name: &[u8]) -> MetaResult<InodeId> {
+fn find(
+    view: &dyn Snapshot,
+    caller: &Caller,
+    parent: InodeId,
+    name: &[u8],
+    leasable: &mut Leasable,
+) -> MetaResult<InodeId> {
     let directory = inode::require_directory(view, parent)?;
+    leasable.note(view, parent, &directory);
     permission::require(&directory, caller, AccessMask::EXECUTE)?;
     let found = match name {
         b"." => parent,
@@ -104,31 +130,6 @@ fn find(view: &dyn Snapshot, caller: &Caller, parent: InodeId, name: &[u8]) -> M
         }
     };
     Ok(found)
-}
-
-/// The inodes on which whoever was shown this may hold a lease: of `shown`, and those that only the answer names. Not what has no name
-/// any more, because that is reaped without a change of it; not what is being reaped behind a cut, because so changes how much it takes; and
-/// not the federation's root, whose names are not this cluster's alone.
-pub fn leasable(view: &dyn Snapshot, shown: &Scope, answered: &MetaResult<ReadReply>) -> Vec<InodeId> {
-    if !matches!(answered, Ok(_) | Err(MetaError::NotFound)) {
-        return Vec::new();
-    }
-    let attrs: Vec<&InodeAttr> = match answered {
-        Ok(ReadReply::Attr(attr) | ReadReply::Opened { attr, .. }) => vec![attr],
-        Ok(ReadReply::Extents(extents)) => vec![&extents.attr],
-        Ok(ReadReply::Entries { entries, .. }) => {
-            entries.iter().filter_map(|entry| entry.attr.as_ref()).collect()
-        }
-        Ok(ReadReply::Granted | ReadReply::Target(_) | ReadReply::StatFs(_) | ReadReply::Elsewhere(_))
-        | Err(_) => Vec::new(),
-    };
-    let seen: BTreeSet<InodeId> =
-        shown.inodes.iter().copied().chain(attrs.iter().map(|attr| attr.inode)).collect();
-    let is_leasable = |inode: &InodeId| {
-        let whole = |record: InodeRecord| record.nlink > 0 && space::of(view, *inode, &record).cuts == 0;
-        *inode != InodeId::ROOT && inode::get(view, *inode).is_some_and(whole)
-    };
-    seen.into_iter().filter(is_leasable).collect()
 }
 
 /// What the leader has to learn before it proposes `change` (P9.2).
@@ -228,7 +229,11 @@ pub fn volume_entries(view: &dyn Snapshot) -> Vec<(VolumeId, VolumeEntry)> {
 }
 
 pub fn getattr(view: &dyn Snapshot, inode: InodeId) -> MetaResult<InodeAttr> {
-    Ok(inode::attr(view, inode, &inode::require(view, inode)?))
+    attr_of(view, inode, &mut Leasable::not_asked_for())
+}
+
+fn attr_of(view: &dyn Snapshot, inode: InodeId, leasable: &mut Leasable) -> MetaResult<InodeAttr> {
+    Ok(leasable.attr(view, inode, &inode::require(view, inode)?))
 }
 
 /// A file without a name is opened anew only by the sessions that hold it, because they have it open or took its last name:
@@ -237,8 +242,8 @@ fn open(
     view: &dyn Snapshot,
     caller: &Caller,
     session: SessionId,
-    inode: InodeId,
-    mask: AccessMask,
+    (inode, mask): (InodeId, AccessMask),
+    leasable: &mut Leasable,
 ) -> MetaResult<ReadReply> {
     let record = inode::require(view, inode)?;
     let is_gone = || orphan::holders(view, inode).is_some() && !orphan::holds(view, session, inode);
@@ -250,15 +255,27 @@ fn open(
     }
     permission::require(&record, caller, mask)?;
     let next_commit = session::next_commit(view, session, inode);
-    Ok(ReadReply::Opened { attr: inode::attr(view, inode, &record), next_commit })
+    Ok(ReadReply::Opened { attr: leasable.attr(view, inode, &record), next_commit })
 }
 
 pub fn readlink(view: &dyn Snapshot, inode: InodeId) -> MetaResult<Vec<u8>> {
-    let record = inode::require(view, inode)?;
+    target(inode::require(view, inode)?)
+}
+
+fn target(record: InodeRecord) -> MetaResult<Vec<u8>> {
     if record.kind != FileKind::Symlink {
         return Err(MetaError::InvalidArgument { what: "not a symbolic link".to_owned() });
     }
     Ok(record.target)
+}
+
+/// A part of a listing.
+struct Page {
+    /// The cookie of the last entry of the one before.
+    after: u64,
+    limit: u32,
+    /// With attributes.
+    plus: bool,
 }
 
 /// In cookie order (P7.6). Attributes are for whoever could look the names up.
@@ -266,20 +283,20 @@ fn readdir(
     view: &dyn Snapshot,
     caller: &Caller,
     inode: InodeId,
-    cookie: u64,
-    limit: u32,
-    plus: bool,
+    page: Page,
+    leasable: &mut Leasable,
 ) -> MetaResult<ReadReply> {
     let directory = inode::require_directory(view, inode)?;
+    leasable.note(view, inode, &directory);
     permission::require(&directory, caller, AccessMask::READ)?;
-    let plus = plus && may_search(&directory, caller)?;
-    let limit = limit.clamp(1, READDIR_ENTRIES_MAX) as usize;
-    let mut found: Vec<_> = dirent::list_after(view, inode, cookie).take(limit + 1).collect();
+    let plus = page.plus && may_search(&directory, caller)?;
+    let limit = page.limit.clamp(1, READDIR_ENTRIES_MAX) as usize;
+    let mut found: Vec<_> = dirent::list_after(view, inode, page.after).take(limit + 1).collect();
     let end = found.len() <= limit;
     found.truncate(limit);
     let entry = |entry: Dirent| {
         let is_shown = plus && !is_elsewhere(view, inode, entry.record.inode);
-        let attr = if is_shown { Some(getattr(view, entry.record.inode)?) } else { None };
+        let attr = if is_shown { Some(attr_of(view, entry.record.inode, leasable)?) } else { None };
         let (inode, kind) = (entry.record.inode, entry.record.kind);
         Ok(DirEntry { name: entry.name, inode, kind, cookie: entry.cookie, attr })
     };
@@ -303,10 +320,20 @@ pub fn extents(
     len: u64,
     limit: u32,
 ) -> MetaResult<FileExtents> {
+    extents_noting(view, inode, (offset, len, limit), &mut Leasable::not_asked_for())
+}
+
+fn extents_noting(
+    view: &dyn Snapshot,
+    inode: InodeId,
+    (offset, len, limit): (Offset, u64, u32),
+    leasable: &mut Leasable,
+) -> MetaResult<FileExtents> {
     let record = inode::require(view, inode)?;
     let limit = limit.clamp(1, EXTENTS_MAX) as usize;
     let to = offset.0.saturating_add(len);
     let space = space::of(view, inode, &record);
+    leasable.note_with(inode, &record, &space);
     let cuts = extent::cuts(view, inode, space.cuts);
     let mut found: Vec<Extent> = Vec::new();
     let mut up_to = to;

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::data::core::Core;
 use crate::data::node::Node;
+use crate::data::seen_through::SeenThrough;
 use crate::error::{ClientError, Result};
 
 /// What was written is committed after this time, even if nobody asks for it: a client that dies loses no more than
@@ -38,13 +39,9 @@ impl Core {
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        let ended = self.ended.clone();
-        let working = self.tasks.spawn(async move { ended.run_until_cancelled_owned(work).await });
-        match working.await {
-            Ok(Some(result)) => result,
-            Ok(None) => Err(ClientError::Unavailable { what: "the client ends".to_owned() }),
-            Err(error) => Err(ClientError::Internal { what: format!("work under way: {error}") }),
-        }
+        let working = self.ended.clone().run_until_cancelled_owned(work);
+        let ends = || Err(ClientError::Unavailable { what: "the client ends".to_owned() });
+        SeenThrough::new(self.tasks.clone(), working).await.unwrap_or_else(ends)
     }
 
     /// Commits the oldest buffers while the memory is half full (P1.6), and those that are older than

@@ -8,7 +8,7 @@
 //! | `flush`, `commit` | from the buffer to the commit, of one file and of many in one request |
 //! | `writer`, `slots`, `stream` | where bytes go; the open chunks of a session; one of them |
 //! | `reader`, `readahead`, `extents`, `chunk` | from a range of a file to the bytes of chunks |
-//! | `core`, `background`, `chores` | the parts put together, and the tasks that run beside callers |
+//! | `core`, `background`, `seen_through`, `chores` | the parts put together, and the tasks that run beside callers |
 //!
 //! Uses `names` and `session`. Nobody below knows it.
 
@@ -27,6 +27,7 @@ pub(crate) mod node;
 pub(crate) mod nodes;
 pub(crate) mod readahead;
 pub(crate) mod reader;
+pub(crate) mod seen_through;
 pub(crate) mod slots;
 pub(crate) mod stream;
 pub(crate) mod writer;

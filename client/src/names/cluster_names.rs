@@ -33,6 +33,9 @@ impl ClusterNames {
         let (under_way, changing) =
             (self.after_change.begin(&change), self.copy.changing(&change, &self.meta));
         let answer = self.meta.change(caller, &change, &changing.sending).await;
+        if let Ok((changed, _)) = &answer.answered {
+            changing.executed(&change, changed);
+        }
         changing.answered(&answer);
         learn(under_way, answer)
     }

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{Attachment, ClusterId, SessionId};
+use dfs_proto::ids::{Attachment, ClusterId, InodeId, SessionId};
 use dfs_proto::meta::{Change, Dropped, MetaResult, ReadReply, Shown};
 use dfs_proto::planted::{self, Bug};
 use dfs_proto::scope::{Scope, Unleased};
@@ -31,7 +31,6 @@ use crate::sessions::Sessions;
 use crate::view::View;
 use dfs_state::command::{Command, Reply};
 use dfs_state::kv::{Snapshot, Txn};
-use dfs_state::read;
 
 /// G4. Below the time after which a silent chunkserver counts as away.
 const UNHEARD_MAX: Duration = Duration::from_secs(1);
@@ -139,26 +138,27 @@ impl Gate {
         look(&*state.snapshot())
     }
 
-    /// [`Gate::read`] for a session that wants leases on what the answer shows, by this attachment.
+    /// [`Gate::read`] for a session that wants leases on what the answer shows, by this attachment. `look` says of which inodes it may
+    /// have them.
     pub(crate) async fn read_leased(
         &self,
         shown: &Scope,
         by: (SessionId, Attachment),
-        look: impl FnOnce(&dyn Snapshot) -> MetaResult<ReadReply>,
+        look: impl FnOnce(&dyn Snapshot) -> (MetaResult<ReadReply>, Vec<InodeId>),
     ) -> Shown {
         let term = match self.enter_term() {
             Ok(term) => term,
             Err(error) => return Shown::without_leases(Err(error)),
         };
         let reading = self.leases.reading(term); // keeps G2
-        let mut seen = Vec::new();
+        let mut leasable = Vec::new();
         let look = |state: &dyn Snapshot| {
-            let answered = look(state);
-            seen = read::leasable(state, shown, &answered);
+            let (answered, may_be_leased) = look(state);
+            leasable = may_be_leased;
             answered
         };
         let answered = self.read(shown, look).await;
-        Shown { answered, leased: self.leases.grant(reading, by, seen) }
+        Shown { answered, leased: self.leases.grant(reading, by, leasable) }
     }
 
     /// [`Gate::read`] for this leader's own work, which looks only at records that no lease covers.

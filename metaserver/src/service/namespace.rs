@@ -114,10 +114,15 @@ impl Metaserver {
             }
             _ => None, // nothing else opens a file
         };
-        let look = |state: &dyn Snapshot| read::answer(state, &request);
         let Shown { answered, leased } = match request.leases {
-            Some(attachment) => self.gate.read_leased(&shown, (request.session, attachment), look).await,
-            None => Shown::without_leases(self.gate.read(&shown, look).await),
+            Some(attachment) => {
+                let look = |state: &dyn Snapshot| read::answer_leasable(state, &request);
+                self.gate.read_leased(&shown, (request.session, attachment), look).await
+            }
+            None => {
+                let look = |state: &dyn Snapshot| read::answer(state, &request);
+                Shown::without_leases(self.gate.read(&shown, look).await)
+            }
         };
         if let (Some(opening), Ok(ReadReply::Opened { attr, .. })) = (opening, &answered)
             && attr.kind != FileKind::Directory

@@ -19,7 +19,7 @@ use rand::{Rng as _, SeedableRng as _};
 use super::{CLUSTER, Harness, create, name};
 use crate::command::Command;
 use crate::read;
-use crate::table::{extent, session};
+use crate::table::{extent, inode, session};
 
 const SEEDS: u64 = 24;
 const STEPS: u64 = 500;
@@ -476,8 +476,11 @@ impl World {
                 leases: None,
                 read: Read::ReadDir { inode, cookie, limit: 2, plus: true },
             };
-            let answer = self.harness.view(|view| read::answer(view, &request));
+            let (answer, leasable) = self.harness.view(|view| read::answer_leasable(view, &request));
             let Ok(ReadReply::Entries { entries, end, .. }) = answer else { panic!("answered {answer:?}") };
+            let shown = [inode].into_iter().chain(entries.iter().map(|entry| entry.inode));
+            let expected: BTreeSet<InodeId> = shown.filter(|inode| self.may_be_leased(*inode)).collect();
+            assert_eq!(leasable, expected.into_iter().collect::<Vec<_>>());
             for entry in entries {
                 let text = String::from_utf8(entry.name.as_bytes().to_vec()).expect("ascii");
                 assert_eq!(entry.kind == FileKind::Directory, self.model.is_directory(entry.inode));
@@ -489,6 +492,12 @@ impl World {
                 return all;
             }
         }
+    }
+
+    /// As its records say that are read for this alone.
+    fn may_be_leased(&self, inode: InodeId) -> bool {
+        let has_cuts = self.harness.view(|view| inode::space(view, inode)).cuts > 0;
+        inode != ROOT && self.harness.attr(inode).nlink > 0 && !has_cuts
     }
 
     fn bytes(&self, inode: InodeId) -> Vec<Byte> {

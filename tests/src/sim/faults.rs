@@ -7,7 +7,7 @@ use dfs_net::env::Rng;
 use super::disks::{Disks, SYNC_TIME};
 use super::layout::{Layout, METASERVER_HOSTS, MORTAL, VOLUMES, WALKER_HOSTS, metaserver_name};
 use super::plan::Plan;
-use super::shared::Shared;
+use super::shared::{Failing, Shared};
 
 /// Servers need this long to form a cluster before anything is broken.
 const CALM_FIRST: Duration = Duration::from_secs(3);
@@ -84,18 +84,18 @@ impl Faults {
             tracing::info!("{now:?}: mended: {fault:?}");
             self.mend(sim, disks, shared, fault);
         }
-        let torn = self.tear_segment(sim, disks, shared);
-        if torn.is_none() && now < self.next {
+        let at_once = self.tear_segment(sim, disks, shared).or_else(|| self.fail_leader(sim, disks, shared));
+        if at_once.is_none() && now < self.next {
             return;
         }
-        if torn.is_none() {
+        if at_once.is_none() {
             self.next = now + self.between(GAP_MIN, GAP_MAX);
             if self.has_slow_logs && self.current.is_empty() {
                 self.slow_down(sim, disks, shared);
                 return;
             }
         }
-        if let Some(fault) = torn.or_else(|| self.break_something(sim, disks, shared)) {
+        if let Some(fault) = at_once.or_else(|| self.break_something(sim, disks, shared)) {
             let is_long = matches!(fault, Fault::Down { metaserver: true, .. }) && self.rng.below(3) == 0;
             let most = if is_long { METASERVER_DOWN_MAX } else { FAULT_MAX };
             let until = now + self.between(FAULT_MIN, most);
@@ -114,6 +114,34 @@ impl Faults {
         shared.note_fault(sim, 10).torn_segments += 1;
         self.crash(sim, disks, shared, true, index);
         Some(Fault::Down { metaserver: true, index })
+    }
+
+    /// While somebody is silent (`silences`). What is broken between hosts is mended before.
+    fn fail_leader(&mut self, sim: &mut turmoil::Sim<'_>, disks: &Disks, shared: &Shared) -> Option<Fault> {
+        let failing = shared.silence.take_failing()?;
+        let has_slow_logs = self.current.iter().any(|(_, fault)| matches!(fault, Fault::SlowLogs));
+        if self.is_down(true) || has_slow_logs {
+            return None;
+        }
+        let is_link =
+            |(_, fault): &mut (_, Fault)| matches!(fault, Fault::Link { .. } | Fault::Isolated { .. });
+        let links: Vec<_> = self.current.extract_if(.., is_link).collect();
+        links.into_iter().for_each(|(_, fault)| self.mend(sim, disks, shared, fault));
+        Some(match failing {
+            Failing::Crash(index) => {
+                drop(shared.note_fault(sim, 12));
+                self.crash(sim, disks, shared, true, index);
+                Fault::Down { metaserver: true, index }
+            }
+            Failing::Isolation(index) => self.isolate(sim, shared, index),
+        })
+    }
+
+    fn is_broken(&self) -> bool {
+        let is_broken = |(_, fault): &(_, Fault)| {
+            matches!(fault, Fault::Link { .. } | Fault::Isolated { .. } | Fault::Blackout)
+        };
+        self.current.iter().any(is_broken)
     }
 
     fn is_down(&self, wanted: bool) -> bool {
@@ -172,10 +200,7 @@ impl Faults {
         disks: &Disks,
         shared: &Shared,
     ) -> Option<Fault> {
-        let is_broken = self
-            .current
-            .iter()
-            .any(|(_, fault)| matches!(fault, Fault::Link { .. } | Fault::Isolated { .. } | Fault::Blackout));
+        let is_broken = self.is_broken();
         let is_dead = self.current.iter().any(|(_, fault)| matches!(fault, Fault::ClientDown));
         let is_stepped = self.current.iter().any(|(_, fault)| matches!(fault, Fault::Stepped { .. }));
         match self.rng.below(23) {
@@ -202,7 +227,7 @@ impl Faults {
                 sim.crash(MORTAL);
                 Some(Fault::ClientDown)
             }
-            16..=17 if !is_broken => Some(self.isolate(sim, shared)),
+            16..=17 if !is_broken => Some(self.isolate_some(sim, shared)),
             18..=19 => {
                 self.tears_segment = true;
                 None
@@ -264,9 +289,12 @@ impl Faults {
     }
 
     /// Mostly the leader: it must not go on answering.
-    fn isolate(&self, sim: &mut turmoil::Sim<'_>, shared: &Shared) -> Fault {
+    fn isolate_some(&self, sim: &mut turmoil::Sim<'_>, shared: &Shared) -> Fault {
         let leader = self.some_leader(shared).filter(|_| self.rng.below(4) > 0);
-        let index = leader.unwrap_or_else(|| self.some_metaserver());
+        self.isolate(sim, shared, leader.unwrap_or_else(|| self.some_metaserver()))
+    }
+
+    fn isolate(&self, sim: &mut turmoil::Sim<'_>, shared: &Shared, index: usize) -> Fault {
         for other in self.others(index) {
             sim.partition(metaserver_name(index), other);
         }

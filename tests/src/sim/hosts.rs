@@ -167,6 +167,7 @@ pub(super) fn add_walker(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan:
             client: client.clone(),
             locker: peer.clone(),
             is_mortal: false,
+            is_watched: false,
             directory: directory::in_root(&client, plan.layout, sharing::DIRECTORY).await,
         };
         let walking = async {
@@ -217,7 +218,7 @@ pub(super) fn add_sharer(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan:
         shared.wait_whole().await;
         let sharer = mortal_sharer(SHARERS[index], 10 + index as u64, &shared, env, plan).await?;
         let client = sharer.client.clone();
-        sharing::live(sharer).await;
+        sharing::live_watched(Sharer { is_watched: true, ..sharer }).await;
         client.shutdown(Duration::from_secs(60)).await; // what its session has lost is lost
         Ok(())
     });
@@ -239,6 +240,7 @@ async fn mortal_sharer(
         rng,
         locker: client.clone(),
         is_mortal: true,
+        is_watched: false,
         directory: directory::in_root(&client, plan.layout, sharing::DIRECTORY).await,
         client,
     })

@@ -19,7 +19,8 @@
 //! * a cut link loses segments, and TCP here does not send them again: such a connection hangs, also afterwards.
 //! * a client's process dies (not one that walks: what that saw is the measure), and another takes its place. Its session
 //!   expires.
-//! * a client that only shares files with others is silent for up to two terms: cut off, or suspended (`silences`).
+//! * a client that only shares files with others is silent for up to two terms: cut off, suspended, or slow to handle what it is sent
+//!   unasked (`silences`). It looks at everything again and again meanwhile, and sometimes the leader fails when its silence begins.
 //! * the wall clock of a metaserver, mostly the leader, or of a client, or of all metaservers at once (as of one machine), is
 //!   stepped by seconds to years, and back some seconds later.
 //!
@@ -35,6 +36,7 @@ mod disks;
 mod faults;
 mod hosts;
 mod judge;
+mod late_pushes;
 mod layout;
 mod missing;
 mod mortal;

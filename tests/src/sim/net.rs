@@ -2,21 +2,31 @@
 //!
 //! Fault model: segments arrive in order or never (turmoil does not retransmit: a lost one is a connection that hangs);
 //! links are cut both ways or one way, and held; a crashed host's connections vanish. Addresses are `host:port` with
-//! turmoil's host names.
+//! turmoil's host names. A host may be slow to handle pushes (`late_pushes`).
 
 use std::io;
+use std::sync::Arc;
 
 use dfs_net::env::{BoxFuture, Listener, Net, Stream};
 
+use super::late_pushes::LatePushes;
+
 /// Usable only inside a turmoil host.
-pub(super) struct SimNet;
+#[derive(Default)]
+pub(super) struct SimNet {
+    /// Of the connections that this host makes.
+    pub(super) pushes: Option<Arc<LatePushes>>,
+}
 
 impl Net for SimNet {
     fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {
-        let address = address.to_owned();
+        let (address, pushes) = (address.to_owned(), self.pushes.clone());
         Box::pin(async move {
             let stream = turmoil::net::TcpStream::connect(address).await?;
-            Ok(Box::new(stream) as Box<dyn Stream>)
+            Ok(match pushes {
+                Some(pushes) => Box::new(pushes.on(stream)) as Box<dyn Stream>,
+                None => Box::new(stream),
+            })
         })
     }
 

@@ -1,7 +1,7 @@
 //! What the hosts of a run share with whoever drives it, and what was seen.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -9,6 +9,8 @@ use dfs_net::env::{Env, Rng};
 use serde::{Deserialize, Serialize};
 
 use super::clocks::Clocks;
+use super::late_pushes::LatePushes;
+use super::layout::SHARER_HOSTS;
 use super::mortal::Promise;
 use super::net::SimNet;
 use super::plan::{OVER_INTERVAL, Plan};
@@ -53,6 +55,8 @@ pub struct Totals {
     pub records: u64,
     /// At what several clients change, each compared with everything that had returned before.
     pub looks: u64,
+    /// Of a client that was silent, from what it had leases on.
+    pub own_answers: u64,
     pub longest_wait_ms: u64,
     pub leader_changes: u64,
     /// As seen: at least so many.
@@ -76,6 +80,8 @@ pub(super) struct Shared {
     pub(super) walking: AtomicUsize,
     /// The last power failure is over: what is left is everything.
     pub(super) is_over: AtomicBool,
+    /// What a client that may be silent has to do with that.
+    pub(super) silence: Silence,
     totals: Mutex<Totals>,
     /// Who led in each group and term, by index.
     leaders: Mutex<BTreeMap<(usize, u64), usize>>,
@@ -83,6 +89,55 @@ pub(super) struct Shared {
     led_since: Mutex<Duration>,
     promises: Mutex<Vec<Promise>>,
     history: Mutex<History>,
+}
+
+/// Of the clients that only share.
+#[derive(Default)]
+pub(super) struct Silence {
+    /// Until this moment of the simulation, in microseconds, they look at everything again and again.
+    watched_until: AtomicU64,
+    is_silent: AtomicBool,
+    pub(super) late_pushes: Arc<LatePushes>,
+    /// Somebody is silent, and this is to happen to a leader at the same time.
+    failing: Mutex<Option<Failing>>,
+}
+
+/// Of a metaserver.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Failing {
+    Crash(usize),
+    /// It is cut off from the others, and not from whoever is silent: so it goes on renewing leases for a moment.
+    Isolation(usize),
+}
+
+impl Silence {
+    pub(super) fn watch_until(&self, until: Duration) {
+        self.watched_until.store(until.as_micros() as u64, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_watched(&self, now: Duration) -> bool {
+        now.as_micros() < u128::from(self.watched_until.load(Ordering::SeqCst))
+    }
+
+    pub(super) fn set_silent(&self, is_silent: bool) {
+        self.is_silent.store(is_silent, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_silent(&self) -> bool {
+        self.is_silent.load(Ordering::SeqCst)
+    }
+
+    fn failing(&self) -> MutexGuard<'_, Option<Failing>> {
+        self.failing.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub(super) fn fail(&self, failing: Failing) {
+        *self.failing() = Some(failing);
+    }
+
+    pub(super) fn take_failing(&self) -> Option<Failing> {
+        self.failing().take()
+    }
 }
 
 /// FNV-1a over times and events: enough to tell two runs apart.
@@ -98,6 +153,7 @@ impl Shared {
             is_whole: AtomicBool::new(!plan.layout.has_federation()),
             walking: AtomicUsize::new(plan.walkers),
             is_over: AtomicBool::new(false),
+            silence: Silence::default(),
             totals: Mutex::default(),
             leaders: Mutex::default(),
             led_since: Mutex::default(),
@@ -162,5 +218,6 @@ impl Shared {
 /// Each start of each host draws from a stream of its own.
 pub(super) fn env(shared: &Shared, host: u64, start: u64) -> Env {
     let rng = Rng::seeded(shared.seed ^ host.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (start << 32));
-    Env { clock: shared.clocks.of_host(host, shared.seed), rng, net: Arc::new(SimNet) }
+    let pushes = (host >= SHARER_HOSTS).then(|| shared.silence.late_pushes.clone());
+    Env { clock: shared.clocks.of_host(host, shared.seed), rng, net: Arc::new(SimNet { pushes }) }
 }

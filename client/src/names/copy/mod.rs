@@ -21,6 +21,7 @@
 //! | `kept` | attributes and names, in two generations |
 //! | `drops` | what was dropped while questions were under way |
 //! | `own_changes` | what was dropped for changes of this client |
+//! | `hints` | where changes of this client have led names: what they probably alter later |
 //! | `permission` | whom the copy may answer |
 //! | `state` | all of that together; pure |
 //! | `shared` | [`LeasedCopy`]: the same behind a lock, with a clock |
@@ -28,6 +29,7 @@
 //! Not here: names in listings that are whole (a listing is asked for each time), extents, and which attributes an outer cache keeps.
 
 mod drops;
+mod hints;
 mod kept;
 mod lease;
 mod own_changes;

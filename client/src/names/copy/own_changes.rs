@@ -1,8 +1,8 @@
 //! The changes of this client that are under way, and what it has dropped for them. Of that the leader recalls nothing from the
 //! session that asks (P3.7); so until a change is answered, nothing of it is kept.
 //!
-//! What else a change alters is recalled from this client as from anybody: an inode behind a name that the copy did not know, or
-//! to which the name leads only when the change is executed.
+//! What else a change alters is recalled from this client as from anybody: an inode behind a name that neither the copy nor `hints`
+//! knew, or to which the name leads only when the change is executed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use dfs_proto::scope::{Behind, NameIn, Scope};
 /// What is dropped for a change.
 #[derive(Debug)]
 pub(super) struct Reach {
-    /// With all names in them: what the change gives by number, and what the copy knew behind its names.
+    /// With all names in them: what the change gives by number, and what is probably behind its names.
     pub(super) whole: BTreeSet<InodeId>,
     /// Directories of which these names change, and no others.
     pub(super) directories: BTreeSet<InodeId>,
@@ -22,7 +22,7 @@ pub(super) struct Reach {
 }
 
 impl Reach {
-    /// `leads_to` says which inode a name is known to lead to.
+    /// `leads_to` says which inode a name probably leads to. Whether or not it does, that is dropped.
     pub(super) fn of(scope: Scope, leads_to: impl FnMut(&NameIn) -> Option<InodeId>) -> Reach {
         let altered = scope.behind.iter().filter(|(_, what)| **what != Behind::Shown).map(|(name, _)| name);
         let behind: Vec<InodeId> = altered.filter_map(leads_to).collect();

@@ -9,8 +9,8 @@ use dfs_proto::attr::{Caller, FileKind, InodeAttr, Name};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, InodeId};
 use dfs_proto::meta::{
-    Change, Create, Dropped, MetaResult, NewInode, Read, ReadReply, Recall, Recalled, Rename, RenameMode,
-    SetAttr, Shown,
+    Change, Changed, Create, Dropped, MetaResult, NewInode, Read, ReadReply, Recall, Recalled, Rename,
+    RenameMode, SetAttr, Shown,
 };
 
 use crate::names::copy::fixtures::{DIRECTORY, attr};
@@ -129,6 +129,7 @@ struct Leader {
 /// A request of the client under test, as it knows it.
 struct Waiting {
     own: ChangeNumber,
+    change: Change,
     number: u64,
     attachment: Option<Attachment>,
 }
@@ -237,8 +238,14 @@ impl World {
         self.last_request += 1;
         let number = self.last_request;
         let attachment = dropped.as_ref().map(|dropped| dropped.attachment);
-        self.waiting.push(Waiting { own, number, attachment });
+        self.waiting.push(Waiting { own, change: change.clone(), number, attachment });
         self.flying.push(Flying::Change { number, change, dropped });
+    }
+
+    /// Right or wrong: what the copy notes of it is a guess anyway.
+    fn some_outcome(&self) -> Changed {
+        let attr = attr(self.inode(), FileKind::File, 1);
+        Changed::Inode { attr, existed: false, next_commit: 1 }
     }
 
     fn gives_up(&mut self) {
@@ -374,7 +381,8 @@ impl World {
             Flying::Change { number, change, dropped } => self.freeze(change, Some((dropped, number))),
             Flying::Changed { number } => {
                 if let Some(at) = self.waiting.iter().position(|waiting| waiting.number == number) {
-                    let Waiting { own, .. } = self.waiting.swap_remove(at);
+                    let Waiting { own, change, .. } = self.waiting.swap_remove(at);
+                    self.copy.executed(&change, &self.some_outcome());
                     self.copy.end_change(own);
                 }
             }

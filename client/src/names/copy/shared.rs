@@ -7,7 +7,7 @@ use dfs_net::env::Clock;
 use dfs_proto::attr::{Caller, InodeAttr, Name};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, InodeId};
-use dfs_proto::meta::{Change, MetaResult, Read, ReadReply, Recall, Shown};
+use dfs_proto::meta::{Change, Changed, MetaResult, Read, ReadReply, Recall, Shown};
 
 use crate::names::copy::own_changes::ChangeNumber;
 use crate::names::copy::state::{DroppedAttrs, Question, State};
@@ -120,6 +120,11 @@ impl Drop for Asking<'_> {
 }
 
 impl Changing<'_> {
+    /// To be called before [`Changing::answered`] of a change that an application asked for.
+    pub(crate) fn executed(&self, change: &Change, changed: &Changed) {
+        self.copy.state().executed(change, changed);
+    }
+
     pub(crate) fn answered(mut self, answer: &Answer) {
         self.is_settled = is_settled(answer);
     }

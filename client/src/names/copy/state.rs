@@ -5,10 +5,13 @@ use std::time::Duration;
 use dfs_proto::attr::{Caller, InodeAttr, Name};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, InodeId};
-use dfs_proto::meta::{DirEntry, Dropped, MetaResult, Read, ReadReply, Recall, Recalled, Shown};
+use dfs_proto::meta::{
+    Change, Changed, DirEntry, Dropped, MetaResult, Read, ReadReply, Recall, Recalled, Shown,
+};
 use dfs_proto::scope::{NameIn, Scope};
 
 use crate::names::copy::drops::{Began, Drops};
+use crate::names::copy::hints::Hints;
 use crate::names::copy::kept::{Kept, LeadsTo};
 use crate::names::copy::lease::{Counted, Lease, Order};
 use crate::names::copy::own_changes::{ChangeNumber, OwnChanges, Reach};
@@ -40,6 +43,7 @@ pub(super) struct State {
     changes: OwnChanges,
     /// Outer caches are to be told of these (CY8).
     untold: DroppedAttrs,
+    hints: Hints,
 }
 
 impl State {
@@ -50,6 +54,7 @@ impl State {
             drops: Drops::default(),
             changes: OwnChanges::default(),
             untold: DroppedAttrs::NONE,
+            hints: Hints::default(),
         }
     }
 
@@ -161,16 +166,25 @@ impl State {
     /// To be called before the change is sent, which then says what was dropped for it. It says so only where leases are asked for.
     pub(super) fn begin_change(&mut self, scope: Scope, now: Duration) -> (ChangeNumber, Option<Dropped>) {
         let is_valid = self.lease.is_valid(now);
-        let reach = Reach::of(scope, |(directory, name)| {
-            match is_valid.then(|| self.kept.name(*directory, name)).flatten()? {
-                LeadsTo::Inode(inode) => Some(inode),
-                LeadsTo::Nothing => None,
+        let reach = Reach::of(scope, |name| {
+            match is_valid.then(|| self.kept.name(name.0, &name.1)).flatten() {
+                Some(LeadsTo::Inode(inode)) => {
+                    self.hints.note(name.clone(), inode); // a rename takes it along
+                    Some(inode)
+                }
+                Some(LeadsTo::Nothing) => None,
+                None => self.hints.leads_to(name),
             }
         });
         self.drop_reach(&reach);
         let dropped = |attachment| Dropped { attachment, behind: reach.behind.clone() };
         let dropped = self.lease.attachment().map(dropped);
         (self.changes.begin(reach), dropped)
+    }
+
+    /// To be called before the change ends, if it was executed.
+    pub(super) fn executed(&mut self, change: &Change, changed: &Changed) {
+        self.hints.executed(change, changed);
     }
 
     /// The change was answered, or nobody waits for its answer any more.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use dfs_proto::attr::{Caller, FileKind, InodeAttr, Name};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, InodeId};
-use dfs_proto::meta::{Change, Dropped, Read, ReadReply, Recall, Recalled, SetAttr, Shown};
+use dfs_proto::meta::{Change, Changed, Dropped, Read, ReadReply, Recall, Recalled, SetAttr, Shown};
 
 use crate::fakes::clock::TokioClock;
 use crate::names::copy::LeasedCopy;
@@ -265,6 +265,25 @@ fn what_a_change_has_dropped_is_told_only_as_far_as_it_is_leased() {
     assert_eq!(dropped, Some(Dropped { attachment: FIRST, behind: Vec::new() }), "the leases have ended");
     copy.attaching(Attachment(2));
     assert_eq!(copy.begin_change(unlink("f").scope(), NOW).1, None);
+}
+
+/// Without that, the leader recalled the attributes from the mount that asked for the removal.
+#[test]
+fn a_name_that_this_client_has_made_is_dropped_with_the_file_and_never_answered() {
+    let mut copy = filled();
+    let (name, inode) = (Name::new("new").unwrap(), OTHER);
+    let link = Change::Link { inode, parent: DIRECTORY, name: name.clone() };
+    let (own, _) = copy.begin_change(link.scope(), NOW);
+    copy.executed(&link, &Changed::Inode { attr: file(inode), existed: false, next_commit: 1 });
+    copy.end_change(own);
+    fill(&mut copy);
+    show(&mut copy, file(inode));
+    assert_eq!(copy.answer(&Caller::ROOT, &lookup("new"), NOW), None);
+    let (_, dropped) = copy.begin_change(unlink("new").scope(), NOW);
+    assert_eq!(dropped, Some(Dropped { attachment: FIRST, behind: vec![inode] }));
+    assert_eq!(copy.attr(inode, NOW), None);
+    show(&mut copy, file(inode));
+    assert_eq!(copy.attr(inode, NOW), None, "the change is under way");
 }
 
 /// Its monotonic clock stands still while a machine sleeps.

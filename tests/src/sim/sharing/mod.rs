@@ -14,6 +14,7 @@ mod naming;
 mod register;
 mod sharer;
 mod shown;
+mod watching;
 
 pub(super) use history::History;
 pub(super) use sharer::Sharer;
@@ -25,6 +26,11 @@ pub(super) const DIRECTORY: &str = "shared";
 pub(super) async fn live(sharer: Sharer) {
     let naming = naming::live(sharer.clone());
     futures::future::join(naming, locking::live(sharer)).await;
+}
+
+/// The same, and looks more closely when it may be silent.
+pub(super) async fn live_watched(sharer: Sharer) {
+    futures::future::join(live(sharer.clone()), watching::live(sharer)).await;
 }
 
 /// Everything is as it was, as a fresh client sees it after the power failure.

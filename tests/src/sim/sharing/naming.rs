@@ -15,6 +15,7 @@ use dfs_proto::units::Offset;
 use super::register::{Moment, Span};
 use super::sharer::{Sharer, is_of_lost_session, name_of, now, since};
 use super::shown::{NAMES, PAPERS};
+use crate::sim::plan::OVER_INTERVAL;
 
 const PAUSE_MAX: Duration = Duration::from_millis(1400);
 /// Inodes that a client remembers and looks at.
@@ -27,6 +28,10 @@ const LONG_PAGE: u32 = 100;
 pub(super) async fn live(sharer: Sharer) {
     let mut naming = Naming { sharer, remembered: Vec::new(), open: Vec::new() };
     while !naming.sharer.is_over() {
+        if naming.sharer.watches() {
+            naming.sharer.pause(OVER_INTERVAL).await;
+            continue;
+        }
         let kind = naming.step().await;
         let Sharer { number, shared, .. } = &naming.sharer;
         shared.note(1000 + number, kind);
@@ -63,7 +68,7 @@ fn new_file(sharer: &Sharer, name: &str, or_existing: bool) -> Create {
 }
 
 /// `None`: the name is absent.
-async fn look_up(sharer: &Sharer, client: &Client, name: usize) {
+pub(super) async fn look_up(sharer: &Sharer, client: &Client, name: usize) {
     let began = now();
     let lookup = Lookup { parent: sharer.directory, name: file_name(name).into_bytes() };
     let found = match client.perform(&Caller::ROOT, lookup).await {

@@ -29,6 +29,8 @@ pub(in crate::sim) struct Sharer {
     pub(in crate::sim) locker: Arc<Client>,
     /// `client` may lose its session too; it holds locks for longer then.
     pub(in crate::sim) is_mortal: bool,
+    /// It is silent at times, and looks closely then.
+    pub(in crate::sim) is_watched: bool,
     pub(in crate::sim) directory: InodeId,
 }
 
@@ -52,6 +54,11 @@ pub(super) fn is_of_lost_session(error: &ClientError) -> bool {
 impl Sharer {
     pub(super) fn is_over(&self) -> bool {
         self.shared.walking.load(std::sync::atomic::Ordering::SeqCst) == 0
+    }
+
+    /// It only looks at names now (`watching`): a change that is under way would keep it from answering itself.
+    pub(super) fn watches(&self) -> bool {
+        self.is_watched && self.shared.silence.is_watched(now())
     }
 
     pub(super) fn require(&self, checked: Result<(), String>) {
