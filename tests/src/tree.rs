@@ -18,6 +18,13 @@ pub fn bytes(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
+/// Writes a file and makes it durable: what is only written and closed is lost with its mount.
+pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
 /// Writes `len` bytes that depend on `seed`, in pieces, so that memory stays small.
 pub fn write_made(path: &Path, seed: u64, len: u64) -> io::Result<()> {
     const PIECE: usize = 1 << 20;

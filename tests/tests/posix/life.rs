@@ -145,7 +145,7 @@ fn the_mount_ends_within_ten_seconds_with_every_server_dead_and_names_what_is_lo
 fn umount_ends_within_ten_seconds_with_every_server_stopped() {
     let cluster = start();
     let dir = cluster.mount("a");
-    fs::write(dir.join("file"), "x").unwrap();
+    tree::write_durably(&dir.join("file"), b"x").unwrap();
     cluster.pause("chunk1");
     cluster.pause("meta1");
     let before = wait::now();
