@@ -21,6 +21,9 @@ use dfs_client::interim::KeptPages;
 use dfs_proto::attr::{FileKind, InodeAttr};
 use dfs_proto::ids::{InodeId, VolumeId};
 use dfs_proto::units::ByteLen;
+use tokio::time::Instant;
+
+use crate::taken::Taken;
 
 /// How many parents are followed for a path. Deeper ones are shown as `…`.
 const PATH_DEPTH_MAX: usize = 64;
@@ -32,6 +35,8 @@ struct Known {
     name: Box<[u8]>,
     /// Which content the kernel's pages show (I2).
     pages: KeptPages,
+    /// Which attributes it has for certain.
+    taken: Taken,
     /// Keeps a removed directory (I3).
     orphan: Option<Orphan>,
     /// The page of the kernel in which the file ended (I4).
@@ -77,15 +82,17 @@ impl Inodes {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The kernel gets an answer with `inode`: one look-up more.
-    pub(crate) fn looked_up(&self, inode: InodeId, kind: FileKind, (parent, name): (InodeId, &[u8])) {
+    /// The kernel gets an answer with `inode`: one look-up more. True if it did not know the inode before.
+    pub(crate) fn looked_up(&self, inode: InodeId, kind: FileKind, (parent, name): (InodeId, &[u8])) -> bool {
         self.with(|known| {
+            let is_new = !known.contains_key(&inode);
             let entry = known.entry(inode).or_insert_with(|| Known {
                 lookups: 0,
                 kind,
                 parent,
                 name: name.into(),
                 pages: KeptPages::default(),
+                taken: Taken::default(),
                 orphan: None,
                 last_page: None,
                 growing_from: None,
@@ -94,6 +101,16 @@ impl Inodes {
             if entry.parent != parent || *entry.name != *name {
                 entry.parent = parent;
                 entry.name = name.into();
+            }
+            is_new
+        })
+    }
+
+    /// The kernel knows the inode by an answer with these attributes.
+    pub(crate) fn began(&self, attr: &InodeAttr) {
+        self.with(|known| {
+            if let Some(entry) = known.get_mut(&attr.inode) {
+                entry.taken = Taken::began(attr, Instant::now());
             }
         });
     }
@@ -162,15 +179,30 @@ impl Inodes {
         Growing { inodes: self, inode }
     }
 
-    /// The kernel gets attributes: these, but perhaps with another size.
-    pub(crate) fn show(&self, mut attr: InodeAttr) -> InodeAttr {
+    /// The kernel gets attributes: these, but perhaps with another size. `asked`: when its question for them arrived.
+    pub(crate) fn show(&self, mut attr: InodeAttr, asked: Option<Instant>) -> InodeAttr {
         self.with(|known| {
             if let Some(entry) = known.get_mut(&attr.inode) {
                 attr.size = entry.growing_from.map_or(attr.size, |from| attr.size.min(ByteLen(from)));
                 entry.pages.show(&attr);
+                entry.taken.answered(&attr, asked, Instant::now());
             }
             attr
         })
+    }
+
+    /// The kernel has the size and the mtime of these attributes.
+    pub(crate) fn has_taken(&self, attr: &InodeAttr) -> bool {
+        self.with(|known| known.get(&attr.inode).is_some_and(|entry| entry.taken.are(attr, Instant::now())))
+    }
+
+    /// The kernel is told to forget the attributes.
+    pub(crate) fn invalidated(&self, inode: InodeId) {
+        self.with(|known| {
+            if let Some(entry) = known.get_mut(&inode) {
+                entry.taken.invalidated(Instant::now());
+            }
+        });
     }
 
     /// The page that has to be dropped before the kernel gets `size` as the size of the file.
@@ -327,9 +359,9 @@ mod tests {
         let inodes = Inodes::new();
         inodes.looked_up(InodeId(5), FileKind::File, (InodeId::ROOT, b"five"));
         let growing = inodes.grow_past_cache(InodeId(5), 10);
-        let shown = |size| inodes.show(attr(size, 1)).size.0;
+        let shown = |size| inodes.show(attr(size, 1), None).size.0;
         assert_eq!([30, 7].map(shown), [10, 7]);
-        assert_eq!(inodes.show(InodeAttr { inode: InodeId(6), ..attr(30, 1) }).size.0, 30);
+        assert_eq!(inodes.show(InodeAttr { inode: InodeId(6), ..attr(30, 1) }, None).size.0, 30);
         drop(growing);
         assert_eq!(shown(30), 30);
     }

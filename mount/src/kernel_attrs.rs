@@ -9,6 +9,8 @@
 //! KA5  The inode of a LOOKUP may not be in the kernel yet when it is invalidated. It was counted as looked up before it was noted, so
 //!      while it is counted and the kernel does not know it, either the answer or a FORGET is on its way: the invalidation is repeated
 //!      until the kernel knows the inode, or has taken its look-ups back.
+//! KA6  An answer has a time-out only if the kernel has its size and mtime already (`taken`). So an invalidation never overtakes an answer
+//!      that says something new, which the kernel would then not take.
 //!
 //! From KA1 and KA2 it follows that the kernel uses nothing that the copy has dropped, once whoever dropped it goes on. Either an answer
 //! was read from the copy after the drop; then it has no time-out (or one by a newer lease). Or it was read before the drop; then its

@@ -21,5 +21,6 @@ mod mountpoint;
 mod pages;
 mod serve;
 mod signals;
+mod taken;
 
 pub use serve::main;

@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use dfs_proto::ids::InodeId;
@@ -49,13 +49,14 @@ struct Pages {
 /// does not keep the runtime's thread from its other tasks.
 pub(crate) fn invalidate_attrs(device: File, fs: &Arc<Fs>) -> Invalidate {
     let fs = Arc::downgrade(fs);
+    let told = fs.clone();
     // After the unmount the kernel knows no inode, and takes no look-ups back.
     let is_looked_up =
         move |inode| fs.upgrade().is_some_and(|fs| !fs.is_closed() && fs.inodes().is_known(inode));
     Box::new(move |inode| {
         tokio::task::block_in_place(|| {
             for _ in 0..REPEATED_MAX {
-                match invalidate(&device, inode) {
+                match telling(&told, inode, || invalidate(&device, inode)) {
                     Err(error) if error.kind() == io::ErrorKind::NotFound && is_looked_up(inode) => {
                         std::thread::park_timeout(REPEAT_INTERVAL); // keeps KA5
                     }
@@ -65,6 +66,19 @@ pub(crate) fn invalidate_attrs(device: File, fs: &Arc<Fs>) -> Invalidate {
             tracing::warn!("{inode}: the kernel has looked it up and does not know it");
         });
     })
+}
+
+/// Notes before and after `tell` that the kernel is told to forget the attributes (KA6).
+fn telling<T>(fs: &Weak<Fs>, inode: InodeId, tell: impl FnOnce() -> T) -> T {
+    let note = || {
+        if let Some(fs) = fs.upgrade() {
+            fs.inodes().invalidated(inode);
+        }
+    };
+    note();
+    let told = tell();
+    note();
+    told
 }
 
 fn invalidate(mut device: &File, inode: InodeId) -> io::Result<()> {
@@ -83,20 +97,27 @@ fn invalidate(mut device: &File, inode: InodeId) -> io::Result<()> {
 
 /// Starts the threads. They end when the returned function is dropped. What drops no pages waits for none, so it has a thread of
 /// its own and is not held up by those.
-pub(crate) fn start(notifier: Notifier) -> io::Result<DropPages> {
-    let pages = start_threads("dfs-pages", THREADS, &notifier)?;
-    let attributes = start_threads("dfs-attributes", 1, &notifier)?;
+pub(crate) fn start(notifier: Notifier, fs: &Arc<Fs>) -> io::Result<DropPages> {
+    let pages = start_threads("dfs-pages", THREADS, &notifier, fs)?;
+    let attributes = start_threads("dfs-attributes", 1, &notifier, fs)?;
     Ok(Box::new(move |inode, from| {
         enqueue(if from == ATTRIBUTES_ONLY { &attributes } else { &pages }, inode, from)
     }))
 }
 
-fn start_threads(name: &str, number: usize, notifier: &Notifier) -> io::Result<SyncSender<Pages>> {
+fn start_threads(
+    name: &str,
+    number: usize,
+    notifier: &Notifier,
+    fs: &Arc<Fs>,
+) -> io::Result<SyncSender<Pages>> {
     let (sender, receiver) = sync_channel(WAITING_MAX);
     let receiver = Arc::new(Mutex::new(receiver));
     for _ in 0..number {
-        let (receiver, notifier) = (receiver.clone(), notifier.clone());
-        std::thread::Builder::new().name(name.to_owned()).spawn(move || drop_all(&receiver, &notifier))?;
+        let (receiver, notifier, fs) = (receiver.clone(), notifier.clone(), Arc::downgrade(fs));
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || drop_all(&receiver, &notifier, &fs))?;
     }
     Ok(sender)
 }
@@ -113,12 +134,12 @@ fn enqueue(sender: &SyncSender<Pages>, inode: InodeId, from: Offset) -> oneshot:
 }
 
 /// Until the sender is gone.
-fn drop_all(receiver: &Mutex<Receiver<Pages>>, notifier: &Notifier) {
+fn drop_all(receiver: &Mutex<Receiver<Pages>>, notifier: &Notifier, fs: &Weak<Fs>) {
     let next = || receiver.lock().unwrap_or_else(PoisonError::into_inner).recv().ok();
     while let Some(Pages { inode, from, done }) = next() {
         let from = i64::try_from(from.0).unwrap_or(i64::MAX);
         // A length of 0 means up to the end. Behind the largest offset there are no pages. It fails only when the mount is gone.
-        if let Err(error) = notifier.inval_inode(INodeNo(inode.0), from, 0) {
+        if let Err(error) = telling(fs, inode, || notifier.inval_inode(INodeNo(inode.0), from, 0)) {
             tracing::debug!("{inode}: drop pages: {error}");
         }
         let _ = done.send(()); // nobody waits any longer

@@ -172,7 +172,7 @@ impl Mount {
         let edge = Edge::new(fs.clone(), tokio::runtime::Handle::current(), deadlines);
         let session = Session::new(edge, path, &session_config(settings))
             .with_context(|| format!("mount on {}", path.display()))?;
-        fs.set_drop_pages(pages::start(session.notifier())?);
+        fs.set_drop_pages(pages::start(session.notifier(), &fs)?);
         let device = session.as_fd().try_clone_to_owned()?;
         kernel_attrs.connected(pages::invalidate_attrs(device.into(), &fs));
         let ended = in_thread("dfs-fuse", move || session.run())?;

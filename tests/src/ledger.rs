@@ -3,6 +3,8 @@
 //!
 //! L1  A worker has a directory of its own and one change under way at a time. Every change before it has happened after
 //!     the fault, byte for byte; this one has or has not, and of bytes written in order there may be the first part.
+//! L2  Where the mount itself died, bytes that were only written and closed are there as far as they are in order; what fsync,
+//!     a truncation or a rename returned for is there as a whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -29,7 +31,7 @@ const LARGE_LEN_MAX: usize = 4 << 20;
 
 type Files = BTreeMap<String, Vec<u8>>;
 
-/// What makes a write durable.
+/// What a write ends with. Only the first one makes it durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum End {
     Fsync,
@@ -50,6 +52,8 @@ enum Change {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Ledger {
     files: Files,
+    /// So many bytes of each file outlive the mount (L2).
+    durable: BTreeMap<String, usize>,
     under_way: Option<Change>,
     names_given: u64,
     /// Changes that returned.
@@ -112,6 +116,7 @@ impl Ledger {
             self.under_way = Some(change.clone());
             change.perform(dir)?;
             change.apply(&mut self.files);
+            change.make_durable(&self.files, &mut self.durable);
             self.under_way = None;
             self.acknowledged += 1;
             done();
@@ -119,31 +124,51 @@ impl Ledger {
         Ok(())
     }
 
-    /// What is below `dir` must be what was acknowledged (L1); it is what the ledger goes on from.
-    pub fn compare(&mut self, dir: &Path) -> Result<(), String> {
+    /// What is below `dir` must be what was acknowledged (L1, L2); it is what the ledger goes on from.
+    pub fn compare(&mut self, dir: &Path, mount: Mount) -> Result<(), String> {
         let found = read_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-        if let Some(change) = self.under_way.take()
-            && found != self.files
-        {
-            let before = self.files.clone();
-            change.apply(&mut self.files);
-            if let Some((name, old_len)) = change.written_in_order(&before)
-                && let (Some(part), Some(whole)) = (found.get(name), self.files.get(name))
-                && part.len() >= old_len
-                && whole.starts_with(part)
-            {
-                self.files.insert(name.to_owned(), part.clone());
-            }
-            if found != self.files {
-                let what = difference(&found, &before);
-                return Err(format!("{}: {what}; under way was {}", dir.display(), change.described()));
-            }
+        let under_way = self.under_way.take();
+        let is_right = self.allows(&found, mount, None) || self.allows(&found, mount, under_way.as_ref());
+        if !is_right {
+            let under_way = under_way.map_or_else(|| "nothing".to_owned(), |change| change.described());
+            let what = difference(&found, &self.files);
+            return Err(format!("{}: {what}; under way was {under_way}", dir.display()));
         }
-        if found != self.files {
-            return Err(format!("{}: {}", dir.display(), difference(&found, &self.files)));
-        }
+        self.durable = lens(&found);
+        self.files = found;
         Ok(())
     }
+
+    /// `found` may be there if this change has happened too.
+    fn allows(&self, found: &Files, mount: Mount, change: Option<&Change>) -> bool {
+        let mut files = self.files.clone();
+        let mut at_least = match mount {
+            Mount::Lived => lens(&files),
+            Mount::Died => self.durable.clone(),
+        };
+        if let Some(change) = change {
+            change.apply(&mut files);
+            if !change.writes_in_order() {
+                change.make_durable(&files, &mut at_least);
+            }
+        }
+        let may_be = |(name, whole): (&String, &Vec<u8>)| {
+            let at_least = at_least.get(name).copied().unwrap_or(0);
+            found.get(name).is_some_and(|part| part.len() >= at_least && whole.starts_with(part))
+        };
+        found.len() == files.len() && files.iter().all(may_be)
+    }
+}
+
+/// What has become of the mount through which the changes went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mount {
+    Lived,
+    Died,
+}
+
+fn lens(files: &Files) -> BTreeMap<String, usize> {
+    files.iter().map(|(name, bytes)| (name.clone(), bytes.len())).collect()
 }
 
 fn some_bytes(rng: &mut SmallRng) -> Vec<u8> {
@@ -223,16 +248,29 @@ impl Change {
         }
     }
 
-    /// The file that it writes from its old end on, and where that was.
-    fn written_in_order(&self, before: &Files) -> Option<(&str, usize)> {
+    /// It has returned: `files` are those after it.
+    fn make_durable(&self, files: &Files, durable: &mut BTreeMap<String, usize>) {
         match self {
-            Change::Create { name, .. } => Some((name, 0)),
-            Change::Append { name, .. } => Some((name, before.get(name).map_or(0, Vec::len))),
-            Change::Overwrite { .. }
-            | Change::Truncate { .. }
-            | Change::Rename { .. }
-            | Change::Unlink { .. } => None,
+            Change::Create { end: End::Close, .. } | Change::Append { end: End::Close, .. } => {}
+            Change::Create { name, .. }
+            | Change::Append { name, .. }
+            | Change::Overwrite { name, .. }
+            | Change::Truncate { name, .. } => {
+                durable.insert(name.clone(), files[name].len());
+            }
+            Change::Rename { from, to } => {
+                durable.remove(from);
+                durable.insert(to.clone(), files[to].len());
+            }
+            Change::Unlink { name } => {
+                durable.remove(name);
+            }
         }
+    }
+
+    /// From the old end of the file on.
+    fn writes_in_order(&self) -> bool {
+        matches!(self, Change::Create { .. } | Change::Append { .. })
     }
 
     fn described(&self) -> String {
@@ -375,19 +413,19 @@ mod tests {
         Ledger { files, under_way, ..Ledger::default() }
     }
 
-    fn compared(ledger: &mut Ledger, there: &[(&str, &str)]) -> bool {
+    fn compared(ledger: &mut Ledger, there: &[(&str, &str)], mount: Mount) -> bool {
         let dir = tempfile::tempdir().expect("make a directory");
         for (name, text) in there {
             fs::write(dir.path().join(name), text).expect("write a file");
         }
-        ledger.compare(dir.path()).is_ok()
+        ledger.compare(dir.path(), mount).is_ok()
     }
 
     #[test]
     fn what_was_acknowledged_must_be_there_and_nothing_else() {
-        assert!(compared(&mut ledger(&[("a", "1")], None), &[("a", "1")]));
-        for there in [&[][..], &[("a", "2")], &[("a", "1"), ("b", "")]] {
-            assert!(!compared(&mut ledger(&[("a", "1")], None), there), "{there:?}");
+        assert!(compared(&mut ledger(&[("a", "1")], None), &[("a", "1")], Mount::Lived));
+        for there in [&[][..], &[("a", "2")], &[("a", "")], &[("a", "1"), ("b", "")]] {
+            assert!(!compared(&mut ledger(&[("a", "1")], None), there, Mount::Lived), "{there:?}");
         }
     }
 
@@ -395,14 +433,38 @@ mod tests {
     fn the_change_under_way_may_have_happened_and_bytes_in_order_in_part() {
         let append = || Some(Change::Append { name: "a".into(), bytes: b"23".to_vec(), end: End::Fsync });
         for there in ["1", "12", "123"] {
-            assert!(compared(&mut ledger(&[("a", "1")], append()), &[("a", there)]), "{there}");
+            assert!(compared(&mut ledger(&[("a", "1")], append()), &[("a", there)], Mount::Lived), "{there}");
         }
         for there in ["", "13", "1234"] {
-            assert!(!compared(&mut ledger(&[("a", "1")], append()), &[("a", there)]), "{there}");
+            assert!(
+                !compared(&mut ledger(&[("a", "1")], append()), &[("a", there)], Mount::Lived),
+                "{there}"
+            );
         }
         let rename = || Some(Change::Rename { from: "a".into(), to: "b".into() });
         for (there, is_right) in [(&[("a", "1")][..], true), (&[("b", "1")], true), (&[], false)] {
-            assert_eq!(compared(&mut ledger(&[("a", "1")], rename()), there), is_right, "{there:?}");
+            let mut ledger = ledger(&[("a", "1")], rename());
+            assert_eq!(compared(&mut ledger, there, Mount::Lived), is_right, "{there:?}");
+        }
+    }
+
+    /// "12" of it is durable.
+    fn closed(under_way: Option<Change>) -> Ledger {
+        let mut ledger = ledger(&[("a", "1234")], under_way);
+        ledger.durable.insert("a".to_owned(), 2);
+        ledger
+    }
+
+    #[test]
+    fn what_was_only_closed_may_have_died_with_its_mount_from_some_byte_on() {
+        for (there, is_right) in [("12", true), ("123", true), ("1234", true), ("1", false), ("13", false)] {
+            assert_eq!(compared(&mut closed(None), &[("a", there)], Mount::Died), is_right, "{there}");
+            let is_all = there == "1234";
+            assert_eq!(compared(&mut closed(None), &[("a", there)], Mount::Lived), is_all, "{there}");
+        }
+        let rename = || Some(Change::Rename { from: "a".into(), to: "b".into() });
+        for (there, is_right) in [(("a", "12"), true), (("b", "1234"), true), (("b", "12"), false)] {
+            assert_eq!(compared(&mut closed(rename()), &[there], Mount::Died), is_right, "{there:?}");
         }
     }
 }

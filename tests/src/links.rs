@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::ledger::{Ledger, Process, all_went_on};
+use crate::ledger::{self, Ledger, Process, all_went_on};
 use crate::load::{Copy, NamespaceLoop};
 use crate::machines::Machines;
 use crate::shell::sh;
@@ -110,7 +110,9 @@ pub fn cut(machines: &Machines, dir: &Path, silent: Silent, seed: u64) -> Seen {
         let (mut ledger, ended) = worker.finish(DEADLINE);
         ended.unwrap_or_else(|error| panic!("{silent:?}, seed {seed}: a change failed: {error}"));
         sys::drop_caches();
-        ledger.compare(own).unwrap_or_else(|lost| panic!("{silent:?}, seed {seed}: {lost}"));
+        ledger
+            .compare(own, ledger::Mount::Lived)
+            .unwrap_or_else(|lost| panic!("{silent:?}, seed {seed}: {lost}"));
     }
     tree::assert_same(&source, &dir.join("copy"));
     sh(dir, "rm -r worker* copy names");

@@ -15,7 +15,7 @@ use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::cluster::{Cluster, Shape};
-use crate::ledger::{Ledger, Process};
+use crate::ledger::{Ledger, Mount, Process};
 use crate::wait;
 
 /// Of the mounts: a cut must be over by then, on the busiest machine.
@@ -71,7 +71,7 @@ pub fn shape() -> Shape {
 
 /// So many cuts of the given kinds in turn.
 ///
-/// Errors: what was acknowledged and is not there after a cut, or a change that failed although its mount lived.
+/// Errors: what was promised and is not there after a cut, or a change that failed although its mount lived.
 pub fn cuts(shape: Shape, kinds: &[Cut], count: usize, seed: u64) -> Result<Totals, String> {
     let cluster = Cluster::start(shape);
     let mut rng = SmallRng::seed_from_u64(seed);
@@ -127,8 +127,9 @@ pub fn cuts(shape: Shape, kinds: &[Cut], count: usize, seed: u64) -> Result<Tota
             }
             ledgers.push(ledger);
         }
+        let mount = if goes_on { Mount::Lived } else { Mount::Died };
         for (ledger, name) in ledgers.iter_mut().zip(&names) {
-            ledger.compare(&reader.join(name)).map_err(failed)?;
+            ledger.compare(&reader.join(name), mount).map_err(failed)?;
         }
         totals.cuts += 1;
     }

@@ -9,6 +9,7 @@ use dfs_proto::attr::{AccessMask, Caller, InodeAttr};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{SetAttr, StatFs};
 use dfs_proto::units::FILE_LEN_MAX;
+use tokio::time::Instant;
 
 use crate::fs::error::{FsError, FsResult};
 use crate::fs::mounted::Fs;
@@ -32,44 +33,48 @@ pub(crate) struct Attributes {
 
 impl Fs {
     pub(crate) async fn getattr(&self, who: Requester, inode: InodeId) -> FsResult<Attributes> {
+        let asked = Instant::now();
         let fresh = self.perform(who, GetRecentAttr { inode });
         if inode == InodeId::ROOT {
             let attr = self.shown(self.root.or(fresh).await?);
             return Ok(Attributes { attr, timeout: ROOT_ATTR_TIMEOUT });
         }
-        if let Some(known) = self.leased(inode).await? {
+        if let Some(known) = self.leased(inode, asked).await? {
             return Ok(known);
         }
         let attr = fresh.await?;
         // The answer may have come with a lease.
-        if let Some(known) = self.leased(inode).await? {
+        if let Some(known) = self.leased(inode, asked).await? {
             return Ok(known);
         }
         self.drop_unnoticed(&attr).await;
-        Ok(Attributes { attr: self.shown(attr), timeout: Duration::ZERO })
+        Ok(Attributes { attr: self.shown_to(attr, asked), timeout: Duration::ZERO })
     }
 
     /// The attributes that are known under a lease. The kernel's pages are not older than they are (V6).
-    async fn leased(&self, inode: InodeId) -> FsResult<Option<Attributes>> {
+    async fn leased(&self, inode: InodeId, asked: Instant) -> FsResult<Option<Attributes>> {
         let seen = self.client.perform(&Caller::ROOT, GetLeasedAttr { inode }).await?;
         let Some(seen) = seen else { return Ok(None) };
         self.drop_unnoticed(&seen.attr).await;
-        self.noted(inode).await
+        self.noted(inode, asked).await
     }
 
     /// The attributes that are known under a lease, with a time-out unless the kernel would then use old pages. It waits for nothing
     /// that is known already.
-    pub(super) async fn noted(&self, inode: InodeId) -> FsResult<Option<Attributes>> {
+    pub(super) async fn noted(&self, inode: InodeId, asked: Instant) -> FsResult<Option<Attributes>> {
         let read = || self.client.perform(&Caller::ROOT, GetLeasedAttr { inode });
-        if read().await?.is_none() {
-            return Ok(None); // and nothing is noted
+        let Some(seen) = read().await? else { return Ok(None) }; // and nothing is noted
+        if !self.inodes.has_taken(&seen.attr) {
+            let attr = self.shown_to(seen.attr, asked);
+            return Ok(Some(Attributes { attr, timeout: Duration::ZERO })); // keeps KA6
         }
         let at_most = self.kernel_attrs.note(inode);
         let Some(leased) = read().await? else { return Ok(None) }; // after the note: keeps KA1
         let (attr, valid_for) = (leased.attr, leased.valid_for);
         let are_old = self.inodes.pages_are(inode, |pages| pages.are_older_unnoticed(&attr));
-        let timeout = if are_old { Duration::ZERO } else { timeout(at_most, valid_for) };
-        Ok(Some(Attributes { attr: self.shown(attr), timeout }))
+        let has_no_timeout = are_old || !self.inodes.has_taken(&attr);
+        let timeout = if has_no_timeout { Duration::ZERO } else { timeout(at_most, valid_for) };
+        Ok(Some(Attributes { attr: self.shown_to(attr, asked), timeout }))
     }
 
     /// Drops the kernel's pages if they are older than these attributes, which it is about to get, and it would not notice (V6). False: they

@@ -134,7 +134,10 @@ impl Fs {
     /// The kernel counts an entry of READDIRPLUS as a look-up.
     pub(crate) fn entry_looked_up(&self, directory: Handle, entry: &Listed) {
         if let Some(open) = self.directories.get(directory) {
-            self.inodes.looked_up(entry.inode, entry.kind, (open.inode, &entry.name));
+            let is_new = self.inodes.looked_up(entry.inode, entry.kind, (open.inode, &entry.name));
+            if let Some(attr) = entry.attr.as_ref().filter(|_| is_new) {
+                self.inodes.began(attr);
+            }
         }
     }
 }

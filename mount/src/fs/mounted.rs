@@ -11,6 +11,7 @@ use dfs_proto::ids::InodeId;
 use dfs_proto::meta::StatFs;
 use dfs_proto::units::Offset;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::fs::error::{FsError, FsResult};
 use crate::groups::{Groups, Requester};
@@ -112,7 +113,12 @@ impl Fs {
 
     /// The attributes that the kernel may see now (F6).
     pub(super) fn shown(&self, attr: InodeAttr) -> InodeAttr {
-        self.inodes.show(attr)
+        self.inodes.show(attr, None)
+    }
+
+    /// The same, for the question about them that arrived at `asked`.
+    pub(super) fn shown_to(&self, attr: InodeAttr, asked: Instant) -> InodeAttr {
+        self.inodes.show(attr, Some(asked))
     }
 
     pub(super) fn file(&self, handle: Handle) -> FsResult<Arc<OpenFile>> {

@@ -6,6 +6,7 @@ use dfs_client::inode::{Link, ReadLink, Resolve, Resolved, Rmdir, Unlink};
 use dfs_proto::attr::{BadName, FileKind, InodeAttr, Name};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Create, NewInode, Rename, RenameMode};
+use tokio::time::Instant;
 
 use crate::fs::attributes::Attributes;
 use crate::fs::error::{FsError, FsResult};
@@ -22,18 +23,21 @@ pub(crate) enum LookedUp {
 
 impl Fs {
     pub(crate) async fn lookup(&self, who: Requester, parent: InodeId, name: &[u8]) -> FsResult<LookedUp> {
-        let checked = entry_name(name)?;
+        let (asked, checked) = (Instant::now(), entry_name(name)?);
         let resolve = Resolve { parent, name: checked.as_bytes().to_vec() };
         let resolved = self.perform(who, resolve).await?;
         let (inode, kind) = match &resolved {
             Resolved::Attr(attr) => (attr.inode, attr.kind),
             Resolved::Unanswered(volume) => (*volume, FileKind::Directory),
         };
-        self.inodes.looked_up(inode, kind, (parent, name));
+        let is_new = self.inodes.looked_up(inode, kind, (parent, name));
         let Resolved::Attr(attr) = resolved else { return Ok(LookedUp::Unanswered(inode)) };
+        if is_new {
+            self.inodes.began(&attr);
+        }
         // After it was counted, which keeps KA5; so from here on the answer is no error.
-        let known = self.noted(inode).await.unwrap_or(None);
-        let fresh = || Attributes { attr: self.shown(attr), timeout: Duration::ZERO };
+        let known = self.noted(inode, asked).await.unwrap_or(None);
+        let fresh = || Attributes { attr: self.shown_to(attr, asked), timeout: Duration::ZERO };
         Ok(LookedUp::Found(known.unwrap_or_else(fresh)))
     }
 

@@ -116,12 +116,8 @@ impl Fs {
         if at != write.offset {
             self.inodes.pages_differ(open.inode);
             if let Some(drop_pages) = self.drop_pages.get() {
-                let dropped = drop_pages(open.inode, at.min(write.offset)); // keeps F3
-                // The page in which the write ends is locked until the answer, so it is not waited for.
-                let end = write.offset.0 + write.data.len() as u64;
-                if write.offset.0 / PAGE_LEN != end / PAGE_LEN {
-                    let _ = timeout(DROP_MAX, dropped).await;
-                }
+                // Keeps F3. It has begun when this answers, or the kernel would not take the next answer with attributes.
+                let _ = timeout(DROP_MAX, drop_pages(open.inode, at.min(write.offset))).await;
             }
         }
         Ok(())
