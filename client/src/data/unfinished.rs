@@ -1,8 +1,8 @@
 //! An append of which the kernel sends the rest in another request.
 //!
-//! U1  What one write(2) appends lies together, whoever appends on other clients (P6.3): the hold under which its first part was laid is
+//! UF1  What one write(2) appends lies together, whoever appends on other clients (P6.3): the hold under which its first part was laid is
 //!     kept for the next one.
-//! U2  It is kept for [`REST_MAX`] at most, because whether there is a rest is a guess: nobody waits longer for that.
+//! UF2  It is kept for [`REST_MAX`] at most, because whether there is a rest is a guess: nobody waits longer for that.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -44,7 +44,7 @@ impl Unfinished {
         };
         let unfinished = Arc::downgrade(self);
         tokio::spawn(async move {
-            sleep(REST_MAX).await; // keeps U2
+            sleep(REST_MAX).await; // keeps UF2
             if let Some(unfinished) = unfinished.upgrade() {
                 unfinished.end(count);
             }

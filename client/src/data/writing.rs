@@ -46,7 +46,7 @@ impl File {
     }
 
     /// The same for a part of what is to be appended: the rest follows at once through the same open file, if there is one, and lies
-    /// behind this (U1 of `unfinished`).
+    /// behind this (UF1 of `unfinished`).
     pub async fn append_part(&self, caller: &Caller, data: &[u8]) -> Result<Offset> {
         self.put(caller, None, data, true).await
     }
@@ -100,7 +100,7 @@ impl File {
         if let Some(hold) = self.unfinished.take()
             && let Some(room) = memory.reserve_now(len)
         {
-            return Ok((room, hold)); // keeps U1 of `unfinished`
+            return Ok((room, hold)); // keeps UF1 of `unfinished`
         }
         loop {
             let hold = writes.hold(&self.node, meta, deadline).await?;
