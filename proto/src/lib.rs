@@ -18,6 +18,7 @@ pub mod ids;
 pub mod lock;
 pub mod lock_ranges;
 pub mod meta;
+pub mod permission;
 pub mod planted;
 pub mod scope;
 pub mod units;

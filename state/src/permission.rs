@@ -3,46 +3,15 @@
 use dfs_proto::attr::{AccessMask, Caller};
 use dfs_proto::error::MetaError;
 use dfs_proto::meta::MetaResult;
+pub(super) use dfs_proto::permission::is_in_group;
+use dfs_proto::permission::{self, Guarded};
 
 use crate::value::inode::{InodeRecord, STICKY};
 
-const ANY_EXECUTE: u32 = 0o111;
-
 /// The mode bits: EACCES, unless the caller has all the rights in `mask`.
 pub(super) fn require(record: &InodeRecord, caller: &Caller, mask: AccessMask) -> MetaResult<()> {
-    let is_granted = if caller.is_root() {
-        let executes = mask.0 & AccessMask::EXECUTE.0 != 0;
-        !executes || record.is_directory() || record.mode & ANY_EXECUTE != 0
-    } else if caller.uid == record.uid {
-        grants(record.mode >> 6, mask)
-    } else {
-        let (as_group, as_other) = (grants(record.mode >> 3, mask), grants(record.mode, mask));
-        // The groups are asked for only when they decide (P5.6).
-        if as_group == as_other {
-            as_other
-        } else if is_in_group(caller, record.gid)? {
-            as_group
-        } else {
-            as_other
-        }
-    };
-    if is_granted { Ok(()) } else { Err(MetaError::PermissionDenied) }
-}
-
-fn grants(bits: u32, mask: AccessMask) -> bool {
-    let wanted = u32::from(mask.0) & 7;
-    bits & wanted == wanted
-}
-
-/// `GroupsNeeded` when only the supplementary groups can tell and they were not sent.
-pub(super) fn is_in_group(caller: &Caller, gid: u32) -> MetaResult<bool> {
-    if caller.gid == gid {
-        return Ok(true);
-    }
-    match &caller.groups {
-        Some(groups) => Ok(groups.contains(&gid)),
-        None => Err(MetaError::GroupsNeeded),
-    }
+    let InodeRecord { kind, mode, uid, gid, .. } = *record;
+    permission::require(Guarded { kind, mode, uid, gid }, caller, mask)
 }
 
 pub(super) fn is_owner_or_root(record: &InodeRecord, caller: &Caller) -> bool {

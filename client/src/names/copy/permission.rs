@@ -1,29 +1,18 @@
 //! Whether the copy may answer a caller: only where the mode bits clearly grant what the server would check. Where they do not, or
-//! the caller's groups are needed to tell, the server is asked (`dfs_state::permission` is the rule).
+//! the caller's groups are needed to tell, the server is asked. The rule is the server's (`dfs_proto::permission`).
 
-use dfs_proto::attr::{Caller, FileKind, InodeAttr};
-
-const SEARCH: u32 = 0o1;
+use dfs_proto::attr::{AccessMask, Caller, FileKind, InodeAttr};
+use dfs_proto::permission::{self, Guarded};
 
 /// The caller may look up names in this directory.
 pub(super) fn clearly_may_search(directory: &InodeAttr, caller: &Caller) -> bool {
-    if directory.kind != FileKind::Directory {
-        return false;
-    }
-    let [as_owner, as_group, as_other] = [6, 3, 0].map(|shift| directory.mode >> shift & SEARCH != 0);
-    if caller.is_root() {
-        true
-    } else if caller.uid == directory.uid {
-        as_owner
-    } else if caller.gid == directory.gid {
-        as_group
-    } else {
-        match &caller.groups {
-            Some(groups) if groups.contains(&directory.gid) => as_group,
-            Some(_) => as_other,
-            None => as_group && as_other,
-        }
-    }
+    directory.kind == FileKind::Directory && clearly_may(directory, caller, AccessMask::EXECUTE)
+}
+
+/// The caller has all the rights in `mask`.
+pub(super) fn clearly_may(attr: &InodeAttr, caller: &Caller, mask: AccessMask) -> bool {
+    let InodeAttr { kind, mode, uid, gid, .. } = *attr;
+    permission::require(Guarded { kind, mode, uid, gid }, caller, mask).is_ok()
 }
 
 #[cfg(test)]
