@@ -303,6 +303,8 @@ pub enum ReadReply {
     Opened {
         attr: InodeAttr,
         next_commit: u64,
+        /// To an open for reading: the first extents of a file, of the same moment as the attributes. `None`: of an earlier release.
+        extents: Option<FileExtents>,
     },
     Granted,
     Target(Vec<u8>),

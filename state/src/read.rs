@@ -34,6 +34,8 @@ use crate::value::volume::{VolumeEntry, VolumeState};
 pub const READDIR_ENTRIES_MAX: u32 = 1024;
 /// Extents that one answer holds, at most.
 pub const EXTENTS_MAX: u32 = 4096;
+/// The first extents of a file that the answer to an open brings: a small file has no more.
+const OPEN_EXTENTS_MAX: u32 = 8;
 /// Extents behind a cut that one answer passes over, before it ends early.
 const HIDDEN_MAX: usize = 4096;
 
@@ -266,7 +268,11 @@ fn open(
     }
     permission::require(&record, caller, mask)?;
     let next_commit = session::next_commit(view, session, inode);
-    Ok(ReadReply::Opened { attr: leasable.attr(view, inode, &record), next_commit })
+    let attr = leasable.attr(view, inode, &record);
+    let is_read = record.kind == FileKind::File && mask.0 & AccessMask::READ.0 != 0;
+    let first = (Offset(0), u64::MAX, OPEN_EXTENTS_MAX);
+    let extents = is_read.then(|| extents_noting(view, inode, first, leasable)).transpose()?;
+    Ok(ReadReply::Opened { attr, next_commit, extents })
 }
 
 pub fn readlink(view: &dyn Snapshot, inode: InodeId) -> MetaResult<Vec<u8>> {
@@ -606,6 +612,28 @@ mod tests {
         harness.session = harness.open_session(2);
         let opened = ask(&harness, &Caller::ROOT, open());
         assert!(matches!(opened, Ok(ReadReply::Opened { next_commit: 1, .. })));
+    }
+
+    #[test]
+    fn an_open_for_reading_tells_the_first_extents_and_another_one_none() {
+        let mut harness = Harness::new();
+        harness.servers(2);
+        let file = harness.file(ROOT, "f");
+        let chunk = harness.open_chunk();
+        for part in 0..10 {
+            harness.write(file, part * 20, 10, chunk).expect("commits");
+        }
+        let opened = |mask| match ask(&harness, &Caller::ROOT, Read::Open { inode: file, mask }) {
+            Ok(ReadReply::Opened { extents, attr, .. }) => {
+                extents.inspect(|extents| assert_eq!(extents.attr, attr))
+            }
+            other => panic!("an open is answered {other:?}"),
+        };
+        let extents = opened(AccessMask::READ).expect("it may be read");
+        assert_eq!((extents.extents.len(), extents.up_to, extents.chunks.len()), (8, Offset(160), 1));
+        assert_eq!(opened(AccessMask::WRITE), None);
+        let directory = ask(&harness, &Caller::ROOT, Read::Open { inode: ROOT, mask: AccessMask::READ });
+        assert!(matches!(directory, Ok(ReadReply::Opened { extents: None, .. })));
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub(crate) struct Located {
 }
 
 /// What is known of the extents of one inode.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct ExtentCache {
     version: u64,
     map: ExtentMap,
@@ -36,6 +36,11 @@ pub(crate) struct ExtentCache {
 impl ExtentCache {
     pub(crate) fn version(&self) -> u64 {
         self.version
+    }
+
+    /// Something is known, in at most so many extents.
+    pub(crate) fn is_worth_keeping(&self, most: usize) -> bool {
+        !self.covered.is_empty() && self.map.as_slice().len() <= most && self.locations.len() <= most
     }
 
     /// Drops everything; the file is at `version`.

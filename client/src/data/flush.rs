@@ -28,7 +28,7 @@ use crate::data::core::Core;
 use crate::data::node::{Node, NodeState};
 use crate::data::writer::Parcel;
 use crate::error::ClientError;
-use crate::session::replies;
+use crate::session::replies::{self, OpenedFile};
 use crate::session::retry::{Backoff, Deadline};
 
 /// So many commits may be refused for their number before the flush fails: an earlier commit whose answer was lost
@@ -173,8 +173,9 @@ impl Core {
                 // For the cluster the question opens the file, which may be closed here already.
                 let _opened = self.meta.held.opening_to_flush(node.inode).await;
                 let open = Read::Open { inode: node.inode, mask: AccessMask::NONE };
-                let (attr, next) = replies::opened(self.names.read(&Caller::ROOT, open).await?)?;
-                node.with(session, |state| state.learn_of_commits(session, &attr, next));
+                let OpenedFile { attr, next_commit, .. } =
+                    replies::opened(self.names.read(&Caller::ROOT, open).await?)?;
+                node.with(session, |state| state.learn_of_commits(session, &attr, next_commit));
             }
             let Some(part) = node.with(session, |state| state.part(end)) else {
                 let is_done = node.with(session, |state| state.buffer.runs_below(end).next().is_none());

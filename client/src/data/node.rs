@@ -120,6 +120,12 @@ impl Node {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).base.clone()
     }
 
+    /// What is known of the extents, unless that is nothing, or more than so many.
+    pub(crate) fn extents_to_keep(&self, most: usize) -> Option<ExtentCache> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.cache.is_worth_keeping(most).then(|| state.cache.clone())
+    }
+
     /// No open file has reported the last failure yet.
     pub(crate) fn has_unreported_failure(&self) -> bool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).is_unreported
@@ -237,6 +243,14 @@ impl NodeState {
             self.cache.reset(merged.content_version);
         }
         self.base = Some(merged);
+    }
+
+    /// It is opened again, after it was closed with these attributes and extents.
+    pub(crate) fn reopened(&mut self, attr: &InodeAttr, kept: Option<ExtentCache>) {
+        self.observe(attr);
+        if let Some(kept) = kept.filter(|kept| kept.version() == attr.content_version) {
+            self.cache = kept;
+        }
     }
 
     /// Write of it was granted, with these attributes.

@@ -6,17 +6,24 @@
 //! The lock of this table is the third in the order that `node` gives.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dfs_proto::attr::InodeAttr;
 use dfs_proto::ids::{InodeId, SessionId};
+use lru::LruCache;
 
+use crate::data::extents::ExtentCache;
 use crate::data::memory::SessionMemory;
 use crate::data::node::{Node, NodeState};
 use crate::names::interim::closed::ClosedAttrs;
 
 /// Inodes that nobody has open and that are kept for a failure that nobody has reported.
 const UNREPORTED_MAX: usize = 1024;
+
+/// Closed files whose extents are kept, and extents that are kept of one file. Each takes some 200 bytes with its chunk's place.
+const CLOSED_EXTENTS_MAX: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+const CLOSED_EXTENTS_OF_FILE_MAX: usize = 32;
 
 struct Entry {
     node: Arc<Node>,
@@ -41,6 +48,8 @@ struct Table {
     open: BTreeMap<InodeId, Entry>,
     /// N3, for answers that arrive after the close.
     closed: ClosedAttrs,
+    /// Of files that were closed, where their bytes are at the version that was known then. Equal versions mean equal bytes.
+    extents: LruCache<InodeId, ExtentCache>,
 }
 
 /// Keeps an inode in the table.
@@ -55,7 +64,8 @@ impl Nodes {
         memory: Arc<SessionMemory>,
         on_orphan: impl Fn(InodeId) + Send + Sync + 'static,
     ) -> Arc<Nodes> {
-        let table = Table { open: BTreeMap::new(), closed: ClosedAttrs::new() };
+        let extents = LruCache::new(CLOSED_EXTENTS_MAX);
+        let table = Table { open: BTreeMap::new(), closed: ClosedAttrs::new(), extents };
         Arc::new(Nodes { table: Mutex::new(table), memory, on_orphan: Box::new(on_orphan) })
     }
 
@@ -67,11 +77,12 @@ impl Nodes {
     /// commits is not outdated by another open file.
     pub(crate) fn pin(self: &Arc<Nodes>, inode: InodeId, session: SessionId) -> Pin {
         let mut table = self.table();
-        let Table { open, closed } = &mut *table;
+        let Table { open, closed, extents } = &mut *table;
         let entry = open.entry(inode).or_insert_with(|| {
             let node = Arc::new(Node::new(inode, self.memory.clone(), session));
-            if let Some(attr) = closed.reopened(inode) {
-                node.with(session, |state| state.observe(&attr));
+            let (attr, kept) = (closed.reopened(inode), extents.pop(&inode));
+            if let Some(attr) = attr {
+                node.with(session, |state| state.reopened(&attr, kept));
             }
             Entry { node, pins: 0, is_orphan: false, is_unlinked: false }
         });
@@ -170,6 +181,9 @@ impl Nodes {
         let base = entry.node.base();
         if let Some(attr) = base.filter(|_| !entry.is_orphan) {
             table.closed.closed(attr);
+            if let Some(extents) = entry.node.extents_to_keep(CLOSED_EXTENTS_OF_FILE_MAX) {
+                table.extents.put(inode, extents);
+            }
         }
         if entry.is_orphan {
             (self.on_orphan)(inode);

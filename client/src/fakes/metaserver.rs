@@ -58,6 +58,9 @@ pub(crate) struct State {
     pub(crate) changes: u64,
     pub(crate) lookups: u64,
     pub(crate) reads: u64,
+    pub(crate) extents_asked_for: u64,
+    /// Its answers to opens bring no extents.
+    pub(crate) is_of_earlier_release: bool,
     pub(crate) reports: Vec<ReplicaReport>,
     pub(crate) released: Vec<InodeId>,
     pub(crate) avoided: Vec<Vec<ServerId>>,
@@ -86,6 +89,8 @@ impl FakeMeta {
             changes: 0,
             lookups: 0,
             reads: 0,
+            extents_asked_for: 0,
+            is_of_earlier_release: false,
             reports: Vec::new(),
             released: Vec::new(),
             avoided: Vec::new(),
@@ -363,6 +368,7 @@ impl State {
     fn read(&mut self, request: &ReadRequest) -> MetaResult<ReadReply> {
         self.lookups += u64::from(matches!(request.read, Read::Lookup { .. }));
         self.reads += 1;
+        self.extents_asked_for += u64::from(matches!(request.read, Read::Extents { .. }));
         if let Read::Open { inode, .. } = request.read {
             self.leader.opened(request.session, inode);
         }
@@ -370,7 +376,17 @@ impl State {
         if let Read::Open { inode, .. } = request.read {
             self.opened.insert((inode, request.session));
         }
-        if let ReadReply::Extents(FileExtents { chunks, .. }) = &mut reply {
+        if let ReadReply::Opened { extents, .. } = &mut reply
+            && self.is_of_earlier_release
+        {
+            *extents = None;
+        }
+        let extents = match &mut reply {
+            ReadReply::Extents(extents) => Some(extents),
+            ReadReply::Opened { extents, .. } => extents.as_mut(),
+            _ => None,
+        };
+        if let Some(FileExtents { chunks, .. }) = extents {
             for location in chunks {
                 if let Some(servers) = self.moved.get(&location.chunk) {
                     location.replicas = servers.iter().map(|server| replica(*server)).collect();

@@ -122,6 +122,11 @@ pub(crate) async fn open(client: &Client, inode: InodeId) -> Result<Arc<File>> {
     client.perform(&USER, Open { inode, mode: READ_WRITE }).await
 }
 
+pub(crate) async fn open_to_read(client: &Client, inode: InodeId) -> Result<Arc<File>> {
+    let mode = OpenMode { read: true, ..OpenMode::default() };
+    client.perform(&USER, Open { inode, mode }).await
+}
+
 /// Bytes that show by their values at which position they belong.
 pub(crate) fn pattern(seed: u64, len: u64) -> Vec<u8> {
     (0..len).map(|at| (seed.wrapping_mul(31) ^ at ^ (at >> 8) ^ (at >> 16)) as u8).collect()

@@ -111,7 +111,7 @@ impl State {
         let read = Read::Open { inode, mask: AccessMask::NONE };
         let open = ReadRequest { cluster, session, caller, leases: None, read };
         let (attr, next_commit) = match self.view(|view| read::answer(view, &open)) {
-            Ok(ReadReply::Opened { attr, next_commit }) => (attr, next_commit),
+            Ok(ReadReply::Opened { attr, next_commit, .. }) => (attr, next_commit),
             Ok(other) => panic!("an open is answered {other:?}"),
             Err(error) => return Some(Err(error)),
         };

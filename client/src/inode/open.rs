@@ -15,7 +15,7 @@ use crate::data::file::{File, OpenMode};
 use crate::error::{ClientError, Result};
 use crate::inode::operation::AtOneCluster;
 use crate::route::routes::ChangedEntry;
-use crate::session::replies;
+use crate::session::replies::{self, OpenedFile};
 
 /// Opens a file. The rights that are checked here belong to the open file from now on (P2.4). It sees what others closed before.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +40,8 @@ impl AtOneCluster for Open {
         let read = if mode.read { AccessMask::READ } else { AccessMask::NONE };
         let write = if mode.write { AccessMask::WRITE } else { AccessMask::NONE };
         let open = Read::Open { inode, mask: read.union(write) };
-        let (attr, next_commit) = replies::opened(core.names.read(caller, open).await?)?;
+        let OpenedFile { attr, next_commit, extents } =
+            replies::opened(core.names.read(caller, open).await?)?;
         match core.chores.take_back(session, inode) {
             Reopened::NotWaiting => {}
             Reopened::TakenBack => core.nodes.reopened_orphan(inode),
@@ -50,6 +51,7 @@ impl AtOneCluster for Open {
         pin.node.with(session, |state| {
             state.observe(&attr);
             state.learn_next_commit(session, next_commit);
+            extents.iter().for_each(|extents| state.install_extents(0, extents));
         });
         let file = File::new(core.clone(), (pin, opened), mode);
         if mode.truncate && mode.write {

@@ -59,10 +59,19 @@ pub(crate) fn granted(reply: ReadReply) -> MetaResult<()> {
     }
 }
 
-/// Takes the reply to `Read::Open`: the attributes and the number of the next commit (P2.1).
-pub(crate) fn opened(reply: ReadReply) -> MetaResult<(InodeAttr, u64)> {
+/// What `Read::Open` brings.
+pub(crate) struct OpenedFile {
+    pub(crate) attr: InodeAttr,
+    /// The number of the next commit (P2.1).
+    pub(crate) next_commit: u64,
+    /// The first extents, of the same moment.
+    pub(crate) extents: Option<FileExtents>,
+}
+
+/// Takes the reply to `Read::Open`.
+pub(crate) fn opened(reply: ReadReply) -> MetaResult<OpenedFile> {
     match reply {
-        ReadReply::Opened { attr, next_commit } => Ok((attr, next_commit)),
+        ReadReply::Opened { attr, next_commit, extents } => Ok(OpenedFile { attr, next_commit, extents }),
         other => Err(unexpected(&other)),
     }
 }

@@ -6,7 +6,7 @@ use dfs_proto::units::{ByteLen, MIB, Offset};
 use tokio::time::{Duration, Instant};
 
 use crate::error::ClientError;
-use crate::fakes::{Cluster, USER, make, open, pattern, unlink, wait_for};
+use crate::fakes::{Cluster, USER, make, open, open_to_read, pattern, unlink, wait_for};
 use crate::inode::GetAttr;
 
 #[tokio::test(start_paused = true)]
@@ -257,4 +257,29 @@ async fn a_stream_is_read_ahead_and_shows_what_is_written_meanwhile() {
         let bytes = reader.read_at(Offset(at), step).await.unwrap();
         assert!(bytes == data[at as usize..(at + step) as usize], "at {at}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_bytes_of_a_file_are_is_not_asked_for_again_while_its_content_is_the_same() {
+    let cluster = Cluster::new();
+    let (writer, reader) = (cluster.client().await, cluster.client().await);
+    let file = make(&writer, "f").await;
+    let write = async |text: &[u8]| {
+        file.write_at(&USER, Offset(0), text).await.unwrap();
+        file.sync().await.unwrap();
+    };
+    let read = async || {
+        let before = cluster.meta.state().extents_asked_for;
+        let opened = open_to_read(&reader, file.inode()).await.unwrap();
+        let bytes = opened.read_at(Offset(0), 100).await.unwrap();
+        opened.release().await.unwrap();
+        (bytes, cluster.meta.state().extents_asked_for - before)
+    };
+    write(b"first").await;
+    assert_eq!(read().await, (b"first".as_slice().into(), 0), "the open has brought them");
+    cluster.meta.state().is_of_earlier_release = true;
+    assert_eq!(read().await, (b"first".as_slice().into(), 0), "they were kept over the close");
+    write(b"second").await;
+    assert_eq!(read().await, (b"second".as_slice().into(), 1));
+    assert_eq!(read().await, (b"second".as_slice().into(), 0));
 }

@@ -248,7 +248,9 @@ impl Gate {
         };
         let look = |state: &dyn Snapshot| read::answer(state, &request);
         match self.read(&Scope::of_inode(inode), look).await? {
-            ReadReply::Opened { attr, next_commit } if attr.kind == FileKind::File => Ok((attr, next_commit)),
+            ReadReply::Opened { attr, next_commit, .. } if attr.kind == FileKind::File => {
+                Ok((attr, next_commit))
+            }
             _ => Err(files_only()),
         }
     }

@@ -138,6 +138,9 @@ impl Metaserver {
         }
         let answered = answered.map(|reply| match reply {
             ReadReply::Extents(extents) => ReadReply::Extents(self.reachable_first(extents)),
+            ReadReply::Opened { attr, next_commit, extents: Some(extents) } => {
+                ReadReply::Opened { attr, next_commit, extents: Some(self.reachable_first(extents)) }
+            }
             other => other,
         });
         Ok(Shown { answered, leased })

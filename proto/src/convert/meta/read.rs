@@ -9,7 +9,7 @@ use super::attr::{
 use super::commit::{extent_from_wire, extent_to_wire};
 use super::error::{error_from_wire, error_to_wire};
 use super::replica::{location_from_wire, location_to_wire};
-use crate::attr::AccessMask;
+use crate::attr::{AccessMask, InodeAttr};
 use crate::convert::{invalid, required};
 use crate::ids::{Attachment, InodeId, SessionId};
 use crate::meta::{DirEntry, FileExtents, MetaResult, Read, ReadReply, ReadRequest, Shown, StatFs};
@@ -87,8 +87,10 @@ pub fn shown_to_wire(shown: Shown) -> wire::ReadReply {
         Err(error) => Wire::Error(error_to_wire(&error)),
         Ok(ReadReply::Attr(attr)) => Wire::Attr(attr_to_wire(&attr)),
         Ok(ReadReply::Elsewhere(inode)) => Wire::Elsewhere(inode.0),
-        Ok(ReadReply::Opened { attr, next_commit }) => {
-            Wire::Opened(wire::Opened { attr: Some(attr_to_wire(&attr)), next_commit })
+        Ok(ReadReply::Opened { attr, next_commit, extents }) => {
+            let without_attr = |extents| wire::FileExtents { attr: None, ..extents_to_wire(extents) };
+            let extents = extents.as_ref().map(without_attr);
+            Wire::Opened(wire::Opened { attr: Some(attr_to_wire(&attr)), next_commit, extents })
         }
         Ok(ReadReply::Granted) => Wire::Granted(wire::Done {}),
         Ok(ReadReply::Target(target)) => Wire::Target(target.into()),
@@ -97,18 +99,31 @@ pub fn shown_to_wire(shown: Shown) -> wire::ReadReply {
             end,
             parent: parent.0,
         }),
-        Ok(ReadReply::Extents(extents)) => Wire::Extents(wire::FileExtents {
-            attr: Some(attr_to_wire(&extents.attr)),
-            extents: extents.extents.iter().map(extent_to_wire).collect(),
-            up_to: extents.up_to.0,
-            chunks: extents.chunks.iter().map(location_to_wire).collect(),
-        }),
+        Ok(ReadReply::Extents(extents)) => Wire::Extents(extents_to_wire(&extents)),
         Ok(ReadReply::StatFs(stat)) => {
             Wire::StatFs(wire::StatFs { total: stat.total.0, free: stat.free.0, inodes: stat.inodes })
         }
     };
     let leased = shown.leased.iter().map(|inode| inode.0).collect();
     wire::ReadReply { result: Some(result), leased }
+}
+
+fn extents_to_wire(extents: &FileExtents) -> wire::FileExtents {
+    wire::FileExtents {
+        attr: Some(attr_to_wire(&extents.attr)),
+        extents: extents.extents.iter().map(extent_to_wire).collect(),
+        up_to: extents.up_to.0,
+        chunks: extents.chunks.iter().map(location_to_wire).collect(),
+    }
+}
+
+fn extents_from_wire(extents: wire::FileExtents, attr: InodeAttr) -> MetaResult<FileExtents> {
+    Ok(FileExtents {
+        attr,
+        extents: extents.extents.into_iter().map(extent_from_wire).collect::<MetaResult<_>>()?,
+        up_to: Offset(extents.up_to),
+        chunks: extents.chunks.into_iter().map(location_from_wire).collect(),
+    })
 }
 
 fn entry_to_wire(entry: &DirEntry) -> wire::Entry {
@@ -142,10 +157,11 @@ fn read_reply_from_wire(reply: wire::ReadReply) -> MetaResult<ReadReply> {
         Wire::Error(error) => return Err(error_from_wire(error)),
         Wire::Attr(attr) => ReadReply::Attr(attr_from_wire(attr)?),
         Wire::Elsewhere(inode) => ReadReply::Elsewhere(InodeId(inode)),
-        Wire::Opened(opened) => ReadReply::Opened {
-            attr: attr_from_wire(required(opened.attr, "attr")?)?,
-            next_commit: opened.next_commit,
-        },
+        Wire::Opened(wire::Opened { attr, next_commit, extents }) => {
+            let attr = attr_from_wire(required(attr, "attr")?)?;
+            let extents = extents.map(|extents| extents_from_wire(extents, attr.clone())).transpose()?;
+            ReadReply::Opened { attr, next_commit, extents }
+        }
         Wire::Granted(wire::Done {}) => ReadReply::Granted,
         Wire::Target(target) => ReadReply::Target(target.to_vec()),
         Wire::Entries(entries) => ReadReply::Entries {
@@ -153,12 +169,10 @@ fn read_reply_from_wire(reply: wire::ReadReply) -> MetaResult<ReadReply> {
             end: entries.end,
             parent: InodeId(entries.parent),
         },
-        Wire::Extents(extents) => ReadReply::Extents(FileExtents {
-            attr: attr_from_wire(required(extents.attr, "attr")?)?,
-            extents: extents.extents.into_iter().map(extent_from_wire).collect::<MetaResult<_>>()?,
-            up_to: Offset(extents.up_to),
-            chunks: extents.chunks.into_iter().map(location_from_wire).collect(),
-        }),
+        Wire::Extents(mut extents) => {
+            let attr = attr_from_wire(required(extents.attr.take(), "attr")?)?;
+            ReadReply::Extents(extents_from_wire(extents, attr)?)
+        }
         Wire::StatFs(stat) => ReadReply::StatFs(StatFs {
             total: ByteLen(stat.total),
             free: ByteLen(stat.free),

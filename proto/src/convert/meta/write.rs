@@ -52,7 +52,7 @@ pub fn acquired_to_wire(result: MetaResult<Acquired>) -> wire::AcquireReply {
     use wire::acquire_reply::Result as Wire;
     let result = match result {
         Ok(Acquired::Granted { attr, next_commit }) => {
-            Wire::Granted(wire::Opened { attr: Some(attr_to_wire(&attr)), next_commit })
+            Wire::Granted(wire::Opened { attr: Some(attr_to_wire(&attr)), next_commit, extents: None })
         }
         Ok(Acquired::NotAttached) => Wire::NotAttached(wire::Done {}),
         Err(error) => Wire::Error(error_to_wire(&error)),
