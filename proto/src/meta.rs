@@ -457,6 +457,8 @@ pub struct Attached {
     pub read_term_ms: u64,
     /// The leader grants Write of files, which a heartbeat renews for `term_ms`.
     pub gives_writes: bool,
+    /// A lease on what was read covers opens for reading: of them the leader need not be told before it is recalled (P6.5).
+    pub covers_opens: bool,
 }
 
 /// Asks for Write of a file.
@@ -522,12 +524,14 @@ pub struct Dropped {
 }
 
 /// This recall was handled, and all before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecallsDone {
     pub cluster: ClusterId,
     pub session: SessionId,
     pub attachment: Attachment,
     pub number: u64,
+    /// Those of the recalled files that the session has open.
+    pub open: Vec<InodeId>,
 }
 
 /// A copy that did not give the bytes that the metadata promises.

@@ -132,6 +132,30 @@ fn what_a_mount_has_looked_at_it_answers_itself_until_another_mount_changes_it()
     }
 }
 
+#[test]
+fn a_file_that_a_mount_has_looked_at_it_opens_reads_and_closes_without_asking_anybody() {
+    let cluster = Cluster::start(Shape { metaservers: 1, chunkservers: 1, copies: 1, ..Shape::default() });
+    let (a, directory) = a_file_of_two_mounts(&cluster);
+    let theirs = without_its_name(&directory).join("file");
+    let read = |flags, expected: &[u8]| {
+        let mut file = OpenOptions::new().read(true).custom_flags(flags).open(&theirs).unwrap();
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).unwrap();
+        assert!(bytes == expected);
+    };
+    for (flags, bytes) in [(0, b"first".as_slice()), (libc::O_DIRECT, b"second")] {
+        fs::write(a.join("file"), bytes).unwrap();
+        let asks = |times: u32| {
+            let before = counted(&cluster, "reads_total");
+            (0..times).for_each(|_| read(flags, bytes));
+            counted(&cluster, "reads_total") - before
+        };
+        wait::until("an open that asks nobody", Duration::from_secs(10), || (asks(1) == 0).then_some(()));
+        let asked = asks(1000);
+        assert!(asked <= 20, "{asked} questions for 1000 times open, read and close of what was known");
+    }
+}
+
 /// A question of the kernel would wait until the mount goes on.
 #[test]
 fn what_the_kernel_was_told_under_a_lease_it_answers_for_a_while_without_the_mount() {

@@ -79,6 +79,10 @@ pub(crate) struct Leader {
     pub(crate) attach_parts: Vec<(usize, usize)>,
     pub(crate) heartbeats: u64,
     pub(crate) closed: Vec<InodeId>,
+    /// A lease on what was read covers opens.
+    pub(crate) covers_opens: bool,
+    /// What the answers to recalls have named as open.
+    pub(crate) open_when_recalled: Vec<InodeId>,
 }
 
 /// Pushes on their way.
@@ -182,7 +186,8 @@ impl Leader {
         parts.push(part);
         let read_term_ms = self.leases.term_ms;
         let (term_ms, gives_writes) = (self.writers.term_ms, self.writers.gives);
-        let mut attached = Attached { lost: Vec::new(), term_ms, read_term_ms, gives_writes };
+        let covers_opens = self.covers_opens;
+        let mut attached = Attached { lost: Vec::new(), term_ms, read_term_ms, gives_writes, covers_opens };
         if more {
             return Ok((attached, Pushes::new()));
         }
@@ -385,10 +390,14 @@ impl MetaCalls for Connection {
 
     async fn recalled(&self, done: RecallsDone, timeout: Duration) -> MetaResult<()> {
         self.require_leader(timeout).await?;
-        let RecallsDone { session, attachment, number, .. } = done;
+        let RecallsDone { session, attachment, number, open, .. } = done;
         let leader = &mut self.meta.state().leader;
         if take(&mut leader.lost_recalled) {
             return Err(away());
+        }
+        for inode in open {
+            leader.opened(session, inode);
+            leader.open_when_recalled.push(inode);
         }
         leader.leases.handled.push((session, attachment, number));
         Ok(())

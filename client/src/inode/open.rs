@@ -15,6 +15,7 @@ use crate::data::file::{File, OpenMode};
 use crate::error::{ClientError, Result};
 use crate::inode::operation::AtOneCluster;
 use crate::route::routes::ChangedEntry;
+use crate::session::held::Opened;
 use crate::session::replies::{self, OpenedFile};
 
 /// Opens a file. The rights that are checked here belong to the open file from now on (P2.4). It sees what others closed before.
@@ -36,12 +37,14 @@ impl AtOneCluster for Open {
         core.meta.require_answering()?;
         let session = core.meta.session_id();
         let pin = core.nodes.pin(inode, session);
-        let opened = core.meta.held.opening(inode).await?;
-        let read = if mode.read { AccessMask::READ } else { AccessMask::NONE };
-        let write = if mode.write { AccessMask::WRITE } else { AccessMask::NONE };
-        let open = Read::Open { inode, mask: read.union(write) };
-        let OpenedFile { attr, next_commit, extents } =
-            replies::opened(core.names.read(caller, open).await?)?;
+        let (opened, attr, asked) = match open_untold(core, caller, self) {
+            Some((opened, attr)) => (opened, attr, None),
+            None => {
+                let opened = core.meta.held.opening(inode).await?;
+                let asked = ask_to_open(core, caller, self).await?;
+                (opened, asked.attr.clone(), Some(asked))
+            }
+        };
         match core.chores.take_back(session, inode) {
             Reopened::NotWaiting => {}
             Reopened::TakenBack => core.nodes.reopened_orphan(inode),
@@ -50,8 +53,10 @@ impl AtOneCluster for Open {
         }
         pin.node.with(session, |state| {
             state.observe(&attr);
-            state.learn_next_commit(session, next_commit);
-            extents.iter().for_each(|extents| state.install_extents(0, extents));
+            if let Some(OpenedFile { next_commit, extents, .. }) = &asked {
+                state.learn_next_commit(session, *next_commit);
+                extents.iter().for_each(|extents| state.install_extents(0, extents));
+            }
         });
         let file = File::new(core.clone(), (pin, opened), mode);
         if mode.truncate && mode.write {
@@ -61,6 +66,25 @@ impl AtOneCluster for Open {
         }
         Ok(file)
     }
+}
+
+/// Who opens a file for reading whose attributes are leased does not ask the leader. (Who writes has to ask it for Write anyway.)
+fn open_untold(core: &Core, caller: &Caller, open: Open) -> Option<(Opened, InodeAttr)> {
+    let is_only_read = open.mode.read && !open.mode.write;
+    is_only_read.then(|| core.names.open_untold(caller, open.inode, AccessMask::READ)).flatten()
+}
+
+/// To be called when the file is in the table of open files (H6).
+async fn ask_to_open(core: &Core, caller: &Caller, Open { inode, mode }: Open) -> Result<OpenedFile> {
+    let session = core.meta.session_id();
+    let read = if mode.read { AccessMask::READ } else { AccessMask::NONE };
+    let write = if mode.write { AccessMask::WRITE } else { AccessMask::NONE };
+    let mask = read.union(write);
+    let opened = replies::opened(core.names.read(caller, Read::Open { inode, mask }).await?)?;
+    if mask != AccessMask::NONE && core.meta.session_id() == session {
+        core.meta.held.was_opened(session, inode);
+    }
+    Ok(opened)
 }
 
 /// Makes a file and opens it. With `or_existing` it opens the file that has the name already, with the rights that `mode` needs.

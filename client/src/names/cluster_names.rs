@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_net::env::Env;
-use dfs_proto::attr::{Caller, InodeAttr};
+use dfs_proto::attr::{AccessMask, Caller, InodeAttr};
 use dfs_proto::ids::{InodeId, SessionId, WriteGrant};
 use dfs_proto::meta::{Change, Changed, HeldWrite, MetaResult, Read, ReadReply};
 
 use crate::names::copy::LeasedCopy;
 use crate::names::interim::after_change::{AttrsAfterChange, ChangeUnderWay};
 use crate::session::calls::Answer;
+use crate::session::held::Opened;
 use crate::session::meta::MetaClient;
 
 /// The names and attributes at one cluster.
@@ -87,6 +88,18 @@ impl ClusterNames {
         let shown = self.meta.read(caller, &read, asking.leases()).await;
         asking.answered(&read, &shown);
         shown.answered
+    }
+
+    /// Opens a file without a request, if the copy has attributes that let the caller: the lease covers the open (P6.5).
+    pub(crate) fn open_untold(
+        &self,
+        caller: &Caller,
+        inode: InodeId,
+        mask: AccessMask,
+    ) -> Option<(Opened, InodeAttr)> {
+        let opened = self.meta.held.opening_untold(inode)?; // before the look at the copy (UO1)
+        let attr = self.copy.open(caller, inode, mask)?;
+        Some((opened, attr))
     }
 
     /// The attributes that the copy has, and for how long an outer cache may use them.

@@ -30,11 +30,12 @@ pub(crate) trait MetaCalls: Send + Sync + 'static {
     async fn open_session(&self, open: OpenSession, timeout: Duration) -> MetaResult<SessionOpened>;
     async fn renew(&self, renew: RenewSession, timeout: Duration) -> MetaResult<SessionRenewed>;
     /// Tells the leader what the session holds. This, `renew` and `lock` go over a connection of their own (P4.5), on which
-    /// nothing waits for anything; what the leader sends unasked comes over it. This and `lock` are not repeated once a leader may
-    /// have got them: an answer that is lost is `Unavailable` at once.
+    /// nothing waits for anything; what the leader sends unasked comes over it. This, `lock` and `recalled` are not repeated once a leader
+    /// may have got them: an answer that is lost is `Unavailable` at once.
     async fn attach(&self, attach: Attach, timeout: Duration) -> MetaResult<Attached>;
     async fn lock(&self, request: LockRequest, timeout: Duration) -> MetaResult<LockReply>;
-    /// Tells the leader that recalls were handled; over the same connection.
+    /// Tells the leader that recalls were handled, and which of the recalled files are open; over the same connection. (A first try that
+    /// arrives behind the second would open files whose closes were told since.)
     async fn recalled(&self, done: RecallsDone, timeout: Duration) -> MetaResult<()>;
     /// Asks for Write of a file. It waits until whoever else holds something of the file has given it back.
     async fn acquire(&self, acquire: Acquire, timeout: Duration) -> MetaResult<Acquired>;

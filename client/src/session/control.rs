@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::session::held::Told;
 use crate::session::leases::Handled;
 use crate::session::meta::{MetaClient, REPORT_TIMEOUT};
+use crate::session::recalls::Answering;
 
 /// Locks, files and Write leases that one part of an attachment names.
 const ATTACH_ITEMS_MAX: usize = 10_000;
@@ -56,13 +57,18 @@ impl MetaClient {
     /// that failed the session attaches anew, which ends what the leader waits for.
     pub(crate) async fn run_recalls(&self) {
         loop {
-            let Handled { attachment, number } = self.recalls.next().await;
+            let Answering { handled, open } = self.recalls.next().await;
+            let Handled { attachment, number } = handled;
             let session = self.session();
             let (cluster, session) = (session.opened.cluster, session.id());
-            let done = RecallsDone { cluster, session, attachment, number };
-            if let Err(error) = self.calls.recalled(done, self.control_timeout()).await {
-                tracing::debug!(%error, number, "tell the leader that recalls were handled");
-                self.held.doubt(attachment);
+            let open = open.into_iter().collect();
+            let done = RecallsDone { cluster, session, attachment, number, open };
+            match self.calls.recalled(done, self.control_timeout()).await {
+                Ok(()) => self.held.recalls_were_answered(handled),
+                Err(error) => {
+                    tracing::debug!(%error, number, "tell the leader that recalls were handled");
+                    self.held.doubt(attachment);
+                }
             }
         }
     }
@@ -105,7 +111,7 @@ impl MetaClient {
         match self.send_parts(told, writes).await {
             Ok(attached) => {
                 tracing::debug!(attachment = %bound.attachment, locks, files, "attached");
-                self.held.attached(bound, &attached.lost);
+                self.held.attached(bound, &attached.lost, attached.covers_opens);
                 let read_term = Duration::from_millis(attached.read_term_ms);
                 self.leases.reads.attached(bound.attachment, sent, read_term);
                 let write_term = attached.gives_writes.then(|| Duration::from_millis(attached.term_ms));
@@ -128,7 +134,13 @@ impl MetaClient {
     }
 
     async fn send_parts(&self, told: Told, writes: Vec<HeldWrite>) -> MetaResult<Attached> {
-        let mut attached = Attached { lost: Vec::new(), term_ms: 0, read_term_ms: 0, gives_writes: false };
+        let mut attached = Attached {
+            lost: Vec::new(),
+            term_ms: 0,
+            read_term_ms: 0,
+            gives_writes: false,
+            covers_opens: false,
+        };
         for part in parts(self.session().opened.cluster, told, writes) {
             let answered = self.calls.attach(part, self.control_timeout()).await?;
             let lost = [attached.lost, answered.lost].concat();

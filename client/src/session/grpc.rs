@@ -165,7 +165,7 @@ impl MetaCalls for GrpcMeta {
                 Ok(convert::refusal(reply.into_inner().error))
             }
         };
-        self.control.call(timeout, call).await
+        self.call_once(timeout, call).await
     }
 
     async fn acquire(&self, acquire: Acquire, timeout: Duration) -> MetaResult<Acquired> {

@@ -24,13 +24,17 @@
 //!     without it.
 //! H8  No more files are opened than an attachment may tell: the open that is one too many is refused ([`OPEN_FILES_MAX`]).
 //!
+//! Opens of which the leader is not told at once: `untold`.
+//!
 //! The lock of the table is held for one look, and with no other.
 
-use std::collections::BTreeMap;
+mod untold;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use dfs_proto::ids::{Attachment, InodeId, LockOwner, SessionId, WaitId};
+use dfs_proto::ids::{Attachment, InodeId, LockOwner, SessionId, VolumeId, WaitId};
 use dfs_proto::lock::{HeldLock, LOCKS_MAX, LockRange, TOLD_LOCKS_MAX};
 use dfs_proto::lock_ranges::Piece;
 use tokio::sync::{Notify, OwnedMutexGuard, oneshot};
@@ -115,6 +119,10 @@ struct State {
     lock_count: usize,
     turns: BTreeMap<InodeId, Weak<tokio::sync::Mutex<()>>>,
     files: OpenFiles,
+    /// The leader that the session is attached to knows of untold opens.
+    covers_opens: bool,
+    /// Volumes in which the state says that the session may hold something.
+    may_hold_in: BTreeSet<VolumeId>,
 }
 
 /// What the present session at one cluster holds.
@@ -159,6 +167,8 @@ impl Held {
             lock_count: 0,
             turns: BTreeMap::new(),
             files: OpenFiles::default(),
+            covers_opens: false,
+            may_hold_in: BTreeSet::new(),
         };
         let (state, moved, detached) = (Mutex::new(state), Notify::new(), Notify::new());
         Arc::new(Held { state, leases, moved, detached, was_abandoned: Notify::new() })
@@ -201,12 +211,12 @@ impl Held {
             state.phase = Phase::Attaching(Attachment(state.attachment));
             state.is_attach_in_doubt = true;
             let bound = Bound { session: state.session, attachment: Attachment(state.attachment) };
-            Some(Told { bound, locks: state.all_locks(), open: state.files.all() })
+            Some(Told { bound, locks: state.all_locks(), open: state.files.tell_all() })
         })
     }
 
-    /// The leader has taken what it was told, but for these locks.
-    pub(super) fn attached(&self, bound: Bound, lost: &[HeldLock]) {
+    /// The leader has taken what it was told, but for these locks. `covers_opens`: it knows of untold opens.
+    pub(super) fn attached(&self, bound: Bound, lost: &[HeldLock], covers_opens: bool) {
         self.change(|state| {
             if state.session != bound.session {
                 return; // its locks are lost as a whole
@@ -215,6 +225,7 @@ impl Held {
             if state.phase == Phase::Attaching(bound.attachment) {
                 state.phase = Phase::Attached(bound.attachment);
                 state.is_attach_in_doubt = false;
+                state.covers_opens = covers_opens;
                 state.files.was_attached();
                 state.tell_what_waited_in_vain();
             }
@@ -251,6 +262,7 @@ impl Held {
             if session > state.session {
                 state.lose_all();
                 state.files.forget_closed();
+                state.may_hold_in.clear();
                 state.session = session;
                 state.is_attach_in_doubt = true;
                 state.detach();
@@ -705,7 +717,7 @@ mod tests {
         let held =
             Held::new(SessionId(1), LeasedCopy::new(Arc::new(TokioClock::stopped()), Arc::new(NoOuterCache)));
         let bound = held.begin_attach().unwrap().bound;
-        held.attached(bound, &[]);
+        held.attached(bound, &[], true);
         (held, bound)
     }
 
@@ -759,7 +771,7 @@ mod tests {
         assert_eq!(held.require_room_to_create(), Err(ClientError::TooManyOpenFiles));
         assert!(held.opening(InodeId(5)).await.is_ok(), "it is open already");
         let _for_a_flush = held.opening_to_flush(next).await;
-        assert!(held.state().files.all().len() <= TOLD_FILES_MAX);
+        assert!(held.state().files.tell_all().len() <= TOLD_FILES_MAX);
         opened.truncate(10);
         assert!(held.opening(InodeId(1 << 40)).await.is_ok());
         assert_eq!(held.require_room_to_create(), Ok(()));

@@ -2,11 +2,16 @@
 //!
 //! OF1  The leader is told of a close when no open of the file is under way that it may have heard of first: what is opened
 //!      again while its close is on the way waits until that was answered ([`OpenFiles::is_in_doubt`]).
+//! OF2  An open that a lease covers is untold: the leader hears of it, if at all, from the answer to the recall of that lease, or from
+//!      an attachment. The close of an untold file is told to nobody.
+//! OF3  The answer to a recall names all recalled files that are open, whether the leader knows of them or not. Until it is confirmed,
+//!      no close of these files is told: it could arrive first, and the leader would take the file for open for ever.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use dfs_proto::ids::InodeId;
 use dfs_proto::lock::TOLD_FILES_MAX;
+use dfs_proto::meta::Recalled;
 
 /// Files that one session opens. An attachment may tell of some more: those that are open for a flush after they were closed, and those
 /// that were being made when the bound was reached.
@@ -15,30 +20,72 @@ pub(super) const OPEN_FILES_MAX: usize = TOLD_FILES_MAX - (1 << 16);
 /// Closed files that one heartbeat may name. When there are more, all that is open is told anew instead.
 pub(super) const CLOSED_MAX: usize = 10_000;
 
+/// Open files of which the leader has not been told. Beyond it, it is asked. All of them may have to be told at once.
+pub(super) const UNTOLD_MAX: usize = 100_000;
+
+/// Open files that the answers to recalls name in one call. When there are more, all that is open is told anew instead.
+pub(super) const NAMED_MAX: usize = 10_000;
+
 #[derive(Default)]
 pub(super) struct OpenFiles {
-    /// How often each is open.
-    open: BTreeMap<InodeId, u32>,
+    open: BTreeMap<InodeId, Open>,
+    /// How many of them the leader certainly does not know (OF2).
+    untold: usize,
     /// The leader is to be told.
     closed: BTreeSet<InodeId>,
     /// It was told, and has not answered.
     told: BTreeSet<InodeId>,
+    /// Named as open in the answer to this recall, which the leader has not confirmed (OF3).
+    named: BTreeMap<InodeId, u64>,
+}
+
+struct Open {
+    count: u32,
+    /// The leader may know of it: its close is told.
+    may_be_known: bool,
 }
 
 impl OpenFiles {
+    /// The leader is asked to open it, or has made it.
     pub(super) fn opened(&mut self, inode: InodeId) {
-        *self.open.entry(inode).or_default() += 1;
-        self.closed.remove(&inode);
+        self.add(inode, true);
+    }
+
+    /// Of this open the leader is not told. False: it has to be asked (OF1), or too many are untold.
+    pub(super) fn opened_untold(&mut self, inode: InodeId) -> bool {
+        let has_room = self.untold < UNTOLD_MAX || self.open.contains_key(&inode);
+        let may_open = has_room && !self.is_in_doubt(inode);
+        if may_open {
+            self.add(inode, false);
+        }
+        may_open
+    }
+
+    fn add(&mut self, inode: InodeId, may_be_known: bool) {
+        let may_be_known = self.closed.remove(&inode) || may_be_known;
+        let open = self.open.entry(inode).or_insert_with(|| {
+            self.untold += 1;
+            Open { count: 0, may_be_known: false }
+        });
+        open.count += 1;
+        if may_be_known {
+            self.untold -= usize::from(!std::mem::replace(&mut open.may_be_known, true));
+        }
     }
 
     /// False if there are too many to be told one by one.
     pub(super) fn closed(&mut self, inode: InodeId) -> bool {
-        let Some(count) = self.open.get_mut(&inode) else { return true };
-        *count -= 1; // above 0, or it would not be there
-        if *count > 0 {
+        let Some(open) = self.open.get_mut(&inode) else { return true };
+        open.count -= 1; // above 0, or it would not be there
+        if open.count > 0 {
             return true;
         }
+        let may_be_known = open.may_be_known;
         self.open.remove(&inode);
+        if !may_be_known {
+            self.untold -= 1;
+            return true; // nobody was told
+        }
         self.closed.insert(inode);
         let fits = self.closed.len() <= CLOSED_MAX;
         if !fits {
@@ -60,15 +107,44 @@ impl OpenFiles {
         self.open.len()
     }
 
-    pub(super) fn all(&self) -> Vec<InodeId> {
+    /// What an attachment tells: all.
+    pub(super) fn tell_all(&mut self) -> Vec<InodeId> {
+        self.open.values_mut().for_each(|open| open.may_be_known = true);
+        self.untold = 0;
+        self.named.clear(); // the answers to recalls belong to the attachment before
         self.open.keys().copied().collect()
+    }
+
+    /// What the answer to this recall tells: those of the recalled inodes that are open (OF3). `None` if they are too many.
+    pub(super) fn tell_recalled(&mut self, what: &Recalled, recall: u64) -> Option<BTreeSet<InodeId>> {
+        let is_open = |inode: &InodeId| self.open.contains_key(inode);
+        let open: BTreeSet<InodeId> = match what {
+            Recalled::Everything => self.open.keys().copied().take(NAMED_MAX + 1).collect(),
+            Recalled::Inodes(inodes) => inodes.iter().map(|(inode, _)| *inode).filter(is_open).collect(),
+        };
+        if open.len() > NAMED_MAX {
+            return None;
+        }
+        for inode in &open {
+            if let Some(open) = self.open.get_mut(inode) {
+                self.untold -= usize::from(!std::mem::replace(&mut open.may_be_known, true));
+            }
+            self.named.insert(*inode, recall);
+        }
+        Some(open)
+    }
+
+    /// The leader has the answers to all recalls up to this one.
+    pub(super) fn recalls_were_answered(&mut self, up_to: u64) {
+        self.named.retain(|_, recall| *recall > up_to);
     }
 
     /// What a heartbeat tells.
     pub(super) fn tell(&mut self) -> Vec<InodeId> {
         if self.told.is_empty() {
-            let next = std::iter::from_fn(|| self.closed.pop_first());
-            self.told = next.take(CLOSED_MAX).collect();
+            let may_be_told = self.closed.iter().filter(|inode| !self.named.contains_key(inode)); // keeps OF3
+            self.told = may_be_told.take(CLOSED_MAX).copied().collect();
+            self.closed.retain(|inode| !self.told.contains(inode));
         }
         self.told.iter().copied().collect()
     }
@@ -141,5 +217,71 @@ mod tests {
         files.opened(InodeId(u64::MAX));
         assert!(!files.closed(InodeId(u64::MAX)));
         assert!(files.tell().is_empty());
+    }
+
+    #[test]
+    fn the_close_of_a_file_is_told_only_if_the_leader_may_know_of_its_open() {
+        let named = Recalled::Inodes(vec![(FILE, Vec::new()), (InodeId(8), Vec::new())]);
+        let told_after = |act: &dyn Fn(&mut OpenFiles)| {
+            let mut files = OpenFiles::default();
+            assert!(files.opened_untold(FILE));
+            act(&mut files);
+            assert!(files.closed(FILE));
+            assert_eq!(files.untold, 0);
+            !files.tell().is_empty()
+        };
+        assert!(!told_after(&|_| {}));
+        assert!(told_after(&|files| drop(files.tell_all())));
+        let asked = |files: &mut OpenFiles| {
+            files.opened(FILE);
+            files.closed(FILE);
+        };
+        assert!(told_after(&asked));
+        let recalled = |files: &mut OpenFiles| {
+            assert_eq!(files.tell_recalled(&named, 1), Some(BTreeSet::from([FILE])));
+            files.recalls_were_answered(1);
+        };
+        assert!(told_after(&recalled));
+    }
+
+    /// The two calls may overtake each other.
+    #[test]
+    fn no_close_is_told_before_the_answer_that_names_the_file_as_open_is_confirmed() {
+        let mut files = OpenFiles::default();
+        assert!(files.opened_untold(FILE));
+        assert_eq!(files.tell_recalled(&Recalled::Everything, 3), Some(BTreeSet::from([FILE])));
+        files.closed(FILE);
+        assert!(files.tell().is_empty());
+        files.recalls_were_answered(2);
+        assert!(files.tell().is_empty(), "it was named later");
+        files.recalls_were_answered(3);
+        assert_eq!(files.tell(), [FILE]);
+        assert!(!files.opened_untold(FILE), "its close may arrive after the answer to another recall");
+        files.was_heard();
+        assert!(files.opened_untold(FILE));
+    }
+
+    #[test]
+    fn a_file_whose_close_was_not_told_yet_is_known_to_the_leader_when_it_is_opened_again() {
+        let mut files = OpenFiles::default();
+        files.opened(FILE);
+        files.closed(FILE);
+        assert!(files.opened_untold(FILE));
+        assert_eq!((files.untold, files.tell()), (0, Vec::new()));
+        files.closed(FILE);
+        assert_eq!(files.tell(), [FILE]);
+    }
+
+    #[test]
+    fn more_untold_files_than_the_bound_are_asked_for_and_more_named_ones_told_anew() {
+        let mut files = OpenFiles::default();
+        for number in 0..UNTOLD_MAX as u64 {
+            assert!(files.opened_untold(InodeId(number)));
+        }
+        assert!(!files.opened_untold(InodeId(u64::MAX)));
+        assert!(files.opened_untold(InodeId(5)), "it is open already");
+        assert_eq!(files.tell_recalled(&Recalled::Everything, 1), None);
+        files.closed(InodeId(6));
+        assert!(files.opened_untold(InodeId(u64::MAX)));
     }
 }

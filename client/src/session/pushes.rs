@@ -31,7 +31,12 @@ impl Pushes {
         }
         let Some(recall) = convert::recall_from_push(push)? else { return Ok(false) };
         match self.leases.reads.recalled(&recall) {
-            Taken::Handled(handled) => self.recalls.add(handled),
+            Taken::Handled(handled) => {
+                let open = self.held.open_of(&recall); // after the copy has dropped it (UO1)
+                if open.is_some_and(|open| !self.recalls.add(handled, open)) {
+                    self.held.doubt(recall.attachment);
+                }
+            }
             Taken::Gap => self.held.doubt(recall.attachment),
             Taken::Old => {}
         }

@@ -5,6 +5,7 @@ mod attachment;
 mod leases;
 mod locks;
 mod model;
+mod opens;
 mod path;
 mod read;
 mod session;

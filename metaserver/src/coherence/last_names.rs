@@ -13,7 +13,7 @@ use std::time::Duration;
 use dfs_net::rpc::push::PushSender;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, InodeId, SessionId, VolumeId};
-use dfs_proto::meta::{Change, ChangeRequest, Changed, Dropped, HeldWrite, MetaResult};
+use dfs_proto::meta::{Change, ChangeRequest, Changed, Dropped, HeldWrite, MetaResult, RecallsDone};
 use dfs_proto::planted::{self, Bug};
 use dfs_proto::scope::Scope;
 use tokio::time::{Instant, sleep, timeout};
@@ -91,19 +91,24 @@ impl Gate {
     /// it before the file was an orphan.
     fn release_for_those_who_closed(&self, orphan: InodeId, named: impl IntoIterator<Item = SessionId>) {
         for session in named {
-            // One that has not told yet releases it when it attaches (`attach_opens`), or ends.
-            if self.opens.is_attached(session) && !self.opens.has_open(session, orphan) {
+            // One that has not told yet releases it when it attaches (`attach`), or ends.
+            let has_told = !self.leases.is_silent(session) && self.opens.is_attached(session);
+            if has_told && !self.opens.has_open(session, orphan) {
                 self.opens.release_later(session, &[orphan]);
             }
         }
     }
 
-    /// Those who have the file open, and those who may: sessions that have not told this leader yet (OP4).
+    /// Those who have the file open, and those who may: sessions that have not told this leader yet (OP4), or not answered it (OP5).
     async fn openers(&self, inode: InodeId) -> MetaResult<Vec<SessionId>> {
         loop {
             self.awaited(inode.volume()).await?; // from here on it is known who is awaited
-            if let Some(openers) = self.opens.openers(self.enter_term()?, inode) {
-                return Ok(openers);
+            let silent = self.leases.silent(); // before the look at the opens (OP5)
+            if let Some(mut openers) = self.opens.openers(self.enter_term()?, inode) {
+                let may_hold = |session| self.local(|state| read::has_holds(state, session, inode.volume()));
+                let silent = silent.into_iter().filter(|session| may_hold(*session));
+                openers.extend(silent);
+                return Ok(openers.into_iter().collect());
             }
         }
     }
@@ -232,6 +237,7 @@ impl Gate {
         for volume in volumes {
             self.record_writes(term, session, volume).await?; // keeps WS2
         }
+        self.opens.attaching(term, (session, attachment), open)?; // keeps OP5
         // Keeps RL4. Before it is not awaited any more: from then on somebody else may be shown what it has written.
         let lost = self.leases.attach(term, (session, attachment), writes, pushes, received);
         if lost > 0 {
@@ -239,6 +245,21 @@ impl Gate {
         }
         self.opens.attach(term, (session, attachment), open)?;
         self.release_what_is_closed(session, self.local(|state| read::orphaned_files_of(state, session)));
+        Ok(())
+    }
+
+    /// The session has handled recalls, and has some of what was recalled open: that is known before whoever waits for them goes on (OP5).
+    pub(crate) async fn recalled(&self, done: &RecallsDone) -> MetaResult<()> {
+        let RecallsDone { session, attachment, number, ref open, .. } = *done;
+        let term = self.enter_term()?;
+        let volumes: BTreeSet<VolumeId> = open.iter().map(|inode| inode.volume()).collect();
+        for volume in volumes {
+            self.record_holds(session, volume).await?;
+        }
+        if !open.is_empty() {
+            self.opens.told(term, (session, attachment), open)?;
+        }
+        self.leases.answered(session, attachment, number);
         Ok(())
     }
 

@@ -9,6 +9,10 @@
 //! OP4  A session that may hold something in a volume, as the state says, and has not told this leader what, is awaited: until it
 //!      attaches or ends, nobody gets a lock there, and it holds each file that loses its last name there. (Removals once waited for
 //!      it too. A client that had died held them up for a term after each change of leader.)
+//! OP5  A lease on what was read covers opens of which the leader is not told. So whoever has handled a recall is no longer a holder of
+//!      the lease only after what it has open of that was registered: from its answer ([`Opens::told`]) or its attachment
+//!      ([`Opens::attaching`]). Who has not answered until its lease had run out is *silent* (`leases::table`), and holds each file
+//!      that loses its last name in its volumes, until it attaches or ends. The look at the silent ones comes before the one at the opens.
 //!
 //! What sessions have told is of one term ([`Soft`]), and stays after a while in which nobody could be heard: only the time to
 //! attach begins anew. What is under way is not: what an earlier leadership of this member has
@@ -234,6 +238,50 @@ impl Opens {
         self.known.lock().known.recorded.insert((session, volume));
     }
 
+    /// The session is attaching, and has these files open; what it has told before stays until [`Opens::attach`]. Leases of its earlier
+    /// attachments may be forgotten from here on (OP5).
+    pub(super) fn attaching(
+        &self,
+        term: u64,
+        (session, attachment): (SessionId, Attachment),
+        open: &[InodeId],
+    ) -> MetaResult<()> {
+        self.add(term, session, open, |attached| attached.is_none_or(|attached| attached < attachment))
+    }
+
+    /// The session has these files open, as the answer to a recall of this attachment says (OP5).
+    pub(super) fn told(
+        &self,
+        term: u64,
+        (session, attachment): (SessionId, Attachment),
+        open: &[InodeId],
+    ) -> MetaResult<()> {
+        self.add(term, session, open, |attached| attached.is_some_and(|attached| attached <= attachment))
+    }
+
+    /// Adds to what the session has open, if its last attachment in this term is as it should be.
+    fn add(
+        &self,
+        term: u64,
+        session: SessionId,
+        open: &[InodeId],
+        is_right: impl FnOnce(Option<Attachment>) -> bool,
+    ) -> MetaResult<()> {
+        let mut soft = self.known.lock();
+        require_term(soft.term(), term)?;
+        let known = &mut soft.known;
+        if !is_right(known.sessions.get(&session).and_then(|open| open.attached)) {
+            return Err(MetaError::Unavailable { what: "the session has attached again".to_owned() });
+        }
+        let had = known.sessions.get(&session).map(|open| &open.files);
+        let is_new = |inode: &&InodeId| had.is_none_or(|had| !had.contains(inode));
+        if known.count + open.iter().filter(is_new).count() > OPENS_MAX {
+            return Err(too_many());
+        }
+        open.iter().for_each(|inode| known.open(session, *inode));
+        Ok(())
+    }
+
     /// The session has these files open, and no others but those that it is opening. The caller has recorded that it may hold
     /// something in their volumes.
     pub(super) fn attach(
@@ -243,9 +291,7 @@ impl Opens {
         open: &[InodeId],
     ) -> MetaResult<()> {
         let mut soft = self.known.lock();
-        if soft.term() != term {
-            return Err(MetaError::Unavailable { what: "another member has led meanwhile".to_owned() });
-        }
+        require_term(soft.term(), term)?;
         let known = &mut soft.known;
         let present = known.sessions.get(&session).and_then(|open| open.attached);
         if present.is_some_and(|present| present >= attachment) {
@@ -305,7 +351,7 @@ impl Opens {
 
     /// The sessions that have the file open, are opening it, or may have it open because they are awaited in its volume (OP4).
     /// `None`: it is not known in this term who is awaited.
-    pub(super) fn openers(&self, term: u64, inode: InodeId) -> Option<Vec<SessionId>> {
+    pub(super) fn openers(&self, term: u64, inode: InodeId) -> Option<BTreeSet<SessionId>> {
         let opening: Vec<SessionId> = {
             let under_way = self.under_way();
             let of_file = (inode, SessionId(0))..=(inode, SessionId(u64::MAX));
@@ -316,7 +362,7 @@ impl Opens {
         let mut all = soft.known.by_file.get(&inode).cloned().unwrap_or_default();
         all.extend(awaited);
         all.extend(opening);
-        Some(all.into_iter().collect())
+        Some(all)
     }
 
     pub(super) fn has_open(&self, session: SessionId, inode: InodeId) -> bool {
@@ -507,6 +553,13 @@ impl Opens {
     }
 }
 
+fn require_term(present: u64, term: u64) -> MetaResult<()> {
+    match present == term {
+        true => Ok(()),
+        false => Err(MetaError::Unavailable { what: "another member has led meanwhile".to_owned() }),
+    }
+}
+
 fn too_many() -> MetaError {
     MetaError::Unavailable { what: format!("{OPENS_MAX} files are open") }
 }
@@ -592,7 +645,7 @@ mod tests {
         let before = opens.opening(A, FILE).expect("few are open");
         assert!(poll!(std::pin::pin!(opens.not_being_removed(FILE))).is_ready());
         let (first, second) = (opens.removing(FILE).expect("few"), opens.removing(FILE).expect("few"));
-        assert_eq!(opens.openers(1, FILE), Some(vec![A]));
+        assert_eq!(opens.openers(1, FILE), Some(BTreeSet::from([A])));
         before.succeeded();
         let late = opens.opening(B, FILE).expect("few are open");
         let mut waits = std::pin::pin!(opens.not_being_removed(FILE));
@@ -602,7 +655,7 @@ mod tests {
         drop(second);
         assert!(poll!(&mut waits).is_ready());
         drop(late); // it found nothing
-        assert_eq!(opens.openers(1, FILE), Some(vec![A]));
+        assert_eq!(opens.openers(1, FILE), Some(BTreeSet::from([A])));
     }
 
     /// The file that is made may get another name and lose both before its creator is registered.
@@ -615,9 +668,9 @@ mod tests {
         assert!(poll!(&mut waits).is_pending());
         assert!(earlier.made(A, FILE));
         assert!(poll!(&mut waits).is_ready());
-        assert_eq!(opens.openers(1, FILE), Some(vec![A]), "it is registered by then");
+        assert_eq!(opens.openers(1, FILE), Some(BTreeSet::from([A])), "it is registered by then");
         assert!(!later.made(B, FILE), "an earlier try made it");
-        assert_eq!(opens.openers(1, FILE), Some(vec![A]));
+        assert_eq!(opens.openers(1, FILE), Some(BTreeSet::from([A])));
         drop(elsewhere);
     }
 
@@ -632,9 +685,12 @@ mod tests {
         opens.closed(A, &[kept, opening]);
         assert!(opens.has_open(A, opening), "it is being opened again");
         under_way.succeeded();
-        assert_eq!(opens.openers(1, opening), Some(vec![A]));
+        assert_eq!(opens.openers(1, opening), Some(BTreeSet::from([A])));
         opens.end(A);
-        assert!(opens.openers(1, opening) == Some(vec![]) && opens.openers(1, kept) == Some(vec![]));
+        assert!(
+            opens.openers(1, opening) == Some(BTreeSet::new())
+                && opens.openers(1, kept) == Some(BTreeSet::new())
+        );
         assert_eq!(opens.known.lock().known.count, 0);
     }
 
@@ -645,7 +701,7 @@ mod tests {
         assert_eq!(opens.openers(1, FILE), None);
         opens.await_those(1, vec![(VOLUME, A), (VOLUME, B), (VolumeId(3), A)], Vec::new());
         assert_eq!(opens.awaited(1, VOLUME), Some(vec![A, B]));
-        assert_eq!(opens.openers(1, FILE), Some(vec![A, B]), "they may have it open");
+        assert_eq!(opens.openers(1, FILE), Some(BTreeSet::from([A, B])), "they may have it open");
         assert_eq!(opens.awaited(1, VolumeId(2)), Some(vec![]));
         assert_eq!(opens.awaited(2, VOLUME), None);
         opens.wait_for(&[A, B]);
@@ -673,6 +729,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_answer_to_a_recall_adds_to_what_is_open_unless_it_is_of_an_earlier_attachment() {
+        let opens = opens();
+        let other = InodeId(11);
+        assert!(opens.told(0, (A, Attachment(2)), &[FILE]).is_err(), "it has not attached");
+        opens.attach(0, (A, Attachment(2)), &[]).expect("few");
+        assert!(opens.told(0, (A, Attachment(1)), &[FILE]).is_err());
+        assert!(opens.told(1, (A, Attachment(2)), &[FILE]).is_err(), "of another term");
+        assert!(!opens.has_open(A, FILE));
+        opens.told(0, (A, Attachment(2)), &[FILE]).expect("few");
+        opens.attaching(0, (A, Attachment(3)), &[other]).expect("few");
+        assert!(opens.has_open(A, FILE) && opens.has_open(A, other), "until it has attached");
+        assert!(opens.attaching(0, (A, Attachment(2)), &[FILE]).is_err(), "it was held up");
+        opens.attach(0, (A, Attachment(3)), &[other]).expect("few");
+        assert!(!opens.has_open(A, FILE) && opens.has_open(A, other));
+        assert_eq!(opens.known.lock().known.count, 1);
+    }
+
+    #[tokio::test]
     async fn a_while_in_which_nobody_could_be_heard_forgets_nothing_and_gives_a_whole_term_to_attach() {
         const TERM: Duration = Duration::from_secs(10);
         let (opens, start) = (opens(), Instant::now());
@@ -681,7 +755,7 @@ mod tests {
         opens.attach(1, (A, Attachment(4)), &[FILE]).expect("few");
         opens.wait_for(&[B]);
         opens.soft().begin_anew(start + TERM / 2);
-        assert_eq!(opens.openers(1, FILE), Some(vec![A]));
+        assert_eq!(opens.openers(1, FILE), Some(BTreeSet::from([A])));
         assert_eq!(opens.missing(TERM, start + TERM), BTreeSet::new());
         assert_eq!(opens.missing(TERM, start + TERM + TERM / 2), BTreeSet::from([B]));
         assert!(opens.attach(0, (A, Attachment(5)), &[]).is_err(), "it was told to an earlier leader");

@@ -32,8 +32,9 @@ impl Metaserver {
         let term = self.gate.enter_term()?;
         let told = attachments.stands(term, attachments.attach(attach, pushes.clone())?)?;
         let [term_ms, read_term_ms] = [attachments.lease_term, READ_TERM].map(|term| term.as_millis() as u64);
+        let answer = |lost| Attached { lost, term_ms, read_term_ms, gives_writes: true, covers_opens: true };
         let Some(told) = told else {
-            return Ok(Attached { lost: Vec::new(), term_ms, read_term_ms, gives_writes: true });
+            return Ok(answer(Vec::new()));
         };
         // After its locks: from here on no lock and no removal is held up by this session.
         self.gate.attach(term, (session, attachment), &told, (pushes, received)).await?;
@@ -43,7 +44,7 @@ impl Metaserver {
         if !told.lost.is_empty() {
             tracing::warn!("{session} has attached without {} locks that others hold", told.lost.len());
         }
-        Ok(Attached { lost: told.lost, term_ms, read_term_ms, gives_writes: true })
+        Ok(answer(told.lost))
     }
 
     pub(super) async fn lock(&self, request: LockRequest) -> MetaResult<LockReply> {

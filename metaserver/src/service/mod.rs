@@ -113,7 +113,7 @@ impl Meta for MetaService {
 
     async fn recalled(&self, request: Request<wire::RecalledRequest>) -> Answer<wire::EmptyReply> {
         let result = match convert::recalls_done_from_wire(request.into_inner()) {
-            Ok(done) => self.0.recalled(done),
+            Ok(done) => self.0.recalled(done).await,
             Err(error) => Err(error),
         };
         Ok(Response::new(convert::empty_to_wire(result)))

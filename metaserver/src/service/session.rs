@@ -93,11 +93,9 @@ impl Metaserver {
     }
 
     /// The session has handled recalls.
-    pub(super) fn recalled(&self, done: RecallsDone) -> MetaResult<()> {
+    pub(super) async fn recalled(&self, done: RecallsDone) -> MetaResult<()> {
         self.gate.check_cluster(done.cluster)?;
-        self.gate.enter_term()?;
-        self.gate.leases.answered(done.session, done.attachment, done.number);
-        Ok(())
+        self.gate.recalled(&done).await
     }
 
     /// `confirm` → `Gate::acquire` (coherence/writes.rs) → reply.

@@ -6,7 +6,7 @@
 //! | `changes` | every operation that changes something, seen by a mount that has looked before |
 //! | `turns` | two mounts take turns on one file, compared with a model |
 //! | `appends` | processes of two mounts append to one file |
-//! | `unlinked` | a file that one mount writes and unlinks, and the other one has open |
+//! | `unlinked` | a file that one mount unlinks, and the other one has open |
 
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 

@@ -1,7 +1,10 @@
-//! A file that one mount writes and unlinks, and that the other one has open.
+//! A file that one mount unlinks, and that the other one has open.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
+
+use dfs_tests::wait;
 
 use super::scenario;
 
@@ -43,4 +46,34 @@ fn what_a_mount_writes_to_a_file_that_it_has_unlinked_another_one_reads_that_has
         drop(writing);
         assert!(bytes_of(&open) == [&[round; 5000][..], &[7; 10]].concat(), "round {round}: after the close");
     }
+}
+
+/// The second look of a mount asks nobody: the leader hears of the open when the name is taken.
+#[test]
+fn a_file_that_was_opened_without_a_question_stays_while_it_is_open_and_its_space_comes_back() {
+    let fs = scenario("opened_unasked");
+    let inodes = || fs.cluster.status().expect("the leader answers").inodes;
+    let (ours, theirs) = (fs.dir("a").join("file"), fs.dir("b").join("file"));
+    let before = inodes();
+    let mut opened = Vec::new();
+    for round in 0..40_u8 {
+        fs::write(&ours, [round; 5000]).unwrap();
+        for _ in 0..2 {
+            assert!(fs::read(&theirs).unwrap() == [round; 5000]);
+        }
+        opened.push(File::open(&theirs).unwrap());
+        match round % 2 {
+            0 => fs::remove_file(&ours).unwrap(),
+            _ => {
+                fs::write(fs.dir("a").join("new"), "new").unwrap();
+                fs::rename(fs.dir("a").join("new"), &ours).unwrap();
+                fs::remove_file(&ours).unwrap();
+            }
+        }
+    }
+    for (round, file) in opened.iter().enumerate() {
+        assert!(bytes_of(file) == [round as u8; 5000], "round {round}");
+    }
+    drop(opened);
+    wait::until("the space to come back", Duration::from_secs(10), || (inodes() == before).then_some(()));
 }

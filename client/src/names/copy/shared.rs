@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dfs_net::env::Clock;
-use dfs_proto::attr::{Caller, InodeAttr, Name};
+use dfs_proto::attr::{AccessMask, Caller, InodeAttr, Name};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, InodeId};
 use dfs_proto::meta::{Change, Changed, MetaResult, Read, ReadReply, Recall, Shown};
@@ -78,6 +78,12 @@ impl LeasedCopy {
     /// The same, and for how long an outer cache may use them (CY8).
     pub(crate) fn leased_attr(&self, inode: InodeId) -> Option<(InodeAttr, Duration)> {
         self.state().leased_attr(inode, self.clock.boottime())
+    }
+
+    /// The attributes of a file, if they are known and clearly let the caller open it. The open is in the table of open files by then, so
+    /// that whoever recalls the attributes later finds it there (UO1 of `session::held::untold`).
+    pub(crate) fn open(&self, caller: &Caller, inode: InodeId, mask: AccessMask) -> Option<InodeAttr> {
+        self.state().open(caller, (inode, mask), self.clock.boottime())
     }
 
     /// To be called before a read is sent.

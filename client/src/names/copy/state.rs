@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dfs_proto::attr::{Caller, InodeAttr, Name};
+use dfs_proto::attr::{AccessMask, Caller, FileKind, InodeAttr, Name};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, InodeId};
 use dfs_proto::meta::{
@@ -15,7 +15,7 @@ use crate::names::copy::hints::Hints;
 use crate::names::copy::kept::{Kept, LeadsTo};
 use crate::names::copy::lease::{Counted, Lease, Order};
 use crate::names::copy::own_changes::{ChangeNumber, OwnChanges, Reach};
-use crate::names::copy::permission::clearly_may_search;
+use crate::names::copy::permission::{clearly_may, clearly_may_search};
 use crate::session::leases::{Handled, Taken};
 
 /// A read that asks for leases, and has no answer yet.
@@ -287,6 +287,19 @@ impl State {
             return None;
         }
         self.kept.attr(inode)
+    }
+
+    /// The attributes of a file with a name, if they are known now and clearly let the caller open it.
+    pub(super) fn open(
+        &mut self,
+        caller: &Caller,
+        (inode, mask): (InodeId, AccessMask),
+        now: Duration,
+    ) -> Option<InodeAttr> {
+        let is_open = |attr: &InodeAttr| {
+            attr.kind == FileKind::File && attr.nlink > 0 && clearly_may(attr, caller, mask)
+        };
+        self.attr(inode, now).filter(is_open)
     }
 
     /// What the server would answer to this read, if that is known now.

@@ -192,6 +192,16 @@ impl Leases {
         self.changed.notify_waiters();
     }
 
+    /// Sessions that have not answered a recall until their leases had run out, and have not attached anew: what they have open under
+    /// these leases nobody knows.
+    pub(crate) fn silent(&self) -> Vec<SessionId> {
+        self.known.lock().known.table.silent()
+    }
+
+    pub(crate) fn is_silent(&self, session: SessionId) -> bool {
+        self.known.lock().known.table.is_silent(session)
+    }
+
     /// Before the state is read, in this term.
     pub(crate) fn reading(&self, term: u64) -> Reading {
         let soft = self.known.lock();

@@ -5,7 +5,8 @@
 //! LE2  A recall is over when the session has answered it or a later one, has attached anew, has ended, or when its lease has run
 //!      out: [`READ_ENDS`] after the receipt of the last heartbeat that was answered before the recall was issued.
 //!      Heartbeats that are answered afterwards name the recall, and renew nothing at the client before it has handled it (P3.4).
-//! LE3  When a recall has run out, the session is renewed and granted nothing more until it attaches anew, and is told so.
+//! LE3  When a recall has run out, the session is renewed and granted nothing more until it attaches anew, and is told so. It is *silent*:
+//!      nobody knows what it has open of what it was granted (OP5 of `opens`).
 //! LE4  A recall of names leaves the session a holder of the directory (P3.7). A recall of a directory's attributes does too, because
 //!      the names that it was shown stay in its copy.
 //! LE5  There are at most `Bounds::leases` leases, and `Bounds::of_session` of one session. What is beyond is not granted; everything
@@ -326,6 +327,15 @@ impl Table {
             of.has_run_out = true; // keeps LE3
         }
         self.answered(session, attachment, number);
+    }
+
+    /// Those of whom LE3 is true.
+    pub(super) fn silent(&self) -> Vec<SessionId> {
+        self.sessions.iter().filter(|(_, of)| of.has_run_out).map(|(session, _)| *session).collect()
+    }
+
+    pub(super) fn is_silent(&self, session: SessionId) -> bool {
+        self.sessions.get(&session).is_some_and(|of| of.has_run_out)
     }
 
     /// Something was not granted to the session (LE5): recalls everything from it if it has its share, and else from the one that has

@@ -1,5 +1,6 @@
 //! Read leases: whoever was shown something is asked before it changes (P3.2 to P3.8, P4.1 to P4.3).
 
+mod opens;
 mod writes;
 
 use dfs_net::env::BoxFuture;
@@ -90,9 +91,15 @@ impl Holder {
     }
 
     async fn answer(&mut self, number: u64) {
+        self.answer_with_open(number, Vec::new()).await;
+    }
+
+    /// It has these of the recalled files open.
+    async fn answer_with_open(&mut self, number: u64, open: Vec<InodeId>) {
         let Client { opened, attachment, control, .. } = &self.client;
         let (cluster, session, attachment) = (opened.cluster, opened.session, *attachment);
-        let message = convert::recalls_done_to_wire(&RecallsDone { cluster, session, attachment, number });
+        let done = RecallsDone { cluster, session, attachment, number, open };
+        let message = convert::recalls_done_to_wire(&done);
         let call = |channel: UnaryChannel| {
             let message = message.clone();
             async move {

@@ -47,7 +47,7 @@ impl Client {
         self.control.call(DEADLINE, call).await.expect("it is attached");
     }
 
-    async fn close(&mut self, inode: InodeId) {
+    pub(super) async fn close(&mut self, inode: InodeId) {
         let mut renew = RenewSession::of(self.opened.cluster, self.opened.session);
         renew.attachment = Some(self.attachment);
         renew.closed = vec![inode];
@@ -84,12 +84,12 @@ impl Client {
         self.change(&Caller::ROOT, Change::Unlink { parent: InodeId::ROOT, name }).await
     }
 
-    async fn release(&mut self, inode: InodeId) {
+    pub(super) async fn release(&mut self, inode: InodeId) {
         let release = Change::ReleaseOrphans { inodes: vec![inode] };
         assert_eq!(self.change(&Caller::ROOT, release).await, Ok(Changed::Done));
     }
 
-    async fn nlink(&mut self, inode: InodeId) -> MetaResult<u32> {
+    pub(super) async fn nlink(&mut self, inode: InodeId) -> MetaResult<u32> {
         match self.read(&Caller::ROOT, Read::GetAttr { inode }).await? {
             ReadReply::Attr(attr) => Ok(attr.nlink),
             other => panic!("attributes are {other:?}"),
@@ -97,12 +97,12 @@ impl Client {
     }
 }
 
-fn orphan(inode: InodeId) -> MetaResult<Changed> {
+pub(super) fn orphan(inode: InodeId) -> MetaResult<Changed> {
     Ok(Changed::Removed { orphan: Some(inode) })
 }
 
 /// Until what was closed is released.
-async fn settle() {
+pub(super) async fn settle() {
     sleep(Duration::from_secs(2)).await;
 }
 

@@ -49,6 +49,7 @@ pub fn attached_to_wire(result: MetaResult<Attached>) -> wire::AttachReply {
             term_ms: attached.term_ms,
             read_term_ms: attached.read_term_ms,
             gives_writes: attached.gives_writes,
+            covers_opens: attached.covers_opens,
         },
         Err(error) => wire::AttachReply { error: Some(error_to_wire(&error)), ..Default::default() },
     }
@@ -57,8 +58,8 @@ pub fn attached_to_wire(result: MetaResult<Attached>) -> wire::AttachReply {
 pub fn attached_from_wire(reply: wire::AttachReply) -> MetaResult<Attached> {
     refusal(reply.error)?;
     let lost = reply.lost.into_iter().map(held_lock_from_wire).collect::<MetaResult<_>>()?;
-    let wire::AttachReply { term_ms, read_term_ms, gives_writes, .. } = reply;
-    Ok(Attached { lost, term_ms, read_term_ms, gives_writes })
+    let wire::AttachReply { term_ms, read_term_ms, gives_writes, covers_opens, .. } = reply;
+    Ok(Attached { lost, term_ms, read_term_ms, gives_writes, covers_opens })
 }
 
 fn held_lock_to_wire(lock: &HeldLock) -> wire::HeldLock {

@@ -52,6 +52,7 @@ pub fn recalls_done_to_wire(done: &RecallsDone) -> wire::RecalledRequest {
         session: done.session.0,
         attachment: done.attachment.0,
         number: done.number,
+        open: done.open.iter().map(|inode| inode.0).collect(),
     }
 }
 
@@ -61,5 +62,6 @@ pub fn recalls_done_from_wire(done: wire::RecalledRequest) -> MetaResult<Recalls
         session: SessionId(done.session),
         attachment: attachment_from_wire(done.attachment)?,
         number: done.number,
+        open: done.open.into_iter().map(InodeId).collect(),
     })
 }
