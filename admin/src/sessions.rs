@@ -36,6 +36,7 @@ pub struct SessionStatus {
     pub heard_ms: Option<u64>,
     /// It has told the leader what it holds. If it has not, the five below are not complete.
     pub attached: bool,
+    /// Those that the leader was told of: what is opened under a lease it hears of when it recalls that.
     pub open_files: u64,
     pub locks: u64,
     /// Its requests that wait for locks of others.

@@ -60,3 +60,38 @@ impl Held {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fakes::clock::TokioClock;
+    use crate::names::NoOuterCache;
+    use crate::names::copy::LeasedCopy;
+
+    const FILE: InodeId = InodeId(7);
+
+    #[test]
+    fn nothing_is_opened_untold_that_the_next_attachment_or_the_next_leader_may_not_know_of() {
+        let copy = LeasedCopy::new(Arc::new(TokioClock::stopped()), Arc::new(NoOuterCache));
+        let held = Held::new(SessionId(1), copy);
+        let bound = held.begin_attach().unwrap().bound;
+        held.attached(bound, &[], true);
+        let may_open = || held.opening_untold(InodeId(8)).is_some();
+        assert!(!may_open(), "no leader has opened a file of the volume");
+        held.was_opened(bound.session, FILE);
+        let _opened = held.opening_untold(FILE).unwrap();
+        held.doubt(bound.attachment);
+        assert!(!may_open(), "its leases have ended");
+        let told = held.begin_attach().unwrap();
+        assert_eq!(told.open, [FILE]);
+        assert!(!may_open(), "it is not named");
+        held.attached(told.bound, &[], true);
+        assert!(may_open());
+        held.doubt(told.bound.attachment);
+        held.attached(held.begin_attach().unwrap().bound, &[], false);
+        assert!(!may_open(), "this leader is of an earlier release");
+        held.session_replaced(SessionId(2));
+        held.attached(held.begin_attach().unwrap().bound, &[], true);
+        assert!(!may_open(), "nothing is recorded of another session");
+    }
+}
