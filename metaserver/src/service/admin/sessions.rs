@@ -104,7 +104,9 @@ impl Metaserver {
         let lapses = self.gate.attachments.lease_term.max(READ_ENDS);
         let counts = || {
             let is_silent = self.gate.sessions.is_silent_for(lapses, session, Instant::now());
-            self.gate.leases.write_count_of(session) > 0 && !is_silent
+            let may_hold =
+                self.gate.leases.write_count_of(session) > 0 || self.gate.opens.is_awaited_writer(session);
+            may_hold && !is_silent
         };
         while counts() {
             sleep(LAPSE_EVERY).await;
