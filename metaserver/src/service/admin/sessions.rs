@@ -88,7 +88,7 @@ impl Metaserver {
         self.gate.sessions.end_is_certain(session);
         self.until_writes_have_lapsed(term, session).await?; // keeps SS3
         self.gate.sessions.end_is_proposed(session);
-        match self.gate.change(Command::ExpireSession { session }).await {
+        match self.gate.change_in(term, Command::ExpireSession { session }).await {
             // While its leases lapsed, `worker::expire` has done it.
             Ok(_) | Err(MetaError::SessionExpired { .. }) => {}
             Err(error) => return Err(error),
