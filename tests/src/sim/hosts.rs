@@ -195,6 +195,7 @@ pub(super) fn add_walker(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan:
             mortal::check(&reader, plan.layout, &promises).await;
             sharing::check(Sharer { client: reader.clone(), ..sharer }).await;
             shared.totals().looks = shared.history().looks();
+            shared.totals().fetches = shared.history().fetches();
         }
         let lost = client.shutdown(Duration::from_secs(60)).await;
         assert!(lost.is_empty(), "{name}: not written at shutdown: {lost:?}");
