@@ -456,8 +456,8 @@ async fn a_shutdown_goes_on_as_long_as_it_gets_further() {
     let cluster = Cluster::new();
     let client = cluster.client().await;
     let files = join_all((0..3).map(async |number| make(&client, &format!("f{number}")).await)).await;
-    for (file, piece) in files.iter().flat_map(|file| (0..15).map(move |piece| (file, piece))) {
-        write(file, piece << 21, &vec![1; 1 << 20]).await;
+    for (file, piece) in files.iter().flat_map(|file| (0..60).map(move |piece| (file, piece))) {
+        write(file, piece << 20, &vec![1; 1 << 19]).await;
     }
     cluster.chunks.slow_down(Duration::from_millis(2500));
     let began = Instant::now();
@@ -466,7 +466,7 @@ async fn a_shutdown_goes_on_as_long_as_it_gets_further() {
     assert!(began.elapsed() > stalled_max, "{:?}", began.elapsed());
     cluster.chunks.slow_down(Duration::ZERO);
     for file in &files {
-        assert_eq!(cluster.meta.attr(file.inode()).size, ByteLen(29 << 20));
+        assert_eq!(cluster.meta.attr(file.inode()).size, ByteLen((59 << 20) + (1 << 19)));
     }
 }
 
