@@ -26,7 +26,7 @@ const FINDERS: [(Bug, u64); Bug::ALL.len()] = [
     (Bug::OrphanForgotten, 4),
     (Bug::GrantsWhileFrozen, 6),
     (Bug::RecallsAfterApply, 5),
-    (Bug::ChangesBeforeLeasesEnd, 6),
+    (Bug::ChangesBeforeLeasesEnd, 22),
     (Bug::RenewsWhatIsRecalled, 6),
     (Bug::ServesAfterTheLease, 6),
     (Bug::WritesUnseen, 1),

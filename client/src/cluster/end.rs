@@ -1,6 +1,7 @@
 //! The orderly end of a client at one cluster.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use dfs_proto::error::MetaError;
@@ -41,7 +42,7 @@ impl ClusterClient {
         lost
     }
 
-    /// The answer names what could not be written. It is given up when nothing was committed for so long.
+    /// The answer names what could not be written. It is given up when nothing got further for so long.
     async fn flush_everything(&self, stalled_max: Duration) -> Vec<String> {
         let session = self.core.meta.session_id();
         let dirty: Vec<Arc<Node>> = self.core.dirty().into_iter().map(|(_, node)| node).collect();
@@ -55,15 +56,16 @@ impl ClusterClient {
             });
         }
         let mut flushes = std::pin::pin!(futures::stream::iter(flushes).buffer_unordered(FLUSHES_MAX));
-        let (mut failed, mut left) = (Vec::new(), self.core.memory.in_use());
+        let steps = || self.core.flush_steps.load(Ordering::Relaxed);
+        let (mut failed, mut seen) = (Vec::new(), steps());
         loop {
             match timeout(stalled_max, flushes.next()).await {
                 Ok(Some(flushed)) => failed.extend(flushed),
                 Ok(None) => return failed,
-                Err(_) if self.core.memory.in_use() < left => {}
+                Err(_) if steps() > seen => {}
                 Err(_) => break,
             }
-            left = self.core.memory.in_use();
+            seen = steps();
         }
         for node in dirty.iter().filter(|node| node.dirty_since().is_some()) {
             let bytes = node.with(session, |state| state.buffer.dirty_bytes());

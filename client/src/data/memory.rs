@@ -58,11 +58,6 @@ impl SessionMemory {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes that are buffered or about to be.
-    pub(crate) fn in_use(&self) -> u64 {
-        *self.used()
-    }
-
     /// Nothing is buffered or about to be, and no open file has a loss to report.
     pub(crate) fn is_unused(&self) -> bool {
         *self.used() == 0 && self.unreported.load(Ordering::Relaxed) == 0

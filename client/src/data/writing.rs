@@ -77,6 +77,8 @@ impl File {
     async fn lay(&self, written: &Written<'_>, deadline: Deadline) -> Result<Laid> {
         loop {
             let (room, begun) = self.room_and_hold(written.data.len() as u64, deadline).await?;
+            // What was lost while this waited, a lock above all, is told before anything is written on top of it.
+            self.report()?;
             let hold = begun.hold();
             if hold.write().is_none() && written.at.is_none() {
                 self.ask_for_attr().await?;
