@@ -78,8 +78,13 @@ impl Mount {
 #[tokio::test(start_paused = true)]
 async fn a_second_listing_costs_no_request_whoever_lists_and_in_whatever_pages() {
     let mount = Mount::with_files(3000).await;
+    let before = mount.cluster.meta.state().reads;
     let first = mount.list().await;
-    assert_eq!(first.len(), 3000);
+    assert_eq!(
+        (first.len(), mount.cluster.meta.state().reads - before),
+        (3000, 9),
+        "each page as long as those before it"
+    );
     assert!(first.iter().all(|entry| entry.attr.is_some() && entry.kind == FileKind::File));
     assert_eq!(mount.cost().await, 0);
     let before = mount.cluster.meta.state().reads;

@@ -220,8 +220,12 @@ fn a_page_that_a_recall_has_overtaken_does_not_enter_and_no_later_page_jumps_ove
     copy.answered(question, &list(20, 1, true), &shown(entries(with_attr, &[30], false)));
     answer(&mut copy, &list(30, 1, true), entries(with_attr, &[40], true));
     assert!(!is_listed(&mut copy));
+    let question = copy.ask().unwrap();
+    let _ = copy.recalled(&recall(2, DIRECTORY, &["new"]), NOW);
+    copy.answered(question, &list(0, 10, true), &shown(entries(with_attr, &[20, 30, 40], true)));
+    assert!(!is_listed(&mut copy));
     fill(&mut copy);
-    let _ = copy.recalled(&recall(2, InodeId(1020), &[]), NOW);
+    let _ = copy.recalled(&recall(3, InodeId(1020), &[]), NOW);
     assert!(is_listed(&mut copy), "it was asked for after the recall");
 }
 
@@ -254,4 +258,20 @@ fn the_copy_lists_only_for_whom_the_mode_bits_clearly_let_do_so() {
         copy.answered(question, &Read::GetAttr { inode }, &shown);
         assert_eq!(may(&mut copy), [without, with], "{mode:o}");
     }
+}
+
+#[test]
+fn a_page_behind_others_that_are_known_is_asked_for_as_long_as_they_are() {
+    let mut copy = attached();
+    let cookies: Vec<u64> = (20..1220).collect();
+    assert_eq!(copy.widened(&list(0, 32, true)), list(0, 32, true));
+    answer(&mut copy, &list(0, 100, false), entries(entry, &cookies[..100], false));
+    assert_eq!(copy.widened(&list(119, 32, true)), list(119, 100, true));
+    assert_eq!(copy.widened(&list(119, 200, true)), list(119, 200, true));
+    assert_eq!(copy.widened(&list(119, 0, true)), list(119, 0, true), "as many as there may be");
+    assert_eq!(copy.widened(&list(150, 32, true)), list(150, 32, true), "that is behind a gap");
+    answer(&mut copy, &list(119, 1000, false), entries(entry, &cookies[100..], false));
+    assert_eq!(copy.widened(&list(1219, 32, true)), list(1219, 1000, true));
+    let _ = copy.recalled(&recall(1, DIRECTORY, &["new"]), NOW);
+    assert_eq!(copy.widened(&list(119, 32, true)), list(119, 32, true));
 }

@@ -118,6 +118,14 @@ impl Listings {
         (end || !entries.is_empty()).then_some(Page { entries, end, parent: listing.parent })
     }
 
+    /// How many entries have been read before the first one behind `cookie`, if nothing of what is behind it is known.
+    pub(super) fn read_before(&self, directory: InodeId, cookie: u64) -> usize {
+        let listing = self.kept.get(&directory);
+        listing
+            .filter(|listing| !listing.is_whole && listing.last() == cookie)
+            .map_or(0, |it| it.entries.len())
+    }
+
     pub(super) fn drop_of(&mut self, directory: InodeId) {
         drop(self.take(directory));
     }
@@ -191,6 +199,7 @@ mod tests {
             "as far as it is known"
         );
         assert_eq!(page(&mut listings, DIRECTORY, 40, 5), None);
+        assert_eq!([0, 30, 40, 50].map(|cookie| listings.read_before(DIRECTORY, cookie)), [0, 0, 3, 0]);
         // From within, by another reader.
         add(&mut listings, DIRECTORY, 30, (&[40, 50], false));
         add(&mut listings, DIRECTORY, 50, (&[60], true));
@@ -198,6 +207,7 @@ mod tests {
         assert_eq!(page(&mut listings, DIRECTORY, 0, 4), Some((vec![20, 30, 40, 50], false)));
         assert_eq!(page(&mut listings, DIRECTORY, 35, 5), Some((vec![40, 50, 60], true)), "behind no entry");
         assert_eq!(page(&mut listings, DIRECTORY, 60, 5), Some((vec![], true)));
+        assert_eq!(listings.read_before(DIRECTORY, 60), 0, "there is nothing behind it");
         assert_eq!(page(&mut listings, DIRECTORY, 70, 5), Some((vec![], true)));
         add(&mut listings, DIRECTORY, 0, (&[20, 30], false));
         assert_eq!(

@@ -83,6 +83,11 @@ impl LeasedCopy {
         self.state().leased_attr(inode, self.clock.boottime())
     }
 
+    /// What to ask for instead of this read: it may be a longer page.
+    pub(crate) fn widened(&self, read: &Read) -> Read {
+        self.state().widened(read)
+    }
+
     /// To be called before a read is sent.
     pub(crate) fn ask(&self, read: &Read) -> Asking<'_> {
         let is_kept = match read {

@@ -211,6 +211,18 @@ impl State {
 
     // --- questions ---
 
+    /// What to ask for instead: a page of a listing is as long as all of those before it that are known. So a long directory takes few
+    /// requests, and whoever stops in the middle, or changes names while he lists, was sent at most twice what he used.
+    pub(super) fn widened(&self, read: &Read) -> Read {
+        match read {
+            Read::ReadDir { inode, cookie, limit, plus } if *limit != 0 => {
+                let before = self.listings.read_before(*inode, *cookie).min(PAGE_LEN_MAX as usize) as u32;
+                Read::ReadDir { inode: *inode, cookie: *cookie, limit: before.max(*limit), plus: *plus }
+            }
+            other => other.clone(),
+        }
+    }
+
     /// To be called before a read is sent. `None`: there are no leases to ask for.
     pub(super) fn ask(&mut self) -> Option<Question> {
         let attachment = self.lease.attachment()?;
