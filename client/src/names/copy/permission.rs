@@ -1,25 +1,29 @@
 //! Whether the copy may answer a caller: only where the mode bits clearly grant what the server would check. Where they do not, or
 //! the caller's groups are needed to tell, the server is asked (`dfs_state::permission` is the rule).
 
-use dfs_proto::attr::{Caller, FileKind, InodeAttr};
+use dfs_proto::attr::{AccessMask, Caller, FileKind, InodeAttr};
 
-const SEARCH: u32 = 0o1;
+const ANY_EXECUTE: u32 = 0o111;
 
 /// The caller may look up names in this directory.
 pub(super) fn clearly_may_search(directory: &InodeAttr, caller: &Caller) -> bool {
-    if directory.kind != FileKind::Directory {
-        return false;
-    }
-    let [as_owner, as_group, as_other] = [6, 3, 0].map(|shift| directory.mode >> shift & SEARCH != 0);
+    directory.kind == FileKind::Directory && clearly_may(directory, caller, AccessMask::EXECUTE)
+}
+
+/// The caller has all the rights in `mask`.
+pub(super) fn clearly_may(attr: &InodeAttr, caller: &Caller, mask: AccessMask) -> bool {
+    let wanted = u32::from(mask.0) & 7;
+    let [as_owner, as_group, as_other] = [6, 3, 0].map(|shift| (attr.mode >> shift) & wanted == wanted);
     if caller.is_root() {
-        true
-    } else if caller.uid == directory.uid {
+        let executes = mask.0 & AccessMask::EXECUTE.0 != 0;
+        !executes || attr.kind == FileKind::Directory || attr.mode & ANY_EXECUTE != 0
+    } else if caller.uid == attr.uid {
         as_owner
-    } else if caller.gid == directory.gid {
+    } else if caller.gid == attr.gid {
         as_group
     } else {
         match &caller.groups {
-            Some(groups) if groups.contains(&directory.gid) => as_group,
+            Some(groups) if groups.contains(&attr.gid) => as_group,
             Some(_) => as_other,
             None => as_group && as_other,
         }
@@ -53,5 +57,22 @@ mod tests {
         }
         let file = InodeAttr { kind: FileKind::File, ..with_mode(0o777) };
         assert!(!clearly_may_search(&file, &Caller::ROOT));
+    }
+
+    #[test]
+    fn each_right_counts_for_itself_and_root_executes_what_somebody_may_execute() {
+        let mask = |bits| AccessMask(bits);
+        let (owner, stranger) =
+            (Caller { uid: 10, gid: 10, groups: None }, Caller { uid: 11, gid: 11, groups: None });
+        let file = |mode| InodeAttr { mode, uid: 10, gid: 20, ..attr(DIRECTORY, FileKind::File, 1) };
+        for wanted in 0..8 {
+            let granted: Vec<bool> =
+                (0..8).map(|mode| clearly_may(&file(mode << 6), &owner, mask(wanted))).collect();
+            let asked = (0..8).map(|mode| mode & u32::from(wanted) == u32::from(wanted)).collect::<Vec<_>>();
+            assert_eq!(granted, asked, "{wanted}");
+            assert_eq!(clearly_may(&file(0o770), &stranger, mask(wanted)), wanted == 0);
+            assert_eq!(clearly_may(&file(0o666), &Caller::ROOT, mask(wanted)), wanted & 1 == 0);
+            assert!(clearly_may(&file(0o010), &Caller::ROOT, mask(wanted)));
+        }
     }
 }
