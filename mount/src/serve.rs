@@ -44,11 +44,9 @@ use crate::{log, pages};
 
 /// Long enough for a federation that elects a leader, short enough for a user who mistyped an address.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
-/// The longest time from a signal to the end of the process (L1).
+/// The longest time from a signal, or from an unmount from outside, to the end of the process, unless what is buffered is being
+/// committed meanwhile (L1).
 const END_MAX: Duration = Duration::from_secs(9);
-/// The same after an unmount from outside: nothing is open any more, and what was closed is committed, so less is
-/// left to do.
-const END_UNMOUNTED_MAX: Duration = Duration::from_secs(5);
 /// The parts of [`END_MAX`] for an orderly unmount, and for detaching after the buffers were written.
 const UNMOUNT_MAX: Duration = Duration::from_secs(2);
 const DETACH_MAX: Duration = Duration::from_secs(1);
@@ -214,14 +212,13 @@ impl Mount {
 
     /// Writes what is buffered and frees the mountpoint (L1, L2). False if bytes were lost.
     async fn end(&mut self) -> bool {
-        let end_max = if self.is_mounted { END_MAX } else { END_UNMOUNTED_MAX };
-        let deadline = Instant::now() + end_max;
+        let deadline = Instant::now() + END_MAX;
         self.unmount(Unmount::IfIdle, Instant::now() + UNMOUNT_MAX).await;
         self.fs.close();
         let for_writing = (deadline - DETACH_MAX).saturating_duration_since(Instant::now());
-        let written = timeout(for_writing, self.client.shutdown(for_writing * 9 / 10)).await;
-        let lost = written.unwrap_or_else(|_| vec!["everything that was still buffered".to_owned()]);
+        let lost = self.client.shutdown(for_writing * 9 / 10).await;
         // Processes that wait for an answer get an error now, and processes that use the mount lose it.
+        let deadline = Instant::now() + DETACH_MAX;
         self.unmount(Unmount::Abort, deadline - DETACH_MAX / 2).await;
         self.unmount(Unmount::Detach, deadline).await;
         for name in &lost {

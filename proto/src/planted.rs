@@ -38,11 +38,15 @@ pub enum Bug {
     RenewsWhatIsRecalled,
     /// A client answers from its copy when its leases have ended.
     ServesAfterTheLease,
-    // No seed has found the next two yet, so they are not among `ALL`.
     /// A read does not wait for what another session has written and not committed.
     WritesUnseen,
     /// A new leader shows and changes files before those that may have written them have told it so.
     LapsedWriterComesBack,
+    /// A client says that it holds Write of a file no longer before what it wrote is committed.
+    ReturnsBeforeCommit,
+    // No seed has found the next one yet, so it is not among `ALL`.
+    /// A session that has ended may attach anew, and its heartbeats are answered.
+    AttachesAfterTheEnd,
     /// A new leader grants locks before the sessions that may hold some have attached.
     LocksBeforeAttachments,
     /// A file that loses its last name is held by nobody but who removed the name.
@@ -50,7 +54,7 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Bug; 15] = [
+    pub const ALL: [Bug; 18] = [
         Bug::SkippedSync,
         Bug::SkippedLogSync,
         Bug::ReplyBeforeCommit,
@@ -66,6 +70,9 @@ impl Bug {
         Bug::ChangesBeforeLeasesEnd,
         Bug::RenewsWhatIsRecalled,
         Bug::ServesAfterTheLease,
+        Bug::WritesUnseen,
+        Bug::LapsedWriterComesBack,
+        Bug::ReturnsBeforeCommit,
     ];
 
     pub fn name(self) -> &'static str {
@@ -85,6 +92,8 @@ impl Bug {
             Bug::ServesAfterTheLease => "serves_after_the_lease",
             Bug::WritesUnseen => "writes_unseen",
             Bug::LapsedWriterComesBack => "lapsed_writer_comes_back",
+            Bug::ReturnsBeforeCommit => "returns_before_commit",
+            Bug::AttachesAfterTheEnd => "attaches_after_the_end",
             Bug::LocksBeforeAttachments => "locks_before_attachments",
             Bug::OrphanForgotten => "orphan_forgotten",
         }

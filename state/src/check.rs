@@ -11,6 +11,7 @@ use super::record::chunk::Chunks;
 use super::record::decode;
 use super::record::inode::Inodes;
 use super::record::orphan::Released;
+use crate::command::Silence;
 use crate::kv::{Pair, Snapshot, scan_prefix};
 use crate::table::{chunk, cluster, dirent, extent, orphan, server, session, space, volume};
 use crate::value::chunk::{ChunkRecord, ChunkState};
@@ -343,6 +344,11 @@ impl<'v> Check<'v> {
         for (number, _) in self.index(keys::COMMIT) {
             let id = SessionId(number);
             self.expect(self.is_known(id), || format!("S7: a commit number of {id}, which is gone"));
+        }
+        for Silence { session, silent_ms } in session::noted_silences(self.view).collect::<Vec<_>>() {
+            self.expect(session::is_alive(self.view, session) && silent_ms > 0, || {
+                format!("S7: a silence of {silent_ms} ms of {session}, which has ended or is heard")
+            });
         }
         May::ALL.into_iter().for_each(|may| self.what_sessions_may(may));
     }

@@ -146,6 +146,11 @@ pub enum Command {
         session: SessionId,
         volume: VolumeId,
     },
+    /// How long these sessions were silent by now, for the next leader to go on from (P3.1). Those that have ended are passed over. At
+    /// most [`NOTES_MAX`].
+    NoteSilences {
+        silences: Vec<Silence>,
+    },
 }
 
 impl Command {
@@ -153,6 +158,14 @@ impl Command {
     pub fn of_request(request: ChangeRequest, placement: Vec<ServerId>, volumes: Vec<VolumeRoot>) -> Command {
         Command::Change { request, placement, volumes, named: Some(Vec::new()) }
     }
+}
+
+/// For how long no heartbeat of a session was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Silence {
+    pub session: SessionId,
+    /// At least this long, as leaders have measured it. 0: nothing is known, as its client was heard.
+    pub silent_ms: u64,
 }
 
 /// An inode behind a name that a change alters, as the leader has found it.
@@ -188,6 +201,8 @@ pub enum VolumeStep {
 pub const SEAL_CHUNKS_MAX: usize = 1000;
 /// Records that one `Reap`, chunks that one `StartDeleting` or `SealChunksOf` may touch (P7.2).
 pub const REAP_LIMIT_MAX: u32 = 1000;
+/// Sessions that one `NoteSilences` may name: a record each (P7.2).
+pub const NOTES_MAX: usize = 1000;
 /// Inodes that one `ReleaseFor`, or one request, may release: a few records each (P7.2).
 pub const RELEASE_MAX: usize = 1000;
 
@@ -243,7 +258,7 @@ pub struct ServerAddresses {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// InitCluster, RecordMembers, CloseSession, ExpireSession, ReportDamage, ConfirmDeleted, UndoRemoval, ForbidVolume,
-    /// ReleaseFor, RecordHolds, RecordWrites.
+    /// ReleaseFor, RecordHolds, RecordWrites, NoteSilences.
     Done,
     /// Any command: nothing was changed and nothing remembered.
     Refused(MetaError),

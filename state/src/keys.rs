@@ -37,6 +37,7 @@
 //! | 36 | volume, session | -: the same by volume | a new leader |
 //! | 37 | session, volume | -: it may hold Write of files there (P3.6) | end of a session |
 //! | 38 | volume, session | -: the same by volume | a new leader |
+//! | 39 | session | how long it was silent, in ms; absent: nothing is noted (P3.1) | a new leader |
 //! | 40 | server | `ServerRecord` | view, status |
 //! | 41 | directory UUID | `ServerId` | |
 //!
@@ -87,6 +88,7 @@ const HOLDS: u8 = 0x35;
 const HOLDS_BY_VOLUME: u8 = 0x36;
 const WRITES: u8 = 0x37;
 const WRITES_BY_VOLUME: u8 = 0x38;
+pub(super) const SILENCE: u8 = 0x39;
 pub(super) const SERVER: u8 = 0x40;
 pub(super) const SERVER_BY_DIRECTORY: u8 = 0x41;
 const FEDERATION: u8 = 0x50;
@@ -320,6 +322,10 @@ pub(super) fn may_by_volume(may: May, volume: VolumeId, session: SessionId) -> V
 
 pub(super) fn may_in(may: May, volume: VolumeId) -> Vec<u8> {
     key(may.by_volume(), &[u64::from(volume.0)])
+}
+
+pub(super) fn silence(session: SessionId) -> Vec<u8> {
+    key(SILENCE, &[session.0])
 }
 
 pub(super) fn server(server: ServerId) -> Vec<u8> {

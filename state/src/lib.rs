@@ -17,7 +17,8 @@
 //!     neither dead nor deleting. A chunk that has a volume is named by files of that volume only (P1.8).
 //! S6  A chunk's index entries are those that its record implies.
 //! S7  A session's remembered results lie in its windows; nothing is left of one that neither lives nor is being reaped. Each
-//!     record that it may hold something in a volume is found by the volume too.
+//!     record that it may hold something in a volume is found by the volume too. A silence is noted only of one that lives, and is
+//!     not 0.
 //! S8  Every id is at or below the counter that it came from (P7.1).
 //! S9  The totals are what a recount gives.
 //! S10 Each entry of the root that leads to another volume has that volume's [`VolumeEntry`](value::volume::VolumeEntry), with its name.
@@ -136,6 +137,7 @@ pub fn apply(command: &Command, proposed: Proposed, txn: &mut Txn<'_>) -> Reply 
         Command::RecordWrites { session, volume } => {
             ops::session::record_may(txn, May::Write, *session, *volume)
         }
+        Command::NoteSilences { silences } => ops::session::note_silences(txn, silences),
     }
 }
 

@@ -1,6 +1,8 @@
 //! What may be asked of the state. Each function looks at a bounded part of one snapshot; none scans everything, but those that
 //! say so.
 
+use std::collections::BTreeSet;
+
 use dfs_proto::attr::{AccessMask, Caller, FileKind, InodeAttr, Name};
 use dfs_proto::error::MetaError;
 use dfs_proto::extent::Extent;
@@ -18,7 +20,7 @@ pub use super::ops::volume::NeededVolume;
 use super::leasable::Leasable;
 use super::time::StateTime;
 use super::{ops, permission};
-use crate::command::{Command, Member, Proposed, Reply, RootAttr, VolumeRoot};
+use crate::command::{Command, Member, Proposed, Reply, RootAttr, Silence, VolumeRoot};
 use crate::keys::May;
 use crate::kv::{Snapshot, Txn};
 use crate::table::{chunk, cluster, dirent, extent, inode, orphan, server, session, space, volume};
@@ -197,6 +199,20 @@ pub fn may_write(view: &dyn Snapshot, session: SessionId, volume: VolumeId) -> b
 /// The sessions that are alive and may hold Write of files, by volume. For a new leader, once (P3.6).
 pub fn all_writing_sessions(view: &dyn Snapshot) -> Vec<(VolumeId, SessionId)> {
     session::all_that_may(view, May::Write).collect()
+}
+
+/// The sessions that are alive and may hold locks, open files or Write of files anywhere.
+pub fn sessions_that_hold_something(view: &dyn Snapshot) -> BTreeSet<SessionId> {
+    session::that_hold_something(view)
+}
+
+/// For how long sessions were silent under earlier leaders, and under this one as far as it has noted (P3.1). For a new leader, once.
+pub fn noted_silences(view: &dyn Snapshot) -> Vec<Silence> {
+    session::noted_silences(view).collect()
+}
+
+pub fn is_silence_noted(view: &dyn Snapshot, session: SessionId) -> bool {
+    session::is_silence_noted(view, session)
 }
 
 /// The inode has no name, and this session holds it.

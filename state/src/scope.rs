@@ -37,7 +37,9 @@ impl Command {
                 Scope::unleased(Unleased::Volumes).volume(*volume)
             }
             Command::ReleaseFor { inodes, .. } => Change::ReleaseOrphans { inodes: inodes.clone() }.scope(),
-            Command::RecordHolds { .. } | Command::RecordWrites { .. } => Scope::unleased(Unleased::Sessions),
+            Command::RecordHolds { .. } | Command::RecordWrites { .. } | Command::NoteSilences { .. } => {
+                Scope::unleased(Unleased::Sessions)
+            }
         }
     }
 
@@ -67,7 +69,8 @@ impl Command {
             | Command::UndoRemoval { .. }
             | Command::DropVolume { .. }
             | Command::ForbidVolume { .. }
-            | Command::FenceVolume { .. } => None,
+            | Command::FenceVolume { .. }
+            | Command::NoteSilences { .. } => None,
         }
     }
 }
@@ -134,6 +137,7 @@ mod tests {
             (Command::ConfirmDeleted { server, chunks: Vec::new() }, None),
             (Command::RecordHolds { session: SESSION, volume: VOLUME }, Some(SESSION)),
             (Command::RecordWrites { session: SESSION, volume: VOLUME }, Some(SESSION)),
+            (Command::NoteSilences { silences: Vec::new() }, None),
         ]
     }
 

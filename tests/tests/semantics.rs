@@ -156,6 +156,77 @@ fn a_file_that_a_mount_has_looked_at_it_opens_reads_and_closes_without_asking_an
     }
 }
 
+/// The names that a directory shows, in order, with what `ls -l` asks of each.
+fn listed(directory: &Path) -> Vec<(String, u32)> {
+    let entry = |entry: std::io::Result<fs::DirEntry>| {
+        let entry = entry.unwrap();
+        (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().mode())
+    };
+    let mut entries: Vec<_> = fs::read_dir(directory).unwrap().map(entry).collect();
+    entries.sort();
+    entries
+}
+
+#[test]
+fn a_directory_that_was_listed_is_listed_again_without_a_question_until_another_mount_changes_it() {
+    let cluster = Cluster::start(Shape { metaservers: 1, chunkservers: 1, copies: 1, ..Shape::default() });
+    let (a, directory) = a_file_of_two_mounts(&cluster);
+    let b = without_its_name(&directory);
+    let asked_by = |list: &dyn Fn() -> usize, count: usize| {
+        let before = counted(&cluster, "reads_total");
+        assert_eq!(list(), count + 1);
+        counted(&cluster, "reads_total") - before
+    };
+    let list = || listed(&b).len();
+    for count in [10, 3000] {
+        std::thread::scope(|scope| {
+            for part in 0..8 {
+                let a = &a;
+                let names = (part..count).step_by(8).map(|number| a.join(format!("name {number}")));
+                scope.spawn(move || names.for_each(|name| drop(File::create(name).unwrap())));
+            }
+        });
+        let first = asked_by(&|| fs::read_dir(&b).unwrap().count(), count);
+        assert!(first <= 20, "{first} questions for the names of {count} files");
+        let is_known = || (asked_by(&list, count) == 0).then_some(());
+        wait::until("a listing with attributes that asks nobody", Duration::from_secs(20), is_known);
+        let again: u64 = (0..20).map(|_| asked_by(&list, count)).sum();
+        assert!(again <= 2, "{again} questions for 20 listings of {count} names");
+    }
+}
+
+#[test]
+fn what_a_mount_makes_renames_and_removes_is_in_the_next_listing_of_one_that_has_listed_before() {
+    let fs = scenario("listed");
+    let (ours, theirs) = (fs.dir("a"), fs.dir("b"));
+    (0..10).for_each(|number| fs::write(ours.join(format!("{number}")), "").unwrap());
+    let directories = [File::open(&ours).unwrap(), File::open(&theirs).unwrap()];
+    let directories = [without_its_name(&directories[0]), without_its_name(&directories[1])];
+    let see = |round: u32, more: &[&str], mode: u32| {
+        for directory in &directories {
+            for _ in 0..2 {
+                let seen = listed(directory);
+                let names: Vec<&str> = seen.iter().map(|(name, _)| name.as_str()).collect();
+                let all = [&["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"], more].concat();
+                assert_eq!(names, all, "round {round}");
+                assert_eq!(seen[9].1 & 0o777, mode, "round {round}");
+            }
+        }
+    };
+    for round in 0..200_u32 {
+        let changer = if round % 5 == 0 { &theirs } else { &ours };
+        let mode = 0o600 | (round % 0o100);
+        fs::set_permissions(changer.join("9"), fs::Permissions::from_mode(mode)).unwrap();
+        see(round, &[], mode);
+        fs::write(changer.join("made"), "").unwrap();
+        see(round, &["made"], mode);
+        fs::rename(changer.join("made"), changer.join("renamed")).unwrap();
+        see(round, &["renamed"], mode);
+        fs::remove_file(changer.join("renamed")).unwrap();
+        see(round, &[], mode);
+    }
+}
+
 /// A question of the kernel would wait until the mount goes on.
 #[test]
 fn what_the_kernel_was_told_under_a_lease_it_answers_for_a_while_without_the_mount() {

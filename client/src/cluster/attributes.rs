@@ -5,6 +5,7 @@ use std::time::Duration;
 use dfs_proto::attr::{Caller, FileKind, InodeAttr};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Change, MetaResult, Read, SetAttr};
+use dfs_proto::units::ByteLen;
 
 use crate::cluster::client::ClusterClient;
 use crate::data::node::NodeState;
@@ -65,17 +66,24 @@ impl ClusterClient {
             return Ok(self.show(replies::inode(changed)?.attr));
         };
         let look = |look: &mut dyn FnMut(&mut NodeState)| pin.node.with(self.core.meta.session_id(), look);
-        let mut before = (None, false);
+        let (mut before, mut had_bytes) = ((None, false), false);
         {
             let _flushing = pin.node.flushing.lock().await;
             if set.size.is_some() && pin.node.dirty_since().is_some() {
                 self.core.flush_locked(&pin.node).await?;
             }
-            look(&mut |state| before = state.are_being_set(set.mtime.is_some(), set.mode.is_some()));
+            look(&mut |state| {
+                had_bytes = state.size() > 0;
+                before = state.are_being_set(set.mtime.is_some(), set.mode.is_some());
+            });
         }
-        let changed = self.core.names.change(caller, Change::SetAttr(set)).await.inspect_err(|_| {
-            look(&mut |state| state.were_not_set(before));
-        })?;
+        let changed =
+            self.core.names.change(caller, Change::SetAttr(set.clone())).await.inspect_err(|_| {
+                look(&mut |state| state.were_not_set(before));
+            })?;
+        if set.size == Some(ByteLen(0)) && had_bytes {
+            look(&mut |state| state.was_cut());
+        }
         Ok(self.show(replies::inode(changed)?.attr))
     }
 }

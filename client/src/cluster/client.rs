@@ -1,6 +1,7 @@
 //! The client of one cluster: how its parts are made and put together.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use dfs_net::env::Env;
@@ -74,6 +75,7 @@ impl ClusterClient {
         let (owner, releases) = (meta.clone(), chores.clone());
         let on_orphan = move |inode| releases.release_orphan(owner.session_id(), inode);
         let core = Arc::new(Core {
+            flush_steps: AtomicU64::new(0),
             writer: ChunkWriter::new(names.clone(), chunks.clone(), config.copies),
             committer: Committer::new(names.clone()),
             nodes: Nodes::new(memory.clone(), on_orphan),

@@ -22,6 +22,9 @@ const LOOK_EVERY_MAX: Duration = Duration::from_secs(1);
 const FLUSHES_MAX: usize = COMMIT_FILES_MAX;
 /// While the memory is half full, the oldest files are flushed until this much of it is on its way.
 const FLUSH_LEN_MAX: u64 = 32 * MIB;
+/// A file of which more is buffered is flushed, and its writer waits while it is twice as much: whoever asks for the file waits until
+/// all of it is committed.
+const FILE_BUFFERED_MANY: u64 = 32 * MIB;
 
 impl Core {
     pub(crate) fn start_tasks(self: &Arc<Core>) {
@@ -97,6 +100,22 @@ impl Core {
                 drop(place);
             };
             self.tasks.spawn(async move { ended.run_until_cancelled_owned(flushing).await });
+        }
+    }
+
+    /// To be called after a write, under no lock.
+    pub(crate) async fn bound_buffered(self: &Arc<Core>, node: &Arc<Node>) {
+        let buffered = node.with(self.meta.session_id(), |state| state.buffer.dirty_bytes());
+        if buffered < FILE_BUFFERED_MANY {
+            return;
+        }
+        if node.flushing.try_lock().is_ok() {
+            let (core, node, ended) = (self.clone(), node.clone(), self.ended.clone());
+            let flushing = async move { core.flush_one(&node).await };
+            self.tasks.spawn(async move { ended.run_until_cancelled_owned(flushing).await });
+        }
+        if buffered >= 2 * FILE_BUFFERED_MANY {
+            drop(node.flushing.lock().await); // the flush that is under way has ended: each slice of it in time
         }
     }
 

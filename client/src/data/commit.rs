@@ -2,6 +2,7 @@
 //!
 //! G1  A file has one commit under way at a time (`flush` holds its lock), so the commits of one inode stay in order.
 //! G2  Few requests run at a time; the commits that come meanwhile go into the next request together.
+//!     Those of files that were written under a lease and of others go in different requests, as the metaserver wants it.
 //! G3  The metaserver refuses a request as a whole (P2.1). Then each file gets its own answer: the files that named
 //!     the refused chunk get the refusal, the others are sent again.
 
@@ -143,9 +144,10 @@ fn concerns(error: &MetaError, part: &FilePart) -> bool {
         MetaError::ChunkNotOpen { chunk } | MetaError::WrongSetVersion { chunk, .. } => {
             part.chunks.iter().any(|named| named.chunk == *chunk)
         }
-        MetaError::SessionExpired { .. } | MetaError::Unavailable { .. } | MetaError::NotLeader { .. } => {
-            true
-        }
+        MetaError::SessionExpired { .. }
+        | MetaError::Unavailable { .. }
+        | MetaError::Undecided { .. }
+        | MetaError::NotLeader { .. } => true,
         _ => false,
     }
 }
@@ -158,7 +160,8 @@ fn take_batch(waiting: &mut VecDeque<Waiting>) -> Vec<Waiting> {
         extents += next.part.file.extents.len();
         let fits = batch.first().is_none_or(|first| {
             let is_same = first.part.session == next.part.session;
-            is_same && batch.len() < COMMIT_FILES_MAX && extents <= REQUEST_EXTENTS_MAX
+            let is_alike = first.part.written_under.is_some() == next.part.written_under.is_some();
+            is_same && is_alike && batch.len() < COMMIT_FILES_MAX && extents <= REQUEST_EXTENTS_MAX
         });
         if !fits {
             break;

@@ -1,6 +1,7 @@
 //! The parts of a client at one cluster, which its files and its background tasks share.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use dfs_net::env::Env;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,8 @@ pub(crate) struct Core {
     pub(crate) writes: Arc<Writes>,
     pub(crate) chores: Arc<Chores>,
     pub(crate) read_ahead: ReadAheadBudget,
+    /// How often a flush has got further: bytes have found a place, or were committed.
+    pub(crate) flush_steps: AtomicU64,
     /// Cancelled when the client is shut down or dropped.
     pub(crate) ended: CancellationToken,
     pub(crate) tasks: TaskTracker,

@@ -21,6 +21,7 @@ use dfs_proto::units::Offset;
 
 use crate::config::Durability;
 use crate::data::core::Core;
+use crate::data::flush::FLUSH_SLICE_LEN;
 use crate::data::node::{Node, NodeState};
 use crate::data::nodes::Pin;
 use crate::data::readahead::ReadAhead;
@@ -146,8 +147,15 @@ impl File {
         self.sync().await
     }
 
+    /// Not what takes long to commit, which an unmount would have to wait for; nor what replaces bytes that were cut off, so that after a
+    /// power cut there are the old ones or the new ones.
     fn is_committed_later(&self) -> bool {
-        self.core.config.durability == Durability::Fsync && self.core.writes.may_commit_later(self.inode())
+        let is_large_or_replaces = |state: &mut NodeState| {
+            state.buffer.dirty_bytes() > FLUSH_SLICE_LEN || state.replaces_cut_bytes()
+        };
+        self.core.config.durability == Durability::Fsync
+            && self.core.writes.may_commit_later(self.inode())
+            && !self.look(is_large_or_replaces)
     }
 
     /// fsync(2): everything written to the file until now, through whichever open file, is durable and visible.

@@ -12,6 +12,7 @@
 //!     of its inode.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -161,6 +162,7 @@ impl Core {
                 Parcel { session, inode: node.inode, file_offset: runs[0].1.offset, data: joined(runs) };
             let place = self.writer.append(parcel, for_parcel).await?;
             node.with(session, |state| state.placed(runs, &place));
+            self.flush_steps.fetch_add(1, Ordering::Relaxed);
             for_parcel = Deadline::after(self.config.data_timeout);
         }
         Ok(deadline.later_by(began.elapsed()))
@@ -191,6 +193,7 @@ impl Core {
                 });
             })?;
             node.with(session, |state| state.committed(&part, &attr));
+            self.flush_steps.fetch_add(1, Ordering::Relaxed);
             self.writer.succeeded();
         }
     }

@@ -63,6 +63,10 @@ pub(crate) struct NodeState {
     last_failure: Option<ClientError>,
     cache: ExtentCache,
     dirty_since: Option<Instant>,
+    /// The file was cut to nothing, and nothing was committed since.
+    was_cut: bool,
+    /// When a commit was answered last.
+    committed_at: Option<Instant>,
     /// A commit that has no answer: it may have happened.
     uncertain: Option<Arc<Part>>,
     /// When a read last waited for its whole deadline in vain (N6).
@@ -95,6 +99,8 @@ impl Node {
             last_failure: None,
             cache: ExtentCache::default(),
             dirty_since: None,
+            was_cut: false,
+            committed_at: None,
             uncertain: None,
             unreachable_since: None,
             was_acquired_without_name: false,
@@ -307,6 +313,21 @@ impl NodeState {
             self.mtime = self.mtime.or(mtime);
             self.kill_privileges |= kills;
         }
+    }
+
+    /// This client has cut the file to nothing.
+    pub(crate) fn was_cut(&mut self) {
+        self.was_cut = true;
+    }
+
+    /// What is buffered is all that there is of the file, and it had other bytes before.
+    pub(crate) fn replaces_cut_bytes(&self) -> bool {
+        self.was_cut && !self.buffer.is_empty()
+    }
+
+    /// When a commit was answered last.
+    pub(crate) fn committed_at(&self) -> Option<Instant> {
+        self.committed_at
     }
 
     /// This client has just made the file: it has no bytes anywhere.

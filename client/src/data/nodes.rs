@@ -144,9 +144,11 @@ impl Nodes {
         }
     }
 
-    /// Nobody had the inode open when this client removed its last name.
+    /// Nobody has the inode open here, and its last name is gone: what is buffered of it is read by nobody who could be told.
     pub(crate) fn is_unlinked(&self, inode: InodeId) -> bool {
-        self.table().open.get(&inode).is_some_and(|entry| entry.is_unlinked)
+        let is_unlinked =
+            |entry: &Entry| entry.is_unlinked || (entry.pins == 0 && entry.node.was_acquired_without_name());
+        self.table().open.get(&inode).is_some_and(is_unlinked)
     }
 
     /// The same for an inode that is being opened: its last pin releases it.

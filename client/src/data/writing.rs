@@ -10,6 +10,7 @@ use dfs_proto::units::{FILE_LEN_MAX, Offset};
 
 use crate::data::file::File;
 use crate::data::memory::Reservation;
+use crate::data::unfinished::Begun;
 use crate::data::writes::Hold;
 use crate::error::{ClientError, Result};
 use crate::session::replies;
@@ -68,21 +69,25 @@ impl File {
         if has_full {
             self.noting(self.core.send(&self.node).await)?;
         }
+        self.core.bound_buffered(&self.node).await;
         Ok(offset)
     }
 
     /// Lays the bytes into the buffer under Write of the file.
     async fn lay(&self, written: &Written<'_>, deadline: Deadline) -> Result<Laid> {
         loop {
-            let (room, hold) = self.room_and_hold(written.data.len() as u64, deadline).await?;
+            let (room, begun) = self.room_and_hold(written.data.len() as u64, deadline).await?;
+            // What was lost while this waited, a lock above all, is told before anything is written on top of it.
+            self.report()?;
+            let hold = begun.hold();
             if hold.write().is_none() && written.at.is_none() {
                 self.ask_for_attr().await?;
             }
             let session = hold.session();
-            let laid = self.lay_under(&hold, written);
+            let laid = self.lay_under(hold, written);
             match written.goes_on {
-                true => self.unfinished.keep(hold),
-                false => drop(hold),
+                true => self.unfinished.keep(begun),
+                false => drop(begun),
             }
             drop(room); // what the buffer really took is counted now
             if let Some(laid) = laid {
@@ -95,22 +100,22 @@ impl File {
 
     /// Room in the memory, and then the hold (P4.5). Who waits for room has made sure before that the file can be had, so that
     /// files which cannot be had do not fill the memory.
-    async fn room_and_hold(&self, len: u64, deadline: Deadline) -> Result<(Reservation, Hold)> {
+    async fn room_and_hold(&self, len: u64, deadline: Deadline) -> Result<(Reservation, Begun)> {
         let (memory, writes, meta) = (&self.core.memory, &self.core.writes, &self.core.meta);
-        if let Some(hold) = self.unfinished.take()
+        if let Some(begun) = self.unfinished.take()
             && let Some(room) = memory.reserve_now(len)
         {
-            return Ok((room, hold)); // keeps UF1 of `unfinished`
+            return Ok((room, begun)); // keeps UF1 of `unfinished`
         }
         loop {
             let hold = writes.hold(&self.node, meta, deadline).await?;
             if let Some(room) = memory.reserve_now(len) {
-                return Ok((room, hold));
+                return Ok((room, Begun::now(hold)));
             }
             drop(hold);
             let room = memory.reserve(len, deadline).await?;
             if let Some(hold) = writes.hold_now(self.inode(), meta) {
-                return Ok((room, hold));
+                return Ok((room, Begun::now(hold)));
             }
         }
     }

@@ -49,10 +49,12 @@ impl Client {
     }
 
     /// Commits everything, ends the sessions and the background tasks. The answer names what could not be written, and why.
-    pub async fn shutdown(&self, deadline: Duration) -> Vec<String> {
+    ///
+    /// This takes at most `stalled_max`, or as long as the commits get further within that.
+    pub async fn shutdown(&self, stalled_max: Duration) -> Vec<String> {
         self.routes.federation.end();
         let sessions = self.routes.federation.open_sessions();
-        let ending = sessions.iter().map(|session| session.shutdown(deadline));
+        let ending = sessions.iter().map(|session| session.shutdown(stalled_max));
         join_all(ending).await.into_iter().flatten().collect()
     }
 }

@@ -84,10 +84,11 @@ impl ClusterNames {
         if let Some(answer) = self.copy.answer(caller, &read) {
             return answer;
         }
-        let asking = self.copy.ask(&read);
-        let shown = self.meta.read(caller, &read, asking.leases()).await;
-        asking.answered(&read, &shown);
-        shown.answered
+        let asked = self.copy.widened(&read);
+        let asking = self.copy.ask(&asked);
+        let shown = self.meta.read(caller, &asked, asking.leases()).await;
+        asking.answered(&asked, &shown);
+        shown.answered.map(|reply| cut(reply, &read))
     }
 
     /// Opens a file without a request, if the copy has attributes that let the caller: the lease covers the open (P6.5).
@@ -110,6 +111,18 @@ impl ClusterNames {
     /// The attributes that the copy has, or that a change of this client brought a moment ago (V4).
     pub(crate) fn known_attr(&self, inode: InodeId) -> Option<InodeAttr> {
         self.copy.attr(inode).or_else(|| self.after_change.get(inode))
+    }
+}
+
+/// The reply to `read`, of a longer page.
+fn cut(reply: ReadReply, read: &Read) -> ReadReply {
+    match (reply, read) {
+        (ReadReply::Entries { mut entries, end, parent }, Read::ReadDir { limit, .. }) if *limit != 0 => {
+            let is_longer = entries.len() > *limit as usize;
+            entries.truncate(*limit as usize);
+            ReadReply::Entries { entries, end: end && !is_longer, parent }
+        }
+        (reply, _) => reply,
     }
 }
 

@@ -18,6 +18,10 @@ impl Deadline {
         Deadline(self.0 + span)
     }
 
+    pub(crate) fn or_later(self, instant: Instant) -> Deadline {
+        Deadline(self.0.max(instant))
+    }
+
     pub(crate) fn left(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }

@@ -391,3 +391,21 @@ async fn an_unlock_for_which_the_leader_has_no_room_is_told_with_an_attachment()
     assert_eq!(two.files[0].unlock(OWNER, range(5, 9)).await, Ok(()));
     assert_eq!(two.held_by(0), [(range(0, 4), Exclusive), (range(10, LOCK_END_MAX), Exclusive)]);
 }
+
+/// The lock went to somebody else while the write waited for the file, and who has it may have written there.
+#[tokio::test(start_paused = true)]
+async fn a_write_that_waits_while_its_lock_is_lost_writes_nothing() {
+    let two = Two::new().await;
+    let file = two.files[1].clone();
+    file.set_lock(whole(Exclusive), false).await.unwrap();
+    two.cluster.meta.state().leader.acquire_answer_delay = Duration::from_secs(3);
+    let writer = file.clone();
+    let writing = tokio::spawn(async move { writer.write_at(&USER, Offset(0), b"late").await });
+    sleep(Duration::from_secs(1)).await; // for the question to reach the leader
+    two.cluster.meta.expire_all();
+    assert_eq!(writing.await.unwrap(), Err(ClientError::LockLost));
+    assert_eq!(two.cluster.read_elsewhere(file.inode()).await, b"");
+    file.write_at(&USER, Offset(0), b"again").await.unwrap();
+    file.sync().await.unwrap();
+    assert_eq!(two.cluster.read_elsewhere(file.inode()).await, b"again");
+}

@@ -3,6 +3,7 @@
 mod append;
 mod attachment;
 mod leases;
+mod listings;
 mod locks;
 mod model;
 mod opens;

@@ -9,7 +9,7 @@ use dfs_proto::ids::{InodeId, ServerId};
 use dfs_proto::meta::{Rename, RenameMode, SetAttr};
 use dfs_proto::units::{ByteLen, Offset};
 use futures::future::join_all;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::{ClientConfig, Durability};
 use crate::error::ClientError;
@@ -400,6 +400,74 @@ async fn with_a_leader_that_gives_no_write_a_close_commits() {
     close(&file).await;
     assert_eq!(read(&other).await, b"bytes");
     assert!(cluster.meta.state().leader.writers.acquired.is_empty());
+}
+
+/// Whether the kernel sends more of the same write(2) is a guess, and such an append holds the file for the rest.
+#[tokio::test(start_paused = true)]
+async fn appends_of_whole_pages_without_a_pause_leave_the_file_to_others_within_a_moment() {
+    let cluster = Cluster::new();
+    let [(_a, file), (b, _other)] = two(&cluster).await;
+    let writer = file.clone();
+    let writing = tokio::spawn(async move {
+        for _ in 0..1000 {
+            writer.append_part(&USER, &[7; 4096]).await.unwrap();
+            sleep(Duration::from_millis(1)).await;
+        }
+    });
+    for _ in 0..5 {
+        sleep(Duration::from_millis(20)).await; // for the writer
+        let seen = timeout(Duration::from_millis(200), size(&b, file.inode())).await;
+        assert_eq!(seen.expect("the file is given back") % 4096, 0);
+    }
+    writing.await.unwrap();
+    assert_eq!(size(&b, file.inode()).await, 1000 * 4096);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_replaces_the_bytes_of_a_file_that_was_cut_is_committed_by_its_close() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "config").await;
+    let inode = file.inode();
+    write(&file, 0, b"the old bytes").await;
+    file.sync().await.unwrap();
+    let cut = SetAttr { inode, size: Some(ByteLen(0)), by_handle: true, ..SetAttr::default() };
+    client.perform(&USER, cut.clone()).await.unwrap();
+    write(&file, 0, b"new").await;
+    file.flush().await.unwrap();
+    assert_eq!(cluster.meta.attr(inode).size, ByteLen(3));
+    write(&file, 3, b"er").await;
+    file.flush().await.unwrap();
+    assert_eq!(cluster.meta.attr(inode).size, ByteLen(3), "nothing was cut since");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_commits_what_would_take_others_long() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "large").await;
+    write(&file, 0, &vec![1; 17 << 20]).await;
+    file.flush().await.unwrap();
+    assert_eq!(cluster.meta.attr(file.inode()).size, ByteLen(17 << 20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_goes_on_as_long_as_it_gets_further() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let files = join_all((0..3).map(async |number| make(&client, &format!("f{number}")).await)).await;
+    for (file, piece) in files.iter().flat_map(|file| (0..60).map(move |piece| (file, piece))) {
+        write(file, piece << 20, &vec![1; 1 << 19]).await;
+    }
+    cluster.chunks.slow_down(Duration::from_millis(2500));
+    let began = Instant::now();
+    let stalled_max = Duration::from_secs(8);
+    assert_eq!(client.shutdown(stalled_max).await, Vec::<String>::new());
+    assert!(began.elapsed() > stalled_max, "{:?}", began.elapsed());
+    cluster.chunks.slow_down(Duration::ZERO);
+    for file in &files {
+        assert_eq!(cluster.meta.attr(file.inode()).size, ByteLen((59 << 20) + (1 << 19)));
+    }
 }
 
 /// What makes it harder to find out who holds what.

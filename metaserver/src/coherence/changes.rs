@@ -20,7 +20,7 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, InodeId, SessionId};
 use dfs_proto::meta::{Change, Dropped, MetaResult};
 use dfs_proto::planted::{self, Bug};
-use dfs_proto::scope::{self, Scope};
+use dfs_proto::scope::{self, Scope, Unleased};
 
 use super::gate::{Executed, Gate};
 use super::landing::Kept;
@@ -57,7 +57,9 @@ impl Gate {
     ) -> MetaResult<Executed> {
         if dropped.as_ref().is_none_or(|dropped| dropped.writes.is_empty()) || !is_commit(&command) {
             self.earlier_leases_have_ended(term).await?; // keeps CH4
-            self.writers_have_told(term, &scope.volumes).await?; // keeps WS1
+            if !planted::has(Bug::ChangesBeforeLeasesEnd) {
+                self.writers_have_told(term, &scope.volumes).await?; // keeps WS1
+            }
         }
         let asker = command.asked_by().map(|session| Asker { session, dropped });
         let asker = asker.as_ref();
@@ -161,11 +163,24 @@ impl Gate {
         let session = asker.ok_or_else(asker_is_known)?.session;
         let dropped = asker.and_then(|asker| asker.dropped.as_ref());
         let under = dropped.map_or(&[][..], |dropped| &dropped.writes);
-        let frozen = self.leases.freeze_commit(term, session, inodes, under)?;
+        let frozen = match self.leases.freeze_commit(term, session, inodes, under) {
+            Err(undecided @ MetaError::Undecided { .. }) => {
+                // A session that has ended will not attach, and what it has sent must not be asked for again until a deadline.
+                self.require_session(session).await?;
+                return Err(undecided);
+            }
+            frozen => frozen?,
+        };
         if !planted::has(Bug::RecallsAfterApply) {
             self.recall(&frozen, scope, asker).await;
         }
         Ok(frozen)
+    }
+
+    async fn require_session(&self, session: SessionId) -> MetaResult<()> {
+        let lives = |state: &dyn Snapshot| Ok(read::session(state, session).is_some());
+        let lives = self.read_unleased(Unleased::Sessions, lives).await?;
+        if lives { Ok(()) } else { Err(MetaError::SessionExpired { session }) }
     }
 
     /// From whoever asks only what it has not dropped by itself: it may be asked for under an attachment that has ended, and the

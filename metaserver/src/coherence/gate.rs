@@ -42,6 +42,9 @@ pub(crate) struct Gate {
     pub(crate) leases: Arc<Leases>,
     landings: Arc<Landings>,
     pub(super) looks_who_is_awaited: tokio::sync::Mutex<()>,
+    /// Held while silences are noted, until their outcome is known or given up: what takes a note back is behind it in the log (SS4
+    /// of `sessions`).
+    pub(crate) notes_silences: tokio::sync::Mutex<()>,
     pub(crate) opens: Arc<Opens>,
     pub(crate) view: View,
     pub(crate) sessions: Sessions,
@@ -72,13 +75,14 @@ impl Gate {
         let now = Instant::now();
         let (opens, leases) = (Arc::new(Opens::new(now)), Arc::new(Leases::new(recalls, now)));
         let (last_read, landings) = (Mutex::new((0, now)), Arc::default());
-        let looks_who_is_awaited = tokio::sync::Mutex::default();
+        let (looks_who_is_awaited, notes_silences) = Default::default();
         Gate {
             consensus,
             last_read,
             leases,
             landings,
             looks_who_is_awaited,
+            notes_silences,
             opens,
             view,
             sessions,
@@ -91,6 +95,15 @@ impl Gate {
     /// Errors: a refusal; `NotLeader` or `Unavailable`, after which it may still happen.
     pub(crate) async fn change(&self, command: Command) -> MetaResult<Reply> {
         self.change_after(None, command).await.map(|executed| executed.reply)
+    }
+
+    /// [`Gate::change`] for what was decided in this term, and alters no inode: in another term it is refused.
+    pub(crate) async fn change_in(&self, term: u64, command: Command) -> MetaResult<Reply> {
+        debug_assert!(command.scope().inodes.is_empty(), "what alters inodes recalls leases");
+        match self.send(term, command).await? {
+            Reply::Refused(refused) => Err(refused),
+            reply => Ok(reply),
+        }
     }
 
     /// [`Gate::change`] for a session that has dropped by itself what the command may alter, and may want Write of what it makes.

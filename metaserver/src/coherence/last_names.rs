@@ -222,7 +222,8 @@ impl Gate {
         (pushes, received): (PushSender, Instant),
     ) -> MetaResult<()> {
         self.enter_term()?;
-        if !self.local(|state| read::may_hold_something(state, session)) {
+        let is_recorded = self.local(|state| read::may_hold_something(state, session));
+        if !is_recorded && !planted::has(Bug::AttachesAfterTheEnd) {
             // So the next leader knows that this session tells what it has open, before it has attached there.
             let nothing = Command::RecordHolds { session, volume: NOWHERE };
             if let Reply::Refused(refused) = self.send(term, nothing).await? {

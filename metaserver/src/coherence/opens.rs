@@ -464,6 +464,12 @@ impl Opens {
         Some(volumes.iter().flat_map(|volume| awaited.writers.within(*volume)).collect())
     }
 
+    /// It may hold Write of files, and has not told yet which (OP4).
+    pub(crate) fn is_awaited_writer(&self, session: SessionId) -> bool {
+        let soft = self.known.lock();
+        soft.known.awaited.iter().any(|awaited| awaited.writers.by_session.contains_key(&session))
+    }
+
     /// Nobody is awaited who may hold Write of files, in whatever volume, as is known in this term.
     pub(super) fn is_no_writer_awaited(&self, term: u64) -> bool {
         let soft = self.known.lock();

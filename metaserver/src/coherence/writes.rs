@@ -205,11 +205,8 @@ impl Gate {
         if !self.until_granted(end, &acquiring).await? {
             return Ok(Acquired::NotAttached);
         }
-        let acquired = self.acquired(term, asked).await;
-        if acquired.is_err() {
-            acquiring.take_back();
-        }
-        acquired
+        // If this is an error, the client gives the grant back when it is asked for: another try may have told it of it.
+        self.acquired(term, asked).await
     }
 
     /// False: it is not the session's present attachment.

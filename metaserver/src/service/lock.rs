@@ -17,6 +17,8 @@ use tokio::time::Instant;
 use super::Metaserver;
 use super::namespace::require_session;
 use crate::coherence::READ_TERM;
+use crate::sessions::Renewed;
+use dfs_state::command::{Command, Silence};
 use dfs_state::kv::Snapshot;
 use dfs_state::read;
 
@@ -40,7 +42,7 @@ impl Metaserver {
         self.gate.attach(term, (session, attachment), &told, (pushes, received)).await?;
         self.confirm(session).await?; // keeps AT3
         attachments.require_term(term)?;
-        self.renew(session)?;
+        self.renew(term, session).await?;
         if !told.lost.is_empty() {
             tracing::warn!("{session} has attached without {} locks that others hold", told.lost.len());
         }
@@ -87,6 +89,9 @@ impl Metaserver {
         let look = |state: &dyn Snapshot| Ok(require_session(state, session));
         let alive = self.gate.read_unleased(Unleased::Sessions, look).await?;
         self.gate.attachments.tell(decided);
+        if alive.is_err() && planted::has(Bug::AttachesAfterTheEnd) {
+            return Ok(());
+        }
         if alive.is_err() {
             self.gate.session_ended(session); // keeps AT5
         }
@@ -96,9 +101,26 @@ impl Metaserver {
         }
     }
 
-    pub(super) fn renew(&self, session: SessionId) -> MetaResult<()> {
-        let is_renewed = self.gate.sessions.renewed(session, Instant::now());
-        if is_renewed { Ok(()) } else { Err(is_ending()) }
+    /// Before a call is answered that renews the session, and after it was confirmed; `term`: the leader's before that. Keeps SS4.
+    pub(super) async fn renew(&self, term: u64, session: SessionId) -> MetaResult<()> {
+        let number = match self.gate.sessions.renewed(term, session, Instant::now()) {
+            Renewed::Unnoted => None,
+            Renewed::Noted(number) => Some(number),
+            Renewed::Ending => return Err(is_ending()),
+            Renewed::Outdated => return Err(is_led_by_another()),
+        };
+        if number.is_some() {
+            drop(self.gate.notes_silences.lock().await); // its note is in the log by then, or never will be
+        } else if !self.gate.local(|state| read::is_silence_noted(state, session)) {
+            return Ok(()); // all that earlier leaders have noted is in the state, as the session was confirmed
+        }
+        let silences = vec![Silence { session, silent_ms: 0 }];
+        self.gate.change_in(term, Command::NoteSilences { silences }).await?;
+        if let Some(number) = number {
+            self.gate.sessions.note_is_taken_back(term, session, number);
+        }
+        // It may have been marked meanwhile.
+        if self.gate.sessions.is_ending(session) { Err(is_ending()) } else { Ok(()) }
     }
 
     /// Tells of the grants that nobody has told yet, and forgets sessions that have ended without this leader's knowing: it had
@@ -122,6 +144,10 @@ impl Metaserver {
         ended.into_iter().for_each(|session| self.gate.session_ended(session));
         Ok(())
     }
+}
+
+fn is_led_by_another() -> MetaError {
+    MetaError::Unavailable { what: "another member has led meanwhile".to_owned() }
 }
 
 /// Its client asks again, and is told when it has ended (SS2 of `sessions`).

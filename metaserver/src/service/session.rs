@@ -43,9 +43,10 @@ impl Metaserver {
             return Err(MetaError::Unavailable { what });
         }
         let command = Command::OpenSession { nonce: open.nonce, client: open.client };
-        match self.gate.change(command).await? {
+        let term = self.gate.enter_term()?;
+        match self.gate.change_in(term, command).await? {
             Reply::SessionOpened(opened) => {
-                self.gate.sessions.renewed(opened.session, Instant::now());
+                self.renew(term, opened.session).await?;
                 Ok(SessionOpened {
                     session: opened.session,
                     cluster: opened.cluster,
@@ -68,8 +69,9 @@ impl Metaserver {
     ) -> MetaResult<SessionRenewed> {
         self.gate.check_cluster(renew.cluster)?;
         let (session, received) = (renew.session, Instant::now());
+        let term = self.gate.enter_term()?;
         self.confirm(session).await?;
-        self.renew(session)?;
+        self.renew(term, session).await?;
         let is_known = |(attachment, pushes): &(Attachment, PushSender)| {
             self.gate.opens.is_attached(session)
                 && self.gate.attachments.is_attached(session, *attachment, pushes)

@@ -108,9 +108,12 @@ fn term(learned: &Learned<'_>) -> Duration {
     learned.attachments.lease_term.max(READ_ENDS)
 }
 
-/// Somebody waits for them, and they have not told this leader for a term what they hold.
+/// Somebody waits for them, and they have not told this leader for a term what they hold; or they were silent for a term, under this
+/// leader and those before it.
 fn missing(learned: &Learned<'_>) -> BTreeSet<SessionId> {
-    learned.opens.missing(term(learned), learned.now)
+    let mut missing = learned.opens.missing(term(learned), learned.now);
+    missing.extend(learned.opens.waited_for().into_iter().filter(|session| is_quiet(*session, learned)));
+    missing
 }
 
 #[cfg(test)]
@@ -120,6 +123,7 @@ mod tests {
     use crate::coherence::{Attachments, Leases, RecallCounts};
     use crate::sessions::Sessions;
     use crate::view::View;
+    use dfs_state::command::Silence;
 
     const SECOND: Duration = Duration::from_secs(1);
     const ONE: SessionId = SessionId(1);
@@ -133,7 +137,7 @@ mod tests {
         let sessions = Sessions::new(SECOND * 300, start);
         let opens = Opens::new(start);
         let attachments = Attachments::new(SECOND * 10, start);
-        sessions.renewed(TWO, start + SECOND * 5);
+        sessions.renewed(0, TWO, start + SECOND * 5);
         opens.wait_for(awaited);
         let now = start + time;
         let leases = Leases::new(RecallCounts::default(), start);
@@ -146,6 +150,27 @@ mod tests {
         assert_eq!(ended_after(SECOND * 299, &[]), []);
         assert_eq!(ended_after(SECOND * 301, &[]), [ONE]);
         assert_eq!(ended_after(SECOND * 305, &[]), [ONE, TWO]);
+    }
+
+    #[test]
+    fn a_session_that_somebody_waits_for_is_ended_when_it_was_silent_for_a_term_under_several_leaders() {
+        let start = Instant::now();
+        let ended = |time: Duration, awaited: &[SessionId]| {
+            let view = View::new(SECOND * 3, start);
+            let (sessions, opens) = (Sessions::new(SECOND * 300, start), Opens::new(start));
+            let attachments = Attachments::new(SECOND * 10, start);
+            let silences = [ONE, TWO].map(|session| Silence { session, silent_ms: 7000 });
+            sessions.count_earlier(0, SECOND * 10, &silences);
+            sessions.renewed(0, TWO, start + SECOND);
+            opens.wait_for(awaited);
+            let leases = Leases::new(RecallCounts::default(), start);
+            let (view, sessions, opens, attachments) = (&view, &sessions, &opens, &attachments);
+            let now = start + time;
+            plan(&[ONE, TWO], &Learned { now, view, sessions, opens, attachments, leases: &leases })
+        };
+        assert_eq!(ended(SECOND * 3 - SECOND / 10, &[ONE, TWO]), []);
+        assert_eq!(ended(SECOND * 3, &[ONE, TWO]), [ONE], "the second one was heard");
+        assert_eq!(ended(SECOND * 9, &[]), [], "nobody waits");
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod expire;
 mod reap;
 mod seal;
 mod seal_mixed;
+mod silence;
 mod work;
 
 use std::sync::Arc;
@@ -53,6 +54,7 @@ async fn lead(metaserver: &Metaserver, times: &SeenTimes) {
                 keep_doing(metaserver, &Reap),
                 keep_doing(metaserver, &delete),
                 keep_forgetting(metaserver),
+                silence::keep_noting(metaserver, term),
                 metaserver.gate.release_closed(),
                 work_off(metaserver, &SealMixed),
                 federate(metaserver)
@@ -114,6 +116,8 @@ enum Round {
 
 /// Executes what is planned, until something fails.
 async fn do_once(metaserver: &Metaserver, work: &dyn Work) -> Round {
+    // What is decided by what was learned in a term is proposed in that term: another leader may have heard more.
+    let Ok(term) = metaserver.gate.enter_term() else { return Round::Done };
     let look = |state: &dyn Snapshot| Ok(work.plan(state, &Learned::now(metaserver)));
     let Ok(planned) = metaserver.gate.read_unleased(work.records(), look).await else { return Round::Done };
     if planned.is_empty() {
@@ -128,7 +132,7 @@ async fn do_once(metaserver: &Metaserver, work: &dyn Work) -> Round {
             continue;
         }
         work.sent(&command, metaserver);
-        match metaserver.gate.change(command.clone()).await {
+        match metaserver.gate.change_in(term, command.clone()).await {
             Ok(reply) => {
                 more_work |= matches!(reply, Reply::Worked { more: true, .. });
                 work.done(&command, metaserver);

@@ -56,9 +56,9 @@ impl From<DirEntry> for Listed {
 }
 
 impl Fs {
-    /// The right to list belongs to the open directory from here on, whatever its mode becomes (P2.4). So the server
-    /// checks it now, and pages are asked for with the rights of the mount itself. For root it is not checked: root
-    /// may list everything.
+    /// The right to list belongs to the open directory from here on, whatever its mode becomes (P2.4). So it is checked
+    /// now, by the server or, where the mode clearly grants it, by the client's copy; and pages are asked for with the
+    /// rights of the mount itself. For root it is not checked: root may list everything.
     pub(crate) async fn opendir(&self, who: Requester, inode: InodeId) -> FsResult<Handle> {
         if who.uid != 0 {
             self.access(who, inode, AccessMask::READ).await?;

@@ -14,8 +14,9 @@
 //! F2  Attributes and names are not kept here: each call asks the client (P5.2), which answers from what is leased, and
 //!     by the interim rules. What the kernel keeps of attributes is taken back in time (KA1 to KA4 of `kernel_attrs`).
 //! F3  When bytes could not be written, the kernel's pages of that file are dropped, so that nobody reads what was
-//!     never committed (P6.4). They are dropped, too, when the bytes of an append lie elsewhere than where the kernel
-//!     put them in its pages.
+//!     never committed (P6.4). When the bytes of an append lie elsewhere than where the kernel put them in its pages, the kernel drops
+//!     these itself: it asks for the attributes before the next read, since it wrote itself, and finds another size or mtime. (A process that
+//!     only looks at a mapping sees the bytes at both places until then.)
 //! F4  Once the mount is closing, nothing is accepted that would have to be written.
 //! F5  A write that asks to be durable (O_SYNC, O_DSYNC, RWF_SYNC, RWF_DSYNC) is durable when it is answered. Where
 //!     the page cache is used the kernel sends FSYNC after it; where it is not used, only the flags of the write say

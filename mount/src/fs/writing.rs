@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dfs_client::ClientError;
+use dfs_client::{ClientError, OuterCache as _};
 use dfs_proto::attr::{Caller, InodeAttr};
 use dfs_proto::ids::InodeId;
 use dfs_proto::units::{FILE_LEN_MAX, Offset};
@@ -15,10 +15,8 @@ use crate::fs::mounted::{Fs, OpenFile, PAGE_LEN};
 use crate::groups::Requester;
 use crate::handles::Handle;
 
-/// The longest time for which the answer to a write waits until pages are dropped. The write itself may lock the last
-/// page: then nobody uses that page before the answer, and the kernel drops it afterwards.
-const DROP_MAX: Duration = Duration::from_millis(5);
-/// The same for a write past the page cache. It locks no page itself, but a page that is being read is locked.
+/// The longest time for which the answer to a write past the page cache waits until a page is dropped, which may be locked because it is
+/// being read.
 const DROP_LAST_MAX: Duration = Duration::from_millis(100);
 
 /// A write as the kernel sends it.
@@ -105,9 +103,9 @@ impl Fs {
         }
     }
 
-    /// The kernel has put the bytes at the end by the size that it has cached. If that is not the end, because
-    /// another mount wrote, its pages from there on are not the file's. They are dropped before the answer, which
-    /// makes the file longer for the kernel.
+    /// The kernel has put the bytes at the end by the size that it has cached. If that is not the end, because another mount wrote, its
+    /// pages from there on are not the file's, and nor is its size (F3). If it were told so, it would not take the answer to a question
+    /// for attributes that is asked at that moment; so it is told before this answers, or not at all.
     async fn append(&self, open: &OpenFile, caller: &Caller, write: &Write) -> Result<(), ClientError> {
         let at = match write.may_go_on(open.direct) {
             true => open.file.append_part(caller, &write.data).await?,
@@ -115,10 +113,7 @@ impl Fs {
         };
         if at != write.offset {
             self.inodes.pages_differ(open.inode);
-            if let Some(drop_pages) = self.drop_pages.get() {
-                // Keeps F3. It has begun when this answers, or the kernel would not take the next answer with attributes.
-                let _ = timeout(DROP_MAX, drop_pages(open.inode, at.min(write.offset))).await;
-            }
+            self.kernel_attrs.drop_attrs(&[open.inode]);
         }
         Ok(())
     }

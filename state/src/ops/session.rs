@@ -1,8 +1,9 @@
 //! Opening a session. Ending one is a line in `state::apply`; what it leaves behind is for `reap`.
 
+use dfs_proto::error::MetaError;
 use dfs_proto::ids::{SessionId, SessionNonce, VolumeId};
 
-use crate::command::{OpenedSession, Reply};
+use crate::command::{NOTES_MAX, OpenedSession, Reply, Silence};
 use crate::keys::May;
 use crate::kv::Txn;
 use crate::table::{cluster, session};
@@ -34,15 +35,26 @@ pub(crate) fn record_may(txn: &mut Txn<'_>, may: May, id: SessionId, volume: Vol
     Reply::Done
 }
 
+pub(crate) fn note_silences(txn: &mut Txn<'_>, silences: &[Silence]) -> Reply {
+    if silences.len() > NOTES_MAX {
+        let what = format!("{} silences at once, {NOTES_MAX} are possible", silences.len());
+        return Reply::Refused(MetaError::InvalidArgument { what });
+    }
+    for Silence { session, silent_ms } in silences {
+        session::note_silence(txn, *session, *silent_ms);
+    }
+    Reply::Done
+}
+
 #[cfg(test)]
 mod tests {
     use dfs_proto::attr::Caller;
     use dfs_proto::error::MetaError;
-    use dfs_proto::ids::{InodeId, RequestId, RequestLane, VolumeId};
+    use dfs_proto::ids::{InodeId, RequestId, RequestLane, SessionId, VolumeId};
     use dfs_proto::meta::{Change, Changed, NewInode};
     use dfs_proto::units::{REQUEST_LANES, REQUEST_WINDOW};
 
-    use crate::command::{Command, Reply};
+    use crate::command::{Command, NOTES_MAX, Reply, Silence};
     use crate::read;
     use crate::tests::{Harness, attr_of, create, name};
 
@@ -180,6 +192,38 @@ mod tests {
         harness.reap();
         assert!(!harness.view(|view| read::may_write(view, first, volume)));
         harness.check();
+    }
+
+    #[test]
+    fn a_silence_is_noted_until_its_session_is_heard_or_ends() {
+        let mut harness = Harness::new();
+        let (first, second, third) = (harness.session, harness.open_session(2), harness.open_session(3));
+        let note = |session, silent_ms| Silence { session, silent_ms };
+        let silences = vec![note(first, 3000), note(second, 3000), note(third, 1), note(SessionId(99), 5)];
+        assert_eq!(harness.command(Command::NoteSilences { silences }), Reply::Done);
+        let noted = |harness: &Harness| harness.view(read::noted_silences);
+        assert_eq!(noted(&harness), [note(first, 3000), note(second, 3000), note(third, 1)]);
+        harness.check();
+        let silences = vec![note(first, 6000), note(second, 0), note(second, 0)];
+        assert_eq!(harness.command(Command::NoteSilences { silences }), Reply::Done);
+        harness.command(Command::ExpireSession { session: third });
+        assert_eq!(noted(&harness), [note(first, 6000)]);
+        assert!(harness.view(|view| read::is_silence_noted(view, first)));
+        assert!(!harness.view(|view| read::is_silence_noted(view, second)));
+        harness.check();
+        let late = vec![note(third, 9000)];
+        assert_eq!(harness.command(Command::NoteSilences { silences: late }), Reply::Done);
+        assert_eq!(noted(&harness), [note(first, 6000)], "one that has ended is passed over");
+        harness.check();
+    }
+
+    #[test]
+    fn more_silences_than_an_entry_may_have_are_refused() {
+        let mut harness = Harness::new();
+        let silences = vec![Silence { session: harness.session, silent_ms: 1 }; NOTES_MAX + 1];
+        let reply = harness.command(Command::NoteSilences { silences });
+        assert!(matches!(reply, Reply::Refused(MetaError::InvalidArgument { .. })), "{reply:?}");
+        assert!(harness.view(read::noted_silences).is_empty());
     }
 
     #[test]

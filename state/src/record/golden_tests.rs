@@ -271,6 +271,7 @@ fn sessions() {
     check_old::<super::session::Sessions, super::session::Session1>("sessions", 1, &[session(vec![first])]);
     check::<super::session::Nonces>("nonces", &[SessionId(9)]);
     check::<super::session::Commits>("commits", &[1 << 35]);
+    check::<super::session::Silences>("silences", &[1, 9000]);
 }
 
 fn what() -> String {

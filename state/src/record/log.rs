@@ -1,7 +1,7 @@
 //! What one entry of a cluster's Raft log carries: a version byte, the times, and the commands.
 //!
 //! Version 7: postcard of the leader's wall clock, the state's own time and the commands. Version 6: no session is recorded as one that
-//! may hold Write. A change names the inodes behind its names and who has open what loses its last name, an `OpenChunk` must name
+//! may hold Write, and no silence is noted. A change names the inodes behind its names and who has open what loses its last name, an `OpenChunk` must name
 //! a volume, and a rename may exchange two names. Version 5: a change
 //! names nobody, an `OpenChunk` may name a volume ([`VERSION_WITH_MIXED`]). Version 4: and no `OpenChunk` names one. Version 3: and
 //! the inodes that are made have no birth time. Version 2: and there is one time for both clocks (P7.1).
@@ -18,7 +18,7 @@ use crate::time;
 
 /// Of the entries that are written.
 pub const VERSION: u8 = 7;
-/// Of the time before Write leases. It is read.
+/// Of the time before Write leases and notes of silences. It is read.
 pub const VERSION_BEFORE_WRITES: u8 = 6;
 /// The last one in which a change does not name what is behind its names, no rename exchanges two names, and an `OpenChunk` may name no
 /// volume (P1.8). Its entries, and older ones, are read, and applied as the releases that wrote them did.
@@ -43,7 +43,7 @@ pub enum EntryError {
     Empty,
 }
 
-/// Of versions 6 and 7: those of 6 lack the last command.
+/// Of versions 6 and 7: those of 6 lack the last two commands.
 #[derive(Serialize, Deserialize)]
 struct Entry6 {
     wall: Timestamp,
@@ -166,6 +166,7 @@ macro_rules! commands {
                 ReleaseFor { session: u64, inodes: Vec<u64> },
                 RecordHolds { session: u64, volume: u32 },
                 RecordWrites { session: u64, volume: u32 },
+                NoteSilences { silences: Vec<Silence> },
             }
         }
 
@@ -225,6 +226,10 @@ mod commands_2 {
 
 stored_struct! {
     NamedInode = command::NamedInode { inode: u64, openers: Option<Vec<u64>> }
+}
+
+stored_struct! {
+    Silence = command::Silence { session: u64, silent_ms: u64 }
 }
 
 stored_struct! {

@@ -66,3 +66,13 @@ impl Table for Commits {
     type Value = u64;
     type Record = u64;
 }
+
+/// How long a session was silent, in milliseconds. Version 1: the first leaders that note it.
+pub(crate) struct Silences;
+
+impl Table for Silences {
+    const NAME: &'static str = "the silences of sessions";
+    const VERSION: u8 = 1;
+    type Value = u64;
+    type Record = u64;
+}

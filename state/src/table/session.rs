@@ -7,7 +7,7 @@
 //!
 //! Ending is one write, and the only fence (P3.3): a session without a [`SessionRecord`] is refused everything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{InodeId, RequestId, SessionId, SessionNonce, VolumeId};
@@ -15,10 +15,11 @@ use dfs_proto::meta::{Changed, MetaResult};
 use dfs_proto::units::REQUEST_WINDOW;
 
 use super::cluster;
+use crate::command::Silence;
 use crate::keys::{self, May};
 use crate::kv::{Snapshot, Txn, prefix_end, scan_prefix};
 use crate::record::result::Results;
-use crate::record::session::{Commits, Nonces, Sessions};
+use crate::record::session::{Commits, Nonces, Sessions, Silences};
 use crate::record::{PRESENT, decode, encode};
 use crate::value::session::SessionRecord;
 
@@ -68,6 +69,7 @@ pub(crate) fn end(txn: &mut Txn<'_>, session: SessionId) {
     let Some(record) = get(txn, session) else { return };
     txn.delete(keys::session(session));
     txn.delete(keys::session_by_nonce(record.nonce));
+    txn.delete(keys::silence(session));
     txn.put(keys::ended(session), PRESENT);
     cluster::count(txn, |c| c.totals.sessions -= 1);
 }
@@ -96,6 +98,34 @@ pub(crate) fn reap(txn: &mut Txn<'_>, session: SessionId, limit: usize) -> usize
         txn.delete(keys::ended(session));
     }
     count
+}
+
+/// 0: no longer. No effect when it has ended.
+pub(crate) fn note_silence(txn: &mut Txn<'_>, session: SessionId, silent_ms: u64) {
+    match silent_ms {
+        _ if !is_alive(txn, session) => {}
+        0 => txn.delete(keys::silence(session)),
+        _ => txn.put(keys::silence(session), encode::<Silences>(&silent_ms)),
+    }
+}
+
+pub(crate) fn is_silence_noted(view: &dyn Snapshot, session: SessionId) -> bool {
+    view.get(&keys::silence(session)).is_some()
+}
+
+pub(crate) fn noted_silences(view: &dyn Snapshot) -> impl Iterator<Item = Silence> + '_ {
+    scan_prefix(view, &keys::table(keys::SILENCE)).map(|(key, value)| Silence {
+        session: SessionId(keys::number(&key, 0)),
+        silent_ms: decode::<Silences>(&value),
+    })
+}
+
+/// Those that are alive and may hold something, or may write, somewhere.
+pub(crate) fn that_hold_something(view: &dyn Snapshot) -> BTreeSet<SessionId> {
+    let may = May::ALL.into_iter().flat_map(|may| scan_prefix(view, &keys::table(may.by_session())));
+    let mut all: BTreeSet<SessionId> = may.map(|(key, _)| SessionId(keys::number(&key, 0))).collect();
+    all.retain(|session| is_alive(view, *session));
+    all
 }
 
 /// No effect when it is recorded.

@@ -20,7 +20,7 @@ use dfs_proto::units::{ByteLen, ChunkOffset, Offset};
 
 use super::{CLUSTER, Harness, create, init_command, name, user};
 use crate::command::{
-    Command, Entry, Member, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses, VolumeRoot,
+    Command, Entry, Member, Proposed, RegisterServer, Reply, RootAttr, ServerAddresses, Silence, VolumeRoot,
     VolumeStep,
 };
 use crate::kv::{Batch, Kv as _, Snapshot, scan_prefix};
@@ -229,6 +229,10 @@ fn holds(harness: &mut Harness) {
     let opener = harness.open_session(5);
     harness.command(Command::RecordHolds { session: opener, volume: VolumeId(0) });
     harness.command(Command::RecordWrites { session: opener, volume: VolumeId(0) });
+    let [silent, heard] = [3000, 0].map(|silent_ms| Silence { session: opener, silent_ms });
+    let silences = vec![silent, Silence { session: harness.session, ..silent }];
+    harness.command(Command::NoteSilences { silences });
+    harness.command(Command::NoteSilences { silences: vec![Silence { session: harness.session, ..heard }] });
     for text in ["held by two", "closed by one"] {
         let file = harness.file(ROOT, text);
         harness.openers.insert(file, vec![opener]);

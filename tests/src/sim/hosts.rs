@@ -148,6 +148,15 @@ fn client_config(name: &str, plan: Plan) -> ClientConfig {
     }
 }
 
+/// Of a client that is silent again and again, and has to wait for others in the gaps between.
+fn patient(config: ClientConfig) -> ClientConfig {
+    ClientConfig {
+        metadata_timeout: config.metadata_timeout * 2,
+        data_timeout: config.data_timeout * 2,
+        ..config
+    }
+}
+
 pub(super) fn add_walker(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan: Plan, index: usize) {
     let shared = shared.clone();
     let name = format!("w{}", index + 1);
@@ -186,6 +195,7 @@ pub(super) fn add_walker(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan:
             mortal::check(&reader, plan.layout, &promises).await;
             sharing::check(Sharer { client: reader.clone(), ..sharer }).await;
             shared.totals().looks = shared.history().looks();
+            shared.totals().fetches = shared.history().fetches();
         }
         let lost = client.shutdown(Duration::from_secs(60)).await;
         assert!(lost.is_empty(), "{name}: not written at shutdown: {lost:?}");
@@ -216,7 +226,8 @@ pub(super) fn add_sharer(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan:
     sim.client(SHARERS[index], async move {
         let env = env(&shared, SHARER_HOSTS + index as u64, 0);
         shared.wait_whole().await;
-        let sharer = mortal_sharer(SHARERS[index], 10 + index as u64, &shared, env, plan).await?;
+        let config = patient(client_config(SHARERS[index], plan));
+        let sharer = mortal_sharer(config, 10 + index as u64, &shared, env, plan).await?;
         let client = sharer.client.clone();
         sharing::live_watched(Sharer { is_watched: true, ..sharer }).await;
         client.shutdown(Duration::from_secs(60)).await; // what its session has lost is lost
@@ -225,17 +236,17 @@ pub(super) fn add_sharer(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan:
 }
 
 async fn mortal_sharer(
-    name: &str,
+    config: ClientConfig,
     number: u64,
     shared: &Arc<Shared>,
     env: Env,
     plan: Plan,
 ) -> Result<Sharer, ClientError> {
-    let rng = env.rng.clone();
-    let client = Client::connect(client_config(name, plan), env).await?;
+    let (rng, name) = (env.rng.clone(), config.name.clone());
+    let client = Client::connect(config, env).await?;
     Ok(Sharer {
         number,
-        name: name.to_owned(),
+        name,
         shared: shared.clone(),
         rng,
         locker: client.clone(),
@@ -279,7 +290,8 @@ pub(super) fn add_mortal(sim: &mut turmoil::Sim<'_>, shared: &Arc<Shared>, plan:
             let rng = env.rng.clone();
             shared.wait_whole().await;
             let client = Client::connect(client_config(MORTAL, plan), env.clone()).await?;
-            let sharer = mortal_sharer("x1, sharing", 100 + life as u64, &shared, env, plan).await?;
+            let config = client_config("x1, sharing", plan);
+            let sharer = mortal_sharer(config, 100 + life as u64, &shared, env, plan).await?;
             let is_over = || shared.walking.load(Ordering::SeqCst) == 0;
             let directory = mortal::directory(&client, plan.layout).await;
             let promise = |promise| shared.promises().push(promise);

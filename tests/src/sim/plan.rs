@@ -34,7 +34,7 @@ impl Plan {
     }
 
     /// Of clients, for one answer: long enough for any fault of the model, then an error is a bug. A client that is silent and may have
-    /// written holds others up for a term after each election.
+    /// written holds others up for a term after each election, and elections can follow each other faster than that for a minute.
     pub(super) fn patience(self) -> Duration {
         Duration::from_secs(if self.has_slow_logs { 45 } else { 60 })
     }

@@ -55,6 +55,8 @@ pub struct Totals {
     pub records: u64,
     /// At what several clients change, each compared with everything that had returned before.
     pub looks: u64,
+    /// Looks that were shown what another client had written, and not synced.
+    pub fetches: u64,
     /// Of a client that was silent, from what it had leases on.
     pub own_answers: u64,
     pub longest_wait_ms: u64,

@@ -1,5 +1,6 @@
 //! Random operations on one file, through several descriptors of two mounts, one after the other, compared with a model.
 
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -11,6 +12,7 @@ use rand::{Rng as _, SeedableRng as _};
 use super::{number, scenario};
 
 const LEN_MAX: u64 = 200_000;
+const RECENT_MAX: usize = 40;
 /// Through the page cache, and for appends past it.
 const FLAGS: [i32; 2] = [0, libc::O_APPEND];
 
@@ -20,6 +22,8 @@ struct Game<'s> {
     files: [[File; 2]; 2],
     model: Vec<u8>,
     rng: SmallRng,
+    /// What was done last, for the message of a failure.
+    recent: VecDeque<String>,
 }
 
 fn open(path: &Path, flags: i32) -> File {
@@ -54,23 +58,39 @@ impl Game<'_> {
         }
     }
 
+    fn note(&mut self, what: String) {
+        if self.recent.len() >= RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(what);
+    }
+
     fn play(&mut self, step: u64) {
         let (mount, kind) = (self.rng.random_range(0..2), self.rng.random_range(0..2));
         let file = self.files[mount][kind].try_clone().unwrap();
+        self.note(format!("{step}: mount {mount}, {}:", ["pages", "append"][kind]));
         match self.rng.random_range(0..100) {
             0..25 => self.write(&file, kind),
             25..31 => {
                 let len = self.place();
+                self.note(format!("cut at {len}"));
                 file.set_len(len).unwrap();
                 self.model.resize(len as usize, 0);
             }
-            31..34 => file.sync_data().unwrap(),
-            34..40 => self.files[mount][kind] = open(self.paths[mount], FLAGS[kind]), // closes the one before
+            31..34 => {
+                self.note("fsync".to_owned());
+                file.sync_data().unwrap();
+            }
+            34..40 => {
+                self.note("close and open".to_owned());
+                self.files[mount][kind] = open(self.paths[mount], FLAGS[kind]);
+            }
             40..60 => {
                 let shown = file.metadata().unwrap().len();
-                assert_eq!(shown, self.model.len() as u64, "step {step}: size at mount {mount}");
+                self.note(format!("stat {shown}"));
+                assert_eq!(shown, self.model.len() as u64, "the size; {:#?}", self.recent);
             }
-            _ => self.read(&file, step, mount),
+            _ => self.read(&file),
         }
     }
 
@@ -78,17 +98,19 @@ impl Game<'_> {
         let bytes = self.bytes();
         if FLAGS[kind] & libc::O_APPEND != 0 {
             if self.model.len() as u64 + bytes.len() as u64 <= LEN_MAX {
+                self.note(format!("append {} at {}", bytes.len(), self.model.len()));
                 (&*file).write_all(&bytes).unwrap();
                 self.lay(self.model.len(), &bytes);
             }
             return;
         }
         let at = self.place();
+        self.note(format!("write {} at {at}", bytes.len()));
         file.write_all_at(&bytes, at).unwrap();
         self.lay(at as usize, &bytes);
     }
 
-    fn read(&mut self, file: &File, step: u64, mount: usize) {
+    fn read(&mut self, file: &File) {
         let at = self.place();
         let mut seen = vec![0; self.rng.random_range(1..20_000)];
         let mut len = 0;
@@ -99,11 +121,12 @@ impl Game<'_> {
                 break;
             }
         }
+        self.note(format!("read at {at}, up to {}: {len}", seen.len()));
         let from = (at as usize).min(self.model.len());
         let meant = &self.model[from..(from + seen.len()).min(self.model.len())];
         let wrong = seen[..len].iter().zip(meant).position(|(seen, meant)| seen != meant);
-        assert_eq!(wrong.map(|n| at + n as u64), None, "step {step}: the first wrong byte at mount {mount}");
-        assert_eq!(len, meant.len(), "step {step}: bytes read at {at} at mount {mount}");
+        assert_eq!(wrong.map(|n| at + n as u64), None, "the first wrong byte; {:#?}", self.recent);
+        assert_eq!(len, meant.len(), "bytes read at {at}; {:#?}", self.recent);
     }
 }
 
@@ -115,7 +138,13 @@ fn two_mounts_that_take_turns_on_one_file_never_differ_from_a_model() {
         let paths = ["a", "b"].map(|mount| fs.dir(mount).join(format!("file{seed}")));
         let paths = [paths[0].as_path(), paths[1].as_path()];
         let files = paths.map(|path| FLAGS.map(|flags| open(path, flags)));
-        let mut game = Game { paths, files, model: Vec::new(), rng: SmallRng::seed_from_u64(seed) };
+        let mut game = Game {
+            paths,
+            files,
+            model: Vec::new(),
+            rng: SmallRng::seed_from_u64(seed),
+            recent: VecDeque::new(),
+        };
         println!("seed {seed}");
         (0..number("DFS_TURNS_STEPS", 1500)).for_each(|step| game.play(step));
     }

@@ -8,6 +8,7 @@ use dfs_proto::extent::{Extent, ExtentMap};
 use dfs_proto::ids::{ChunkId, SessionId};
 use dfs_proto::meta::{ChunkCommit, FileCommit};
 use dfs_proto::units::{ByteLen, COMMIT_EXTENTS_MAX, ChunkOffset, Offset};
+use tokio::time::Instant;
 
 use crate::data::buffer::{Run, RunId};
 use crate::data::commit::FilePart;
@@ -136,6 +137,7 @@ impl NodeState {
             self.places.remove(run);
         }
         self.uncertain = None;
+        (self.was_cut, self.committed_at) = (false, Some(Instant::now()));
         self.settle();
     }
 }

@@ -97,9 +97,20 @@ impl Writes {
                     waiter.ticket = Some(ticket);
                 }
                 Decision::WaitWith(ticket) => waiter.ticket = Some(ticket),
-                Decision::Wait => in_time(deadline, moved).await?,
+                Decision::Wait => {
+                    let waited = in_time(self.deadline_of(node, meta, deadline), moved).await;
+                    if self.deadline_of(node, meta, deadline).is_over() {
+                        waited?;
+                    }
+                }
             }
         }
+    }
+
+    /// A writer who waits until what he has written is given to somebody else is not given up while that gets further.
+    fn deadline_of(&self, node: &Node, meta: &MetaClient, deadline: Deadline) -> Deadline {
+        let committed = node.with(meta.session_id(), |state| state.committed_at());
+        committed.map_or(deadline, |at| deadline.or_later(at + meta.timeout()))
     }
 
     /// The same at once, if the lease is there. `None`: it is not.

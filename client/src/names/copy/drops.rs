@@ -25,6 +25,8 @@ pub(super) struct Drops {
     names: BTreeMap<NameIn, u64>,
     /// Of all names in a directory.
     directories: BTreeMap<InodeId, u64>,
+    /// Of any name in a directory; one for each directory that `names` or `directories` has.
+    listings: BTreeMap<InodeId, u64>,
     everything: u64,
 }
 
@@ -51,6 +53,7 @@ impl Drops {
         self.attrs.clear();
         self.names.clear();
         self.directories.clear();
+        self.listings.clear();
     }
 
     /// `None`: nobody asks.
@@ -75,12 +78,14 @@ impl Drops {
     pub(super) fn name(&mut self, directory: InodeId, name: &[u8]) {
         if let Some(number) = self.next() {
             self.names.insert((directory, name.to_vec()), number);
+            self.listings.insert(directory, number);
         }
     }
 
     pub(super) fn names_in(&mut self, directory: InodeId) {
         if let Some(number) = self.next() {
             self.directories.insert(directory, number);
+            self.listings.insert(directory, number);
         }
     }
 
@@ -96,6 +101,11 @@ impl Drops {
         let own = self.names.get(name).copied().unwrap_or(0);
         let with_all = self.directories.get(&name.0).copied().unwrap_or(0);
         began < own.max(with_all).max(self.everything)
+    }
+
+    /// Any name in the directory.
+    pub(super) fn has_any_name_since(&self, Began(began): Began, directory: InodeId) -> bool {
+        began < self.listings.get(&directory).copied().unwrap_or(0).max(self.everything)
     }
 }
 
@@ -116,14 +126,18 @@ mod tests {
         assert!(!drops.has_attr_since(late, FILE));
         assert!(!drops.has_attr_since(early, DIRECTORY));
         let [name, other] = ["f", "g"].map(|name| (DIRECTORY, name.as_bytes().to_vec()));
-        assert!(!drops.has_name_since(early, &name));
+        assert!(!drops.has_name_since(early, &name) && !drops.has_any_name_since(early, DIRECTORY));
         drops.name(DIRECTORY, b"f");
+        assert!(drops.has_any_name_since(late, DIRECTORY) && !drops.has_any_name_since(late, FILE));
         assert_eq!([&name, &other].map(|name| drops.has_name_since(late, name)), [true, false]);
+        let later = drops.begin();
         drops.names_in(DIRECTORY);
+        assert!(drops.has_any_name_since(later, DIRECTORY));
         assert_eq!([&name, &other].map(|name| drops.has_name_since(late, name)), [true, true]);
         assert!(!drops.has_attr_since(late, DIRECTORY));
+        let last = drops.begin();
         drops.everything();
-        assert!(drops.has_attr_since(late, DIRECTORY));
+        assert!(drops.has_attr_since(late, DIRECTORY) && drops.has_any_name_since(last, DIRECTORY));
     }
 
     #[test]

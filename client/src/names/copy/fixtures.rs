@@ -1,10 +1,15 @@
 //! For the tests of the copy.
 
-use dfs_proto::attr::{FileKind, InodeAttr, Timestamp};
+use dfs_proto::attr::{FileKind, InodeAttr, Name, Timestamp};
 use dfs_proto::ids::InodeId;
+use dfs_proto::meta::DirEntry;
 use dfs_proto::units::ByteLen;
 
+use crate::names::copy::listings::Room;
+
 pub(super) const DIRECTORY: InodeId = InodeId(500);
+/// For listings.
+pub(super) const ROOM: Room = Room { in_all: 5000, of_one: 2000 };
 
 /// Everybody may do everything with it.
 pub(super) fn attr(inode: InodeId, kind: FileKind, content_version: u64) -> InodeAttr {
@@ -24,4 +29,10 @@ pub(super) fn attr(inode: InodeId, kind: FileKind, content_version: u64) -> Inod
         ctime: time,
         content_version,
     }
+}
+
+/// An entry of a listing, without attributes.
+pub(super) fn entry(cookie: u64) -> DirEntry {
+    let name = Name::new(format!("name {cookie}")).unwrap();
+    DirEntry { name, inode: InodeId(1000 + cookie), kind: FileKind::File, cookie, attr: None }
 }

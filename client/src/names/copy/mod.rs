@@ -1,4 +1,4 @@
-//! The client's copy: attributes and names that it was shown under leases (P3.2), and answers from without a request.
+//! The client's copy: attributes, names and listings that it was shown under leases (P3.2), and answers from without a request.
 //!
 //! CY1  The copy is used only while the leases of the present attachment last by this client's CLOCK_BOOTTIME (`lease`).
 //! CY2  An answer enters only if it was leased under the present attachment, and if neither a recall nor a change of this client
@@ -10,7 +10,7 @@
 //! CY5  When an attachment begins or ends, or the session is replaced, the copy is empty.
 //! CY6  An answer from the copy is what the server would answer now. It passes what the caller's rights clearly allow, and no more
 //!      (`permission`).
-//! CY7  The copy is bounded (`kept`). What is forgotten for that is asked for again; the leader may go on recalling it.
+//! CY7  The copy is bounded (`kept`, `listings`). What is forgotten for that is asked for again; the leader may go on recalling it.
 //! CY8  Outer caches may use attributes from the copy for as long as the lease lasts (`leased_attr`). Whatever the copy drops, they
 //!      are told, and have dropped it, before a recall counts as handled, before a change of this client is sent, and before an
 //!      attachment is sent. They are told after the copy has dropped it, so what they ask for meanwhile is not what was dropped.
@@ -19,6 +19,7 @@
 //! |------|------|
 //! | `lease` | until when the copy may be used, and which recalls were handled |
 //! | `kept` | attributes and names, in two generations |
+//! | `listings` | which entries directories have, in the order of a listing |
 //! | `drops` | what was dropped while questions were under way |
 //! | `own_changes` | what was dropped for changes of this client |
 //! | `hints` | where changes of this client have led names: what they probably alter later |
@@ -26,12 +27,14 @@
 //! | `state` | all of that together; pure |
 //! | `shared` | [`LeasedCopy`]: the same behind a lock, with a clock |
 //!
-//! Not here: names in listings that are whole (a listing is asked for each time), extents, and which attributes an outer cache keeps.
+//! Not here: that a name which a whole listing does not have is absent (it is looked up once), extents, and which attributes an outer
+//! cache keeps.
 
 mod drops;
 mod hints;
 mod kept;
 mod lease;
+mod listings;
 mod own_changes;
 mod permission;
 mod shared;
@@ -39,6 +42,8 @@ mod state;
 
 #[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod listing_tests;
 #[cfg(test)]
 mod random_tests;
 #[cfg(test)]

@@ -43,4 +43,21 @@ mod tests {
         let file = InodeAttr { kind: FileKind::File, ..with_mode(0o777) };
         assert!(!clearly_may_search(&file, &Caller::ROOT));
     }
+
+    #[test]
+    fn each_right_counts_for_itself_and_root_executes_what_somebody_may_execute() {
+        let mask = |bits| AccessMask(bits);
+        let (owner, stranger) =
+            (Caller { uid: 10, gid: 10, groups: None }, Caller { uid: 11, gid: 11, groups: None });
+        let file = |mode| InodeAttr { mode, uid: 10, gid: 20, ..attr(DIRECTORY, FileKind::File, 1) };
+        for wanted in 0..8 {
+            let granted: Vec<bool> =
+                (0..8).map(|mode| clearly_may(&file(mode << 6), &owner, mask(wanted))).collect();
+            let asked = (0..8).map(|mode| mode & u32::from(wanted) == u32::from(wanted)).collect::<Vec<_>>();
+            assert_eq!(granted, asked, "{wanted}");
+            assert_eq!(clearly_may(&file(0o770), &stranger, mask(wanted)), wanted == 0);
+            assert_eq!(clearly_may(&file(0o666), &Caller::ROOT, mask(wanted)), wanted & 1 == 0);
+            assert!(clearly_may(&file(0o010), &Caller::ROOT, mask(wanted)));
+        }
+    }
 }

@@ -9,12 +9,13 @@ use dfs_proto::attr::{Caller, FileKind, InodeAttr, Name};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, InodeId};
 use dfs_proto::meta::{
-    Change, Changed, Create, Dropped, MetaResult, NewInode, Read, ReadReply, Recall, Recalled, Rename,
-    RenameMode, SetAttr, Shown,
+    Change, Changed, Create, DirEntry, Dropped, MetaResult, NewInode, Read, ReadReply, Recall, Recalled,
+    Rename, RenameMode, SetAttr, Shown,
 };
 
 use crate::names::copy::fixtures::{DIRECTORY, attr};
 use crate::names::copy::lease::MARGIN;
+use crate::names::copy::listings::Room;
 use crate::names::copy::own_changes::ChangeNumber;
 use crate::names::copy::state::{Question, State};
 use crate::session::leases::Taken;
@@ -97,9 +98,44 @@ impl Files {
             Read::Lookup { name, .. } => {
                 self.names.get(name).map_or(Err(MetaError::NotFound), |inode| shown(*inode))
             }
+            Read::ReadDir { cookie, limit, plus, .. } => Ok(self.list(*cookie, *limit as usize, *plus)),
             other => panic!("{other:?} is not asked"),
         }
     }
+
+    fn list(&self, cookie: u64, limit: usize, plus: bool) -> ReadReply {
+        let in_order = self.names.iter().map(|(name, inode)| (cookie_of(name), (name, inode)));
+        let behind = in_order.collect::<BTreeMap<_, _>>().split_off(&(cookie + 1));
+        let entry = |(cookie, (name, inode)): (&u64, &(&Vec<u8>, &InodeId))| {
+            let attr = &self.attrs[*inode];
+            let (name, kind) = (Name::new(name.as_slice()).unwrap(), attr.kind);
+            DirEntry { name, inode: **inode, kind, cookie: *cookie, attr: plus.then(|| attr.clone()) }
+        };
+        let entries = behind.iter().take(limit).map(entry).collect();
+        ReadReply::Entries { entries, end: behind.len() <= limit, parent: DIRECTORY }
+    }
+
+    /// The copy may answer with a shorter page, as far as it knows.
+    fn would_answer(&self, read: &Read, answer: &MetaResult<ReadReply>) -> bool {
+        match (read, answer) {
+            (
+                Read::ReadDir { cookie, limit, plus, .. },
+                Ok(ReadReply::Entries { entries, end: false, parent }),
+            ) => {
+                let len = entries.len();
+                let ReadReply::Entries { entries: now, .. } = self.list(*cookie, len, *plus) else {
+                    return false;
+                };
+                (1..=*limit as usize).contains(&len) && *entries == now && *parent == DIRECTORY
+            }
+            _ => self.answer(read) == *answer,
+        }
+    }
+}
+
+/// Not in the order of the names.
+fn cookie_of(name: &[u8]) -> u64 {
+    20 + (u64::from(name[0]) * 7) % 10
 }
 
 /// A change that is frozen and not yet executed.
@@ -159,6 +195,8 @@ struct World {
     last_request: u64,
     last_attachment: u64,
     answers: u64,
+    /// Those among them that list the directory.
+    lists: u64,
 }
 
 impl World {
@@ -170,7 +208,10 @@ impl World {
         World {
             rng: Rng::seeded(seed),
             now: Duration::from_secs(100),
-            copy: State::with_room(6 + 2 * (seed as usize % 20)),
+            copy: State::with_room(
+                6 + 2 * (seed as usize % 20),
+                Room { in_all: 10, of_one: 3 + seed as usize % 3 },
+            ),
             leader,
             flying: Vec::new(),
             pushes: VecDeque::new(),
@@ -179,6 +220,7 @@ impl World {
             last_request: 0,
             last_attachment: 0,
             answers: 0,
+            lists: 0,
         }
     }
 
@@ -192,9 +234,16 @@ impl World {
     }
 
     fn some_read(&self) -> Read {
-        match self.rng.below(3) {
+        let cookies = [0, 0, cookie_of(self.name().as_bytes())];
+        match self.rng.below(5) {
             0 => Read::GetAttr { inode: self.inode() },
             1 => Read::GetAttr { inode: DIRECTORY },
+            2 | 3 => Read::ReadDir {
+                inode: DIRECTORY,
+                cookie: cookies[self.rng.below(3) as usize],
+                limit: 1 + self.rng.below(5) as u32,
+                plus: self.rng.below(2) == 0,
+            },
             _ => Read::Lookup { parent: DIRECTORY, name: self.name().as_bytes().to_vec() },
         }
     }
@@ -225,8 +274,10 @@ impl World {
     fn asks(&mut self) {
         let read = self.some_read();
         if let Some(answer) = self.copy.answer(&Caller::ROOT, &read, self.now) {
-            assert_eq!(answer, self.leader.files.answer(&read), "{read:?}");
+            let files = &self.leader.files;
+            assert!(files.would_answer(&read, &answer), "{read:?}: {answer:?} for {:?}", files.answer(&read));
             self.answers += 1;
+            self.lists += u64::from(matches!(read, Read::ReadDir { .. }));
         } else if let Some(question) = self.copy.ask() {
             self.flying.push(Flying::Read(question, read));
         }
@@ -338,8 +389,12 @@ impl World {
         let leader = &mut self.leader;
         let answered = leader.files.answer(&read);
         let mut leased: Vec<InodeId> = read.scope().inodes.into_iter().collect();
-        if let Ok(ReadReply::Attr(attr)) = &answered {
-            leased.push(attr.inode);
+        match &answered {
+            Ok(ReadReply::Attr(attr)) => leased.push(attr.inode),
+            Ok(ReadReply::Entries { entries, .. }) => {
+                leased.extend(entries.iter().filter_map(|entry| Some(entry.attr.as_ref()?.inode)));
+            }
+            _ => {}
         }
         let is_frozen =
             |inode: &InodeId| leader.pending.iter().any(|pending| pending.touched.contains(inode));
@@ -440,7 +495,7 @@ impl World {
 
 #[test]
 fn whatever_the_copy_answers_is_what_the_leader_has_at_that_moment() {
-    let mut answers = 0;
+    let (mut answers, mut lists) = (0, 0);
     for seed in 0..SEEDS {
         let mut world = World::new(seed);
         world.attaches();
@@ -452,7 +507,9 @@ fn whatever_the_copy_answers_is_what_the_leader_has_at_that_moment() {
             }
         }
         answers += world.answers;
+        lists += world.lists;
     }
-    println!("{answers} answers");
+    println!("{answers} answers, {lists} of them listings");
     assert!(answers > SEEDS * 5, "{answers} answers are too few to tell anything");
+    assert!(lists > SEEDS, "{lists} listings are too few to tell anything");
 }

@@ -9,6 +9,7 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, InodeId};
 use dfs_proto::meta::{Change, Changed, MetaResult, Read, ReadReply, Recall, Shown};
 
+use crate::names::copy::listings::Room;
 use crate::names::copy::own_changes::ChangeNumber;
 use crate::names::copy::state::{DroppedAttrs, Question, State};
 use crate::names::outer::OuterCache;
@@ -18,6 +19,8 @@ use crate::session::meta::MetaClient;
 
 /// Attributes and names together. An attribute takes some 200 bytes, a name some 100.
 const KEPT_MAX: usize = 200_000;
+/// An entry takes some 100 bytes. What is longer than one of these is listed seldom, and would push out all the rest.
+const LISTINGS_MAX: Room = Room { in_all: 200_000, of_one: 50_000 };
 
 /// What this client was shown under leases at one cluster.
 pub(crate) struct LeasedCopy {
@@ -44,7 +47,7 @@ pub(crate) struct Changing<'c> {
 impl LeasedCopy {
     /// `outer` is told what is dropped.
     pub(crate) fn new(clock: Arc<dyn Clock>, outer: Arc<dyn OuterCache>) -> Arc<LeasedCopy> {
-        Arc::new(LeasedCopy { clock, outer, state: Mutex::new(State::with_room(KEPT_MAX)) })
+        Arc::new(LeasedCopy { clock, outer, state: Mutex::new(State::with_room(KEPT_MAX, LISTINGS_MAX)) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -84,6 +87,11 @@ impl LeasedCopy {
     /// that whoever recalls the attributes later finds it there (UO1 of `session::held::untold`).
     pub(crate) fn open(&self, caller: &Caller, inode: InodeId, mask: AccessMask) -> Option<InodeAttr> {
         self.state().open(caller, (inode, mask), self.clock.boottime())
+    }
+
+    /// What to ask for instead of this read: it may be a longer page.
+    pub(crate) fn widened(&self, read: &Read) -> Read {
+        self.state().widened(read)
     }
 
     /// To be called before a read is sent.

@@ -14,9 +14,13 @@ use crate::names::copy::drops::{Began, Drops};
 use crate::names::copy::hints::Hints;
 use crate::names::copy::kept::{Kept, LeadsTo};
 use crate::names::copy::lease::{Counted, Lease, Order};
+use crate::names::copy::listings::{Listings, Page, Room};
 use crate::names::copy::own_changes::{ChangeNumber, OwnChanges, Reach};
 use crate::names::copy::permission::{clearly_may, clearly_may_search};
 use crate::session::leases::{Handled, Taken};
+
+/// Entries that one answer holds at most, as the server bounds them.
+const PAGE_LEN_MAX: u32 = 1000;
 
 /// A read that asks for leases, and has no answer yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +43,7 @@ impl DroppedAttrs {
 pub(super) struct State {
     lease: Lease,
     kept: Kept,
+    listings: Listings,
     drops: Drops,
     changes: OwnChanges,
     /// Outer caches are to be told of these (CY8).
@@ -47,10 +52,12 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn with_room(room: usize) -> State {
+    /// `kept`: attributes and names.
+    pub(super) fn with_room(kept: usize, listings: Room) -> State {
         State {
             lease: Lease::none(),
-            kept: Kept::with_room(room),
+            kept: Kept::with_room(kept),
+            listings: Listings::with_room(listings),
             drops: Drops::default(),
             changes: OwnChanges::default(),
             untold: DroppedAttrs::NONE,
@@ -125,6 +132,7 @@ impl State {
 
     fn drop_everything(&mut self) {
         self.kept.clear();
+        self.listings.clear();
         self.drops.everything();
         self.untold = DroppedAttrs::Everything;
     }
@@ -145,6 +153,7 @@ impl State {
 
     fn drop_name(&mut self, name: &NameIn) {
         self.kept.drop_name(name.0, &name.1);
+        self.listings.drop_of(name.0); // keeps LI2
         self.drops.name(name.0, &name.1);
     }
 
@@ -152,6 +161,7 @@ impl State {
     fn drop_whole(&mut self, inode: InodeId) {
         self.drop_attr(inode);
         self.kept.drop_names_in(inode);
+        self.listings.drop_of(inode); // keeps LI2
         self.drops.names_in(inode);
     }
 
@@ -201,6 +211,18 @@ impl State {
 
     // --- questions ---
 
+    /// What to ask for instead: a page of a listing is as long as all of those before it that are known. So a long directory takes few
+    /// requests, and whoever stops in the middle, or changes names while he lists, was sent at most twice what he used.
+    pub(super) fn widened(&self, read: &Read) -> Read {
+        match read {
+            Read::ReadDir { inode, cookie, limit, plus } if *limit != 0 => {
+                let before = self.listings.read_before(*inode, *cookie).min(PAGE_LEN_MAX as usize) as u32;
+                Read::ReadDir { inode: *inode, cookie: *cookie, limit: before.max(*limit), plus: *plus }
+            }
+            other => other.clone(),
+        }
+    }
+
     /// To be called before a read is sent. `None`: there are no leases to ask for.
     pub(super) fn ask(&mut self) -> Option<Question> {
         let attachment = self.lease.attachment()?;
@@ -247,11 +269,15 @@ impl State {
             }
             _ => return,
         };
-        if leased(directory) {
-            found
-                .into_iter()
-                .for_each(|(name, leads_to)| self.take_in_name(began, directory, name, leads_to));
+        if !leased(directory) {
+            return;
         }
+        if let (Read::ReadDir { cookie, .. }, Ok(ReadReply::Entries { entries, end, parent })) =
+            (read, &shown.answered)
+        {
+            self.take_in_page(began, (directory, *cookie), Page { entries, end: *end, parent: *parent });
+        }
+        found.into_iter().for_each(|(name, leads_to)| self.take_in_name(began, directory, name, leads_to));
     }
 
     fn take_in_attr(&mut self, began: Began, attr: &InodeAttr, leased: &dyn Fn(InodeId) -> bool) {
@@ -270,6 +296,13 @@ impl State {
         let is_overtaken = self.drops.has_name_since(began, &named) || self.changes.have_name(&named); // keeps CY4
         if !is_overtaken {
             self.kept.put_name(directory, name, leads_to);
+        }
+    }
+
+    fn take_in_page(&mut self, began: Began, (directory, cookie): (InodeId, u64), page: Page<'_, DirEntry>) {
+        let is_overtaken = self.drops.has_any_name_since(began, directory) || self.changes.have(directory); // keeps CY4
+        if !is_overtaken {
+            self.listings.add(directory, cookie, page);
         }
     }
 
@@ -321,17 +354,51 @@ impl State {
                     LeadsTo::Inode(inode) => Some(Ok(ReadReply::Attr(self.kept.attr(inode)?))),
                 }
             }
-            Read::Access { .. }
-            | Read::Open { .. }
-            | Read::ReadLink { .. }
-            | Read::ReadDir { .. }
-            | Read::Extents { .. }
-            | Read::StatFs { .. } => None,
+            Read::ReadDir { inode, cookie, limit, plus } => {
+                let rights =
+                    if *plus { AccessMask::READ.union(AccessMask::EXECUTE) } else { AccessMask::READ };
+                if !self.clearly_may(caller, *inode, rights, now) {
+                    return None;
+                }
+                self.page(*inode, *cookie, *limit, *plus).map(Ok)
+            }
+            Read::Access { inode, mask } => {
+                let attr = self.attr(*inode, now)?;
+                clearly_may(&attr, caller, *mask).then_some(Ok(ReadReply::Granted))
+            }
+            Read::Open { .. } | Read::ReadLink { .. } | Read::Extents { .. } | Read::StatFs { .. } => None,
         }
+    }
+
+    /// The caller has these rights now in a directory, of which something may be known.
+    fn clearly_may(
+        &mut self,
+        caller: &Caller,
+        directory: InodeId,
+        rights: AccessMask,
+        now: Duration,
+    ) -> bool {
+        if caller.is_root() {
+            return self.lease.is_valid(now);
+        }
+        self.attr(directory, now).is_some_and(|attr| clearly_may(&attr, caller, rights))
+    }
+
+    /// With `plus` only if the attributes of all its entries are known. Otherwise the whole page is asked for: that is one request,
+    /// however many are missing.
+    fn page(&mut self, directory: InodeId, cookie: u64, limit: u32, plus: bool) -> Option<ReadReply> {
+        let limit = if limit == 0 { PAGE_LEN_MAX } else { limit.min(PAGE_LEN_MAX) };
+        let Page { entries, end, parent } = self.listings.page(directory, cookie, limit as usize)?;
+        let mut shown = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let attr = if plus { Some(self.kept.attr(entry.inode)?) } else { None };
+            shown.push(entry.shown(attr));
+        }
+        Some(ReadReply::Entries { entries: shown, end, parent })
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.kept.len()
+        self.kept.len() + self.listings.len()
     }
 }

@@ -10,7 +10,7 @@ use dfs_proto::meta::{Change, Changed, Dropped, Read, ReadReply, Recall, Recalle
 
 use crate::fakes::clock::TokioClock;
 use crate::names::copy::LeasedCopy;
-use crate::names::copy::fixtures::{DIRECTORY, attr};
+use crate::names::copy::fixtures::{DIRECTORY, ROOM, attr};
 use crate::names::copy::lease::MARGIN;
 use crate::names::copy::state::{DroppedAttrs, State};
 use crate::names::outer::NoOuterCache;
@@ -43,7 +43,7 @@ fn lookup(name: &str) -> Read {
 
 /// It knows the directory, the file and its name `f`, and that there is no `g`.
 fn filled() -> State {
-    let mut copy = State::with_room(100);
+    let mut copy = State::with_room(100, ROOM);
     copy.attaching(FIRST);
     copy.attached(FIRST, SENT, TERM);
     fill(&mut copy);
@@ -214,7 +214,7 @@ fn the_end_of_an_attachment_empties_the_copy() {
 
 #[test]
 fn from_a_leader_without_leases_nothing_is_asked_and_nothing_is_kept() {
-    let mut copy = State::with_room(100);
+    let mut copy = State::with_room(100, ROOM);
     copy.attaching(FIRST);
     copy.attached(FIRST, SENT, Duration::ZERO);
     copy.renewed(FIRST, (SENT, NOW), 0);

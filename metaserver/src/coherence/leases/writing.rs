@@ -374,11 +374,6 @@ impl Acquiring {
             }
         }
     }
-
-    /// What was granted is taken back: its session is told of a refusal.
-    pub(crate) fn take_back(&self) {
-        self.leases.return_writes(self.by.0, &[self.write]);
-    }
 }
 
 impl Drop for Acquiring {

@@ -88,7 +88,7 @@ impl Metaserver {
         self.gate.sessions.end_is_certain(session);
         self.until_writes_have_lapsed(term, session).await?; // keeps SS3
         self.gate.sessions.end_is_proposed(session);
-        match self.gate.change(Command::ExpireSession { session }).await {
+        match self.gate.change_in(term, Command::ExpireSession { session }).await {
             // While its leases lapsed, `worker::expire` has done it.
             Ok(_) | Err(MetaError::SessionExpired { .. }) => {}
             Err(error) => return Err(error),
@@ -104,7 +104,9 @@ impl Metaserver {
         let lapses = self.gate.attachments.lease_term.max(READ_ENDS);
         let counts = || {
             let is_silent = self.gate.sessions.is_silent_for(lapses, session, Instant::now());
-            self.gate.leases.write_count_of(session) > 0 && !is_silent
+            let may_hold =
+                self.gate.leases.write_count_of(session) > 0 || self.gate.opens.is_awaited_writer(session);
+            may_hold && !is_silent
         };
         while counts() {
             sleep(LAPSE_EVERY).await;

@@ -369,6 +369,79 @@ async fn who_does_not_attach_to_a_new_leader_within_a_term_is_ended_if_somebody_
     assert_eq!(gone.heartbeat().await, gone.expired());
 }
 
+/// Of the term, while it is noted that so much of it has passed.
+const STEP: Duration = TERM.checked_div(4).expect("it is not 0");
+
+impl Cluster {
+    /// A change of leader, after which these mounts attach again. They hold nothing.
+    async fn change_leader(&mut self, mounts: &mut [&mut Mount]) {
+        self.restart(1).await;
+        for mount in mounts {
+            mount.connect().await;
+            assert_eq!(mount.attach(vec![]).await, Ok(vec![]));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_silence_of_a_holder_is_counted_over_two_elections() {
+    let mut cluster = Cluster::one().await;
+    let (mut gone, mut other) = (cluster.mount(1).await, cluster.mount(2).await);
+    assert_eq!(gone.try_lock(lock()).await, Ok(LockReply::Granted));
+    for _ in 0..2 {
+        pass(STEP + STEP / 2, &mut [&mut other]).await;
+        cluster.change_leader(&mut [&mut other]).await;
+        assert_eq!(other.try_lock(lock()).await, Ok(LockReply::NotYet));
+    }
+    pass(STEP, &mut [&mut other]).await;
+    assert_eq!(other.try_lock(lock()).await, Ok(LockReply::NotYet), "too early by any reckoning");
+    // At the least two steps were noted.
+    pass(STEP + A_LITTLE_MORE, &mut [&mut other]).await;
+    assert_eq!(other.try_lock(lock()).await, Ok(LockReply::Granted));
+    gone.connect().await;
+    assert_eq!(gone.heartbeat().await, gone.expired());
+}
+
+/// The first leader notes its silence, the second one answers its heartbeat, and the third one counts from then on.
+#[tokio::test(start_paused = true)]
+async fn a_holder_whose_heartbeat_is_answered_is_not_ended_for_a_silence_that_was_noted_before() {
+    let mut cluster = Cluster::one().await;
+    let (mut holder, mut other) = (cluster.mount(1).await, cluster.mount(2).await);
+    assert_eq!(holder.try_lock(lock()).await, Ok(LockReply::Granted));
+    pass(STEP * 3 + STEP / 2, &mut [&mut other]).await;
+    cluster.change_leader(&mut [&mut other]).await;
+    assert_eq!(other.try_lock(lock()).await, Ok(LockReply::NotYet));
+    holder.connect().await;
+    assert!(!holder.is_attached().await);
+    let answered = Instant::now();
+    cluster.change_leader(&mut [&mut other]).await;
+    assert_eq!(other.try_lock(lock()).await, Ok(LockReply::NotYet));
+    while answered.elapsed() < TERM - HEARTBEAT {
+        pass(HEARTBEAT, &mut [&mut other]).await;
+        assert_eq!(other.try_lock(lock()).await, Ok(LockReply::NotYet), "after {:?}", answered.elapsed());
+    }
+    holder.connect().await;
+    assert_eq!(holder.attach(vec![lock()]).await, Ok(vec![]), "it lives");
+}
+
+/// The same under one leader, which has noted the silence itself.
+#[tokio::test(start_paused = true)]
+async fn a_heartbeat_takes_back_what_the_same_leader_has_noted() {
+    let mut cluster = Cluster::one().await;
+    let (mut holder, mut other) = (cluster.mount(1).await, cluster.mount(2).await);
+    assert_eq!(holder.try_lock(lock()).await, Ok(LockReply::Granted));
+    pass(STEP * 3 + STEP / 2, &mut [&mut other]).await;
+    assert!(holder.is_attached().await);
+    let answered = Instant::now();
+    cluster.change_leader(&mut [&mut other]).await;
+    while answered.elapsed() < TERM - HEARTBEAT {
+        assert_eq!(other.try_lock(lock()).await, Ok(LockReply::NotYet), "after {:?}", answered.elapsed());
+        pass(HEARTBEAT, &mut [&mut other]).await;
+    }
+    holder.connect().await;
+    assert_eq!(holder.attach(vec![lock()]).await, Ok(vec![]), "it lives");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_attachment_counts_once_all_its_parts_have_come_over_one_connection() {
     let cluster = Cluster::one().await;

@@ -22,4 +22,8 @@ impl History {
     pub(in crate::sim) fn looks(&self) -> u64 {
         self.shown.looks
     }
+
+    pub(in crate::sim) fn fetches(&self) -> u64 {
+        self.shown.fetches
+    }
 }

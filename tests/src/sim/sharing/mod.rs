@@ -4,6 +4,8 @@
 //! histories say what is wrong: `lock_history` for locks and what is done under them, `shown` over `register` for all that
 //! is looked at. Every look is checked against everything that had returned before it began.
 //!
+//! A client that keeps its session leaves some of what it writes in its buffer: the others see it all the same.
+//!
 //! A client that may be silent for longer than a term, or dies, may lose its session, and says so; what it was doing then may have
 //! happened or not. The others see no error, and none waits for a lock under one leader for longer than [`sharer::WAIT_MAX`].
 

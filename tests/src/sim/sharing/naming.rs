@@ -26,7 +26,8 @@ const SHORT_PAGE: u32 = 3;
 const LONG_PAGE: u32 = 100;
 
 pub(super) async fn live(sharer: Sharer) {
-    let mut naming = Naming { sharer, remembered: Vec::new(), open: Vec::new() };
+    let mut naming =
+        Naming { sharer, remembered: Vec::new(), open: Vec::new(), papers: [const { None }; PAPERS] };
     while !naming.sharer.is_over() {
         if naming.sharer.watches() {
             naming.sharer.pause(OVER_INTERVAL).await;
@@ -40,12 +41,17 @@ pub(super) async fn live(sharer: Sharer) {
     while !naming.open.is_empty() {
         naming.close().await;
     }
+    for file in naming.papers.into_iter().flatten() {
+        file.release().await.unwrap_or_else(|error| panic!("close a paper: {error}"));
+    }
 }
 
 struct Naming {
     sharer: Sharer,
     remembered: Vec<InodeId>,
     open: Vec<Arc<File>>,
+    /// Those that were written without a sync, and may be in this client's buffer only.
+    papers: [Option<Arc<File>>; PAPERS],
 }
 
 fn file_name(name: usize) -> String {
@@ -54,6 +60,15 @@ fn file_name(name: usize) -> String {
 
 fn paper_name(paper: usize) -> String {
     format!("paper{paper}")
+}
+
+/// A value that nobody else writes.
+fn value_of(number: u64, began: Moment) -> u64 {
+    (began.as_millis() as u64) << 16 | number
+}
+
+fn written_by(value: u64) -> u64 {
+    value & 0xffff
 }
 
 fn new_file(sharer: &Sharer, name: &str, or_existing: bool) -> Create {
@@ -128,7 +143,11 @@ async fn read_paper(sharer: &Sharer, client: &Arc<Client>, paper: usize) {
         Err(error) => panic!("{}: read paper {paper}: {error}", sharer.name),
     };
     let span = since(began);
-    sharer.require(sharer.shared.history().shown.saw_paper(paper, value, span));
+    let mut history = sharer.shared.history();
+    sharer.require(history.shown.saw_paper(paper, value, span));
+    if !Arc::ptr_eq(client, &sharer.client) || written_by(value) != sharer.number {
+        history.shown.fetched(paper, value);
+    }
 }
 
 pub(super) async fn look_at_all(sharer: &Sharer) {
@@ -157,21 +176,21 @@ impl Naming {
     }
 
     async fn step(&mut self) -> u64 {
-        let kind = self.sharer.rng.below(24);
+        let kind = self.sharer.rng.below(30);
         match kind {
             0..=3 => self.create().await,
             4..=5 => self.unlink().await,
             6..=7 => self.rename(false).await,
             8 => self.rename(true).await,
             9..=10 => self.set_time().await,
-            11 => self.write_paper().await,
+            11 | 24..=25 => self.write_paper().await,
             12..=14 => look_up(&self.sharer, self.some_client(), self.name()).await,
             15..=17 => {
                 let limit = if self.sharer.rng.below(2) == 0 { SHORT_PAGE } else { LONG_PAGE };
                 list(&self.sharer, self.some_client(), limit).await;
             }
             18..=19 => self.stat().await,
-            20 => read_paper(&self.sharer, self.some_client(), self.paper()).await,
+            20 | 26..=29 => read_paper(&self.sharer, self.some_client(), self.paper()).await,
             21..=22 => self.open().await,
             _ => self.close().await,
         }
@@ -278,25 +297,42 @@ impl Naming {
         }
     }
 
-    /// From the call of open until the return of close, others may see it or not.
+    /// From the call until the return, others may see it or not. After that they do, also what is in this client's buffer only.
     async fn write_paper(&mut self) {
         let (paper, began) = (self.paper(), now());
-        let value = (began.as_millis() as u64) << 16 | self.sharer.number;
+        let value = value_of(self.sharer.number, began);
+        // What is only written is lost with the session, also when it was closed.
+        let syncs = self.sharer.is_mortal || self.sharer.rng.below(3) == 0;
         let id = self.sharer.shared.history().shown.begin_write(paper, value, began);
-        let write = async {
-            let create = new_file(&self.sharer, &paper_name(paper), true);
-            let mode = OpenMode { read: true, write: true, ..OpenMode::default() };
-            let (file, _) = self.sharer.client.perform(&Caller::ROOT, CreateOpen { create, mode }).await?;
-            let written = file.write_at(&Caller::ROOT, Offset(0), &value.to_le_bytes()).await;
-            // What is only written is lost with the session, also when it was closed.
-            let flushed = file.sync().await;
-            drop(file.release().await); // it was flushed
-            written.and(flushed)
-        };
-        match write.await {
-            Ok(()) => self.sharer.shared.history().shown.written(paper, id, value, now()),
+        match self.put_into_paper(paper, value, syncs).await {
+            Ok(()) => {
+                let (ended, shown) = (now(), &mut self.sharer.shared.history().shown);
+                shown.written(paper, id, value, ended);
+                if !syncs {
+                    shown.is_unsynced(paper, value);
+                }
+            }
             Err(error) => self.require_lost("write a paper", &error),
         }
+    }
+
+    async fn put_into_paper(&mut self, paper: usize, value: u64, syncs: bool) -> Result<(), ClientError> {
+        let file = match self.papers[paper].take() {
+            Some(file) => file,
+            None => {
+                let create = new_file(&self.sharer, &paper_name(paper), true);
+                let mode = OpenMode { read: true, write: true, ..OpenMode::default() };
+                self.sharer.client.perform(&Caller::ROOT, CreateOpen { create, mode }).await?.0
+            }
+        };
+        let written = file.write_at(&Caller::ROOT, Offset(0), &value.to_le_bytes()).await;
+        if !syncs {
+            self.papers[paper] = Some(file);
+            return written;
+        }
+        let flushed = file.sync().await;
+        drop(file.release().await); // it was flushed
+        written.and(flushed)
     }
 
     async fn open(&mut self) {

@@ -22,6 +22,10 @@ pub(super) struct Shown {
     papers: Vec<Register<u64>>,
     /// Files that certainly had no name any more at this moment.
     nameless: BTreeMap<InodeId, Moment>,
+    /// What was written last and not synced, until somebody else has seen it.
+    unsynced: [Option<u64>; PAPERS],
+    /// Looks at what was written by another client and not synced.
+    pub(super) fetches: u64,
     /// Looks that were checked.
     pub(super) looks: u64,
 }
@@ -67,6 +71,8 @@ impl Shown {
             times: BTreeMap::new(),
             papers: (0..PAPERS).map(|_| Register::with(Written::Is(0))).collect(),
             nameless: BTreeMap::new(),
+            unsynced: [None; PAPERS],
+            fetches: 0,
             looks: 0,
         }
     }
@@ -199,6 +205,18 @@ impl Shown {
 
     pub(super) fn written(&mut self, paper: usize, id: WriteId, value: u64, ended: Moment) {
         self.papers[paper].end(id, Written::Is(value), ended);
+    }
+
+    /// It was written without a sync.
+    pub(super) fn is_unsynced(&mut self, paper: usize, value: u64) {
+        self.unsynced[paper] = Some(value);
+    }
+
+    /// Another client than the one that wrote it was shown this.
+    pub(super) fn fetched(&mut self, paper: usize, value: u64) {
+        if self.unsynced[paper].take_if(|unsynced| *unsynced == value).is_some() {
+            self.fetches += 1;
+        }
     }
 
     /// A look-up or a listing has shown this behind the name; `None`: that it is absent.
