@@ -64,7 +64,7 @@ struct Held {
 struct Asked {
     /// The last attachment in which it was, for this grant.
     by: Option<Attachment>,
-    /// When it was, or when the holder last committed something of it.
+    /// When it was for the first time, or when the holder last committed something of it.
     since: Instant,
 }
 
@@ -238,7 +238,8 @@ impl Writers {
             };
             let Some(by) = attached(held.session) else { continue };
             if held.asked.is_none_or(|asked| asked.by != Some(by)) {
-                held.asked = Some(Asked { by: Some(by), since: now }); // keeps WL4
+                let since = held.asked.map_or(now, |asked| asked.since);
+                held.asked = Some(Asked { by: Some(by), since }); // keeps WL4
                 let write = HeldWrite { inode: *inode, grant: held.grant };
                 asked.entry((held.session, by)).or_default().push(write);
             }
