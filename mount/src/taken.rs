@@ -40,7 +40,7 @@ pub(crate) struct Taken {
 impl Taken {
     /// The kernel knows the inode by an answer with these attributes (TK1).
     pub(crate) fn began(attr: &InodeAttr, now: Instant) -> Taken {
-        Taken { said: Some(value_of(attr)), settled: Some(now), disturbed: None }
+        Taken { said: Some(value_of(attr)), settled: Some(now), disturbed: Some(now) }
     }
 
     /// An answer with these attributes goes to the kernel. `asked`: when its question arrived, if that is known.

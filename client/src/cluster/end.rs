@@ -45,9 +45,10 @@ impl ClusterClient {
     /// The answer names what could not be written. It is given up when nothing got further for so long.
     async fn flush_everything(&self, stalled_max: Duration) -> Vec<String> {
         let session = self.core.meta.session_id();
-        let dirty: Vec<Arc<Node>> = self.core.dirty().into_iter().map(|(_, node)| node).collect();
+        let mut dirty: Vec<Arc<Node>> = self.core.dirty().into_iter().map(|(_, node)| node).collect();
+        dirty.retain(|node| !self.core.nodes.is_unread_orphan(node.inode));
         let mut flushes = Vec::new();
-        for node in dirty.iter().filter(|node| !self.core.nodes.is_unread_orphan(node.inode)).cloned() {
+        for node in dirty.iter().cloned() {
             let core = self.core.clone();
             flushes.push(async move {
                 let bytes = node.with(session, |state| state.buffer.dirty_bytes());

@@ -103,7 +103,7 @@ impl Core {
         }
     }
 
-    /// To be called after a write, under no lock.
+    /// To be called before a write, under no lock and with no hold.
     pub(crate) async fn bound_buffered(self: &Arc<Core>, node: &Arc<Node>) {
         let buffered = node.with(self.meta.session_id(), |state| state.buffer.dirty_bytes());
         if buffered < FILE_BUFFERED_MANY {

@@ -51,6 +51,11 @@ impl Unfinished {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The next part may follow at once.
+    pub(super) fn is_kept(&self) -> bool {
+        self.kept().begun.as_ref().is_some_and(|begun| Instant::now() < begun.ends())
+    }
+
     /// For the next part.
     pub(super) fn take(&self) -> Option<Begun> {
         let begun = self.kept().begun.take()?;

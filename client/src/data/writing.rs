@@ -63,13 +63,15 @@ impl File {
             return Ok(at.unwrap_or_else(|| Offset(self.size())));
         }
         self.kill_privileges(caller).await?;
+        if !self.unfinished.is_kept() {
+            self.core.bound_buffered(&self.node).await; // before there is a hold, which would be kept meanwhile (UF2 of `unfinished`)
+        }
         let deadline = Deadline::after(self.core.config.data_timeout);
         let written = Written { at, data, kills: !caller.is_root(), goes_on };
         let (offset, has_full) = self.lay(&written, deadline).await?;
         if has_full {
             self.noting(self.core.send(&self.node).await)?;
         }
-        self.core.bound_buffered(&self.node).await;
         Ok(offset)
     }
 
