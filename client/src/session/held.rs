@@ -119,6 +119,8 @@ struct State {
     lock_count: usize,
     turns: BTreeMap<InodeId, Weak<tokio::sync::Mutex<()>>>,
     files: OpenFiles,
+    /// Some leader has taken an attachment of this session.
+    has_attached: bool,
     /// The leader that the session is attached to knows of untold opens.
     covers_opens: bool,
     /// Volumes in which the state says that the session may hold something.
@@ -167,6 +169,7 @@ impl Held {
             lock_count: 0,
             turns: BTreeMap::new(),
             files: OpenFiles::default(),
+            has_attached: false,
             covers_opens: false,
             may_hold_in: BTreeSet::new(),
         };
@@ -222,6 +225,7 @@ impl Held {
                 return; // its locks are lost as a whole
             }
             lost.iter().for_each(|lock| state.lose(lock.inode, lock.owner, lock.range));
+            state.has_attached = true;
             if state.phase == Phase::Attaching(bound.attachment) {
                 state.phase = Phase::Attached(bound.attachment);
                 state.is_attach_in_doubt = false;
@@ -263,6 +267,7 @@ impl Held {
                 state.lose_all();
                 state.files.forget_closed();
                 state.may_hold_in.clear();
+                state.has_attached = false;
                 state.session = session;
                 state.is_attach_in_doubt = true;
                 state.detach();

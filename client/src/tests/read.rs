@@ -162,6 +162,32 @@ async fn a_chunk_that_moved_is_found_again_and_one_that_is_nowhere_is_lost() {
     wait_for("a report", || cluster.meta.state().reports.iter().any(|r| r.server == holders[1])).await;
 }
 
+/// Where they were is known from before the close.
+#[tokio::test(start_paused = true)]
+async fn the_bytes_of_a_closed_file_are_found_when_it_is_opened_again_after_they_have_moved() {
+    let cluster = Cluster::new();
+    let (writer, reader) = (cluster.client().await, cluster.client().await);
+    let file = make(&writer, "f").await;
+    file.write_at(&USER, Offset(0), b"data").await.unwrap();
+    file.sync().await.unwrap();
+    let read = async || {
+        let opened = open_to_read(&reader, file.inode()).await.unwrap();
+        let bytes = opened.read_at(Offset(0), 4).await.unwrap();
+        opened.release().await.unwrap();
+        bytes
+    };
+    assert_eq!(&read().await[..], b"data");
+    cluster.meta.state().is_of_earlier_release = true;
+    let (chunk, _) = cluster.meta.first_extent(file.inode());
+    let holders = cluster.chunks.holders(chunk);
+    cluster.chunks.remove(holders[0], chunk);
+    cluster.meta.move_replicas(chunk, vec![holders[1]]);
+    for _ in 0..10 {
+        assert_eq!(&read().await[..], b"data");
+    }
+    assert!(cluster.meta.state().reports.is_empty(), "an old map is nobody's fault");
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_another_client_closed_is_seen_by_the_next_open() {
     let cluster = Cluster::new();

@@ -15,7 +15,7 @@ use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, InodeId, SessionId, VolumeId};
 use dfs_proto::meta::{Change, ChangeRequest, Changed, Dropped, HeldWrite, MetaResult, RecallsDone};
 use dfs_proto::planted::{self, Bug};
-use dfs_proto::scope::Scope;
+use dfs_proto::scope::{Scope, Unleased};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::attachments::Told;
@@ -117,7 +117,7 @@ impl Gate {
     /// `None`: a session that does not tell what it has open.
     pub(crate) async fn opening(&self, session: SessionId, inode: InodeId) -> MetaResult<Option<Opening>> {
         self.enter_term()?;
-        if !self.tells(session) || !self.record_holds(session, inode.volume()).await? {
+        if !self.tells(session).await? || !self.record_holds(session, inode.volume()).await? {
             return Ok(None);
         }
         let opening = self.opens.opening(session, inode)?;
@@ -128,8 +128,12 @@ impl Gate {
     }
 
     /// The session has attached here, or to a leader before: a client of an earlier release never does.
-    fn tells(&self, session: SessionId) -> bool {
-        self.opens.knows(session) || self.local(|state| read::may_hold_something(state, session))
+    async fn tells(&self, session: SessionId) -> MetaResult<bool> {
+        let tells = |state: &dyn Snapshot| read::may_hold_something(state, session);
+        // A new leader may not have applied yet what says so.
+        Ok(self.opens.knows(session)
+            || self.local(tells)
+            || self.read_unleased(Unleased::Sessions, |state| Ok(tells(state))).await?)
     }
 
     /// Before a session holds something in a volume: the next leaders have to know that it may. False: the volume is not here.
@@ -137,12 +141,14 @@ impl Gate {
         if self.opens.is_recorded(session, volume) {
             return Ok(true);
         }
-        let (is_here, is_recorded) = self.local(|state| {
-            (read::last_inode(state, volume).is_some(), read::has_holds(state, session, volume))
-        });
+        let is_here = |state: &dyn Snapshot| read::last_inode(state, volume).is_some();
+        // A new leader may not have applied yet what made the volume.
+        let is_here =
+            self.local(is_here) || self.read_unleased(Unleased::Volumes, |state| Ok(is_here(state))).await?;
         if !is_here {
             return Ok(false);
         }
+        let is_recorded = self.local(|state| read::has_holds(state, session, volume));
         if !is_recorded {
             let recorded = self.send(self.term(), Command::RecordHolds { session, volume }).await?;
             if let Reply::Refused(refused) = recorded {
