@@ -44,6 +44,8 @@ pub enum Bug {
     LapsedWriterComesBack,
     /// A client says that it holds Write of a file no longer before what it wrote is committed.
     ReturnsBeforeCommit,
+    /// The answer to a recall does not name what was opened under the lease.
+    RecalledOpenUnnamed,
     // No seed has found the next one yet, so it is not among `ALL`.
     /// A session that has ended may attach anew, and its heartbeats are answered.
     AttachesAfterTheEnd,
@@ -54,7 +56,7 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Bug; 18] = [
+    pub const ALL: [Bug; 19] = [
         Bug::SkippedSync,
         Bug::SkippedLogSync,
         Bug::ReplyBeforeCommit,
@@ -73,6 +75,7 @@ impl Bug {
         Bug::WritesUnseen,
         Bug::LapsedWriterComesBack,
         Bug::ReturnsBeforeCommit,
+        Bug::RecalledOpenUnnamed,
     ];
 
     pub fn name(self) -> &'static str {
@@ -93,6 +96,7 @@ impl Bug {
             Bug::WritesUnseen => "writes_unseen",
             Bug::LapsedWriterComesBack => "lapsed_writer_comes_back",
             Bug::ReturnsBeforeCommit => "returns_before_commit",
+            Bug::RecalledOpenUnnamed => "recalled_open_unnamed",
             Bug::AttachesAfterTheEnd => "attaches_after_the_end",
             Bug::LocksBeforeAttachments => "locks_before_attachments",
             Bug::OrphanForgotten => "orphan_forgotten",

@@ -32,6 +32,7 @@ const FINDERS: [(Bug, u64); Bug::ALL.len()] = [
     (Bug::WritesUnseen, 1),
     (Bug::LapsedWriterComesBack, 3),
     (Bug::ReturnsBeforeCommit, 1),
+    (Bug::RecalledOpenUnnamed, 1),
 ];
 const FINDERS_MORE: u64 = 20;
 /// Two cores.

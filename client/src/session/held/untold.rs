@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use dfs_proto::ids::{InodeId, SessionId};
 use dfs_proto::meta::Recall;
+use dfs_proto::planted::{self, Bug};
 
 use super::{Held, Opened, Phase};
 use crate::session::leases::Handled;
@@ -26,6 +27,12 @@ impl Held {
         let is_recorded = state.may_hold_in.contains(&inode.volume()); // keeps UO3
         let is_open = has_room && is_attached && is_recorded && state.files.opened_untold(inode);
         is_open.then(|| Opened { held: self.clone(), inode })
+    }
+
+    /// Before a leader is asked to open a file: it records that the session may hold something in the file's volume. Of a session that
+    /// has never attached no leader does.
+    pub(crate) fn is_recorded_when_it_opens(&self) -> bool {
+        self.state().has_attached
     }
 
     /// A leader has opened this file for the session, and so has recorded that it may hold something in its volume (UO3).
@@ -46,6 +53,9 @@ impl Held {
             }
             state.files.tell_recalled(&recall.what, recall.number)
         };
+        if planted::has(Bug::RecalledOpenUnnamed) {
+            return Some(BTreeSet::new());
+        }
         if open.is_none() {
             self.doubt(recall.attachment);
         }
@@ -74,8 +84,13 @@ mod tests {
     fn nothing_is_opened_untold_that_the_next_attachment_or_the_next_leader_may_not_know_of() {
         let copy = LeasedCopy::new(Arc::new(TokioClock::stopped()), Arc::new(NoOuterCache));
         let held = Held::new(SessionId(1), copy);
+        assert!(!held.is_recorded_when_it_opens(), "it has never attached");
+        let refused = held.begin_attach().unwrap().bound;
+        held.not_attached(refused, false);
+        assert!(!held.is_recorded_when_it_opens(), "nor now");
         let bound = held.begin_attach().unwrap().bound;
         held.attached(bound, &[], true);
+        assert!(held.is_recorded_when_it_opens());
         let may_open = || held.opening_untold(InodeId(8)).is_some();
         assert!(!may_open(), "no leader has opened a file of the volume");
         held.was_opened(bound.session, FILE);
@@ -91,6 +106,7 @@ mod tests {
         held.attached(held.begin_attach().unwrap().bound, &[], false);
         assert!(!may_open(), "this leader is of an earlier release");
         held.session_replaced(SessionId(2));
+        assert!(!held.is_recorded_when_it_opens(), "this session has not attached yet");
         held.attached(held.begin_attach().unwrap().bound, &[], true);
         assert!(!may_open(), "nothing is recorded of another session");
     }

@@ -341,7 +341,9 @@ impl Naming {
         if self.open.len() == OPEN_MAX {
             self.close().await;
         }
-        let mode = OpenMode { read: true, write: true, ..OpenMode::default() };
+        // Of an open that only reads, the leader need not be told at once.
+        let write = self.sharer.rng.below(3) == 0;
+        let mode = OpenMode { read: true, write, ..OpenMode::default() };
         match self.sharer.client.perform(&Caller::ROOT, Open { inode, mode }).await {
             Ok(file) => self.open.push(file),
             Err(ClientError::Stale | ClientError::NotFound) => {} // it is gone
