@@ -9,6 +9,7 @@ use dfs_proto::meta::{NewInode, SetTime};
 use fuser::{FileAttr, FileType, INodeNo, Request, TimeOrNow};
 
 use crate::groups::Requester;
+use crate::page_reads::RequestNumber;
 
 /// The preferred size of I/O in `stat`, and the unit of `statfs`.
 pub(crate) const BLOCK_LEN_BYTES: u32 = 4096;
@@ -23,6 +24,10 @@ pub(crate) fn inode_id(number: INodeNo) -> InodeId {
 
 pub(crate) fn requester(request: &Request) -> Requester {
     Requester { uid: request.uid(), gid: request.gid(), pid: request.pid() }
+}
+
+pub(crate) fn request_number(request: &Request) -> RequestNumber {
+    RequestNumber(request.unique().0)
 }
 
 pub(crate) fn file_type(kind: FileKind) -> FileType {

@@ -7,13 +7,12 @@
 //! I3  A directory that this mount removed is kept, without a name, while the kernel knows it: a process may stand in
 //!     it, or have it open. (An open file keeps itself; a removed file that is not open may be known to the kernel
 //!     for long.)
-//! I4  A page in which the file ends has zeros behind that end in the kernel's cache. Such a page is in this table
-//!     from before the kernel gets it until it was dropped, or the kernel itself wrote to it. Before a write past the
-//!     cache makes the file longer, the page is dropped (F6 of `fs`), or a reader would get the zeros.
+//! I4  Reads that fill pages are noted, so that writes find those that may have missed them (`page_reads`).
 //! I5  Names are for messages only (which file could not be written). They may be outdated, and nothing is decided by
 //!     them.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use dfs_client::inode::Orphan;
@@ -23,6 +22,7 @@ use dfs_proto::ids::{InodeId, VolumeId};
 use dfs_proto::units::ByteLen;
 use tokio::time::Instant;
 
+use crate::page_reads::{PageReads, RequestNumber};
 use crate::taken::Taken;
 
 /// How many parents are followed for a path. Deeper ones are shown as `…`.
@@ -39,8 +39,8 @@ struct Known {
     taken: Taken,
     /// Keeps a removed directory (I3).
     orphan: Option<Orphan>,
-    /// The page of the kernel in which the file ended (I4).
-    last_page: Option<LastPage>,
+    /// Which of them were filled (I4).
+    reads: PageReads,
     /// The size when a write past the page cache began, until that write is answered.
     growing_from: Option<u64>,
 }
@@ -59,15 +59,6 @@ impl Drop for Growing<'_> {
             }
         });
     }
-}
-
-/// A page in which a file ended when the kernel read it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LastPage {
-    /// The position at which the file ended.
-    pub(crate) end: u64,
-    /// The number of the last read of such a page of this inode.
-    reading: u64,
 }
 
 /// The table. Its lock is held for one look-up or one path and never with another.
@@ -94,7 +85,7 @@ impl Inodes {
                 pages: KeptPages::default(),
                 taken: Taken::default(),
                 orphan: None,
-                last_page: None,
+                reads: PageReads::default(),
                 growing_from: None,
             });
             entry.lookups += 1;
@@ -130,6 +121,15 @@ impl Inodes {
         self.with(|known| known.get(&inode).is_some_and(|entry| are(&entry.pages)))
     }
 
+    /// What the kernel wrote was committed: [`KeptPages::moved`].
+    pub(crate) fn content_moved(&self, inode: InodeId, from: u64, to: u64) {
+        self.with(|known| {
+            if let Some(entry) = known.get_mut(&inode) {
+                entry.pages.moved(from, to);
+            }
+        });
+    }
+
     /// All pages that are older than these attributes were dropped, after those had been seen.
     pub(crate) fn pages_dropped_at(&self, attr: &InodeAttr) {
         self.with(|known| {
@@ -148,24 +148,28 @@ impl Inodes {
         });
     }
 
-    /// The kernel gets a page in which the file ends at `end`. To be called before the end is looked at for the last
-    /// time.
-    pub(crate) fn reads_last_page(&self, inode: InodeId, end: u64) {
+    /// The kernel gets pages with these bytes. To be called before the file is looked at (PR1 of `page_reads`).
+    pub(crate) fn reads_pages(&self, inode: InodeId, number: RequestNumber, bytes: Range<u64>) {
         self.with(|known| {
             if let Some(entry) = known.get_mut(&inode) {
-                let (before, reading) = entry.last_page.map_or((end, 0), |page| (page.end, page.reading));
-                entry.last_page = Some(LastPage { end: end.min(before), reading: reading + 1 });
+                entry.reads.begin(number, bytes);
             }
         });
     }
 
-    /// The kernel itself has made the file as long as `end` in its pages, or has cut it there.
-    pub(crate) fn kernel_moved_end(&self, inode: InodeId, end: u64, is_cut: bool) {
-        self.with(|known| {
-            if let Some(page) = known.get_mut(&inode).and_then(|entry| entry.last_page.as_mut()) {
-                page.end = if is_cut { end } else { page.end.max(end) };
-            }
-        });
+    /// Pages of these bytes that may have been filled by a request that was sent after `write` (PR2 of `page_reads`).
+    pub(crate) fn overtaken(
+        &self,
+        inode: InodeId,
+        write: RequestNumber,
+        bytes: &Range<u64>,
+    ) -> Option<Range<u64>> {
+        self.with(|known| known.get(&inode)?.reads.overtook(write, bytes))
+    }
+
+    /// Pages of these bytes that the kernel may have filled. Whoever asks drops them.
+    pub(crate) fn take_reads(&self, inode: InodeId, bytes: &Range<u64>) -> Option<Range<u64>> {
+        self.with(|known| known.get_mut(&inode)?.reads.take(bytes))
     }
 
     /// A write past the page cache begins; the file has `size` now. The kernel sends one such write of each inode at
@@ -201,20 +205,6 @@ impl Inodes {
         self.with(|known| {
             if let Some(entry) = known.get_mut(&inode) {
                 entry.taken.invalidated(Instant::now());
-            }
-        });
-    }
-
-    /// The page that has to be dropped before the kernel gets `size` as the size of the file.
-    pub(crate) fn last_page_below(&self, inode: InodeId, size: u64) -> Option<LastPage> {
-        self.with(|known| known.get(&inode)?.last_page.filter(|page| page.end < size))
-    }
-
-    /// The page was dropped. A page that the kernel has read since `last_page_below` may be another one.
-    pub(crate) fn last_page_dropped(&self, inode: InodeId, dropped: LastPage) {
-        self.with(|known| {
-            if let Some(entry) = known.get_mut(&inode) {
-                entry.last_page = entry.last_page.filter(|page| page.reading != dropped.reading);
             }
         });
     }
@@ -337,24 +327,6 @@ mod tests {
     }
 
     #[test]
-    fn a_last_page_is_known_until_it_was_dropped_after_it_was_read_for_the_last_time() {
-        let inodes = Inodes::new();
-        let inode = InodeId(5);
-        inodes.reads_last_page(inode, 10);
-        assert_eq!(inodes.last_page_below(inode, 99), None, "unknown to the kernel");
-        inodes.looked_up(inode, FileKind::File, (InodeId::ROOT, b"five"));
-        inodes.reads_last_page(inode, 10);
-        assert_eq!(inodes.last_page_below(inode, 10), None, "it ends there");
-        let page = inodes.last_page_below(inode, 11).unwrap();
-        inodes.reads_last_page(inode, 20);
-        inodes.last_page_dropped(inode, page);
-        let page = inodes.last_page_below(inode, 11).unwrap();
-        assert_eq!(page.end, 10, "nobody knows which of the two was dropped");
-        inodes.last_page_dropped(inode, page);
-        assert_eq!(inodes.last_page_below(inode, 99), None);
-    }
-
-    #[test]
     fn a_size_is_shown_when_the_write_past_the_cache_has_ended() {
         let inodes = Inodes::new();
         inodes.looked_up(InodeId(5), FileKind::File, (InodeId::ROOT, b"five"));
@@ -367,18 +339,16 @@ mod tests {
     }
 
     #[test]
-    fn a_last_page_that_the_kernel_wrote_to_ends_where_it_wrote() {
-        let inodes = Inodes::new();
-        let inode = InodeId(5);
+    fn reads_of_pages_are_known_with_the_inode_until_they_are_taken() {
+        let (inodes, inode, page) = (Inodes::new(), InodeId(5), 0..4096);
+        let overtaken = || inodes.overtaken(inode, RequestNumber(6), &page);
+        inodes.reads_pages(inode, RequestNumber(7), page.clone());
+        assert_eq!(overtaken(), None, "the kernel does not know the inode");
         inodes.looked_up(inode, FileKind::File, (InodeId::ROOT, b"five"));
-        inodes.kernel_moved_end(inode, 30, false);
-        assert_eq!(inodes.last_page_below(inode, 99), None, "it has none");
-        inodes.reads_last_page(inode, 10);
-        inodes.kernel_moved_end(inode, 30, false);
-        inodes.kernel_moved_end(inode, 20, false);
-        assert_eq!(inodes.last_page_below(inode, 30), None);
-        inodes.kernel_moved_end(inode, 5, true);
-        assert_eq!(inodes.last_page_below(inode, 30).map(|page| page.end), Some(5));
+        inodes.reads_pages(inode, RequestNumber(7), page.clone());
+        assert_eq!([overtaken(), overtaken()], [Some(page.clone()), Some(page.clone())]);
+        assert_eq!([(); 2].map(|()| inodes.take_reads(inode, &page)), [Some(page.clone()), None]);
+        assert_eq!(overtaken(), None);
     }
 
     #[test]

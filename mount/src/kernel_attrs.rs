@@ -45,15 +45,31 @@ const _: () = assert!(TIMEOUT_MAX.as_millis() < NOTED_FOR.as_millis());
 /// Makes the kernel forget the attributes of an inode, if it knows the inode. Returns when that is done.
 pub(crate) type Invalidate = Box<dyn Fn(InodeId) + Send + Sync>;
 
+/// What becomes of bytes that were written through the kernel's pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// They are committed, and the content's version went from the one to the other by that alone.
+    Moved {
+        from: u64,
+        to: u64,
+    },
+    Lost,
+}
+
+/// Is told what became of bytes of an inode.
+pub(crate) type OnWritten = Box<dyn Fn(InodeId, Written) + Send + Sync>;
+
 /// The lock is held for one look, and with no other.
 pub(crate) struct KernelAttrs {
     noted: Mutex<Noted>,
     invalidate: OnceLock<Invalidate>,
+    on_written: OnceLock<OnWritten>,
 }
 
 impl KernelAttrs {
     pub(crate) fn new() -> KernelAttrs {
-        KernelAttrs { noted: Mutex::new(Noted::with_room(NOTED_MAX)), invalidate: OnceLock::new() }
+        let noted = Mutex::new(Noted::with_room(NOTED_MAX));
+        KernelAttrs { noted, invalidate: OnceLock::new(), on_written: OnceLock::new() }
     }
 
     fn noted(&self) -> MutexGuard<'_, Noted> {
@@ -61,7 +77,8 @@ impl KernelAttrs {
     }
 
     /// To be called when the kernel is connected, before it is answered anything.
-    pub(crate) fn connected(&self, invalidate: Invalidate) {
+    pub(crate) fn connected(&self, invalidate: Invalidate, on_written: OnWritten) {
+        let _ = self.on_written.set(on_written);
         let _ = self.invalidate.set(invalidate);
     }
 
@@ -69,6 +86,12 @@ impl KernelAttrs {
     pub(crate) fn note(&self, inode: InodeId) -> Duration {
         let is_noted = self.invalidate.get().is_some() && self.noted().note(inode, Instant::now());
         if is_noted { TIMEOUT_MAX } else { Duration::ZERO }
+    }
+
+    fn written(&self, inode: InodeId, written: Written) {
+        if let Some(on_written) = self.on_written.get() {
+            on_written(inode, written);
+        }
     }
 
     fn invalidate(&self, inodes: Vec<InodeId>) {
@@ -92,6 +115,14 @@ impl OuterCache for KernelAttrs {
     fn drop_all_attrs(&self) {
         let noted = self.noted().take_all();
         self.invalidate(noted);
+    }
+
+    fn content_moved(&self, inode: InodeId, from: u64, to: u64) {
+        self.written(inode, Written::Moved { from, to });
+    }
+
+    fn content_lost(&self, inode: InodeId) {
+        self.written(inode, Written::Lost);
     }
 }
 
@@ -147,7 +178,7 @@ mod tests {
     fn connected() -> (KernelAttrs, Arc<Mutex<Vec<InodeId>>>) {
         let (attrs, told) = (KernelAttrs::new(), Arc::new(Mutex::new(Vec::new())));
         let tells = told.clone();
-        attrs.connected(Box::new(move |inode| tells.lock().unwrap().push(inode)));
+        attrs.connected(Box::new(move |inode| tells.lock().unwrap().push(inode)), Box::new(|_, _| {}));
         (attrs, told)
     }
 

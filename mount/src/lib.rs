@@ -18,6 +18,7 @@ mod kernel_attrs;
 mod lock_owners;
 mod log;
 mod mountpoint;
+mod page_reads;
 mod pages;
 mod serve;
 mod signals;

@@ -13,12 +13,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use dfs_proto::ids::InodeId;
-use dfs_proto::units::Offset;
 use fuser::{INodeNo, Notifier};
 
 use tokio::sync::oneshot;
 
-use crate::fs::{ATTRIBUTES_ONLY, DropPages, Fs};
+use crate::fs::{DropPages, Dropped, Fs};
 use crate::kernel_attrs::Invalidate;
 
 /// The most files whose pages wait to be dropped, mostly because their writes failed. So many at once mean that the
@@ -35,11 +34,10 @@ const REPEATED_MAX: u32 = 400;
 const REPEAT_INTERVAL: Duration = Duration::from_micros(500);
 const _: () = assert!(cfg!(target_endian = "little"), "messages to the kernel are in its byte order");
 
-/// The pages of a file from the page with this byte on, and the sender for the caller that waits until they are
-/// dropped.
+/// Pages of a file, and the sender for the caller that waits until they are dropped.
 struct Pages {
     inode: InodeId,
-    from: Offset,
+    dropped: Dropped,
     done: oneshot::Sender<()>,
 }
 
@@ -100,8 +98,8 @@ fn invalidate(mut device: &File, inode: InodeId) -> io::Result<()> {
 pub(crate) fn start(notifier: Notifier, fs: &Arc<Fs>) -> io::Result<DropPages> {
     let pages = start_threads("dfs-pages", THREADS, &notifier, fs)?;
     let attributes = start_threads("dfs-attributes", 1, &notifier, fs)?;
-    Ok(Box::new(move |inode, from| {
-        enqueue(if from == ATTRIBUTES_ONLY { &attributes } else { &pages }, inode, from)
+    Ok(Box::new(move |inode, dropped| {
+        enqueue(if dropped == Dropped::None { &attributes } else { &pages }, inode, dropped)
     }))
 }
 
@@ -122,9 +120,9 @@ fn start_threads(
     Ok(sender)
 }
 
-fn enqueue(sender: &SyncSender<Pages>, inode: InodeId, from: Offset) -> oneshot::Receiver<()> {
+fn enqueue(sender: &SyncSender<Pages>, inode: InodeId, dropped: Dropped) -> oneshot::Receiver<()> {
     let (done, is_done) = oneshot::channel();
-    match sender.try_send(Pages { inode, from, done }) {
+    match sender.try_send(Pages { inode, dropped, done }) {
         Ok(()) | Err(TrySendError::Disconnected(_)) => {}
         Err(TrySendError::Full(_)) => {
             tracing::warn!("{inode}: pages that are not the file's stay in the kernel's cache");
@@ -136,12 +134,22 @@ fn enqueue(sender: &SyncSender<Pages>, inode: InodeId, from: Offset) -> oneshot:
 /// Until the sender is gone.
 fn drop_all(receiver: &Mutex<Receiver<Pages>>, notifier: &Notifier, fs: &Weak<Fs>) {
     let next = || receiver.lock().unwrap_or_else(PoisonError::into_inner).recv().ok();
-    while let Some(Pages { inode, from, done }) = next() {
-        let from = i64::try_from(from.0).unwrap_or(i64::MAX);
-        // A length of 0 means up to the end. Behind the largest offset there are no pages. It fails only when the mount is gone.
-        if let Err(error) = telling(fs, inode, || notifier.inval_inode(INodeNo(inode.0), from, 0)) {
+    while let Some(Pages { inode, dropped, done }) = next() {
+        let (offset, len) = range_of(&dropped);
+        // It fails only when the mount is gone.
+        if let Err(error) = telling(fs, inode, || notifier.inval_inode(INodeNo(inode.0), offset, len)) {
             tracing::debug!("{inode}: drop pages: {error}");
         }
         let _ = done.send(()); // nobody waits any longer
+    }
+}
+
+/// The range as the kernel takes it: a length of 0 means up to the end, and behind the largest offset there are no pages.
+fn range_of(dropped: &Dropped) -> (i64, i64) {
+    let number = |at: u64| i64::try_from(at).unwrap_or(i64::MAX);
+    match dropped {
+        Dropped::All => (0, 0),
+        Dropped::With(bytes) => (number(bytes.start), number(bytes.end - bytes.start)),
+        Dropped::None => (i64::MAX, 0),
     }
 }

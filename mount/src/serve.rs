@@ -38,7 +38,7 @@ use crate::config::Settings;
 use crate::daemon::{self, Side, Starter};
 use crate::fs::Fs;
 use crate::fuse::{Deadlines, Edge, REQUEST_LEN_MAX};
-use crate::kernel_attrs::KernelAttrs;
+use crate::kernel_attrs::{KernelAttrs, OnWritten, Written};
 use crate::mountpoint::{self, Unmount};
 use crate::{log, pages};
 
@@ -172,7 +172,7 @@ impl Mount {
             .with_context(|| format!("mount on {}", path.display()))?;
         fs.set_drop_pages(pages::start(session.notifier(), &fs)?);
         let device = session.as_fd().try_clone_to_owned()?;
-        kernel_attrs.connected(pages::invalidate_attrs(device.into(), &fs));
+        kernel_attrs.connected(pages::invalidate_attrs(device.into(), &fs), on_written(&fs));
         let ended = in_thread("dfs-fuse", move || session.run())?;
         Ok(Mount { client, fs, path: path.to_owned(), ended, is_mounted: true, signals })
     }
@@ -242,6 +242,17 @@ impl Mount {
             Ok(Err(_)) | Err(_) => tracing::info!("unmount {} ({how:?}): no answer", self.path.display()),
         }
     }
+}
+
+fn on_written(fs: &Arc<Fs>) -> OnWritten {
+    let fs = Arc::downgrade(fs);
+    Box::new(move |inode, written| {
+        let Some(fs) = fs.upgrade() else { return };
+        match written {
+            Written::Moved { from, to } => fs.inodes().content_moved(inode, from, to),
+            Written::Lost => fs.lost(inode),
+        }
+    })
 }
 
 /// The first descriptor behind standard input, output and error.

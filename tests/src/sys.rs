@@ -139,6 +139,16 @@ impl Mapping {
         unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
     }
 
+    /// How many of its pages are in the kernel's cache.
+    pub fn resident_pages(&self) -> io::Result<usize> {
+        const PAGE_LEN: usize = 4096;
+        const IS_RESIDENT: u8 = 1;
+        let mut pages = vec![0_u8; self.len.div_ceil(PAGE_LEN)];
+        // SAFETY: the range is the mapping, and there is a byte for each of its pages.
+        check(unsafe { libc::mincore(self.start.cast(), self.len, pages.as_mut_ptr()) })?;
+        Ok(pages.iter().filter(|page| **page & IS_RESIDENT != 0).count())
+    }
+
     pub fn sync(&self) -> io::Result<()> {
         // SAFETY: the range is the mapping.
         check(unsafe { libc::msync(self.start.cast(), self.len, libc::MS_SYNC) })

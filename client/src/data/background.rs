@@ -119,6 +119,15 @@ impl Core {
         }
     }
 
+    /// [`Core::send`], for a writer who does not wait for it: whoever writes or flushes next gets the failure.
+    pub(crate) fn send_later(self: &Arc<Core>, node: &Arc<Node>) {
+        let (core, node, ended) = (self.clone(), node.clone(), self.ended.clone());
+        let sending = async move {
+            let _ = core.send(&node).await;
+        };
+        self.tasks.spawn(async move { ended.run_until_cancelled_owned(sending).await });
+    }
+
     /// The inodes with buffered bytes, the one first that has been dirty longest.
     pub(crate) fn dirty(&self) -> Vec<(Instant, Arc<Node>)> {
         let all = self.nodes.all().into_iter();

@@ -86,6 +86,7 @@ impl Core {
         }
         tracing::warn!(inode = %node.inode, %error, "what was written cannot be committed and is dropped");
         node.with(self.meta.session_id(), |state| state.fail_of(session, error.clone()));
+        self.names.content_lost(node.inode);
         error
     }
 
@@ -192,7 +193,9 @@ impl Core {
                     _ => state.was_refused(&part),
                 });
             })?;
-            node.with(session, |state| state.committed(&part, &attr));
+            if let Some((from, to)) = node.with(session, |state| state.committed(&part, &attr)) {
+                self.names.content_moved(node.inode, from, to);
+            }
             self.flush_steps.fetch_add(1, Ordering::Relaxed);
             self.writer.succeeded();
         }

@@ -69,8 +69,11 @@ impl File {
         let deadline = Deadline::after(self.core.config.data_timeout);
         let written = Written { at, data, kills: !caller.is_root(), goes_on };
         let (offset, has_full) = self.lay(&written, deadline).await?;
-        if has_full {
-            self.noting(self.core.send(&self.node).await)?;
+        match (has_full, goes_on) {
+            (false, _) => {}
+            // If this waited, the rest would come too late to lie behind it (UF1 of `unfinished`).
+            (true, true) => self.core.send_later(&self.node),
+            (true, false) => self.noting(self.core.send(&self.node).await)?,
         }
         Ok(offset)
     }

@@ -8,8 +8,8 @@ mod metaserver;
 mod writers;
 mod written;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dfs_net::env::{Env, Rng};
@@ -26,7 +26,7 @@ use crate::cluster::client::ClusterClient;
 use crate::config::ClientConfig;
 use crate::error::Result;
 use crate::inode::{Client, CreateOpen, File, Lookup, Open, OpenMode, Unlink};
-use crate::names::NoOuterCache;
+use crate::names::OuterCache;
 use crate::route::federation::Federation;
 
 pub(crate) const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false };
@@ -36,8 +36,32 @@ pub(crate) const USER: Caller = Caller { uid: 1000, gid: 1000, groups: None };
 pub(crate) struct Cluster {
     pub(crate) meta: Arc<FakeMeta>,
     pub(crate) chunks: Arc<FakeChunks>,
+    /// What outer caches were told of commits.
+    pub(crate) moved: Arc<Moved>,
     /// Each client draws its own numbers.
     clients: AtomicU64,
+}
+
+/// An outer cache that only notes how contents move: the inode, and the versions before and after.
+#[derive(Default)]
+pub(crate) struct Moved(Mutex<Vec<(InodeId, u64, u64)>>);
+
+impl Moved {
+    pub(crate) fn take(&self) -> Vec<(InodeId, u64, u64)> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+impl OuterCache for Moved {
+    fn drop_attrs(&self, _inodes: &[InodeId]) {}
+
+    fn drop_all_attrs(&self) {}
+
+    fn content_moved(&self, inode: InodeId, from: u64, to: u64) {
+        self.0.lock().unwrap().push((inode, from, to));
+    }
+
+    fn content_lost(&self, _inode: InodeId) {}
 }
 
 impl Cluster {
@@ -46,6 +70,7 @@ impl Cluster {
         Cluster {
             meta: FakeMeta::new(&servers),
             chunks: FakeChunks::new(&servers),
+            moved: Arc::default(),
             clients: AtomicU64::new(0),
         }
     }
@@ -65,14 +90,9 @@ impl Cluster {
         let env = Env { clock, rng: Rng::seeded(seed), ..Env::real() };
         let (wanted, meta, chunks) =
             ((ClusterId::UNKNOWN, config.metadata_timeout), self.calls(), self.chunks.clone());
-        let connected = ClusterClient::assemble(
-            config.clone(),
-            env.clone(),
-            wanted,
-            meta,
-            (chunks, Arc::new(NoOuterCache)),
-        )
-        .await;
+        let connected =
+            ClusterClient::assemble(config.clone(), env.clone(), wanted, meta, (chunks, self.moved.clone()))
+                .await;
         Client::over(Federation::of_one(config, env, connected.expect("the fake answers")))
     }
 

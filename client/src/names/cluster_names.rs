@@ -29,6 +29,16 @@ impl ClusterNames {
         Arc::new(ClusterNames { meta, copy, after_change: AttrsAfterChange::new(env.clock.clone()) })
     }
 
+    /// This client has committed bytes of the file, and by that alone its content went from one version to the other.
+    pub(crate) fn content_moved(&self, inode: InodeId, from: u64, to: u64) {
+        self.copy.content_moved(inode, from, to);
+    }
+
+    /// Bytes of the file that were written through this client are lost.
+    pub(crate) fn content_lost(&self, inode: InodeId) {
+        self.copy.content_lost(inode);
+    }
+
     /// A change that an application asked for. It happens once, however often it had to be sent.
     pub(crate) async fn change(&self, caller: &Caller, change: Change) -> MetaResult<Changed> {
         self.change_wanting(caller, change, None).await.map(|(changed, _)| changed)

@@ -9,6 +9,11 @@ pub trait OuterCache: Send + Sync + 'static {
     fn drop_attrs(&self, inodes: &[InodeId]);
     /// The same of all inodes.
     fn drop_all_attrs(&self);
+    /// This client has committed bytes that were written through it, by which the content's version went from `from` to `to`. Whoever has
+    /// seen `from`, and these writes, has the content of `to`.
+    fn content_moved(&self, inode: InodeId, from: u64, to: u64);
+    /// Bytes that were written through this client are lost.
+    fn content_lost(&self, inode: InodeId);
 }
 
 /// There is none: every use is a question.
@@ -18,4 +23,8 @@ impl OuterCache for NoOuterCache {
     fn drop_attrs(&self, _inodes: &[InodeId]) {}
 
     fn drop_all_attrs(&self) {}
+
+    fn content_moved(&self, _inode: InodeId, _from: u64, _to: u64) {}
+
+    fn content_lost(&self, _inode: InodeId) {}
 }

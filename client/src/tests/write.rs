@@ -342,6 +342,35 @@ async fn times_set_after_a_write_survive_its_commit() {
     assert_ne!(cluster.meta.attr(file.inode()).mtime, then, "a write after it counts");
 }
 
+#[tokio::test(start_paused = true)]
+async fn outer_caches_are_told_by_each_commit_which_content_it_was_laid_over() {
+    let cluster = Cluster::new();
+    let client = cluster.client().await;
+    let file = make(&client, "f").await;
+    let inode = file.inode();
+    let commit = async || {
+        file.write_at(&USER, Offset(0), b"some").await.unwrap();
+        file.sync().await.unwrap();
+        (cluster.meta.attr(inode).content_version, cluster.moved.take())
+    };
+    let (first, moved) = commit().await;
+    assert_eq!(moved, [(inode, first - 1, first)]);
+    let (second, moved) = commit().await;
+    assert_eq!(moved, [(inode, first, second)]);
+    let other = cluster.client().await;
+    let other = open(&other, inode).await.unwrap();
+    other.write_at(&USER, Offset(0), b"other").await.unwrap();
+    other.sync().await.unwrap();
+    other.release().await.unwrap();
+    cluster.moved.take();
+    let (third, moved) = commit().await;
+    assert_eq!(
+        (third, moved),
+        (second + 2, vec![(inode, second + 1, third)]),
+        "not from what was shown before"
+    );
+}
+
 /// The client's own clock shows 2038, the cluster's something else; the first heartbeat is a second away.
 #[tokio::test(start_paused = true)]
 async fn a_write_has_the_time_of_the_clusters_clock_whatever_this_machines_shows() {

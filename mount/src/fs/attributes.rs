@@ -97,11 +97,7 @@ impl Fs {
         // A truncation by an unprivileged caller clears set-uid and set-gid; the kernel says so in a flag that fuser
         // does not pass on, so what the flag is made of (CAP_FSETID) is taken from the uid.
         set.kill_privileges = set.size.is_some() && who.uid != 0;
-        let size = set.size;
         let attr = self.perform(who, set).await?;
-        if let Some(size) = size {
-            self.inodes.kernel_moved_end(attr.inode, size.0, true);
-        }
         Ok(self.shown(attr))
     }
 

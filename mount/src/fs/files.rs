@@ -11,14 +11,12 @@ use dfs_proto::meta::{Create, NewInode};
 use dfs_proto::units::Offset;
 
 use crate::fs::error::{FsError, FsResult};
-use crate::fs::mounted::{Fs, OpenFile, PAGE_LEN};
+use crate::fs::mounted::{Fs, OpenFile};
 use crate::fs::names::entry_name;
 use crate::groups::Requester;
 use crate::handles::Handle;
 use crate::lock_owners::KernelOwner;
-
-/// How often a read that meets the end of the file is tried while the end moves.
-const READS_MAX: u32 = 8;
+use crate::page_reads::RequestNumber;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +35,7 @@ pub(crate) struct Opened {
     /// Reads and writes go past the page cache, as O_DIRECT asks for. Appends do not: an append past the page cache
     /// makes the file longer while a page still has zeros behind the old end, and a reader at that moment gets them.
     /// In the cache the bytes are in the page before the file is longer. The kernel places them by the size that it
-    /// has cached; this mount places them, and drops the pages that differ ([`Fs::append`]).
+    /// has cached; this mount places them, and drops the pages that differ (F3).
     pub(crate) direct: bool,
     /// The kernel may keep its pages (V6).
     pub(crate) pages_hold: bool,
@@ -89,32 +87,20 @@ impl Fs {
         Ok((self.opened(file, attr.inode, flags), self.shown(attr)))
     }
 
-    /// Reads `len` bytes; fewer only at the end of the file.
-    pub(crate) async fn read(&self, handle: Handle, offset: Offset, len: u32) -> FsResult<Bytes> {
+    /// Reads `len` bytes; fewer only at the end of the file. `fills`: the kernel gets pages by this request.
+    pub(crate) async fn read(
+        &self,
+        (handle, fills): (Handle, Option<RequestNumber>),
+        offset: Offset,
+        len: u32,
+    ) -> FsResult<Bytes> {
         let open = self.file(handle)?;
-        let read = self.read_open(&open, offset, len.into()).await;
-        read.map_err(|source| FsError::File { file: self.inodes.describe(open.inode), source })
-    }
-
-    /// Keeps F6: either a write that makes the file longer finds the page that this read fills in `inodes`, or this
-    /// read finds the file longer.
-    async fn read_open(&self, open: &OpenFile, offset: Offset, len: u64) -> Result<Bytes, ClientError> {
-        let mut tries = 1;
-        loop {
-            let bytes = open.file.read_at(offset, len).await?;
-            let end = offset.0 + bytes.len() as u64;
-            // A read of whole pages fills pages, also of a file that is open for direct I/O: it may be mapped.
-            let fills_last_page =
-                end < offset.0 + len && offset.0.is_multiple_of(PAGE_LEN) && len.is_multiple_of(PAGE_LEN);
-            if !fills_last_page {
-                return Ok(bytes);
-            }
-            self.inodes.reads_last_page(open.inode, end.min(open.file.size()));
-            if open.file.size() <= end || tries == READS_MAX {
-                return Ok(bytes);
-            }
-            tries += 1;
+        let len = u64::from(len);
+        if let Some(number) = fills {
+            self.inodes.reads_pages(open.inode, number, offset.0..offset.0.saturating_add(len)); // keeps F6
         }
+        let read = open.file.read_at(offset, len).await;
+        read.map_err(|source| FsError::File { file: self.inodes.describe(open.inode), source })
     }
 
     /// At each `close`: what was written is committed when this returns, and the locks of the process that closes have ended. A

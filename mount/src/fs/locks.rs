@@ -16,7 +16,7 @@ use dfs_proto::lock::{HeldLock, LockKind, LockRange};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::fs::error::{FsError, FsResult};
-use crate::fs::mounted::{ATTRIBUTES_ONLY, Fs, OpenFile};
+use crate::fs::mounted::{Dropped, Fs, OpenFile};
 use crate::handles::Handle;
 use crate::lock_owners::{Ending, KernelOwner};
 use crate::signals::{Look, look_at};
@@ -189,7 +189,7 @@ impl Fs {
             return if self.drop_pages_before(&attr).await { Ok(()) } else { Err(FsError::PagesStay) };
         }
         let Some(drop_pages) = self.drop_pages.get() else { return Ok(()) };
-        drop_pages(inode, ATTRIBUTES_ONLY).await.map_err(|_| FsError::PagesStay)
+        drop_pages(inode, Dropped::None).await.map_err(|_| FsError::PagesStay)
     }
 }
 

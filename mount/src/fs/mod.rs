@@ -14,16 +14,14 @@
 //! F2  Attributes and names are not kept here: each call asks the client (P5.2), which answers from what is leased, and
 //!     by the interim rules. What the kernel keeps of attributes is taken back in time (KA1 to KA4 of `kernel_attrs`).
 //! F3  When bytes could not be written, the kernel's pages of that file are dropped, so that nobody reads what was
-//!     never committed (P6.4). When the bytes of an append lie elsewhere than where the kernel put them in its pages, the kernel drops
-//!     these itself: it asks for the attributes before the next read, since it wrote itself, and finds another size or mtime. (A process that
-//!     only looks at a mapping sees the bytes at both places until then.)
+//!     never committed (P6.4). When the bytes of an append lie elsewhere than where the kernel put them in its pages, these are
+//!     dropped before the append is answered.
 //! F4  Once the mount is closing, nothing is accepted that would have to be written.
 //! F5  A write that asks to be durable (O_SYNC, O_DSYNC, RWF_SYNC, RWF_DSYNC) is durable when it is answered. Where
 //!     the page cache is used the kernel sends FSYNC after it; where it is not used, only the flags of the write say
 //!     so (P5.2).
-//! F6  A write past the page cache makes the file longer for the kernel only when the page in which the file ended is
-//!     gone (I4 of `inodes`). The kernel drops that page before it sends the write, and a reader may bring it back
-//!     meanwhile. Until it is gone, the kernel does not get the new size.
+//! F6  When a write is answered, the kernel has no page that was filled without its bytes (`page_reads`). Until then the kernel does not
+//!     get a size that a write past the page cache has made larger.
 //! F7  What was written under a lock is committed before the lock is given up or weakened, and what was committed before a lock is
 //!     granted is read under it: neither the client's caches nor the kernel's have anything older.
 //! F8  Who asks for attributes, opens the file or gets a lock finds no page in the kernel's cache that is older than what he is
@@ -45,6 +43,6 @@ pub(crate) use directories::Listed;
 pub(crate) use error::{FsError, FsResult};
 pub(crate) use files::{OpenFlags, Opened};
 pub(crate) use locks::{LockAsked, Waiter};
-pub(crate) use mounted::{ATTRIBUTES_ONLY, DropPages, Fs};
+pub(crate) use mounted::{DropPages, Dropped, Fs};
 pub(crate) use names::LookedUp;
 pub(crate) use writing::Write;

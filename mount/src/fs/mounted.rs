@@ -1,5 +1,6 @@
 //! What the calls of one mount share.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -9,7 +10,6 @@ use dfs_client::interim::LastKnown;
 use dfs_proto::attr::InodeAttr;
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::StatFs;
-use dfs_proto::units::Offset;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -20,15 +20,19 @@ use crate::inodes::Inodes;
 use crate::kernel_attrs::KernelAttrs;
 use crate::lock_owners::LockOwners;
 
-/// Drops the kernel's pages of a file, from the page with this byte on, and its attributes; with [`ATTRIBUTES_ONLY`] no pages. It must not wait: it is
-/// called while the kernel waits for an answer. The receiver is ready when the pages are dropped, or cannot be.
-pub(crate) type DropPages = Box<dyn Fn(InodeId, Offset) -> oneshot::Receiver<()> + Send + Sync>;
+/// Drops the kernel's attributes of a file, and pages of it. It must not wait: it is called while the kernel waits for an answer. The
+/// receiver is ready when the pages are dropped, or cannot be.
+pub(crate) type DropPages = Box<dyn Fn(InodeId, Dropped) -> oneshot::Receiver<()> + Send + Sync>;
 
-/// Behind all pages.
-pub(crate) const ATTRIBUTES_ONLY: Offset = Offset(u64::MAX);
-
-/// The length of the kernel's pages. A shorter one than the real one would be wrong, a longer one is only slower.
-pub(super) const PAGE_LEN: u64 = 4096;
+/// Which pages of the kernel are dropped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Dropped {
+    All,
+    /// Those with these bytes.
+    With(Range<u64>),
+    /// Only the attributes.
+    None,
+}
 
 /// A file that is open.
 pub(super) struct OpenFile {

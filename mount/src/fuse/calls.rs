@@ -20,7 +20,7 @@ use fuser::{
 
 use crate::convert::{
     LockWish, MODE_BITS, directory_placeholder, file_attr, file_type, inode_id, lock_range, lock_type,
-    lock_wish, new_node, requester, set_time,
+    lock_wish, new_node, request_number, requester, set_time,
 };
 use crate::fs::{self, Attributes, FsError, LookedUp};
 use crate::fuse::edge::{Edge, REQUEST_LEN_MAX};
@@ -252,17 +252,20 @@ impl Filesystem for Edge {
 
     fn read(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         fh: FileHandle,
         offset: u64,
         size: u32,
         _flags: fuser::OpenFlags,
-        _: Option<LockOwner>,
+        owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        // A process is named by direct reads only. Those that fill pages are of whoever looks at the pages, also of a file that is open for
+        // direct I/O: it may be mapped.
+        let fills = owner.is_none().then(|| request_number(request));
         let fs = self.fs.clone();
-        let call = async move { fs.read(handle(fh), Offset(offset), size).await };
+        let call = async move { fs.read((handle(fh), fills), Offset(offset), size).await };
         self.data(call, |answer| match answer {
             Ok(bytes) => reply.data(&bytes),
             Err(error) => reply.error(number("read", &error)),
@@ -282,6 +285,7 @@ impl Filesystem for Edge {
         reply: ReplyWrite,
     ) {
         let write = fs::Write {
+            number: request_number(request),
             offset: Offset(offset),
             data: Bytes::copy_from_slice(data),
             append: flags.0 & libc::O_APPEND != 0,

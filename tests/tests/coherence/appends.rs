@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{number, scenario};
 
@@ -64,5 +65,42 @@ fn who_follows_a_log_of_another_mount_sees_each_line_when_it_was_written() {
         written += &line;
         followed.read_to_string(&mut seen).unwrap();
         assert!(seen == written, "line {n}: {} of {} bytes", seen.len(), written.len());
+    }
+}
+
+/// Reads on behind what it has read, until `is_over` and nothing is left.
+fn follow(log: &Path, is_over: &AtomicBool) -> Vec<u8> {
+    let (mut log, mut seen) = (File::open(log).unwrap(), Vec::new());
+    loop {
+        let was_over = is_over.load(Ordering::Relaxed);
+        if log.read_to_end(&mut seen).unwrap() == 0 && was_over {
+            return seen;
+        }
+    }
+}
+
+/// The kernel of each mount puts its own appends where it takes the end to be, which the other mount has moved.
+#[test]
+fn who_follows_a_log_on_a_mount_that_appends_to_it_as_another_one_does_reads_what_is_in_it() {
+    let fs = scenario("follow_both");
+    let log = |mount| fs.dir(mount).join("log");
+    fs::write(log("a"), "").unwrap();
+    let is_over = AtomicBool::new(false);
+    let followed = std::thread::scope(|scope| {
+        let followers = ["a", "b"].map(|mount| scope.spawn(|| follow(&log(mount), &is_over)));
+        let count = number("DFS_FOLLOWED_APPENDS", 2000);
+        let mut processes: Vec<Child> =
+            (0..2).zip(["a", "b"]).map(|(who, mount)| appending(&log(mount), who, count)).collect();
+        let ended: Vec<bool> =
+            processes.iter_mut().map(|process| process.wait().unwrap().success()).collect();
+        is_over.store(true, Ordering::Relaxed);
+        assert_eq!(ended, [true; 2]);
+        followers.map(|follower| follower.join().unwrap())
+    });
+    let whole = fs::read(log("a")).unwrap();
+    for (mount, seen) in ["a", "b"].into_iter().zip(followed) {
+        let wrong = seen.iter().zip(&whole).position(|(seen, is)| seen != is);
+        assert_eq!(wrong, None, "of {} bytes: on mount {mount}", whole.len());
+        assert_eq!(seen.len(), whole.len(), "on mount {mount}");
     }
 }

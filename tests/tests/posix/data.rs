@@ -305,6 +305,20 @@ fn preallocation_is_refused_as_not_supported_and_posix_fallocate_still_works() {
 }
 
 #[test]
+fn pages_that_were_read_back_stay_in_the_page_cache_when_what_they_show_is_committed() {
+    const PAGES: usize = 64;
+    let fs = scenario("written_pages");
+    let (path, made) = (fs.path("file"), tree::bytes(3, PAGES << 12));
+    let file = File::create(&path).unwrap();
+    file.write_all_at(&made, 0).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), made);
+    file.sync_all().unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().len(), made.len() as u64);
+    let mapped = sys::Mapping::new(&open_both(&path), made.len()).unwrap();
+    assert_eq!(mapped.resident_pages().unwrap(), PAGES);
+}
+
+#[test]
 fn reads_end_at_the_end_of_the_file() {
     let fs = scenario("end_of_file");
     fs::write(fs.path("file"), "12345").unwrap();

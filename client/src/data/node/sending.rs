@@ -124,11 +124,13 @@ impl NodeState {
         self.uncertain = self.uncertain.take().filter(|uncertain| !Arc::ptr_eq(uncertain, part));
     }
 
-    /// A commit was answered: its bytes move from the buffer to the extents (N2).
-    pub(crate) fn committed(&mut self, part: &Part, attr: &InodeAttr) {
+    /// A commit was answered: its bytes move from the buffer to the extents (N2). Returns the version of the content before and after, if
+    /// nothing else has changed it in between.
+    pub(crate) fn committed(&mut self, part: &Part, attr: &InodeAttr) -> Option<(u64, u64)> {
         if part.commit.session != self.session {
-            return;
+            return None;
         }
+        let before = self.base().map(|base| base.content_version);
         self.next_commit = Some(part.commit.file.number + 1);
         self.cache.committed(attr.content_version, &part.commit.file.extents, &part.locations);
         self.observe(attr);
@@ -139,6 +141,9 @@ impl NodeState {
         self.uncertain = None;
         (self.was_cut, self.committed_at) = (false, Some(Instant::now()));
         self.settle();
+        before
+            .filter(|before| before + 1 == attr.content_version)
+            .map(|before| (before, attr.content_version))
     }
 }
 

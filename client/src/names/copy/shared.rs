@@ -68,6 +68,16 @@ impl LeasedCopy {
         acted
     }
 
+    /// [`OuterCache::content_moved`].
+    pub(crate) fn content_moved(&self, inode: InodeId, from: u64, to: u64) {
+        self.outer.content_moved(inode, from, to);
+    }
+
+    /// [`OuterCache::content_lost`].
+    pub(crate) fn content_lost(&self, inode: InodeId) {
+        self.outer.content_lost(inode);
+    }
+
     /// What the cluster would answer now, if that is known.
     pub(crate) fn answer(&self, caller: &Caller, read: &Read) -> Option<MetaResult<ReadReply>> {
         self.state().answer(caller, read, self.clock.boottime())

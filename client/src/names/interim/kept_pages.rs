@@ -3,6 +3,9 @@
 //! Pages enter the kernel's cache only through an open file, and versions of the content only grow. So if two opens in a row see the
 //! same version, and no other was shown between them, every page shows that version; else the kernel drops its pages at the open.
 //!
+//! What was written through the kernel's own pages is in them. So when it is committed, and nobody else has changed the content since the
+//! version that they show, they show the version of the commit.
+//!
 //! Between opens the kernel drops all pages when it is shown another size or mtime than it knows. `rsync --times` and others set both
 //! back to what they were. Then, and only then, the kernel has to be told: it does not take an answer that is under way when it is
 //! told, so where the size has changed, that would leave it with the old one.
@@ -64,6 +67,13 @@ impl KeptPages {
             self.shown.remove(0);
         }
         self.shown.push(now);
+    }
+
+    /// The kernel's own writes have made the content of version `from` that of `to`.
+    pub fn moved(&mut self, from: u64, to: u64) {
+        for shown in self.shown.iter_mut().filter(|shown| shown.content_version == from) {
+            shown.content_version = to;
+        }
     }
 
     /// All pages that are older than these attributes were dropped, after those had been seen.
@@ -134,6 +144,21 @@ mod tests {
         assert_eq!(unnoticed(&pages), [false, true, false, true]);
         pages.dropped_at(&attr(2, 10, 5));
         assert_eq!(unnoticed(&pages), [false; 4]);
+    }
+
+    #[test]
+    fn pages_that_the_kernel_wrote_itself_show_the_content_that_they_were_committed_as() {
+        let mut pages = KeptPages::default();
+        pages.opened_at(&attr(1, 10, 5));
+        pages.show(&attr(1, 20, 6));
+        pages.moved(1, 2);
+        assert!(!pages.are_older_unnoticed(&attr(2, 20, 6)));
+        assert!(pages.opened_at(&attr(2, 20, 6)));
+        pages.moved(3, 4);
+        assert!(!pages.opened_at(&attr(4, 20, 6)), "somebody else had made 3 of 2");
+        pages.differ();
+        pages.moved(4, 5);
+        assert!(!pages.opened_at(&attr(5, 20, 6)), "not what was written");
     }
 
     #[test]
