@@ -76,13 +76,14 @@ fn open_untold(core: &Core, caller: &Caller, open: Open) -> Option<(Opened, Inod
 
 /// To be called when the file is in the table of open files (H6).
 async fn ask_to_open(core: &Core, caller: &Caller, Open { inode, mode }: Open) -> Result<OpenedFile> {
-    let (session, is_recorded) = (core.meta.session_id(), core.meta.held.is_recorded_when_it_opens());
+    let recorded = core.meta.held.recorded_when_it_opens();
     let read = if mode.read { AccessMask::READ } else { AccessMask::NONE };
     let write = if mode.write { AccessMask::WRITE } else { AccessMask::NONE };
     let mask = read.union(write);
     let opened = replies::opened(core.names.read(caller, Read::Open { inode, mask }).await?)?;
-    if mask != AccessMask::NONE && is_recorded && core.meta.session_id() == session {
-        core.meta.held.was_opened(session, inode);
+    let asked = core.meta.session_id(); // of before, too, if it is the recorded one: sessions only follow each other
+    if mask != AccessMask::NONE && recorded == Some(asked) {
+        core.meta.held.was_opened(asked, inode);
     }
     Ok(opened)
 }

@@ -106,8 +106,13 @@ impl Gate {
             let silent = self.leases.silent(); // before the look at the opens (OP5)
             if let Some(mut openers) = self.opens.openers(self.enter_term()?, inode) {
                 let may_hold = |session| self.local(|state| read::has_holds(state, session, inode.volume()));
-                let silent = silent.into_iter().filter(|session| may_hold(*session));
-                openers.extend(silent);
+                let silent: Vec<SessionId> =
+                    silent.into_iter().filter(|session| may_hold(*session)).collect();
+                if let (false, Some(last)) =
+                    (silent.is_empty(), self.local(|state| read::last_inode(state, inode.volume())))
+                {
+                    openers.extend(self.leases.may_have_held(silent, inode, last));
+                }
                 return Ok(openers.into_iter().collect());
             }
         }

@@ -12,7 +12,8 @@
 //! OP5  A lease on what was read covers opens of which the leader is not told. So whoever has handled a recall is no longer a holder of
 //!      the lease only after what it has open of that was registered: from its answer ([`Opens::told`]) or its attachment
 //!      ([`Opens::attaching`]). Who has not answered until its lease had run out is *silent* (`leases::table`), and holds each file
-//!      that loses its last name in its volumes, until it attaches or ends. The look at the silent ones comes before the one at the opens.
+//!      that loses its last name in its volumes, until it attaches or ends; not one that was made after it was first found silent, of
+//!      which it was granted nothing. The look at the silent ones comes before the one at the opens.
 //!
 //! What sessions have told is of one term ([`Soft`]), and stays after a while in which nobody could be heard: only the time to
 //! attach begins anew. What is under way is not: what an earlier leadership of this member has

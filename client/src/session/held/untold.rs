@@ -5,7 +5,7 @@
 //! UO2  It is made only while the session is attached, to a leader that knows of such opens: each attachment that begins later
 //!      names it.
 //! UO3  It is made only in volumes in which the state says that the session may hold something: where a leader has opened a file
-//!      for this session before. So the next leader waits for its attachment, or takes it for an opener of everything.
+//!      for this session before, after it had attached. So the next leader waits for its attachment, or takes it for an opener of everything.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -29,10 +29,11 @@ impl Held {
         is_open.then(|| Opened { held: self.clone(), inode })
     }
 
-    /// Before a leader is asked to open a file: it records that the session may hold something in the file's volume. Of a session that
-    /// has never attached no leader does.
-    pub(crate) fn is_recorded_when_it_opens(&self) -> bool {
-        self.state().has_attached
+    /// Before a leader is asked to open a file: for this session it records that it may hold something in the file's volume. Of a session
+    /// that has never attached no leader does.
+    pub(crate) fn recorded_when_it_opens(&self) -> Option<SessionId> {
+        let state = self.state();
+        state.has_attached.then_some(state.session)
     }
 
     /// A leader has opened this file for the session, and so has recorded that it may hold something in its volume (UO3).
@@ -84,13 +85,13 @@ mod tests {
     fn nothing_is_opened_untold_that_the_next_attachment_or_the_next_leader_may_not_know_of() {
         let copy = LeasedCopy::new(Arc::new(TokioClock::stopped()), Arc::new(NoOuterCache));
         let held = Held::new(SessionId(1), copy);
-        assert!(!held.is_recorded_when_it_opens(), "it has never attached");
+        assert!(held.recorded_when_it_opens().is_none(), "it has never attached");
         let refused = held.begin_attach().unwrap().bound;
         held.not_attached(refused, false);
-        assert!(!held.is_recorded_when_it_opens(), "nor now");
+        assert!(held.recorded_when_it_opens().is_none(), "nor now");
         let bound = held.begin_attach().unwrap().bound;
         held.attached(bound, &[], true);
-        assert!(held.is_recorded_when_it_opens());
+        assert!(held.recorded_when_it_opens().is_some());
         let may_open = || held.opening_untold(InodeId(8)).is_some();
         assert!(!may_open(), "no leader has opened a file of the volume");
         held.was_opened(bound.session, FILE);
@@ -106,7 +107,7 @@ mod tests {
         held.attached(held.begin_attach().unwrap().bound, &[], false);
         assert!(!may_open(), "this leader is of an earlier release");
         held.session_replaced(SessionId(2));
-        assert!(!held.is_recorded_when_it_opens(), "this session has not attached yet");
+        assert!(held.recorded_when_it_opens().is_none(), "this session has not attached yet");
         held.attached(held.begin_attach().unwrap().bound, &[], true);
         assert!(!may_open(), "nothing is recorded of another session");
     }

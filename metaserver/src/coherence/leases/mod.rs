@@ -198,6 +198,16 @@ impl Leases {
         self.known.lock().known.table.silent()
     }
 
+    /// Of the silent sessions, those that may have this inode open. `last`: see [`Table::may_have_held`].
+    pub(crate) fn may_have_held(
+        &self,
+        silent: Vec<SessionId>,
+        inode: InodeId,
+        last: InodeId,
+    ) -> Vec<SessionId> {
+        self.known.lock().known.table.may_have_held(silent, inode, last)
+    }
+
     pub(crate) fn is_silent(&self, session: SessionId) -> bool {
         self.known.lock().known.table.is_silent(session)
     }

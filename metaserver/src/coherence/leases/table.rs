@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use dfs_proto::frame::PUSH_LEN_MAX;
-use dfs_proto::ids::{Attachment, InodeId, SessionId};
+use dfs_proto::ids::{Attachment, InodeId, SessionId, VolumeId};
 use dfs_proto::meta::{Recall, Recalled};
 use tokio::time::Instant;
 
@@ -118,6 +118,8 @@ struct OfSession {
     everything: Option<Outstanding>,
     /// LE3.
     has_run_out: bool,
+    /// The last inode of a volume when this session was first found silent there: of younger ones it was granted nothing.
+    silent_from: BTreeMap<VolumeId, InodeId>,
     /// How many names of these directories were recalled since it last read them.
     told: HashMap<InodeId, u32>,
 }
@@ -152,6 +154,7 @@ impl OfSession {
             recalling: BTreeMap::new(),
             everything: None,
             has_run_out: false,
+            silent_from: BTreeMap::new(),
             told: HashMap::new(),
         }
     }
@@ -332,6 +335,21 @@ impl Table {
     /// Those of whom LE3 is true.
     pub(super) fn silent(&self) -> Vec<SessionId> {
         self.sessions.iter().filter(|(_, of)| of.has_run_out).map(|(session, _)| *session).collect()
+    }
+
+    /// Of these sessions, those that may have held a lease on this inode before they fell silent. `last` is the last inode of its
+    /// volume, as it was looked up after these sessions were found silent.
+    pub(super) fn may_have_held(
+        &mut self,
+        silent: Vec<SessionId>,
+        inode: InodeId,
+        last: InodeId,
+    ) -> Vec<SessionId> {
+        let may_have_held = |session: &SessionId| {
+            let Some(of) = self.sessions.get_mut(session) else { return true };
+            inode <= *of.silent_from.entry(inode.volume()).or_insert(last)
+        };
+        silent.into_iter().filter(may_have_held).collect()
     }
 
     pub(super) fn is_silent(&self, session: SessionId) -> bool {

@@ -104,6 +104,20 @@ async fn a_silent_holder_keeps_other_files_of_its_volumes_too_that_it_was_shown_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_silent_holder_keeps_no_file_that_was_made_after_it_was_found_silent() {
+    let (_cluster, mut writer, mut holder, file) = held_file().await;
+    holder.opens_another(&mut writer).await;
+    let mut other = writer.of(writer.meta.clone());
+    removed_while_silent(writer, &mut holder, file).await;
+    let young = other.make_in(InodeId::ROOT, "young", NewInode::File).await;
+    assert_eq!(other.unlink("young").await, orphan(young));
+    other.release(young).await;
+    settle().await;
+    assert_eq!(holder.client.nlink(young).await, Err(MetaError::Stale));
+    assert_eq!(holder.client.nlink(file).await, Ok(0), "which it may have open");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_silent_holder_keeps_nothing_once_it_has_ended() {
     let (cluster, mut writer, mut holder, file) = held_file().await;
     holder.opens_another(&mut writer).await;
