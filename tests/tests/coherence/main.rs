@@ -6,12 +6,14 @@
 //! | `changes` | every operation that changes something, seen by a mount that has looked before |
 //! | `turns` | two mounts take turns on one file, compared with a model |
 //! | `appends` | processes of two mounts append to one file |
+//! | `stopped` | a mount that has a file open and is stopped, while the other one removes the file |
 //! | `unlinked` | a file that one mount unlinks, and the other one has open |
 
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 mod appends;
 mod changes;
+mod stopped;
 mod turns;
 mod unlinked;
 
