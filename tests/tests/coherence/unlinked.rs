@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
+use dfs_tests::cluster::{Cluster, Shape};
 use dfs_tests::wait;
 
 use super::scenario;
@@ -51,9 +52,10 @@ fn what_a_mount_writes_to_a_file_that_it_has_unlinked_another_one_reads_that_has
 /// The second look of a mount asks nobody: the leader hears of the open when the name is taken.
 #[test]
 fn a_file_that_was_opened_without_a_question_stays_while_it_is_open_and_its_space_comes_back() {
-    let fs = scenario("opened_unasked");
-    let inodes = || fs.cluster.status().expect("the leader answers").inodes;
-    let (ours, theirs) = (fs.dir("a").join("file"), fs.dir("b").join("file"));
+    let cluster = Cluster::start(Shape::default()); // of its own: others make inodes, too
+    let inodes = || cluster.status().expect("the leader answers").inodes;
+    let [a, b] = ["a", "b"].map(|mount| cluster.mount(mount));
+    let (ours, theirs) = (a.join("file"), b.join("file"));
     let before = inodes();
     let mut opened = Vec::new();
     for round in 0..40_u8 {
@@ -65,8 +67,8 @@ fn a_file_that_was_opened_without_a_question_stays_while_it_is_open_and_its_spac
         match round % 2 {
             0 => fs::remove_file(&ours).unwrap(),
             _ => {
-                fs::write(fs.dir("a").join("new"), "new").unwrap();
-                fs::rename(fs.dir("a").join("new"), &ours).unwrap();
+                fs::write(a.join("new"), "new").unwrap();
+                fs::rename(a.join("new"), &ours).unwrap();
                 fs::remove_file(&ours).unwrap();
             }
         }
