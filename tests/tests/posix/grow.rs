@@ -51,28 +51,29 @@ fn grow(done: &AtomicBool, mut append: impl FnMut(&[u8], u64)) {
     done.store(true, Ordering::Relaxed);
 }
 
-/// Counts the reads that find other bytes, which they may for a moment. The kernel looks at a page first and at the size afterwards. So a
-/// reader that has the last page in its hands while that page is dropped, and the file made longer in another one, takes zeros for the
-/// file's. Direct writes drop it (on ext4, too: there 29 of 47 runs of such a writer found zeros, up to 63 times each), and else another
-/// reader, who is shown another mtime. And a process that was told another size puts zeros behind that size into the page in the cache,
-/// before it drops that page: if it is not scheduled in between, the file is longer by then. All of it was seen with three busy
-/// processes for each processor, and ends with the process that was not scheduled.
+/// Reads that may find other bytes for a moment. A reader that has the last page in its hands while a direct write makes the file longer
+/// takes its zeros for the file's: the kernel looks at the page first and at the size afterwards (on ext4, too: there 29 of 47 runs
+/// of such a writer found them, up to 63 times each). And a process that was told another size puts zeros behind that size into the page in
+/// the cache, before it drops that page: if it is not scheduled in between, the file is longer by then. (Traced: no read that the mount
+/// answered had these zeros.) Both end with the process that was not scheduled.
 #[derive(Clone, Copy)]
-struct Spared<'t>(&'t AtomicUsize);
+struct Spared<'t>(Option<&'t AtomicUsize>);
 
-/// In all cases of direct writes together. Without dropping pages it was one read of 70.
-const SPARED_DIRECT_MAX: usize = 10;
-/// In all others together.
-const SPARED_MAX: usize = 2;
-/// The processes that are not scheduled are for that long at most.
+/// Such a process is not scheduled for that long at most.
 const SPARED_FOR: Duration = Duration::from_secs(2);
+/// In all cases of direct writes together. Without dropping the page it was one read of 70.
+const SPARED_MAX: usize = 10;
 
 impl Spared<'_> {
+    #[track_caller]
     fn check(self, found: &[u8], from: u64, how: &str, mut again: impl FnMut() -> Vec<u8>) {
-        if !is_right(found, from) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-            let is_right = || is_right(&again(), from).then_some(());
-            wait::until(&format!("{how} to find no zeros from {from} on"), SPARED_FOR, is_right);
+        match self.0 {
+            Some(spared) if !is_right(found, from) => {
+                spared.fetch_add(1, Ordering::Relaxed);
+                let is_right = || is_right(&again(), from).then_some(());
+                wait::until(&format!("{how} to find no zeros from {from} on"), SPARED_FOR, is_right);
+            }
+            _ => check(found, from, how),
         }
     }
 }
@@ -141,8 +142,7 @@ fn look_while(seen: &Path, done: &AtomicBool, spared: Spared<'_>, grow: impl FnO
 /// zeros behind that, and sendfile went on finding them there.
 #[test]
 fn readers_of_a_file_that_another_process_makes_longer_see_no_zeros() {
-    let fs = scenario("grow");
-    let (found_wrong, found_wrong_direct) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let (fs, found_wrong) = (scenario("grow"), AtomicUsize::new(0));
     for (name, flags, reopens) in [
         ("append", libc::O_APPEND, false),
         ("append_and_close", libc::O_APPEND, true),
@@ -154,7 +154,7 @@ fn readers_of_a_file_that_another_process_makes_longer_see_no_zeros() {
         fs::write(&path, bytes(0, 100)).unwrap();
         let open = || OpenOptions::new().write(true).custom_flags(flags).open(&path).unwrap();
         let (done, mut file) = (AtomicBool::new(false), open());
-        let spared = Spared(if flags & libc::O_DIRECT == 0 { &found_wrong } else { &found_wrong_direct });
+        let spared = Spared((flags & libc::O_DIRECT != 0).then_some(&found_wrong));
         look_while(&path, &done, spared, || {
             grow(&done, |piece, at| {
                 if reopens {
@@ -171,8 +171,8 @@ fn readers_of_a_file_that_another_process_makes_longer_see_no_zeros() {
         assert!(found.len() >= LEN_MIN, "{name}: only {} bytes were written", found.len());
         check(&found, 0, name);
     }
-    let found = (found_wrong.into_inner(), found_wrong_direct.into_inner());
-    assert!(found.0 <= SPARED_MAX && found.1 <= SPARED_DIRECT_MAX, "{found:?} reads found zeros");
+    let found_wrong = found_wrong.into_inner();
+    assert!(found_wrong <= SPARED_MAX, "{found_wrong} reads found zeros");
 }
 
 #[test]

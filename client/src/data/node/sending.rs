@@ -141,9 +141,7 @@ impl NodeState {
         self.uncertain = None;
         (self.was_cut, self.committed_at) = (false, Some(Instant::now()));
         self.settle();
-        before
-            .filter(|before| before + 1 == attr.content_version)
-            .map(|before| (before, attr.content_version))
+        before.map(|before| (before, attr.content_version)).filter(|(before, after)| before + 1 == *after)
     }
 }
 
