@@ -45,8 +45,9 @@ fn directories_of_the_root_are_placed_on_both_clusters_and_used_like_any_other()
         fs::create_dir(&volume).unwrap();
         tree::make(&volume.join("tree"), number, 20).unwrap();
     }
-    // Alpha has the root directory's besides.
-    assert_eq!((volumes_of(&federation, "alpha"), volumes_of(&federation, "beta")), (5, 4));
+    // Alpha has the root directory's besides. Who is busier gets fewer.
+    let (alpha, beta) = (volumes_of(&federation, "alpha"), volumes_of(&federation, "beta"));
+    assert!(alpha + beta == 9 && alpha.abs_diff(beta) <= 3, "{alpha} and {beta}");
     fs::write(dir.join("plain"), "a file of the root directory").unwrap();
     let other = federation.alpha.mount("b");
     assert_eq!(fs::read_to_string(other.join("plain")).unwrap(), "a file of the root directory");

@@ -4,8 +4,9 @@
 //!      again while its close is on the way waits until that was answered ([`OpenFiles::is_in_doubt`]).
 //! OF2  An open that a lease covers is untold: the leader hears of it, if at all, from the answer to the recall of that lease, or from
 //!      an attachment. The close of an untold file is told to nobody.
-//! OF3  The answer to a recall names all recalled files that are open, whether the leader knows of them or not. Until it is confirmed,
-//!      no close of these files is told: it could arrive first, and the leader would take the file for open for ever.
+//! OF3  The answer to a recall names all recalled files that are open, whether the leader knows of them or not; to a recall of everything
+//!      those that it does not know. Until it is confirmed, no close of these files is told: it could arrive first, and the leader
+//!      would take the file for open for ever.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -115,11 +116,12 @@ impl OpenFiles {
         self.open.keys().copied().collect()
     }
 
-    /// What the answer to this recall tells: those of the recalled inodes that are open (OF3). `None` if they are too many.
+    /// What the answer to this recall tells (OF3). `None` if that is too much.
     pub(super) fn tell_recalled(&mut self, what: &Recalled, recall: u64) -> Option<BTreeSet<InodeId>> {
         let is_open = |inode: &InodeId| self.open.contains_key(inode);
+        let untold = || self.open.iter().filter(|(_, open)| !open.may_be_known).map(|(inode, _)| *inode);
         let open: BTreeSet<InodeId> = match what {
-            Recalled::Everything => self.open.keys().copied().take(NAMED_MAX + 1).collect(),
+            Recalled::Everything => untold().take(NAMED_MAX + 1).collect(),
             Recalled::Inodes(inodes) => inodes.iter().map(|(inode, _)| *inode).filter(is_open).collect(),
         };
         if open.len() > NAMED_MAX {
@@ -259,6 +261,22 @@ mod tests {
         assert!(!files.opened_untold(FILE), "its close may arrive after the answer to another recall");
         files.was_heard();
         assert!(files.opened_untold(FILE));
+    }
+
+    /// A mount with more files than an answer may name would attach anew for each of these recalls.
+    #[test]
+    fn the_answer_to_a_recall_of_everything_names_only_what_the_leader_does_not_know() {
+        let mut files = OpenFiles::default();
+        for number in 0..=NAMED_MAX as u64 {
+            files.opened(InodeId(100 + number));
+        }
+        assert!(files.opened_untold(FILE));
+        assert_eq!(files.tell_recalled(&Recalled::Everything, 1), Some(BTreeSet::from([FILE])));
+        assert_eq!(
+            files.tell_recalled(&Recalled::Everything, 2),
+            Some(BTreeSet::new()),
+            "the first answer names it"
+        );
     }
 
     #[test]

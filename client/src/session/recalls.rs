@@ -35,7 +35,11 @@ impl HandledRecalls {
     /// False: with those before it that is too much to tell.
     pub(super) fn add(&self, handled: Handled, mut open: BTreeSet<InodeId>) -> bool {
         let mut last = self.last();
-        if let Some(before) = last.take().filter(|before| before.handled.attachment == handled.attachment) {
+        let before = last.as_ref().map(|before| before.handled.attachment);
+        if before.is_some_and(|before| before > handled.attachment) {
+            return true; // the leader waits for it no longer
+        }
+        if let Some(before) = last.take().filter(|_| before == Some(handled.attachment)) {
             open.extend(before.open);
         }
         let fits = open.len() <= NAMED_MAX;
@@ -53,5 +57,28 @@ impl HandledRecalls {
             }
             self.more.notified().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dfs_proto::ids::Attachment;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn answers_of_one_attachment_are_told_together_and_never_in_place_of_a_later_attachments() {
+        let recalls = HandledRecalls::new();
+        let add = |attachment, number, inode| {
+            let handled = Handled { attachment: Attachment(attachment), number };
+            assert!(recalls.add(handled, BTreeSet::from([InodeId(inode)])));
+        };
+        add(1, 5, 10);
+        add(2, 1, 11);
+        add(2, 2, 12);
+        add(1, 6, 13); // it was held up
+        let told = recalls.next().await;
+        assert_eq!((told.handled.attachment, told.handled.number), (Attachment(2), 2));
+        assert_eq!(told.open, BTreeSet::from([InodeId(11), InodeId(12)]));
     }
 }

@@ -117,6 +117,14 @@ struct OpenFiles {
     files: BTreeSet<InodeId>,
 }
 
+/// What becomes of the files that a session has told before.
+#[derive(Clone, Copy)]
+enum Adds {
+    More,
+    /// Until [`Opens::attach`] all of them stay, beyond the bound if need be.
+    InPlaceOfAll,
+}
+
 #[derive(Default)]
 struct UnderWay {
     /// How many of each.
@@ -247,7 +255,8 @@ impl Opens {
         (session, attachment): (SessionId, Attachment),
         open: &[InodeId],
     ) -> MetaResult<()> {
-        self.add(term, session, open, |attached| attached.is_none_or(|attached| attached < attachment))
+        let is_next = |attached: Option<Attachment>| attached.is_none_or(|attached| attached < attachment);
+        self.add(term, session, (open, Adds::InPlaceOfAll), is_next)
     }
 
     /// The session has these files open, as the answer to a recall of this attachment says (OP5).
@@ -257,7 +266,8 @@ impl Opens {
         (session, attachment): (SessionId, Attachment),
         open: &[InodeId],
     ) -> MetaResult<()> {
-        self.add(term, session, open, |attached| attached.is_some_and(|attached| attached <= attachment))
+        let is_known = |attached: Option<Attachment>| attached.is_some_and(|attached| attached <= attachment);
+        self.add(term, session, (open, Adds::More), is_known)
     }
 
     /// Adds to what the session has open, if its last attachment in this term is as it should be.
@@ -265,7 +275,7 @@ impl Opens {
         &self,
         term: u64,
         session: SessionId,
-        open: &[InodeId],
+        (open, adds): (&[InodeId], Adds),
         is_right: impl FnOnce(Option<Attachment>) -> bool,
     ) -> MetaResult<()> {
         let mut soft = self.known.lock();
@@ -276,7 +286,11 @@ impl Opens {
         }
         let had = known.sessions.get(&session).map(|open| &open.files);
         let is_new = |inode: &&InodeId| had.is_none_or(|had| !had.contains(inode));
-        if known.count + open.iter().filter(is_new).count() > OPENS_MAX {
+        let count = match adds {
+            Adds::More => known.count + open.iter().filter(is_new).count(),
+            Adds::InPlaceOfAll => known.count - had.map_or(0, BTreeSet::len) + open.len(),
+        };
+        if count > OPENS_MAX {
             return Err(too_many());
         }
         open.iter().for_each(|inode| known.open(session, *inode));
