@@ -32,6 +32,7 @@ pub(super) const REAP: Budget =
 pub(super) const DELETE: Budget =
     Budget { every: Duration::from_secs(1), commands_max: 1, records_max: REAP_LIMIT_MAX };
 
-/// Of a session, one record; what it leaves behind is reaped. A plan reads all sessions, so one round takes whatever is due.
+/// Of a session, one record; what it leaves behind is reaped. A plan reads all sessions, so one round takes whatever is due. Somebody may
+/// wait for it, beyond the term for as long as this.
 pub(super) const EXPIRE: Budget =
-    Budget { every: Duration::from_secs(1), commands_max: usize::MAX, records_max: 1 };
+    Budget { every: Duration::from_millis(250), commands_max: usize::MAX, records_max: 1 };
