@@ -283,6 +283,13 @@ pub enum Read {
         limit: u32,
         plus: bool,
     },
+    /// The same with attributes, but without those of files that other sessions write: nobody has asked the client for them yet, so no
+    /// writer is disturbed.
+    ReadAhead {
+        inode: InodeId,
+        cookie: u64,
+        limit: u32,
+    },
     /// The extents that touch `[offset, offset + len)`, at most `limit` of them, whole (not clipped).
     Extents {
         inode: InodeId,

@@ -215,6 +215,10 @@ impl Read {
                 let listed = Some(Listed { directory: *inode, with_attributes: *plus });
                 Scope { listed, ..Scope::of_inode(*inode) }
             }
+            Read::ReadAhead { inode, .. } => {
+                let listed = Some(Listed { directory: *inode, with_attributes: true });
+                Scope { listed, ..Scope::of_inode(*inode) }
+            }
             // The inode only says which volume is meant; space and numbers of inodes are those of the cluster.
             Read::StatFs { inode } => Scope::unleased(Unleased::Cluster).volume(inode.volume()),
         }

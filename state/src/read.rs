@@ -88,6 +88,10 @@ fn look(view: &dyn Snapshot, request: &ReadRequest, leasable: &mut Leasable) -> 
             let page = Page { after: *cookie, limit: *limit, plus: *plus };
             readdir(view, caller, *inode, page, leasable)
         }
+        Read::ReadAhead { inode, cookie, limit } => {
+            let page = Page { after: *cookie, limit: *limit, plus: true };
+            readdir(view, caller, *inode, page, leasable)
+        }
         Read::Extents { inode, offset, len, limit } => {
             permission::require(&inode::require(view, *inode)?, caller, AccessMask::READ)?;
             extents_noting(view, *inode, (*offset, *len, *limit), leasable).map(ReadReply::Extents)

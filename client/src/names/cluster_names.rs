@@ -10,23 +10,29 @@ use dfs_proto::attr::{AccessMask, Caller, InodeAttr};
 use dfs_proto::ids::{InodeId, SessionId, WriteGrant};
 use dfs_proto::meta::{Change, Changed, HeldWrite, MetaResult, Read, ReadReply};
 
+use crate::names::ahead::Ahead;
 use crate::names::copy::LeasedCopy;
 use crate::names::interim::after_change::{AttrsAfterChange, ChangeUnderWay};
 use crate::session::calls::Answer;
 use crate::session::held::Opened;
 use crate::session::meta::MetaClient;
 
+/// Entries that are read ahead with one request: as many as an answer holds.
+const PAGE_LEN: u32 = 1000;
+
 /// The names and attributes at one cluster.
 pub(crate) struct ClusterNames {
     pub(crate) meta: Arc<MetaClient>,
     copy: Arc<LeasedCopy>,
     after_change: AttrsAfterChange,
+    ahead: Ahead,
 }
 
 impl ClusterNames {
     /// `copy` is told of the leases of the same session.
     pub(crate) fn new(meta: Arc<MetaClient>, copy: Arc<LeasedCopy>, env: &Env) -> Arc<ClusterNames> {
-        Arc::new(ClusterNames { meta, copy, after_change: AttrsAfterChange::new(env.clock.clone()) })
+        let after_change = AttrsAfterChange::new(env.clock.clone());
+        Arc::new(ClusterNames { meta, copy, after_change, ahead: Ahead::new(env.clock.clone()) })
     }
 
     /// This client has committed bytes of the file, and by that alone its content went from one version to the other.
@@ -90,7 +96,7 @@ impl ClusterNames {
     }
 
     /// The answer of the cluster, or of the copy if that has it.
-    pub(crate) async fn read(&self, caller: &Caller, read: Read) -> MetaResult<ReadReply> {
+    pub(crate) async fn read(self: &Arc<ClusterNames>, caller: &Caller, read: Read) -> MetaResult<ReadReply> {
         if let Some(answer) = self.copy.answer(caller, &read) {
             return answer;
         }
@@ -98,7 +104,27 @@ impl ClusterNames {
         let asking = self.copy.ask(&asked);
         let shown = self.meta.read(caller, &asked, asking.leases()).await;
         asking.answered(&asked, &shown);
+        if let (Read::Lookup { parent, .. }, Ok(_)) = (&read, &shown.answered)
+            && shown.leased.contains(parent)
+            && self.copy.is_valid()
+            && let Some(cookie) = self.ahead.has_missed(*parent)
+        {
+            tokio::spawn(self.clone().read_ahead(*parent, cookie));
+        }
         shown.answered.map(|reply| cut(reply, &read))
+    }
+
+    /// Whoever may not list the directory is answered nothing by it: the copy checks the rights of each caller (CY6).
+    async fn read_ahead(self: Arc<ClusterNames>, directory: InodeId, cookie: u64) {
+        let read = Read::ReadAhead { inode: directory, cookie, limit: PAGE_LEN };
+        let asking = self.copy.ask(&read);
+        let shown = self.meta.read(&Caller::ROOT, &read, asking.leases()).await;
+        asking.answered(&read, &shown);
+        let next = match &shown.answered {
+            Ok(ReadReply::Entries { entries, end: false, .. }) => entries.last().map(|entry| entry.cookie),
+            _ => None,
+        };
+        self.ahead.has_read(directory, next);
     }
 
     /// Opens a file without a request, if the copy has attributes that let the caller: the lease covers the open (P6.5).

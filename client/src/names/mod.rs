@@ -4,10 +4,11 @@
 //! nobody tells a client that they have become outdated. So whatever is reused of them is reused by a rule of `interim`, and by no
 //! other.
 //!
-//! `outer` is how caches outside of this library are told what the copy has dropped.
+//! `ahead` reads listings before anybody asks. `outer` is how caches outside of this library are told what the copy has dropped.
 //!
 //! Uses `session`, to ask for what is not known.
 
+mod ahead;
 pub(crate) mod cluster_names;
 pub(crate) mod copy;
 pub mod interim;

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use crate::error::ClientError;
 use crate::fakes::{Cluster, USER, new_file, wait_for};
-use crate::inode::{Access, Client, GetAttr, Link, ReadDir, Rmdir, Unlink};
+use crate::inode::{Access, Client, GetAttr, Link, Lookup, ReadDir, Rmdir, Unlink};
 
 /// A client, and a directory with files in it.
 struct Mount {
@@ -97,6 +97,43 @@ async fn a_second_listing_costs_no_request_whoever_lists_and_in_whatever_pages()
     assert_eq!(mount.cluster.meta.state().reads, before);
     sleep(Duration::from_secs(60)).await; // heartbeats renew the leases
     assert_eq!(mount.cost().await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_several_names_of_a_directory_is_answered_by_the_client_from_then_on() {
+    let mount = Mount::with_files(1500).await;
+    let reader = mount.cluster.client().await;
+    wait_for("an attachment", || mount.cluster.meta.state().leader.sessions().len() == 2).await;
+    reader.perform(&USER, GetAttr { inode: mount.directory }).await.unwrap();
+    let requests = || mount.cluster.meta.state().reads;
+    let look_up = async |number: usize| {
+        let name = format!("file {number}").into_bytes();
+        reader.perform(&USER, Lookup { parent: mount.directory, name }).await.unwrap()
+    };
+    let before = requests();
+    look_up(0).await;
+    assert_eq!(requests(), before + 1);
+    look_up(1).await;
+    let mut asked = 2;
+    for page in 1..=2 {
+        wait_for("the page", || requests() == before + asked + page).await;
+        mount.settle().await; // the page is in the copy
+        // A name that this page does not have brings the next one.
+        for number in 0..1500 {
+            let earlier = requests();
+            look_up(number).await;
+            if requests() > earlier {
+                asked += 1;
+                break;
+            }
+        }
+    }
+    assert_eq!((requests(), asked), (before + 5, 3), "all are known");
+    let absent = Lookup { parent: mount.directory, name: b"none".to_vec() };
+    for _ in 0..5 {
+        assert!(reader.perform(&USER, absent.clone()).await.is_err());
+    }
+    assert_eq!(requests(), before + 6, "what is not there is asked for once, and brings nothing");
 }
 
 #[tokio::test(start_paused = true)]

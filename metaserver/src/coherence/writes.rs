@@ -56,6 +56,7 @@ impl Gate {
             self.writers_have_told(term, &shown.volumes).await?; // keeps WS1
         }
         let mut wanted = Vec::new(); // until it is answered: nobody is granted it before
+        let mut hidden = BTreeSet::new();
         loop {
             let reading = self.leases.reading(term); // keeps G2
             let mut leasable = Vec::new();
@@ -64,13 +65,18 @@ impl Gate {
                 leasable = may_be_leased;
                 answered
             };
-            let answered = self.read(shown, look).await;
+            let answered = self.read(shown, look).await.map(|reply| without_attributes_of(&hidden, reply));
+            leasable.retain(|inode| !hidden.contains(inode));
             let seen = Seen { files: files(&answered), leasable };
             let unseen = match self.leases.show(reading, reader, seen) {
                 Ok(leased) => return Ok(Shown { answered, leased }),
                 Err(unseen) if unseen.is_empty() => return Err(led_by_another()),
                 Err(unseen) => unseen,
             };
+            if !reader.waits {
+                hidden.extend(unseen);
+                continue;
+            }
             wanted.push(self.want_back(term, Some(reader.session), unseen).await?);
         }
     }
@@ -140,7 +146,7 @@ impl Gate {
         else {
             return Ok(());
         };
-        let (inode, reader) = (attr.inode, Reader { session, leases: None });
+        let (inode, reader) = (attr.inode, Reader { session, leases: None, waits: true });
         let seen = Seen { files: vec![inode], leasable: Vec::new() };
         if self.leases.show(reading, reader, seen).is_err() {
             let look = |state: &dyn Snapshot| (read::getattr(state, inode).map(ReadReply::Attr), Vec::new());
@@ -268,6 +274,18 @@ impl Gate {
 
 fn files_only() -> MetaError {
     MetaError::InvalidArgument { what: "Write is of files only".to_owned() }
+}
+
+/// A page of a listing does not show attributes of these.
+fn without_attributes_of(hidden: &BTreeSet<InodeId>, reply: ReadReply) -> ReadReply {
+    match reply {
+        ReadReply::Entries { mut entries, end, parent } if !hidden.is_empty() => {
+            let to_hide = entries.iter_mut().filter(|entry| hidden.contains(&entry.inode));
+            to_hide.for_each(|entry| entry.attr = None);
+            ReadReply::Entries { entries, end, parent }
+        }
+        other => other,
+    }
 }
 
 /// Those of which the answer shows attributes or content.

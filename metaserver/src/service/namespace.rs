@@ -129,7 +129,8 @@ impl Metaserver {
             Some(_) => read::answer_leasable(state, &request),
             None => (read::answer(state, &request), Vec::new()),
         };
-        let reader = Reader { session: request.session, leases: request.leases };
+        let waits = !matches!(request.read, Read::ReadAhead { .. });
+        let reader = Reader { session: request.session, leases: request.leases, waits };
         let Shown { answered, leased } = self.gate.read_for(&shown, reader, look).await;
         if let (Some(opening), Ok(ReadReply::Opened { attr, .. })) = (opening, &answered)
             && attr.kind != FileKind::Directory
@@ -186,7 +187,7 @@ pub(super) fn unexpected(reply: &Reply) -> MetaError {
 fn bound(read: &mut Read) {
     let clamp = |limit: &mut u32, max: u32| *limit = if *limit == 0 { max } else { (*limit).min(max) };
     match read {
-        Read::ReadDir { limit, .. } => clamp(limit, ENTRIES_MAX),
+        Read::ReadDir { limit, .. } | Read::ReadAhead { limit, .. } => clamp(limit, ENTRIES_MAX),
         Read::Extents { limit, .. } => clamp(limit, EXTENTS_MAX),
         Read::Lookup { .. }
         | Read::GetAttr { .. }

@@ -83,6 +83,11 @@ impl LeasedCopy {
         self.state().answer(caller, read, self.clock.boottime())
     }
 
+    /// What enters it now is used.
+    pub(crate) fn is_valid(&self) -> bool {
+        self.state().is_valid(self.clock.boottime())
+    }
+
     /// The attributes of an inode, if they are known.
     pub(crate) fn attr(&self, inode: InodeId) -> Option<InodeAttr> {
         self.state().attr(inode, self.clock.boottime())
@@ -108,7 +113,7 @@ impl LeasedCopy {
     pub(crate) fn ask(&self, read: &Read) -> Asking<'_> {
         let is_kept = match read {
             Read::Lookup { name, .. } => Name::new(name.as_slice()).is_ok(), // `.` and `..` are no entries
-            Read::GetAttr { .. } | Read::Open { .. } | Read::ReadDir { .. } => true,
+            Read::GetAttr { .. } | Read::Open { .. } | Read::ReadDir { .. } | Read::ReadAhead { .. } => true,
             Read::Access { .. } | Read::ReadLink { .. } | Read::Extents { .. } | Read::StatFs { .. } => false,
         };
         Asking { copy: self, question: is_kept.then(|| self.state().ask()).flatten() }

@@ -263,7 +263,10 @@ impl State {
             (Read::Lookup { parent, name }, Err(MetaError::NotFound)) => {
                 (*parent, vec![(name.as_slice(), LeadsTo::Nothing)])
             }
-            (Read::ReadDir { inode, .. }, Ok(ReadReply::Entries { entries, .. })) => {
+            (
+                Read::ReadDir { inode, .. } | Read::ReadAhead { inode, .. },
+                Ok(ReadReply::Entries { entries, .. }),
+            ) => {
                 let names = entries.iter();
                 (*inode, names.map(|entry| (entry.name.as_bytes(), LeadsTo::Inode(entry.inode))).collect())
             }
@@ -272,8 +275,10 @@ impl State {
         if !leased(directory) {
             return;
         }
-        if let (Read::ReadDir { cookie, .. }, Ok(ReadReply::Entries { entries, end, parent })) =
-            (read, &shown.answered)
+        if let (
+            Read::ReadDir { cookie, .. } | Read::ReadAhead { cookie, .. },
+            Ok(ReadReply::Entries { entries, end, parent }),
+        ) = (read, &shown.answered)
         {
             self.take_in_page(began, (directory, *cookie), Page { entries, end: *end, parent: *parent });
         }
@@ -307,6 +312,10 @@ impl State {
     }
 
     // --- answers ---
+
+    pub(super) fn is_valid(&self, now: Duration) -> bool {
+        self.lease.is_valid(now)
+    }
 
     /// The attributes of an inode, if they are known now, and for how long they may be used unless they are dropped before.
     pub(super) fn leased_attr(&mut self, inode: InodeId, now: Duration) -> Option<(InodeAttr, Duration)> {
@@ -366,7 +375,11 @@ impl State {
                 let attr = self.attr(*inode, now)?;
                 clearly_may(&attr, caller, *mask).then_some(Ok(ReadReply::Granted))
             }
-            Read::Open { .. } | Read::ReadLink { .. } | Read::Extents { .. } | Read::StatFs { .. } => None,
+            Read::Open { .. }
+            | Read::ReadLink { .. }
+            | Read::ReadAhead { .. }
+            | Read::Extents { .. }
+            | Read::StatFs { .. } => None,
         }
     }
 

@@ -40,6 +40,8 @@ pub(crate) struct Reader {
     pub(crate) session: SessionId,
     /// It wants Read of what it is shown, by this attachment.
     pub(crate) leases: Option<Attachment>,
+    /// Until those who write have returned Write of what it is shown. Else it is not shown that.
+    pub(crate) waits: bool,
 }
 
 /// What an answer shows.

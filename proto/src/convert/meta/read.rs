@@ -30,6 +30,9 @@ pub fn read_request_to_wire(request: &ReadRequest) -> wire::ReadRequest {
         Read::ReadDir { inode, cookie, limit, plus } => {
             Wire::ReadDir(wire::ReadDir { inode: inode.0, cookie: *cookie, limit: *limit, plus: *plus })
         }
+        Read::ReadAhead { inode, cookie, limit } => {
+            Wire::ReadAhead(wire::ReadAhead { inode: inode.0, cookie: *cookie, limit: *limit })
+        }
         Read::Extents { inode, offset, len, limit } => {
             Wire::Extents(wire::ExtentsOf { inode: inode.0, offset: offset.0, len: *len, limit: *limit })
         }
@@ -63,6 +66,9 @@ pub fn read_request_from_wire(request: wire::ReadRequest) -> MetaResult<ReadRequ
         Wire::ReadLink(inode) => Read::ReadLink { inode: InodeId(inode) },
         Wire::ReadDir(dir) => {
             Read::ReadDir { inode: InodeId(dir.inode), cookie: dir.cookie, limit: dir.limit, plus: dir.plus }
+        }
+        Wire::ReadAhead(of) => {
+            Read::ReadAhead { inode: InodeId(of.inode), cookie: of.cookie, limit: of.limit }
         }
         Wire::Extents(of) => Read::Extents {
             inode: InodeId(of.inode),

@@ -1,7 +1,7 @@
 //! Write leases: what one session writes is seen by every read and every change of others that begins later (P3.2 to P3.7, P4.1, P4.2).
 
 use dfs_proto::ids::WriteGrant;
-use dfs_proto::meta::{Acquire, Acquired, HeldWrite, ReturnWrites};
+use dfs_proto::meta::{Acquire, Acquired, DirEntry, HeldWrite, ReturnWrites};
 
 use super::*;
 
@@ -31,6 +31,13 @@ fn size_of(shown: &Shown) -> u64 {
         Ok(ReadReply::Extents(extents)) => extents.attr.size.0,
         Ok(ReadReply::Entries { entries, .. }) => entries[0].attr.as_ref().expect("attributes").size.0,
         other => panic!("nothing is shown: {other:?}"),
+    }
+}
+
+fn entries_of(shown: &Shown) -> &[DirEntry] {
+    match &shown.answered {
+        Ok(ReadReply::Entries { entries, .. }) => entries,
+        other => panic!("no page is shown: {other:?}"),
     }
 }
 
@@ -178,6 +185,25 @@ async fn what_shows_no_attributes_of_the_file_and_what_the_writer_reads_itself_d
     }
     assert_eq!(writer.leased(file).await, [file]);
     assert!(writer.asked.is_empty());
+}
+
+/// Nobody has asked for it yet.
+#[tokio::test(start_paused = true)]
+async fn a_page_that_is_read_ahead_disturbs_no_writer_and_shows_nothing_of_what_he_writes() {
+    let (_cluster, mut writer, mut other, file) = written().await;
+    let made = writer.client.change(&Caller::ROOT, create("idle", 0o644, NewInode::File)).await;
+    let idle = attr_of(made).inode;
+    let page = || Read::ReadAhead { inode: InodeId::ROOT, cookie: 0, limit: 0 };
+    let shown = other.shown(page()).await;
+    let entries = entries_of(&shown);
+    assert_eq!(entries.iter().map(|entry| entry.attr.is_some()).collect::<Vec<_>>(), {
+        entries.iter().map(|entry| entry.inode == idle).collect::<Vec<_>>()
+    });
+    assert_eq!((entries.len(), shown.leased), (2, vec![idle]));
+    assert!(writer.asked.is_empty());
+    writer.give_back(file, 1).await;
+    let shown = other.shown(page()).await;
+    assert!(entries_of(&shown).iter().all(|entry| entry.attr.is_some()));
 }
 
 #[tokio::test(start_paused = true)]
