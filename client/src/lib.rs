@@ -80,4 +80,4 @@ mod tests;
 
 pub use config::{ClientConfig, Durability};
 pub use error::ClientError;
-pub use names::{NoOuterCache, OuterCache, interim};
+pub use names::{ChangedBy, DroppedNames, NoOuterCache, OuterCache, interim};

@@ -25,7 +25,6 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use dfs_client::OuterCache;
 use dfs_proto::ids::InodeId;
 use tokio::time::Instant;
 
@@ -106,22 +105,23 @@ pub(crate) fn timeout(at_most: Duration, lease: Duration) -> Duration {
     at_most.min(lease.saturating_sub(LATE_MAX))
 }
 
-impl OuterCache for KernelAttrs {
-    fn drop_attrs(&self, inodes: &[InodeId]) {
+impl KernelAttrs {
+    /// KA2.
+    pub(crate) fn drop_attrs(&self, inodes: &[InodeId]) {
         let noted = self.noted().take(inodes);
         self.invalidate(noted);
     }
 
-    fn drop_all_attrs(&self) {
+    pub(crate) fn drop_all_attrs(&self) {
         let noted = self.noted().take_all();
         self.invalidate(noted);
     }
 
-    fn content_moved(&self, inode: InodeId, from: u64, to: u64) {
+    pub(crate) fn content_moved(&self, inode: InodeId, from: u64, to: u64) {
         self.written(inode, Written::Moved { from, to });
     }
 
-    fn content_lost(&self, inode: InodeId) {
+    pub(crate) fn content_lost(&self, inode: InodeId) {
         self.written(inode, Written::Lost);
     }
 }

@@ -15,6 +15,8 @@ mod groups;
 mod handles;
 mod inodes;
 mod kernel_attrs;
+mod kernel_caches;
+mod kernel_names;
 mod lock_owners;
 mod log;
 mod mountpoint;

@@ -38,7 +38,8 @@ use crate::config::Settings;
 use crate::daemon::{self, Side, Starter};
 use crate::fs::Fs;
 use crate::fuse::{Deadlines, Edge, REQUEST_LEN_MAX};
-use crate::kernel_attrs::{KernelAttrs, OnWritten, Written};
+use crate::kernel_attrs::{OnWritten, Written};
+use crate::kernel_caches::KernelCaches;
 use crate::mountpoint::{self, Unmount};
 use crate::{log, pages};
 
@@ -99,9 +100,9 @@ fn serve(settings: &Settings, mountpoint: &Path, starter: &mut Starter) -> anyho
         .thread_name("dfs-mount")
         .build()?;
     let served = runtime.block_on(async {
-        let kernel_attrs = Arc::new(KernelAttrs::new());
-        let client = connect(settings, mountpoint, kernel_attrs.clone()).await?;
-        let mut mount = match Mount::new(settings, mountpoint, client.clone(), kernel_attrs) {
+        let kernel = Arc::new(KernelCaches::new());
+        let client = connect(settings, mountpoint, kernel.clone()).await?;
+        let mut mount = match Mount::new(settings, mountpoint, client.clone(), kernel) {
             Ok(mount) => mount,
             Err(error) => {
                 client.shutdown(DETACH_MAX).await;
@@ -122,7 +123,7 @@ fn serve(settings: &Settings, mountpoint: &Path, starter: &mut Starter) -> anyho
 async fn connect(
     settings: &Settings,
     mountpoint: &Path,
-    kernel_attrs: Arc<KernelAttrs>,
+    kernel: Arc<KernelCaches>,
 ) -> anyhow::Result<Arc<Client>> {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let config = ClientConfig {
@@ -137,7 +138,7 @@ async fn connect(
         copies: settings.copies,
     };
     let connecting = async || format!("connect to the federation at {}", settings.metaservers.join(", "));
-    match timeout(CONNECT_MAX, Client::connect_with(config, Env::real(), kernel_attrs)).await {
+    match timeout(CONNECT_MAX, Client::connect_with(config, Env::real(), kernel)).await {
         Ok(Ok(client)) => Ok(client),
         Ok(Err(error)) => Err(error).context(connecting().await),
         Err(_) => bail!("{}: no metaserver answered within {} s", connecting().await, CONNECT_MAX.as_secs()),
@@ -161,10 +162,10 @@ impl Mount {
         settings: &Settings,
         path: &Path,
         client: Arc<Client>,
-        kernel_attrs: Arc<KernelAttrs>,
+        kernel: Arc<KernelCaches>,
     ) -> anyhow::Result<Mount> {
         let signals = Signals::new()?;
-        let fs = Arc::new(Fs::new(client.clone(), kernel_attrs.clone()));
+        let fs = Arc::new(Fs::new(client.clone(), kernel.clone()));
         let deadlines =
             Deadlines::new(settings.metadata_timeout, settings.data_timeout, settings.session_memory_bytes);
         let edge = Edge::new(fs.clone(), tokio::runtime::Handle::current(), deadlines);
@@ -172,7 +173,7 @@ impl Mount {
             .with_context(|| format!("mount on {}", path.display()))?;
         fs.set_drop_pages(pages::start(session.notifier(), &fs)?);
         let device = session.as_fd().try_clone_to_owned()?;
-        kernel_attrs.connected(pages::invalidate_attrs(device.into(), &fs), on_written(&fs));
+        kernel.attrs.connected(pages::invalidate_attrs(device.into(), &fs), on_written(&fs));
         let ended = in_thread("dfs-fuse", move || session.run())?;
         Ok(Mount { client, fs, path: path.to_owned(), ended, is_mounted: true, signals })
     }

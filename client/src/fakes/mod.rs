@@ -26,7 +26,7 @@ use crate::cluster::client::ClusterClient;
 use crate::config::ClientConfig;
 use crate::error::Result;
 use crate::inode::{Client, CreateOpen, File, Lookup, Open, OpenMode, Unlink};
-use crate::names::OuterCache;
+use crate::names::{ChangedBy, DroppedNames, OuterCache};
 use crate::route::federation::Federation;
 
 pub(crate) const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false };
@@ -56,6 +56,10 @@ impl OuterCache for Moved {
     fn drop_attrs(&self, _inodes: &[InodeId]) {}
 
     fn drop_all_attrs(&self) {}
+
+    fn drop_names(&self, _dropped: &DroppedNames<'_>, _by: ChangedBy) -> Option<tokio::time::Instant> {
+        None
+    }
 
     fn content_moved(&self, inode: InodeId, from: u64, to: u64) {
         self.0.lock().unwrap().push((inode, from, to));

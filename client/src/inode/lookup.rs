@@ -183,6 +183,30 @@ impl Operation for GetLeasedAttr {
     }
 }
 
+/// Where a name leads, as it is known under a lease, without a request. `None`: it is not.
+#[derive(Clone, Debug)]
+pub struct GetLeasedName {
+    pub parent: InodeId,
+    pub name: Vec<u8>,
+}
+
+/// Where a name leads, and for how long an outer cache may use that unless it is told to drop it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeasedName {
+    /// `None`: it is not there.
+    pub inode: Option<InodeId>,
+    pub valid_for: Duration,
+}
+
+impl Operation for GetLeasedName {
+    type Reply = Option<LeasedName>;
+
+    async fn perform(self, routes: &Arc<Routes>, _caller: &Caller) -> Result<Option<LeasedName>> {
+        let leased = routes.at(self.parent).await?.core.names.leased_name(self.parent, &self.name);
+        Ok(leased.map(|(inode, valid_for)| LeasedName { inode, valid_for }))
+    }
+}
+
 /// At most `limit` entries behind `cookie` (0: from the start). With `plus` they have attributes, except those of volumes whose
 /// cluster does not answer at once.
 #[derive(Clone, Copy, Debug)]

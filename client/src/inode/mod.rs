@@ -25,7 +25,10 @@ mod operation;
 
 pub use attributes::{Access, GetSpace, ReadLink};
 pub use client::Client;
-pub use lookup::{GetAttr, GetLeasedAttr, GetRecentAttr, LeasedAttr, Lookup, ReadDir, Resolve, Resolved};
+pub use lookup::{
+    GetAttr, GetLeasedAttr, GetLeasedName, GetRecentAttr, LeasedAttr, LeasedName, Lookup, ReadDir, Resolve,
+    Resolved,
+};
 pub use names::{Link, Rmdir, Unlink};
 pub use open::{CreateOpen, Open};
 pub use operation::Operation;

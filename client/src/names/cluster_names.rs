@@ -144,6 +144,11 @@ impl ClusterNames {
         self.copy.leased_attr(inode)
     }
 
+    /// Where a name leads, as the copy knows, and for how long an outer cache may use that.
+    pub(crate) fn leased_name(&self, directory: InodeId, name: &[u8]) -> Option<(Option<InodeId>, Duration)> {
+        self.copy.leased_name(directory, name)
+    }
+
     /// The attributes that the copy has, or that a change of this client brought a moment ago (V4).
     pub(crate) fn known_attr(&self, inode: InodeId) -> Option<InodeAttr> {
         self.copy.attr(inode).or_else(|| self.after_change.get(inode))

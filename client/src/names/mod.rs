@@ -15,4 +15,4 @@ pub mod interim;
 pub(crate) mod newest;
 mod outer;
 
-pub use outer::{NoOuterCache, OuterCache};
+pub use outer::{ChangedBy, DroppedNames, NoOuterCache, OuterCache};

@@ -105,6 +105,7 @@ impl MetaClient {
     /// Tells the leader what the session holds, if that is to be told (AT1).
     async fn attach(&self) -> MetaResult<()> {
         let Some(told) = self.held.begin_attach() else { return Ok(()) };
+        self.until_nothing_is_used().await; // of what was shown before
         let sent = self.env.clock.boottime();
         let (bound, locks, files) = (told.bound, told.locks.len(), told.open.len());
         let writes = self.leases.writes.attaching(bound);
@@ -130,6 +131,13 @@ impl MetaClient {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// What the copy has dropped is used nowhere any more.
+    pub(super) async fn until_nothing_is_used(&self) {
+        if let Some(until) = self.leases.reads.used_until() {
+            sleep_until(until).await;
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use dfs_proto::ids::{Attachment, SessionId, WriteGrant};
 use dfs_proto::meta::{Dropped, HeldWrite, Recall, WriteRecall};
+use tokio::time::Instant;
 
 /// To what a request for a lock (H2 of `held`), or for Write of a file, is bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,9 @@ pub(crate) trait ReadLeases: Send + Sync + 'static {
     fn detached(&self, attachment: Attachment);
     /// The leader has answered a heartbeat that was sent at `sent`, and had recalled so many times by then.
     fn renewed(&self, attachment: Attachment, sent: Duration, recalls: u64);
+    /// Until then caches outside of this library may use something that was recalled, or shown under an attachment that has ended. So before that
+    /// no recall is answered, and neither an attachment nor the end of the session is sent.
+    fn used_until(&self) -> Option<Instant>;
     /// Takes back what the leader recalls.
     fn recalled(&self, recall: &Recall) -> Taken;
 }

@@ -170,6 +170,7 @@ impl MetaClient {
 
     pub(crate) async fn close(&self, timeout: Duration) -> MetaResult<()> {
         self.held.end(); // from here on nothing is answered under leases
+        self.until_nothing_is_used().await;
         let session = self.session();
         let close = RenewSession::of(session.opened.cluster, session.id());
         self.calls.close_session(close, timeout).await

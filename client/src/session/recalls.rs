@@ -33,7 +33,7 @@ impl HandledRecalls {
     }
 
     /// False: with those before it that is too much to tell.
-    pub(super) fn add(&self, handled: Handled, mut open: BTreeSet<InodeId>) -> bool {
+    pub(super) fn add(&self, mut handled: Handled, mut open: BTreeSet<InodeId>) -> bool {
         let mut last = self.last();
         let before = last.as_ref().map(|before| before.handled.attachment);
         if before.is_some_and(|before| before > handled.attachment) {
@@ -41,6 +41,7 @@ impl HandledRecalls {
         }
         if let Some(before) = last.take().filter(|_| before == Some(handled.attachment)) {
             open.extend(before.open);
+            handled.number = handled.number.max(before.handled.number); // those before it are handled as well
         }
         let fits = open.len() <= NAMED_MAX;
         if fits {

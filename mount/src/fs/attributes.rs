@@ -68,7 +68,7 @@ impl Fs {
             let attr = self.shown_to(seen.attr, asked);
             return Ok(Some(Attributes { attr, timeout: Duration::ZERO })); // keeps KA6
         }
-        let at_most = self.kernel_attrs.note(inode);
+        let at_most = self.kernel.attrs.note(inode);
         let Some(leased) = read().await? else { return Ok(None) }; // after the note: keeps KA1
         let (attr, valid_for) = (leased.attr, leased.valid_for);
         let are_old = self.inodes.pages_are(inode, |pages| pages.are_older_unnoticed(&attr));

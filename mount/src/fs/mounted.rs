@@ -17,7 +17,7 @@ use crate::fs::error::{FsError, FsResult};
 use crate::groups::{Groups, Requester};
 use crate::handles::{Handle, Handles};
 use crate::inodes::Inodes;
-use crate::kernel_attrs::KernelAttrs;
+use crate::kernel_caches::KernelCaches;
 use crate::lock_owners::LockOwners;
 
 /// Drops the kernel's attributes of a file, and pages of it. It must not wait: it is called while the kernel waits for an answer. The
@@ -57,7 +57,7 @@ pub(crate) struct Fs {
     pub(super) directories: Handles<OpenDirectory>,
     pub(super) inodes: Inodes,
     pub(super) lock_owners: Arc<LockOwners>,
-    pub(super) kernel_attrs: Arc<KernelAttrs>,
+    pub(super) kernel: Arc<KernelCaches>,
     groups: Groups,
     pub(super) root: LastKnown<InodeAttr>,
     pub(super) space: LastKnown<StatFs>,
@@ -66,15 +66,15 @@ pub(crate) struct Fs {
 }
 
 impl Fs {
-    /// `kernel_attrs` is the cache in front of the client.
-    pub(crate) fn new(client: Arc<Client>, kernel_attrs: Arc<KernelAttrs>) -> Fs {
+    /// `kernel` is the cache in front of the client.
+    pub(crate) fn new(client: Arc<Client>, kernel: Arc<KernelCaches>) -> Fs {
         Fs {
             client,
             files: Handles::new(),
             directories: Handles::new(),
             inodes: Inodes::new(),
             lock_owners: LockOwners::new(),
-            kernel_attrs,
+            kernel,
             groups: Groups::new(),
             root: LastKnown::default(),
             space: LastKnown::default(),

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use dfs_client::inode::{Link, ReadLink, Resolve, Resolved, Rmdir, Unlink};
-use dfs_proto::attr::{BadName, FileKind, InodeAttr, Name};
+use dfs_client::ClientError;
+use dfs_client::inode::{GetLeasedName, Link, ReadLink, Resolve, Resolved, Rmdir, Unlink};
+use dfs_client::interim::volume_name_timeout;
+use dfs_proto::attr::{BadName, Caller, FileKind, InodeAttr, Name};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Create, NewInode, Rename, RenameMode};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::fs::attributes::Attributes;
 use crate::fs::error::{FsError, FsResult};
@@ -16,7 +18,10 @@ use crate::groups::Requester;
 /// What a name leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum LookedUp {
-    Found(Attributes),
+    /// The name has a time-out of its own.
+    Found(Attributes, Duration),
+    /// It is not there; for so long.
+    Absent(Duration),
     /// The root directory of a volume whose cluster does not answer.
     Unanswered(InodeId),
 }
@@ -25,7 +30,13 @@ impl Fs {
     pub(crate) async fn lookup(&self, who: Requester, parent: InodeId, name: &[u8]) -> FsResult<LookedUp> {
         let (asked, checked) = (Instant::now(), entry_name(name)?);
         let resolve = Resolve { parent, name: checked.as_bytes().to_vec() };
-        let resolved = self.perform(who, resolve).await?;
+        let resolved = match self.perform(who, resolve).await {
+            Ok(resolved) => resolved,
+            Err(ClientError::NotFound) => {
+                return Ok(LookedUp::Absent(self.name_timeout((parent, &checked), None).await));
+            }
+            Err(error) => return Err(error.into()),
+        };
         let (inode, kind) = match &resolved {
             Resolved::Attr(attr) => (attr.inode, attr.kind),
             Resolved::Unanswered(volume) => (*volume, FileKind::Directory),
@@ -38,7 +49,30 @@ impl Fs {
         // After it was counted, which keeps KA5; so from here on the answer is no error.
         let known = self.noted(inode, asked).await.unwrap_or(None);
         let fresh = || Attributes { attr: self.shown_to(attr, asked), timeout: Duration::ZERO };
-        Ok(LookedUp::Found(known.unwrap_or_else(fresh)))
+        let attributes = known.unwrap_or_else(fresh);
+        let for_name = match parent {
+            InodeId::ROOT => volume_name_timeout(kind),
+            _ => self.name_timeout((parent, &checked), Some(inode)).await,
+        };
+        Ok(LookedUp::Found(attributes, for_name))
+    }
+
+    /// For how long the kernel may use what the answer says of a name (KN1).
+    async fn name_timeout(&self, (parent, name): (InodeId, &Name), leads_to: Option<InodeId>) -> Duration {
+        let name = name.as_bytes();
+        let known = async || {
+            let leased = GetLeasedName { parent, name: name.to_vec() };
+            let known = self.client.perform(&Caller::ROOT, leased).await.ok().flatten();
+            known.filter(|known| known.inode == leads_to)
+        };
+        let names = &self.kernel.names;
+        let before = names.before(parent);
+        if known().await.is_none() {
+            return Duration::ZERO; // and nothing is noted
+        }
+        names.was_held(before);
+        let Some(note) = names.note((parent, name), leads_to) else { return Duration::ZERO };
+        known().await.map_or(Duration::ZERO, |known| note.timeout(known.valid_for)) // after the note: keeps KN1
     }
 
     pub(crate) fn forget(&self, inode: InodeId, count: u64) {
@@ -98,8 +132,13 @@ impl Fs {
         };
         let rename =
             Rename { parent, name: entry_name(name)?, new_parent, new_name: entry_name(new_name)?, mode };
+        let names = [(parent, name), (new_parent, new_name)];
+        let carried = self.kernel.names.carry(names, mode == RenameMode::Exchange);
         let orphan = self.perform(who, rename).await?;
         self.inodes.orphaned(orphan);
+        if let Some(until) = self.kernel.names.carried(carried) {
+            sleep_until(until).await; // keeps KN5
+        }
         Ok(())
     }
 

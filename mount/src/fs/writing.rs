@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dfs_client::{ClientError, OuterCache as _};
+use dfs_client::ClientError;
 use dfs_proto::attr::{Caller, InodeAttr};
 use dfs_proto::ids::InodeId;
 use dfs_proto::units::{FILE_LEN_MAX, Offset};
@@ -126,7 +126,7 @@ impl Fs {
         };
         if at != write.offset {
             self.inodes.pages_differ(open.inode);
-            self.kernel_attrs.drop_attrs(&[open.inode]);
+            self.kernel.attrs.drop_attrs(&[open.inode]);
         }
         Ok(at)
     }

@@ -4,11 +4,12 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use dfs_client::interim::name_timeout;
+use dfs_client::ClientError;
 use dfs_proto::attr::AccessMask;
+use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{NewInode, SetAttr};
 use dfs_proto::units::{ByteLen, Offset};
 use fuser::{
@@ -73,9 +74,14 @@ impl Filesystem for Edge {
         let (fs, who, name) = (self.fs.clone(), requester(request), owned(name));
         let call = async move { fs.lookup(who, inode_id(parent), &name).await };
         self.metadata(call, move |found| match found {
-            Ok(LookedUp::Found(Attributes { attr, timeout })) => {
-                let name_timeout = name_timeout(attr.kind);
-                reply.entry_with_ttls(&timeout, &name_timeout, &file_attr(&attr), GENERATION);
+            Ok(LookedUp::Found(Attributes { attr, timeout }, for_name)) => {
+                reply.entry_with_ttls(&timeout, &for_name, &file_attr(&attr), GENERATION);
+            }
+            Ok(LookedUp::Absent(Duration::ZERO)) => {
+                reply.error(number("look up a name", &FsError::from(ClientError::NotFound)));
+            }
+            Ok(LookedUp::Absent(for_name)) => {
+                reply.entry_with_ttls(&NO_TIMEOUT, &for_name, &directory_placeholder(InodeId(0)), GENERATION);
             }
             Ok(LookedUp::Unanswered(inode)) => {
                 reply.entry_with_ttls(&NO_TIMEOUT, &NO_TIMEOUT, &directory_placeholder(inode), GENERATION);

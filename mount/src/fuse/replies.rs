@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dfs_client::inode::OpenMode;
-use dfs_client::interim::name_timeout;
 use dfs_proto::attr::InodeAttr;
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::StatFs;
@@ -54,9 +53,7 @@ pub(super) fn reply_entry(
     reply: ReplyEntry,
 ) -> impl FnOnce(FsResult<InodeAttr>) + Send + 'static {
     move |answer| match answer {
-        Ok(attr) => {
-            reply.entry_with_ttls(&NO_TIMEOUT, &name_timeout(attr.kind), &file_attr(&attr), GENERATION)
-        }
+        Ok(attr) => reply.entry_with_ttls(&NO_TIMEOUT, &NO_TIMEOUT, &file_attr(&attr), GENERATION),
         Err(error) => reply.error(number(what, &error)),
     }
 }

@@ -7,16 +7,12 @@ use std::os::unix::fs::{
     FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown, symlink,
 };
 use std::path::Path;
-use std::time::Duration;
 
-use dfs_tests::{sys, wait};
+use dfs_tests::sys;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::{number, scenario};
-
-/// What is promised, and what a busy machine takes for a request.
-const NAMES_OF_DIRECTORIES: Duration = Duration::from_millis(500);
 
 /// What a mount shows of one name: its attributes, and what it leads to.
 type Seen = BTreeMap<String, (Vec<i128>, Vec<u8>)>;
@@ -52,14 +48,6 @@ fn content(path: &Path, meta: &fs::Metadata) -> Vec<u8> {
         () if kind.is_symlink() => fs::read_link(path).unwrap().into_os_string().into_encoded_bytes(),
         () => Vec::new(),
     }
-}
-
-/// What is promised at once. The kernel believes the name of a directory for 50 ms.
-fn without_directories(seen: &Seen) -> Seen {
-    seen.iter()
-        .filter(|(name, _)| !name.starts_with("directory"))
-        .map(|(name, seen)| (name.clone(), seen.clone()))
-        .collect()
 }
 
 /// One operation that changes something in the directory. `open`: a file that was opened before, `file`, and stays open.
@@ -169,13 +157,7 @@ fn whatever_one_mount_changes_the_other_shows_at_once_though_it_has_looked_befor
             let meant = rng.random_bool(0.5).then(|| look(ours)); // what a mount shows is what it has committed later
             let shown = look(theirs);
             let meant = meant.unwrap_or_else(|| look(ours));
-            if without_directories(&shown) == without_directories(&meant) {
-                wait::until("names of directories to agree", NAMES_OF_DIRECTORIES, || {
-                    (look(theirs) == meant).then_some(())
-                });
-            } else {
-                assert_eq!(shown, meant, "round {round}: {name}");
-            }
+            assert_eq!(shown, meant, "round {round}: {name}");
             let through_descriptors = files.each_ref().map(|file| attributes(&file.metadata().unwrap()));
             assert_eq!(
                 through_descriptors[0], through_descriptors[1],

@@ -6,6 +6,7 @@
 //! | `changes` | every operation that changes something, seen by a mount that has looked before |
 //! | `turns` | two mounts take turns on one file, compared with a model |
 //! | `appends` | processes of two mounts append to one file |
+//! | `names` | paths that one mount looks at all the time, so that the kernel keeps them, and the other one changes |
 //! | `stopped` | a mount that has a file open and is stopped, while the other one removes the file |
 //! | `unlinked` | a file that one mount unlinks, and the other one has open |
 
@@ -13,6 +14,7 @@
 
 mod appends;
 mod changes;
+mod names;
 mod stopped;
 mod turns;
 mod unlinked;

@@ -8,11 +8,13 @@ use dfs_proto::attr::{AccessMask, Caller, InodeAttr, Name};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, InodeId};
 use dfs_proto::meta::{Change, Changed, MetaResult, Read, ReadReply, Recall, Shown};
+use tokio::time::Instant;
 
+use crate::names::copy::kept::LeadsTo;
 use crate::names::copy::listings::Room;
 use crate::names::copy::own_changes::ChangeNumber;
-use crate::names::copy::state::{DroppedAttrs, Question, State};
-use crate::names::outer::OuterCache;
+use crate::names::copy::state::{DroppedAttrs, Question, State, Untold};
+use crate::names::outer::{ChangedBy, DroppedNames, OuterCache};
 use crate::session::calls::Answer;
 use crate::session::leases::{ReadLeases, Sending, Taken};
 use crate::session::meta::MetaClient;
@@ -27,6 +29,8 @@ pub(crate) struct LeasedCopy {
     clock: Arc<dyn Clock>,
     outer: Arc<dyn OuterCache>,
     state: Mutex<State>,
+    /// Outer caches may use something until then that others change.
+    used_until: Mutex<Option<Instant>>,
 }
 
 /// A read that asks for leases, until this is dropped.
@@ -47,25 +51,41 @@ pub(crate) struct Changing<'c> {
 impl LeasedCopy {
     /// `outer` is told what is dropped.
     pub(crate) fn new(clock: Arc<dyn Clock>, outer: Arc<dyn OuterCache>) -> Arc<LeasedCopy> {
-        Arc::new(LeasedCopy { clock, outer, state: Mutex::new(State::with_room(KEPT_MAX, LISTINGS_MAX)) })
+        let state = Mutex::new(State::with_room(KEPT_MAX, LISTINGS_MAX));
+        Arc::new(LeasedCopy { clock, outer, state, used_until: Mutex::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something that may drop attributes. Keeps CY8.
-    fn dropping<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
-        let (acted, dropped) = {
+    /// Something that may drop attributes and names. Keeps CY8.
+    fn dropping<T>(&self, by: ChangedBy, act: impl FnOnce(&mut State) -> T) -> T {
+        let (acted, Untold { attrs, names, directories }) = {
             let mut state = self.state();
             (act(&mut state), state.take_untold())
         };
-        match dropped {
-            DroppedAttrs::Of(inodes) if inodes.is_empty() => {}
-            DroppedAttrs::Of(inodes) => self.outer.drop_attrs(&inodes),
-            DroppedAttrs::Everything => self.outer.drop_all_attrs(),
+        let (names, directories) = (names.as_slice(), directories.as_slice());
+        match attrs {
+            DroppedAttrs::Of(inodes) if inodes.is_empty() && names.is_empty() => {}
+            DroppedAttrs::Of(inodes) => {
+                self.outer.drop_attrs(&inodes);
+                self.told(&DroppedNames::Of { names, directories }, by);
+            }
+            DroppedAttrs::Everything => {
+                self.outer.drop_all_attrs();
+                self.told(&DroppedNames::Everything, by);
+            }
         }
         acted
+    }
+
+    fn told(&self, dropped: &DroppedNames<'_>, by: ChangedBy) {
+        let until = self.outer.drop_names(dropped, by);
+        if by == ChangedBy::Others && until.is_some() {
+            let mut used_until = self.used_until.lock().unwrap_or_else(PoisonError::into_inner);
+            *used_until = until.max(*used_until);
+        }
     }
 
     /// [`OuterCache::content_moved`].
@@ -98,6 +118,17 @@ impl LeasedCopy {
         self.state().leased_attr(inode, self.clock.boottime())
     }
 
+    /// The inode that a name leads to, if that is known, or `None` in it if the name is not there; and for how long an outer cache may use
+    /// that (CY8).
+    pub(crate) fn leased_name(&self, directory: InodeId, name: &[u8]) -> Option<(Option<InodeId>, Duration)> {
+        let (leads_to, valid_for) = self.state().leased_name((directory, name), self.clock.boottime())?;
+        let inode = match leads_to {
+            LeadsTo::Nothing => None,
+            LeadsTo::Inode(inode) => Some(inode),
+        };
+        Some((inode, valid_for))
+    }
+
     /// The attributes of a file, if they are known and clearly let the caller open it. The open is in the table of open files by then, so
     /// that whoever recalls the attributes later finds it there (UO1 of `session::held::untold`).
     pub(crate) fn open(&self, caller: &Caller, inode: InodeId, mask: AccessMask) -> Option<InodeAttr> {
@@ -122,7 +153,8 @@ impl LeasedCopy {
     /// To be called before a change is sent by `meta`.
     pub(crate) fn changing<'c>(&'c self, change: &Change, meta: &'c MetaClient) -> Changing<'c> {
         let now = self.clock.boottime();
-        let (number, dropped) = self.dropping(|state| state.begin_change(change.scope(), now));
+        let (number, dropped) =
+            self.dropping(ChangedBy::Own, |state| state.begin_change(change.scope(), now));
         Changing { copy: self, meta, number, sending: Sending::after(dropped), is_settled: false }
     }
 }
@@ -184,13 +216,17 @@ impl Drop for Changing<'_> {
         {
             self.meta.change_in_doubt(dropped.attachment); // keeps CY4
         }
-        self.copy.dropping(|state| state.end_change(self.number)); // last: from here on things are kept again
+        self.copy.dropping(ChangedBy::Own, |state| state.end_change(self.number)); // last: from here on things are kept again
     }
 }
 
 impl ReadLeases for LeasedCopy {
+    fn used_until(&self) -> Option<Instant> {
+        *self.used_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn attaching(&self, attachment: Attachment) {
-        self.dropping(|state| state.attaching(attachment));
+        self.dropping(ChangedBy::Others, |state| state.attaching(attachment));
     }
 
     fn attached(&self, attachment: Attachment, sent: Duration, term: Duration) {
@@ -198,16 +234,16 @@ impl ReadLeases for LeasedCopy {
     }
 
     fn detached(&self, attachment: Attachment) {
-        self.dropping(|state| state.detached(attachment));
+        self.dropping(ChangedBy::Others, |state| state.detached(attachment));
     }
 
     fn renewed(&self, attachment: Attachment, sent: Duration, recalls: u64) {
         let now = self.clock.boottime();
-        self.dropping(|state| state.renewed(attachment, (sent, now), recalls));
+        self.dropping(ChangedBy::Others, |state| state.renewed(attachment, (sent, now), recalls));
     }
 
     fn recalled(&self, recall: &Recall) -> Taken {
         let now = self.clock.boottime();
-        self.dropping(|state| state.recalled(recall, now))
+        self.dropping(ChangedBy::Others, |state| state.recalled(recall, now))
     }
 }

@@ -36,8 +36,18 @@ pub(super) enum DroppedAttrs {
     Everything,
 }
 
-impl DroppedAttrs {
-    const NONE: DroppedAttrs = DroppedAttrs::Of(Vec::new());
+/// What outer caches are to be told of.
+#[derive(Debug)]
+pub(super) struct Untold {
+    pub(super) attrs: DroppedAttrs,
+    pub(super) names: Vec<NameIn>,
+    /// All names in these.
+    pub(super) directories: Vec<InodeId>,
+}
+
+impl Untold {
+    const NOTHING: Untold =
+        Untold { attrs: DroppedAttrs::Of(Vec::new()), names: Vec::new(), directories: Vec::new() };
 }
 
 pub(super) struct State {
@@ -47,7 +57,7 @@ pub(super) struct State {
     drops: Drops,
     changes: OwnChanges,
     /// Outer caches are to be told of these (CY8).
-    untold: DroppedAttrs,
+    untold: Untold,
     hints: Hints,
 }
 
@@ -60,7 +70,7 @@ impl State {
             listings: Listings::with_room(listings),
             drops: Drops::default(),
             changes: OwnChanges::default(),
-            untold: DroppedAttrs::NONE,
+            untold: Untold::NOTHING,
             hints: Hints::default(),
         }
     }
@@ -134,27 +144,28 @@ impl State {
         self.kept.clear();
         self.listings.clear();
         self.drops.everything();
-        self.untold = DroppedAttrs::Everything;
+        self.untold = Untold { attrs: DroppedAttrs::Everything, ..Untold::NOTHING };
     }
 
     /// Outer caches may have attributes that were forgotten here for want of room, so they are told in any case.
     fn drop_attr(&mut self, inode: InodeId) {
         self.kept.drop_attr(inode);
         self.drops.attr(inode);
-        if let DroppedAttrs::Of(inodes) = &mut self.untold {
+        if let DroppedAttrs::Of(inodes) = &mut self.untold.attrs {
             inodes.push(inode);
         }
     }
 
     /// What was dropped since this was last called.
-    pub(super) fn take_untold(&mut self) -> DroppedAttrs {
-        std::mem::replace(&mut self.untold, DroppedAttrs::NONE)
+    pub(super) fn take_untold(&mut self) -> Untold {
+        std::mem::replace(&mut self.untold, Untold::NOTHING)
     }
 
     fn drop_name(&mut self, name: &NameIn) {
         self.kept.drop_name(name.0, &name.1);
         self.listings.drop_of(name.0); // keeps LI2
         self.drops.name(name.0, &name.1);
+        self.untold.names.push(name.clone());
     }
 
     /// With all names in it.
@@ -163,6 +174,7 @@ impl State {
         self.kept.drop_names_in(inode);
         self.listings.drop_of(inode); // keeps LI2
         self.drops.names_in(inode);
+        self.untold.directories.push(inode);
     }
 
     fn drop_reach(&mut self, reach: &Reach) {
@@ -329,6 +341,18 @@ impl State {
             return None;
         }
         self.kept.attr(inode)
+    }
+
+    /// Where a name leads, if that is known now, and for how long that may be used unless it is dropped before.
+    pub(super) fn leased_name(
+        &mut self,
+        (directory, name): (InodeId, &[u8]),
+        now: Duration,
+    ) -> Option<(LeadsTo, Duration)> {
+        if !self.lease.is_valid(now) {
+            return None;
+        }
+        Some((self.kept.name(directory, name)?, self.lease.left(now)))
     }
 
     /// The attributes of a file with a name, if they are known now and clearly let the caller open it.

@@ -7,12 +7,13 @@ use dfs_proto::attr::{Caller, FileKind, InodeAttr, Name};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, InodeId};
 use dfs_proto::meta::{Change, Changed, Dropped, Read, ReadReply, Recall, Recalled, SetAttr, Shown};
+use dfs_proto::scope::NameIn;
 
 use crate::fakes::clock::TokioClock;
 use crate::names::copy::LeasedCopy;
 use crate::names::copy::fixtures::{DIRECTORY, ROOM, attr};
 use crate::names::copy::lease::MARGIN;
-use crate::names::copy::state::{DroppedAttrs, State};
+use crate::names::copy::state::{DroppedAttrs, State, Untold};
 use crate::names::outer::NoOuterCache;
 use crate::session::leases::{Handled, ReadLeases as _, Taken};
 
@@ -312,19 +313,28 @@ fn what_was_known_before_the_machine_slept_is_not_answered_after_it() {
 
 #[test]
 fn outer_caches_are_told_whatever_is_dropped_also_what_was_forgotten_here_before() {
+    type Told = (DroppedAttrs, Vec<NameIn>, Vec<InodeId>);
     let mut copy = filled();
-    assert_eq!(copy.take_untold(), DroppedAttrs::Everything, "the attachment");
-    assert_eq!(copy.take_untold(), DroppedAttrs::Of(Vec::new()), "once");
+    let told = |copy: &mut State| -> Told {
+        let Untold { attrs, names, directories } = copy.take_untold();
+        (attrs, names, directories)
+    };
+    let of = |attrs: &[InodeId], names: &[NameIn], directories: &[InodeId]| -> Told {
+        (DroppedAttrs::Of(attrs.to_vec()), names.to_vec(), directories.to_vec())
+    };
+    let everything: Told = (DroppedAttrs::Everything, Vec::new(), Vec::new());
+    assert_eq!(told(&mut copy), everything, "the attachment");
+    assert_eq!(told(&mut copy), of(&[], &[], &[]), "once");
     copy.recalled(&recall(1, &[(FILE, &[]), (OTHER, &[])]), NOW);
-    assert_eq!(copy.take_untold(), DroppedAttrs::Of(vec![FILE, OTHER]));
+    assert_eq!(told(&mut copy), of(&[FILE, OTHER], &[], &[FILE, OTHER]));
     copy.recalled(&recall(2, &[(DIRECTORY, &["f"])]), NOW);
-    assert_eq!(copy.take_untold(), DroppedAttrs::Of(vec![DIRECTORY]));
+    assert_eq!(told(&mut copy), of(&[DIRECTORY], &[(DIRECTORY, b"f".to_vec())], &[]));
     let (number, _) = copy.begin_change(set(FILE).scope(), NOW);
-    assert_eq!(copy.take_untold(), DroppedAttrs::Of(vec![FILE]));
+    assert_eq!(told(&mut copy), of(&[FILE], &[], &[FILE]));
     copy.end_change(number);
-    assert_eq!(copy.take_untold(), DroppedAttrs::Of(vec![FILE]));
+    assert_eq!(told(&mut copy), of(&[FILE], &[], &[FILE]));
     copy.recalled(&recall(4, &[(FILE, &[])]), NOW);
-    assert_eq!(copy.take_untold(), DroppedAttrs::Everything, "one recall is missing");
+    assert_eq!(told(&mut copy), everything, "one recall is missing");
 }
 
 #[test]
