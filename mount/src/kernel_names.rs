@@ -64,8 +64,6 @@ struct Directory {
     changed: Option<Instant>,
     /// The session is a holder of it, and is told what others change in it.
     is_held: bool,
-    /// How often the whole of it was dropped because of others.
-    drops: u64,
 }
 
 #[derive(Default)]
@@ -73,6 +71,8 @@ struct Noted {
     directories: BTreeMap<InodeId, Directory>,
     count: usize,
     swept: Option<Instant>,
+    /// How often directories were dropped whole because of others: each may be held no longer.
+    losses: u64,
 }
 
 /// The lock is held for one look, and with no other.
@@ -92,20 +92,19 @@ impl NameNote {
     }
 }
 
-/// A directory as it was before the copy was asked about it.
+/// The losses before the copy was asked about a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Before {
-    directory: InodeId,
-    drops: u64,
-}
+pub(crate) struct Losses(u64);
 
 /// A rename that is under way.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Carried {
+pub(crate) struct Carried<'n> {
+    names: [(InodeId, &'n [u8]); 2],
+    is_exchange: bool,
     /// The time-outs that it takes along end by then.
     until: Instant,
-    /// The directories of the names that get them, if they are held.
-    to: Option<[Before; 2]>,
+    /// The names that get them are noted with that, and their directories were held; before these losses.
+    held_before: Option<u64>,
 }
 
 impl KernelNames {
@@ -124,50 +123,43 @@ impl KernelNames {
         self.noted().dropped(dropped, by, now).filter(|until| *until > now)
     }
 
-    /// To be called before the copy is asked about names in this directory.
-    pub(crate) fn before(&self, directory: InodeId) -> Before {
-        let mut noted = self.noted();
-        Before { directory, drops: noted.directory(directory, Instant::now()).map_or(0, |known| known.drops) }
+    /// To be called before the copy is asked about names in a directory.
+    pub(crate) fn losses(&self) -> Losses {
+        Losses(self.noted().losses)
     }
 
-    /// The copy knew something of the directory under a lease.
-    pub(crate) fn was_held(&self, before: Before) {
-        if let Some(directory) = self.noted().directories.get_mut(&before.directory) {
-            directory.is_held |= directory.drops == before.drops;
+    /// The copy knew something of the directory under a lease, after `before`.
+    pub(crate) fn was_held(&self, directory: InodeId, before: Losses) {
+        let mut noted = self.noted();
+        if noted.losses != before.0 {
+            return;
+        }
+        if let Some(directory) = noted.directory(directory, Instant::now()) {
+            directory.is_held = true;
         }
     }
 
     /// An own rename is about to be sent: the first name becomes the second one, and in an exchange the second one the first (KN5).
-    pub(crate) fn carry(&self, names: [(InodeId, &[u8]); 2], is_exchange: bool) -> Carried {
+    pub(crate) fn carry<'n>(&self, names: [(InodeId, &'n [u8]); 2], is_exchange: bool) -> Carried<'n> {
         let (mut noted, now) = (self.noted(), Instant::now());
-        let [from, to] = names.map(|name| noted.used_until(name));
-        let until = if is_exchange { from.max(to) } else { from }.unwrap_or(now);
-        if until <= now {
-            return Carried { until, to: None };
+        let until = noted.carried_until(names, is_exchange).unwrap_or(now);
+        let mut carried = Carried { names, is_exchange, until, held_before: None };
+        if until > now {
+            let are_noted = names.map(|name| noted.use_until(name, until, now)) == [true, true];
+            let is_held = |(parent, _): &(InodeId, &[u8])| {
+                noted.directories.get(parent).is_some_and(|known| known.is_held)
+            };
+            carried.held_before = (are_noted && names.iter().all(is_held)).then_some(noted.losses);
         }
-        let is_noted = names.map(|name| noted.use_until(name, until, now));
-        let held = |(parent, _): (InodeId, &[u8])| {
-            let known = noted.directories.get(&parent).filter(|known| known.is_held)?;
-            Some(Before { directory: parent, drops: known.drops })
-        };
-        let to = match (names.map(held), is_noted) {
-            ([Some(one), Some(other)], [true, true]) => Some([one, other]),
-            _ => None,
-        };
-        Carried { until, to }
+        carried
     }
 
-    /// The rename was executed. `Some`: it may not be answered before.
-    pub(crate) fn carried(&self, carried: Carried) -> Option<Instant> {
+    /// The rename was executed. `Some`: it may not be answered before. (A look-up that came in between may have prolonged the time-out.)
+    pub(crate) fn carried(&self, carried: Carried<'_>) -> Option<Instant> {
         let noted = self.noted();
-        let is_still_held = |before: Before| {
-            noted
-                .directories
-                .get(&before.directory)
-                .is_some_and(|known| known.is_held && known.drops == before.drops)
-        };
-        let are_held = carried.to.is_some_and(|to| to.into_iter().all(is_still_held));
-        (!are_held && carried.until > Instant::now()).then_some(carried.until)
+        let until = noted.carried_until(carried.names, carried.is_exchange).max(Some(carried.until));
+        let is_noted = until == Some(carried.until) && carried.held_before == Some(noted.losses);
+        until.filter(|until| !is_noted && *until > Instant::now())
     }
 }
 
@@ -183,13 +175,19 @@ impl Noted {
         Some(self.directories.get(&parent)?.names.get(name)?.used_until)
     }
 
+    /// Until when the kernel may use what a rename takes along.
+    fn carried_until(&self, [from, to]: [(InodeId, &[u8]); 2], is_exchange: bool) -> Option<Instant> {
+        let of_target = if is_exchange { self.used_until(to) } else { None };
+        self.used_until(from).max(of_target)
+    }
+
     /// The kernel may use this name until then. False: there is no room to note it.
     fn use_until(&mut self, (parent, name): (InodeId, &[u8]), until: Instant, now: Instant) -> bool {
         self.make_room(now);
         let has_room = self.count < NOTED_MAX;
         let Some(directory) = self.directory(parent, now) else { return false };
         if let Some(known) = directory.names.get_mut(name) {
-            known.used_until = known.used_until.max(until);
+            (known.noted, known.used_until) = (now, known.used_until.max(until));
             return true;
         }
         if has_room {
@@ -240,12 +238,16 @@ impl Noted {
             until = until.max(Some(name.used_until));
         };
         let is_lost = by == ChangedBy::Others;
+        let is_whole = match dropped {
+            DroppedNames::Everything => true,
+            DroppedNames::Of { directories, .. } => !directories.is_empty(),
+        };
+        self.losses += u64::from(is_lost && is_whole);
         let changed = is_lost.then_some(now);
         match dropped {
             DroppedNames::Everything => {
                 for directory in self.directories.values_mut() {
                     directory.is_held &= !is_lost;
-                    directory.drops += u64::from(is_lost);
                     directory.names.values_mut().for_each(&mut take);
                 }
             }
@@ -259,7 +261,6 @@ impl Noted {
                     let Some(directory) = self.directories.get_mut(parent) else { continue };
                     directory.changed = changed.or(directory.changed);
                     directory.is_held &= !is_lost;
-                    directory.drops += u64::from(is_lost);
                     directory.names.values_mut().for_each(&mut take);
                 }
             }
@@ -360,7 +361,7 @@ mod tests {
     async fn renamed(are_held: bool, meanwhile: impl FnOnce(&KernelNames)) -> (Option<Duration>, Duration) {
         let kernel = KernelNames::default();
         if are_held {
-            [D, E].into_iter().for_each(|directory| kernel.was_held(kernel.before(directory)));
+            [D, E].into_iter().for_each(|directory| kernel.was_held(directory, kernel.losses()));
         }
         steady(&kernel, (D, b"f")).await;
         assert!(kernel.note((D, b"f"), FILE).is_some());
@@ -392,13 +393,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_rename_waits_for_a_time_out_that_was_given_after_it_had_begun() {
+        let moment = Duration::from_millis(1);
+        tokio::time::advance(moment).await;
+        let look_again = |kernel: &KernelNames| {
+            let mut noted = kernel.noted();
+            assert!(noted.note((D, b"f"), FILE, Instant::now() + moment).is_some());
+        };
+        assert_eq!(renamed(true, look_again).await.0, Some(USED_FOR + moment));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_was_dropped_after_the_copy_was_asked_is_not_held() {
         let kernel = KernelNames::default();
-        let before = kernel.before(D);
+        let before = kernel.losses();
         kernel.dropped(&DroppedNames::Everything, ChangedBy::Others);
-        kernel.was_held(before);
-        assert!(!kernel.noted().directories[&D].is_held);
-        kernel.was_held(kernel.before(D));
+        kernel.was_held(D, before);
+        assert!(!kernel.noted().directories.contains_key(&D));
+        kernel.was_held(D, kernel.losses());
         assert!(kernel.noted().directories[&D].is_held);
     }
 

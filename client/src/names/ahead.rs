@@ -4,8 +4,8 @@
 //! AH1  A page is read when the cluster had to be asked for a second name that is there, and the next page when it had to be asked for one
 //!      more. So pages are read only for somebody who has not found what he wants in those before. (Who makes new names asks for
 //!      names that are not there.)
-//! AH2  One page at a time of a directory, [`PAGES_MAX`] within [`FORGOTTEN_AFTER`], and [`AT_ONCE_MAX`] together: a few names of a
-//!      directory with a million cost no more than that.
+//! AH2  One page at a time of a directory, [`PAGES_MAX`] until no name of it was missed for [`FORGOTTEN_AFTER`], and [`AT_ONCE_MAX`]
+//!      together: a few names of a directory with a million cost no more than that.
 //! AH3  What is read enters the copy as any other answer does (CY2), and disturbs no writer (`Read::ReadAhead`).
 
 use std::collections::BTreeMap;

@@ -66,11 +66,11 @@ impl Fs {
             known.filter(|known| known.inode == leads_to)
         };
         let names = &self.kernel.names;
-        let before = names.before(parent);
+        let before = names.losses();
         if known().await.is_none() {
             return Duration::ZERO; // and nothing is noted
         }
-        names.was_held(before);
+        names.was_held(parent, before);
         let Some(note) = names.note((parent, name), leads_to) else { return Duration::ZERO };
         known().await.map_or(Duration::ZERO, |known| note.timeout(known.valid_for)) // after the note: keeps KN1
     }

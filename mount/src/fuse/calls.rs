@@ -80,6 +80,7 @@ impl Filesystem for Edge {
             Ok(LookedUp::Absent(Duration::ZERO)) => {
                 reply.error(number("look up a name", &FsError::from(ClientError::NotFound)));
             }
+            // An entry without an inode says so with a time-out.
             Ok(LookedUp::Absent(for_name)) => {
                 reply.entry_with_ttls(&NO_TIMEOUT, &for_name, &directory_placeholder(InodeId(0)), GENERATION);
             }
