@@ -1,8 +1,9 @@
 //! Finds the leader of a group of metaservers, and calls it.
 //!
 //! A call is first sent to the member that answered last as leader. A member that does not lead may name the leader, which is
-//! asked next; a member that does not answer is skipped. This repeats until the deadline. So a call may be sent several times;
-//! changes have request ids, which make that safe (P8.1).
+//! asked next; a member that does not answer is skipped, and is the last one that later calls try: so calls with short deadlines, too,
+//! reach each member in turn. This repeats until the deadline. So a call may be sent several times; changes have request ids, which
+//! make that safe (P8.1).
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -43,7 +44,8 @@ struct Inner {
 }
 
 struct State {
-    /// The addresses in the order in which they are tried. The member that answered last as leader is the first.
+    /// The addresses in the order in which they are tried. The member that answered last as leader is the first, those that did not answer
+    /// are the last.
     addresses: Vec<String>,
     channels: HashMap<String, UnaryChannel>,
     /// The handler that new connections get.
@@ -134,6 +136,14 @@ impl LeaderChannel {
         });
     }
 
+    fn try_last(&self, address: &str) {
+        self.with(|state| {
+            if let Some(at) = state.addresses.iter().position(|known| known == address) {
+                state.addresses[at..].rotate_left(1);
+            }
+        });
+    }
+
     /// The connection to one member. It is made if there is none.
     pub async fn channel(&self, address: &str, deadline: Instant) -> Result<UnaryChannel, String> {
         if let Some(channel) =
@@ -216,6 +226,7 @@ impl LeaderChannel {
                     Err(_) if matches!(last, MetaError::Undecided { .. }) && Instant::now() >= deadline => {}
                     Err(what) => {
                         last = unavailable(format!("{address}: {what}"));
+                        self.try_last(&address);
                         passed_over.add(address);
                     }
                 }
@@ -272,5 +283,20 @@ mod tests {
         tokio::time::advance(ATTEMPT_MAX).await;
         assert!(!passed_over.holds(&a));
         assert_eq!(passed_over.without(vec![a.clone(), b.clone()]), [a, b]);
+    }
+
+    /// Calls with short deadlines tried the same two silent members again and again, and never the leader beside them.
+    #[test]
+    fn who_did_not_answer_is_the_last_one_that_later_calls_try() {
+        let addresses = ["a:1", "b:1", "c:1"].map(str::to_owned);
+        let env = Env::real();
+        let channel = LeaderChannel::anonymous(env, Role::Client, addresses.to_vec(), Duration::from_secs(1));
+        channel.try_last("a:1");
+        assert_eq!(channel.addresses(), ["b:1", "c:1", "a:1"]);
+        channel.try_last("elsewhere:1");
+        channel.try_last("b:1");
+        assert_eq!(channel.addresses(), ["c:1", "a:1", "b:1"]);
+        channel.prefer("b:1");
+        assert_eq!(channel.addresses(), ["b:1", "c:1", "a:1"]);
     }
 }
