@@ -1,7 +1,7 @@
 //! The inodes that the kernel knows: how often it looked each up, and under which name last.
 //!
-//! I1  An inode is in this table exactly while the kernel has look-ups of it that it has not taken back (`forget`).
-//!     So the kernel bounds the table, by its own inode cache.
+//! I1  An inode is in this table exactly while the kernel has look-ups of it that it has not taken back (`forget`); the root directory from
+//!     the beginning, because the kernel knows it without one. So the kernel bounds the table, by its own inode cache.
 //! I2  Pages of an inode are in the kernel's cache only while the inode is in this table. How long it may keep them is
 //!     decided by [`KeptPages`] (V6).
 //! I3  A directory that this mount removed is kept, without a name, while the kernel knows it: a process may stand in
@@ -45,6 +45,22 @@ struct Known {
     growing_from: Option<u64>,
 }
 
+impl Known {
+    fn new(kind: FileKind, (parent, name): (InodeId, &[u8])) -> Known {
+        Known {
+            lookups: 0,
+            kind,
+            parent,
+            name: name.into(),
+            pages: KeptPages::default(),
+            taken: Taken::default(),
+            orphan: None,
+            reads: PageReads::default(),
+            growing_from: None,
+        }
+    }
+}
+
 /// A write past the page cache. When this is dropped, the kernel gets the new size.
 pub(crate) struct Growing<'i> {
     inodes: &'i Inodes,
@@ -66,7 +82,8 @@ pub(crate) struct Inodes(Mutex<HashMap<InodeId, Known>>);
 
 impl Inodes {
     pub(crate) fn new() -> Inodes {
-        Inodes(Mutex::new(HashMap::new()))
+        let root = Known { lookups: 1, ..Known::new(FileKind::Directory, (InodeId::ROOT, b"")) };
+        Inodes(Mutex::new(HashMap::from([(InodeId::ROOT, root)])))
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut HashMap<InodeId, Known>) -> T) -> T {
@@ -77,17 +94,7 @@ impl Inodes {
     pub(crate) fn looked_up(&self, inode: InodeId, kind: FileKind, (parent, name): (InodeId, &[u8])) -> bool {
         self.with(|known| {
             let is_new = !known.contains_key(&inode);
-            let entry = known.entry(inode).or_insert_with(|| Known {
-                lookups: 0,
-                kind,
-                parent,
-                name: name.into(),
-                pages: KeptPages::default(),
-                taken: Taken::default(),
-                orphan: None,
-                reads: PageReads::default(),
-                growing_from: None,
-            });
+            let entry = known.entry(inode).or_insert_with(|| Known::new(kind, (parent, name)));
             entry.lookups += 1;
             if entry.parent != parent || *entry.name != *name {
                 entry.parent = parent;
@@ -234,7 +241,8 @@ impl Inodes {
         let names = self.with(|known| {
             let mut names = Vec::new();
             let mut at = inode;
-            while let (true, Some(entry)) = (names.len() < PATH_DEPTH_MAX, known.get(&at)) {
+            let goes_on = |at, len| at != InodeId::ROOT && len < PATH_DEPTH_MAX;
+            while let (true, Some(entry)) = (goes_on(at, names.len()), known.get(&at)) {
                 names.push(entry.name.escape_ascii().to_string());
                 at = entry.parent;
             }
@@ -263,9 +271,10 @@ impl Inodes {
         }
     }
 
+    /// Beside the root directory.
     #[cfg(test)]
     fn count(&self) -> usize {
-        self.with(|known| known.len())
+        self.with(|known| known.len() - 1)
     }
 }
 

@@ -297,6 +297,11 @@ pub enum Read {
         len: u64,
         limit: u32,
     },
+    /// The extents of files whose numbers are near: all but the last eight bits are the same. Files that were made together are often
+    /// read together.
+    ExtentsNear {
+        inode: InodeId,
+    },
     StatFs {
         inode: InodeId,
     },
@@ -322,6 +327,7 @@ pub enum ReadReply {
         parent: InodeId,
     },
     Extents(FileExtents),
+    FewExtents(FewExtents),
     StatFs(StatFs),
 }
 
@@ -358,6 +364,22 @@ pub struct FileExtents {
     pub up_to: Offset,
     /// Every chunk that `extents` name.
     pub chunks: Vec<ChunkLocation>,
+}
+
+/// Of files that have few extents.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FewExtents {
+    pub files: Vec<ExtentsAt>,
+    /// Every chunk that they name.
+    pub chunks: Vec<ChunkLocation>,
+}
+
+/// All extents that a file has at this version of its content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExtentsAt {
+    pub inode: InodeId,
+    pub content_version: u64,
+    pub extents: Vec<Extent>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -526,6 +548,8 @@ pub struct Dropped {
     pub behind: Vec<InodeId>,
     /// The session wants Write of the file that the change makes and opens.
     pub wants_write: Option<WriteGrant>,
+    /// The session wants Read of what the answer shows.
+    pub wants_read: bool,
     /// Under which the files of a commit were written.
     pub writes: Vec<HeldWrite>,
 }

@@ -74,8 +74,9 @@ pub enum Unleased {
     Sessions,
     /// Chunkservers and their addresses: whoever finds them outdated asks again.
     Servers,
-    /// Where chunks are and how long: chunk and set version are checked where the bytes are read and where they are committed
-    /// (P2.1, P10.1), so an outdated copy is found out.
+    /// Where chunks are and how long, and what a file consists of at one version of its content: chunk and set version are checked where
+    /// the bytes are read and where they are committed (P2.1, P10.1), and versions compared with the file's, so an outdated copy is
+    /// found out.
     Chunks,
     /// What is left of inodes that have no name, of sessions that have ended, and of ranges that are behind a cut. A session that
     /// does not tell what it has open may have an inode open that was an orphan of a session which ended: its reads are answered
@@ -219,6 +220,8 @@ impl Read {
                 let listed = Some(Listed { directory: *inode, with_attributes: true });
                 Scope { listed, ..Scope::of_inode(*inode) }
             }
+            // What a file consists of at one version stays true; whether that is its version is not said.
+            Read::ExtentsNear { inode } => Scope::unleased(Unleased::Chunks).volume(inode.volume()),
             // The inode only says which volume is meant; space and numbers of inodes are those of the cluster.
             Read::StatFs { inode } => Scope::unleased(Unleased::Cluster).volume(inode.volume()),
         }

@@ -172,6 +172,12 @@ pub(super) fn extents_of(inode: InodeId) -> Vec<u8> {
     key(EXTENT, &[inode.0])
 }
 
+/// What the keys begin with of all inodes whose numbers share all but the last eight bits with this one's, of a key that begins with its
+/// number.
+pub(super) fn near(key_of_inode: &[u8]) -> Vec<u8> {
+    key_of_inode.get(..8).unwrap_or(key_of_inode).to_vec()
+}
+
 pub(super) fn cut(inode: InodeId, seq: ContentSeq) -> Vec<u8> {
     key(CUT, &[inode.0, seq.0])
 }

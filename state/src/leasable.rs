@@ -35,7 +35,7 @@ impl Leasable {
 
     pub(crate) fn note_with(&mut self, inode: InodeId, record: &InodeRecord, space: &SpaceRecord) {
         if let Some(noted) = &mut self.noted
-            && may_be_leased(inode, record, space)
+            && may_be_leased(record, space)
         {
             noted.push(inode);
         }
@@ -58,8 +58,8 @@ impl Leasable {
     }
 }
 
-/// Not what has no name any more, because that is reaped without a change of it; not what is being reaped behind a cut, because so changes
-/// how much it takes; and not the federation's root, whose names are not this cluster's alone.
-fn may_be_leased(inode: InodeId, record: &InodeRecord, space: &SpaceRecord) -> bool {
-    inode != InodeId::ROOT && record.nlink > 0 && space.cuts == 0
+/// Not what has no name any more, because that is reaped without a change of it; and not what is being reaped behind a cut, because so
+/// changes how much it takes.
+fn may_be_leased(record: &InodeRecord, space: &SpaceRecord) -> bool {
+    record.nlink > 0 && space.cuts == 0
 }

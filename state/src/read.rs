@@ -13,6 +13,8 @@ use dfs_proto::meta::{
 };
 use dfs_proto::units::Offset;
 
+mod near;
+
 pub use super::ops::behind::Behind;
 pub use super::ops::reap::has_work_for_reaper;
 pub use super::ops::volume::NeededVolume;
@@ -96,6 +98,7 @@ fn look(view: &dyn Snapshot, request: &ReadRequest, leasable: &mut Leasable) -> 
             permission::require(&inode::require(view, *inode)?, caller, AccessMask::READ)?;
             extents_noting(view, *inode, (*offset, *len, *limit), leasable).map(ReadReply::Extents)
         }
+        Read::ExtentsNear { inode } => near::extents(view, *inode).map(ReadReply::FewExtents),
         Read::StatFs { inode } => {
             inode::require(view, *inode)?;
             Ok(ReadReply::StatFs(StatFs { inodes: totals(view).inodes, ..StatFs::default() }))

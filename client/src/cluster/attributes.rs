@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dfs_proto::attr::{Caller, FileKind, InodeAttr};
+use dfs_proto::attr::{Caller, InodeAttr};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Change, MetaResult, Read, SetAttr};
 use dfs_proto::units::ByteLen;
@@ -37,16 +37,6 @@ impl ClusterClient {
         // is looked at.
         let _pin = self.core.nodes.pin_open(inode);
         Ok(self.show(replies::attr(self.core.names.read(caller, Read::GetAttr { inode }).await?)?))
-    }
-
-    /// The same, but attributes that a change of this client brought a moment ago are not asked for again (V4). Those of a file are
-    /// asked for unless nobody else writes it.
-    pub(crate) async fn recent_attr(&self, caller: &Caller, inode: InodeId) -> Result<InodeAttr> {
-        let is_good = |attr: &InodeAttr| attr.kind != FileKind::File || self.core.writes.has(inode);
-        match self.core.names.known_attr(inode).filter(is_good) {
-            Some(attr) => Ok(self.show(attr)),
-            None => self.getattr(caller, inode).await,
-        }
     }
 
     /// The attributes that are known under a lease, and for how long an outer cache may use them: not at all while something is

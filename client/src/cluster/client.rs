@@ -19,6 +19,7 @@ use crate::data::chunk::ChunkClient;
 use crate::data::commit::Committer;
 use crate::data::core::Core;
 use crate::data::memory::{ReadAheadBudget, SessionMemory};
+use crate::data::near::Near;
 use crate::data::nodes::Nodes;
 use crate::data::writer::ChunkWriter;
 use crate::data::writes::Writes;
@@ -79,6 +80,7 @@ impl ClusterClient {
             writer: ChunkWriter::new(names.clone(), chunks.clone(), config.copies),
             committer: Committer::new(names.clone()),
             nodes: Nodes::new(memory.clone(), on_orphan),
+            near: Arc::new(Near::new()),
             read_ahead: ReadAheadBudget::new(),
             ended: CancellationToken::new(),
             tasks: TaskTracker::new(),

@@ -12,6 +12,7 @@ use crate::data::chores::Chores;
 use crate::data::chunk::ChunkClient;
 use crate::data::commit::Committer;
 use crate::data::memory::{ReadAheadBudget, SessionMemory};
+use crate::data::near::Near;
 use crate::data::nodes::Nodes;
 use crate::data::writer::ChunkWriter;
 use crate::data::writes::Writes;
@@ -28,6 +29,7 @@ pub(crate) struct Core {
     pub(crate) writer: ChunkWriter,
     pub(crate) committer: Arc<Committer>,
     pub(crate) nodes: Arc<Nodes>,
+    pub(crate) near: Arc<Near>,
     pub(crate) memory: Arc<SessionMemory>,
     pub(crate) writes: Arc<Writes>,
     pub(crate) chores: Arc<Chores>,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use dfs_proto::extent::{Extent, ExtentMap};
 use dfs_proto::ids::ChunkId;
-use dfs_proto::meta::{ChunkLocation, FileExtents};
+use dfs_proto::meta::{ChunkLocation, ExtentsAt, FileExtents};
 
 /// The most extents that are remembered of one inode. Beyond it, all are dropped and fetched again.
 const EXTENTS_MAX: usize = 16_384;
@@ -38,6 +38,10 @@ impl ExtentCache {
         self.version
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.covered.is_empty()
+    }
+
     /// Something is known, in at most so many extents.
     pub(crate) fn is_worth_keeping(&self, most: usize) -> bool {
         !self.covered.is_empty() && self.map.as_slice().len() <= most && self.locations.len() <= most
@@ -52,6 +56,18 @@ impl ExtentCache {
     pub(crate) fn start_empty(&mut self, version: u64) {
         self.reset(version);
         self.cover(0, u64::MAX);
+    }
+
+    /// All of a file at one version.
+    pub(crate) fn whole(file: &ExtentsAt, locations: &BTreeMap<ChunkId, Arc<ChunkLocation>>) -> ExtentCache {
+        let mut cache = ExtentCache { version: file.content_version, ..ExtentCache::default() };
+        for extent in &file.extents {
+            cache.map.overlay(*extent);
+            let location = locations.get(&extent.chunk).map(|location| (extent.chunk, location.clone()));
+            cache.locations.extend(location);
+        }
+        cache.cover(0, u64::MAX);
+        cache
     }
 
     /// As [`ExtentCache::take_in`], but drops what was known when that is too much.

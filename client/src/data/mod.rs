@@ -8,6 +8,7 @@
 //! | `flush`, `commit` | from the buffer to the commit, of one file and of many in one request |
 //! | `writer`, `slots`, `stream` | where bytes go; the open chunks of a session; one of them |
 //! | `reader`, `readahead`, `extents`, `chunk` | from a range of a file to the bytes of chunks |
+//! | `near` | where the bytes of small files are that are probably opened next |
 //! | `writes` | which files this client may write: the leases on them, and how they are given back |
 //! | `core`, `background`, `seen_through`, `chores` | the parts put together, and the tasks that run beside callers |
 //!
@@ -24,6 +25,7 @@ pub(crate) mod file;
 pub(crate) mod flush;
 pub(crate) mod locks;
 pub(crate) mod memory;
+pub(crate) mod near;
 pub(crate) mod node;
 pub(crate) mod nodes;
 pub(crate) mod readahead;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use dfs_proto::attr::Caller;
 use dfs_proto::chunk::ChunkKey;
+use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{ChunkLocation, Read};
 use dfs_proto::units::{MIB, Offset};
 use futures::{StreamExt, TryStreamExt};
@@ -231,6 +232,9 @@ impl Core {
                 let what = format!("the extents of {} change faster than they are read", node.inode);
                 return Err(ClientError::Unavailable { what });
             }
+            if unknown == 0 && self.near.has_missed(node.inode) {
+                self.ask_for_near(node.inode);
+            }
             let len = FETCH_LEN.max(to - unknown);
             let (inode, offset, limit) = (node.inode, Offset(unknown), FETCH_EXTENTS_MAX);
             // The right to read was checked at the open and belongs to the open file (P2.4).
@@ -243,6 +247,19 @@ impl Core {
             fetched.take_in(unknown, &found);
             node.with(session, |state| state.install_extents(unknown, &found));
         }
+    }
+
+    /// In the background: what this reader needs it asks for itself. If there is no answer, the next readers do too.
+    fn ask_for_near(&self, inode: InodeId) {
+        let (names, near, ended) = (self.names.clone(), self.near.clone(), self.ended.clone());
+        let asking = async move {
+            let reply = names.read(&Caller::ROOT, Read::ExtentsNear { inode }).await;
+            match reply.and_then(replies::few_extents) {
+                Ok(few) => near.learn(&few),
+                Err(error) => tracing::debug!(%inode, %error, "the extents of files near it are not known"),
+            }
+        };
+        self.tasks.spawn(async move { ended.run_until_cancelled_owned(asking).await });
     }
 
     async fn fetch(

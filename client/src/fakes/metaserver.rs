@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dfs_proto::attr::{Caller, InodeAttr, Name, Timestamp};
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::{ChunkId, ClusterId, DirectoryId, InodeId, ServerId, SessionId, VolumeId};
+use dfs_proto::ids::{Attachment, ChunkId, ClusterId, DirectoryId, InodeId, ServerId, SessionId, VolumeId};
 use dfs_proto::meta::{
     Change, ChangeRequest, Changed, Create, Dropped, FileExtents, MetaResult, OpenChunk, OpenSession, Read,
     ReadReply, ReadRequest, RenewSession, Replica, ReplicaReport, SessionOpened, SessionRenewed, Shown,
@@ -59,6 +59,7 @@ pub(crate) struct State {
     pub(crate) lookups: u64,
     pub(crate) reads: u64,
     pub(crate) extents_asked_for: u64,
+    pub(crate) extents_near_asked_for: u64,
     /// Its answers to opens bring no extents.
     pub(crate) is_of_earlier_release: bool,
     pub(crate) reports: Vec<ReplicaReport>,
@@ -90,6 +91,7 @@ impl FakeMeta {
             lookups: 0,
             reads: 0,
             extents_asked_for: 0,
+            extents_near_asked_for: 0,
             is_of_earlier_release: false,
             reports: Vec::new(),
             released: Vec::new(),
@@ -345,7 +347,7 @@ impl State {
         Ok(order)
     }
 
-    /// Answers a read, with leases on what is shown: not on the root directory, nor on what has no name.
+    /// Answers a read, with leases on what is shown, but not on what has no name.
     pub(super) fn shown(&mut self, request: &ReadRequest) -> Shown {
         let answered = self.read(request);
         let mut shown = request.read.scope().inodes;
@@ -359,16 +361,36 @@ impl State {
         }
         let has_name =
             |inode: InodeId| self.view(|view| read::getattr(view, inode)).is_ok_and(|attr| attr.nlink > 0);
-        shown.retain(|inode| *inode != InodeId::ROOT && has_name(*inode));
+        shown.retain(|inode| has_name(*inode));
         let shown: Vec<InodeId> = shown.into_iter().collect();
         let leased = self.leader.give_leases(request.session, request.leases, &shown);
         Shown { answered, leased }
+    }
+
+    /// What the answer to a change shows of these directories, and what of it, and of what was made, is leased.
+    fn shown_by_change(
+        &mut self,
+        (session, attachment): (SessionId, Option<Attachment>),
+        directories: Vec<InodeId>,
+        result: &MetaResult<Changed>,
+    ) -> (Vec<InodeAttr>, Vec<InodeId>) {
+        let Ok(changed) = result else { return Default::default() };
+        let attr = |inode| self.view(|view| read::getattr(view, inode)).ok();
+        let directories: Vec<InodeAttr> = directories.into_iter().filter_map(attr).collect();
+        let made = match changed {
+            Changed::Inode { attr, existed: false, .. } => Some(attr),
+            _ => None,
+        };
+        let shown: Vec<InodeId> = directories.iter().chain(made).map(|attr| attr.inode).collect();
+        let leased = self.leader.give_leases(session, attachment, &shown);
+        (directories, leased)
     }
 
     fn read(&mut self, request: &ReadRequest) -> MetaResult<ReadReply> {
         self.lookups += u64::from(matches!(request.read, Read::Lookup { .. }));
         self.reads += 1;
         self.extents_asked_for += u64::from(matches!(request.read, Read::Extents { .. }));
+        self.extents_near_asked_for += u64::from(matches!(request.read, Read::ExtentsNear { .. }));
         if let Read::Open { inode, .. } = request.read {
             self.leader.opened(request.session, inode);
         }
@@ -408,11 +430,6 @@ fn address(server: ServerId) -> String {
 
 fn replica(server: ServerId) -> Replica {
     Replica { server, address: address(server) }
-}
-
-/// Adds the directories that a change altered: this fake names none.
-fn told(result: MetaResult<Changed>) -> MetaResult<(Changed, Vec<InodeAttr>)> {
-    result.map(|changed| (changed, Vec::new()))
 }
 
 /// What its clients ask (`leader`).
@@ -461,11 +478,11 @@ impl FakeMeta {
         sleep(DELAY).await;
         let (is_request_lost, is_answer_lost) = self.state().loses(&request.change);
         if let (Some(refused), Change::Create(_)) = (self.state().refuses_creates.clone(), &request.change) {
-            return Answer { answered: Err(refused), is_first_try: true, writes: false };
+            return Answer::refused(refused, true);
         }
         self.hold(&request, &dropped).await;
         if !self.wait_for_writers(&request, timeout).await {
-            return Answer { answered: Err(away()), is_first_try: true, writes: false };
+            return Answer::refused(away(), true);
         }
         let is_create = matches!(request.change, Change::Create(_));
         let wish = dropped.clone();
@@ -473,20 +490,22 @@ impl FakeMeta {
         let result = (!is_request_lost).then(|| {
             let mut state = self.state();
             let is_covered = state.require_written_under(&request, &dropped);
+            let directories = request.change.scope().directories();
             let result = is_covered.and_then(|()| state.change(request, dropped));
+            let attachment = wish.as_ref().map(|wish| wish.attachment);
+            let (directories, leased) = state.shown_by_change((session, attachment), directories, &result);
             let writes = state.give_write_of_new(session, &result, wish);
-            (result, writes)
+            (result.map(|changed| (changed, directories)), writes, leased)
         });
         let delay = self.state().leader.change_answer_delay;
         pause(delay).await;
         let delay = if is_create { self.state().leader.create_answer_delay } else { Duration::ZERO };
         pause(delay.min(timeout)).await;
         match result.filter(|_| !is_answer_lost && delay < timeout) {
-            Some((result, writes)) => Answer { answered: told(result), is_first_try: true, writes },
+            Some((answered, writes, leased)) => Answer { answered, is_first_try: true, writes, leased },
             None => {
                 sleep(timeout).await;
-                let result = Err(MetaError::Unavailable { what: "no answer in time".to_owned() });
-                Answer { answered: told(result), is_first_try: false, writes: false }
+                Answer::refused(MetaError::Unavailable { what: "no answer in time".to_owned() }, false)
             }
         }
     }

@@ -117,7 +117,13 @@ impl State {
         };
         let named = BTreeSet::from([write.inode]);
         let touched = Touched { named, names: BTreeSet::new(), behind: BTreeSet::new() };
-        let dropped = Dropped { attachment, behind: Vec::new(), wants_write: None, writes: Vec::new() };
+        let dropped = Dropped {
+            attachment,
+            behind: Vec::new(),
+            wants_write: None,
+            wants_read: false,
+            writes: Vec::new(),
+        };
         self.leader.recall((session, Some(dropped)), &touched);
         self.leader.writers.grant(session, write);
         self.leader.leases.give(session, &[write.inode]);

@@ -143,24 +143,6 @@ impl Operation for GetAttr {
     }
 }
 
-/// The same, but the reply may be the attributes that a change of this client brought a moment ago (V4). It is never older than
-/// such a change.
-#[derive(Clone, Copy, Debug)]
-pub struct GetRecentAttr {
-    pub inode: InodeId,
-}
-
-impl Operation for GetRecentAttr {
-    type Reply = InodeAttr;
-
-    async fn perform(self, routes: &Arc<Routes>, caller: &Caller) -> Result<InodeAttr> {
-        match self.inode {
-            inode @ InodeId::ROOT => (GetAttr { inode }).perform(routes, caller).await,
-            inode => routes.at(inode).await?.recent_attr(caller, inode).await,
-        }
-    }
-}
-
 /// The attributes of an inode that are known under a lease, without a request. `None`: they are not.
 #[derive(Clone, Copy, Debug)]
 pub struct GetLeasedAttr {
@@ -178,7 +160,7 @@ impl Operation for GetLeasedAttr {
     type Reply = Option<LeasedAttr>;
 
     async fn perform(self, routes: &Arc<Routes>, _caller: &Caller) -> Result<Option<LeasedAttr>> {
-        let leased = routes.at(self.inode).await?.leased_attr(self.inode);
+        let leased = routes.opened_at(self.inode).and_then(|cluster| cluster.leased_attr(self.inode));
         Ok(leased.map(|(attr, valid_for)| LeasedAttr { attr, valid_for }))
     }
 }
@@ -202,7 +184,8 @@ impl Operation for GetLeasedName {
     type Reply = Option<LeasedName>;
 
     async fn perform(self, routes: &Arc<Routes>, _caller: &Caller) -> Result<Option<LeasedName>> {
-        let leased = routes.at(self.parent).await?.core.names.leased_name(self.parent, &self.name);
+        let cluster = routes.opened_at(self.parent);
+        let leased = cluster.and_then(|cluster| cluster.core.names.leased_name(self.parent, &self.name));
         Ok(leased.map(|(inode, valid_for)| LeasedName { inode, valid_for }))
     }
 }

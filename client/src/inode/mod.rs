@@ -8,7 +8,7 @@
 //! |------|------------|
 //! | `names` | `Create`, [`Link`], [`Unlink`], [`Rmdir`], `Rename` |
 //! | `open` | [`Open`], [`CreateOpen`] |
-//! | `lookup` | [`Resolve`], [`Lookup`], [`GetAttr`], [`GetRecentAttr`], [`GetLeasedAttr`], [`ReadDir`]: they may meet several clusters |
+//! | `lookup` | [`Resolve`], [`Lookup`], [`GetAttr`], [`GetLeasedAttr`], [`ReadDir`]: they may meet several clusters |
 //! | `attributes` | `SetAttr`, [`Access`], [`ReadLink`], [`GetSpace`] |
 //!
 //! A new operation of the namespace needs an implementation of `AtOneCluster` here, and a call of it in the mount.
@@ -26,8 +26,7 @@ mod operation;
 pub use attributes::{Access, GetSpace, ReadLink};
 pub use client::Client;
 pub use lookup::{
-    GetAttr, GetLeasedAttr, GetLeasedName, GetRecentAttr, LeasedAttr, LeasedName, Lookup, ReadDir, Resolve,
-    Resolved,
+    GetAttr, GetLeasedAttr, GetLeasedName, LeasedAttr, LeasedName, Lookup, ReadDir, Resolve, Resolved,
 };
 pub use names::{Link, Rmdir, Unlink};
 pub use open::{CreateOpen, Open};

@@ -51,8 +51,10 @@ impl AtOneCluster for Open {
             // The kernel looks the name up again, and finds the inode that has it now.
             Reopened::TooLate => return Err(ClientError::Stale),
         }
+        let known = core.near.take(inode);
         pin.node.with(session, |state| {
             state.observe(&attr);
+            known.into_iter().for_each(|known| state.install_known(known));
             if let Some(OpenedFile { next_commit, extents, .. }) = &asked {
                 state.learn_next_commit(session, *next_commit);
                 extents.iter().for_each(|extents| state.install_extents(0, extents));

@@ -12,8 +12,6 @@ use dfs_proto::meta::{Change, Changed, HeldWrite, MetaResult, Read, ReadReply};
 
 use crate::names::ahead::Ahead;
 use crate::names::copy::LeasedCopy;
-use crate::names::interim::after_change::{AttrsAfterChange, ChangeUnderWay};
-use crate::session::calls::Answer;
 use crate::session::held::Opened;
 use crate::session::meta::MetaClient;
 
@@ -24,15 +22,13 @@ const PAGE_LEN: u32 = 1000;
 pub(crate) struct ClusterNames {
     pub(crate) meta: Arc<MetaClient>,
     copy: Arc<LeasedCopy>,
-    after_change: AttrsAfterChange,
     ahead: Ahead,
 }
 
 impl ClusterNames {
     /// `copy` is told of the leases of the same session.
     pub(crate) fn new(meta: Arc<MetaClient>, copy: Arc<LeasedCopy>, env: &Env) -> Arc<ClusterNames> {
-        let after_change = AttrsAfterChange::new(env.clock.clone());
-        Arc::new(ClusterNames { meta, copy, after_change, ahead: Ahead::new(env.clock.clone()) })
+        Arc::new(ClusterNames { meta, copy, ahead: Ahead::new(env.clock.clone()) })
     }
 
     /// This client has committed bytes of the file, and by that alone its content went from one version to the other.
@@ -57,16 +53,12 @@ impl ClusterNames {
         change: Change,
         write: Option<WriteGrant>,
     ) -> MetaResult<(Changed, bool)> {
-        let (under_way, mut changing) =
-            (self.after_change.begin(&change), self.copy.changing(&change, &self.meta));
+        let mut changing = self.copy.changing(&change, &self.meta);
         changing.sending.want(write);
         let answer = self.meta.change(caller, &change, &changing.sending).await;
-        if let Ok((changed, _)) = &answer.answered {
-            changing.executed(&change, changed);
-        }
+        changing.shown(&change, &answer);
         changing.answered(&answer);
-        let writes = answer.writes;
-        learn(under_way, answer).map(|changed| (changed, writes))
+        answer.answered.map(|(changed, _)| (changed, answer.writes))
     }
 
     /// A change that belongs to `owner`, a session. It is refused once that session has ended.
@@ -85,8 +77,7 @@ impl ClusterNames {
             true => None,
             false => Some(self.meta.bound_of(owner).await?),
         };
-        let (_under_way, mut changing) =
-            (self.after_change.begin(&change), self.copy.changing(&change, &self.meta));
+        let mut changing = self.copy.changing(&change, &self.meta);
         if let Some(bound) = bound {
             changing.sending.write_under(bound.attachment, writes);
         }
@@ -148,11 +139,6 @@ impl ClusterNames {
     pub(crate) fn leased_name(&self, directory: InodeId, name: &[u8]) -> Option<(Option<InodeId>, Duration)> {
         self.copy.leased_name(directory, name)
     }
-
-    /// The attributes that the copy has, or that a change of this client brought a moment ago (V4).
-    pub(crate) fn known_attr(&self, inode: InodeId) -> Option<InodeAttr> {
-        self.copy.attr(inode).or_else(|| self.after_change.get(inode))
-    }
 }
 
 /// The reply to `read`, of a longer page.
@@ -165,10 +151,4 @@ fn cut(reply: ReadReply, read: &Read) -> ReadReply {
         }
         (reply, _) => reply,
     }
-}
-
-fn learn(under_way: ChangeUnderWay<'_>, answer: Answer) -> MetaResult<Changed> {
-    let (changed, directories) = answer.answered?;
-    under_way.answered(&changed, directories, answer.is_first_try);
-    Ok(changed)
 }

@@ -162,6 +162,18 @@ impl Federation {
         }
     }
 
+    /// The same if a session is open there: this waits for nothing.
+    pub(crate) fn opened_at(&self, inode: InodeId) -> Option<Arc<ClusterClient>> {
+        let cluster = match self.map() {
+            Some(map) => map.cluster_of(inode)?,
+            None => ONLY,
+        };
+        match self.connections().get(&cluster)? {
+            Connection::Open(client) => Some(client.clone()),
+            Connection::Opening(_) | Connection::Away => None,
+        }
+    }
+
     /// Where an inode's volume lives. `None` without a federation (R2).
     async fn cluster_of(&self, inode: InodeId) -> Result<Option<ClusterId>> {
         let Some(map) = self.map() else { return Ok(None) };

@@ -50,6 +50,11 @@ impl Routes {
         self.federation.at(inode).await
     }
 
+    /// The same if a session is open there: this waits for nothing.
+    pub(crate) fn opened_at(&self, inode: InodeId) -> Option<Arc<ClusterClient>> {
+        self.federation.opened_at(inode)
+    }
+
     /// The answer of the cluster of `inode`'s volume. `None` while that cluster is silent (V8).
     pub(crate) async fn soon<T: Send + 'static>(
         &self,

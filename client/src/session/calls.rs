@@ -6,7 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use dfs_net::rpc::push::PushHandler;
 use dfs_proto::attr::InodeAttr;
-use dfs_proto::ids::ClusterId;
+use dfs_proto::error::MetaError;
+use dfs_proto::ids::{ClusterId, InodeId};
 use dfs_proto::lock::{LockReply, LockRequest};
 use dfs_proto::meta::{
     Acquire, Acquired, Attach, Attached, ChangeRequest, Changed, Dropped, MetaResult, OpenSession,
@@ -22,6 +23,14 @@ pub(crate) struct Answer {
     pub(crate) is_first_try: bool,
     /// The session holds Write of the file that the change made.
     pub(crate) writes: bool,
+    /// It holds Read of these, which the answer shows.
+    pub(crate) leased: Vec<InodeId>,
+}
+
+impl Answer {
+    pub(crate) fn refused(error: MetaError, is_first_try: bool) -> Answer {
+        Answer { answered: Err(error), is_first_try, writes: false, leased: Vec::new() }
+    }
 }
 
 /// Each call is repeated until it is answered or `timeout` is over; only then its answer is `Unavailable`.

@@ -13,7 +13,7 @@ use dfs_net::services::meta_client::MetaClient;
 use dfs_proto::attr::AccessMask;
 use dfs_proto::convert;
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::ClusterId;
+use dfs_proto::ids::{ClusterId, InodeId};
 use dfs_proto::lock::{LockReply, LockRequest};
 use dfs_proto::meta::{
     Acquire, Acquired, Attach, Attached, Change, ChangeRequest, Dropped, MetaResult, OpenSession, Read,
@@ -213,13 +213,16 @@ impl MetaCalls for GrpcMeta {
             async move {
                 let mut reply = client(channel).change(message).await?.into_inner();
                 let (directories, writes) = (convert::directories_from_wire(&mut reply), reply.writes);
-                Ok(convert::changed_from_wire(reply).map(|changed| ((changed, directories), writes)))
+                let leased = std::mem::take(&mut reply.leased).into_iter().map(InodeId).collect();
+                Ok(convert::changed_from_wire(reply).map(|changed| ((changed, directories), writes, leased)))
             }
         };
         let answered = self.for_change(&request.change).call(timeout, call).await;
-        let writes = matches!(answered, Ok((_, true)));
         let is_first_try = tries.load(Ordering::Relaxed) <= 1;
-        Answer { answered: answered.map(|(answered, _)| answered), is_first_try, writes }
+        match answered {
+            Ok((answered, writes, leased)) => Answer { answered: Ok(answered), is_first_try, writes, leased },
+            Err(error) => Answer::refused(error, is_first_try),
+        }
     }
 
     async fn read(&self, request: ReadRequest, timeout: Duration) -> Shown {

@@ -98,9 +98,14 @@ impl Sending {
 
     /// What a commit names was written under these leases, which the leader knows under this attachment.
     pub(crate) fn write_under(&mut self, attachment: Attachment, writes: Vec<HeldWrite>) {
-        let (behind, wants_write) = (Vec::new(), None);
-        let dropped =
-            self.dropped.get_or_insert(Dropped { attachment, behind, wants_write, writes: Vec::new() });
+        let (behind, wants_write, wants_read) = (Vec::new(), None, false);
+        let dropped = self.dropped.get_or_insert(Dropped {
+            attachment,
+            behind,
+            wants_write,
+            wants_read,
+            writes: Vec::new(),
+        });
         dropped.writes = writes;
     }
 

@@ -196,7 +196,7 @@ impl MetaClient {
 
     /// Sends a change until it is answered (M1).
     pub(crate) async fn change(&self, caller: &Caller, change: &Change, sending: &Sending) -> Answer {
-        let refused = |error| Answer { answered: Err(error), is_first_try: true, writes: false };
+        let refused = |error| Answer::refused(error, true);
         if let Err(away) = self.require_answering() {
             return refused(away);
         }
@@ -219,7 +219,7 @@ impl MetaClient {
 
     /// Sends a change that belongs to `owner`, a session. It is refused once that session has ended.
     pub(crate) async fn change_of(&self, owner: SessionId, change: Change, sending: &Sending) -> Answer {
-        let refused = |error| Answer { answered: Err(error), is_first_try: true, writes: false };
+        let refused = |error| Answer::refused(error, true);
         let session = self.session();
         if session.id() != owner {
             return refused(MetaError::SessionExpired { session: owner });

@@ -4,7 +4,9 @@
 use dfs_proto::attr::InodeAttr;
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::InodeId;
-use dfs_proto::meta::{Changed, DirEntry, FileExtents, MetaResult, OpenedChunk, ReadReply, StatFs};
+use dfs_proto::meta::{
+    Changed, DirEntry, FewExtents, FileExtents, MetaResult, OpenedChunk, ReadReply, StatFs,
+};
 
 /// The reply to `Change::Create`, `Change::Link` and `Change::SetAttr`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +90,14 @@ pub(crate) fn target(reply: ReadReply) -> MetaResult<Vec<u8>> {
 pub(crate) fn page(reply: ReadReply) -> MetaResult<DirPage> {
     match reply {
         ReadReply::Entries { entries, end, parent } => Ok(DirPage { entries, end, parent }),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// Takes the reply to `Read::ExtentsNear`.
+pub(crate) fn few_extents(reply: ReadReply) -> MetaResult<FewExtents> {
+    match reply {
+        ReadReply::FewExtents(few) => Ok(few),
         other => Err(unexpected(&other)),
     }
 }

@@ -53,14 +53,7 @@ impl Mount {
         for number in 0..count {
             make(&client, directory, &format!("file {number}"), NewInode::File, 0o644).await;
         }
-        let mount = Mount { cluster, client, directory };
-        mount.settle().await;
-        mount
-    }
-
-    /// What changes answered is not used any more (V4).
-    async fn settle(&self) {
-        sleep(Duration::from_millis(20)).await;
+        Mount { cluster, client, directory }
     }
 
     async fn list(&self) -> Vec<DirEntry> {
@@ -117,7 +110,7 @@ async fn who_asks_for_several_names_of_a_directory_is_answered_by_the_client_fro
     let mut asked = 2;
     for page in 1..=2 {
         wait_for("the page", || requests() == before + asked + page).await;
-        mount.settle().await; // the page is in the copy
+        sleep(Duration::from_millis(20)).await; // the page is in the copy
         // A name that this page does not have brings the next one.
         for number in 0..1500 {
             let earlier = requests();

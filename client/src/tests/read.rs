@@ -309,3 +309,38 @@ async fn where_the_bytes_of_a_file_are_is_not_asked_for_again_while_its_content_
     assert_eq!(read().await, (b"second".as_slice().into(), 1));
     assert_eq!(read().await, (b"second".as_slice().into(), 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn where_the_bytes_of_small_files_are_is_asked_for_twice_and_not_for_each_of_them() {
+    let cluster = Cluster::new();
+    let writer = cluster.client().await;
+    let mut files = Vec::new();
+    for number in 0..20 {
+        let file = make(&writer, &format!("f{number}")).await;
+        file.write_at(&USER, Offset(0), &pattern(number, 3000)).await.unwrap();
+        file.sync().await.unwrap();
+        files.push(file.inode());
+    }
+    let reader = cluster.client().await;
+    let read = async |inode| {
+        let opened = open_to_read(&reader, inode).await.unwrap();
+        opened.read_at(Offset(0), 3000).await.unwrap()
+    };
+    cluster.meta.state().is_of_earlier_release = true; // its answers to opens bring no extents
+    let before = cluster.meta.state().extents_asked_for;
+    for (number, inode) in files[..2].iter().enumerate() {
+        assert!(read(*inode).await == pattern(number as u64, 3000));
+    }
+    wait_for("the extents of all files near", || cluster.meta.state().extents_near_asked_for == 1).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // What has another version than was told is asked for.
+    let changed = open(&writer, files[7]).await.unwrap();
+    changed.write_at(&USER, Offset(0), &pattern(99, 3000)).await.unwrap();
+    changed.sync().await.unwrap();
+    for (number, inode) in files.iter().enumerate().skip(2) {
+        let wanted = if number == 7 { 99 } else { number as u64 };
+        assert!(read(*inode).await == pattern(wanted, 3000), "file {number}");
+    }
+    let asked = cluster.meta.state().extents_asked_for - before;
+    assert_eq!((asked, cluster.meta.state().extents_near_asked_for), (3, 1));
+}

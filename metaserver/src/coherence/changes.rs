@@ -22,7 +22,8 @@ use dfs_proto::meta::{Change, Dropped, MetaResult};
 use dfs_proto::planted::{self, Bug};
 use dfs_proto::scope::{self, Scope, Unleased};
 
-use super::gate::{Executed, Gate};
+use super::executed::Executed;
+use super::gate::Gate;
 use super::landing::Kept;
 use super::leases::{Frozen, Touched};
 use super::opens;
@@ -43,6 +44,11 @@ impl Asker {
     /// It has dropped this by itself, if `attachment` is its present one.
     fn dropped(&self) -> Option<(SessionId, Attachment)> {
         self.dropped.as_ref().map(|dropped| (self.session, dropped.attachment))
+    }
+
+    /// The same, if it wants leases on what it is shown.
+    fn wants_read(&self) -> Option<(SessionId, Attachment)> {
+        self.dropped().filter(|_| self.dropped.as_ref().is_some_and(|dropped| dropped.wants_read))
     }
 }
 
@@ -65,7 +71,7 @@ impl Gate {
         let asker = asker.as_ref();
         let executed = match scope.behind.values().all(|behind| *behind == scope::Behind::Shown) {
             true => self.change_known_inodes(term, scope, asker, command).await?,
-            false => Executed::from(self.change_names(term, scope, asker, command).await?),
+            false => self.change_names(term, scope, asker, command).await?,
         };
         if planted::has(Bug::RecallsAfterApply) {
             let late = self.leases.freeze(term, scope.inodes.iter().copied().collect())?;
@@ -92,15 +98,22 @@ impl Gate {
                 let wanted = asker.and_then(|asker| asker.dropped.as_ref());
                 self.create_open(term, frozen, command, wanted).await?
             }
-            _ => Executed::from(self.send_frozen(term, frozen, command).await?),
+            _ => self.send_frozen(term, frozen, command, asker.and_then(Asker::wants_read)).await?,
         };
         let session = asker.map(|asker| asker.session);
         self.show_existing(term, reading, session, &mut executed.reply).await?;
         Ok(executed)
     }
 
-    pub(super) async fn send_frozen(&self, term: u64, frozen: Frozen, command: Command) -> MetaResult<Reply> {
-        let kept = Kept { frozen: Some(frozen), removing: Vec::new() };
+    /// `asker`: is granted what the answer shows.
+    pub(super) async fn send_frozen(
+        &self,
+        term: u64,
+        frozen: Frozen,
+        command: Command,
+        asker: Option<(SessionId, Attachment)>,
+    ) -> MetaResult<Executed> {
+        let kept = Kept { frozen: Some(frozen), removing: Vec::new(), asker };
         self.send_keeping(term, kept, command).await // keeps CH2
     }
 
@@ -110,7 +123,7 @@ impl Gate {
         scope: &Scope,
         asker: Option<&Asker>,
         command: Command,
-    ) -> MetaResult<Reply> {
+    ) -> MetaResult<Executed> {
         let Command::Change { request, placement, volumes, .. } = command else {
             return Err(MetaError::Internal {
                 what: "only a request alters what is behind a name".to_owned(),
@@ -124,13 +137,14 @@ impl Gate {
         let mut behind = look();
         for _ in 0..LOOKS_MAX {
             let frozen = self.freeze(term, scope, &behind, asker, false).await?;
-            let reply = self.take_names(term, frozen, &behind, request.session, with).await?;
-            if !matches!(reply, Reply::Refused(MetaError::Undecided { .. })) {
-                return Ok(reply);
+            let by = (request.session, asker.and_then(Asker::wants_read));
+            let executed = self.take_names(term, frozen, &behind, by, with).await?;
+            if !matches!(executed.reply, Reply::Refused(MetaError::Undecided { .. })) {
+                return Ok(executed);
             }
             let before = std::mem::replace(&mut behind, look()); // keeps CH3
             if behind == before {
-                return Ok(reply); // for another reason
+                return Ok(executed); // for another reason
             }
         }
         Err(MetaError::Undecided { what: "the name leads to another inode at each look".to_owned() })

@@ -22,6 +22,7 @@ use dfs_proto::scope::{Scope, Unleased};
 use tokio::time::Instant;
 
 use super::attachments::Attachments;
+use super::executed::Executed;
 use super::landing::{Kept, Landing, Landings};
 use super::leases::{Leases, RecallCounts, led_by_another};
 use super::opens::Opens;
@@ -49,19 +50,6 @@ pub(crate) struct Gate {
     pub(crate) view: View,
     pub(crate) sessions: Sessions,
     pub(crate) attachments: Attachments,
-}
-
-/// What became of a change.
-pub(crate) struct Executed {
-    pub(crate) reply: Reply,
-    /// The session that asked for it holds Write of the file that it has made.
-    pub(crate) writes: bool,
-}
-
-impl From<Reply> for Executed {
-    fn from(reply: Reply) -> Executed {
-        Executed { reply, writes: false }
-    }
 }
 
 impl Gate {
@@ -125,7 +113,7 @@ impl Gate {
     }
 
     /// [`Gate::send`], and what is kept of the change outlives whoever waits for it.
-    pub(super) async fn send_keeping(&self, term: u64, kept: Kept, command: Command) -> MetaResult<Reply> {
+    pub(super) async fn send_keeping(&self, term: u64, kept: Kept, command: Command) -> MetaResult<Executed> {
         let landing = Landing::new(self.consensus.clone(), self.landings.clone(), term, kept);
         landing.answered_by(self.send(term, command)).await
     }

@@ -3,16 +3,18 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use dfs_proto::attr::InodeAttr;
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::SessionId;
-use dfs_proto::meta::MetaResult;
+use dfs_proto::ids::{Attachment, InodeId, SessionId};
+use dfs_proto::meta::{Changed, MetaResult};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
-use super::leases::Frozen;
+use super::executed::Executed;
+use super::leases::{Frozen, ShownByChange};
 use super::opens::Removing;
 use crate::raft::Consensus;
-use dfs_state::command::{Command, Reply};
+use dfs_state::command::{Answered, Command, Reply};
 
 /// Between two looks at commands whose outcome is not known.
 const LAND_EVERY: Duration = Duration::from_millis(200);
@@ -21,8 +23,33 @@ const LAND_EVERY: Duration = Duration::from_millis(200);
 #[derive(Default)]
 pub(super) struct Kept {
     pub(super) removing: Vec<Removing>,
-    #[expect(dead_code, reason = "dropping it thaws")]
+    /// Dropping it thaws.
     pub(super) frozen: Option<Frozen>,
+    /// Who is granted what the answer shows.
+    pub(super) asker: Option<(SessionId, Attachment)>,
+}
+
+impl Kept {
+    /// The change was applied, and this was answered.
+    fn grant(&self, reply: &Reply) -> Vec<InodeId> {
+        match (&self.frozen, self.asker, reply) {
+            (Some(frozen), Some(asker), Reply::Changed(Ok(answered))) => frozen.grant(asker, shown(answered)),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// What may be leased of it: not what has no name (`dfs_state::leasable`).
+fn shown(answered: &Answered) -> ShownByChange {
+    let may_be_leased = |attr: &&InodeAttr| attr.nlink > 0;
+    let made = match &answered.changed {
+        Changed::Inode { attr, existed: false, .. } => Some(attr),
+        _ => None,
+    };
+    ShownByChange {
+        directories: answered.directories.iter().filter(may_be_leased).map(|attr| attr.inode).collect(),
+        made: made.filter(may_be_leased).map(|attr| attr.inode),
+    }
 }
 
 /// Keeps it until the command of a change is applied, or cannot be applied any more: also when its caller gives up, or is told that
@@ -54,12 +81,16 @@ impl Landing {
     pub(super) async fn answered_by(
         mut self,
         sent: impl Future<Output = MetaResult<Reply>>,
-    ) -> MetaResult<Reply> {
+    ) -> MetaResult<Executed> {
         let result = sent.await;
+        let mut leased = Vec::new();
         if matches!(result, Ok(_) | Err(MetaError::InvalidArgument { .. })) {
-            self.kept = None; // applied, or never proposed
+            let kept = self.kept.take(); // applied, or never proposed
+            if let (Some(kept), Ok(reply)) = (&kept, &result) {
+                leased = kept.grant(reply);
+            }
         }
-        result
+        result.map(|reply| Executed { reply, writes: false, leased })
     }
 }
 

@@ -19,7 +19,8 @@ use dfs_proto::scope::{Scope, Unleased};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::attachments::Told;
-use super::gate::{Executed, Gate};
+use super::executed::Executed;
+use super::gate::Gate;
 use super::landing::Kept;
 use super::leases::Frozen;
 use super::opens::{Opening, Opens};
@@ -41,11 +42,11 @@ impl Gate {
         term: u64,
         frozen: Frozen,
         behind: &[Behind],
-        asker: SessionId,
+        (session, asker): (SessionId, Option<(SessionId, Attachment)>),
         with: impl Fn(Vec<NamedInode>) -> Command,
-    ) -> MetaResult<Reply> {
+    ) -> MetaResult<Executed> {
         let last = behind.iter().find(|behind| behind.loses_last_name).map(|behind| behind.inode);
-        let mut kept = Kept { frozen: Some(frozen), removing: Vec::new() };
+        let mut kept = Kept { frozen: Some(frozen), removing: Vec::new(), asker };
         let mut openers = Vec::new();
         if let Some(inode) = last {
             kept.removing.push(self.opens.removing(inode)?); // keeps OP3
@@ -54,7 +55,7 @@ impl Gate {
             if !planted::has(Bug::OrphanForgotten) {
                 openers = self.openers(inode).await?; // keeps OP1 and OP4
             }
-            self.writes_for_openers_come_back(term, asker, inode, &openers).await?;
+            self.writes_for_openers_come_back(term, session, inode, &openers).await?;
         }
         let named = |behind: &Behind| NamedInode {
             inode: behind.inode,
@@ -62,15 +63,15 @@ impl Gate {
         };
         let command = with(behind.iter().map(named).collect());
         let proposed = last.map(|inode| ProposedOpeners { opens: &self.opens, inode, sessions: openers });
-        let reply = self.send_keeping(term, kept, command).await?;
+        let executed = self.send_keeping(term, kept, command).await?;
         let openers = proposed.map_or_else(Vec::new, ProposedOpeners::answered);
         if let Reply::Changed(Ok(Answered { changed: Changed::Removed { orphan: Some(orphan) }, .. })) =
-            &reply
+            &executed.reply
         {
             self.leases.forget(*orphan);
             self.release_for_those_who_closed(*orphan, openers);
         }
-        Ok(reply)
+        Ok(executed)
     }
 
     /// Whoever removes the last name of a file drops what it has not committed of it. So it commits that first if others have the file open.
@@ -179,34 +180,35 @@ impl Gate {
             return Err(MetaError::Internal { what: "only a create opens what it makes".to_owned() });
         };
         let (session, volume) = (*session, create.parent.volume());
+        let asker = wants.filter(|wants| wants.wants_read).map(|wants| (session, wants.attachment));
         // Only a client that attaches asks for it.
         if !self.record_holds(session, volume).await? {
-            return self.send_frozen(term, frozen, command).await.map(Executed::from);
+            return self.send_frozen(term, frozen, command, asker).await;
         }
         let wants = wants.and_then(|wants| Some((wants.attachment, wants.wants_write?)));
         if wants.is_some() {
             self.record_writes(term, session, volume).await?; // keeps WS2
         }
         let Some(last) = self.local(|state| read::last_inode(state, volume)) else {
-            return self.send_frozen(term, frozen, command).await.map(Executed::from);
+            return self.send_frozen(term, frozen, command, asker).await;
         };
         let creating = self.opens.creating(last); // keeps OP2
         let reading = self.leases.reading(term);
-        let reply = self.send_frozen(term, frozen, command).await?;
+        let executed = self.send_frozen(term, frozen, command, asker).await?;
         let Reply::Changed(Ok(Answered { changed: Changed::Inode { attr, existed: false, .. }, .. })) =
-            &reply
+            &executed.reply
         else {
-            return Ok(Executed::from(reply));
+            return Ok(executed);
         };
         let inode = attr.inode;
         if !creating.made(session, inode) {
             self.open_what_was_made(session, inode).await?;
-            return Ok(Executed::from(reply)); // somebody else may use it by now
+            return Ok(executed); // somebody else may use it by now
         }
         let grant = |(attachment, grant)| {
             self.grant_new(term, reading, (session, attachment), HeldWrite { inode, grant })
         };
-        Ok(Executed { reply, writes: wants.is_some_and(grant) })
+        Ok(Executed { writes: wants.is_some_and(grant), ..executed })
     }
 
     /// An earlier try has made it, and its answer was lost: somebody may have removed it since.
@@ -337,9 +339,9 @@ impl Gate {
         // As a removal: an open of the file waits, and then finds that it is gone.
         let removing = inodes.iter().map(|inode| self.opens.removing(*inode));
         let removing = removing.collect::<MetaResult<Vec<_>>>()?;
-        let kept = Kept { removing, frozen: None };
+        let kept = Kept { removing, ..Kept::default() };
         inodes.retain(|inode| !self.opens.has_open(session, *inode)); // it may have it open again
-        match self.send_keeping(self.term(), kept, Command::ReleaseFor { session, inodes }).await? {
+        match self.send_keeping(self.term(), kept, Command::ReleaseFor { session, inodes }).await?.reply {
             Reply::Refused(refused) => Err(refused),
             _ => Ok(()),
         }

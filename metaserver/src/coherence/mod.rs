@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `gate` | the door: changes and reads |
-//! | `changes` | how a change recalls first, and is proposed afterwards |
+//! | `changes`, `executed` | how a change recalls first, and is proposed afterwards; what is answered |
 //! | `attachments` | which sessions have attached, and the locks that they hold |
 //! | `opens` | who has which file open |
 //! | `awaited` | sessions that a new leader waits for before it takes or changes what they may hold |
@@ -16,6 +16,7 @@
 mod attachments;
 mod awaited;
 mod changes;
+mod executed;
 mod gate;
 mod landing;
 mod last_names;
@@ -25,5 +26,6 @@ pub(crate) mod soft;
 mod writes;
 
 pub(crate) use attachments::Attachments;
-pub(crate) use gate::{Executed, Gate};
+pub(crate) use executed::Executed;
+pub(crate) use gate::Gate;
 pub(crate) use leases::{Leases, READ_ENDS, READ_TERM, Reader, RecallCounts};

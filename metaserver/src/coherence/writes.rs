@@ -302,6 +302,8 @@ fn files(answered: &MetaResult<ReadReply>) -> Vec<InodeId> {
             .filter(is_file)
             .map(|attr| attr.inode)
             .collect(),
+        // Neither attributes nor content, but where bytes are at some version.
+        Ok(ReadReply::FewExtents(_)) => Vec::new(),
         Ok(ReadReply::Granted | ReadReply::Target(_) | ReadReply::StatFs(_) | ReadReply::Elsewhere(_))
         | Err(_) => Vec::new(),
     }

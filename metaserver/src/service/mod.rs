@@ -154,16 +154,14 @@ impl Meta for MetaService {
         let metaserver = self.0.clone();
         let result =
             self.1.join(key, || Box::pin(async move { metaserver.change(change, dropped).await })).await;
-        let (result, directories, writes) = match result {
-            Ok(ChangeAnswer { answered: Answered { changed, directories }, writes }) => {
-                (Ok(changed), directories, writes)
+        Ok(Response::new(match result {
+            Ok(ChangeAnswer { answered: Answered { changed, directories }, writes, leased }) => {
+                let directories = directories.iter().map(convert::attr_to_wire).collect();
+                let leased = leased.iter().map(|inode| inode.0).collect();
+                wire::ChangeReply { directories, writes, leased, ..convert::changed_to_wire(Ok(changed)) }
             }
-            Err(error) => (Err(error), Vec::new(), false),
-        };
-        let mut reply = convert::changed_to_wire(result);
-        reply.writes = writes;
-        reply.directories = directories.iter().map(convert::attr_to_wire).collect();
-        Ok(Response::new(reply))
+            Err(error) => convert::changed_to_wire(Err(error)),
+        }))
     }
 
     async fn read(&self, request: Request<wire::ReadRequest>) -> Answer<wire::ReadReply> {

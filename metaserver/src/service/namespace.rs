@@ -2,9 +2,9 @@
 
 use dfs_proto::attr::{AccessMask, FileKind};
 use dfs_proto::error::MetaError;
-use dfs_proto::ids::SessionId;
+use dfs_proto::ids::{InodeId, SessionId};
 use dfs_proto::meta::{
-    Change, ChangeRequest, Dropped, FileExtents, MetaResult, Read, ReadReply, ReadRequest, Shown, StatFs,
+    Change, ChangeRequest, ChunkLocation, Dropped, MetaResult, Read, ReadReply, ReadRequest, Shown, StatFs,
 };
 use dfs_proto::scope::Scope;
 use tokio::time::Instant;
@@ -33,6 +33,8 @@ pub(crate) struct ChangeAnswer {
     pub(crate) answered: Answered,
     /// The session holds Write of the file that it has made.
     pub(crate) writes: bool,
+    /// It holds Read of these, which the answer shows.
+    pub(crate) leased: Vec<InodeId>,
 }
 
 impl Metaserver {
@@ -63,7 +65,7 @@ impl Metaserver {
         let is_full = self.room.is_full() && scope.grows; // keeps RO1 of `room`
         if let Some(federation) = self.federation.as_ref().filter(|_| !is_full && scope.enters_root) {
             let answered = self.change_root(federation, request, dropped).await?;
-            return Ok(ChangeAnswer { answered, writes: false }); // it makes no file
+            return Ok(ChangeAnswer { answered, writes: false, leased: Vec::new() }); // it makes no file
         }
         self.require_decided(&request, &scope).await?;
         let placement = match &request.change {
@@ -75,9 +77,9 @@ impl Metaserver {
             true => Command::Refuse { request, error: full() },
             false => Command::of_request(request, placement, Vec::new()),
         };
-        let Executed { reply, writes } = self.gate.change_after(dropped, command).await?;
+        let Executed { reply, writes, leased } = self.gate.change_after(dropped, command).await?;
         match reply {
-            Reply::Changed(answered) => answered.map(|answered| ChangeAnswer { answered, writes }),
+            Reply::Changed(answered) => answered.map(|answered| ChangeAnswer { answered, writes, leased }),
             other => Err(unexpected(&other)),
         }
     }
@@ -138,9 +140,17 @@ impl Metaserver {
             opening.succeeded();
         }
         let answered = answered.map(|reply| match reply {
-            ReadReply::Extents(extents) => ReadReply::Extents(self.reachable_first(extents)),
-            ReadReply::Opened { attr, next_commit, extents: Some(extents) } => {
-                ReadReply::Opened { attr, next_commit, extents: Some(self.reachable_first(extents)) }
+            ReadReply::Extents(mut extents) => {
+                self.reachable_first(&mut extents.chunks);
+                ReadReply::Extents(extents)
+            }
+            ReadReply::Opened { attr, next_commit, extents: Some(mut extents) } => {
+                self.reachable_first(&mut extents.chunks);
+                ReadReply::Opened { attr, next_commit, extents: Some(extents) }
+            }
+            ReadReply::FewExtents(mut few) => {
+                self.reachable_first(&mut few.chunks);
+                ReadReply::FewExtents(few)
             }
             other => other,
         });
@@ -148,15 +158,12 @@ impl Metaserver {
     }
 
     /// A reader tries the copies in order, so copies on servers that are away come last.
-    fn reachable_first(&self, mut extents: FileExtents) -> FileExtents {
+    fn reachable_first(&self, chunks: &mut [ChunkLocation]) {
         let now = Instant::now();
-        for chunk in &mut extents.chunks {
-            if chunk.replicas.len() > 1 {
-                let away = |server| self.gate.view.state(server, now) == ServerState::Away;
-                chunk.replicas.sort_by_cached_key(|replica| away(replica.server));
-            }
+        for chunk in chunks.iter_mut().filter(|chunk| chunk.replicas.len() > 1) {
+            let away = |server| self.gate.view.state(server, now) == ServerState::Away;
+            chunk.replicas.sort_by_cached_key(|replica| away(replica.server));
         }
-        extents
     }
 
     /// P12.1. Right after an election it waits (the client asks again) until each server was heard or counts as away, so
@@ -194,6 +201,7 @@ fn bound(read: &mut Read) {
         | Read::Access { .. }
         | Read::Open { .. }
         | Read::ReadLink { .. }
+        | Read::ExtentsNear { .. }
         | Read::StatFs { .. } => {}
     }
 }

@@ -312,6 +312,7 @@ impl Client {
             attachment: self.attachment,
             behind: self.dropped.clone(),
             wants_write: None,
+            wants_read: false,
             writes: Vec::new(),
         };
         let dropped = (self.attachment.0 != 0).then_some(&dropped);

@@ -82,7 +82,7 @@ mod tests {
 
     fn done() -> MetaResult<ChangeAnswer> {
         let answered = Answered { changed: Changed::Done, directories: Vec::new() };
-        Ok(ChangeAnswer { answered, writes: false })
+        Ok(ChangeAnswer { answered, writes: false, leased: Vec::new() })
     }
 
     fn never() -> Change {

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use dfs_client::ClientError;
-use dfs_client::inode::{Access, GetLeasedAttr, GetRecentAttr, GetSpace};
-use dfs_client::interim::ROOT_ATTR_TIMEOUT;
+use dfs_client::inode::{Access, GetAttr, GetLeasedAttr, GetSpace};
 use dfs_proto::attr::{AccessMask, Caller, InodeAttr};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{SetAttr, StatFs};
@@ -34,15 +33,14 @@ pub(crate) struct Attributes {
 impl Fs {
     pub(crate) async fn getattr(&self, who: Requester, inode: InodeId) -> FsResult<Attributes> {
         let asked = Instant::now();
-        let fresh = self.perform(who, GetRecentAttr { inode });
-        if inode == InodeId::ROOT {
-            let attr = self.shown(self.root.or(fresh).await?);
-            return Ok(Attributes { attr, timeout: ROOT_ATTR_TIMEOUT });
-        }
-        if let Some(known) = self.leased(inode, asked).await? {
-            return Ok(known);
-        }
-        let attr = fresh.await?;
+        let fresh = self.perform(who, GetAttr { inode });
+        let attr = match inode {
+            InodeId::ROOT => self.root.or(fresh).await?,
+            _ => match self.leased(inode, asked).await? {
+                Some(known) => return Ok(known),
+                None => fresh.await?,
+            },
+        };
         // The answer may have come with a lease.
         if let Some(known) = self.leased(inode, asked).await? {
             return Ok(known);

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use dfs_client::ClientError;
 use dfs_client::inode::{GetLeasedName, Link, ReadLink, Resolve, Resolved, Rmdir, Unlink};
-use dfs_client::interim::volume_name_timeout;
 use dfs_proto::attr::{BadName, Caller, FileKind, InodeAttr, Name};
 use dfs_proto::ids::InodeId;
 use dfs_proto::meta::{Create, NewInode, Rename, RenameMode};
@@ -50,10 +49,7 @@ impl Fs {
         let known = self.noted(inode, asked).await.unwrap_or(None);
         let fresh = || Attributes { attr: self.shown_to(attr, asked), timeout: Duration::ZERO };
         let attributes = known.unwrap_or_else(fresh);
-        let for_name = match parent {
-            InodeId::ROOT => volume_name_timeout(kind),
-            _ => self.name_timeout((parent, &checked), Some(inode)).await,
-        };
+        let for_name = self.name_timeout((parent, &checked), Some(inode)).await;
         Ok(LookedUp::Found(attributes, for_name))
     }
 

@@ -1,5 +1,5 @@
 //! The kernel's edge: unpacks a request, calls `fs`, replies. Nothing is decided here but what the kernel is offered
-//! at the start (P5.1). How long it may use an answer is in `kernel_attrs`, and in `dfs_client::interim` (V1, V2).
+//! at the start (P5.1). How long it may use an answer is in `kernel_attrs` and `kernel_names`.
 //!
 //! | file | what |
 //! |------|------|

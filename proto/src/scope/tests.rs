@@ -123,6 +123,7 @@ fn what_the_answer_to_each_read_shows() {
         (list(false), "5 | - | - | 0 | lists 5"),
         (list(true), "5 | - | - | 0 | lists 5 with attributes"),
         (Read::Extents { inode: F, offset: Offset(0), len: 1, limit: 0 }, "9 | - | - | 0 | -"),
+        (Read::ExtentsNear { inode: F }, "- | - | - | 0 | -"),
         (Read::StatFs { inode: F }, "- | - | - | 0 | -"),
     ];
     for (read, wanted) in table {

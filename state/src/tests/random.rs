@@ -497,7 +497,7 @@ impl World {
     /// As its records say that are read for this alone.
     fn may_be_leased(&self, inode: InodeId) -> bool {
         let has_cuts = self.harness.view(|view| inode::space(view, inode)).cuts > 0;
-        inode != ROOT && self.harness.attr(inode).nlink > 0 && !has_cuts
+        self.harness.attr(inode).nlink > 0 && !has_cuts
     }
 
     fn bytes(&self, inode: InodeId) -> Vec<Byte> {

@@ -81,6 +81,14 @@ impl NodeState {
         }
     }
 
+    /// What was known of the file before it was opened, if that is its version (E2) and nothing else is known.
+    pub(crate) fn install_known(&mut self, known: ExtentCache) {
+        let version = self.base.as_ref().map(|base| base.content_version);
+        if version == Some(known.version()) && self.cache.is_empty() {
+            self.cache = known;
+        }
+    }
+
     /// Copies may have moved: the next reader asks again where they are.
     pub(crate) fn forget_extents(&mut self) {
         let version = self.cache.version();

@@ -12,6 +12,17 @@ pub(super) enum LeadsTo {
     /// The name is not there.
     Nothing,
     Inode(InodeId),
+    /// The root of a volume that another cluster has, which knows its attributes.
+    Elsewhere(InodeId),
+}
+
+impl LeadsTo {
+    pub(super) fn inode(self) -> Option<InodeId> {
+        match self {
+            LeadsTo::Nothing => None,
+            LeadsTo::Inode(inode) | LeadsTo::Elsewhere(inode) => Some(inode),
+        }
+    }
 }
 
 pub(super) struct Kept {

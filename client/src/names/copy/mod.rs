@@ -5,7 +5,7 @@
 //!      has touched what it shows since the question began (`drops`).
 //! CY3  A recall is handled where it arrives, and waits for nothing.
 //! CY4  What was dropped for a change of this client enters only from answers to questions that began after the change was
-//!      answered (`own_changes`). Of that the leader recalls nothing from this session. A change whose outcome is unknown ends the
+//!      answered (`own_changes`), and from its own answer, which is one to a question that began with the drop (`own_answers`). Of that the leader recalls nothing from this session. A change whose outcome is unknown ends the
 //!      attachment that it names, since it may be executed late; under a later one it is recalled from as anybody is.
 //! CY5  When an attachment begins or ends, or the session is replaced, the copy is empty.
 //! CY6  An answer from the copy is what the server would answer now. It passes what the caller's rights clearly allow, and no more
@@ -22,6 +22,7 @@
 //! | `listings` | which entries directories have, in the order of a listing |
 //! | `drops` | what was dropped while questions were under way |
 //! | `own_changes` | what was dropped for changes of this client |
+//! | `own_answers` | what the answers to these show |
 //! | `hints` | where changes of this client have led names: what they probably alter later |
 //! | `permission` | whom the copy may answer |
 //! | `state` | all of that together; pure |
@@ -35,6 +36,7 @@ mod hints;
 mod kept;
 mod lease;
 mod listings;
+mod own_answers;
 mod own_changes;
 mod permission;
 mod shared;

@@ -16,8 +16,9 @@ use dfs_proto::meta::{
 use crate::names::copy::fixtures::{DIRECTORY, attr};
 use crate::names::copy::lease::MARGIN;
 use crate::names::copy::listings::Room;
-use crate::names::copy::own_changes::ChangeNumber;
-use crate::names::copy::state::{Question, State};
+use crate::names::copy::own_answers::ShownByChange;
+use crate::names::copy::state::{OwnChange, Question, State};
+use crate::session::calls::Answer;
 use crate::session::leases::Taken;
 
 const SEEDS: u64 = 1500;
@@ -45,49 +46,64 @@ impl Files {
         }
     }
 
-    fn make(&mut self, name: &[u8]) {
+    fn make(&mut self, name: &[u8]) -> InodeId {
         let kind = if self.made.is_multiple_of(3) { FileKind::Directory } else { FileKind::File };
         self.made += 1;
         let inode = InodeId(1000 + self.made);
         self.attrs.insert(inode, attr(inode, kind, 1));
         self.names.insert(name.to_vec(), inode);
+        inode
     }
 
-    fn remove(&mut self, name: &[u8], is_wanted: impl Fn(&InodeAttr) -> bool) {
-        let Some(inode) = self.names.get(name).copied().filter(|inode| is_wanted(&self.attrs[inode])) else {
-            return;
-        };
+    fn remove(&mut self, name: &[u8], is_wanted: impl Fn(&InodeAttr) -> bool) -> Option<Changed> {
+        let inode = self.names.get(name).copied().filter(|inode| is_wanted(&self.attrs[inode]))?;
         self.names.remove(name);
         self.touch(inode);
         self.touch(DIRECTORY);
+        Some(Changed::Removed { orphan: None })
     }
 
-    fn execute(&mut self, change: &Change) {
+    fn shown(&self, inode: InodeId, existed: bool) -> Option<Changed> {
+        Some(Changed::Inode { attr: self.attrs[&inode].clone(), existed, next_commit: 1 })
+    }
+
+    /// `None`: it is refused.
+    fn execute(&mut self, change: &Change) -> Option<Changed> {
         let is_directory = |attr: &InodeAttr| attr.kind == FileKind::Directory;
         match change {
-            Change::SetAttr(set) => self.touch(set.inode),
-            Change::Create(create) if !self.names.contains_key(create.name.as_bytes()) => {
-                self.make(create.name.as_bytes());
-                self.touch(DIRECTORY);
+            Change::SetAttr(set) => {
+                self.touch(set.inode);
+                self.shown(set.inode, true)
             }
+            Change::Create(create) => match self.names.get(create.name.as_bytes()) {
+                None => {
+                    let inode = self.make(create.name.as_bytes());
+                    self.touch(DIRECTORY);
+                    self.shown(inode, false)
+                }
+                Some(inode) if create.or_existing => self.shown(*inode, true),
+                Some(_) => None,
+            },
             Change::Link { inode, name, .. } if !self.names.contains_key(name.as_bytes()) => {
                 self.names.insert(name.as_bytes().to_vec(), *inode);
                 self.touch(*inode);
                 self.touch(DIRECTORY);
+                self.shown(*inode, true)
             }
             Change::Unlink { name, .. } => self.remove(name.as_bytes(), |attr| !is_directory(attr)),
             Change::Rmdir { name, .. } => self.remove(name.as_bytes(), is_directory),
             Change::Rename(rename) => {
                 let (from, to) = (rename.name.as_bytes(), rename.new_name.as_bytes());
-                let Some(moved) = self.names.get(from).copied().filter(|_| from != to) else { return };
+                let moved = self.names.get(from).copied().filter(|_| from != to)?;
                 if let Some(replaced) = self.names.insert(to.to_vec(), moved) {
                     self.touch(replaced);
                 }
                 self.names.remove(from);
                 self.touch(moved);
                 self.touch(DIRECTORY);
+                Some(Changed::Done)
             }
-            _ => {}
+            _ => None,
         }
     }
 
@@ -142,6 +158,8 @@ fn cookie_of(name: &[u8]) -> u64 {
 struct Pending {
     change: Change,
     touched: BTreeSet<InodeId>,
+    /// Of these no other change was ever frozen beside it.
+    alone: BTreeSet<InodeId>,
     /// It is of the client under test: what it has dropped, and the number of its request.
     own: Option<(Option<Dropped>, u64)>,
     /// The recall that has to be handled, and the attachment that it is of.
@@ -162,9 +180,31 @@ struct Leader {
     executed: BTreeSet<u64>,
 }
 
+impl Leader {
+    /// To a change that was executed just now: with leases on what it shows.
+    fn answer(
+        &mut self,
+        changed: Changed,
+        attachment: Option<Attachment>,
+        change: &Change,
+        alone: &BTreeSet<InodeId>,
+    ) -> Answer {
+        let directories = change.scope().directories();
+        let mut leased: Vec<InodeId> =
+            directories.iter().copied().filter(|inode| alone.contains(inode)).collect();
+        if let Changed::Inode { attr, existed: false, .. } = &changed {
+            leased.push(attr.inode);
+        }
+        leased.retain(|_| attachment == Some(self.attachment));
+        self.holds.extend(&leased);
+        let directories = directories.iter().map(|inode| self.files.attrs[inode].clone()).collect();
+        Answer { answered: Ok((changed, directories)), is_first_try: true, writes: false, leased }
+    }
+}
+
 /// A request of the client under test, as it knows it.
 struct Waiting {
-    own: ChangeNumber,
+    own: OwnChange,
     change: Change,
     number: u64,
     attachment: Option<Attachment>,
@@ -179,7 +219,7 @@ enum Flying {
     Attached { attachment: Attachment, sent: Duration },
     Handled { attachment: Attachment, number: u64 },
     Change { number: u64, change: Change, dropped: Option<Dropped> },
-    Changed { number: u64 },
+    Changed { number: u64, answer: Answer },
 }
 
 struct World {
@@ -353,7 +393,12 @@ impl World {
             self.pushes.push_back(Recall { attachment: leader.attachment, number: leader.issued, what });
         }
         let lapses_at = leader.renewed_at + TERM + MARGIN;
-        leader.pending.push(Pending { change, touched, own, recall, lapses_at });
+        let mut alone = touched.clone();
+        for other in &mut leader.pending {
+            other.alone.retain(|inode| !touched.contains(inode));
+            alone.retain(|inode| !other.touched.contains(inode));
+        }
+        leader.pending.push(Pending { change, touched, alone, own, recall, lapses_at });
     }
 
     fn frozen_goes_on(&mut self) {
@@ -377,12 +422,15 @@ impl World {
         // of which only names change, the lease stays.
         let stays = |inode: &InodeId| pending.change.scope().directories().contains(inode);
         leader.holds.retain(|inode| stays(inode) || !pending.touched.contains(inode));
-        if pending.own.as_ref().is_none_or(|(_, number)| leader.executed.insert(*number)) {
-            leader.files.execute(&pending.change);
-        }
-        if let Some((_, number)) = pending.own {
-            self.flying.push(Flying::Changed { number });
-        }
+        let is_first = pending.own.as_ref().is_none_or(|(_, number)| leader.executed.insert(*number));
+        let changed = if is_first { leader.files.execute(&pending.change) } else { None };
+        let Some((dropped, number)) = pending.own else { return };
+        let attachment = dropped.map(|dropped| dropped.attachment);
+        let answer = match changed {
+            Some(changed) => leader.answer(changed, attachment, &pending.change, &pending.alone),
+            None => Answer::refused(MetaError::Exists, true),
+        };
+        self.flying.push(Flying::Changed { number, answer });
     }
 
     fn serve_read(&mut self, question: Question, read: Read) {
@@ -434,11 +482,11 @@ impl World {
                 }
             }
             Flying::Change { number, change, dropped } => self.freeze(change, Some((dropped, number))),
-            Flying::Changed { number } => {
+            Flying::Changed { number, answer } => {
                 if let Some(at) = self.waiting.iter().position(|waiting| waiting.number == number) {
                     let Waiting { own, change, .. } = self.waiting.swap_remove(at);
                     self.copy.executed(&change, &self.some_outcome());
-                    self.copy.end_change(own);
+                    self.copy.change_answered(own, ShownByChange::of(&change, &answer));
                 }
             }
         }

@@ -7,13 +7,12 @@ use dfs_net::env::Clock;
 use dfs_proto::attr::{AccessMask, Caller, InodeAttr, Name};
 use dfs_proto::error::MetaError;
 use dfs_proto::ids::{Attachment, InodeId};
-use dfs_proto::meta::{Change, Changed, MetaResult, Read, ReadReply, Recall, Shown};
+use dfs_proto::meta::{Change, MetaResult, Read, ReadReply, Recall, Shown};
 use tokio::time::Instant;
 
-use crate::names::copy::kept::LeadsTo;
 use crate::names::copy::listings::Room;
-use crate::names::copy::own_changes::ChangeNumber;
-use crate::names::copy::state::{DroppedAttrs, Question, State, Untold};
+use crate::names::copy::own_answers::ShownByChange;
+use crate::names::copy::state::{DroppedAttrs, OwnChange, Question, State, Untold};
 use crate::names::outer::{ChangedBy, DroppedNames, OuterCache};
 use crate::session::calls::Answer;
 use crate::session::leases::{ReadLeases, Sending, Taken};
@@ -43,7 +42,8 @@ pub(crate) struct Asking<'c> {
 pub(crate) struct Changing<'c> {
     copy: &'c LeasedCopy,
     meta: &'c MetaClient,
-    number: ChangeNumber,
+    own: OwnChange,
+    shown: ShownByChange,
     pub(crate) sending: Sending,
     is_settled: bool,
 }
@@ -108,12 +108,7 @@ impl LeasedCopy {
         self.state().is_valid(self.clock.boottime())
     }
 
-    /// The attributes of an inode, if they are known.
-    pub(crate) fn attr(&self, inode: InodeId) -> Option<InodeAttr> {
-        self.state().attr(inode, self.clock.boottime())
-    }
-
-    /// The same, and for how long an outer cache may use them (CY8).
+    /// The attributes of an inode, if they are known, and for how long an outer cache may use them (CY8).
     pub(crate) fn leased_attr(&self, inode: InodeId) -> Option<(InodeAttr, Duration)> {
         self.state().leased_attr(inode, self.clock.boottime())
     }
@@ -122,11 +117,7 @@ impl LeasedCopy {
     /// that (CY8).
     pub(crate) fn leased_name(&self, directory: InodeId, name: &[u8]) -> Option<(Option<InodeId>, Duration)> {
         let (leads_to, valid_for) = self.state().leased_name((directory, name), self.clock.boottime())?;
-        let inode = match leads_to {
-            LeadsTo::Nothing => None,
-            LeadsTo::Inode(inode) => Some(inode),
-        };
-        Some((inode, valid_for))
+        Some((leads_to.inode(), valid_for))
     }
 
     /// The attributes of a file, if they are known and clearly let the caller open it. The open is in the table of open files by then, so
@@ -145,7 +136,11 @@ impl LeasedCopy {
         let is_kept = match read {
             Read::Lookup { name, .. } => Name::new(name.as_slice()).is_ok(), // `.` and `..` are no entries
             Read::GetAttr { .. } | Read::Open { .. } | Read::ReadDir { .. } | Read::ReadAhead { .. } => true,
-            Read::Access { .. } | Read::ReadLink { .. } | Read::Extents { .. } | Read::StatFs { .. } => false,
+            Read::Access { .. }
+            | Read::ReadLink { .. }
+            | Read::Extents { .. }
+            | Read::ExtentsNear { .. }
+            | Read::StatFs { .. } => false,
         };
         Asking { copy: self, question: is_kept.then(|| self.state().ask()).flatten() }
     }
@@ -153,9 +148,9 @@ impl LeasedCopy {
     /// To be called before a change is sent by `meta`.
     pub(crate) fn changing<'c>(&'c self, change: &Change, meta: &'c MetaClient) -> Changing<'c> {
         let now = self.clock.boottime();
-        let (number, dropped) =
-            self.dropping(ChangedBy::Own, |state| state.begin_change(change.scope(), now));
-        Changing { copy: self, meta, number, sending: Sending::after(dropped), is_settled: false }
+        let (own, dropped) = self.dropping(ChangedBy::Own, |state| state.begin_change(change.scope(), now));
+        let (shown, sending) = (ShownByChange::default(), Sending::after(dropped));
+        Changing { copy: self, meta, own, shown, sending, is_settled: false }
     }
 }
 
@@ -181,9 +176,12 @@ impl Drop for Asking<'_> {
 }
 
 impl Changing<'_> {
-    /// To be called before [`Changing::answered`] of a change that an application asked for.
-    pub(crate) fn executed(&self, change: &Change, changed: &Changed) {
-        self.copy.state().executed(change, changed);
+    /// To be called before [`Changing::answered`] of a change that an application asked for: what its answer shows is kept.
+    pub(crate) fn shown(&mut self, change: &Change, answer: &Answer) {
+        if let Ok((changed, _)) = &answer.answered {
+            self.copy.state().executed(change, changed);
+            self.shown = ShownByChange::of(change, answer);
+        }
     }
 
     pub(crate) fn answered(mut self, answer: &Answer) {
@@ -216,7 +214,8 @@ impl Drop for Changing<'_> {
         {
             self.meta.change_in_doubt(dropped.attachment); // keeps CY4
         }
-        self.copy.dropping(ChangedBy::Own, |state| state.end_change(self.number)); // last: from here on things are kept again
+        let shown = std::mem::take(&mut self.shown);
+        self.copy.dropping(ChangedBy::Own, |state| state.change_answered(self.own, shown)); // last: from here on things are kept again
     }
 }
 

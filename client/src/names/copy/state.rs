@@ -15,6 +15,7 @@ use crate::names::copy::hints::Hints;
 use crate::names::copy::kept::{Kept, LeadsTo};
 use crate::names::copy::lease::{Counted, Lease, Order};
 use crate::names::copy::listings::{Listings, Page, Room};
+use crate::names::copy::own_answers::ShownByChange;
 use crate::names::copy::own_changes::{ChangeNumber, OwnChanges, Reach};
 use crate::names::copy::permission::{clearly_may, clearly_may_search};
 use crate::session::leases::{Handled, Taken};
@@ -27,6 +28,14 @@ const PAGE_LEN_MAX: u32 = 1000;
 pub(super) struct Question {
     pub(super) attachment: Attachment,
     began: Began,
+}
+
+/// A change of this client that is under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OwnChange {
+    number: ChangeNumber,
+    /// It may be answered with leases.
+    question: Option<Question>,
 }
 
 /// Inodes whose attributes were dropped.
@@ -186,15 +195,13 @@ impl State {
     // --- changes of this client ---
 
     /// To be called before the change is sent, which then says what was dropped for it. It says so only where leases are asked for.
-    pub(super) fn begin_change(&mut self, scope: Scope, now: Duration) -> (ChangeNumber, Option<Dropped>) {
+    pub(super) fn begin_change(&mut self, scope: Scope, now: Duration) -> (OwnChange, Option<Dropped>) {
         let is_valid = self.lease.is_valid(now);
         let reach = Reach::of(scope, |name| {
             match is_valid.then(|| self.kept.name(name.0, &name.1)).flatten() {
-                Some(LeadsTo::Inode(inode)) => {
-                    self.hints.note(name.clone(), inode); // a rename takes it along
-                    Some(inode)
-                }
-                Some(LeadsTo::Nothing) => None,
+                Some(leads_to) => leads_to.inode().inspect(|inode| {
+                    self.hints.note(name.clone(), *inode); // a rename takes it along
+                }),
                 None => self.hints.leads_to(name),
             }
         });
@@ -203,10 +210,12 @@ impl State {
             attachment,
             behind: reach.behind.clone(),
             wants_write: None,
+            wants_read: true,
             writes: Vec::new(),
         };
         let dropped = self.lease.attachment().map(dropped);
-        (self.changes.begin(reach), dropped)
+        let question = self.ask(); // behind its own drops
+        (OwnChange { number: self.changes.begin(reach), question }, dropped)
     }
 
     /// To be called before the change ends, if it was executed.
@@ -214,10 +223,25 @@ impl State {
         self.hints.executed(change, changed);
     }
 
-    /// The change was answered, or nobody waits for its answer any more.
-    pub(super) fn end_change(&mut self, number: ChangeNumber) {
-        if let Some(reach) = self.changes.end(number) {
-            self.drop_reach(&reach);
+    #[cfg(test)]
+    pub(super) fn end_change(&mut self, own: OwnChange) {
+        self.change_answered(own, ShownByChange::default());
+    }
+
+    /// The change was answered, or nobody waits for its answer any more: then nothing is shown. What the answer shows under leases enters if
+    /// nothing has overtaken it. What was asked for before the answer does not any more.
+    pub(super) fn change_answered(&mut self, own: OwnChange, mut shown: ShownByChange) {
+        let Some(reach) = self.changes.end(own.number) else { return };
+        if let Some(Question { attachment, began }) = own.question {
+            let is_present = self.lease.attachment() == Some(attachment);
+            shown.attrs.retain(|attr| is_present && self.may_enter_attr(began, attr.inode));
+            shown.names.retain(|(named, _)| is_present && self.may_enter_name(began, named));
+            self.drops.end(began);
+        }
+        self.drop_reach(&reach);
+        shown.attrs.into_iter().for_each(|attr| self.kept.put_attr(attr));
+        for ((directory, name), leads_to) in shown.names {
+            self.kept.put_name(directory, &name, leads_to);
         }
     }
 
@@ -272,6 +296,9 @@ impl State {
             (Read::Lookup { parent, name }, Ok(ReadReply::Attr(attr))) => {
                 (*parent, vec![(name.as_slice(), LeadsTo::Inode(attr.inode))])
             }
+            (Read::Lookup { parent, name }, Ok(ReadReply::Elsewhere(inode))) => {
+                (*parent, vec![(name.as_slice(), LeadsTo::Elsewhere(*inode))])
+            }
             (Read::Lookup { parent, name }, Err(MetaError::NotFound)) => {
                 (*parent, vec![(name.as_slice(), LeadsTo::Nothing)])
             }
@@ -279,7 +306,8 @@ impl State {
                 Read::ReadDir { inode, .. } | Read::ReadAhead { inode, .. },
                 Ok(ReadReply::Entries { entries, .. }),
             ) => {
-                let names = entries.iter();
+                // Of what is elsewhere, a listing does not say so.
+                let names = entries.iter().filter(|entry| entry.inode.volume() == inode.volume());
                 (*inode, names.map(|entry| (entry.name.as_bytes(), LeadsTo::Inode(entry.inode))).collect())
             }
             _ => return,
@@ -298,11 +326,19 @@ impl State {
     }
 
     fn take_in_attr(&mut self, began: Began, attr: &InodeAttr, leased: &dyn Fn(InodeId) -> bool) {
-        let inode = attr.inode;
-        let is_overtaken = self.drops.has_attr_since(began, inode) || self.changes.have(inode); // keeps CY4
-        if leased(inode) && !is_overtaken {
+        if leased(attr.inode) && self.may_enter_attr(began, attr.inode) {
             self.kept.put_attr(attr.clone());
         }
+    }
+
+    /// Keeps CY4.
+    fn may_enter_attr(&self, began: Began, inode: InodeId) -> bool {
+        !self.drops.has_attr_since(began, inode) && !self.changes.have(inode)
+    }
+
+    /// Keeps CY4.
+    fn may_enter_name(&self, began: Began, named: &NameIn) -> bool {
+        !self.drops.has_name_since(began, named) && !self.changes.have_name(named)
     }
 
     fn take_in_name(&mut self, began: Began, directory: InodeId, name: &[u8], leads_to: LeadsTo) {
@@ -310,8 +346,7 @@ impl State {
             return; // `.` and `..` are no entries
         }
         let named = (directory, name.to_vec());
-        let is_overtaken = self.drops.has_name_since(began, &named) || self.changes.have_name(&named); // keeps CY4
-        if !is_overtaken {
+        if self.may_enter_name(began, &named) {
             self.kept.put_name(directory, name, leads_to);
         }
     }
@@ -384,6 +419,7 @@ impl State {
                 }
                 match self.kept.name(*parent, name)? {
                     LeadsTo::Nothing => Some(Err(MetaError::NotFound)),
+                    LeadsTo::Elsewhere(inode) => Some(Ok(ReadReply::Elsewhere(inode))),
                     LeadsTo::Inode(inode) => Some(Ok(ReadReply::Attr(self.kept.attr(inode)?))),
                 }
             }
@@ -403,6 +439,7 @@ impl State {
             | Read::ReadLink { .. }
             | Read::ReadAhead { .. }
             | Read::Extents { .. }
+            | Read::ExtentsNear { .. }
             | Read::StatFs { .. } => None,
         }
     }

@@ -225,7 +225,13 @@ fn from_a_leader_without_leases_nothing_is_asked_and_nothing_is_kept() {
 #[test]
 fn a_change_drops_what_it_names_and_keeps_it_out_until_it_is_answered() {
     let behind = |inodes: &[InodeId]| {
-        Some(Dropped { attachment: FIRST, behind: inodes.to_vec(), wants_write: None, writes: Vec::new() })
+        Some(Dropped {
+            attachment: FIRST,
+            behind: inodes.to_vec(),
+            wants_write: None,
+            wants_read: true,
+            writes: Vec::new(),
+        })
     };
     for (change, dropped, left) in [
         (unlink("f"), behind(&[FILE]), [false, false, false, true]),
@@ -267,7 +273,13 @@ fn what_a_change_has_dropped_is_told_only_as_far_as_it_is_leased() {
     let (_, dropped) = copy.begin_change(unlink("f").scope(), SENT + TERM);
     assert_eq!(
         dropped,
-        Some(Dropped { attachment: FIRST, behind: Vec::new(), wants_write: None, writes: Vec::new() }),
+        Some(Dropped {
+            attachment: FIRST,
+            behind: Vec::new(),
+            wants_write: None,
+            wants_read: true,
+            writes: Vec::new()
+        }),
         "the leases have ended"
     );
     copy.attaching(Attachment(2));
@@ -289,7 +301,13 @@ fn a_name_that_this_client_has_made_is_dropped_with_the_file_and_never_answered(
     let (_, dropped) = copy.begin_change(unlink("new").scope(), NOW);
     assert_eq!(
         dropped,
-        Some(Dropped { attachment: FIRST, behind: vec![inode], wants_write: None, writes: Vec::new() })
+        Some(Dropped {
+            attachment: FIRST,
+            behind: vec![inode],
+            wants_write: None,
+            wants_read: true,
+            writes: Vec::new()
+        })
     );
     assert_eq!(copy.attr(inode, NOW), None);
     show(&mut copy, file(inode));

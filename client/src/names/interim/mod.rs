@@ -5,29 +5,22 @@
 //!
 //! | rule | what is used again | for how long | file |
 //! |------|--------------------|--------------|------|
-//! | V1 | the inode that a name in the root directory leads to, by the kernel | files: never; volumes: 50 ms | `kernel` |
-//! | V2 | the attributes of the root directory, which is never leased, by the kernel | 50 ms | `kernel` |
-//! | V4 | the attributes that the answer to a change of this client brought | 10 ms | `after_change` |
 //! | V5 | the content's version of an inode that was closed | as long as there is room | `closed` |
 //! | V6 | the kernel's pages of a file | while they show the version of the content that is known | `kept_pages` |
 //! | V7 | names of volumes, from the federation map, while the root directory's cluster is silent | until this client changes the name | `changed_names` |
 //! | V8 | that a cluster is silent | until it answers | `silent` |
 //! | V9 | the root directory's attributes and the space, while no metaserver answers | until one answers | `last_known` |
 //!
-//! The mount applies V1, V2, V6 and V9, the other floors of this library apply the rest. Leases have replaced V1 and V2 for all other
-//! directories, and will replace V4. To delete a rule, delete its file: the compiler then names its users.
+//! The mount applies V6 and V9, the other floors of this library apply the rest. To delete a rule, delete its file: the compiler then names its users.
 //!
 //! Uses the clock and the error type, and no floor.
 
-pub(crate) mod after_change;
 pub(crate) mod changed_names;
 pub(crate) mod closed;
 pub(crate) mod silent;
 
 mod kept_pages;
-mod kernel;
 mod last_known;
 
 pub use kept_pages::KeptPages;
-pub use kernel::{ROOT_ATTR_TIMEOUT, volume_name_timeout};
 pub use last_known::LastKnown;

@@ -3,6 +3,8 @@
 //! FZ1  An inode is frozen while at least one change of it is under way. Changes do not exclude each other, so they are counted.
 //! FZ2  A read shows every change whose freeze had ended when the read began. So what it shows may be leased if no freeze of it is
 //!      there now, and none has ended since ([`Freezes::is_still`]).
+//! FZ3  What a change shows of an inode that it has frozen may be leased, before it thaws, if no other change of the inode was under way
+//!      since the freeze: another one may be applied behind it, and has asked the holders of before ([`Freezes::is_alone`]).
 
 use std::collections::HashMap;
 
@@ -12,11 +14,17 @@ use super::past::{Moment, Past};
 
 #[derive(Default)]
 pub(super) struct Freezes {
-    /// How many changes of each are under way.
-    frozen: HashMap<InodeId, u32>,
+    frozen: HashMap<InodeId, Changes>,
     /// Of all together.
     count: usize,
     thaws: Past,
+}
+
+/// Of one inode, those that are under way.
+struct Changes {
+    count: u32,
+    /// There was never a second one since the first began.
+    is_one: bool,
 }
 
 impl Freezes {
@@ -26,15 +34,16 @@ impl Freezes {
     }
 
     pub(super) fn freeze(&mut self, inode: InodeId) {
-        *self.frozen.entry(inode).or_default() += 1;
+        let another = |changes: &mut Changes| *changes = Changes { count: changes.count + 1, is_one: false };
+        self.frozen.entry(inode).and_modify(another).or_insert(Changes { count: 1, is_one: true });
         self.count += 1;
     }
 
     pub(super) fn thaw(&mut self, inode: InodeId) {
         let Some(changes) = self.frozen.get_mut(&inode) else { return };
-        *changes -= 1;
+        changes.count -= 1;
         self.count -= 1;
-        if *changes == 0 {
+        if changes.count == 0 {
             self.frozen.remove(&inode);
             self.thaws.note(inode);
         }
@@ -42,6 +51,11 @@ impl Freezes {
 
     pub(super) fn is_frozen(&self, inode: InodeId) -> bool {
         self.frozen.contains_key(&inode)
+    }
+
+    /// One change of it is under way, and no other was at any time since that began (FZ3).
+    pub(super) fn is_alone(&self, inode: InodeId) -> bool {
+        self.frozen.get(&inode).is_some_and(|changes| changes.is_one)
     }
 
     /// Nothing has changed the inode since, and nothing is about to (FZ2).
@@ -73,6 +87,21 @@ mod tests {
         freezes.thaw(X);
         assert!(freezes.is_still(X, freezes.now()));
         assert_eq!(freezes.count(), 0);
+    }
+
+    #[test]
+    fn a_change_was_alone_only_if_no_other_one_was_under_way_at_any_time_of_it() {
+        let mut freezes = Freezes::default();
+        assert!(!freezes.is_alone(X));
+        freezes.freeze(X);
+        assert!(freezes.is_alone(X) && !freezes.is_alone(Y));
+        freezes.freeze(X);
+        assert!(!freezes.is_alone(X));
+        freezes.thaw(X);
+        assert!(!freezes.is_alone(X), "the other one may have been applied behind this one");
+        freezes.thaw(X);
+        freezes.freeze(X);
+        assert!(freezes.is_alone(X));
     }
 
     #[test]

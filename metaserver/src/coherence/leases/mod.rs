@@ -1,7 +1,8 @@
 //! Who may cache what, and who may write what: leases of this leader's term (P3.2 to P3.8, P4.1 to P4.3).
 //!
 //! A read: note the [thaws](Leases::reading) → confirmed read → grant what it [showed](Leases::show) and nothing has changed since.
-//! A change: [freeze](Leases::freeze) → [recall](Frozen::recall) what others hold of it → propose → applied → thaw.
+//! A change: [freeze](Leases::freeze) → [recall](Frozen::recall) what others hold of it → propose → applied → [grant](Frozen::grant) what
+//! its answer shows → thaw.
 //!
 //! | file | what |
 //! |---|---|
@@ -12,8 +13,8 @@
 //! | `writing` | grants of Write, and who wants it back |
 //! | `turns` | who acquires Write of a file next |
 //!
-//! RL1  A holder is registered after the state was read, and only if no change of the inode was under way since before that (FZ2). A
-//!      change that begins later finds the holder.
+//! RL1  A holder is registered after the state was read, and only if no change of the inode was under way since before that (FZ2); or with
+//!      the answer to its own change, if that was alone (FZ3). A change that begins later finds the holder.
 //! RL2  All of it is of one term, and stays for the whole term: what was granted or frozen in an earlier one does not count, and a
 //!      change that was frozen in an earlier one is not proposed (`Consensus::propose_in`).
 //! RL3  The recalls of one attachment are pushed in the order of their numbers: under the lock.
@@ -111,6 +112,17 @@ pub(crate) struct Frozen {
     leases: Arc<Leases>,
     term: u64,
     inodes: Vec<InodeId>,
+    /// Of the moment of the freeze.
+    since: Reading,
+}
+
+/// What the answer to a change shows.
+#[derive(Default)]
+pub(crate) struct ShownByChange {
+    /// Directories in which it has altered names.
+    pub(crate) directories: Vec<InodeId>,
+    /// What it has made, unless an earlier try has.
+    pub(crate) made: Option<InodeId>,
 }
 
 impl Leases {
@@ -262,8 +274,10 @@ impl Leases {
                 what: format!("{FREEZES_MAX} changes of inodes are under way"),
             });
         }
+        let (term, ends) = (soft.term(), soft.known.writers.now());
+        let since = Reading { term, since: soft.known.freezes.now(), ends };
         inodes.iter().for_each(|inode| soft.known.freezes.freeze(*inode));
-        Ok(Frozen { leases: self.clone(), term: soft.term(), inodes })
+        Ok(Frozen { leases: self.clone(), term, inodes, since })
     }
 
     /// Pushes the recalls under the lock of the table (RL3). One that cannot be sent has lost its connection: the session finds that
@@ -342,6 +356,31 @@ impl Leases {
 }
 
 impl Frozen {
+    /// The change was applied a moment ago, and is not thawed yet: those of what its answer shows of which the session holds Read from
+    /// here on (RL1).
+    pub(crate) fn grant(
+        &self,
+        (session, attachment): (SessionId, Attachment),
+        shown: ShownByChange,
+    ) -> Vec<InodeId> {
+        let mut soft = self.leases.known.lock();
+        if soft.term() != self.term {
+            return Vec::new();
+        }
+        let Known { table, freezes, writers, .. } = &mut soft.known;
+        let mut granted = shown.directories;
+        // Keeps FZ3.
+        granted.retain(|inode| {
+            self.inodes.contains(inode)
+                && freezes.is_alone(*inode)
+                && writers.may_read(*inode, session)
+                && table.grant(session, attachment, *inode) == Granted::Yes
+        });
+        let made = Vec::from_iter(shown.made);
+        granted.extend(self.leases.grant(&mut soft.known, self.since, (session, attachment), made));
+        granted
+    }
+
     /// Of the inodes that are frozen, those that others hold.
     pub(crate) fn held_by_others(
         &self,

@@ -86,6 +86,17 @@ impl Holder {
         self.shown(Read::Lookup { parent, name: name.into() }).await
     }
 
+    /// What the answer to a create leases, and what was made.
+    async fn create_wanting_leases(&mut self, create: Change) -> (Vec<InodeId>, InodeId) {
+        let request = self.client.request(&Caller::ROOT, create);
+        let (attachment, behind) = (self.client.attachment, Vec::new());
+        let dropped = Dropped { attachment, behind, wants_write: None, wants_read: true, writes: Vec::new() };
+        let message = convert::change_request_to_wire(&request, Some(&dropped));
+        let reply = self.client.meta.change(message).await.expect("an answer").into_inner();
+        let leased = reply.leased.iter().copied().map(InodeId).collect();
+        (leased, attr_of(convert::changed_from_wire(reply)).inode)
+    }
+
     async fn recalled(&mut self) -> Recall {
         self.recalls.recv().await.expect("the connection lives")
     }
@@ -286,22 +297,24 @@ async fn names_are_recalled_and_the_directory_stays_leased_with_the_names_that_a
 async fn a_directory_that_may_be_moved_is_recalled_with_its_parent() {
     let (_cluster, mut writer, mut holder, _) = held_file().await;
     let directory = writer.make_in(InodeId::ROOT, "d", NewInode::Directory).await;
-    assert_eq!(holder.lookup(directory, "..").await.leased, [directory], "the root is not leased");
+    assert_eq!(holder.lookup(directory, "..").await.leased, [InodeId::ROOT, directory]);
     let change = tokio::spawn(async move { writer.rename("d", "e").await });
-    assert_eq!(holder.recalled().await.what, of_name(directory, ".."));
+    let of_both = vec![(InodeId::ROOT, vec![b"d".into(), b"e".into()]), (directory, vec![b"..".into()])];
+    assert_eq!(holder.recalled().await.what, Recalled::Inodes(of_both));
     holder.answer(1).await;
     change.await.expect("no panic");
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_federations_root_and_what_has_no_name_are_never_leased() {
+async fn the_root_directory_is_leased_like_any_other_and_what_has_no_name_never() {
     let (_cluster, mut writer, mut holder, file) = held_file().await;
-    assert_eq!(holder.leased(InodeId::ROOT).await, []);
-    assert_eq!(holder.lookup(InodeId::ROOT, "absent").await.leased, []);
-    assert_eq!(holder.lookup(InodeId::ROOT, "f").await.leased, [file]);
+    assert_eq!(holder.leased(InodeId::ROOT).await, [InodeId::ROOT]);
+    assert_eq!(holder.lookup(InodeId::ROOT, "absent").await.leased, [InodeId::ROOT]);
+    assert_eq!(holder.lookup(InodeId::ROOT, "f").await.leased, [InodeId::ROOT, file]);
     holder.client.open(file).await.expect("it is there");
     let unlink = tokio::spawn(async move { (writer.unlink("f").await, writer) });
-    assert_eq!(holder.recalled().await.what, of_inode(file));
+    let of_both = vec![(InodeId::ROOT, vec![b"f".into()]), (file, Vec::new())];
+    assert_eq!(holder.recalled().await.what, Recalled::Inodes(of_both));
     holder.answer(1).await;
     let (removed, _) = unlink.await.expect("no panic");
     assert_eq!(removed, Ok(Changed::Removed { orphan: Some(file) }));
@@ -342,7 +355,7 @@ async fn another_inode_behind_a_name_is_recalled_at_a_second_look_before_anythin
     assert_eq!(late.lookup(InodeId::ROOT, "f").await.leased, [], "it is there still, and frozen");
     late.answer(1).await;
     assert_eq!(unlink.await.expect("no panic"), Ok(Changed::Removed { orphan: Some(second) }));
-    assert_eq!(late.lookup(InodeId::ROOT, "first").await.leased, [first]);
+    assert_eq!(late.lookup(InodeId::ROOT, "first").await.leased, [InodeId::ROOT, first]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -375,4 +388,26 @@ async fn a_new_leader_changes_nothing_before_all_have_attached_or_their_leases_h
             assert!(elected_by.elapsed() <= LEASE && elected_by.elapsed() > LEASE - SOON * 5);
         }
     }
+}
+
+/// While another change of the directory is under way, nobody knows which of them is applied last.
+#[tokio::test(start_paused = true)]
+async fn a_change_is_answered_with_leases_on_what_it_shows_if_no_other_change_of_it_was_under_way() {
+    let (_cluster, mut writer, mut holder, file) = held_file().await;
+    let directory = writer.make_in(InodeId::ROOT, "d", NewInode::Directory).await;
+    let create_in = |name| {
+        let Change::Create(made) = create(name, 0o755, NewInode::File) else { panic!("a create") };
+        Change::Create(Create { parent: directory, ..made })
+    };
+    let (leased, made) = holder.create_wanting_leases(create_in("a")).await;
+    assert_eq!(leased, [directory, made]);
+    // The other change waits for the holder of the file, and has frozen the directory by then.
+    let link = Change::Link { inode: file, parent: directory, name: Name::new("link").expect("a name") };
+    let linking = tokio::spawn(async move { writer.change(&Caller::ROOT, link).await });
+    let of_both = vec![(file, Vec::new()), (directory, vec![b"link".into()])];
+    assert_eq!(holder.recalled().await.what, Recalled::Inodes(of_both));
+    let (leased, made) = holder.create_wanting_leases(create_in("b")).await;
+    assert_eq!(leased, [made]);
+    holder.answer(1).await;
+    linking.await.expect("no panic").expect("it is made");
 }

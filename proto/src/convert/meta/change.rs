@@ -31,6 +31,7 @@ pub fn change_request_to_wire(request: &ChangeRequest, dropped: Option<&Dropped>
         dropped: dropped
             .map_or_else(Vec::new, |dropped| dropped.behind.iter().map(|inode| inode.0).collect()),
         write_grant: write_grant_to_wire(dropped.and_then(|dropped| dropped.wants_write)),
+        wants_read: dropped.is_some_and(|dropped| dropped.wants_read),
         writes: dropped
             .map_or_else(Vec::new, |dropped| dropped.writes.iter().map(held_write_to_wire).collect()),
         change: Some(change_to_wire(&request.change)),
@@ -51,11 +52,11 @@ pub fn change_request_from_wire(request: wire::ChangeRequest) -> MetaResult<Chan
 /// What a session has dropped before it asked for the change.
 pub fn dropped_from_wire(request: &wire::ChangeRequest) -> Option<Dropped> {
     let behind = request.dropped.iter().copied().map(InodeId).collect();
-    let wants_write = write_grant_from_wire(request.write_grant);
+    let (wants_write, wants_read) = (write_grant_from_wire(request.write_grant), request.wants_read);
     // One that cannot be read is not held.
     let writes = request.writes.iter().filter_map(|held| held_write_from_wire(*held).ok()).collect();
     let attachment = Attachment(request.attachment);
-    (request.attachment != 0).then_some(Dropped { attachment, behind, wants_write, writes })
+    (request.attachment != 0).then_some(Dropped { attachment, behind, wants_write, wants_read, writes })
 }
 
 fn change_to_wire(change: &Change) -> wire::change_request::Change {

@@ -12,7 +12,9 @@ use super::replica::{location_from_wire, location_to_wire};
 use crate::attr::{AccessMask, InodeAttr};
 use crate::convert::{invalid, required};
 use crate::ids::{Attachment, InodeId, SessionId};
-use crate::meta::{DirEntry, FileExtents, MetaResult, Read, ReadReply, ReadRequest, Shown, StatFs};
+use crate::meta::{
+    DirEntry, ExtentsAt, FewExtents, FileExtents, MetaResult, Read, ReadReply, ReadRequest, Shown, StatFs,
+};
 use crate::units::{ByteLen, Offset};
 use crate::wire;
 
@@ -36,6 +38,7 @@ pub fn read_request_to_wire(request: &ReadRequest) -> wire::ReadRequest {
         Read::Extents { inode, offset, len, limit } => {
             Wire::Extents(wire::ExtentsOf { inode: inode.0, offset: offset.0, len: *len, limit: *limit })
         }
+        Read::ExtentsNear { inode } => Wire::ExtentsNear(inode.0),
         Read::StatFs { inode } => Wire::StatFs(inode.0),
     };
     wire::ReadRequest {
@@ -76,6 +79,7 @@ pub fn read_request_from_wire(request: wire::ReadRequest) -> MetaResult<ReadRequ
             len: of.len,
             limit: of.limit,
         },
+        Wire::ExtentsNear(inode) => Read::ExtentsNear { inode: InodeId(inode) },
         Wire::StatFs(inode) => Read::StatFs { inode: InodeId(inode) },
     };
     Ok(ReadRequest {
@@ -106,6 +110,7 @@ pub fn shown_to_wire(shown: Shown) -> wire::ReadReply {
             parent: parent.0,
         }),
         Ok(ReadReply::Extents(extents)) => Wire::Extents(extents_to_wire(&extents)),
+        Ok(ReadReply::FewExtents(few)) => Wire::FewExtents(few_extents_to_wire(&few)),
         Ok(ReadReply::StatFs(stat)) => {
             Wire::StatFs(wire::StatFs { total: stat.total.0, free: stat.free.0, inodes: stat.inodes })
         }
@@ -129,6 +134,29 @@ fn extents_from_wire(extents: wire::FileExtents, attr: InodeAttr) -> MetaResult<
         extents: extents.extents.into_iter().map(extent_from_wire).collect::<MetaResult<_>>()?,
         up_to: Offset(extents.up_to),
         chunks: extents.chunks.into_iter().map(location_from_wire).collect(),
+    })
+}
+
+fn few_extents_to_wire(few: &FewExtents) -> wire::FewExtents {
+    let file = |of: &ExtentsAt| wire::ExtentsAt {
+        inode: of.inode.0,
+        content_version: of.content_version,
+        extents: of.extents.iter().map(extent_to_wire).collect(),
+    };
+    wire::FewExtents {
+        files: few.files.iter().map(file).collect(),
+        chunks: few.chunks.iter().map(location_to_wire).collect(),
+    }
+}
+
+fn few_extents_from_wire(few: wire::FewExtents) -> MetaResult<FewExtents> {
+    let file = |of: wire::ExtentsAt| {
+        let extents = of.extents.into_iter().map(extent_from_wire).collect::<MetaResult<_>>()?;
+        Ok(ExtentsAt { inode: InodeId(of.inode), content_version: of.content_version, extents })
+    };
+    Ok(FewExtents {
+        files: few.files.into_iter().map(file).collect::<MetaResult<_>>()?,
+        chunks: few.chunks.into_iter().map(location_from_wire).collect(),
     })
 }
 
@@ -179,6 +207,7 @@ fn read_reply_from_wire(reply: wire::ReadReply) -> MetaResult<ReadReply> {
             let attr = attr_from_wire(required(extents.attr.take(), "attr")?)?;
             ReadReply::Extents(extents_from_wire(extents, attr)?)
         }
+        Wire::FewExtents(few) => ReadReply::FewExtents(few_extents_from_wire(few)?),
         Wire::StatFs(stat) => ReadReply::StatFs(StatFs {
             total: ByteLen(stat.total),
             free: ByteLen(stat.free),

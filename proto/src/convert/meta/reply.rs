@@ -31,7 +31,7 @@ pub fn changed_to_wire(result: MetaResult<Changed>) -> wire::ChangeReply {
             Wire::Committed(wire::Committed { attrs: attrs.iter().map(attr_to_wire).collect() })
         }
     };
-    wire::ChangeReply { result: Some(result), directories: Vec::new(), writes: false }
+    wire::ChangeReply { result: Some(result), directories: Vec::new(), writes: false, leased: Vec::new() }
 }
 
 /// The directories that a change altered. What cannot be read is left out: nobody depends on it.

@@ -51,7 +51,9 @@ impl Holder {
     async fn send_create(&mut self, request: &ChangeRequest, grant: u64) -> (InodeAttr, bool) {
         let wants_write = Some(WriteGrant(grant));
         let (attachment, behind, writes) = (self.client.attachment, Vec::new(), Vec::new());
-        let reply = self.send_with(request, Dropped { attachment, behind, wants_write, writes }).await;
+        let reply = self
+            .send_with(request, Dropped { attachment, behind, wants_write, wants_read: false, writes })
+            .await;
         let writes = reply.writes;
         (attr_of(convert::changed_from_wire(reply)), writes)
     }
@@ -127,7 +129,7 @@ impl Holder {
     ) -> MetaResult<Changed> {
         let request = self.client.request(&Caller::ROOT, commit_of(inode, number, len));
         let (attachment, behind) = (self.client.attachment, Vec::new());
-        let dropped = Dropped { attachment, behind, wants_write: None, writes };
+        let dropped = Dropped { attachment, behind, wants_write: None, wants_read: false, writes };
         convert::changed_from_wire(self.send_with(&request, dropped).await)
     }
 
@@ -156,6 +158,7 @@ fn asks(attachment: u64, write: HeldWrite) -> WriteRecall {
 async fn whatever_shows_a_file_waits_for_the_return_and_shows_what_was_committed_meanwhile() {
     for number in 0..5 {
         let (_cluster, mut writer, reader, file) = written().await;
+        let leased = if [1, 4].contains(&number) { vec![InodeId::ROOT, file] } else { vec![file] };
         let read = match number {
             0 => Read::GetAttr { inode: file },
             1 => Read::Lookup { parent: InodeId::ROOT, name: b"f".to_vec() },
@@ -170,7 +173,7 @@ async fn whatever_shows_a_file_waits_for_the_return_and_shows_what_was_committed
         assert!(!read.is_finished(), "more may come");
         writer.give_back(file, 1).await;
         let (shown, _) = read.await.expect("no panic");
-        assert_eq!((size_of(&shown), shown.leased), (LEN, vec![file]), "read {number}");
+        assert_eq!((size_of(&shown), shown.leased), (LEN, leased), "read {number}");
         assert!(writer.asked.is_empty());
     }
 }
@@ -180,8 +183,10 @@ async fn what_shows_no_attributes_of_the_file_and_what_the_writer_reads_itself_d
     let (_cluster, mut writer, mut other, file) = written().await;
     let names = Read::ReadDir { inode: InodeId::ROOT, cookie: 0, limit: 0, plus: false };
     let access = Read::Access { inode: file, mask: AccessMask::READ };
-    for read in [names, access, Read::GetAttr { inode: InodeId::ROOT }] {
-        assert_eq!(other.shown(read).await.leased, []);
+    let root = vec![InodeId::ROOT];
+    let of_root = Read::GetAttr { inode: InodeId::ROOT };
+    for (read, leased) in [(names, root.clone()), (access, Vec::new()), (of_root, root)] {
+        assert_eq!(other.shown(read).await.leased, leased);
     }
     assert_eq!(writer.leased(file).await, [file]);
     assert!(writer.asked.is_empty());
@@ -199,7 +204,7 @@ async fn a_page_that_is_read_ahead_disturbs_no_writer_and_shows_nothing_of_what_
     assert_eq!(entries.iter().map(|entry| entry.attr.is_some()).collect::<Vec<_>>(), {
         entries.iter().map(|entry| entry.inode == idle).collect::<Vec<_>>()
     });
-    assert_eq!((entries.len(), shown.leased), (2, vec![idle]));
+    assert_eq!((entries.len(), shown.leased), (2, vec![InodeId::ROOT, idle]));
     assert!(writer.asked.is_empty());
     writer.give_back(file, 1).await;
     let shown = other.shown(page()).await;
@@ -479,7 +484,7 @@ async fn a_commit_waits_until_its_session_has_told_the_new_leader_what_it_holds(
     let (_cluster, [mut writer, _, _], file) = led_anew().await;
     let early = writer.client.request(&Caller::ROOT, commit_of(file, 1, LEN));
     let (attachment, writes) = (writer.client.attachment, vec![write(file, 1)]);
-    let dropped = Dropped { attachment, behind: Vec::new(), wants_write: None, writes };
+    let dropped = Dropped { attachment, behind: Vec::new(), wants_write: None, wants_read: false, writes };
     let message = convert::change_request_to_wire(&early, Some(&dropped));
     let reply = writer.client.meta.change(message.clone()).await.expect("an answer").into_inner();
     assert!(matches!(convert::changed_from_wire(reply), Err(MetaError::Undecided { .. })));
