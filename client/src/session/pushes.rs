@@ -1,17 +1,15 @@
 //! What the leader of a cluster sends unasked.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use dfs_net::env::BoxFuture;
 use dfs_net::rpc::push::{Push, PushHandler};
 use dfs_proto::convert;
-use dfs_proto::ids::InodeId;
 use dfs_proto::meta::MetaResult;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use crate::session::held::Held;
-use crate::session::leases::{Handled, Leases, Taken};
+use crate::session::leases::{Leases, Taken};
 use crate::session::recalls::HandledRecalls;
 
 /// Takes in pushes, which never waits for anything.
@@ -35,34 +33,18 @@ impl Pushes {
         let Some(recall) = convert::recall_from_push(push)? else { return Ok(false) };
         match self.leases.reads.recalled(&recall) {
             Taken::Handled(handled) => {
+                // After the copy has dropped it (UO1).
                 if let Some(open) = self.held.open_of(&recall) {
-                    // after the copy has dropped it (UO1)
-                    self.answer_when_nothing_is_used(handled, open);
+                    let until = self.leases.reads.used_until().unwrap_or_else(Instant::now);
+                    if !self.recalls.add(handled, open, until) {
+                        self.held.doubt(handled.attachment);
+                    }
                 }
             }
             Taken::Gap => self.held.doubt(recall.attachment),
             Taken::Old => {}
         }
         Ok(true)
-    }
-
-    /// Each answer is for all recalls before it, and waits for what is used of these too: the time only grows.
-    fn answer_when_nothing_is_used(&self, handled: Handled, open: BTreeSet<InodeId>) {
-        let (held, recalls) = (self.held.clone(), self.recalls.clone());
-        let answer = move || {
-            if !recalls.add(handled, open) {
-                held.doubt(handled.attachment);
-            }
-        };
-        match self.leases.reads.used_until().filter(|until| *until > Instant::now()) {
-            None => answer(),
-            Some(until) => {
-                tokio::spawn(async move {
-                    sleep_until(until).await;
-                    answer();
-                });
-            }
-        }
     }
 }
 
