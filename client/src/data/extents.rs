@@ -44,7 +44,7 @@ impl ExtentCache {
 
     /// Something is known, in at most so many extents.
     pub(crate) fn is_worth_keeping(&self, most: usize) -> bool {
-        !self.covered.is_empty() && self.map.as_slice().len() <= most && self.locations.len() <= most
+        !self.is_empty() && self.map.as_slice().len() <= most && self.locations.len() <= most
     }
 
     /// Drops everything; the file is at `version`.

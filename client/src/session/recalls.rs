@@ -17,7 +17,8 @@ use crate::session::opens::NAMED_MAX;
 /// What was handled and not told yet.
 #[derive(Default)]
 pub(super) struct HandledRecalls {
-    /// In the order of the recalls, all of one attachment.
+    /// In the order of the recalls, all of one attachment. Of answers that are due there is one: there are no more than recalls come while
+    /// outer caches use a name.
     waiting: Mutex<VecDeque<Waiting>>,
     more: Notify,
 }
@@ -66,9 +67,12 @@ impl HandledRecalls {
             return false;
         }
         let now = Instant::now();
+        if let Some(answering) = take_due(&mut waiting, now) {
+            waiting.push_front(Waiting { until: now, answering });
+        }
         let until = waiting.back().map_or(until, |last| until.max(last.until));
         let answering = Answering { handled, open };
-        match waiting.back_mut().filter(|last| until <= last.until.max(now)) {
+        match waiting.back_mut().filter(|last| last.until == until) {
             Some(last) => last.answering.add(answering),
             None => waiting.push_back(Waiting { until, answering }),
         }

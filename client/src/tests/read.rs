@@ -332,7 +332,7 @@ async fn where_the_bytes_of_small_files_are_is_asked_for_twice_and_not_for_each_
         assert!(read(*inode).await == pattern(number as u64, 3000));
     }
     wait_for("the extents of all files near", || cluster.meta.state().extents_near_asked_for == 1).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    tokio::time::sleep(Duration::from_millis(100)).await; // of the simulated clock: the answer has come
     // What has another version than was told is asked for.
     let changed = open(&writer, files[7]).await.unwrap();
     changed.write_at(&USER, Offset(0), &pattern(99, 3000)).await.unwrap();
